@@ -1,0 +1,47 @@
+# Short names for what `python bootstrap.py run ...` does; nothing here that cannot be done without make.
+# RUN makes or updates .venv first if that is needed. Another Python to start from: make tour PYTHON=python3.12.
+# PyTorch's CPU build: make tour SETUP=--cpu.
+# Every path is relative, so the project may lie in a folder with spaces in its name.
+
+PYTHON ?= python3
+SETUP ?=
+RUN = $(PYTHON) bootstrap.py $(SETUP) run
+
+.DEFAULT_GOAL := help
+.PHONY: help setup tour lab test test-all lint format notebooks bench clean
+
+help: ## this list
+	@$(PYTHON) -c "import re; print('make TARGET, where TARGET is'); [print('  %-10s %s' % m) for m in re.findall(r'(?m)^([a-z-]+):.*?## (.*)', open('Makefile', encoding='utf-8').read())]"
+
+setup: ## make or update .venv (quick when nothing changed)
+	@$(PYTHON) bootstrap.py $(SETUP)
+
+tour: ## five minutes: train AdaMix, see what its inference strategies do
+	@$(RUN) -m adamix_lab tour
+
+lab: ## open the notebooks in JupyterLab
+	@$(RUN) -m adamix_lab lab
+
+test: ## the quick tests (no network, at most ten minutes)
+	@$(RUN) -m pytest -m "not slow and not browser"
+
+test-all: ## all tests
+	@$(RUN) -m pytest
+
+lint: ## formatting, style and types
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m ruff check .
+	@$(RUN) -m mypy
+
+format: ## put formatting and simple style matters right
+	@$(RUN) -m ruff format .
+	@$(RUN) -m ruff check --fix .
+
+notebooks: ## build and run the notebooks from notebooks/src
+	@$(RUN) notebooks/build.py
+
+bench: ## the benchmarks, in their quick form
+	@$(RUN) -c "import glob, subprocess, sys; sys.exit(max((subprocess.call([sys.executable, f, '--quick']) for f in sorted(glob.glob('benchmarks/*.py'))), default=0))"
+
+clean: ## delete caches (not .venv, not runs/)
+	@$(PYTHON) -c "import pathlib, shutil; [shutil.rmtree(p) for n in ('.pytest_cache', '.mypy_cache', '.ruff_cache', '.hypothesis', 'build', 'dist') for p in pathlib.Path('.').glob(n)]; [shutil.rmtree(p) for p in pathlib.Path('.').rglob('__pycache__') if '.venv' not in p.parts]"

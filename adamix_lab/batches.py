@@ -1,0 +1,152 @@
+"""From rows to batches: tokenised once, bucketed by length, in an order that is a function of (seed, epoch)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adamix_lab.errors import positive
+from adamix_lab.routing import generator_for
+from adamix_lab.tasks import Task
+from adamix_lab.views import Batch
+
+Example = dict[str, Tensor]
+
+BUCKET = 32  # batches that are sorted by length together: less padding, and still a random order
+IGNORED = -100  # pads labels that come one a token
+
+
+def encode(rows: Sequence[Mapping[str, Any]], task: Task, tokenizer: Any, max_length: int = 128) -> list[Example]:
+    """Rows as examples: `input_ids` `[T]`, `attention_mask` `[T]` and so on, and `labels` where the row has one.
+
+    Longer rows are cut to `max_length` tokens, and a warning says how many were. An empty sentence stays a row.
+
+    Raises ValueError for a max_length below 1 or no rows.
+    """
+    positive("max_length", max_length)
+    if not rows:
+        raise ValueError("No rows to encode: expected at least one.")
+    columns = [[row[column] for row in rows] for column in task.text]
+    encoded = tokenizer(*columns, truncation=True, max_length=max_length)
+    names = [name for name in encoded if name in tokenizer.model_input_names]
+    examples = []
+    for n, row in enumerate(rows):
+        example = {name: torch.tensor(encoded[name][n], dtype=torch.long) for name in names}
+        if not len(example["input_ids"]):
+            example = _lone_token(names, tokenizer)
+        if task.label in row:
+            example["labels"] = torch.tensor(row[task.label])
+        examples.append(example)
+    _warn_of_cuts(examples, columns, tokenizer, max_length)
+    return examples
+
+
+def _lone_token(names: Sequence[str], tokenizer: Any) -> Example:
+    # GPT-2's tokenizer answers an empty sentence with no token at all, and no model takes an empty sequence.
+    token = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.pad_token_id or 0
+    values = {"input_ids": token, "attention_mask": 1}
+    return {name: torch.tensor([values.get(name, 0)]) for name in names}
+
+
+def _warn_of_cuts(examples: Sequence[Example], columns: list[list[str]], tokenizer: Any, max_length: int) -> None:
+    full = [n for n, example in enumerate(examples) if length(example) >= max_length]
+    if not full:
+        return
+    whole = tokenizer(*[[column[n] for n in full] for column in columns], verbose=False)["input_ids"]
+    cut = [len(ids) for ids in whole if len(ids) > max_length]
+    if cut:
+        warnings.warn(
+            f"{len(cut)} of {len(examples)} rows are longer than max_length = {max_length} tokens (the longest has "
+            f"{max(cut)}) and were cut. Raise max_length if their ends matter.",
+            stacklevel=3,
+        )
+
+
+def length(example: Example) -> int:
+    """T, the example's number of tokens."""
+    return len(example["attention_mask"] if "attention_mask" in example else example["input_ids"])
+
+
+def collate(examples: Sequence[Example], pad: int = 0, multiple: int = 1) -> Batch:
+    """A batch of examples, every key padded on the right: `[B, T]`, and `inputs_embeds` `[B, T, d]`.
+
+    Args:
+        examples: with equal keys; labels are one number an example `[B]`, or one a token `[B, T]`.
+        pad: the padding token's id; masks, types and states are padded with zeros, labels a token with -100.
+        multiple: T is rounded up to a multiple of this (8 suits tensor cores).
+    """
+    fill = {"input_ids": pad, "labels": IGNORED}
+    return {
+        name: _padded([example[name] for example in examples], fill.get(name, 0), multiple) for name in examples[0]
+    }
+
+
+def _padded(values: Sequence[Tensor], fill: int, multiple: int) -> Tensor:
+    if values[0].dim() == 0:
+        return torch.stack(list(values))
+    longest = -(-max(len(value) for value in values) // multiple) * multiple
+    out = values[0].new_full((len(values), longest, *values[0].shape[1:]), fill)
+    for row, value in zip(out, values, strict=True):
+        row[: len(value)] = value
+    return out
+
+
+class Batches:
+    """Index lists of length-bucketed batches, in an order that depends on (seed, epoch) and on nothing else.
+
+    Works as a PyTorch batch sampler, too: iterating gives the epoch last set. The last batch may be smaller.
+    """
+
+    drop_last = False  # accelerate asks for it when it shards a batch sampler
+
+    def __init__(self, examples: Sequence[Example], batch_size: int, seed: int = 0) -> None:
+        positive("batch_size", batch_size)
+        self.lengths = [length(example) for example in examples]
+        self.batch_size = batch_size
+        self.seed = seed
+        self._epoch = 0
+
+    def epoch(self, number: int) -> list[list[int]]:
+        """The batches of one epoch, as indices into the examples."""
+        generator = generator_for(self.seed, number)
+        order = torch.randperm(len(self.lengths), generator=generator).tolist()
+        batches: list[list[int]] = []
+        for start in range(0, len(order), self.batch_size * BUCKET):
+            bucket = sorted(order[start : start + self.batch_size * BUCKET], key=self.lengths.__getitem__)
+            batches += [bucket[n : n + self.batch_size] for n in range(0, len(bucket), self.batch_size)]
+        return [batches[n] for n in torch.randperm(len(batches), generator=generator).tolist()]
+
+    def at(self, step: int) -> list[int]:
+        """The batch of an optimiser step counted from 0: any step, without replaying those before it."""
+        number, n = divmod(step, len(self))
+        if getattr(self, "_kept", (None,))[0] != number:
+            self._kept = number, self.epoch(number)
+        return self._kept[1][n]
+
+    def set_epoch(self, number: int) -> None:
+        """Chooses the epoch that iterating gives."""
+        self._epoch = number
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.epoch(self._epoch))
+
+
+def sequential(
+    examples: Sequence[Example], batch_size: int, pad: int = 0, multiple: int = 1
+) -> Iterator[tuple[list[int], Batch]]:
+    """Batches for evaluation, longest first, each with its examples' original indices, so results go back in order.
+
+    (Longest first: a batch that does not fit into memory fails at once.)
+    """
+    positive("batch_size", batch_size)
+    order = sorted(range(len(examples)), key=lambda n: -length(examples[n]))
+    for start in range(0, len(order), batch_size):
+        indices = order[start : start + batch_size]
+        yield indices, collate([examples[n] for n in indices], pad, multiple)

@@ -1,0 +1,94 @@
+"""Selections under gradient checkpointing: each recomputation sees the route of its own first run.
+
+A checkpointed block runs again in the backward pass, when another view's route may be set, or none. Read from mutable
+state, the last route would serve every recomputation: wrong gradients, silently. So the checkpoint function that
+transformers puts on its blocks is wrapped by one that carries the sites' state along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from adamix_lab.mixture import MixtureLayer, Selection
+
+
+@contextmanager
+def held(layers: Sequence[MixtureLayer], selections: Iterable[Selection]) -> Iterator[None]:
+    """Sets the sites' selections inside the block and puts the former ones back."""
+    before = [layer.selection for layer in layers]
+    try:
+        for layer, selection in zip(layers, selections, strict=True):
+            layer.selection = selection
+        yield
+    finally:
+        for layer, selection in zip(layers, before, strict=True):
+            layer.selection = selection
+
+
+@contextmanager
+def switched(layers: Sequence[MixtureLayer], enabled: Iterable[bool]) -> Iterator[None]:
+    """Switches the sites on or off inside the block and puts the former state back."""
+    before = [layer.enabled for layer in layers]
+    try:
+        for layer, on in zip(layers, enabled, strict=True):
+            layer.enabled = on
+        yield
+    finally:
+        for layer, on in zip(layers, before, strict=True):
+            layer.enabled = on
+
+
+def checkpoints_gradients(model: nn.Module) -> bool:
+    """Whether any module recomputes its forward pass in the backward pass."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+class CarrySelection:
+    """A checkpoint function whose recomputation sees the selections of its first run, not the last ones set."""
+
+    def __init__(self, model: nn.Module, checkpoint: Any) -> None:
+        self.model = model
+        self.checkpoint = checkpoint
+
+    def __call__(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        layers = [module for module in self.model.modules() if isinstance(module, MixtureLayer)]
+        selections = [layer.selection for layer in layers]
+        enabled = [layer.enabled for layer in layers]
+
+        def run(*inner: Any, **named: Any) -> Any:
+            with held(layers, selections), switched(layers, enabled):
+                return function(*inner, **named)
+
+        return self.checkpoint(run, *args, **kwargs)
+
+
+def carry_selection(model: nn.Module) -> None:
+    """Wraps the checkpoint functions that transformers has set, once each."""
+    for module in model.modules():
+        function = getattr(module, "_gradient_checkpointing_func", None)
+        if function is None or isinstance(function, CarrySelection):
+            continue
+        module._gradient_checkpointing_func = CarrySelection(model, function)  # type: ignore[assignment]
+        if getattr(function, "keywords", {}).get("use_reentrant", True):
+            _ask_for_input_gradients(model)
+
+
+def _ask_for_input_gradients(model: Any) -> None:
+    # Reentrant checkpoints only track gradients of inputs that ask for them, and the embeddings are frozen.
+    if not getattr(model, "_require_grads_hooks", None) and not hasattr(model, "_require_grads_hook"):
+        model.enable_input_require_grads()
+        model._asked_for_input_gradients = True
+
+
+def release_carry(model: Any) -> None:
+    """Puts the plain checkpoint functions back."""
+    for module in model.modules():
+        function = getattr(module, "_gradient_checkpointing_func", None)
+        if isinstance(function, CarrySelection):
+            module._gradient_checkpointing_func = function.checkpoint
+    if model.__dict__.pop("_asked_for_input_gradients", False):
+        model.disable_input_require_grads()

@@ -1,0 +1,174 @@
+"""Merging: from M experts to one module a site (Eq. 6), and soups at other points of the simplex.
+
+A soup is a mixture point: coefficients `[sites, sides, M]`. `merge` makes the model of such a point; the rest of this
+file chooses points: uniform, weighted, greedy, learned (Wortsman et al., 2022).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from adamix_lab.mixture import MixtureLayer
+from adamix_lab.model import MixtureModel
+from adamix_lab.objective import TaskLoss, task_loss_of
+from adamix_lab.routing import RouteSpace
+from adamix_lab.views import Batch
+
+Score = Callable[[Tensor], float]
+
+
+def uniform(space: RouteSpace) -> Tensor:
+    """The barycentre `[sites, sides, M]` (Eq. 6)."""
+    return space.barycentre()
+
+
+def weighted(space: RouteSpace, weights: Sequence[float]) -> Tensor:
+    """The same M coefficients at every site and side. Raises ValueError unless they lie on the simplex."""
+    if len(weights) != space.experts:
+        raise ValueError(f"{len(weights)} weights were given: expected {space.experts}, one an expert.")
+    point = torch.tensor([float(w) for w in weights])
+    if (point < 0).any() or abs(float(point.sum()) - 1) > 1e-4:
+        raise ValueError(f"Weights {list(weights)} are no mixture: expected numbers of at least 0 that sum to 1.")
+    return point.expand(*space.shape, -1).clone()
+
+
+def greedy(space: RouteSpace, score: Score) -> tuple[Tensor, list[int]]:
+    """The greedy soup: experts join in the order of their own score while the soup does not get worse.
+
+    Args:
+        space: the routes of the model.
+        score: of a mixture point on held-out data; higher is better.
+
+    Returns:
+        The point `[sites, sides, M]` and the experts in it, in the order they joined.
+    """
+
+    def mean_of(experts: list[int]) -> Tensor:
+        return weighted(space, [(i in experts) / len(experts) for i in range(space.experts)])
+
+    alone = {i: score(mean_of([i])) for i in range(space.experts)}
+    order = sorted(alone, key=lambda i: (-alone[i], i))
+    chosen, best = [order[0]], alone[order[0]]
+    for expert in order[1:]:
+        candidate = score(mean_of([*chosen, expert]))
+        if candidate >= best:
+            chosen, best = [*chosen, expert], candidate
+    return mean_of(chosen), chosen
+
+
+def learned(
+    mixture: MixtureModel, batches: Iterable[Batch], lr: float = 0.1, task_loss: TaskLoss | None = None
+) -> Tensor:
+    """Coefficients a site and side, softmax of free numbers from zero, fitted by Adam to held-out batches (one step each).
+
+    The experts stay as they are. Returns the point `[sites, sides, M]`.
+    """
+    space, loss_of = mixture.space, task_loss or task_loss_of(mixture)
+    free = torch.zeros(*space.shape, space.experts, requires_grad=True)
+    optimizer = torch.optim.Adam([free], lr=lr)
+    training = mixture.training
+    mixture.eval()
+    for batch in batches:
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        loss = loss_of(mixture(selection=free.softmax(-1), **inputs).logits, batch["labels"])
+        (free.grad,) = torch.autograd.grad(loss, [free])
+        optimizer.step()
+    mixture.train(training)
+    return free.detach().softmax(-1)
+
+
+def merge(mixture: MixtureModel, point: Tensor | None = None) -> MixtureModel:
+    """A model with one expert a site: the effective weights at a mixture point (None: the barycentre).
+
+    The frozen weights are shared with `mixture`, not copied; the head is copied.
+    """
+    frozen = [p for p in mixture.model.parameters() if not p.requires_grad]
+    shared = {id(t): t for t in [*frozen, *mixture.model.buffers()]}
+    merged = copy.deepcopy(mixture, shared)
+    merged.mixture = replace(mixture.mixture, experts=1, share=())
+    for n, (path, layer) in enumerate(mixture.sites.items()):
+        here = None if point is None else point[n].to(layer.weight.device)
+        weights = {name: nn.Parameter(w.detach().clone()[None]) for name, w in layer.weights(here).items()}
+        target = merged.model.get_submodule(path)
+        assert isinstance(target, MixtureLayer)
+        target.experts = nn.ParameterDict(weights)
+    merged._tasks = {merged.task: merged._owned()}
+    return merged
+
+
+def fold(mixture: MixtureModel, point: Tensor | None = None) -> nn.Module:
+    """A plain copy of the base model whose own weights give the adapted output: nothing of ours is left in it.
+
+    Raises ValueError for adaptations that are not linear (bottleneck), and names tied or quantised weights.
+    """
+    uses: dict[int, list[str]] = {}
+    for name, parameter in mixture.model.named_parameters(remove_duplicate=False):
+        uses.setdefault(id(parameter), []).append(name)
+    folded: dict[str, nn.Module] = {}
+    for n, (path, layer) in enumerate(mixture.sites.items()):
+        if not layer.weight.is_floating_point():
+            raise ValueError(f"{path} is quantised ({layer.weight.dtype}): expected float weights. Export a merged adapter instead.")
+        if len(names := uses[id(layer.weight)]) > 1:
+            raise ValueError(f"{path} is tied ({', '.join(names)}): folding would change them all. Export a merged adapter instead.")
+        here = None if point is None else point[n].to(layer.weight.device)
+        folded[path] = _folded_layer(layer, layer.weights(here))
+    kept = {id(t): t for t in [*mixture.model.parameters(), *mixture.model.buffers()]}
+    plain = copy.deepcopy(mixture.model, kept)
+    plain.__dict__.pop("save_pretrained", None)
+    for path, module in folded.items():
+        plain.set_submodule(path, module.train(mixture.training))
+    for path, module in mixture.head.items():
+        plain.set_submodule(path, copy.deepcopy(module))
+    return plain
+
+
+@torch.no_grad()
+def _folded_layer(layer: MixtureLayer, weights: dict[str, Tensor]) -> nn.Module:
+    transposed = hasattr(layer.base, "nf")  # Conv1D holds [in, out]
+    weight = layer.weight.detach().float()
+    bias = None if layer.bias is None else layer.bias.detach().float()
+    new, new_bias = layer.adaptation.fold(weights, weight.mT if transposed else weight, bias)
+    plain = copy.deepcopy(layer.base)
+    plain.weight = nn.Parameter((new.mT if transposed else new).to(layer.weight.dtype).contiguous(), requires_grad=False)
+    if new_bias is not None:
+        plain.bias = nn.Parameter(new_bias.to(layer.weight.dtype), requires_grad=False)
+    return plain
+
+
+@torch.no_grad()
+def merge_gap(mixture: MixtureModel, batch: Batch, limit: int = 256) -> dict[str, float]:
+    """How far each site's merged output is from the expected output over its routes, on the site's own inputs.
+
+    `|f(mean weights) - mean over routes f(weights)| / |mean over routes f(weights) - frozen output|`, Frobenius norms, in
+    the merged pass. It is 0 for LoRA with a shared side or independent sides, and for IA3 and bias; not for a bottleneck.
+
+    Returns:
+        The ratio by site. Raises ValueError where a site has more than `limit` routes.
+    """
+    inputs: dict[str, Tensor] = {}
+    handles = [
+        layer.register_forward_pre_hook(lambda module, args, path=path: inputs.__setitem__(path, args[0]))
+        for path, layer in mixture.sites.items()
+    ]
+    try:
+        mixture(**{name: value for name, value in batch.items() if name != "labels"})
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {path: _gap(layer, inputs[path], limit) for path, layer in mixture.sites.items()}
+
+
+def _gap(layer: MixtureLayer, x: Tensor, limit: int) -> float:
+    def output(selection: Tensor | None) -> Tensor:
+        return layer.adaptation.apply(layer.base, x, layer.weights(selection), False).float()
+
+    routes = RouteSpace((layer.counts(),)).enumerate(limit)[:, 0].to(x.device)
+    expected = torch.stack([output(route) for route in routes]).mean(0)
+    update = (expected - layer.base(x).float()).norm()
+    gap = (output(None) - expected).norm()
+    return float(gap / update) if update > 0 else 0.0

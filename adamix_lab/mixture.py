@@ -1,0 +1,224 @@
+"""The mixture layer: M copies of an adaptation around one frozen layer.
+
+The layer applies *effective weights*. What they are is decided by a *selection*, set from outside:
+
+- None: the barycentre, the mean over experts (merging, Eq. 6);
+- integers `[sides]`: one expert a side (a route, Eq. 4); `[K, sides]` for K groups of rows, `[B, T, sides]` for
+  tokens;
+- floats `[sides, M]` or `[K, sides, M]`: coefficients of a mixture point (soups, landscapes within the simplex);
+- a mapping of weight names to tensors: any point at all (random planes, planes through checkpoints).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import cast
+
+import torch
+from torch import Generator, Tensor, nn
+
+from adamix_lab.adaptation import Adaptation, Base, Weight, Weights
+from adamix_lab.errors import unknown
+
+Selection = Tensor | Mapping[str, Tensor] | None
+
+
+def effective(stacked: Tensor, side: int, selection: Tensor | None) -> Tensor:
+    """One effective weight from its M stacked copies `[M, ...]`: `[...]`, or `[K, ...]` with K selections."""
+    if stacked.shape[0] == 1:  # shared by all experts, or merged: a simplex of one vertex
+        return stacked[0]
+    if selection is None:
+        return stacked.mean(0)
+    if selection.is_floating_point():
+        return torch.tensordot(selection[..., side, :].to(stacked.dtype), stacked, dims=1)
+    index = selection[..., side]
+    chosen = stacked.index_select(0, index.reshape(-1))
+    return chosen[0] if index.dim() == 0 else chosen
+
+
+def sizes(layer: nn.Module) -> tuple[int, int]:
+    """(in, out) features of a linear layer; `weight.shape` is not asked (Conv1D is transposed, 4-bit is packed)."""
+    for names in (("in_features", "out_features"), ("nx", "nf")):
+        if all(hasattr(layer, name) for name in names):
+            return int(getattr(layer, names[0])), int(getattr(layer, names[1]))
+    raise TypeError(
+        f"A {type(layer).__name__} cannot be adapted: expected a linear layer with in_features and out_features "
+        "(nn.Linear) or nx and nf (GPT-2's Conv1D). Give a pattern that matches such layers."
+    )
+
+
+class MixtureLayer(nn.Module):
+    """A frozen linear layer with M experts of an adaptation around it.
+
+    Attributes:
+        base: the frozen layer.
+        experts: stacked weights, `[M, ...]` each, `[1, ...]` on shared sides; float32.
+        selection: see the module's text; None is the merge.
+        enabled: False gives the frozen layer alone, bit for bit.
+        fan_out: the input has B rows and the output gets `[K, B, ...]`: K children share the frozen layer's
+            output (set by `adamix_lab.views` where the rest of the block broadcasts).
+    """
+
+    def __init__(
+        self,
+        base: nn.Module,
+        adaptation: Adaptation,
+        experts: int,
+        shared: frozenset[str],
+        generator: Generator,
+    ) -> None:
+        super().__init__()
+        self.base = base
+        self.adaptation = adaptation
+        declared = declared_weights(adaptation, *sizes(base))
+        device = next(base.parameters()).device
+        self.experts = nn.ParameterDict(
+            {
+                name: nn.Parameter(
+                    stack(weight, 1 if weight.side in shared else experts, generator).to(device)
+                )
+                for name, weight in declared.items()
+            }
+        )
+        self.side_of = {name: adaptation.sides.index(weight.side) for name, weight in declared.items()}
+        self.decays = {name: weight.decay for name, weight in declared.items()}
+        self.selection: Selection = None
+        self.enabled = True
+        self.fan_out = False
+
+    def counts(self) -> tuple[int, ...]:
+        """Experts on each side, 1 where it is shared."""
+        sides = {side: self.experts[name].shape[0] for name, side in self.side_of.items()}
+        return tuple(sides[n] for n in range(len(self.adaptation.sides)))
+
+    def groups(self) -> int:
+        """K, the groups of rows that the selection tells apart: 1 for the merge, one route, one point."""
+        selection = self.selection
+        if selection is None:
+            return 1
+        if isinstance(selection, Mapping):  # a K-fold weight has as many axes as M stacked ones
+            return max(
+                (len(w) for name, w in selection.items() if w.dim() == self.experts[name].dim()), default=1
+            )
+        return len(selection) if selection.dim() > (2 if selection.is_floating_point() else 1) else 1
+
+    def weights(self, selection: Tensor | None) -> dict[str, Tensor]:
+        """The effective weights of a selection."""
+        return {
+            name: effective(stacked, self.side_of[name], selection) for name, stacked in self.experts.items()
+        }
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x `[rows, ..., in]` to `[rows, ..., out]`, in the frozen layer's dtype."""
+        selection = self.selection
+        base: Base = self.base
+        if self.fan_out:  # K children read one frozen output
+            y, children = self.base(x), self.groups()
+            x, base = x.expand(children, *x.shape), constant(y.expand(children, *y.shape))
+        if not self.enabled:
+            return base(x)
+        if isinstance(selection, Tensor) and not selection.is_floating_point() and selection.dim() == 3:
+            return self._by_token(x, selection)
+        if x.shape[0] % self.groups():
+            raise ValueError(
+                f"{self.groups()} selections do not divide {x.shape[0]} rows: expected a batch of K groups "
+                "of equally many rows, one group after another (K routes [K, sites, sides])."
+            )
+        weights = selection if isinstance(selection, Mapping) else self.weights(selection)
+        return self._apply(base, x, weights)
+
+    def _apply(self, base: Base, x: Tensor, weights: Weights) -> Tensor:
+        # The adapted output in the dtype that the frozen layer answered in: bfloat16, autocast's, or a 4-bit layer's.
+        dtypes: list[torch.dtype] = []
+
+        def watched(x: Tensor) -> Tensor:
+            y = base(x)
+            dtypes.append(y.dtype)
+            return y
+
+        out = self.adaptation.apply(watched, x, weights, self.training)
+        return out.to(dtypes[0]) if dtypes else out
+
+    def _by_token(self, x: Tensor, selection: Tensor) -> Tensor:
+        # All vertices in use are computed and then selected: gathering weights token by token would need a copy of
+        # the weights for each token.
+        if x.shape[:2] != selection.shape[:2]:
+            raise ValueError(
+                f"Routes of {list(selection.shape[:2])} tokens do not fit an input of {list(x.shape[:2])}: expected "
+                "one route for each row and token that the site sees (generation and decoders see other lengths: "
+                "route per example or per batch there)."
+            )
+        base = once(self.base) if self.adaptation.keeps_input else self.base
+        out: Tensor | None = None
+        for vertex in torch.unique(selection.reshape(-1, selection.shape[-1]), dim=0):
+            child = self._apply(base, x, self.weights(vertex))
+            here = (selection == vertex).all(-1, keepdim=True)
+            out = child if out is None else torch.where(here, child, out)
+        assert out is not None
+        return out
+
+    # Callers of the frozen layer read these (T5 asks for wo.weight's dtype; reports ask for sizes).
+    @property
+    def weight(self) -> Tensor:
+        """The frozen layer's weight."""
+        return cast(Tensor, self.base.weight)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The frozen layer's bias."""
+        return cast("Tensor | None", getattr(self.base, "bias", None))
+
+    @property
+    def in_features(self) -> int:
+        """Width of the input."""
+        return sizes(self.base)[0]
+
+    @property
+    def out_features(self) -> int:
+        """Width of the output."""
+        return sizes(self.base)[1]
+
+    def extra_repr(self) -> str:
+        """Adaptation and experts a side, for printed models."""
+        sides = ", ".join(f"{s} x {n}" for s, n in zip(self.adaptation.sides, self.counts(), strict=True))
+        return f"{self.adaptation}, {sides}"
+
+
+def declared_weights(adaptation: Adaptation, in_features: int, out_features: int) -> dict[str, Weight]:
+    """The adaptation's weights, checked against its sides. Raises ValueError where the two disagree."""
+    declared = adaptation.weights(in_features, out_features)
+    for name, weight in declared.items():
+        if weight.side not in adaptation.sides:
+            raise unknown(f"Side of {adaptation.kind}'s weight {name!r},", weight.side, adaptation.sides)
+    for side in adaptation.sides:
+        if all(weight.side != side for weight in declared.values()):
+            raise ValueError(
+                f"Side {side!r} of {adaptation.kind} holds no weight: expected at least one, or leave the side out."
+            )
+    return declared
+
+
+def stack(weight: Weight, copies: int, generator: Generator) -> Tensor:
+    """M starts of a weight, `[M, ...]`, float32: drawn apart, or alike where the reference has it so."""
+    with torch.device("cpu"):  # where the generator is, whatever the default device
+        if weight.copies_start_alike:
+            start = weight.start(weight.shape, generator)
+            return start.float().repeat(copies, *([1] * len(weight.shape)))
+        return torch.stack([weight.start(weight.shape, generator).float() for _ in range(copies)])
+
+
+def constant(y: Tensor) -> Base:
+    """The function that always answers y."""
+    return lambda _: y
+
+
+def once(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The function, computed at its first call and remembered."""
+    kept: list[Tensor] = []
+
+    def remembered(x: Tensor) -> Tensor:
+        if not kept:
+            kept.append(function(x))
+        return kept[0]
+
+    return remembered

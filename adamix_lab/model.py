@@ -1,0 +1,297 @@
+"""A Hugging Face model with mixtures attached: select a route, switch a task, detach without a trace."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Generator, Tensor, nn
+
+from adamix_lab.adaptation import Adaptation
+from adamix_lab.checkpointing import carry_selection, checkpoints_gradients, held, release_carry, switched
+from adamix_lab.errors import positive, unknown
+from adamix_lab.heads import Head, find_head, new_head
+from adamix_lab.mixture import MixtureLayer, Selection
+from adamix_lab.routing import RouteSpace, generator_for
+from adamix_lab.targets import default_targets, find_sites
+
+ModelSelection = Tensor | Mapping[str, Mapping[str, Tensor]] | None
+
+
+@dataclass(frozen=True)
+class MixtureConfig:
+    """What was attached: enough to attach the same again."""
+
+    adaptation: Adaptation
+    experts: int
+    share: tuple[str, ...]
+    sites: tuple[str, ...]
+    seed: int = 0
+
+
+@dataclass
+class TaskModules:
+    """What a task owns on the frozen base: its experts a site, its head, and its labels' names."""
+
+    experts: dict[str, nn.ParameterDict]
+    head: Head
+    num_labels: int | None
+    extra: dict[str, Any] = field(default_factory=dict)
+    label_names: dict[str, dict[Any, Any]] = field(default_factory=dict)
+
+
+class MixtureModel(nn.Module):
+    """A frozen model with M experts at each site. Made by `attach`.
+
+    Attributes:
+        model: the Hugging Face model, its sites wrapped.
+        mixture: what was attached (a `MixtureConfig`).
+        space: the routes there are.
+        task: the name of the task whose experts and head are in place.
+    """
+
+    def __init__(self, model: nn.Module, config: MixtureConfig, head: Head) -> None:
+        super().__init__()
+        self.model = model
+        self.training = model.training
+        self.mixture = config
+        self.head_paths = tuple(head)
+        self._requires_grad = {name: p.requires_grad for name, p in model.named_parameters()}
+        self._first_head = {path: copy.deepcopy(module.state_dict()) for path, module in head.items()}
+        self._tasks: dict[str, TaskModules] = {}
+        self.task = "default"
+        layers = _layers(
+            model, config, generator_for(config.seed)
+        )  # all made, or an error, before the model is touched
+        model.requires_grad_(False)
+        for path, layer in layers.items():
+            model.set_submodule(path, layer)
+        for module in head.values():
+            module.requires_grad_(True)
+        self._tasks[self.task] = self._owned()
+        if hasattr(model, "save_pretrained"):
+            model.save_pretrained = refuse_save  # type: ignore[assignment]
+
+    # -- parts --------------------------------------------------------------------------------------
+
+    @property
+    def sites(self) -> dict[str, MixtureLayer]:
+        """The mixture layers by module path, in the model's order."""
+        layers = {path: self.model.get_submodule(path) for path in self.mixture.sites}
+        return {path: layer for path, layer in layers.items() if isinstance(layer, MixtureLayer)}
+
+    @property
+    def head(self) -> Head:
+        """The trained head's modules by path; empty for language models."""
+        return {path: self.model.get_submodule(path) for path in self.head_paths}
+
+    @property
+    def space(self) -> RouteSpace:
+        """The routes there are now."""
+        return RouteSpace(tuple(layer.counts() for layer in self.sites.values()))
+
+    def expert_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """(site.weight, stacked parameter) for each weight of each site."""
+        for path, layer in self.sites.items():
+            for name, parameter in layer.experts.items():
+                yield f"{path}.{name}", parameter
+
+    def head_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """(path, parameter) of the head."""
+        for path, module in self.head.items():
+            for name, parameter in module.named_parameters():
+                yield f"{path}.{name}", parameter
+
+    # -- selecting ----------------------------------------------------------------------------------
+
+    def forward(self, *args: Any, selection: ModelSelection = None, **batch: Any) -> Any:
+        """The base model's own output at a selection; without one, the merge (Eq. 6), deterministic but for dropout."""
+        with self.select(selection):
+            return self.model(*args, **batch)
+
+    @contextmanager
+    def select(self, selection: ModelSelection) -> Iterator[None]:
+        """Every site applies the selection inside the block: a route, a mixture point, or weights by site.
+
+        Raises ValueError for a route that does not fit.
+        """
+        sites = self.sites
+        if isinstance(selection, Tensor):
+            _ = (
+                self.space.check_point(selection)
+                if selection.is_floating_point()
+                else self.space.check(selection)
+            )
+        if checkpoints_gradients(self.model):
+            carry_selection(self.model)
+        with held(list(sites.values()), [_at(selection, *site) for site in enumerate(sites.items())]):
+            yield
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """The adaptation switched off inside the block: the frozen layers alone (the head stays)."""
+        layers = list(self.sites.values())
+        with switched(layers, [False] * len(layers)):
+            yield
+
+    def generate(self, *args: Any, selection: ModelSelection = None, **settings: Any) -> Tensor:
+        """The base model's `generate` under one selection for the whole sequence."""
+        with self.select(selection):
+            return self.model.generate(*args, **settings)  # type: ignore[operator,no-any-return]
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Refused, like the base model's: says what to call instead."""
+        refuse_save()
+
+    # -- tasks --------------------------------------------------------------------------------------
+
+    def add_task(self, name: str, num_labels: int | None = None, seed: int | None = None) -> None:
+        """Fresh experts and a fresh head under a name, and switches to it."""
+        if name in self._tasks:
+            raise ValueError(f"Task {name!r} exists already: expected a new name; use switch({name!r}).")
+        if num_labels and not self.head_paths:
+            raise ValueError(
+                f"num_labels = {num_labels}, but the model trains no head: expected a model with a classification "
+                "head (AutoModelForSequenceClassification, train_head=True), or no num_labels."
+            )
+        generator = generator_for(self.mixture.seed if seed is None else seed, len(self._tasks))
+        experts = {
+            path: layer.experts for path, layer in _layers(self.model, self.mixture, generator).items()
+        }
+        head = new_head(self.model, self.head, num_labels, generator)
+        self._tasks[name] = TaskModules(experts, head, num_labels or getattr(self.model, "num_labels", None))
+        self.switch(name)
+
+    def switch(self, name: str) -> None:
+        """Puts another task's experts and head on the frozen base. Raises ValueError for an unknown task."""
+        if name not in self._tasks:
+            raise unknown("Task", name, self._tasks)
+        self._tasks[self.task] = self._owned()
+        modules = self._tasks[name]
+        for path, layer in self.sites.items():
+            layer.experts = modules.experts[path].to(layer.weight.device)
+        for path, module in modules.head.items():
+            present = self.model.get_submodule(path)
+            module.to(next(present.parameters()).device).train(present.training)
+            self.model.set_submodule(path, module)
+        self._name_labels(modules)
+        self.task = name
+
+    def _name_labels(self, modules: TaskModules) -> None:
+        if modules.num_labels is None or getattr(self.model, "num_labels", None) is None:
+            return
+        self.model.num_labels = modules.num_labels  # type: ignore[assignment]
+        self.model.config.num_labels = modules.num_labels  # type: ignore[union-attr]
+        for field_name, names in modules.label_names.items():  # the line above invents names
+            setattr(self.model.config, field_name, names)
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks' names."""
+        return list(self._tasks)
+
+    def _owned(self) -> TaskModules:
+        experts = {path: layer.experts for path, layer in self.sites.items()}
+        if not self.head_paths:
+            return TaskModules(experts, {}, None)
+        config = getattr(self.model, "config", None)
+        names = {
+            key: dict(getattr(config, key) or {}) for key in ("id2label", "label2id") if hasattr(config, key)
+        }
+        return TaskModules(experts, self.head, getattr(self.model, "num_labels", None), label_names=names)
+
+
+def _layers(model: nn.Module, config: MixtureConfig, generator: Generator) -> dict[str, MixtureLayer]:
+    made = {}
+    for path in config.sites:
+        base = model.get_submodule(path)
+        base = (
+            base.base if isinstance(base, MixtureLayer) else base
+        )  # a further task on the same frozen layer
+        layer = MixtureLayer(base, config.adaptation, config.experts, frozenset(config.share), generator)
+        made[path] = layer.train(base.training)
+    return made
+
+
+def _at(selection: ModelSelection, n: int, site: tuple[str, MixtureLayer]) -> Selection:
+    path, layer = site
+    if selection is None:
+        return None
+    if isinstance(selection, Tensor):
+        here = selection[..., n, :, :] if selection.is_floating_point() else selection[..., n, :]
+        return here.to(next(layer.parameters()).device)
+    if path not in selection:
+        raise ValueError(
+            f"Weights are missing for site {path!r}: expected a mapping with every site of the mixture."
+        )
+    return selection[path]
+
+
+def attach(
+    model: nn.Module,
+    adaptation: Adaptation,
+    experts: int = 4,
+    share: str | Iterable[str] | None = None,
+    targets: str | Sequence[str] | None = None,
+    blocks: Iterable[int] | None = None,
+    train_head: bool = True,
+    seed: int = 0,
+) -> MixtureModel:
+    """Wraps the sites of a Hugging Face model, in place, with M experts each; freezes the rest but the head.
+
+    Args:
+        model: any model whose targets are linear layers.
+        adaptation: what is mixed (Bottleneck, LoRA, IA3, Bias, or your own).
+        experts: M, at least 1.
+        share: a side, or sides, with one copy for all experts of a site (the paper: the up-projection, LoRA's B).
+        targets: module path patterns; None takes the paper's sites for known architectures.
+        blocks: layer numbers to adapt; negative count from the last. None adapts all.
+        train_head: the classification head trains along, as in the reference.
+        seed: of the experts' start.
+
+    Raises:
+        ValueError: experts below 1, a share name that is no side, a pattern that matches nothing.
+    """
+    positive("experts", experts)
+    names = (share,) if isinstance(share, str) else tuple(share or ())
+    for name in names:
+        if name not in adaptation.sides:
+            raise unknown(f"Side to share for {adaptation.kind}", name, adaptation.sides)
+    if isinstance(model, MixtureModel) or any(isinstance(m, MixtureLayer) for m in model.modules()):
+        raise ValueError(
+            "The model already holds mixtures: expected a plain one. Detach it first, or use add_task for another "
+            "task on the same base."
+        )
+    if targets is None:
+        targets, adaptation = default_targets(model, adaptation)
+    sites = find_sites(model, targets, blocks)
+    config = MixtureConfig(adaptation, experts, names, tuple(sites), seed)
+    return MixtureModel(model, config, find_head(model) if train_head else {})
+
+
+def detach(mixture: MixtureModel) -> nn.Module:
+    """The base model as it was before `attach`, bit for bit, `requires_grad` included; its head is the first one again."""
+    mixture.switch(next(iter(mixture._tasks)))
+    model = mixture.model
+    for path, layer in mixture.sites.items():
+        model.set_submodule(path, layer.base)
+    for path, state in mixture._first_head.items():
+        model.get_submodule(path).load_state_dict(state)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(mixture._requires_grad[name])
+        parameter.grad = None
+    model.__dict__.pop("save_pretrained", None)
+    release_carry(model)
+    return model
+
+
+def refuse_save(*args: Any, **kwargs: Any) -> None:
+    """Stands in for `save_pretrained` while mixtures are attached."""
+    raise RuntimeError(
+        "save_pretrained on a model with mixtures attached would write weights that transformers cannot load back: "
+        "expected adamix_lab.save(mixture_model, folder) for the experts, or fold/merge for a plain model; detach() "
+        "gives the base model back."
+    )

@@ -1,0 +1,110 @@
+"""The training objective: task loss on the first view plus consistency between views (Eq. 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from adamix_lab.consistency import DISTANCES
+from adamix_lab.errors import one_of
+from adamix_lab.model import MixtureModel
+from adamix_lab.views import Batch, Views, routed_logits
+
+TaskLoss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """How two views are held together. Weight 0 means one view a step.
+
+    kind: "reference" (targets detached), "symmetric", "jensen-shannon", "mse" (regression).
+    weight: lambda of Eq. 5; the reference takes 1 for classification, 100 a target token for generation.
+    views: "independent", "shared_prefix" or "same_dropout" (see `adamix_lab.views`).
+    """
+
+    weight: float = 1.0
+    kind: str = "reference"
+    views: Views = "independent"
+
+    def __post_init__(self) -> None:
+        one_of("consistency", self.kind, DISTANCES)
+        if self.weight < 0:
+            raise ValueError(f"consistency weight = {self.weight}: expected 0 (off) or more.")
+
+    @property
+    def number(self) -> int:
+        """Views a step: two, or one where the weight is 0."""
+        return 2 if self.weight > 0 else 1
+
+
+class Losses(NamedTuple):
+    """What a step returns: scalars, and the first view's logits `[B, ...]`."""
+
+    total: Tensor
+    task: Tensor
+    consistency: Tensor
+    logits: Tensor
+
+
+class Objective(nn.Module):
+    """Both views inside one forward call, losses returned: what DDP, accelerate and the Trainer wrap."""
+
+    def __init__(
+        self, mixture: MixtureModel, consistency: Consistency | None = None, task_loss: TaskLoss | None = None
+    ) -> None:
+        super().__init__()
+        self.mixture = mixture
+        self.consistency = consistency or Consistency()
+        self.task_loss = task_loss or task_loss_of(mixture)
+
+    def forward(self, batch: Batch, routes: Tensor) -> Losses:
+        """`batch` with `labels`; `routes` `[views, sites, sides]` (or per example, per token)."""
+        labels = batch["labels"]
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        logits = routed_logits(self.mixture, inputs, routes, self.consistency.views)
+        task = self.task_loss(logits[0], labels)
+        if len(routes) == 1 or self.consistency.weight == 0:
+            return Losses(task, task.detach(), torch.zeros_like(task), logits[0])
+        agree = self._agree(logits, labels)
+        return Losses(task + self.consistency.weight * agree, task.detach(), agree.detach(), logits[0])
+
+    def _agree(self, logits: Tensor, labels: Tensor) -> Tensor:
+        distance = DISTANCES[self.consistency.kind]
+        first, second = logits[0], logits[1]
+        if first.dim() == 3:  # language model: only the positions that predict a target
+            return distance(first[:, :-1], second[:, :-1], labels[:, 1:] != -100)
+        return distance(first, second, None)
+
+
+def task_loss_of(mixture: MixtureModel) -> TaskLoss:
+    """Cross-entropy; over shifted tokens for language models; mean squared error where the head answers one number."""
+    if not mixture.head_paths and hasattr(mixture.model, "get_output_embeddings"):
+        return next_token_loss
+    return mean_squared_loss if getattr(mixture.model, "num_labels", 2) == 1 else cross_entropy
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of logits `[B, C]`. Raises ValueError for a label outside the classes."""
+    classes = logits.shape[-1]
+    if labels.device.type == "cpu" and bool(((labels < 0) | (labels >= classes)).any()):
+        wrong = labels[(labels < 0) | (labels >= classes)][0]
+        raise ValueError(
+            f"Label {int(wrong)} is outside the {classes} classes: expected 0 to {classes - 1}. "
+            "Check num_labels, and leave out rows without a label (-1)."
+        )
+    return F.cross_entropy(logits.float(), labels)
+
+
+def mean_squared_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean squared error of logits `[B, 1]` against numbers `[B]`."""
+    return F.mse_loss(logits.squeeze(-1).float(), labels.float())
+
+
+def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of the next token, `labels` unshifted with -100 where nothing is to be predicted."""
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100)

@@ -1,0 +1,130 @@
+"""The optimiser, and what becomes of experts that a step's routes leave out.
+
+Experts are stacked in one tensor `[M, ...]`, so an expert off the route has a gradient of zeros, not None. Under plain
+AdamW it still moves, by momentum and weight decay. That is what the authors' code does under the torch of its
+time, and the default here ("drift"). Separate Parameters under today's torch would rest instead; `StackedAdamW`
+("freeze") gives exactly that, moments and step counts included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adamix_lab.model import MixtureModel
+from adamix_lab.recipe import Recipe
+
+BETAS, EPS = (0.9, 0.999), 1e-8
+
+
+def parameter_groups(mixture: MixtureModel, recipe: Recipe) -> list[dict[str, Any]]:
+    """AdamW's groups: experts and head, each with and without decay; `base_lr` is the rate that the schedule scales.
+
+    Experts decay as their adaptation declares (a stacked bias has two dimensions, so shapes tell nothing). The head's
+    biases and norms do not decay. Raises ValueError where nothing trains.
+    """
+    decays = {
+        f"{path}.{name}": layer.decays[name] for path, layer in mixture.sites.items() for name in layer.experts
+    }
+    named: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in mixture.expert_parameters():
+        named.setdefault((True, decays[name]), []).append(parameter)
+    for _, parameter in mixture.head_parameters():
+        named.setdefault((False, parameter.dim() > 1), []).append(parameter)
+    head_lr = recipe.lr if recipe.head_lr is None else recipe.head_lr
+    groups = []
+    for (experts, decay), parameters in named.items():
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        lr = recipe.lr if experts else head_lr
+        if trained:
+            groups.append(
+                {
+                    "params": trained,
+                    "lr": lr,
+                    "base_lr": lr,
+                    "weight_decay": recipe.weight_decay if decay else 0.0,
+                    "stacked": experts,
+                }
+            )
+    if not groups:
+        raise ValueError("Nothing trains: expected experts or a head with requires_grad. Attach the model afresh.")
+    return groups
+
+
+def make_optimizer(mixture: MixtureModel, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW over experts and head; `StackedAdamW` where experts off the route rest."""
+    kind = StackedAdamW if recipe.off_route == "freeze" else torch.optim.AdamW
+    return kind(parameter_groups(mixture, recipe), lr=recipe.lr, betas=BETAS, eps=EPS)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Scales every group's own rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+
+
+def on_route(mixture: MixtureModel, routes: Tensor) -> dict[nn.Parameter, Tensor]:
+    """For each stacked weight `[M, ...]` which experts the routes `[..., sites, sides]` take: booleans `[M]`."""
+    masks = {}
+    for n, layer in enumerate(mixture.sites.values()):
+        for name, parameter in layer.experts.items():
+            mask = torch.zeros(len(parameter), dtype=torch.bool)
+            mask[routes[..., n, layer.side_of[name]].flatten().cpu()] = True
+            masks[parameter] = mask
+    return masks
+
+
+class StackedAdamW(torch.optim.Optimizer):
+    """AdamW on stacked experts, one by one: those off the route keep their weights, both moments and step count.
+
+    Equal to `torch.optim.AdamW` over separate Parameters whose gradient is None where they were not used. Set
+    `active` (see `on_route`) before each step; weights that it does not name are updated whole.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = BETAS,
+        eps: float = EPS,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "stacked": False})
+        self.active: dict[nn.Parameter, Tensor] = {}
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update of the experts on the route."""
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, group)
+        return loss
+
+    def _update(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
+        state, gradient = self.state[parameter], parameter.grad
+        assert gradient is not None
+        copies = len(parameter) if group["stacked"] else 1
+        column = (copies, *[1] * (parameter.dim() - 1)) if group["stacked"] else (1,)
+        if not state:
+            state["step"] = torch.zeros(copies)  # one count an expert; on the CPU, where every device has doubles
+            state["exp_avg"] = torch.zeros_like(parameter)
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        on = self.active.get(parameter, torch.ones(copies, dtype=torch.bool))
+        state["step"] += on
+        (beta1, beta2), lr = group["betas"], group["lr"]
+        # Off the route a count may still be 0: its correction would divide by zero, and its result is dropped anyway.
+        count = state["step"].clamp(min=1).double().reshape(column)
+        scale = (lr / (1 - beta1**count)).to(parameter)
+        spread = (1 - beta2**count).sqrt().to(parameter)
+        first = state["exp_avg"].lerp(gradient, 1 - beta1)
+        second = (state["exp_avg_sq"] * beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        size = (second.sqrt() / spread).add_(group["eps"])
+        moved = parameter * (1 - lr * group["weight_decay"]) - scale * first / size
+        on = on.reshape(column).to(parameter.device)
+        for old, new in ((state["exp_avg"], first), (state["exp_avg_sq"], second), (parameter, moved)):
+            old.copy_(torch.where(on, new, old))

@@ -1,0 +1,134 @@
+"""How to train: one frozen dataclass of settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from adamix_lab.errors import fraction, one_of, positive, unknown
+from adamix_lab.objective import Consistency
+from adamix_lab.routing import Scope
+
+Precision = Literal["no", "bf16", "fp16"]
+OffRoute = Literal["drift", "freeze"]
+STEPS = 500
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a training run. Give `steps` or `epochs` (neither: 500 steps).
+
+    Attributes:
+        steps: optimiser steps.
+        epochs: passes over the training rows, instead of steps.
+        batch_size: rows an optimiser step, over all processes and all pieces of an accumulated step.
+        lr: of the experts, at the end of the warm-up.
+        head_lr: of the head; None takes `lr`.
+        weight_decay: of what the adaptation declares to decay, and of the head's weights.
+        warmup: share of the steps in which the rate rises from 0; it then falls linearly to 0.
+        clip: largest norm of all gradients together; 0 clips nothing.
+        seed: of routes, batches, the dev slice and dropout.
+        precision: "no" (float32), "bf16" (CPU and GPU), "fp16" (GPU); experts stay float32.
+        accumulate: pieces that a step's batch is computed in; the gradients equal those of the whole.
+        max_length: tokens a row; longer ones are cut.
+        consistency: the second view and how far it is held to the first.
+        per: what shares a route: "batch" (the reference), "example" or "token".
+        tied: one expert for all sides of a site.
+        dev_fraction: share of the training rows set aside for choosing the best weights; 0 keeps the last.
+        evaluate_every: steps between looks at the dev slice; None looks once an epoch.
+        patience: looks without improvement before stopping early; None never stops early.
+        cache_prefix: compute what lies below the first adapted block once, without dropout, and train from there.
+        off_route: "drift": experts off the route get zero gradients and still move by momentum and decay, as in the
+            reference; "freeze": they and their moments rest.
+        checkpoint_every: steps between checkpoints where there is a folder; 0 writes one at the end only.
+        log_every: steps between log rows.
+    """
+
+    steps: int | None = None
+    epochs: float | None = None
+    batch_size: int = 32
+    lr: float = 4e-4
+    head_lr: float | None = None
+    weight_decay: float = 0.01
+    warmup: float = 0.06
+    clip: float = 1.0
+    seed: int = 0
+    precision: Precision = "no"
+    accumulate: int = 1
+    max_length: int = 128
+    consistency: Consistency = field(default_factory=Consistency)
+    per: Scope = "batch"
+    tied: bool = False
+    dev_fraction: float = 0.1
+    evaluate_every: int | None = None
+    patience: int | None = None
+    cache_prefix: bool = False
+    off_route: OffRoute = "drift"
+    checkpoint_every: int = 100
+    log_every: int = 10
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError(f"steps = {self.steps} and epochs = {self.epochs}: expected one of them. Leave one out.")
+        if self.epochs is not None and not self.epochs > 0:
+            raise ValueError(f"epochs = {self.epochs}: expected a number above 0.")
+        if self.steps is None and self.epochs is None:
+            object.__setattr__(self, "steps", STEPS)
+        for name in ("steps", "evaluate_every", "patience", "batch_size", "accumulate", "max_length", "log_every"):
+            if getattr(self, name) is not None:
+                positive(name, getattr(self, name))
+        for name in ("lr", "head_lr", "weight_decay", "clip", "checkpoint_every"):
+            value = getattr(self, name)
+            if value is not None and not (value >= 0 and math.isfinite(value)):
+                raise ValueError(f"{name} = {value}: expected a number of at least 0.")
+        fraction("warmup", self.warmup)
+        fraction("dev_fraction", self.dev_fraction)
+        one_of("precision", self.precision, ("no", "bf16", "fp16"))
+        one_of("routing scope", self.per, ("batch", "example", "token"))
+        one_of("off_route", self.off_route, ("drift", "freeze"))
+        if self.patience is not None and self.dev_fraction == 0:
+            raise ValueError(
+                f"patience = {self.patience} with dev_fraction = 0: expected a dev slice to stop on. "
+                "Set dev_fraction, or leave patience out."
+            )
+        if self.accumulate > self.batch_size:
+            raise ValueError(
+                f"accumulate = {self.accumulate} pieces of a batch of {self.batch_size} rows: expected at most one piece "
+                "a row. Raise batch_size (it counts all rows of a step) or lower accumulate."
+            )
+
+    def total_steps(self, steps_an_epoch: int) -> int:
+        """Optimiser steps of the whole run."""
+        if self.epochs is not None:
+            return max(1, math.ceil(self.epochs * steps_an_epoch))
+        return self.steps or STEPS
+
+    def rate(self, step: int, total: int) -> float:
+        """The learning rate's factor at a step counted from 0: linear up, then linear down (as transformers has it)."""
+        warm = math.ceil(self.warmup * total)
+        if step < warm:
+            return step / warm
+        return max(0.0, (total - step) / max(1, total - warm))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> Recipe:
+        """The recipe of plain values, as `to_dict` gives them. Raises ValueError for a setting that there is not."""
+        values = dict(settings)
+        _known("setting of a recipe", values, cls)
+        if isinstance(values.get("consistency"), Mapping):
+            _known("setting of consistency", values["consistency"], Consistency)
+            values["consistency"] = Consistency(**values["consistency"])
+        return cls(**values)
+
+
+def _known(what: str, values: Mapping[str, Any], kind: type) -> None:
+    names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    for name in values:
+        if name not in names:
+            raise unknown(what, name, names)

@@ -1,0 +1,143 @@
+"""Routes as data: which expert serves each site and side, drawn before the forward pass.
+
+A *route* is an integer tensor `[sites, sides]` (Eq. 4: sides independent and uniform). Leading axes widen it:
+`[K, sites, sides]` for K views, points or examples, `[B, T, sites, sides]` for tokens. A shared side has
+one expert, whose index is 0. Routes are functions of (seed, step, view): recorded by these three numbers,
+replayable, and the same on every rank.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor
+
+from adamix_lab.errors import one_of
+
+Scope = Literal["batch", "example", "token"]
+
+
+def generator_for(seed: int, *indices: int) -> Generator:
+    """A CPU generator that is a function of the seed and of indices such as (step, view)."""
+    digest = hashlib.sha256(repr((seed, *indices)).encode()).digest()
+    return Generator(device="cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+@dataclass(frozen=True)
+class RouteSpace:
+    """All routes of a model: `counts[site][side]` experts (1 where the side is shared)."""
+
+    counts: tuple[tuple[int, ...], ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(sites, sides)."""
+        return len(self.counts), len(self.counts[0])
+
+    @property
+    def number(self) -> int:
+        """How many routes there are: (M_down * M_up) ** L with unshared sides."""
+        return math.prod(itertools.chain.from_iterable(self.counts))
+
+    @property
+    def experts(self) -> int:
+        """M, the largest number of experts on any side."""
+        return max(itertools.chain.from_iterable(self.counts))
+
+    def draw(self, generator: Generator, lead: tuple[int, ...] = (), tied: bool = False) -> Tensor:
+        """Uniform routes `[*lead, sites, sides]`; tied draws one expert a site for all its sides."""
+        sites, sides = self.shape
+        uniform = torch.rand(
+            *lead, sites, 1 if tied else sides, generator=generator, device="cpu", dtype=torch.float32
+        )
+        return (uniform * torch.tensor(self.counts, device="cpu")).long()
+
+    def fixed(self, expert: int) -> Tensor:
+        """The route that takes one expert everywhere (its index is 0 on shared sides)."""
+        if not 0 <= expert < self.experts:
+            raise ValueError(
+                f"Expert {expert} is out of range: expected 0 to {self.experts - 1} (experts count from 0)."
+            )
+        return torch.tensor(self.counts, device="cpu").sub(1).clamp(max=expert)
+
+    def enumerate(self, limit: int = 4096) -> Tensor:
+        """Every route `[number, sites, sides]`, in lexicographic order. Raises ValueError above the limit."""
+        if self.number > limit:
+            raise ValueError(
+                f"{self.number} routes are too many to enumerate (limit {limit}): adapt fewer blocks, share a side, "
+                "or draw routes at random."
+            )
+        ranges = [range(count) for count in itertools.chain.from_iterable(self.counts)]
+        return torch.tensor(list(itertools.product(*ranges)), device="cpu").reshape(-1, *self.shape)
+
+    def check(self, route: Tensor) -> Tensor:
+        """The route itself if it fits. Raises ValueError for a wrong shape, kind of number, or expert."""
+        if route.dtype not in (torch.int32, torch.int64):
+            raise ValueError(
+                f"A route of {route.dtype} does not fit: expected whole numbers, the experts' indices (int64). "
+                "Fractions belong to mixture points [sites, sides, experts]."
+            )
+        if route.dim() < 2 or tuple(route.shape[-2:]) != self.shape or route.dim() > 4:
+            raise ValueError(
+                f"Route of shape {list(route.shape)} does not fit: expected [sites, sides] = {list(self.shape)}, "
+                "with at most two leading axes (views or examples; examples and tokens)."
+            )
+        counts = torch.tensor(self.counts, device=route.device)
+        wrong = (route < 0) | (route >= counts)
+        if wrong.any():
+            *_, site, side = wrong.nonzero()[0].tolist()
+            raise ValueError(
+                f"Expert {int(route[wrong][0])} at site {site}, side {side} is out of range: expected 0 to "
+                f"{self.counts[site][side] - 1}"
+                + (" (the side is shared)." if self.counts[site][side] == 1 else ".")
+            )
+        return route
+
+    def check_point(self, point: Tensor) -> Tensor:
+        """The mixture point itself if its shape fits. Raises ValueError otherwise."""
+        shape = (*self.shape, self.experts)
+        if point.dim() not in (3, 4) or tuple(point.shape[-3:]) != shape:
+            raise ValueError(
+                f"Mixture point of shape {list(point.shape)} does not fit: expected [sites, sides, experts] = "
+                f"{list(shape)}, with at most one leading axis. Routes are whole numbers [sites, sides] (int64)."
+            )
+        return point
+
+    def vertices(self, route: Tensor) -> Tensor:
+        """The route as a mixture point `[..., sites, sides, M]`: one-hot coefficients."""
+        return torch.nn.functional.one_hot(route.long(), self.experts).float()
+
+    def barycentre(self) -> Tensor:
+        """The mixture point `[sites, sides, M]` that merging takes (Eq. 6): 1/M everywhere."""
+        return torch.full((*self.shape, self.experts), 1 / self.experts, device="cpu")
+
+
+@dataclass(frozen=True)
+class Router:
+    """Stochastic routing as a function of (step, view).
+
+    per: "batch" sends the whole batch through one route (the reference), "example" and "token" draw more.
+    tied: one index for all sides of a site, so that down i always meets up i.
+    """
+
+    space: RouteSpace
+    seed: int = 0
+    per: Scope = "batch"
+    tied: bool = False
+
+    def __post_init__(self) -> None:
+        one_of("routing scope", self.per, ("batch", "example", "token"))
+
+    def route(self, step: int, view: int = 0, rows: int = 1, tokens: int = 1) -> Tensor:
+        """The route of a step's view: `[sites, sides]`, or `[rows, ...]` per example, `[rows, tokens, ...]` per token."""
+        lead = {"batch": (), "example": (rows,), "token": (rows, tokens)}[self.per]
+        return self.space.draw(generator_for(self.seed, step, view), lead, self.tied)
+
+    def views(self, step: int, views: int = 2, rows: int = 1, tokens: int = 1) -> Tensor:
+        """The routes of several views, stacked: `[views, ...]`."""
+        return torch.stack([self.route(step, view, rows, tokens) for view in range(views)])

@@ -1,0 +1,164 @@
+"""The library's own format: one folder with the experts, the head, and what was attached.
+
+`adamix.json` names the weights file by its content, so replacing that one JSON file is the moment a save happens: a kill
+before it leaves the old save whole, a kill after it leaves the new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adamix_lab.adaptations import adaptation_from
+from adamix_lab.files import inside, read_tensors, write_tensors, write_text
+from adamix_lab.model import MixtureModel, attach
+
+CONFIG = "adamix.json"
+FORMAT = 1
+MOST_EXPERTS = 1024  # a configuration that asks for more is refused before anything is allocated
+
+
+def trained_tensors(mixture: MixtureModel) -> dict[str, Tensor]:
+    """Everything that training changes: `experts.<site>.<name>` `[M, ...]` and `head.<path>.<name>`."""
+    experts = {f"experts.{name}": p.detach() for name, p in mixture.expert_parameters()}
+    return experts | {f"head.{name}": p.detach() for name, p in mixture.head_parameters()}
+
+
+def load_trained(mixture: MixtureModel, tensors: dict[str, Tensor]) -> None:
+    """Copies trained tensors in, strictly. Raises ValueError that names what is missing, unknown or of another shape."""
+    own = {f"experts.{name}": p for name, p in mixture.expert_parameters()}
+    own |= {f"head.{name}": p for name, p in mixture.head_parameters()}
+    missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    if missing or unexpected:
+        raise ValueError(
+            f"The weights do not fit what is attached: missing {missing[:3]}, unknown {unexpected[:3]} "
+            f"({len(missing)} and {len(unexpected)} in all). Attach the adaptation, sites and sharing they were trained with."
+        )
+    for name, parameter in own.items():
+        if tensors[name].shape != parameter.shape:
+            raise ValueError(
+                f"{name} has shape {list(tensors[name].shape)}: expected {list(parameter.shape)} from the configuration. "
+                "The configuration and the weights disagree; use the pair that was saved together."
+            )
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(tensors[name])
+
+
+def fingerprint(model: nn.Module, trained: set[str]) -> str:
+    """A short hash of the frozen weights: names, shapes and a sample of values at half precision.
+
+    Half precision lets a float16 copy of a base pass as the base.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        plain = name.replace(".base.", ".")
+        if ".experts." in name or any(plain.startswith(f"{path}.") for path in trained):
+            continue
+        flat = parameter.detach().flatten()
+        sample = flat[:: max(1, flat.numel() // 64)][:64].to("cpu", torch.float16)
+        digest.update(f"{plain}{list(parameter.shape)}".encode() + sample.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def describe(mixture: MixtureModel, notes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The configuration that `save` writes."""
+    import transformers
+
+    from adamix_lab import __version__
+
+    model, config = mixture.model, mixture.mixture
+    base_config = getattr(model, "config", None)
+    return {
+        "format": FORMAT,
+        "adaptation": config.adaptation.config(),
+        "experts": config.experts,
+        "share": list(config.share),
+        "sites": list(config.sites),
+        "head": list(mixture.head_paths),
+        "num_labels": getattr(model, "num_labels", None) if mixture.head_paths else None,
+        "base": {
+            "name": getattr(base_config, "_name_or_path", "") and Path(base_config._name_or_path).name,
+            "model_type": getattr(base_config, "model_type", type(model).__name__),
+            "fingerprint": fingerprint(model, set(mixture.head_paths)),
+        },
+        "versions": {"adamix_lab": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
+        "notes": notes or {},
+    }
+
+
+def save(mixture: MixtureModel, folder: str | Path, notes: dict[str, Any] | None = None, dtype: torch.dtype | None = None) -> Path:
+    """Writes experts, head and configuration into a folder; a save that was there is replaced at one instant.
+
+    Args:
+        mixture: the model, merged or not.
+        folder: made if it is not there.
+        notes: plain values kept beside (task, classes, metrics).
+        dtype: of the stored tensors, e.g. torch.float16; None keeps theirs.
+
+    Raises OSError where the disk is full; the old save survives whole.
+    """
+    folder = Path(folder)
+    tensors = {name: t.to(dtype) if dtype else t for name, t in trained_tensors(mixture).items()}
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode() + tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    weights = f"experts-{digest.hexdigest()[:12]}.safetensors"
+    write_tensors(folder / weights, tensors)
+    write_text(folder / CONFIG, json.dumps({**describe(mixture, notes), "weights": weights}, indent=2) + "\n")
+    for old in folder.glob("experts-*.safetensors"):
+        if old.name != weights:
+            old.unlink()
+    return folder
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """The configuration of a saved folder. Raises ValueError where it is not one, or was made by a newer version."""
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there: expected a folder written by adamix_lab.save or `adamix-lab train`.")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON ({error}): expected the file that adamix_lab.save wrote. Save again.") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        given = config.get("format") if isinstance(config, dict) else config
+        raise ValueError(f"{path} has format {given!r}: expected {FORMAT}. Use the version of adamix_lab that wrote it.")
+    experts = config.get("experts")
+    if not isinstance(experts, int) or not 1 <= experts <= MOST_EXPERTS:
+        raise ValueError(f"{path} asks for experts = {experts!r}: expected 1 to {MOST_EXPERTS}.")
+    return config
+
+
+def load(model: nn.Module, folder: str | Path, any_base: bool = False) -> MixtureModel:
+    """Attaches what a folder holds to a base model and copies the trained weights in, strictly.
+
+    Args:
+        model: the base that was trained on, freshly loaded, with the same number of labels.
+        folder: written by `save`.
+        any_base: accept a base with other weights.
+
+    Raises ValueError for another base, a truncated file, or weights that disagree with the configuration.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    tensors = read_tensors(inside(folder, config.get("weights")))
+    labels = config.get("num_labels")
+    if labels is not None and getattr(model, "num_labels", labels) != labels:
+        raise ValueError(f"The model answers {model.num_labels} labels: expected {labels}, as trained. Load it with num_labels={labels}.")
+    found = fingerprint(model, set(config["head"]))
+    if found != config["base"]["fingerprint"] and not any_base:
+        raise ValueError(
+            f"The base model's weights have fingerprint {found}: expected {config['base']['fingerprint']} "
+            f"({config['base']['name'] or config['base']['model_type']}). Load the base these experts were trained on; any_base=True overrides."
+        )
+    adaptation = adaptation_from(config["adaptation"])
+    sites = config["sites"]
+    mixture = attach(model, adaptation, config["experts"], config["share"], targets=sites, train_head=bool(config["head"]))
+    load_trained(mixture, tensors)
+    return mixture

@@ -1,0 +1,113 @@
+"""Where adaptations go: sensible sites of known architectures, and patterns for any other.
+
+A pattern is a module path with wildcards: `*` stands for one part of the path, `**` for any number; it may begin
+anywhere in the path (`h.*.mlp.c_proj` matches `transformer.h.0.mlp.c_proj`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from adamix_lab.adaptation import Adaptation
+from adamix_lab.adaptations import IA3, LoRA
+from adamix_lab.errors import near_misses
+
+# The FFN's second linear map: one module a layer, before dropout, residual and LayerNorm (REFERENCE 1.1).
+_BERTS = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
+_LLAMAS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "olmo2", "smollm3")
+FFN: dict[str, list[str]] = {
+    **{kind: ["encoder.layer.*.output.dense"] for kind in (*_BERTS, "deberta", "deberta-v2")},
+    "distilbert": ["transformer.layer.*.ffn.lin2"],
+    "albert": ["encoder.albert_layer_groups.*.albert_layers.*.ffn_output"],
+    "gpt2": ["h.*.mlp.c_proj"],
+    "t5": ["block.*.layer.*.DenseReluDense.wo"],
+    **{kind: ["layers.*.mlp.down_proj"] for kind in _LLAMAS},
+}
+
+# Query and value projections, where the paper puts LoRA.
+QUERY_VALUE: dict[str, list[str]] = {
+    **{kind: ["attention.self.query", "attention.self.value"] for kind in _BERTS},
+    "deberta-v2": ["attention.self.query_proj", "attention.self.value_proj"],
+    "distilbert": ["attention.q_lin", "attention.v_lin"],
+    "albert": ["attention.query", "attention.value"],
+    "gpt2": ["attn.c_attn"],
+    "t5": ["q", "v"],  # self- and cross-attention
+    **{kind: ["self_attn.q_proj", "self_attn.v_proj"] for kind in _LLAMAS},
+}
+
+
+def default_targets(model: nn.Module, adaptation: Adaptation) -> tuple[list[str], Adaptation]:
+    """The patterns for a known architecture, and the adaptation with GPT-2's q and v slices filled in.
+
+    Raises ValueError for an unknown architecture: it says how to give patterns.
+    """
+    config = getattr(model, "config", None)
+    kind = str(getattr(config, "model_type", type(model).__name__))
+    attention = isinstance(adaptation, LoRA) or (isinstance(adaptation, IA3) and not adaptation.feedforward)
+    table = QUERY_VALUE if attention else FFN
+    if kind not in table:
+        some = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][:4]
+        raise ValueError(
+            f"No targets are known for {adaptation.kind} in a model of type {kind!r}: expected one of "
+            f"{', '.join(sorted(table))}. Give targets=, patterns of module paths (this model has {some!r}), * for "
+            "numbers."
+        )
+    if kind == "gpt2" and isinstance(adaptation, LoRA) and adaptation.slices is None:
+        width = int(config.hidden_size)  # type: ignore[union-attr]
+        adaptation = replace(adaptation, slices=((0, width), (2 * width, 3 * width)))
+    return table[kind], adaptation
+
+
+def pattern_to_regex(pattern: str) -> re.Pattern[str]:
+    """The regular expression of a path pattern."""
+    parts = {"**": r"[^.]+(?:\.[^.]+)*", "*": r"[^.]+"}
+    body = r"\.".join(parts.get(part, re.escape(part).replace(r"\*", "[^.]*")) for part in pattern.split("."))
+    return re.compile(rf"(?:.+\.)?{body}")
+
+
+def find_sites(
+    model: nn.Module, patterns: str | Sequence[str], blocks: Iterable[int] | None = None
+) -> list[str]:
+    """The module paths that the patterns match, in the model's order; `blocks` keeps only these layer numbers.
+
+    Negative numbers count from the last block. Raises ValueError, with near misses, where a pattern matches
+    nothing.
+    """
+    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    if not patterns:
+        raise ValueError("targets is empty: expected one pattern of module paths or more.")
+    paths = [name for name, _ in model.named_modules() if name]
+    found: set[str] = set()
+    for pattern in patterns:
+        regex = pattern_to_regex(pattern)
+        matched = [path for path in paths if regex.fullmatch(path)]
+        if not matched:
+            close = near_misses(pattern, dict.fromkeys(re.sub(r"\.\d+\.", ".*.", path) for path in paths))
+            hint = f" Near misses: {', '.join(map(repr, close))}." if close else ""
+            raise ValueError(
+                f"Pattern {pattern!r} matches no module of {type(model).__name__}: expected a module path, with * "
+                f"for one part and ** for several.{hint}"
+            )
+        found.update(matched)
+    sites = [path for path in paths if path in found]
+    return sites if blocks is None else _in_blocks(sites, list(blocks))
+
+
+def _in_blocks(sites: list[str], blocks: list[int]) -> list[str]:
+    numbers = {site: int(match[1]) for site in sites if (match := re.search(r"(?:^|\.)(\d+)(?:\.|$)", site))}
+    if not blocks:
+        raise ValueError("blocks is empty: expected layer numbers, or None for all of them.")
+    there = sorted(set(numbers.values()))
+    wanted = set()
+    for block in blocks:
+        number = block + there[-1] + 1 if block < 0 and there else block
+        if number not in there:
+            raise ValueError(
+                f"Block {block} holds no site: expected one of {there} (negative numbers count from the end)."
+            )
+        wanted.add(number)
+    return [site for site in sites if numbers.get(site) in wanted]
