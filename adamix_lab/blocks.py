@@ -121,15 +121,15 @@ def fan_out(mixture: MixtureModel, plan: BlockPlan, children: int, rows: int) ->
         yield
         return
     with ExitStack() as stack:
+        for path, layer in mixture.sites.items():
+            here = plan.tail_only and path.startswith(f"{plan.path}.{plan.first}.")
+            stack.callback(setattr, layer, "fan_out", layer.fan_out)
+            layer.fan_out = "here" if here else "elsewhere"
         widened = plan.blocks[plan.first :]
         if plan.tail_only:
             widened = plan.blocks[plan.first + 1 :]
             first = plan.blocks[plan.first]
             stack.callback(first.register_forward_hook(flatten).remove)
-            for path, layer in mixture.sites.items():
-                if path.startswith(f"{plan.path}.{plan.first}."):
-                    stack.callback(setattr, layer, "fan_out", layer.fan_out)
-                    layer.fan_out = True
         for block in widened:
             stack.callback(block.register_forward_pre_hook(widen, with_kwargs=True).remove)
         yield

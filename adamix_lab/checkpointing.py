@@ -55,11 +55,13 @@ class CarrySelection:
         self.checkpoint = checkpoint
 
     def __call__(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        """Called as torch's checkpoint is: a function and its arguments."""
         layers = [module for module in self.model.modules() if isinstance(module, MixtureLayer)]
         selections = [layer.selection for layer in layers]
         enabled = [layer.enabled for layer in layers]
 
         def run(*inner: Any, **named: Any) -> Any:
+            # now, and again in the backward pass
             with held(layers, selections), switched(layers, enabled):
                 return function(*inner, **named)
 

@@ -1,7 +1,7 @@
 """Consistency: how far two views of the same rows disagree (Eq. 5).
 
-Every function takes two logit tensors `[..., C]` and an optional mask `[...]` of the positions that count, and returns a
-scalar: the mean over rows (or over masked target tokens, as the reference has it for generation).
+Every function takes two logit tensors `[..., C]` and an optional mask `[...]` of the positions that count, and
+returns a scalar: the mean over rows (or over masked target tokens, as the reference has it for generation).
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def _log_probabilities(a: Tensor, b: Tensor, mask: Tensor | None) -> tuple[Tenso
     a, b = _rows(a, b, mask)
     if a.shape[-1] == 1:
         raise ValueError(
-            "KL between distributions over one class is always 0 (the reference spends a pass on it for STS-B): expected "
-            'two classes or more. Use kind="mse" for regression.'
+            "KL between distributions over one class is always 0 (the reference spends a pass on it for STS-B): "
+            'expected two classes or more. Use kind="mse" for regression.'
         )
     return F.log_softmax(a, -1), F.log_softmax(b, -1)
 

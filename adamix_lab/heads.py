@@ -33,7 +33,10 @@ def find_head(model: nn.Module) -> Head:
 
 
 def new_head(model: nn.Module, head: Head, num_labels: int | None, generator: Generator) -> Head:
-    """A freshly drawn head of the same build, N(0, 0.02) with zero biases; its last linear layer answers `num_labels`."""
+    """A freshly drawn head of the same build, N(0, 0.02) with zero biases.
+
+    Its last linear layer answers `num_labels`, where they are given.
+    """
     fresh = {path: copy.deepcopy(module) for path, module in head.items()}
     old = getattr(model, "num_labels", None)
     for path, module in fresh.items():

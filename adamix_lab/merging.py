@@ -82,6 +82,19 @@ def learned(
     return free.detach().softmax(-1)
 
 
+def side_by_side(singles: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Trained tensors of M single modules as those of one mixture with M experts, nothing shared; heads are averaged.
+
+    singles: as `saving.trained_tensors` gives them, experts `[1, ...]` each.
+    """
+    return {
+        name: torch.cat([single[name] for single in singles])
+        if name.startswith("experts.")
+        else torch.stack([single[name] for single in singles]).mean(0)
+        for name in singles[0]
+    }
+
+
 def merge(mixture: MixtureModel, point: Tensor | None = None) -> MixtureModel:
     """A model with one expert a site: the effective weights at a mixture point (None: the barycentre).
 

@@ -12,7 +12,7 @@ The layer applies *effective weights*. What they are is decided by a *selection*
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -55,8 +55,9 @@ class MixtureLayer(nn.Module):
         experts: stacked weights, `[M, ...]` each, `[1, ...]` on shared sides; float32.
         selection: see the module's text; None is the merge.
         enabled: False gives the frozen layer alone, bit for bit.
-        fan_out: the input has B rows and the output gets `[K, B, ...]`: K children share the frozen layer's
-            output (set by `adamix_lab.views` where the rest of the block broadcasts).
+        fan_out: set by `adamix_lab.blocks` for a pass whose K children share work. "here": the input has B rows
+            and the output gets `[K, B, ...]`; "elsewhere": the pass fans out at another place. Every forward reads
+            it, so compiled code of one kind of pass never serves another.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class MixtureLayer(nn.Module):
         self.decays = {name: weight.decay for name, weight in declared.items()}
         self.selection: Selection = None
         self.enabled = True
-        self.fan_out = False
+        self.fan_out: Literal["none", "here", "elsewhere"] = "none"
 
     def counts(self) -> tuple[int, ...]:
         """Experts on each side, 1 where it is shared."""
@@ -109,10 +110,10 @@ class MixtureLayer(nn.Module):
         }
 
     def forward(self, x: Tensor) -> Tensor:
-        """x `[rows, ..., in]` to `[rows, ..., out]`, in the frozen layer's dtype."""
+        """From x `[rows, ..., in]` to `[rows, ..., out]`, in the frozen layer's dtype."""
         selection = self.selection
         base: Base = self.base
-        if self.fan_out:  # K children read one frozen output
+        if self.fan_out == "here":  # K children read one frozen output
             y, children = self.base(x), self.groups()
             x, base = x.expand(children, *x.shape), constant(y.expand(children, *y.shape))
         if not self.enabled:
@@ -125,9 +126,9 @@ class MixtureLayer(nn.Module):
                 "of equally many rows, one group after another (K routes [K, sites, sides])."
             )
         weights = selection if isinstance(selection, Mapping) else self.weights(selection)
-        return self._apply(base, x, weights)
+        return self._adapted(base, x, weights)
 
-    def _apply(self, base: Base, x: Tensor, weights: Weights) -> Tensor:
+    def _adapted(self, base: Base, x: Tensor, weights: Weights) -> Tensor:
         # The adapted output in the dtype that the frozen layer answered in: bfloat16, autocast's, or a 4-bit layer's.
         dtypes: list[torch.dtype] = []
 
@@ -151,7 +152,7 @@ class MixtureLayer(nn.Module):
         base = once(self.base) if self.adaptation.keeps_input else self.base
         out: Tensor | None = None
         for vertex in torch.unique(selection.reshape(-1, selection.shape[-1]), dim=0):
-            child = self._apply(base, x, self.weights(vertex))
+            child = self._adapted(base, x, self.weights(vertex))
             here = (selection == vertex).all(-1, keepdim=True)
             out = child if out is None else torch.where(here, child, out)
         assert out is not None

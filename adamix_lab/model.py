@@ -211,7 +211,10 @@ def _layers(model: nn.Module, config: MixtureConfig, generator: Generator) -> di
         base = (
             base.base if isinstance(base, MixtureLayer) else base
         )  # a further task on the same frozen layer
-        layer = MixtureLayer(base, config.adaptation, config.experts, frozenset(config.share), generator)
+        try:
+            layer = MixtureLayer(base, config.adaptation, config.experts, frozenset(config.share), generator)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"Site {path!r}: {error}") from error
         made[path] = layer.train(base.training)
     return made
 
@@ -273,7 +276,7 @@ def attach(
 
 
 def detach(mixture: MixtureModel) -> nn.Module:
-    """The base model as it was before `attach`, bit for bit, `requires_grad` included; its head is the first one again."""
+    """The base model as it was before `attach`, bit for bit, `requires_grad` and the head included."""
     mixture.switch(next(iter(mixture._tasks)))
     model = mixture.model
     for path, layer in mixture.sites.items():

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from adamix_lab.consistency import DISTANCES
 from adamix_lab.errors import one_of
 from adamix_lab.model import MixtureModel
-from adamix_lab.views import Batch, Views, routed_logits
+from adamix_lab.views import WAYS, Batch, Views, routed_logits
 
 TaskLoss = Callable[[Tensor, Tensor], Tensor]
+IGNORED = -100  # labels of positions that do not count
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Consistency:
 
     def __post_init__(self) -> None:
         one_of("consistency", self.kind, DISTANCES)
+        one_of("views", self.views, WAYS)
         if self.weight < 0:
             raise ValueError(f"consistency weight = {self.weight}: expected 0 (off) or more.")
 
@@ -66,6 +68,8 @@ class Objective(nn.Module):
         """`batch` with `labels`; `routes` `[views, sites, sides]` (or per example, per token)."""
         labels = batch["labels"]
         inputs = {name: value for name, value in batch.items() if name != "labels"}
+        if reads_labels(self.mixture.model) and "decoder_input_ids" not in inputs:
+            inputs["decoder_input_ids"] = self.mixture.model.prepare_decoder_input_ids_from_labels(labels)  # type: ignore[operator]
         logits = routed_logits(self.mixture, inputs, routes, self.consistency.views)
         task = self.task_loss(logits[0], labels)
         if len(routes) == 1 or self.consistency.weight == 0:
@@ -76,28 +80,54 @@ class Objective(nn.Module):
     def _agree(self, logits: Tensor, labels: Tensor) -> Tensor:
         distance = DISTANCES[self.consistency.kind]
         first, second = logits[0], logits[1]
-        if first.dim() == 3:  # language model: only the positions that predict a target
-            return distance(first[:, :-1], second[:, :-1], labels[:, 1:] != -100)
-        return distance(first, second, None)
+        if first.dim() != 3:
+            return distance(first, second, None)
+        if predicts_next(self.mixture.model):  # only the positions that predict a target
+            return distance(first[:, :-1], second[:, :-1], labels[:, 1:] != IGNORED)
+        return distance(first, second, labels != IGNORED)
+
+
+def reads_labels(model: nn.Module) -> bool:
+    """Whether the model is an encoder-decoder, whose decoder reads the shifted labels."""
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+
+
+def predicts_next(model: nn.Module) -> bool:
+    """Whether the logits at a position are about the next token: a causal language model."""
+    output = getattr(model, "get_output_embeddings", lambda: None)()
+    generates = getattr(model, "can_generate", lambda: False)()
+    return output is not None and generates and not reads_labels(model)
 
 
 def task_loss_of(mixture: MixtureModel) -> TaskLoss:
-    """Cross-entropy; over shifted tokens for language models; mean squared error where the head answers one number."""
-    if not mixture.head_paths and hasattr(mixture.model, "get_output_embeddings"):
+    """Cross-entropy, over the next tokens for causal language models; mean squared error for one output."""
+    model = mixture.model
+    if predicts_next(model):
         return next_token_loss
-    return mean_squared_loss if getattr(mixture.model, "num_labels", 2) == 1 else cross_entropy
+    if getattr(model, "get_output_embeddings", lambda: None)() is not None:
+        return token_loss
+    return mean_squared_loss if getattr(model, "num_labels", 2) == 1 else cross_entropy
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of logits `[B, C]`. Raises ValueError for a label outside the classes."""
-    classes = logits.shape[-1]
-    if labels.device.type == "cpu" and bool(((labels < 0) | (labels >= classes)).any()):
-        wrong = labels[(labels < 0) | (labels >= classes)][0]
+    """Mean cross-entropy of logits `[B, C]`, or of tokens `[B, T, C]` (-100 is left out).
+
+    Raises ValueError for a label outside the classes.
+    """
+    if logits.dim() == 3:
+        return token_loss(logits, labels)
+    refuse_outside(labels, logits.shape[-1])
+    return F.cross_entropy(logits.float(), labels)
+
+
+def refuse_outside(labels: Tensor, classes: int) -> None:
+    """Raises ValueError for a label outside the classes (on a GPU the device itself refuses)."""
+    outside = (labels < 0) | (labels >= classes)
+    if labels.device.type == "cpu" and bool(outside.any()):
         raise ValueError(
-            f"Label {int(wrong)} is outside the {classes} classes: expected 0 to {classes - 1}. "
+            f"Label {int(labels[outside][0])} is outside the {classes} classes: expected 0 to {classes - 1}. "
             "Check num_labels, and leave out rows without a label (-1)."
         )
-    return F.cross_entropy(logits.float(), labels)
 
 
 def mean_squared_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -107,4 +137,19 @@ def mean_squared_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of the next token, `labels` unshifted with -100 where nothing is to be predicted."""
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100)
+    return token_loss(logits[:, :-1], labels[:, 1:])
+
+
+def reference_next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """`next_token_loss` as the authors' GPT-2 code has it: the sum over N tokens, divided by N + 0.0001."""
+    tokens = (labels[:, 1:] != IGNORED).sum()
+    return next_token_loss(logits, labels) * (tokens / (tokens + 0.0001))
+
+
+def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of tokens `[B, T, C]` against `[B, T]`, -100 where nothing is to be predicted.
+
+    Raises ValueError for a label outside the classes.
+    """
+    refuse_outside(labels[labels != IGNORED], logits.shape[-1])
+    return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)

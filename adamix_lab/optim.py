@@ -26,9 +26,7 @@ def parameter_groups(mixture: MixtureModel, recipe: Recipe) -> list[dict[str, An
     Experts decay as their adaptation declares (a stacked bias has two dimensions, so shapes tell nothing). The head's
     biases and norms do not decay. Raises ValueError where nothing trains.
     """
-    decays = {
-        f"{path}.{name}": layer.decays[name] for path, layer in mixture.sites.items() for name in layer.experts
-    }
+    decays = {f"{path}.{name}": layer.decays[name] for path, layer in mixture.sites.items() for name in layer.experts}
     named: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in mixture.expert_parameters():
         named.setdefault((True, decays[name]), []).append(parameter)

@@ -95,8 +95,8 @@ class Recipe:
             )
         if self.accumulate > self.batch_size:
             raise ValueError(
-                f"accumulate = {self.accumulate} pieces of a batch of {self.batch_size} rows: expected at most one piece "
-                "a row. Raise batch_size (it counts all rows of a step) or lower accumulate."
+                f"accumulate = {self.accumulate} pieces of a batch of {self.batch_size} rows: expected at most one "
+                "piece a row. Raise batch_size (it counts all rows of a step) or lower accumulate."
             )
 
     def total_steps(self, steps_an_epoch: int) -> int:

@@ -134,7 +134,7 @@ class Router:
         one_of("routing scope", self.per, ("batch", "example", "token"))
 
     def route(self, step: int, view: int = 0, rows: int = 1, tokens: int = 1) -> Tensor:
-        """The route of a step's view: `[sites, sides]`, or `[rows, ...]` per example, `[rows, tokens, ...]` per token."""
+        """The route of a step's view: `[sites, sides]`, `[rows, ...]` per example, `[rows, tokens, ...]` per token."""
         lead = {"batch": (), "example": (rows,), "token": (rows, tokens)}[self.per]
         return self.space.draw(generator_for(self.seed, step, view), lead, self.tied)
 

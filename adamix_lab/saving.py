@@ -111,8 +111,8 @@ def save(mixture: MixtureModel, folder: str | Path, notes: dict[str, Any] | None
     weights = f"experts-{digest.hexdigest()[:12]}.safetensors"
     write_tensors(folder / weights, tensors)
     write_text(folder / CONFIG, json.dumps({**describe(mixture, notes), "weights": weights}, indent=2) + "\n")
-    for old in folder.glob("experts-*.safetensors"):
-        if old.name != weights:
+    for old in (*folder.glob("experts-*.safetensors"), *folder.glob(".experts-*"), *folder.glob(f".{CONFIG}.*")):
+        if old.name != weights:  # the former save, and what a killed one left under temporary names
             old.unlink()
     return folder
 
@@ -129,7 +129,10 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         given = config.get("format") if isinstance(config, dict) else config
         raise ValueError(f"{path} has format {given!r}: expected {FORMAT}. Use the version of adamix_lab that wrote it.")
-    experts = config.get("experts")
+    missing = [key for key in ("adaptation", "experts", "share", "sites", "head", "base", "weights") if key not in config]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}: expected the file that adamix_lab.save wrote. Save again.")
+    experts = config["experts"]
     if not isinstance(experts, int) or not 1 <= experts <= MOST_EXPERTS:
         raise ValueError(f"{path} asks for experts = {experts!r}: expected 1 to {MOST_EXPERTS}.")
     return config

@@ -6,18 +6,12 @@ A strategy is a function of a model and a batch that gives log-probabilities `[B
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
-import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from adamix_lab.blocks import cut_last_block
 from adamix_lab.errors import unknown
 from adamix_lab.model import MixtureModel
-from adamix_lab.routing import generator_for
 from adamix_lab.views import Batch, rows_of, shared_prefix
 
 Strategy = Callable[[MixtureModel, Batch, Generator], Tensor]
@@ -74,96 +68,10 @@ def ensemble(passes: int = 4, average: str = "logits") -> Strategy:
 STRATEGIES: dict[str, tuple[Strategy, int]] = {  # name: strategy, passes
     "merged": (merged, 1),
     "fixed": (fixed(0), 1),
+    **{f"fixed-{expert}": (fixed(expert), 1) for expert in range(8)},
     "random": (random_batch, 1),
     "random-example": (random_example, 1),
     "random-token": (random_token, 1),
     "ensemble": (ensemble(4), 4),
     "ensemble-probabilities": (ensemble(4, "probabilities"), 4),
 }
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One strategy's result on a task.
-
-    Attributes:
-        accuracy: share of right answers.
-        loss: mean negative log-likelihood in nats.
-        log_probabilities: `[rows, C]`, in the order of the rows.
-    """
-
-    strategy: str
-    accuracy: float
-    loss: float
-    passes: int
-    rows: int
-    log_probabilities: Tensor
-    labels: Tensor
-
-    def row(self) -> dict[str, Any]:
-        """The figures, for a table."""
-        return {"strategy": self.strategy, "accuracy": self.accuracy, "loss": self.loss, "passes": self.passes, "rows": self.rows}
-
-
-@torch.no_grad()
-def evaluate(
-    mixture: MixtureModel, batches: Iterable[Batch], strategies: Sequence[str] = ("merged",), seed: int = 0
-) -> list[Evaluation]:
-    """Strategies side by side on the same batches (each a dict with `labels`), in evaluation mode.
-
-    Raises ValueError for an unknown strategy; near misses are named.
-    """
-    for name in strategies:
-        if name not in STRATEGIES:
-            raise unknown("Strategy", name, STRATEGIES)
-    batches = list(batches)
-    training = mixture.training
-    mixture.eval()
-    try:
-        return [_evaluate(mixture, batches, name, seed) for name in strategies]
-    finally:
-        mixture.train(training)
-
-
-def _evaluate(mixture: MixtureModel, batches: list[Batch], name: str, seed: int) -> Evaluation:
-    strategy, passes = STRATEGIES[name]
-    device = next(mixture.parameters()).device
-    parts, labels = [], []
-    for n, batch in enumerate(batches):
-        inputs = {key: value.to(device) for key, value in batch.items() if key != "labels"}
-        if name == "random-token":
-            parts.append(strategy(mixture, inputs, generator_for(seed, n)).cpu())
-        else:
-            with cut_last_block(mixture.model):
-                parts.append(strategy(mixture, inputs, generator_for(seed, n)).cpu())
-        labels.append(batch["labels"].cpu())
-    log_p, gold = torch.cat(parts).float(), torch.cat(labels)
-    accuracy = float((log_p.argmax(-1) == gold).float().mean())
-    return Evaluation(name, accuracy, float(F.nll_loss(log_p, gold)), passes, len(gold), log_p, gold)
-
-
-@torch.no_grad()
-def predict(
-    mixture: MixtureModel, tokenizer: Any, texts: Sequence[str] | Sequence[tuple[str, str]], strategy: str = "merged", seed: int = 0
-) -> Tensor:
-    """Probabilities `[texts, C]` for sentences, or for pairs of sentences.
-
-    Raises ValueError for an empty list, an unknown strategy, or a text that is no string.
-    """
-    if strategy not in STRATEGIES:
-        raise unknown("Strategy", strategy, STRATEGIES)
-    if isinstance(texts, str) or not len(texts):
-        raise ValueError(f"texts = {texts!r}: expected a list of sentences (or of pairs), at least one.")
-    pairs = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
-    for pair in pairs:
-        if not all(isinstance(part, str) for part in pair) or len(pair) > 2:
-            raise ValueError(f"{pair!r} is no sentence and no pair of sentences: expected strings.")
-    columns = [list(column) for column in zip(*pairs, strict=True)]
-    device = next(mixture.parameters()).device
-    batch = dict(tokenizer(*columns, padding=True, truncation=True, return_tensors="pt").to(device))
-    training = mixture.training
-    mixture.eval()
-    try:
-        return STRATEGIES[strategy][0](mixture, batch, generator_for(seed)).exp().cpu()
-    finally:
-        mixture.train(training)

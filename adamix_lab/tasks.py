@@ -1,32 +1,25 @@
 """A task: rows to train on, rows to be judged on, and which columns are the text and the label.
 
-Rows come from the embedded data, a folder, or one file, as JSON lines (also gzipped) or CSV. The standard library
-reads them: the core trains where `datasets` is not installed.
+Rows come from the embedded data, a folder, or one file (see `adamix_lab.rows`).
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import json
 import math
 import os
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from adamix_lab.errors import fraction as check_fraction
 from adamix_lab.errors import positive, unknown
-
-Row = dict[str, Any]
+from adamix_lab.rows import SUFFIXES, Row, read_rows
 
 EMBEDDED = ("aspects",)
 DATA_VARIABLE = "ADAMIX_LAB_DATA"
-SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".csv", ".csv.gz", ".tsv")
 TEXT_COLUMNS = (
     ("sentence1", "sentence2"),
     ("question1", "question2"),
@@ -174,7 +167,9 @@ def _files(folder: Path) -> tuple[Path, Path]:
     for stem in ("train", "validation", "test"):
         paths = [folder / f"{stem}{suffix}" for suffix in SUFFIXES if (folder / f"{stem}{suffix}").is_file()]
         if len(paths) > 1:
-            raise ValueError(f"{folder} holds {', '.join(p.name for p in paths)}: expected one {stem} file. Remove the rest.")
+            raise ValueError(
+                f"{folder} holds {', '.join(p.name for p in paths)}: expected one {stem} file. Remove the rest."
+            )
         found[stem] = paths[0] if paths else None
     train, evaluation = found["train"], found["validation"] or found["test"]
     if train is None or evaluation is None:
@@ -183,60 +178,6 @@ def _files(folder: Path) -> tuple[Path, Path]:
             f"{folder} holds {there}: expected train.* and validation.* (or test.*), ending in {', '.join(SUFFIXES)}."
         )
     return train, evaluation
-
-
-# -- reading -----------------------------------------------------------------------------------------------
-
-
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a JSON-lines or CSV file. Raises ValueError, with the line, for what cannot be read or is empty."""
-    kind = path.name.removesuffix(".gz").rpartition(".")[2]
-    readers = {"jsonl": _json_rows, "json": _json_rows, "csv": _csv_rows, "tsv": _csv_rows}
-    if kind not in readers:
-        raise ValueError(f"{path} ends in .{kind}: expected one of {', '.join(SUFFIXES)}.")
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        content = data.decode("utf-8-sig")
-    except (EOFError, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} is not a whole gzip file ({error}): copy it again, or give it unpacked.") from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise ValueError(f"{path}, line {line}: expected UTF-8 text ({error.reason}). Save the file as UTF-8.") from error
-    rows = list(readers[kind](path, content))
-    if not rows:
-        raise ValueError(f"{path} holds no rows: expected at least one. Give a file with data.")
-    return rows
-
-
-def _json_rows(path: Path, content: str) -> Iterator[Row]:
-    for number, line in enumerate(content.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{path}, line {number}: {line[:60]!r} is not JSON ({error.msg}): expected one object a line. "
-                "Correct or remove the line."
-            ) from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number}: {line[:60]!r} is no object: expected {{\"sentence\": ..., \"label\": ...}}.")
-        yield row
-
-
-def _csv_rows(path: Path, content: str) -> Iterator[Row]:
-    delimiter = "\t" if ".tsv" in path.suffixes else ","
-    reader = csv.DictReader(io.StringIO(content, newline=""), delimiter=delimiter)
-    try:
-        for row in reader:
-            if None in row or None in row.values():
-                raise ValueError(
-                    f"{path}, line {reader.line_num}: expected {len(reader.fieldnames or ())} fields, as in the first "
-                    "line, found more or fewer. Quote fields that hold the separator."
-                )
-            yield row
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: not CSV ({error}). Correct the line.") from error
 
 
 # -- columns and labels ------------------------------------------------------------------------------------
@@ -265,7 +206,9 @@ def _check_columns(rows: Sequence[Row], columns: tuple[str, ...], path: Path) ->
                 raise ValueError(f"{path}, row {number}: {unknown('Column', column, row)}")
         for column in columns[:-1]:
             if not isinstance(row[column], str):
-                raise ValueError(f"{path}, row {number}: {column} = {row[column]!r}: expected a string (it may be empty).")
+                raise ValueError(
+                    f"{path}, row {number}: {column} = {row[column]!r}: expected a string (it may be empty)."
+                )
 
 
 def _number_labels(parts: Sequence[tuple[Path, list[Row]]], label: str) -> tuple[str, ...]:
@@ -282,7 +225,7 @@ def _number_labels(parts: Sequence[tuple[Path, list[Row]]], label: str) -> tuple
         return ()
     numbered = all(isinstance(value, int) for value in values)
     classes = _class_ids(values, path) if numbered else sorted({str(value) for value in values})
-    ids = {int(c) if numbered else c: n for n, c in enumerate(classes)}
+    ids: dict[Any, int] = {int(c) if numbered else c: n for n, c in enumerate(classes)}
     for part_path, part in parts:
         for n, row in enumerate(part, start=1):
             value = _label(row[label], part_path, n)
@@ -300,8 +243,9 @@ def _class_ids(values: Sequence[Any], path: Path) -> list[str]:
     there = sorted(set(values))
     if there != list(range(len(there))):
         raise ValueError(
-            f"{path} has labels {', '.join(map(str, there[:8]))}: expected whole numbers from 0 without gaps. Number the "
-            "classes from 0, give them as strings, or as floats (1.0) for a regression; leave out rows without a label."
+            f"{path} has labels {', '.join(map(str, there[:8]))}: expected whole numbers from 0 without gaps. "
+            "Number the classes from 0, give them as strings, or as floats (1.0) for a regression; leave out rows "
+            "without a label."
         )
     return [str(value) for value in there]
 
@@ -313,7 +257,9 @@ def _label(value: Any, path: Path, number: int) -> int | float | str:
     if isinstance(value, bool):
         return int(value)
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
-        raise ValueError(f"{path}, row {number}: no label ({value!r}): expected a class or a number. Leave such rows out.")
+        raise ValueError(
+            f"{path}, row {number}: no label ({value!r}): expected a class or a number. Leave such rows out."
+        )
     if not isinstance(value, int | float | str):
         raise ValueError(f"{path}, row {number}: label {value!r}: expected a class (number or string) or a float.")
     return value

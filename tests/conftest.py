@@ -31,6 +31,8 @@ THREADS = min(
     2, os.cpu_count() or 1
 )  # more makes small tensors slower, and timings differ from machine to machine
 os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
+# Waiting threads spin by default: on a busy machine that makes small tensors fifty times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 class NetworkBlocked(RuntimeError):

@@ -3,9 +3,10 @@
     python data/aspects/generate.py            # writes train.jsonl and test.jsonl beside this file
     python data/aspects/generate.py --check    # exit status 1 if the files differ from a regeneration
 
-A row asks about one aspect of a sentence, "film : the staff was charming, but the film was terrible.".
-A sentence is asked about once for each of its aspects, and all its questions stay in one split: in the
-contrast constructions a model that ignores the question is right half of the time, by construction.
+A row asks about one aspect of a sentence, "film : the staff was great, but the film was terrible.".
+A sentence is used for one question only. In the contrast constructions two questions of three are about
+the main clause (or, in "not_first", "but" and "whereas", the last one), so position alone answers 67 %
+of them and the question is needed for the rest.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 SEED = 20220524
 
-ASPECTS = "film food staff room music price garden website".split()
+ASPECTS = "film food staff room".split()
 ADJECTIVES = {
-    1: "good great excellent lovely charming wonderful superb perfect",
-    0: "bad terrible awful horrible poor disappointing dreadful disgusting",
+    1: "good great excellent lovely wonderful",
+    0: "bad terrible awful horrible poor",
 }
 PAST_VERBS = {
     1: "loved adored enjoyed liked admired praised appreciated",
@@ -39,13 +40,13 @@ class Construction:
 
     Attributes:
         name: what the rows carry in their field ``construction``.
-        kind: "plain", "hard" or "ambiguous" (both splits), or "held_out" (test only).
+        kind: "plain" or "hard" (both splits), or "held_out" (test only).
         template: slots ``{a}`` (an aspect), ``{A}`` (adjective of a's polarity, perhaps with an adverb),
             ``{A_}`` (the bare adjective), ``{xA}`` (bare adjective of the opposite polarity),
             ``{VA}`` (verb, past); b and c alike.
         signs: polarity of a, b, c relative to a draw p: "+" is p, "-" is 1 - p; "1" and "0" are fixed;
             "?" is a coin of its own.
-        asked: the aspects that are asked about.
+        asked: a question draws one of these letters; a repeated one is asked about more often.
         weight: relative number of sentences.
     """
 
@@ -58,22 +59,22 @@ class Construction:
 
 
 CONSTRUCTIONS = [
-    Construction("but", "plain", "the {a} was {A}, but the {b} was {B}.", "+-"),
-    Construction("although", "plain", "the {a} was {A}, although the {b} was {B}.", "+-"),
-    Construction("even_though", "plain", "even though the {a} was {A}, the {b} was {B}.", "+-"),
-    Construction("whereas", "plain", "we found the {a} {A}, whereas the {b} was {B}.", "+-"),
-    Construction("however", "plain", "the {a} was {A}. the {b}, however, was {B}.", "+-"),
-    Construction("twice", "plain", "we {VA} the {a}, it was {A}; we {VB} the {b}.", "+-"),
-    Construction("three", "plain", "the {a} was {A}, the {b} {B} and the {c} {C}.", "+-?", "abc"),
-    Construction("better", "plain", "the {B_} {b} cannot match the {A_} {a}.", "10"),
-    Construction("both", "plain", "the {a} was {A} and the {b} was {B}.", "++"),
-    Construction("neither", "plain", "neither the {a} nor the {b} was {xA}.", "++"),
-    Construction("not_first", "plain", "the {a} was not {xA}, but the {b} was {B}.", "+-"),
-    Construction("not_both", "plain", "the {a} was not {xA} and the {b} was not {xB}.", "++"),
-    Construction("changed", "hard", "the {a} used to be {xA}, now it is {A}; the {b} was {B}.", "+?", "a", 0.7),
-    Construction("only", "plain", "everything was {B}, only the {a} was {A}, not the {b}.", "+-"),
-    Construction("despite", "held_out", "despite the {A_} {a}, the {b} was {B}.", "+-"),
-    Construction("apart_from", "held_out", "apart from the {a}, which was {A}, we {VB} the {b}.", "+-"),
+    Construction("but", "plain", "the {a} was {A}, but the {b} was {B}.", "+-", "abb", 1.2),
+    Construction("although", "plain", "the {a} was {A}, although the {b} was {B}.", "+-", "aab", 1.2),
+    Construction("even_though", "plain", "even though the {a} was {A}, the {b} was {B}.", "+-", "abb", 1.2),
+    Construction("whereas", "plain", "we found the {a} {A}, whereas the {b} was {B}.", "+-", "abb", 1.2),
+    Construction("not_first", "plain", "the {a} was not {xA}, but the {b} was {B}.", "+-", "abb", 1.2),
+    Construction("three", "hard", "the {a} was {A}, the {b} was {B} and the {c} was {C}.", "+-?", "abc", 0.3),
+    Construction("both", "plain", "the {a} was {A} and the {b} was {B}.", "++", weight=0.9),
+    Construction("neither", "plain", "neither the {a} nor the {b} was {xA} or {xB}.", "++", weight=0.9),
+    Construction("not_both", "plain", "the {a} was not {xA} and the {b} was not {xB}.", "++", weight=0.9),
+    Construction("twice", "plain", "we {VA} the {a}, it was {A}, and the {b} was {B} too.", "++", weight=0.9),
+    Construction(
+        "changed", "hard", "the {a} used to be {xA}, now it is {A}; the {b} was {B}.", "+?", "a", 0.6
+    ),
+    Construction("while", "held_out", "while the {a} was {A}, the {b} was {B}.", "+-", "abb", 0.8),
+    Construction("as_was", "held_out", "the {a} was {A}, and so was the {b}.", "++", weight=0.8),
+    Construction("despite", "held_out", "despite the {A_} {a}, the {b} was {B}.", "+-", "abb", 0.4),
 ]
 
 
@@ -103,26 +104,29 @@ def write_sentence(construction: Construction, rng: random.Random) -> tuple[str,
 
 
 def rows_of(construction: Construction, n: int, rng: random.Random, used: set[str]) -> list[dict]:
-    """`n` rows of a construction, as many positive as negative; no sentence that is in `used`.
-
-    Both labels fill up side by side, so that the last sentence always fits (`n` a multiple of 12).
-    """
+    """`n` rows of a construction, as many positive as negative; no sentence that is in `used`."""
     wanted, rows = {0: n // 2, 1: n // 2}, []
-    while any(wanted.values()):
+    for _ in range(1000 * n):
+        if not any(wanted.values()):
+            return rows
         sentence, aspects, labels = write_sentence(construction, rng)
         role = rng.choice(construction.asked)
         if sentence in used or not wanted[labels[role]]:
             continue
         used.add(sentence)
         wanted[labels[role]] -= 1
-        rows.append({
-            "sentence": f"{aspects[role]} : {sentence}",
-            "label": labels[role],
-            "aspect": aspects[role],
-            "construction": construction.name,
-            "kind": construction.kind,
-        })
-    return rows
+        rows.append(
+            {
+                "sentence": f"{aspects[role]} : {sentence}",
+                "label": labels[role],
+                "aspect": aspects[role],
+                "construction": construction.name,
+                "kind": construction.kind,
+            }
+        )
+    raise ValueError(
+        f"too few sentences for {n} rows of {construction.name!r}: add words or lower its weight"
+    )
 
 
 def counts(total: int, constructions: list[Construction], per: int = 12) -> list[int]:

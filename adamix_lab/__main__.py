@@ -1,0 +1,6 @@
+"""`python -m adamix_lab ...` is the command `adamix-lab ...`."""
+
+from adamix_lab.cli import main
+
+if __name__ == "__main__":
+    main()

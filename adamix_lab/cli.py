@@ -1,0 +1,203 @@
+"""The command line `adamix-lab`: thin; each command calls one function."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="AdaMix: train, compare, merge, predict."
+)
+
+Folder = Annotated[Path, typer.Option("--out", help="Folder for what the command writes.")]
+
+
+@app.command()
+def tour(out: Folder = Path("runs/tour"), steps: Annotated[int | None, typer.Option(help="Fewer steps, for a quick look.")] = None) -> None:
+    """Trains AdaMix on the embedded task and compares its strategies with what they should be compared with."""
+    from adamix_lab.tour import run_tour
+
+    run_tour(out, steps)
+
+
+@app.command()
+def train(
+    task: Annotated[str, typer.Option(help='"aspects" (embedded), or a folder or file of JSON lines or CSV.')] = "aspects",
+    model: Annotated[str, typer.Option(help='"minilm" (embedded), a local folder, or a Hub name.')] = "minilm",
+    rows: Annotated[int | None, typer.Option(help="A seeded sample of so many training rows.")] = None,
+    adaptation: Annotated[str, typer.Option(help="bottleneck, lora, ia3 or bias.")] = "bottleneck",
+    size: Annotated[int, typer.Option(help="Bottleneck size, or LoRA's rank.")] = 16,
+    experts: Annotated[int, typer.Option(help="M.")] = 4,
+    share: Annotated[str | None, typer.Option(help='Side to share; "none" shares nothing. Default: up, or LoRA\'s B.')] = None,
+    top_blocks: Annotated[int | None, typer.Option(help="Adapt only so many blocks from the top.")] = None,
+    consistency: Annotated[float, typer.Option(help="Weight of the consistency loss; 0 is one view a step.")] = 1.0,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 300,
+    lr: Annotated[float, typer.Option(help="Learning rate of experts and head.")] = 1e-3,
+    batch_size: Annotated[int, typer.Option(help="Rows a step.")] = 32,
+    max_length: Annotated[int, typer.Option(help="Tokens a row.")] = 128,
+    precision: Annotated[str, typer.Option(help="no, bf16, or fp16 (GPU).")] = "no",
+    seeds: Annotated[int, typer.Option(help="Runs with seeds 0, 1, ...")] = 1,
+    text: Annotated[list[str] | None, typer.Option(help="Text column; twice for pairs.")] = None,
+    label: Annotated[str, typer.Option(help="Label column.")] = "label",
+    out: Folder = Path("runs/train"),
+) -> None:
+    """Trains AdaMix on a task and prints a table of inference strategies; a killed run goes on where it was."""
+    from adamix_lab.adaptations import adaptation_from
+    from adamix_lab.objective import Consistency
+    from adamix_lab.recipe import Recipe
+    from adamix_lab.seeds import train_seeds
+    from adamix_lab.tasks import load_task
+
+    sized = {"bottleneck": {"size": size}, "lora": {"rank": size}}.get(adaptation, {})
+    recipe = Recipe(
+        steps=steps,
+        lr=lr,
+        batch_size=batch_size,
+        max_length=max_length,
+        precision=precision,  # type: ignore[arg-type]
+        consistency=Consistency(consistency, views="shared_prefix"),
+        cache_prefix=top_blocks is not None,
+    )
+    train_seeds(
+        load_task(task, text=text, label=label, rows=rows),
+        model,
+        adaptation_from({"kind": adaptation, **sized}),
+        recipe,
+        out,
+        experts=experts,
+        share=share,
+        blocks=None if top_blocks is None else range(-top_blocks, 0),
+        seeds=range(seeds),
+    )
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="A saved mixture, as `train` and `tour` write it.")],
+    task: Annotated[str | None, typer.Option(help="Another task than the one it was trained on.")] = None,
+    strategy: Annotated[list[str] | None, typer.Option(help="Once for each strategy; default: four of them.")] = None,
+    seed: Annotated[int, typer.Option(help="Of random routes.")] = 0,
+) -> None:
+    """Compares inference strategies of a saved mixture on a task's evaluation rows."""
+    from adamix_lab.evaluation import evaluate as compare
+    from adamix_lab.seeds import SHOWN, load_saved, print_results
+    from adamix_lab.tasks import load_task
+
+    mixture, tokenizer, config = load_saved(folder)
+    source = task or config["notes"].get("source") or config["notes"].get("task", "aspects")
+    print_results(compare(mixture, load_task(source), tokenizer, strategy or SHOWN, seed))
+
+
+@app.command()
+def predict(
+    folder: Annotated[Path, typer.Argument(help="A saved mixture, as `train` and `tour` write it.")],
+    texts: Annotated[list[str], typer.Argument(help="Sentences. Of a task of pairs: first, second, first, second, ...")],
+    strategy: Annotated[str, typer.Option(help="How to use the experts.")] = "merged",
+) -> None:
+    """Class probabilities of sentences."""
+    from adamix_lab.evaluation import predict as answer
+    from adamix_lab.seeds import load_saved
+
+    mixture, tokenizer, config = load_saved(folder)
+    inputs: Any = texts
+    if config["notes"].get("columns") == 2:
+        if len(texts) % 2:
+            raise ValueError(f"{len(texts)} texts were given to a task of pairs: expected an even number, first and second in turn.")
+        inputs = list(zip(texts[::2], texts[1::2], strict=True))
+    probabilities = answer(mixture, tokenizer, inputs, strategy)
+    classes = config["notes"].get("classes") or [str(n) for n in range(probabilities.shape[1])]
+    for given, row in zip(inputs, probabilities, strict=True):
+        best = int(row.argmax())
+        shown = " | ".join(given) if isinstance(given, tuple) else given
+        print(f"{classes[best]:>12}  {100 * float(row[best]):5.1f} %  {shown}")
+
+
+@app.command()
+def doctor() -> None:
+    """Versions, device, embedded assets; what is missing and how to get it."""
+    from adamix_lab.doctor import diagnose
+
+    findings = list(diagnose())
+    for fine, line in findings:
+        print(("ok       " if fine else "MISSING  ") + line)
+    if not all(fine for fine, _ in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def twins(
+    out: Annotated[Path | None, typer.Option(help="Default: data/experts.")] = None,
+    seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ...")] = 3,
+    steps: Annotated[int | None, typer.Option(help="Fewer steps, for a trial.")] = None,
+) -> None:
+    """Trains the shipped experts: AdaMix and three controls on the embedded task, three stages of training each."""
+    from adamix_lab.tasks import data_root
+    from adamix_lab.twins import make_twins
+
+    make_twins(out or data_root() / "experts", seeds=range(seeds), steps=steps)
+
+
+@app.command()
+def lab() -> None:
+    """Opens JupyterLab on the notebooks, beginning with 00_tour."""
+    from adamix_lab.workshop import lab as run
+
+    raise typer.Exit(run())
+
+
+@app.command()
+def test() -> None:
+    """The quick tests (of a checkout)."""
+    from adamix_lab.workshop import pytest as run
+
+    raise typer.Exit(run(["-m", "not slow and not browser"]))
+
+
+@app.command("test-all")
+def test_all() -> None:
+    """Every test (of a checkout)."""
+    from adamix_lab.workshop import pytest as run
+
+    raise typer.Exit(run([]))
+
+
+@app.command()
+def lint() -> None:
+    """Formatting, style and types (of a checkout)."""
+    from adamix_lab.workshop import lint as run
+
+    raise typer.Exit(run())
+
+
+@app.command()
+def notebooks() -> None:
+    """Builds and runs the notebooks from their sources (of a checkout)."""
+    from adamix_lab.workshop import notebooks as run
+
+    raise typer.Exit(run())
+
+
+@app.command()
+def bench() -> None:
+    """The benchmarks in their quick form (of a checkout)."""
+    from adamix_lab.workshop import bench as run
+
+    raise typer.Exit(run())
+
+
+def main() -> None:
+    """The entry point: a mistake in the input ends in one clear line, not in a traceback (ADAMIX_LAB_DEBUG=1 shows it)."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        if os.environ.get("ADAMIX_LAB_DEBUG"):
+            raise
+        message = error.strerror if isinstance(error, OSError) and error.strerror else error
+        print(f"adamix-lab: {message if not isinstance(message, dict) else json.dumps(message)}", file=sys.stderr)
+        raise SystemExit(2) from None

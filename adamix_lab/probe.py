@@ -1,0 +1,44 @@
+"""A linear probe: what the frozen backbone knows before anything is adapted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adamix_lab.batches import encode, sequential
+from adamix_lab.evaluation import Evaluation
+from adamix_lab.tasks import Task
+
+POOLINGS = ("mean", "first")
+
+
+@torch.no_grad()
+def features(model: nn.Module, task: Task, tokenizer: Any, rows: Any, pooling: str = "mean") -> tuple[Tensor, Tensor]:
+    """(`[rows, d]`, labels `[rows]`): the frozen last hidden states, averaged over tokens or of the first token."""
+    examples = encode(rows, task, tokenizer)
+    base = model.base_model
+    out: list[Tensor] = [torch.empty(0)] * len(examples)
+    for indices, batch in sequential(examples, 64, tokenizer.pad_token_id or 0):
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        states = base(**inputs).last_hidden_state  # type: ignore[operator]
+        mask = batch["attention_mask"].unsqueeze(-1)
+        pooled = (states * mask).sum(1) / mask.sum(1) if pooling == "mean" else states[:, 0]
+        for index, row in zip(indices, pooled, strict=True):
+            out[index] = row
+    return torch.stack(out), torch.stack([example["labels"] for example in examples])
+
+
+def linear_probe(model: nn.Module, task: Task, tokenizer: Any, pooling: str = "mean") -> Evaluation:
+    """Logistic regression (scikit-learn, C = 1, standardised) on the frozen features of a model in evaluation mode."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    x, y = features(model, task, tokenizer, task.train, pooling)
+    x_test, gold = features(model, task, tokenizer, task.evaluation, pooling)
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(x.numpy(), y.numpy())
+    log_p = torch.tensor(classifier.predict_log_proba(x_test.numpy())).float()
+    accuracy = float((log_p.argmax(-1) == gold).double().mean())
+    return Evaluation("linear probe", accuracy, float(nn.functional.nll_loss(log_p, gold)), 1, log_p, gold)

@@ -1,0 +1,119 @@
+"""Runs of one setting over seeds: train, save, compare the strategies, table with intervals."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from adamix_lab.adaptation import Adaptation
+from adamix_lab.backbones import load_backbone
+from adamix_lab.doctor import versions
+from adamix_lab.evaluation import Evaluation, evaluate
+from adamix_lab.files import write_text
+from adamix_lab.model import MixtureModel, attach
+from adamix_lab.recipe import Recipe
+from adamix_lab.report import parameter_report
+from adamix_lab.saving import load, read_config, save
+from adamix_lab.tasks import Task
+from adamix_lab.training import train
+
+SHOWN = ("merged", "fixed", "random", "random-example", "random-token", "ensemble", "ensemble-probabilities")
+PAPER_SHARE = {"bottleneck": "up", "lora": "B"}
+
+# 0.975 quantiles of Student's t for 1, 2, ... degrees of freedom
+_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
+
+def train_seeds(
+    task: Task,
+    backbone: str,
+    adaptation: Adaptation,
+    recipe: Recipe,
+    out: Path,
+    experts: int = 4,
+    share: str | None = None,
+    blocks: Iterable[int] | None = None,
+    seeds: Iterable[int] = (0,),
+    say: Callable[[str], None] = print,
+) -> list[list[Evaluation]]:
+    """One run a seed, saved under `out/seedN`; prints a table of strategies (mean and 95 % t-interval over seeds).
+
+    share: None takes the paper's side, "none" shares nothing. Returns the evaluations, a list a seed.
+    """
+    sides = PAPER_SHARE.get(adaptation.kind) if share is None else None if share == "none" else share
+    blocks = None if blocks is None else tuple(blocks)
+    results, start = [], time.perf_counter()
+    for seed in seeds:
+        model, tokenizer = load_backbone(backbone, num_labels=task.num_labels, seed=seed)
+        mixture = attach(model, adaptation, experts, sides, blocks=blocks, seed=seed)
+        if not results:
+            say(f"{task.name}: {len(task.train):,} rows to train on, {len(task.evaluation):,} to be judged on; {backbone}, {adaptation}")
+            say(f"parameters: {parameter_report(mixture)}")
+        began = time.perf_counter()
+        folder = out / f"seed{seed}"
+        train(mixture, task, tokenizer, replace(recipe, seed=seed), folder / "run")
+        trained = time.perf_counter() - began
+        results.append(evaluate(mixture, task, tokenizer, SHOWN, seed, max_length=recipe.max_length))
+        notes = _notes(task, backbone, recipe, seed, trained, results[-1])
+        save(mixture, folder, notes)
+        say(f"seed {seed}: trained {trained:.0f} s, merged {100 * results[-1][0].accuracy:.1f} %; saved in {folder}")
+    say("")
+    say(over_seeds(results))
+    say(f"\n{len(results)} seeds, {recipe.steps} steps, {time.perf_counter() - start:.0f} s in all on {versions()['device']}")
+    rows = [{"seed": n, **result.row()} for n, run in enumerate(results) for result in run]
+    write_text(out / "results.json", json.dumps({"task": task.name, "recipe": recipe.to_dict(), "versions": versions(), "rows": rows}, indent=2) + "\n")
+    return results
+
+
+def _notes(task: Task, backbone: str, recipe: Recipe, seed: int, seconds: float, results: list[Evaluation]) -> dict[str, Any]:
+    return {
+        "task": task.name,
+        "backbone": backbone,
+        "classes": list(task.classes),
+        "columns": len(task.text),
+        "seed": seed,
+        "recipe": recipe.to_dict(),
+        "training_seconds": round(seconds, 1),
+        "results": [result.row() for result in results],
+    }
+
+
+def over_seeds(results: Sequence[Sequence[Evaluation]]) -> str:
+    """A table: strategy, mean accuracy and loss with 95 % t-intervals over seeds, passes."""
+    head = f"{'strategy':24}{'accuracy':>20}{'loss':>18}{'passes':>8}"
+    lines = [head, "-" * len(head)]
+    for column in zip(*results, strict=True):
+        accuracy = interval([100 * result.accuracy for result in column])
+        loss = interval([result.loss for result in column], digits=3)
+        lines.append(f"{column[0].strategy:24}{accuracy + ' %':>20}{loss:>18}{column[0].passes:>8}")
+    return "\n".join(lines)
+
+
+def interval(values: Sequence[float], digits: int = 1) -> str:
+    """Mean ± half of the 95 % t-interval; the mean alone of one value."""
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return f"{mean:.{digits}f}"
+    t = _T[min(len(values) - 2, len(_T) - 1)]
+    return f"{mean:.{digits}f} ± {t * statistics.stdev(values) / math.sqrt(len(values)):.{digits}f}"
+
+
+def print_results(results: Sequence[Evaluation], say: Callable[[str], None] = print) -> None:
+    """One run's strategies, a line each."""
+    say(over_seeds([results]))
+
+
+def load_saved(folder: Path) -> tuple[MixtureModel, Any, dict[str, Any]]:
+    """(mixture in evaluation mode, tokenizer, configuration) of a folder that `train` or `tour` wrote."""
+    config = read_config(folder)
+    backbone = config["notes"].get("backbone")
+    if not backbone:
+        raise ValueError(f"{folder} does not say its backbone: expected notes written by `adamix-lab train`. Use adamix_lab.load(model, folder).")
+    model, tokenizer = load_backbone(backbone, num_labels=config["num_labels"])
+    return load(model, folder).eval(), tokenizer, config

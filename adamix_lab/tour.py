@@ -1,0 +1,157 @@
+"""The tour: AdaMix trained on the embedded task, beside what it should be compared with, in one table and one picture."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adamix_lab.evaluation import Evaluation, evaluate, paired_difference, wilson
+from adamix_lab.files import write_text
+from adamix_lab.merging import merge
+from adamix_lab.model import MixtureModel
+from adamix_lab.plots import Bar, compare, new_figure, save_figure
+from adamix_lab.probe import linear_probe
+from adamix_lab.report import parameter_report
+from adamix_lab.saving import save
+from adamix_lab.tasks import Task, load_task
+from adamix_lab.training import train
+from adamix_lab.twins import EXPERTS, TWINS, fresh, load_twin, twin_recipe
+
+SHOWN = ("merged", "fixed", "random", "ensemble")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table. `trained` and `used` count parameters, head included; the base is not."""
+
+    model: str
+    strategy: str
+    accuracy: float
+    low: float
+    high: float
+    loss: float
+    passes: int
+    trained: int
+    used: int
+    style: str
+
+
+def run_tour(folder: Path, steps: int | None = None, say: Callable[[str], None] = print) -> list[Line]:
+    """Trains, compares, writes table, figure and the trained mixture into a folder; says what to open next."""
+    task = load_task("aspects")
+    start = time.perf_counter()
+    recipe = twin_recipe(TWINS["adamix"], seed=0, steps=steps)
+    say(f"AdaMix on {len(task.train):,} sentences about aspects ({task.evaluation and len(task.evaluation):,} to be judged on), MiniLM frozen.")
+    mixture, tokenizer = _trained("AdaMix (two routed views a step)", EXPERTS, "up", task, recipe, say)
+    one_view = replace(recipe, consistency=replace(recipe.consistency, weight=0.0))
+    single, _ = _trained("a single adapter, as many steps", 1, None, task, one_view, say)
+    longer = replace(one_view, steps=2 * (recipe.steps or 1))
+    equal, _ = _trained("a single adapter, as much compute", 1, None, task, longer, say)
+    seconds = time.perf_counter() - start
+
+    results = {r.strategy: r for r in evaluate(mixture, task, tokenizer, SHOWN)}
+    alone = evaluate(single, task, tokenizer)[0]
+    as_much = evaluate(equal, task, tokenizer)[0]
+    apart, _ = load_twin("apart")
+    four = evaluate(apart, task, tokenizer, [*(f"fixed-{n}" for n in range(EXPERTS)), "merged"])
+    probe = linear_probe(fresh(task, 1, None, 0)[0].model, task, tokenizer)
+
+    lines = [
+        _line("linear probe, MiniLM frozen", probe, "probe", 0, 0),
+        _line("single adapter, equal steps", alone, "single", *_sizes(single)),
+        _line("single adapter, equal compute", as_much, "single", *_sizes(equal)),
+        *(_line("AdaMix", results[name], name, *_sizes(mixture, name)) for name in SHOWN),
+        _mean_line("four adapters trained apart, their mean", four[:-1], *_sizes(apart, "fixed")),
+        _line("four adapters trained apart, merged", four[-1], "apart", *_sizes(apart)),
+    ]
+    say("")
+    say(table(lines))
+    say("")
+    summary = [sentence(results["merged"], as_much, alone), puzzle(four)]
+    for text in summary:
+        say(text)
+    _write(folder, lines, summary, mixture, task, seconds, say)
+    return lines
+
+
+def _trained(what: str, experts: int, share: str | None, task: Task, recipe: Any, say: Callable[[str], None]) -> tuple[MixtureModel, Any]:
+    mixture, tokenizer = fresh(task, experts, share, seed=0)
+    start = time.perf_counter()
+    train(mixture, task, tokenizer, recipe)
+    say(f"  trained {what}: {recipe.steps} steps, {time.perf_counter() - start:.0f} s")
+    return mixture, tokenizer
+
+
+def _sizes(mixture: MixtureModel, strategy: str = "merged") -> tuple[int, int]:
+    counts = parameter_report(mixture)
+    one_module = strategy in ("merged", "fixed")
+    return counts.experts + counts.head, (counts.merged if one_module else counts.experts) + counts.head
+
+
+def _line(model: str, result: Evaluation, style: str, trained: int, used: int) -> Line:
+    low, high = wilson(result.accuracy, len(result.labels))
+    return Line(model, result.strategy, result.accuracy, low, high, result.loss, result.passes, trained, used, style)
+
+
+def _mean_line(model: str, results: list[Evaluation], trained: int, used: int) -> Line:
+    accuracy = sum(r.accuracy for r in results) / len(results)
+    loss = sum(r.loss for r in results) / len(results)
+    low, high = wilson(accuracy, len(results[0].labels))
+    return Line(model, "fixed, mean", accuracy, low, high, loss, 1, trained, used, "fixed")
+
+
+def table(lines: list[Line]) -> str:
+    """The lines as text. Accuracy with its 95 % interval over rows, loss in nats, parameters trained and at inference."""
+    head = f"{'model':42}{'strategy':14}{'accuracy':>9}  {'95 % interval':14}{'loss':>6}{'passes':>8}{'trained':>10}{'at inference':>14}"
+    rows = [
+        f"{'  ' if n and lines[n - 1].model == line.model else line.model:42}{line.strategy:14}{100 * line.accuracy:8.1f}%  "
+        f"{100 * line.low:4.1f} to {100 * line.high:4.1f}  {line.loss:6.3f}{line.passes:8}{line.trained:10,}{line.used:14,}"
+        for n, line in enumerate(lines)
+    ]
+    return "\n".join([head, "-" * len(head), *rows])
+
+
+def sentence(merged: Evaluation, as_much: Evaluation, alone: Evaluation) -> str:
+    """What the numbers say about AdaMix against the single adapter, whoever wins: paired over rows, one seed."""
+    parts = []
+    for name, other in (("as many steps", alone), ("as much compute", as_much)):
+        difference, half = paired_difference(merged.right, other.right)
+        verdict = "which these rows cannot tell from 0" if abs(difference) <= half else "more than chance among rows explains"
+        parts.append(f"{100 * difference:+.1f} ± {100 * half:.1f} points against a single adapter with {name} ({verdict})")
+    return f"AdaMix merged answers {100 * merged.accuracy:.1f} % rightly: {'; '.join(parts)}. One seed: another may differ."
+
+
+def puzzle(four: list[Evaluation]) -> str:
+    """The puzzle that the lessons solve."""
+    mean = sum(r.accuracy for r in four[:-1]) / (len(four) - 1)
+    drop = 100 * (mean - four[-1].accuracy)
+    return (
+        f"The puzzle: four adapters trained apart answer {100 * mean:.1f} % on average, and their merge {100 * four[-1].accuracy:.1f} %"
+        f" ({drop:.1f} points fewer). Why can AdaMix's experts be averaged, and these not?"
+    )
+
+
+def _write(
+    folder: Path, lines: list[Line], summary: list[str], mixture: MixtureModel, task: Task, seconds: float, say: Callable[[str], None]
+) -> None:
+    from adamix_lab.doctor import versions
+
+    figure, ax = new_figure(8.5, 4.8)
+    bars = [Bar(f"{line.model}: {line.strategy}" if line.model == "AdaMix" else line.model, line.accuracy, line.low, line.high, line.style) for line in lines]
+    alt = compare(bars, ax)
+    save_figure(figure, folder / "tour.png", alt)
+    record = {"lines": [asdict(line) for line in lines], "summary": summary, "training_seconds": seconds, "versions": versions()}
+    write_text(folder / "tour.json", json.dumps(record, indent=2) + "\n")
+    notes = {"task": task.name, "backbone": "minilm", "classes": list(task.classes)}
+    save(mixture, folder / "adamix", notes)
+    save(merge(mixture), folder / "merged", notes)
+    say("")
+    say(f"Training took {seconds:.0f} s on {torch.get_num_threads()} threads. Written to {folder}: tour.png, tour.json, adamix/, merged/")
+    say("Next: `make lab` opens the notebooks (begin with 00_tour); or ask the merged model:")
+    say(f'  python bootstrap.py run -m adamix_lab predict {folder / "merged"} "film : the staff was charming, even though the film was dull."')

@@ -1,0 +1,179 @@
+"""The training loop, on one screen, over accelerate.
+
+What makes it AdaMix is two lines: routes are drawn before the forward pass, and the objective runs both views.
+The rest is what any loop needs: the best weights on a slice of train, a log, checkpoints (`adamix_lab.run`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adamix_lab.batches import Batches, Example, collate, encode, length, sequential
+from adamix_lab.blocks import above
+from adamix_lab.model import MixtureModel
+from adamix_lab.objective import Objective, TaskLoss
+from adamix_lab.optim import StackedAdamW, make_optimizer, on_route, set_rate
+from adamix_lab.recipe import Recipe
+from adamix_lab.routing import Router
+from adamix_lab.run import History, Run
+from adamix_lab.tasks import Task, hold_out
+from adamix_lab.views import Batch
+
+
+def train(
+    mixture: MixtureModel,
+    task: Task,
+    tokenizer: Any,
+    recipe: Recipe | None = None,
+    folder: str | Path | None = None,
+    task_loss: TaskLoss | None = None,
+    progress: bool = True,
+    on_step: Callable[[int], None] | None = None,
+) -> History:
+    """Trains experts and head, in place, and leaves the model in evaluation mode with its best (or last) weights.
+
+    With `accelerate launch` or `torchrun`, each process takes its contiguous share of every batch, under the same
+    routes. Python's, numpy's and torch's global generators are seeded from the recipe.
+
+    Args:
+        mixture: from `attach`.
+        task: what to learn; only `task.train` is looked at.
+        tokenizer: of the model.
+        recipe: settings; None takes the defaults.
+        folder: for the log and checkpoints. If it holds a checkpoint of the same run, training goes on from there.
+        task_loss: (logits `[B, ...]`, labels) to a mean over rows; None takes what fits the head.
+        progress: show a bar.
+        on_step: called after each step with the number of steps done, to look at the model while it trains.
+
+    Raises:
+        ValueError: labels outside the head's classes, a folder with another run's checkpoint, fp16 without a GPU.
+        FloatingPointError: a logged loss is not finite.
+        OSError: a checkpoint cannot be written; earlier ones are whole.
+    """
+    from tqdm.auto import tqdm
+
+    recipe = recipe or Recipe()
+    check_labels(mixture, task)
+    accelerator = start_accelerator(recipe)
+    student, examples, dev, pad = prepare_data(mixture.to(accelerator.device), task, tokenizer, recipe)
+    plain = make_optimizer(mixture, recipe)
+    objective, optimizer = accelerator.prepare(Objective(student, recipe.consistency, task_loss), plain)
+    batches = Batches(examples, recipe.batch_size, recipe.seed)
+    router = Router(mixture.space, recipe.seed, recipe.per, recipe.tied)
+    total = recipe.total_steps(len(batches))
+    run = Run(accelerator, mixture, student, plain, recipe, dev, pad, folder, task_loss)
+    first = run.start(task, total, every=recipe.evaluate_every or len(batches))
+
+    for step in tqdm(range(first, total), initial=first, total=total, disable=not (progress and run.main)):
+        objective.train()
+        batch = batches.at(step)
+        routes = draw_routes(router, step, recipe, [examples[n] for n in batch])
+        set_rate(plain, recipe.rate(step, total))
+        if isinstance(plain, StackedAdamW):
+            plain.active = on_route(mixture, routes)
+        losses = torch.zeros(3, device=accelerator.device)
+        for rows, weight in shares(len(batch), accelerator, recipe.accumulate):
+            piece = to_device(collate([examples[n] for n in batch[rows]], pad), accelerator.device)
+            with accelerator.accumulate(objective):
+                out = objective(piece, routes_of(routes, rows, piece))
+                # accelerate averages over pieces and processes; the weight makes that the mean over rows
+                accelerator.backward(out.total * weight * recipe.accumulate * accelerator.num_processes)
+                if recipe.clip and accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(objective.parameters(), recipe.clip)
+                optimizer.step()
+                optimizer.zero_grad()
+            losses += weight * torch.stack([out.total.detach(), out.task, out.consistency])
+        run.after(step + 1, losses, plain.param_groups[0]["lr"], routes)
+        if on_step is not None:
+            on_step(step + 1)
+        if run.stopped:
+            break
+    return run.finish()
+
+
+def start_accelerator(recipe: Recipe) -> Any:
+    """An Accelerator for the recipe, with the global generators seeded (apart for each process)."""
+    from accelerate import Accelerator, PartialState
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import set_seed
+
+    if recipe.precision == "fp16" and PartialState().device.type == "cpu":
+        raise ValueError('precision = "fp16" without a GPU: expected "no" or "bf16" on a CPU. Use "bf16".')
+    # accelerate keeps one precision a process and refuses a second; a notebook trains several times.
+    AcceleratorState._reset_state()
+    accelerator = Accelerator(mixed_precision=recipe.precision, gradient_accumulation_steps=recipe.accumulate)
+    set_seed(recipe.seed + accelerator.process_index)
+    return accelerator
+
+
+def check_labels(mixture: MixtureModel, task: Task) -> None:
+    """Refuses a head that does not answer the task's classes. Raises ValueError."""
+    answers = getattr(mixture.model, "num_labels", None) if mixture.head_paths else None
+    if answers is not None and answers != task.num_labels:
+        raise ValueError(
+            f"The model's head answers {answers} labels: expected {task.num_labels} for task {task.name!r}. Load the "
+            f"backbone with num_labels={task.num_labels}, or add_task(name, num_labels={task.num_labels})."
+        )
+
+
+def prepare_data(
+    mixture: MixtureModel, task: Task, tokenizer: Any, recipe: Recipe
+) -> tuple[MixtureModel, list[Example], list[Example], int]:
+    """(what is trained, training examples, dev examples, padding id): tokenised, or cached up to the first block."""
+    rows, dev_rows = hold_out(task.train, recipe.dev_fraction, recipe.seed, task.label)
+    examples = encode(rows, task, tokenizer, recipe.max_length)
+    dev = encode(dev_rows, task, tokenizer, recipe.max_length) if dev_rows else []
+    pad = tokenizer.pad_token_id or 0
+    if not recipe.cache_prefix:
+        return mixture, examples, dev, pad
+    top, cache = above(mixture)
+    device = next(mixture.parameters()).device
+    both = cached_states([*examples, *dev], cache, device, pad)
+    return top, both[: len(examples)], both[len(examples) :], pad
+
+
+def cached_states(examples: list[Example], cache: Any, device: torch.device, pad: int = 0) -> list[Example]:
+    """The examples with the states `[T, d]` that enter the first adapted block in the place of their tokens."""
+    kept: list[Example] = [{} for _ in examples]
+    for indices, batch in sequential(examples, 64, pad):
+        states = cache(to_device(batch, device))["inputs_embeds"].cpu()
+        for n, state in zip(indices, states, strict=True):
+            rest = {name: value for name, value in examples[n].items() if name in ("attention_mask", "labels")}
+            kept[n] = {"inputs_embeds": state[: length(examples[n])].clone(), **rest}
+    return kept
+
+
+def shares(rows: int, accelerator: Any, accumulate: int) -> Iterator[tuple[slice, float]]:
+    """This process's contiguous pieces of a batch, each with its share of the rows.
+
+    All processes run equally many pieces, else they would wait for each other: where rows run out, one row counts 0.
+    """
+    parts = accelerator.num_processes * accumulate
+    for part in range(accelerator.process_index * accumulate, (accelerator.process_index + 1) * accumulate):
+        start, stop = rows * part // parts, rows * (part + 1) // parts
+        yield (slice(start, stop), (stop - start) / rows) if stop > start else (slice(0, 1), 0.0)
+
+
+def draw_routes(router: Router, step: int, recipe: Recipe, examples: list[Example]) -> Tensor:
+    """The routes of the whole batch's views, the same on every process: a function of (seed, step)."""
+    tokens = max(map(length, examples))
+    return router.views(step, recipe.consistency.number, len(examples), tokens)
+
+
+def routes_of(routes: Tensor, rows: slice, piece: Batch) -> Tensor:
+    """The routes of a piece of the batch: all of `[K, sites, sides]`, else the piece's rows (and tokens)."""
+    if routes.dim() > 3:
+        routes = routes[:, rows]
+    if routes.dim() > 4:
+        routes = routes[:, :, : piece["attention_mask"].shape[1]]
+    return routes.to(piece["labels"].device)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on a device."""
+    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}

@@ -1,0 +1,160 @@
+"""Four twins on the embedded task: AdaMix and three controls, trained alike and shipped, so that nobody must train first.
+
+What differs is one thing at a time:
+
+- "adamix": shared up-projection, consistency 1;
+- "no-consistency": the same without the second view;
+- "unshared-tied": nothing shared, down i always with up i, no consistency;
+- "apart": four single adapters trained one by one from one start of the head, then put side by side (heads averaged).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adamix_lab.adaptations import Bottleneck
+from adamix_lab.backbones import load_backbone
+from adamix_lab.errors import unknown
+from adamix_lab.evaluation import evaluate
+from adamix_lab.merging import side_by_side
+from adamix_lab.model import MixtureModel, attach
+from adamix_lab.objective import Consistency
+from adamix_lab.recipe import Recipe
+from adamix_lab.saving import load, load_trained, save, trained_tensors
+from adamix_lab.tasks import data_root, load_task
+from adamix_lab.training import train
+
+EXPERTS = 4
+BLOCKS = (-2, -1)
+ADAPTATION = Bottleneck(16)
+STAGES = {"early": 0.1, "middle": 0.4, "late": 1.0}  # shares of the steps
+SEEDS = (0, 1, 2)
+
+# Chosen once on a slice of the training rows (data/aspects/README.md has the search), the same for every twin.
+RECIPE = Recipe(
+    steps=600,
+    lr=2e-3,
+    head_lr=2e-3,
+    weight_decay=0.01,
+    dev_fraction=0.0,
+    cache_prefix=True,
+    consistency=Consistency(1.0, views="shared_prefix"),
+    checkpoint_every=0,
+)
+
+
+@dataclass(frozen=True)
+class Twin:
+    """What sets one twin apart from the others."""
+
+    share: str | None
+    tied: bool
+    consistency: float
+    together: bool = True
+
+
+TWINS = {
+    "adamix": Twin("up", tied=False, consistency=1.0),
+    "no-consistency": Twin("up", tied=False, consistency=0.0),
+    "unshared-tied": Twin(None, tied=True, consistency=0.0),
+    "apart": Twin(None, tied=True, consistency=0.0, together=False),
+}
+
+
+def load_twin(name: str = "adamix", seed: int = 0, stage: str = "late", folder: str | Path | None = None) -> tuple[MixtureModel, Any]:
+    """(mixture in evaluation mode, tokenizer) of a shipped twin on MiniLM.
+
+    Raises ValueError for an unknown twin or stage, FileNotFoundError where the experts are not there.
+    """
+    if name not in TWINS:
+        raise unknown("Twin", name, TWINS)
+    if stage not in STAGES:
+        raise unknown("Stage", stage, STAGES)
+    place = Path(folder or data_root() / "experts") / name / f"seed{seed}" / stage
+    if not place.is_dir():
+        raise FileNotFoundError(f"{place} is not there: expected shipped experts of seeds {SEEDS}. `adamix-lab twins` makes them.")
+    model, tokenizer = load_backbone("minilm", num_labels=load_task("aspects").num_labels)
+    return load(model, place).eval(), tokenizer
+
+
+def twin_recipe(twin: Twin, seed: int, steps: int | None = None) -> Recipe:
+    """The common recipe with what sets the twin apart."""
+    return replace(
+        RECIPE,
+        seed=seed,
+        steps=steps or RECIPE.steps,
+        tied=twin.tied,
+        consistency=replace(RECIPE.consistency, weight=twin.consistency),
+    )
+
+
+def fresh(task: Any, experts: int, share: str | None, seed: int) -> tuple[MixtureModel, Any]:
+    """MiniLM with untrained experts in the top two blocks; the head starts alike for every seed of one task."""
+    model, tokenizer = load_backbone("minilm", num_labels=task.num_labels)
+    return attach(model, ADAPTATION, experts, share, blocks=BLOCKS, seed=seed), tokenizer
+
+
+def train_stages(mixture: MixtureModel, task: Any, tokenizer: Any, recipe: Recipe) -> dict[str, dict[str, torch.Tensor]]:
+    """Trains in place; returns the trained tensors at each stage."""
+    steps = recipe.steps or 0
+    at = {max(1, round(share * steps)): stage for stage, share in STAGES.items()}
+    kept: dict[str, dict[str, torch.Tensor]] = {}
+
+    def keep(step: int) -> None:
+        if step in at:
+            kept[at[step]] = {name: tensor.clone() for name, tensor in trained_tensors(mixture).items()}
+
+    train(mixture, task, tokenizer, recipe, progress=False, on_step=keep)
+    return kept
+
+
+def make_twin(name: str, seed: int, task: Any, steps: int | None = None) -> tuple[MixtureModel, Any, dict[str, dict[str, torch.Tensor]]]:
+    """Trains one twin; returns the mixture, the tokenizer and the tensors at each stage."""
+    twin = TWINS[name]
+    if twin.together:
+        mixture, tokenizer = fresh(task, EXPERTS, twin.share, seed)
+        return mixture, tokenizer, train_stages(mixture, task, tokenizer, twin_recipe(twin, seed, steps))
+    stages: dict[str, list[dict[str, torch.Tensor]]] = {stage: [] for stage in STAGES}
+    for n in range(EXPERTS):
+        single, tokenizer = fresh(task, 1, None, seed=EXPERTS * seed + n)
+        recipe = twin_recipe(twin, EXPERTS * seed + n, steps)
+        for stage, tensors in train_stages(single, task, tokenizer, recipe).items():
+            stages[stage].append(tensors)
+    mixture, tokenizer = fresh(task, EXPERTS, None, seed)
+    return mixture, tokenizer, {stage: side_by_side(parts) for stage, parts in stages.items()}
+
+
+def make_twins(
+    folder: Path, names: Sequence[str] = tuple(TWINS), seeds: Sequence[int] = SEEDS, steps: int | None = None,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Trains and writes twins (float16) with their evaluation; finished ones are left alone, so a killed run goes on."""
+    task = load_task("aspects")
+    for name in names:
+        for seed in seeds:
+            place = folder / name / f"seed{seed}"
+            if all((place / stage / "adamix.json").is_file() for stage in STAGES):
+                say(f"{name}, seed {seed}: already there")
+                continue
+            mixture, tokenizer, stages = make_twin(name, seed, task, steps)
+            for stage, tensors in stages.items():
+                half = {key: value.half().float() for key, value in tensors.items()}
+                load_trained(mixture, half)
+                results = strategies_of(mixture, task, tokenizer)
+                shutil.rmtree(place / stage, ignore_errors=True)
+                notes = {"task": "aspects", "backbone": "minilm", "twin": name, "seed": seed, "stage": stage, "results": results}
+                save(mixture, place / stage, notes, dtype=torch.float16)
+                say(f"{name}, seed {seed}, {stage}: {json.dumps({k: round(v['accuracy'], 3) for k, v in results.items()})}")
+
+
+def strategies_of(mixture: MixtureModel, task: Any, tokenizer: Any) -> dict[str, dict[str, float]]:
+    """Accuracy and loss of each expert alone, the merge and the ensemble."""
+    names = [*(f"fixed-{n}" for n in range(EXPERTS)), "merged", "ensemble"]
+    return {r.strategy: {"accuracy": r.accuracy, "loss": r.loss} for r in evaluate(mixture, task, tokenizer, names)}

@@ -1,0 +1,48 @@
+"""Chores of a checkout, as plain commands for those without make."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _run(*command: str) -> int:
+    return subprocess.call([sys.executable, *command], cwd=ROOT)
+
+
+def _checkout(path: str) -> str:
+    if not (ROOT / path).exists():
+        raise FileNotFoundError(f"{ROOT / path} is not there: expected a checkout of the repository. Clone it; an installed package has no {path}.")
+    return path
+
+
+def lab() -> int:
+    """JupyterLab on `notebooks/`, at 00_tour."""
+    return _run("-m", "jupyter", "lab", "--notebook-dir", _checkout("notebooks"), str(Path("notebooks") / "00_tour.ipynb"))
+
+
+def pytest(arguments: Sequence[str]) -> int:
+    """pytest in the checkout."""
+    _checkout("tests")
+    return _run("-m", "pytest", *arguments)
+
+
+def lint() -> int:
+    """ruff format --check, ruff check, mypy; the first failure's code."""
+    _checkout("pyproject.toml")
+    return next((code for command in (["ruff", "format", "--check", "."], ["ruff", "check", "."], ["mypy"]) if (code := _run("-m", *command))), 0)
+
+
+def notebooks() -> int:
+    """Builds and executes the notebooks."""
+    return _run(_checkout("notebooks/build.py"))
+
+
+def bench() -> int:
+    """Every benchmark with --quick."""
+    _checkout("benchmarks")
+    return max((_run(str(path), "--quick") for path in sorted((ROOT / "benchmarks").glob("*.py"))), default=0)

@@ -1,0 +1,94 @@
+"""Builds the notebooks from their sources and runs them: `python notebooks/build.py [name ...] [--check]`.
+
+The truth is `notebooks/src/*.py` (py:percent). The `.ipynb` files are generated, executed and committed with their
+pictures, without widget state. `--check` builds without running and exits 1 where a committed notebook has other cells.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+
+HERE = Path(__file__).resolve().parent
+SECONDS = 300
+
+
+def build(source: Path) -> Any:
+    """The notebook of a source, with ids that depend on its name and the cell's place alone."""
+    notebook = jupytext.read(source)
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        }
+    )
+    for n, cell in enumerate(notebook.cells):
+        cell["id"] = f"{source.stem}-{n:02d}"
+        cell.metadata.pop("lines_to_next_cell", None)
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    return notebook
+
+
+def run(notebook: Any) -> float:
+    """Executes in place, in `notebooks/`; returns the seconds. An error in a cell ends the build."""
+    from nbclient import NotebookClient
+
+    start = time.perf_counter()
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    client = NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": str(HERE)}})
+    os.environ.update(environment)
+    client.execute()
+    return time.perf_counter() - start
+
+
+def strip(notebook: Any) -> Any:
+    """Drops what differs from run to run, and widget state (hosting sites refuse notebooks with broken ones)."""
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        for output in cell.get("outputs", []):
+            output.get("metadata", {}).pop("needs_background", None)
+    return notebook
+
+
+def cells(notebook: Any) -> list[tuple[str, str, str, tuple[str, ...]]]:
+    """What must equal the source: id, type, text and tags of each cell."""
+    return [(c["id"], c.cell_type, c.source, tuple(c.metadata.get("tags", []))) for c in notebook.cells]
+
+
+def differs(source: Path) -> bool:
+    """Whether the committed notebook has other cells than its source gives."""
+    path = HERE / f"{source.stem}.ipynb"
+    return not path.is_file() or cells(nbformat.read(path, as_version=4)) != cells(build(source))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    sources = [s for s in sorted((HERE / "src").glob("*.py")) if not options.names or s.stem in options.names]
+    if options.check:
+        stale = [source.stem for source in sources if differs(source)]
+        print(f"stale: {', '.join(stale)}; run python notebooks/build.py" if stale else f"{len(sources)} notebooks equal their sources")
+        return int(bool(stale))
+    for source in sources:
+        notebook = build(source)
+        seconds = run(notebook)
+        path = HERE / f"{source.stem}.ipynb"
+        temporary = path.with_suffix(".part")
+        nbformat.write(strip(notebook), temporary)
+        os.replace(temporary, path)
+        print(f"{path.name}: {len(notebook.cells)} cells, {seconds:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+import warnings
+
+import pytest
+import tiny_task
+import torch
+
+from adamix_lab.batches import Batches, collate, encode, length, sequential
+from adamix_lab.tasks import Task
+
+TASK = tiny_task.task()
+
+
+def examples(rows=None):
+    return encode(rows or TASK.train, TASK, tiny_task.tokenizer())
+
+
+def test_encode_one_and_two_sentences():
+    one = encode([{"sentence": "w0 w1", "label": 2}], TASK, tiny_task.tokenizer())[0]
+    assert one["input_ids"].tolist() == [2, 4, 5, 3] and one["labels"].item() == 2
+    pairs = Task("pairs", [], [], ("a", "b"), classes=("x", "y"))
+    two = encode([{"a": "w0", "b": "w1"}], pairs, tiny_task.tokenizer())[0]
+    assert two["input_ids"].tolist() == [2, 4, 3, 5, 3] and two["token_type_ids"].tolist() == [0, 0, 0, 1, 1]
+    assert "labels" not in two  # rows to predict have none
+
+
+def test_empty_sentences_survive():
+    rows = [{"sentence": "", "label": 0}, {"sentence": "w1", "label": 1}]
+    assert [length(e) for e in examples(rows)] == [2, 3]
+
+    class Bare:  # as GPT-2's: nothing before, nothing after
+        model_input_names = ("input_ids", "attention_mask")
+        bos_token_id = 7
+
+        def __call__(self, texts, **settings):
+            return {"input_ids": [[1] * len(t) for t in texts], "attention_mask": [[1] * len(t) for t in texts]}
+
+    empty = encode(rows, TASK, Bare())[0]
+    assert empty["input_ids"].tolist() == [7] and empty["attention_mask"].tolist() == [1]
+
+
+def test_cut_rows_are_counted():
+    rows = [{"sentence": "w0 " * n, "label": 0} for n in (2, 4, 5, 9)]
+    with pytest.warns(UserWarning, match=r"2 of 4 rows are longer than max_length = 6 tokens \(the longest has 11\)"):
+        cut = encode(rows, TASK, tiny_task.tokenizer(), max_length=6)
+    assert [length(e) for e in cut] == [4, 6, 6, 6]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encode(rows, TASK, tiny_task.tokenizer(), max_length=11)
+
+
+def test_nothing_to_encode():
+    with pytest.raises(ValueError, match="No rows to encode"):
+        encode([], TASK, tiny_task.tokenizer())
+    with pytest.raises(ValueError, match="max_length = 0"):
+        encode(TASK.train, TASK, tiny_task.tokenizer(), max_length=0)
+
+
+def test_collate_pads_every_key():
+    a = {"input_ids": torch.tensor([5, 6]), "attention_mask": torch.ones(2).long(), "labels": torch.tensor(1)}
+    b = {"input_ids": torch.tensor([7]), "attention_mask": torch.ones(1).long(), "labels": torch.tensor(0)}
+    batch = collate([a, b], pad=9)
+    assert batch["input_ids"].tolist() == [[5, 6], [7, 9]] and batch["labels"].tolist() == [1, 0]
+    assert batch["attention_mask"].tolist() == [[1, 1], [1, 0]]
+    assert collate([a, b], multiple=8)["input_ids"].shape == (2, 8)
+    states = collate([{"inputs_embeds": torch.ones(2, 3)}, {"inputs_embeds": torch.ones(4, 3)}])["inputs_embeds"]
+    assert states.shape == (2, 4, 3) and states[0, 2:].abs().sum() == 0
+    tokens = collate([{"labels": torch.tensor([1, 2])}, {"labels": torch.tensor([3])}])["labels"]
+    assert tokens.tolist() == [[1, 2], [3, -100]]
+
+
+def test_batches_are_a_function_of_seed_and_epoch():
+    rows = examples()
+    batches = Batches(rows, 10, seed=3)
+    torch.manual_seed(99)
+    first = batches.epoch(0)
+    torch.manual_seed(1)
+    assert Batches(rows, 10, seed=3).epoch(0) == first
+    assert batches.epoch(1) != first and Batches(rows, 10, seed=4).epoch(0) != first
+    assert sorted(n for batch in first for n in batch) == list(range(len(rows)))
+    assert len(batches) == len(first) == 10 and sorted(map(len, first)) == [6] + [10] * 9
+    assert [batches.at(step) for step in (3, 13, 3)] == [first[3], batches.epoch(1)[3], first[3]]
+    batches.set_epoch(1)
+    assert list(batches) == batches.epoch(1)
+
+
+def test_batches_are_bucketed_by_length():
+    rows = examples()
+
+    def padded(index_lists):
+        return sum(len(batch) * max(length(rows[n]) for n in batch) for batch in index_lists)
+
+    tokens = sum(map(length, rows))
+    in_order = [list(range(n, min(n + 8, len(rows)))) for n in range(0, len(rows), 8)]
+    assert padded(Batches(rows, 8).epoch(0)) < 1.1 * tokens < padded(in_order)
+
+
+def test_sequential_gives_results_back_in_order():
+    rows = examples()
+    lengths = torch.zeros(len(rows), dtype=torch.long)
+    widths = []
+    for indices, batch in sequential(rows, 16):
+        lengths[indices] = batch["attention_mask"].sum(-1)
+        widths.append(batch["input_ids"].shape[1])
+    assert lengths.tolist() == [length(e) for e in rows] and widths == sorted(widths, reverse=True)
+    with pytest.raises(ValueError, match="batch_size = 0"):
+        next(sequential(rows, 0))

@@ -1,0 +1,184 @@
+"""Work block by block: what is skipped changes nothing."""
+
+import pytest
+import tiny
+import torch
+
+from adamix_lab.adaptations import IA3, Bottleneck, LoRA
+from adamix_lab.blocks import above, cut_last_block, fan_out, plan_blocks, prefix_states
+from adamix_lab.objective import Consistency, Objective
+from adamix_lab.routing import Router
+from adamix_lab.views import routed_logits
+
+CUT = {"bert": tiny.bert, "roberta": tiny.roberta, "distilbert": tiny.distilbert, "electra": tiny.electra}
+every_cut = pytest.mark.parametrize("name", CUT)
+
+
+def count_rows(module, seen):
+    module.register_forward_pre_hook(lambda m, args: seen.append(tuple(args[0].shape)))
+
+
+# -- plans -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("build", "adaptation", "more", "first", "tail_only"),
+    [
+        (tiny.bert, Bottleneck(4), {}, 0, True),
+        (tiny.bert, Bottleneck(4), {"blocks": [1, 2]}, 1, True),
+        (tiny.bert, LoRA(2), {"blocks": [2]}, 2, False),
+        (tiny.bert, IA3(feedforward=True), {}, 0, False),
+        (tiny.bert, Bottleneck(4), {"targets": "output.dense"}, 0, False),  # also after attention
+        (tiny.distilbert, Bottleneck(4), {"blocks": [1]}, 1, True),
+        (tiny.gpt2, Bottleneck(4), {}, 0, True),
+        (tiny.llama, LoRA(2), {}, 0, False),
+    ],
+)
+def test_plans(build, adaptation, more, first, tail_only):
+    plan = plan_blocks(tiny.mixed(build(), adaptation, **more))
+    assert (plan.first, plan.tail_only, len(plan.blocks)) == (first, tail_only, 3)
+
+
+@pytest.mark.parametrize(
+    ("build", "targets"),
+    [
+        (tiny.albert, None), (tiny.deberta, None), (tiny.t5, None), (tiny.bert, "pooler.dense"),
+        (lambda: tiny.gpt2(cls="GPT2ForSequenceClassification"), None), (lambda: tiny.bert(cls="BertModel"), None),
+        (lambda: tiny.llama(cls="LlamaForSequenceClassification"), None),
+    ],
+)  # fmt: skip
+def test_no_plan_is_no_error(build, targets):
+    mixture = tiny.mixed(build(), Bottleneck(4), targets=targets)
+    assert plan_blocks(mixture) is None
+    with pytest.raises(ValueError, match=r"prefix of .* cannot be cached: expected one of bert"):
+        above(mixture)
+    with cut_last_block(mixture.model):
+        mixture(**tiny.inputs(mixture.model))
+
+
+def test_no_plan_under_gradient_checkpointing():
+    mixture = tiny.mixed(tiny.bert(), Bottleneck(4))
+    mixture.model.bert.encoder.layer[0].gradient_checkpointing = True
+    assert plan_blocks(mixture) is None
+
+
+# -- fan-out ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("adaptation", "shared_blocks"), [(Bottleneck(4), 2), (LoRA(2), 1)], ids=["tail", "inside"]
+)
+def test_the_prefix_runs_once(adaptation, shared_blocks):
+    """Sites at a block's end share the block among the views; sites inside it share up to the block."""
+    mixture = tiny.mixed(tiny.bert(), adaptation, blocks=[1, 2])
+    seen = []
+    for block in mixture.model.bert.encoder.layer:
+        count_rows(block.intermediate, seen)
+    routed_logits(mixture, tiny.batch(rows=4), Router(mixture.space).views(0, 3), "shared_prefix")
+    assert [shape[0] for shape in seen] == [4] * shared_blocks + [12] * (3 - shared_blocks)
+    assert seen[-1][1] == 1 and seen[0][1] == 7  # the last block is cut to the position that is read
+
+
+def test_one_view_needs_no_hooks():
+    mixture = tiny.mixed(tiny.bert(), Bottleneck(4))
+    with fan_out(mixture, plan_blocks(mixture), 1, 4):
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in mixture.modules())
+
+
+# -- the last block, cut ---------------------------------------------------------------------------------
+
+
+@every_cut
+@pytest.mark.parametrize("adaptation", [Bottleneck(4), LoRA(2)], ids=["ffn", "qv"])
+def test_cut_is_exact(name, adaptation):
+    mixture = tiny.mixed(CUT[name](), adaptation).train()
+    route, seen = Router(mixture.space).route(0), []
+    count_rows(mixture.sites[mixture.mixture.sites[-1]], seen)
+    whole = mixture(selection=route, **tiny.batch()).logits
+    whole.square().sum().backward()
+    gradients = tiny.gradients(mixture)
+    with cut_last_block(mixture.model):
+        cut = mixture(selection=route, **tiny.batch()).logits
+    cut.square().sum().backward()
+    torch.testing.assert_close(cut, whole, rtol=1e-5, atol=1e-6)
+    assert tiny.largest_difference(tiny.gradients(mixture), gradients) < 1e-5
+    if isinstance(adaptation, Bottleneck):
+        assert [shape[1] for shape in seen] == [7, 1]
+    assert torch.equal(mixture(selection=route, **tiny.batch()).logits, whole)  # the hook is gone
+
+
+@every_cut
+def test_cut_works_on_plain_models(name):
+    model = CUT[name]()
+    whole = model(**tiny.batch()).logits
+    with cut_last_block(model), cut_last_block(model):
+        torch.testing.assert_close(model(**tiny.batch()).logits, whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("cls", ["BertForMaskedLM", "BertForTokenClassification", "BertModel"])
+def test_nothing_is_cut_where_all_positions_are_read(cls):
+    model = tiny.bert(cls=cls)
+    with cut_last_block(model):
+        assert model(**tiny.batch())[0].shape[1] == 7
+
+
+# -- above the frozen prefix -----------------------------------------------------------------------------
+
+
+@every_cut
+@pytest.mark.parametrize("blocks", [[0, 1, 2], [1, 2], [-1]], ids=str)
+@pytest.mark.parametrize("adaptation", [Bottleneck(4), LoRA(2)], ids=["ffn", "qv"])
+def test_above_equals_the_whole_model(name, blocks, adaptation):
+    mixture = tiny.mixed(CUT[name](), adaptation, blocks=blocks).train()
+    top, cache = above(mixture)
+    batch, routes = {**tiny.batch(), "labels": tiny.labels()}, Router(mixture.space).views(0)
+    cached = cache(batch)
+    assert (
+        set(cached) == {"inputs_embeds", "attention_mask", "labels"}
+        and not cached["inputs_embeds"].requires_grad
+    )
+    for way in ("independent", "shared_prefix", "same_dropout"):
+        whole = Objective(mixture, Consistency(views=way))(batch, routes)
+        whole.total.backward()
+        gradients = tiny.gradients(mixture)
+        part = Objective(top, Consistency(views=way))(cached, routes)
+        part.total.backward()
+        torch.testing.assert_close(part.total, whole.total, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(part.logits, whole.logits, rtol=1e-5, atol=1e-6)
+        assert (
+            tiny.largest_difference(tiny.gradients(mixture), gradients) < 1e-4
+        )  # gradients land in the mixture
+    torch.testing.assert_close(
+        top(**without(cached)).logits, mixture(**without(batch)).logits, rtol=1e-5, atol=1e-6
+    )
+
+
+def without(batch):
+    return {key: value for key, value in batch.items() if key != "labels"}
+
+
+@every_cut
+def test_above_leaves_the_mixture_alone(name):
+    mixture = tiny.mixed(CUT[name](), Bottleneck(4), blocks=[-1])
+    before = mixture(**tiny.batch()).logits
+    top, cache = above(mixture)
+    calls = []
+    prefix = mixture.model.get_submodule(plan_blocks(mixture).path)[0]
+    cached = cache(tiny.batch())
+    prefix.register_forward_pre_hook(lambda *_: calls.append(1))
+    top(**cached)
+    assert not calls  # the prefix is skipped
+    assert torch.equal(mixture(**tiny.batch()).logits, before) and calls
+    assert {id(p) for p in top.parameters()} <= {id(p) for p in mixture.parameters()}
+    assert mixture.model.get_input_embeddings() is not None
+
+
+def test_the_prefix_runs_without_dropout_and_modes_come_back():
+    mixture = tiny.mixed(tiny.bert(dropout=0.5), Bottleneck(4), blocks=[-1]).train()
+    mixture.model.bert.embeddings.eval()
+    before = {name: module.training for name, module in mixture.named_modules()}
+    plan = plan_blocks(mixture)
+    first, second = (prefix_states(mixture, plan, tiny.batch()) for _ in range(2))
+    assert torch.equal(first, second) and first.shape == (4, 7, tiny.WIDTH)
+    assert {name: module.training for name, module in mixture.named_modules()} == before
+    assert not any(m._forward_pre_hooks for m in mixture.modules())

@@ -1,0 +1,156 @@
+"""Gradient checkpointing runs blocks again in the backward pass: each run must see the route of its view."""
+
+import warnings
+
+import pytest
+import tiny
+import torch
+
+from adamix_lab import checkpointing
+from adamix_lab.adaptations import Bottleneck, LoRA
+from adamix_lab.checkpointing import CarrySelection, checkpoints_gradients
+from adamix_lab.model import detach
+from adamix_lab.objective import Consistency, Objective
+from adamix_lab.routing import Router
+
+MODELS = {"bert": tiny.bert, "gpt2": tiny.gpt2, "llama": tiny.llama}
+WAYS = ["independent", "shared_prefix", "same_dropout"]
+modes = pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "non-reentrant"])
+every_model = pytest.mark.parametrize("name", MODELS)
+
+
+def checkpoint(model, reentrant):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the name that transformers 4 knows, too
+        model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+
+
+def two_views(name, adaptation, reentrant=None, views="independent", dropout=0.0, **settings):
+    """Gradients of one training step; checkpointed in a mode, or not at all."""
+    mixture = tiny.mixed(MODELS[name](dropout), adaptation, **settings).train()
+    if reentrant is not None:
+        checkpoint(mixture.model, reentrant)
+        assert checkpoints_gradients(mixture.model)
+    batch = tiny.batch(pad=name == "bert")
+    labels = tiny.labels() if name == "bert" else batch["input_ids"]
+    torch.manual_seed(0)
+    losses = Objective(mixture, Consistency(views=views))(
+        {**batch, "labels": labels}, Router(mixture.space).views(0)
+    )
+    losses.total.backward()
+    return tiny.gradients(mixture)
+
+
+@modes
+@every_model
+@pytest.mark.parametrize("views", WAYS)
+def test_gradients_equal_those_without(name, reentrant, views):
+    for adaptation in (Bottleneck(4), LoRA(2)):
+        # a shared prefix falls back to independent views: exactly those are what it must equal
+        plain = two_views(name, adaptation, views="independent" if views == "shared_prefix" else views)
+        again = two_views(name, adaptation, reentrant, views)
+        assert tiny.largest_difference(again, plain) <= 1e-6
+
+
+@modes
+@every_model
+def test_with_dropout(name, reentrant):
+    """The recomputation also draws the same masks again."""
+    plain = two_views(name, LoRA(2, dropout=0.2), dropout=0.2)
+    assert (
+        tiny.largest_difference(two_views(name, LoRA(2, dropout=0.2), reentrant, dropout=0.2), plain) <= 1e-6
+    )
+
+
+@modes
+@pytest.mark.parametrize("views", ["independent", "same_dropout"])
+@every_model
+def test_the_naive_failure_is_caught(monkeypatch, name, reentrant, views):
+    """Without the carried selections the recomputation reads what is set then, the merge."""
+    plain = two_views(name, LoRA(2), views=views)
+    monkeypatch.setattr(
+        CarrySelection, "__call__", lambda self, function, *a, **k: self.checkpoint(function, *a, **k)
+    )
+    if not reentrant and views == "independent":
+        with pytest.raises(
+            torch.utils.checkpoint.CheckpointError
+        ):  # torch notices other tensors than it saved
+            two_views(name, LoRA(2), reentrant, views)
+        return
+    try:
+        wrong = two_views(name, LoRA(2), reentrant, views)
+    except (torch.utils.checkpoint.CheckpointError, RuntimeError):
+        return
+    assert tiny.largest_difference(wrong, plain) > 1e-3
+
+
+def test_the_last_route_would_serve_the_first_view(monkeypatch):
+    """The silent form: one route an own pass, another set when the backward pass comes."""
+
+    def gradients(carry):
+        mixture = tiny.mixed(tiny.bert(), LoRA(2)).train()
+        checkpoint(mixture.model, reentrant=True)
+        if not carry:
+            monkeypatch.setattr(
+                CarrySelection, "__call__", lambda self, f, *a, **k: self.checkpoint(f, *a, **k)
+            )
+        first, second = Router(mixture.space).views(0)
+        loss = mixture(selection=first, **tiny.batch()).logits.square().sum()
+        with mixture.select(second):
+            loss.backward()
+        return tiny.gradients(mixture)
+
+    mixture = tiny.mixed(tiny.bert(), LoRA(2)).train()
+    mixture(selection=Router(mixture.space).route(0), **tiny.batch()).logits.square().sum().backward()
+    plain = tiny.gradients(mixture)
+    assert tiny.largest_difference(gradients(carry=True), plain) <= 1e-6
+    assert tiny.largest_difference(gradients(carry=False), plain) > 0.1
+
+
+@modes
+def test_the_switch_is_carried_too(reentrant):
+    mixture = tiny.mixed(tiny.bert(), Bottleneck(4)).train()
+    checkpoint(mixture.model, reentrant)
+    with mixture.disabled():
+        loss = mixture(**tiny.batch()).logits.square().sum()
+    loss.backward()
+    assert not any(p.grad is not None and p.grad.any() for _, p in mixture.expert_parameters())
+
+
+@modes
+def test_detach_takes_everything_off(reentrant):
+    mixture = tiny.mixed(tiny.bert(), Bottleneck(4)).train()
+    checkpoint(mixture.model, reentrant)
+    hooks = len(
+        mixture.model.get_input_embeddings()._forward_hooks
+    )  # transformers asks by itself, depending on version
+    for _ in range(2):
+        mixture(**tiny.batch())
+    functions = [vars(m).get("_gradient_checkpointing_func") for m in mixture.model.modules()]
+    assert any(isinstance(f, CarrySelection) for f in functions)
+    assert not any(
+        isinstance(f, CarrySelection) and isinstance(f.checkpoint, CarrySelection) for f in functions
+    )
+    bare = detach(mixture)
+    assert not any(
+        isinstance(vars(m).get("_gradient_checkpointing_func"), CarrySelection) for m in bare.modules()
+    )
+    assert len(bare.get_input_embeddings()._forward_hooks) == hooks
+
+
+def test_input_gradients_are_asked_for_where_needed_and_given_back():
+    """A model whose hooks were taken off: reentrant checkpoints would then train nothing below the head."""
+    mixture = tiny.mixed(tiny.bert(), Bottleneck(4)).train()
+    checkpoint(mixture.model, reentrant=True)
+    mixture.model.disable_input_require_grads()
+    mixture(**tiny.batch()).logits.sum().backward()
+    assert all(p.grad is not None and p.grad.any() for _, p in mixture.expert_parameters())
+    assert not detach(mixture).get_input_embeddings()._forward_hooks
+
+
+def test_held_and_switched_put_back():
+    layers = list(tiny.mixed(tiny.bert(), Bottleneck(4)).sites.values())
+    route = torch.zeros(2).long()
+    with checkpointing.held(layers, [route] * 3), checkpointing.switched(layers, [False] * 3):
+        assert all(layer.selection is route and not layer.enabled for layer in layers)
+    assert all(layer.selection is None and layer.enabled for layer in layers)

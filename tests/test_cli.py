@@ -1,0 +1,75 @@
+"""The command line on a tiny task: real commands, real files, no network."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("ADAMIX_LAB_DEBUG", None)
+    return subprocess.run(
+        [sys.executable, "-m", "adamix_lab", *arguments], cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    words = {"good": "lovely great fine", "bad": "dull awful poor"}
+    with (folder / "task.csv").open("w") as file:
+        file.write("text,label\n")
+        for n in range(40):
+            label = "good" if n % 2 else "bad"
+            file.write(f"the film number {n} was {words[label].split()[n % 3]},{label}\n")
+    done = command(
+        "train", "--task", "task.csv", "--steps", "4", "--top-blocks", "1", "--seeds", "2", "--out", "out", folder=folder
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_train_prints_a_table_of_strategies_over_seeds(trained):
+    folder, out = trained
+    assert "±" in out and all(name in out for name in ("merged", "random-token", "ensemble"))
+    record = json.loads((folder / "out/results.json").read_text())
+    assert {row["seed"] for row in record["rows"]} == {0, 1} and record["versions"]["torch"]
+
+
+def test_evaluate_and_predict_read_what_train_wrote(trained):
+    folder, _ = trained
+    done = command("evaluate", "out/seed0", "--task", "task.csv", "--strategy", "merged", folder=folder)
+    assert done.returncode == 0 and "merged" in done.stdout, done.stderr
+    done = command("predict", "out/seed0", "the film was lovely", "", folder=folder)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 2 and ("good" in done.stdout or "bad" in done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predict", "nowhere", "text"], "nowhere/adamix.json is not there: expected a folder written by"),
+        (["train", "--task", "aspcts"], "Did you mean 'aspects'"),
+        (["train", "--task", "task.csv", "--label", "lable"], "lable"),
+        (["train", "--task", "task.csv", "--experts", "0"], "experts = 0: expected at least 1"),
+        (["train", "--task", "task.csv", "--share", "sideways"], "Side to share for bottleneck 'sideways'"),
+        (["train", "--task", "task.csv", "--model", "no-such/model"], "Hub name that is in the cache"),
+    ],
+)
+def test_mistakes_end_in_one_clear_line(trained, arguments, message):
+    done = command(*arguments, folder=trained[0])
+    assert done.returncode == 2
+    assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_doctor_looks_at_everything(tmp_path):
+    done = command("doctor", folder=tmp_path)
+    for expected in ("Python", "torch", "device", "MiniLM", "aspects", "GB free"):
+        assert expected in done.stdout
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,130 @@
+"""Two processes on the halves of a batch are one process on the whole: weights, log, resumed or not."""
+
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import tiny_task
+import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+if __name__ != "__main__":
+    from tiny_task import one_thread  # noqa: F401
+
+from adamix_lab.files import read_tensors, write_tensors
+from adamix_lab.run import read_log
+from adamix_lab.training import train
+
+# The rate is low because Adam divides by the gradient's own size: rounding in a gradient near 0 becomes a part of a
+# whole step. The gradients themselves are compared, too.
+SETTINGS = {"steps": 12, "lr": 1e-4, "log_every": 1, "dev_fraction": 0.2, "evaluate_every": 5, "checkpoint_every": 5}
+# 76 training rows in batches of 7: every half has another size, and the last batch other halves again
+BATCH = {"batch_size": 7}
+
+
+def run(folder: Path, **settings):
+    mixture = tiny_task.mixture()
+    recipe = tiny_task.recipe(**(SETTINGS | BATCH | settings))
+    steps: list[dict[str, torch.Tensor]] = []
+
+    def keep(optimizer, args, kwargs):
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        steps.append({str(n): p.grad.clone() for n, p in enumerate(parameters)})
+
+    hook = register_optimizer_step_pre_hook(keep)
+    history = train(mixture, tiny_task.task(), tiny_task.tokenizer(), recipe, folder, progress=False)
+    hook.remove()
+    if steps:
+        write_tensors(folder / "first.safetensors", steps[0])
+    return mixture, history
+
+
+def process(rank: int, port: int, folder: Path, settings: dict) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port), ACCELERATE_USE_CPU="true",
+    )  # fmt: skip
+    mixture, _ = run(folder, **settings)
+    write_tensors(folder / f"end{rank}.safetensors", tiny_task.weights(mixture))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def context():
+    if sys.platform == "win32":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    slow = ["transformers.models.bert.modeling_bert", "accelerate", "tqdm.auto", "safetensors.torch"]
+    context.set_forkserver_preload(["tiny_task", "adamix_lab.training", *slow])
+    return context
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def two(context, folder: Path, **settings) -> dict[str, torch.Tensor]:
+    port = free_port()
+    processes = [context.Process(target=process, args=(rank, port, folder, settings)) for rank in (0, 1)]
+    for p in processes:
+        p.start()
+    for p in processes:
+        p.join()
+    assert [p.exitcode for p in processes] == [0, 0]
+    first, second = (read_tensors(folder / f"end{rank}.safetensors") for rank in (0, 1))
+    assert tiny_task.apart(first, second) == 0
+    return first
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"accumulate": 2, "per": "example"}, {"off_route": "freeze", "cache_prefix": True}]
+)
+def test_two_processes_equal_one(context, tmp_path, settings):
+    alone, history = run(tmp_path / "one", **settings)
+    found = two(context, tmp_path, **settings)
+    assert tiny_task.apart(found, tiny_task.weights(alone)) < 1e-6
+    gradients = [read_tensors(folder / "first.safetensors") for folder in (tmp_path / "one", tmp_path)]
+    assert max(tiny.relative(gradients[1][name], gradients[0][name]) for name in gradients[0]) < 1e-6
+    rows = read_log(tmp_path / "log.jsonl")
+    assert [row["step"] for row in rows] == [row["step"] for row in history.rows]
+    for ours, theirs in zip(history.rows, rows, strict=True):
+        assert ours.get("route") == theirs.get("route")  # the same on all ranks as on one
+        assert ours.get("loss", 0) == pytest.approx(theirs.get("loss", 0), abs=1e-6)
+
+
+def test_two_processes_resume(context, tmp_path):
+    whole = two(context, tmp_path)
+    (tmp_path / "checkpoint-00000012.safetensors").unlink()
+    assert tiny_task.apart(whole, two(context, tmp_path)) == 0
+
+
+def test_one_process_does_not_go_on_from_two(context, tmp_path):
+    two(context, tmp_path)
+    with pytest.raises(ValueError, match="processes was 2, is 1"):
+        run(tmp_path)
+
+
+@pytest.mark.slow
+def test_torchrun(tmp_path):
+    here = Path(__file__).resolve()
+    paths = os.pathsep.join([str(here.parent), str(here.parent.parent)])
+    environment = {**os.environ, "PYTHONPATH": paths, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    subprocess.run([sys.executable, *launch, str(here), str(tmp_path)], check=True, env=environment)
+    alone, _ = run(tmp_path / "one")
+    assert tiny_task.apart(read_tensors(tmp_path / "end0.safetensors"), tiny_task.weights(alone)) < 1e-6
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1])
+    trained, _ = run(target)
+    write_tensors(target / f"end{os.environ['RANK']}.safetensors", tiny_task.weights(trained))
+    torch.distributed.destroy_process_group()

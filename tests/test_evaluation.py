@@ -1,0 +1,103 @@
+"""Strategies side by side, predictions, intervals."""
+
+import math
+
+import pytest
+import tiny
+import tiny_task
+import torch
+
+from adamix_lab.adaptations import Bottleneck
+from adamix_lab.evaluation import evaluate, paired_difference, predict, wilson
+from adamix_lab.model import attach
+from adamix_lab.routing import generator_for
+from adamix_lab.strategies import STRATEGIES, ensemble, fixed, random_token
+
+ALL = [name for name in STRATEGIES if not name.startswith("fixed-") or name in ("fixed-0", "fixed-2")]
+
+
+@pytest.fixture
+def mixture():
+    return tiny.shake(tiny_task.mixture(blocks=(-1,)))
+
+
+def test_every_strategy_answers_with_probabilities_in_the_order_of_the_rows(mixture):
+    task, tokenizer = tiny_task.task(), tiny_task.tokenizer()
+    results = {r.strategy: r for r in evaluate(mixture, task, tokenizer, ALL)}
+    for result in results.values():
+        torch.testing.assert_close(result.log_probabilities.exp().sum(-1), torch.ones(len(task.evaluation)))
+        assert result.labels.tolist() == [row["label"] for row in task.evaluation]
+        right = sum(result.log_probabilities.argmax(-1) == result.labels)
+        assert math.isclose(result.accuracy, int(right) / len(task.evaluation))
+    sentences = [row["sentence"] for row in task.evaluation]
+    merged = predict(mixture, tokenizer, sentences)
+    torch.testing.assert_close(results["merged"].log_probabilities.exp(), merged, atol=1e-6, rtol=1e-5)
+    assert torch.equal(results["fixed"].log_probabilities, results["fixed-0"].log_probabilities)
+
+
+def test_one_strategy_alone_gives_what_it_gives_beside_others(mixture):
+    task, tokenizer = tiny_task.task(), tiny_task.tokenizer()
+    together = evaluate(mixture, task, tokenizer, ALL, seed=3)
+    for result in together:
+        alone = evaluate(mixture, task, tokenizer, [result.strategy], seed=3)[0]
+        torch.testing.assert_close(alone.log_probabilities, result.log_probabilities, atol=1e-6, rtol=1e-5)
+
+
+def test_the_ensemble_averages_logits_or_probabilities_over_routes(mixture):
+    batch = tiny.batch()
+    with torch.no_grad():
+        routes = mixture.space.draw(generator_for(1), (4,))
+        logits = torch.stack([mixture(selection=route, **batch).logits for route in routes])
+        by_logits = ensemble(4)(mixture, batch, generator_for(1))
+        by_probabilities = ensemble(4, "probabilities")(mixture, batch, generator_for(1))
+    torch.testing.assert_close(by_logits, logits.mean(0).log_softmax(-1))
+    torch.testing.assert_close(by_probabilities.exp(), logits.softmax(-1).mean(0))
+
+
+def test_random_routes_are_replayable(mixture):
+    task, tokenizer = tiny_task.task(), tiny_task.tokenizer()
+    first, again, other = (evaluate(mixture, task, tokenizer, ["random-example"], seed=s)[0] for s in (0, 0, 1))
+    assert torch.equal(first.log_probabilities, again.log_probabilities)
+    assert not torch.equal(first.log_probabilities, other.log_probabilities)
+
+
+def test_a_route_a_token_mixes_experts_inside_a_row(mixture):
+    batch = tiny.batch(pad=False)
+    with torch.no_grad():
+        one = random_token(mixture, batch, generator_for(0))
+        fixed_ones = [fixed(n)(mixture, batch, generator_for(0)) for n in range(3)]
+    assert all(not torch.allclose(one, other) for other in fixed_ones)
+
+
+def test_evaluation_leaves_the_mode_as_it_was_and_ignores_dropout():
+    mixture = tiny.shake(tiny_task.mixture(dropout=0.5)).train()
+    task, tokenizer = tiny_task.task(), tiny_task.tokenizer()
+    first, second = (evaluate(mixture, task, tokenizer)[0] for _ in range(2))
+    assert torch.equal(first.log_probabilities, second.log_probabilities)
+    assert mixture.training
+
+
+def test_bad_input_is_named(mixture):
+    task, tokenizer = tiny_task.task(), tiny_task.tokenizer()
+    with pytest.raises(ValueError, match="Strategy 'merge' is not known.*Did you mean 'merged'"):
+        evaluate(mixture, task, tokenizer, ["merge"])
+    for texts in ([], "a sentence", [3], [("a", "b", "c")], ["a", ("b", "c")]):
+        with pytest.raises(ValueError, match="expected"):
+            predict(mixture, tokenizer, texts)
+    assert predict(mixture, tokenizer, [""]).shape == (1, 3)
+    with pytest.raises(ValueError, match="Expert 7 is out of range: expected 0 to 2"):
+        evaluate(mixture, task, tokenizer, ["fixed-7"])
+
+
+def test_intervals():
+    low, high = wilson(0.9, 1000)
+    assert 0.879 < low < 0.9 < high < 0.918
+    first = torch.tensor([True] * 90 + [False] * 10)
+    assert paired_difference(first, first) == (0.0, 0.0)
+    difference, half = paired_difference(first, ~first)
+    assert math.isclose(difference, 0.8) and 0.1 < half < 0.13
+
+
+def test_a_language_model_is_not_asked_for_classes():
+    mixture = attach(tiny.gpt2(), Bottleneck(4))
+    assert mixture.head_paths == ()

@@ -1,0 +1,133 @@
+"""Merging, soups, folding and the merge gap."""
+
+import pytest
+import tiny
+import torch
+
+from adamix_lab.adaptations import IA3, Bias, Bottleneck, LoRA
+from adamix_lab.merging import fold, greedy, learned, merge, merge_gap, side_by_side, uniform, weighted
+from adamix_lab.model import attach
+from adamix_lab.saving import load_trained, trained_tensors
+
+ADAPTATIONS = [(Bottleneck(4), "up"), (LoRA(2), "B"), (LoRA(2), None), (IA3(), None), (IA3(True), None), (Bias(), None)]
+
+
+def logits(model, **more):
+    with torch.no_grad():
+        return model(**tiny.inputs(getattr(model, "model", model)), **more).logits
+
+
+@pytest.mark.parametrize(("adaptation", "share"), ADAPTATIONS)
+def test_merge_is_the_mean_of_the_weights_and_leaves_one_expert(adaptation, share):
+    mixture = tiny.mixed(tiny.bert(), adaptation, experts=4, share=share)
+    merged = merge(mixture)
+    assert torch.equal(logits(merged), logits(mixture))
+    for (name, stacked), (_, one) in zip(mixture.expert_parameters(), merged.expert_parameters(), strict=True):
+        assert one.shape[0] == 1, name
+        torch.testing.assert_close(one[0], stacked.mean(0))
+    assert merged.space.number == 1
+
+
+def test_merge_shares_the_frozen_weights_and_leaves_the_mixture_alone():
+    mixture = tiny.mixed(tiny.bert(), Bottleneck(4), experts=4, share="up")
+    before = {name: tensor.clone() for name, tensor in trained_tensors(mixture).items()}
+    merged = merge(mixture)
+    assert merged.model.bert.embeddings.word_embeddings.weight is mixture.model.bert.embeddings.word_embeddings.weight
+    with torch.no_grad():
+        for _, parameter in [*merged.expert_parameters(), *merged.head_parameters()]:
+            parameter.zero_()
+    after = trained_tensors(mixture)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_merge_at_a_vertex_is_that_route():
+    mixture = tiny.mixed(tiny.bert(), LoRA(2), experts=3)
+    route = mixture.space.draw(torch.Generator().manual_seed(3))
+    vertex = merge(mixture, mixture.space.vertices(route))
+    torch.testing.assert_close(logits(vertex), logits(mixture, selection=route))
+
+
+@pytest.mark.parametrize(("adaptation", "share"), ADAPTATIONS[1:])
+@pytest.mark.parametrize("build", [tiny.bert, tiny.gpt2], ids=["bert", "gpt2"])
+def test_folding_gives_a_plain_model_with_equal_logits(build, adaptation, share):
+    mixture = tiny.mixed(build(), adaptation, experts=4, share=share)
+    plain = fold(mixture)
+    torch.testing.assert_close(logits(plain), logits(mixture), atol=1e-5, rtol=1e-5)
+    assert not [name for name in plain.state_dict() if "experts" in name or ".base." in name]
+
+
+def test_a_folded_model_is_saved_by_the_base_library(tmp_path):
+    from transformers.models.bert.modeling_bert import BertForSequenceClassification
+
+    mixture = tiny.mixed(tiny.bert(), LoRA(2), experts=2)
+    fold(mixture).save_pretrained(tmp_path)
+    back = BertForSequenceClassification.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(logits(back), logits(mixture), atol=1e-5, rtol=1e-5)
+    with pytest.raises(RuntimeError, match="save_pretrained"):
+        mixture.model.save_pretrained(tmp_path)
+
+
+def test_folding_refuses_what_it_cannot_do():
+    with pytest.raises(ValueError, match="bottleneck cannot be folded.*not linear"):
+        fold(tiny.mixed(tiny.bert(), Bottleneck(4), experts=2))
+    model = tiny.bert()
+    layers = model.bert.encoder.layer
+    layers[1].attention.self.query.weight = layers[0].attention.self.query.weight
+    with pytest.raises(ValueError, match=r"layer\.0\.attention\.self\.query is tied.*layer\.1"):
+        fold(attach(model, LoRA(2)))
+
+
+def test_soups_are_points_of_the_simplex():
+    space = attach(tiny.bert(), Bottleneck(4), experts=4, share="up").space
+    assert torch.equal(weighted(space, [0.25] * 4), uniform(space))
+    with pytest.raises(ValueError, match="3 weights were given: expected 4"):
+        weighted(space, [1, 0, 0])
+    with pytest.raises(ValueError, match="no mixture"):
+        weighted(space, [0.5, 0.5, 0.5, -0.5])
+
+
+def test_the_greedy_soup_takes_the_best_first_and_never_gets_worse():
+    space = attach(tiny.bert(), Bottleneck(4), experts=4, share="up").space
+    quality = torch.tensor([0.1, 0.9, 0.5, 0.8])
+
+    def score(point):  # experts 1 and 3 help each other, the others drag down
+        return float(point[0, 0] @ quality) + (0.2 if point[0, 0, 1] > 0 and point[0, 0, 3] > 0 else 0.0)
+
+    point, chosen = greedy(space, score)
+    assert chosen == [1, 3]
+    assert torch.allclose(point[0, 0], torch.tensor([0, 0.5, 0, 0.5]))
+    assert score(point) >= max(score(weighted(space, row)) for row in torch.eye(4).tolist())
+
+
+def test_the_learned_soup_lowers_the_loss_on_its_batches_and_leaves_the_experts_alone():
+    mixture = tiny.mixed(tiny.bert(), Bottleneck(4), experts=4)
+    batch = {**tiny.batch(), "labels": tiny.labels()}
+    before = {name: tensor.clone() for name, tensor in trained_tensors(mixture).items()}
+    point = learned(mixture, [batch] * 30)
+    loss = torch.nn.functional.cross_entropy
+    assert loss(logits(mixture, selection=point), batch["labels"]) < loss(logits(mixture), batch["labels"])
+    assert torch.allclose(point.sum(-1), torch.ones(mixture.space.shape))
+    assert all(torch.equal(before[name], tensor) for name, tensor in trained_tensors(mixture).items())
+
+
+def test_the_merge_gap_is_nil_where_averaging_is_exact_and_only_there():
+    def gaps(adaptation, share):
+        mixture = tiny.mixed(tiny.bert(), adaptation, experts=3, share=share)
+        return merge_gap(mixture, tiny.batch()).values()
+
+    assert max(gaps(LoRA(2), "B")) < 1e-5  # one side shared
+    assert max(gaps(LoRA(2), None)) < 1e-5  # sides independent: E[B A] = E[B] E[A]
+    assert max(gaps(Bias(), None)) < 1e-5
+    assert min(gaps(Bottleneck(4), "up")) > 1e-3  # GELU
+    with pytest.raises(ValueError, match="9 routes are too many"):
+        merge_gap(tiny.mixed(tiny.bert(), LoRA(2), experts=3), tiny.batch(), limit=4)
+
+
+def test_adapters_trained_apart_stand_side_by_side():
+    singles = [tiny.mixed(tiny.bert(), Bottleneck(4), experts=1, seed=n) for n in range(3)]
+    tensors = [trained_tensors(single) for single in singles]
+    together = attach(tiny.bert(), Bottleneck(4), experts=3)
+    load_trained(together, side_by_side(tensors))
+    for n in range(3):
+        route = together.space.fixed(n)
+        torch.testing.assert_close(logits(together, selection=route), logits(singles[n]))

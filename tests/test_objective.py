@@ -1,0 +1,183 @@
+"""The objective: task loss on the first view, consistency between the two, everything returned."""
+
+import pytest
+import tiny
+import torch
+import torch.nn.functional as F
+
+from adamix_lab.adaptations import Bottleneck, LoRA
+from adamix_lab.consistency import reference_kl, squared
+from adamix_lab.objective import (
+    Consistency,
+    Objective,
+    cross_entropy,
+    mean_squared_loss,
+    next_token_loss,
+    reference_next_token_loss,
+    task_loss_of,
+    token_loss,
+)  # fmt: skip
+from adamix_lab.routing import Router
+
+
+def step(mixture, consistency=None, labels=None, views=2, **more):
+    objective = Objective(mixture, consistency, **more)
+    batch = {**tiny.batch(pad=False), "labels": tiny.labels() if labels is None else labels}
+    return objective(batch, Router(mixture.space).views(0, views))
+
+
+def two(mixture):
+    return [
+        mixture(selection=route, **tiny.batch(pad=False)).logits for route in Router(mixture.space).views(0)
+    ]
+
+
+def test_the_sum_by_hand():
+    mixture = tiny.mixed(tiny.bert(), Bottleneck(4))
+    first, second = two(mixture)
+    losses = step(mixture, Consistency(weight=3.0))
+    torch.testing.assert_close(losses.task, F.cross_entropy(first, tiny.labels()))
+    torch.testing.assert_close(losses.consistency, reference_kl(first, second))
+    torch.testing.assert_close(losses.total, losses.task + 3.0 * losses.consistency)
+    torch.testing.assert_close(losses.logits, first)
+
+
+def test_weight_zero_is_one_view():
+    mixture = tiny.mixed(tiny.bert(), Bottleneck(4))
+    assert Consistency(0.0).number == 1 and Consistency().number == 2
+    for views in (1, 2):
+        losses = step(mixture, Consistency(0.0), views=views)
+        torch.testing.assert_close(losses.total, F.cross_entropy(two(mixture)[0], tiny.labels()))
+        assert float(losses.consistency) == 0
+    losses.total.backward()
+
+
+def test_losses_are_returned_not_stored():
+    """Nothing on any module holds a tensor of the step: copies, pickles and the next step stay clean."""
+    mixture = tiny.mixed(tiny.bert(), Bottleneck(4)).train()
+    objective = Objective(mixture, Consistency())
+    before = {name: set(vars(module)) for name, module in objective.named_modules()}
+    losses = objective({**tiny.batch(), "labels": tiny.labels()}, Router(mixture.space).views(0))
+    assert {name: set(vars(module)) for name, module in objective.named_modules()} == before
+    stored = [v for m in objective.modules() for v in vars(m).values() if isinstance(v, torch.Tensor)]
+    assert not stored
+    assert (
+        losses.total.requires_grad and not losses.task.requires_grad and not losses.consistency.requires_grad
+    )
+
+
+def test_labels_do_not_reach_the_model():
+    mixture = tiny.mixed(tiny.bert(), Bottleneck(4))
+    seen = []
+    mixture.model.register_forward_pre_hook(
+        lambda m, args, kwargs: seen.append(set(kwargs)), with_kwargs=True
+    )
+    step(mixture)
+    assert all("labels" not in names for names in seen)
+    assert mixture.model.config.problem_type is None
+
+
+@pytest.mark.parametrize("label", [3, -1, 100])
+def test_labels_outside_the_classes(label):
+    mixture = tiny.mixed(tiny.bert(), Bottleneck(4))
+    labels = torch.tensor([0, 1, label, 2])
+    with pytest.raises(
+        ValueError, match=rf"Label {label} is outside the 3 classes: expected 0 to 2.*num_labels"
+    ):
+        step(mixture, labels=labels)
+
+
+def test_token_labels_outside_the_vocabulary():
+    with pytest.raises(ValueError, match="Label 9 is outside the 5 classes"):
+        token_loss(torch.zeros(1, 2, 5), torch.tensor([[-100, 9]]))
+
+
+def test_a_loss_of_ones_own():
+    mixture = tiny.mixed(tiny.bert(), Bottleneck(4))
+    losses = step(mixture, Consistency(0.0), task_loss=lambda logits, labels: logits.square().mean())
+    torch.testing.assert_close(losses.total, two(mixture)[0].square().mean())
+
+
+# -- which loss ------------------------------------------------------------------------------------------
+
+
+def test_losses_suit_the_model():
+    def loss_of(model, **more):
+        return task_loss_of(tiny.mixed(model, Bottleneck(4), **more))
+
+    assert loss_of(tiny.bert()) is loss_of(tiny.bert(), train_head=False) is cross_entropy
+    assert loss_of(tiny.bert(num_labels=1)) is mean_squared_loss
+    assert loss_of(tiny.gpt2()) is loss_of(tiny.llama()) is next_token_loss
+    assert loss_of(tiny.bert(cls="BertForMaskedLM")) is loss_of(tiny.t5()) is token_loss
+    assert loss_of(tiny.llama(cls="LlamaForSequenceClassification")) is cross_entropy
+
+
+def test_regression():
+    mixture = tiny.mixed(tiny.bert(num_labels=1), Bottleneck(4))
+    labels = torch.tensor([0.5, 1.0, -2.0, 4.0])
+    losses = step(mixture, Consistency(kind="mse"), labels)
+    first, second = two(mixture)
+    torch.testing.assert_close(losses.task, ((first[:, 0] - labels) ** 2).mean())
+    torch.testing.assert_close(losses.consistency, squared(first, second))
+    with pytest.raises(ValueError, match="one class"):
+        step(mixture, Consistency(), labels)
+
+
+@pytest.mark.parametrize("build", [tiny.gpt2, tiny.llama])
+def test_language_model_loss_equals_the_models_own(build):
+    mixture = tiny.mixed(build(), LoRA(2))
+    batch = tiny.batch(pad=False)
+    labels = batch["input_ids"].clone()
+    labels[:, :3] = -100
+    labels[1, 5:] = -100
+    losses = step(mixture, Consistency(100.0), labels)
+    first, second = two(mixture)
+    own = mixture(selection=Router(mixture.space).route(0), labels=labels, **batch).loss
+    torch.testing.assert_close(losses.task, own)
+    mask = labels[:, 1:] != -100
+    torch.testing.assert_close(losses.consistency, reference_kl(first[:, :-1][mask], second[:, :-1][mask]))
+    tokens = int(mask.sum())
+    torch.testing.assert_close(reference_next_token_loss(first, labels), own * tokens / (tokens + 1e-4))
+
+
+def test_masked_language_model_loss_is_not_shifted():
+    mixture = tiny.mixed(tiny.bert(cls="BertForMaskedLM"), Bottleneck(4))
+    batch = tiny.batch(pad=False)
+    labels = torch.full_like(batch["input_ids"], -100)
+    labels[:, 2] = batch["input_ids"][:, 2]
+    losses = step(mixture, Consistency(), labels)
+    first, second = two(mixture)
+    torch.testing.assert_close(losses.task, F.cross_entropy(first[:, 2], labels[:, 2]))
+    torch.testing.assert_close(losses.consistency, reference_kl(first[:, 2], second[:, 2]))
+
+
+def test_token_classification():
+    mixture = tiny.mixed(tiny.bert(cls="BertForTokenClassification"), Bottleneck(4))
+    labels = torch.randint(0, tiny.LABELS, (4, 7), generator=torch.Generator().manual_seed(0))
+    labels[:, 0] = -100
+    losses = step(mixture, Consistency(), labels)
+    first, second = two(mixture)
+    torch.testing.assert_close(losses.task, F.cross_entropy(first.flatten(0, 1), labels.flatten()))
+    torch.testing.assert_close(losses.consistency, reference_kl(first[:, 1:], second[:, 1:]))
+
+
+def test_encoder_decoder_reads_shifted_labels():
+    mixture = tiny.mixed(tiny.t5(), Bottleneck(4))
+    batch = tiny.batch(pad=False)
+    labels = batch["input_ids"][:, :4].clone()
+    labels[0, 3] = -100
+    losses = step(mixture, Consistency(), labels)
+    own = mixture(selection=Router(mixture.space).route(0), labels=labels, **batch)
+    torch.testing.assert_close(losses.task, own.loss)
+    torch.testing.assert_close(losses.logits, own.logits)
+
+
+def test_bad_settings():
+    with pytest.raises(ValueError, match="consistency weight = -1: expected 0"):
+        Consistency(-1)
+    with pytest.raises(
+        ValueError, match="consistency 'kl' is not known; expected one of jensen-shannon, mse, reference"
+    ):
+        Consistency(kind="kl")
+    with pytest.raises(ValueError, match=r"views 'independant' is not known.*Did you mean 'independent'"):
+        Consistency(views="independant")

@@ -1,0 +1,45 @@
+"""The package as a whole: light to import, its names, its doctests."""
+
+import doctest
+import importlib
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import adamix_lab
+
+HEAVY = ("transformers", "accelerate", "datasets", "sklearn", "pandas", "matplotlib", "IPython", "ipywidgets", "typer")
+
+
+def modules():
+    return [m.name for m in pkgutil.iter_modules(adamix_lab.__path__) if m.name != "__main__"]
+
+
+def test_every_public_name_is_there():
+    for name in adamix_lab.__all__:
+        assert getattr(adamix_lab, name).__name__ == name
+    with pytest.raises(AttributeError, match="has no attribute 'atach'"):
+        adamix_lab.atach  # noqa: B018
+
+
+def test_importing_the_package_and_its_core_brings_in_nothing_heavy():
+    names = ["adamix_lab", *(f"adamix_lab.{n}" for n in modules() if n not in ("cli", "hf_trainer"))]
+    script = f"import sys, {', '.join(names)}; print(*[m for m in {HEAVY!r} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    assert out.stdout.split() == []
+
+
+@pytest.mark.parametrize("name", modules())
+def test_docstrings_that_run_are_right(name):
+    assert doctest.testmod(importlib.import_module(f"adamix_lab.{name}")).failed == 0
+
+
+def test_files_hold_one_idea():
+    import pathlib
+
+    for path in pathlib.Path(adamix_lab.__path__[0]).glob("*.py"):
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        assert lines <= 330, f"{path.name} has {lines} lines"

@@ -1,0 +1,66 @@
+"""What the README and the architecture page tell people to type, typed."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.S)
+
+
+def run(command: list[str], folder: Path) -> str:
+    environment = {**os.environ, "ADAMIX_LAB_DATA": str(ROOT / "data"), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_python_block_runs_as_it_stands(tmp_path):
+    (code,) = blocks("python")
+    out = run([sys.executable, "-c", code], tmp_path)
+    assert "'strategy': 'ensemble'" in out and (tmp_path / "runs/readme/adamix.json").is_file()
+
+
+@pytest.mark.slow
+def test_the_commands_run_as_they_stand_with_fewer_steps(tmp_path):
+    """`adamix-lab` lines, in the README's order; only the number of steps and seeds is lowered, for time."""
+    import shlex
+
+    lines = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("adamix-lab")]
+    assert len(lines) >= 4
+    for line in lines:
+        line = re.sub(r"--steps \d+", "--steps 10", re.sub(r"--seeds \d+", "--seeds 1", line))
+        out = run([sys.executable, "-m", "adamix_lab", *shlex.split(line)[1:]], tmp_path)
+        assert out.strip()
+
+
+def test_pictures_and_links_are_there():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).is_file(), target
+    for alt in re.findall(r"!\[([^\]]*)\]", README):
+        assert len(alt) >= 40
+
+
+def test_the_architecture_page_names_every_file():
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    for path in sorted((ROOT / "adamix_lab").glob("[a-z]*.py")):
+        assert f"`{path.name}`" in page, path.name
+
+
+def test_imports_go_down_the_list_of_the_architecture_page():
+    """A file imports only files listed above it (imports inside functions of the command line excepted)."""
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    order = [name for name in re.findall(r"`([a-z_]+)\.py`", page[page.index("## The parts") : page.index("Beside the package")])]
+    for place, name in enumerate(order):
+        text = (ROOT / "adamix_lab" / f"{name}.py").read_text(encoding="utf-8")
+        for imported in re.findall(r"^from adamix_lab\.([a-z_]+) import", text, flags=re.M):
+            assert imported in order[:place], f"{name}.py imports {imported}.py, which is not listed above it"

@@ -1,0 +1,174 @@
+"""The library's own format: strict, atomic, nothing trusted."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import tiny
+import torch
+
+from adamix_lab import files
+from adamix_lab.adaptations import Bottleneck, LoRA
+from adamix_lab.model import attach
+from adamix_lab.saving import CONFIG, load, read_config, save
+
+
+def saved(folder, adaptation=None, **more):
+    mixture = tiny.mixed(tiny.bert(), adaptation or Bottleneck(4), experts=3, share="up" if adaptation is None else None)
+    save(mixture, folder, **more)
+    return mixture
+
+
+@pytest.mark.parametrize("adaptation", [None, LoRA(2), LoRA(2, slices=((0, 4), (8, 16)))])
+def test_what_is_saved_comes_back(tmp_path, adaptation):
+    mixture = saved(tmp_path, adaptation)
+    back = load(tiny.bert(), tmp_path)
+    batch = tiny.batch()
+    assert torch.equal(back(**batch).logits, mixture(**batch).logits)
+    assert back.mixture == mixture.mixture
+    assert {p.name for p in tmp_path.iterdir()} == {CONFIG, read_config(tmp_path)["weights"]}
+
+
+def test_equal_weights_give_equal_bytes_and_a_new_save_replaces_the_old(tmp_path):
+    saved(tmp_path)
+    first = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    save(load(tiny.bert(), tmp_path), tmp_path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == first
+    other = tiny.mixed(tiny.bert(), Bottleneck(4), experts=2)
+    save(other, tmp_path)
+    assert load(tiny.bert(), tmp_path).space == other.space
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_half_precision_on_disk(tmp_path):
+    mixture = saved(tmp_path, dtype=torch.float16)
+    back = load(tiny.bert(), tmp_path)
+    for (_, a), (_, b) in zip(mixture.expert_parameters(), back.expert_parameters(), strict=True):
+        assert torch.equal(a.half().float(), b)
+
+
+def test_another_base_is_noticed_and_a_half_precision_copy_is_not_another(tmp_path):
+    saved(tmp_path)
+    load(tiny.bert().half().float(), tmp_path)
+    other = tiny.bert()
+    with torch.no_grad():
+        other.bert.encoder.layer[1].output.dense.weight.add_(0.1)
+    with pytest.raises(ValueError, match="fingerprint .*any_base=True"):
+        load(other, tmp_path)
+    load(other, tmp_path, any_base=True)
+
+
+def test_a_truncated_file_is_refused(tmp_path):
+    saved(tmp_path)
+    path = tmp_path / read_config(tmp_path)["weights"]
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        load(tiny.bert(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"experts": 2}, r"has shape .*: expected .* from the configuration"),
+        ({"experts": 10**9}, "asks for experts = 1000000000"),
+        ({"adaptation": {"kind": "bottleneck", "size": 5}}, "has shape"),
+        ({"adaptation": {"kind": "lora"}, "share": []}, "missing .*unknown"),
+        ({"adaptation": {"kind": "botleneck"}}, "Did you mean 'bottleneck'"),
+        ({"adaptation": {"kind": "bottleneck", "sizes": 4}}, "setting of bottleneck 'sizes' is not known"),
+        ({"share": ["sideways"]}, "Side to share"),
+        ({"sites": ["bert.nowhere"]}, "matches no module"),
+        ({"weights": "../../secret.safetensors"}, "leaves its folder"),
+        ({"weights": None}, "leaves its folder"),
+        ({"format": 99}, "has format 99: expected 1"),
+        ({"num_labels": 7}, "expected 7, as trained"),
+    ],
+)
+def test_a_configuration_that_disagrees_is_refused(tmp_path, change, message):
+    saved(tmp_path)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    (tmp_path / CONFIG).write_text(json.dumps({**config, **change}))
+    with pytest.raises(ValueError, match=message):
+        load(tiny.bert(), tmp_path)
+
+
+def test_a_folder_without_a_save_and_one_with_garbage(tmp_path):
+    with pytest.raises(FileNotFoundError, match="expected a folder written by"):
+        load(tiny.bert(), tmp_path)
+    (tmp_path / CONFIG).write_text("{")
+    with pytest.raises(ValueError, match="not JSON"):
+        load(tiny.bert(), tmp_path)
+
+
+def test_a_full_disk_leaves_the_old_save_whole(tmp_path, monkeypatch):
+    old = saved(tmp_path)
+
+    def full(path, data):
+        path.write_bytes(data[: len(data) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "_write_bytes", full)
+    with pytest.raises(OSError, match="could not be written .No space left.*is whole"):
+        save(tiny.mixed(tiny.bert(), Bottleneck(4), experts=2), tmp_path)
+    monkeypatch.undo()
+    back = load(tiny.bert(), tmp_path)
+    assert back.space == old.space
+    assert len(list(tmp_path.iterdir())) == 2, "temporary files were left behind"
+
+
+def test_a_kill_at_any_step_of_a_save_leaves_a_loadable_folder(tmp_path):
+    """Children are killed at their first, second, ... step on disk while they save another mixture over this one."""
+    saved(tmp_path)
+    script = textwrap.dedent(
+        """
+        import os, signal, sys, torch
+        torch.set_num_threads(1)  # a forked child has no thread pool
+        sys.path[:0] = sys.argv[2:4]
+        import tiny
+        from adamix_lab.adaptations import Bottleneck
+        from adamix_lab.saving import save
+        mixture = tiny.mixed(tiny.bert(), Bottleneck(4), experts=2)
+
+        def watch(function, budget):
+            def call(*args, **kwargs):
+                budget[0] -= 1
+                if budget[0] < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return function(*args, **kwargs)
+            return call
+
+        for steps in range(30):
+            child = os.fork()
+            if child == 0:
+                budget = [steps]
+                for name in ("replace", "fsync", "unlink", "chmod"):
+                    setattr(os, name, watch(getattr(os, name), budget))
+                save(mixture, sys.argv[1])
+                os._exit(0)
+            killed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
+            back = __import__("adamix_lab.saving").saving.load(tiny.bert(), sys.argv[1])
+            print(steps, "killed" if killed else "ended", back.space.experts, flush=True)
+            if not killed:
+                break
+        """
+    )
+    here = os.path.dirname(__file__)
+    command = [sys.executable, "-c", script, str(tmp_path), here, os.path.dirname(here)]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    lines = [line.split() for line in ended.stdout.splitlines()]
+    assert [line[1] for line in lines][:2] == ["killed", "killed"] and lines[-1][1:] == ["ended", "2"]
+    assert {line[2] for line in lines} == {"2", "3"}  # old or new, always whole
+
+
+def test_nothing_but_attach_is_run_from_a_folder(tmp_path):
+    saved(tmp_path)
+    assert all(p.suffix in (".json", ".safetensors") for p in tmp_path.iterdir())
+
+
+def test_save_pretrained_of_the_wrapped_model_says_what_to_do():
+    mixture = attach(tiny.bert(), Bottleneck(4))
+    with pytest.raises(RuntimeError, match=r"adamix_lab\.save.*fold/merge.*detach"):
+        mixture.model.save_pretrained("anywhere")

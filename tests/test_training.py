@@ -1,0 +1,226 @@
+import json
+import math
+
+import pytest
+import tiny_task
+import torch
+from tiny_task import one_thread  # noqa: F401
+
+from adamix_lab import training
+from adamix_lab.objective import Consistency
+from adamix_lab.routing import Router
+from adamix_lab.run import read_log
+from adamix_lab.training import train
+
+TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
+# Equal gradients become nearly equal weights: Adam divides by the gradient's own size, so rounding in a gradient near 0
+# becomes a part of a whole step. At the default rate twelve such steps stay below 1e-6.
+GENTLE = {"lr": 4e-4}
+
+
+def run(folder=None, dropout=0.0, mixture=None, task=TASK, **settings):
+    mixture = mixture or tiny_task.mixture(dropout)
+    history = train(mixture, task, TOKENIZER, tiny_task.recipe(**settings), folder, progress=False)
+    return mixture, history
+
+
+def difference(first, second):
+    return tiny_task.apart(tiny_task.weights(first), tiny_task.weights(second))
+
+
+def test_the_loss_falls_and_only_experts_and_head_move():
+    mixture = tiny_task.mixture()
+    frozen = {n: p.clone() for n, p in mixture.named_parameters() if not p.requires_grad}
+    _, history = run(mixture=mixture, steps=120, batch_size=16, log_every=1, lr=5e-2, dev_fraction=0.2)
+    assert sum(history.losses[-8:]) < 0.5 * sum(history.losses[:8])
+    assert history.best["dev"]["accuracy"] > 0.6
+    assert all(torch.equal(frozen[n], p) for n, p in mixture.named_parameters() if n in frozen)
+    assert not mixture.training
+
+
+def test_a_run_is_a_function_of_its_seed():
+    torch.manual_seed(1)
+    first, _ = run(dropout=0.1)
+    torch.manual_seed(2)
+    assert difference(first, run(dropout=0.1)[0]) == 0
+    assert difference(first, run(dropout=0.1, seed=1)[0]) > 0
+
+
+def test_the_log(tmp_path):
+    mixture, history = run(tmp_path, steps=12, log_every=5, dev_fraction=0.2, evaluate_every=6)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert rows == history.rows == read_log(tmp_path / "log.jsonl")
+    steps = [row["step"] for row in rows if "loss" in row]
+    assert steps == [1, 5, 10, 12] and [row["step"] for row in history.looks] == [6, 12]
+    row = rows[1]
+    assert set(row) == {"step", "loss", "task", "consistency", "lr", "seconds", "route"}
+    assert row["loss"] == pytest.approx(row["task"] + row["consistency"], rel=1e-4)
+    assert row["route"] == Router(mixture.space, seed=0).views(5 - 1).tolist()
+    assert rows[0]["lr"] == 0 and history.steps == 12
+
+
+def test_selection_keeps_the_best_weights():
+    # a rate that is far too high at its peak: later weights are worse than some before
+    mixture, history = run(steps=30, lr=0.5, dev_fraction=0.25, evaluate_every=1)
+    best = max(history.looks, key=lambda row: (row["dev"]["accuracy"], -row["dev"]["loss"]))
+    assert history.best == best and best["step"] < 30
+    _, dev = training.hold_out(TASK.train, 0.25, 0)
+    right = 0
+    for row in dev:
+        batch = TOKENIZER(row["sentence"], return_tensors="pt")
+        right += int(mixture(**batch).logits.argmax() == row["label"])
+    assert right / len(dev) == pytest.approx(best["dev"]["accuracy"])
+
+
+def test_early_stop():
+    _, history = run(steps=40, lr=0.0, dev_fraction=0.2, evaluate_every=2, patience=3)
+    assert history.stopped_early and history.steps == 8  # one look that counts, three without improvement
+    assert history.best["step"] == 2
+
+
+def test_without_a_dev_slice_the_last_weights_stay():
+    _, history = run()
+    assert history.best is None and not history.looks
+
+
+@pytest.mark.parametrize("accumulate", [3, 8])
+def test_accumulation_equals_the_big_batch(accumulate):
+    whole, history = run(clip=0.1, log_every=1, **GENTLE)
+    pieces, in_pieces = run(clip=0.1, log_every=1, accumulate=accumulate, **GENTLE)
+    assert difference(whole, pieces) < 1e-6
+    assert history.losses == pytest.approx(in_pieces.losses, abs=1e-6)
+
+
+def test_a_last_batch_smaller_than_its_pieces():
+    task = tiny_task.task(rows=10)  # batches of 8 and 2 rows, in 4 pieces
+    whole, _ = run(task=task, steps=4, **GENTLE)
+    pieces, _ = run(task=task, steps=4, accumulate=4, **GENTLE)
+    assert difference(whole, pieces) < 1e-6
+
+
+@pytest.mark.parametrize("views", ["independent", "shared_prefix"])
+def test_the_cached_prefix_changes_nothing_without_dropout(views):
+    settings = {"consistency": Consistency(1.0, views=views), "dev_fraction": 0.2, **GENTLE}
+    plain, history = run(mixture=tiny_task.mixture(blocks=(-2, -1)), **settings)
+    cached, from_states = run(mixture=tiny_task.mixture(blocks=(-2, -1)), cache_prefix=True, **settings)
+    assert difference(plain, cached) < 1e-6
+    assert history.best["dev"]["loss"] == pytest.approx(from_states.best["dev"]["loss"], abs=1e-6)
+    batch = TOKENIZER(["w1 w12"], return_tensors="pt")  # the model itself is whole again
+    assert torch.allclose(plain(**batch).logits, cached(**batch).logits, atol=1e-5)
+
+
+def test_bfloat16_on_the_cpu_and_another_precision_after_it():
+    mixture, history = run(precision="bf16", steps=100, batch_size=16, lr=5e-2, log_every=1)
+    assert sum(history.losses[-8:]) < 0.8 * sum(history.losses[:8])
+    assert all(p.dtype == torch.float32 for _, p in mixture.expert_parameters())
+    halved, _ = run(precision="bf16")
+    exact, _ = run()  # float32 again, in the same process
+    assert difference(halved, exact) > 1e-5
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, where fp16 works")
+def test_float16_needs_a_gpu():
+    with pytest.raises(ValueError, match='expected "no" or "bf16" on a CPU'):
+        run(precision="fp16")
+
+
+@pytest.mark.parametrize("settings", [{"per": "example"}, {"per": "token"}, {"tied": True}, {"off_route": "freeze"}])
+def test_other_routings_train(settings):
+    mixture, history = run(log_every=1, **settings, **GENTLE)
+    assert all(map(math.isfinite, history.losses))
+    assert (history.rows[0]["route"] is None) == (settings.get("per", "batch") != "batch")
+    pieces, _ = run(accumulate=3, **settings, **GENTLE)
+    assert difference(mixture, pieces) < 1e-6
+
+
+def test_weight_zero_means_one_view():
+    _, history = run(consistency=Consistency(0.0), log_every=1)
+    assert len(history.rows[0]["route"]) == 1 and history.rows[0]["consistency"] == 0
+
+
+def test_looking_on_while_it_trains():
+    seen = []
+    train(tiny_task.mixture(), TASK, TOKENIZER, tiny_task.recipe(steps=3), progress=False, on_step=seen.append)
+    assert seen == [1, 2, 3]
+
+
+def test_a_loss_of_ones_own():
+    def smoothed(logits, labels):
+        return torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.3)
+
+    mixture = tiny_task.mixture()
+    train(mixture, TASK, TOKENIZER, tiny_task.recipe(), task_loss=smoothed, progress=False)
+    assert difference(mixture, run()[0]) > 0
+
+
+def test_regression_selects_by_loss():
+    from adamix_lab.adaptations import Bottleneck
+    from adamix_lab.model import attach
+    from adamix_lab.tasks import Task
+
+    rows = [{**row, "label": float(row["label"])} for row in TASK.train]
+    task = Task("numbers", rows, rows[:10], ("sentence",))
+    mixture = attach(_one_number(), Bottleneck(4), experts=2)
+    _, history = run(mixture=mixture, task=task, steps=40, lr=1e-2, dev_fraction=0.2, evaluate_every=5,
+                     consistency=Consistency(1.0, kind="mse"))  # fmt: skip
+    assert set(history.best["dev"]) == {"loss"}
+    assert history.best["dev"]["loss"] == min(row["dev"]["loss"] for row in history.looks)
+    assert history.best["dev"]["loss"] < history.looks[0]["dev"]["loss"]
+
+
+def _one_number():
+    import tiny
+
+    model = tiny.bert()
+    model.classifier = torch.nn.Linear(tiny.WIDTH, 1)
+    model.num_labels = model.config.num_labels = 1
+    return model
+
+
+def test_a_loss_that_is_not_finite_stops_the_run():
+    def broken(logits, labels):
+        return logits.sum() * float("nan")
+
+    with pytest.raises(FloatingPointError, match=r"loss at step 1 is nan: expected a finite number. Lower lr"):
+        train(tiny_task.mixture(), TASK, TOKENIZER, tiny_task.recipe(), task_loss=broken, progress=False)
+
+
+def test_a_head_that_does_not_fit_the_task():
+    from adamix_lab.tasks import Task
+
+    two = Task("two", TASK.train, TASK.evaluation, ("sentence",), "label", ("a", "b"))
+    with pytest.raises(ValueError, match=r"head answers 3 labels: expected 2 for task 'two'.*num_labels=2"):
+        run(task=two)
+
+
+def test_a_label_outside_the_classes():
+    from dataclasses import replace
+
+    rows = [{"sentence": "w1", "label": 7}] * 8
+    with pytest.raises(ValueError, match="Label 7 is outside the 3 classes"):
+        run(task=replace(TASK, train=rows))
+
+
+def test_empty_sentences_train():
+    from dataclasses import replace
+
+    rows = [{"sentence": "", "label": n % 3} for n in range(16)]
+    assert all(map(math.isfinite, run(task=replace(TASK, train=rows))[1].losses))
+
+
+def test_the_training_code_needs_no_datasets_and_no_jupyter(monkeypatch):
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    here = Path(__file__).resolve().parent
+    code = (
+        "import sys\n"
+        "for name in ('datasets', 'IPython', 'ipywidgets', 'matplotlib', 'sklearn', 'pandas'):\n"
+        "    sys.modules[name] = None\n"
+        f"sys.path[:0] = [{str(here)!r}, {str(here.parent)!r}]\n"
+        "import torch, tiny_task\ntorch.set_num_threads(1)\nfrom adamix_lab.training import train\n"
+        "recipe = tiny_task.recipe(steps=2)\n"
+        "train(tiny_task.mixture(), tiny_task.task(), tiny_task.tokenizer(), recipe, progress=False)\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
