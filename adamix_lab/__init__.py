@@ -1,6 +1,7 @@
 """AdaMix Lab: mixtures of adaptations to read, run, take apart and reuse (Wang et al., EMNLP 2022).
 
-The public names are here; each is imported from its file when it is first used, so that `import adamix_lab` stays light.
+The public names are here; each is imported from its file when it is first used, so that `import adamix_lab`
+stays light.
 """
 
 from __future__ import annotations

@@ -51,9 +51,7 @@ FAMILIES: dict[str, Family] = {
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), _BERT),
     "distilbert": Family("transformer.layer", "ffn.lin2", "sa_layer_norm", _ENCODER),
     "gpt2": Family("h", "mlp.c_proj", None, _DECODER),
-    **dict.fromkeys(
-        ("llama", "mistral", "qwen2", "qwen3"), Family("layers", "mlp.down_proj", None, _DECODER)
-    ),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), Family("layers", "mlp.down_proj", None, _DECODER)),
 }
 
 

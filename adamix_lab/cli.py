@@ -11,14 +11,20 @@ from typing import Annotated, Any
 import typer
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="AdaMix: train, compare, merge, predict."
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="AdaMix: train, compare, merge, predict.",
 )
 
 Folder = Annotated[Path, typer.Option("--out", help="Folder for what the command writes.")]
 
 
 @app.command()
-def tour(out: Folder = Path("runs/tour"), steps: Annotated[int | None, typer.Option(help="Fewer steps, for a quick look.")] = None) -> None:
+def tour(
+    out: Folder = Path("runs/tour"),
+    steps: Annotated[int | None, typer.Option(help="Fewer steps, for a quick look.")] = None,
+) -> None:
     """Trains AdaMix on the embedded task and compares its strategies with what they should be compared with."""
     from adamix_lab.tour import run_tour
 
@@ -27,13 +33,17 @@ def tour(out: Folder = Path("runs/tour"), steps: Annotated[int | None, typer.Opt
 
 @app.command()
 def train(
-    task: Annotated[str, typer.Option(help='"aspects" (embedded), or a folder or file of JSON lines or CSV.')] = "aspects",
+    task: Annotated[
+        str, typer.Option(help='"aspects" (embedded), or a folder or file of JSON lines or CSV.')
+    ] = "aspects",
     model: Annotated[str, typer.Option(help='"minilm" (embedded), a local folder, or a Hub name.')] = "minilm",
     rows: Annotated[int | None, typer.Option(help="A seeded sample of so many training rows.")] = None,
     adaptation: Annotated[str, typer.Option(help="bottleneck, lora, ia3 or bias.")] = "bottleneck",
     size: Annotated[int, typer.Option(help="Bottleneck size, or LoRA's rank.")] = 16,
     experts: Annotated[int, typer.Option(help="M.")] = 4,
-    share: Annotated[str | None, typer.Option(help='Side to share; "none" shares nothing. Default: up, or LoRA\'s B.')] = None,
+    share: Annotated[
+        str | None, typer.Option(help='Side to share; "none" shares nothing. Default: up, or LoRA\'s B.')
+    ] = None,
     top_blocks: Annotated[int | None, typer.Option(help="Adapt only so many blocks from the top.")] = None,
     consistency: Annotated[float, typer.Option(help="Weight of the consistency loss; 0 is one view a step.")] = 1.0,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 300,
@@ -96,7 +106,9 @@ def evaluate(
 @app.command()
 def predict(
     folder: Annotated[Path, typer.Argument(help="A saved mixture, as `train` and `tour` write it.")],
-    texts: Annotated[list[str], typer.Argument(help="Sentences. Of a task of pairs: first, second, first, second, ...")],
+    texts: Annotated[
+        list[str], typer.Argument(help="Sentences. Of a task of pairs: first, second, first, second, ...")
+    ],
     strategy: Annotated[str, typer.Option(help="How to use the experts.")] = "merged",
 ) -> None:
     """Class probabilities of sentences."""
@@ -107,7 +119,9 @@ def predict(
     inputs: Any = texts
     if config["notes"].get("columns") == 2:
         if len(texts) % 2:
-            raise ValueError(f"{len(texts)} texts were given to a task of pairs: expected an even number, first and second in turn.")
+            raise ValueError(
+                f"{len(texts)} texts were given to a task of pairs: expected an even number, first and second in turn."
+            )
         inputs = list(zip(texts[::2], texts[1::2], strict=True))
     probabilities = answer(mixture, tokenizer, inputs, strategy)
     classes = config["notes"].get("classes") or [str(n) for n in range(probabilities.shape[1])]
@@ -191,7 +205,7 @@ def bench() -> None:
 
 
 def main() -> None:
-    """The entry point: a mistake in the input ends in one clear line, not in a traceback (ADAMIX_LAB_DEBUG=1 shows it)."""
+    """The entry point: a mistake in the input ends in one clear line; ADAMIX_LAB_DEBUG=1 shows the traceback."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app()

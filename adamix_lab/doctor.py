@@ -52,10 +52,18 @@ def diagnose() -> Iterator[tuple[bool, str]]:
     """(fine, line) for each thing looked at; a line that is not fine says what to do."""
     found = versions()
     yield True, f"Python {found['python']} on {found['platform']}; adamix-lab {found['adamix-lab']}"
-    yield True, "torch {torch}, transformers {transformers}, accelerate {accelerate}, safetensors {safetensors}".format(**found)
+    yield (
+        True,
+        "torch {torch}, transformers {transformers}, accelerate {accelerate}, safetensors {safetensors}".format(
+            **found
+        ),
+    )
     yield True, f"device: {found['device']}"
     if _nvidia_driver() and not found["device"].startswith("cuda"):
-        yield False, "an NVIDIA driver is there, but this torch is a CPU build: install a CUDA build (README, 'On a GPU')"
+        yield (
+            False,
+            "an NVIDIA driver is there, but this torch is a CPU build: install a CUDA build (README, 'On a GPU')",
+        )
     for module, (package, extra, purpose) in EXTRAS.items():
         if importlib.util.find_spec(module):
             yield True, f"{package} {_version(package)}: {purpose}"
@@ -65,7 +73,10 @@ def diagnose() -> Iterator[tuple[bool, str]]:
     offline = os.environ.get("HF_HUB_OFFLINE") == "1"
     yield True, "the Hub is switched off (HF_HUB_OFFLINE=1)" if offline else "the Hub may be asked for models by name"
     free = shutil.disk_usage(Path.cwd()).free / 1e9
-    yield free > 1, f"{free:.1f} GB free here" + ("" if free > 1 else ": expected 1 GB or more for runs; free some space")
+    yield (
+        free > 1,
+        f"{free:.1f} GB free here" + ("" if free > 1 else ": expected 1 GB or more for runs; free some space"),
+    )
 
 
 def _assets() -> Iterator[tuple[bool, str]]:
@@ -77,7 +88,11 @@ def _assets() -> Iterator[tuple[bool, str]]:
         yield False, str(error)
     for name in EMBEDDED:
         there = (data_root() / name / "train.jsonl").is_file()
-        yield there, f"embedded task {name!r}" + ("" if there else f" is missing from {data_root()}: clone the repository again")
+        yield (
+            there,
+            f"embedded task {name!r}"
+            + ("" if there else f" is missing from {data_root()}: clone the repository again"),
+        )
     shipped = len(list((data_root() / "experts").glob("*/seed*/*/adamix.json")))
     yield shipped > 0, f"{shipped} shipped sets of experts" + ("" if shipped else ": make them with `adamix-lab twins`")
 

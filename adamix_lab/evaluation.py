@@ -72,7 +72,9 @@ def evaluate(
         if name not in STRATEGIES:
             raise unknown("Strategy", name, STRATEGIES)
     if task.regression:
-        raise ValueError(f"Task {task.name!r} is a regression: expected classes, which accuracy and log-likelihood need.")
+        raise ValueError(
+            f"Task {task.name!r} is a regression: expected classes, which accuracy and log-likelihood need."
+        )
     examples = encode(task.evaluation, task, tokenizer, max_length)
     device = next(mixture.parameters()).device
     batches = [

@@ -29,7 +29,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     except OSError as error:
         raise OSError(
             error.errno,
-            f"{path} could not be written ({error.strerror or error}); the file that was there before, if any, is whole. "
+            f"{path} could not be written ({error.strerror or error}); the file that was there before, if any, "
+            f"is whole. "
             "Free some space or choose another folder, and run the command again.",
         ) from error
     finally:
@@ -64,7 +65,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(
-            f"{path} is not a whole safetensors file ({error}): expected one written by adamix_lab. It may have been cut "
+            f"{path} is not a whole safetensors file ({error}): expected one written by adamix_lab. It may have "
+            f"been cut "
             "short by a copy or a full disk; copy it again, or train again."
         ) from error
 
@@ -72,5 +74,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def inside(folder: Path, name: Any) -> Path:
     """`folder / name` for a plain file name. Raises ValueError for a name that would leave the folder."""
     if not isinstance(name, str) or not name or Path(name).name != name or name in (".", "..") or "\\" in name:
-        raise ValueError(f"File name {name!r} leaves its folder {folder}: expected a plain name. The configuration is not trusted.")
+        raise ValueError(
+            f"File name {name!r} leaves its folder {folder}: expected a plain name. The configuration is not trusted."
+        )
     return folder / name

@@ -33,7 +33,7 @@ class GateRecord:
     probabilities: list[Tensor] = field(default_factory=list)
 
     def balance(self) -> Tensor:
-        """The balancing loss `M * sum_i f_i P_i`, mean over sites: 1 where the load is even, M where one expert has all."""
+        """The balancing loss `M * sum_i f_i P_i`, mean over sites: 1 for an even load, M where one expert has all."""
         losses = []
         for choice, probability in zip(self.choices, self.probabilities, strict=True):
             experts = probability.shape[-1]
@@ -43,7 +43,10 @@ class GateRecord:
 
     def load(self) -> Tensor:
         """Share of tokens each expert serves, `[sites, M]`."""
-        rows = [torch.bincount(c.flatten(), minlength=p.shape[-1]) / c.numel() for c, p in zip(self.choices, self.probabilities, strict=True)]
+        rows = [
+            torch.bincount(c.flatten(), minlength=p.shape[-1]) / c.numel()
+            for c, p in zip(self.choices, self.probabilities, strict=True)
+        ]
         return torch.stack(rows)
 
 
@@ -73,7 +76,7 @@ class SwitchLayer(nn.Module):
         self.gate = nn.Parameter(start.to(layer.weight.device))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x `[rows, T, in]` to `[rows, T, out]`."""
+        """Hidden states `[rows, T, in]` to `[rows, T, out]`."""
         probabilities = torch.softmax(x.to(self.gate.dtype) @ self.gate.mT, -1)
         chosen, choice = probabilities.max(-1)
         base = once(self.layer.base) if self.layer.adaptation.keeps_input else self.layer.base

@@ -64,7 +64,7 @@ def greedy(space: RouteSpace, score: Score) -> tuple[Tensor, list[int]]:
 def learned(
     mixture: MixtureModel, batches: Iterable[Batch], lr: float = 0.1, task_loss: TaskLoss | None = None
 ) -> Tensor:
-    """Coefficients a site and side, softmax of free numbers from zero, fitted by Adam to held-out batches (one step each).
+    """Coefficients a site and side: softmax of free numbers, fitted by Adam to held-out batches (one step each).
 
     The experts stay as they are. Returns the point `[sites, sides, M]`.
     """
@@ -125,9 +125,13 @@ def fold(mixture: MixtureModel, point: Tensor | None = None) -> nn.Module:
     folded: dict[str, nn.Module] = {}
     for n, (path, layer) in enumerate(mixture.sites.items()):
         if not layer.weight.is_floating_point():
-            raise ValueError(f"{path} is quantised ({layer.weight.dtype}): expected float weights. Export a merged adapter instead.")
+            raise ValueError(
+                f"{path} is quantised ({layer.weight.dtype}): expected float weights. Export a merged adapter instead."
+            )
         if len(names := uses[id(layer.weight)]) > 1:
-            raise ValueError(f"{path} is tied ({', '.join(names)}): folding would change them all. Export a merged adapter instead.")
+            raise ValueError(
+                f"{path} is tied ({', '.join(names)}): folding would change them all. Export a merged adapter instead."
+            )
         here = None if point is None else point[n].to(layer.weight.device)
         folded[path] = _folded_layer(layer, layer.weights(here))
     kept = {id(t): t for t in [*mixture.model.parameters(), *mixture.model.buffers()]}
@@ -147,7 +151,9 @@ def _folded_layer(layer: MixtureLayer, weights: dict[str, Tensor]) -> nn.Module:
     bias = None if layer.bias is None else layer.bias.detach().float()
     new, new_bias = layer.adaptation.fold(weights, weight.mT if transposed else weight, bias)
     plain = copy.deepcopy(layer.base)
-    plain.weight = nn.Parameter((new.mT if transposed else new).to(layer.weight.dtype).contiguous(), requires_grad=False)
+    plain.weight = nn.Parameter(
+        (new.mT if transposed else new).to(layer.weight.dtype).contiguous(), requires_grad=False
+    )
     if new_bias is not None:
         plain.bias = nn.Parameter(new_bias.to(layer.weight.dtype), requires_grad=False)
     return plain
@@ -157,8 +163,9 @@ def _folded_layer(layer: MixtureLayer, weights: dict[str, Tensor]) -> nn.Module:
 def merge_gap(mixture: MixtureModel, batch: Batch, limit: int = 256) -> dict[str, float]:
     """How far each site's merged output is from the expected output over its routes, on the site's own inputs.
 
-    `|f(mean weights) - mean over routes f(weights)| / |mean over routes f(weights) - frozen output|`, Frobenius norms, in
-    the merged pass. It is 0 for LoRA with a shared side or independent sides, and for IA3 and bias; not for a bottleneck.
+    `|f(mean weights) - mean over routes f(weights)| / |mean over routes f(weights) - frozen output|`, Frobenius
+    norms, in the merged pass. It is 0 for LoRA with a shared side or independent sides, and for IA3 and bias; not
+    for a bottleneck.
 
     Returns:
         The ratio by site. Raises ValueError where a site has more than `limit` routes.

@@ -75,9 +75,7 @@ class MixtureLayer(nn.Module):
         device = next(base.parameters()).device
         self.experts = nn.ParameterDict(
             {
-                name: nn.Parameter(
-                    stack(weight, 1 if weight.side in shared else experts, generator).to(device)
-                )
+                name: nn.Parameter(stack(weight, 1 if weight.side in shared else experts, generator).to(device))
                 for name, weight in declared.items()
             }
         )
@@ -98,16 +96,12 @@ class MixtureLayer(nn.Module):
         if selection is None:
             return 1
         if isinstance(selection, Mapping):  # a K-fold weight has as many axes as M stacked ones
-            return max(
-                (len(w) for name, w in selection.items() if w.dim() == self.experts[name].dim()), default=1
-            )
+            return max((len(w) for name, w in selection.items() if w.dim() == self.experts[name].dim()), default=1)
         return len(selection) if selection.dim() > (2 if selection.is_floating_point() else 1) else 1
 
     def weights(self, selection: Tensor | None) -> dict[str, Tensor]:
         """The effective weights of a selection."""
-        return {
-            name: effective(stacked, self.side_of[name], selection) for name, stacked in self.experts.items()
-        }
+        return {name: effective(stacked, self.side_of[name], selection) for name, stacked in self.experts.items()}
 
     def forward(self, x: Tensor) -> Tensor:
         """From x `[rows, ..., in]` to `[rows, ..., out]`, in the frozen layer's dtype."""

@@ -120,11 +120,7 @@ class MixtureModel(nn.Module):
         """
         sites = self.sites
         if isinstance(selection, Tensor):
-            _ = (
-                self.space.check_point(selection)
-                if selection.is_floating_point()
-                else self.space.check(selection)
-            )
+            _ = self.space.check_point(selection) if selection.is_floating_point() else self.space.check(selection)
         if checkpoints_gradients(self.model):
             carry_selection(self.model)
         with held(list(sites.values()), [_at(selection, *site) for site in enumerate(sites.items())]):
@@ -158,9 +154,7 @@ class MixtureModel(nn.Module):
                 "head (AutoModelForSequenceClassification, train_head=True), or no num_labels."
             )
         generator = generator_for(self.mixture.seed if seed is None else seed, len(self._tasks))
-        experts = {
-            path: layer.experts for path, layer in _layers(self.model, self.mixture, generator).items()
-        }
+        experts = {path: layer.experts for path, layer in _layers(self.model, self.mixture, generator).items()}
         head = new_head(self.model, self.head, num_labels, generator)
         self._tasks[name] = TaskModules(experts, head, num_labels or getattr(self.model, "num_labels", None))
         self.switch(name)
@@ -198,9 +192,7 @@ class MixtureModel(nn.Module):
         if not self.head_paths:
             return TaskModules(experts, {}, None)
         config = getattr(self.model, "config", None)
-        names = {
-            key: dict(getattr(config, key) or {}) for key in ("id2label", "label2id") if hasattr(config, key)
-        }
+        names = {key: dict(getattr(config, key) or {}) for key in ("id2label", "label2id") if hasattr(config, key)}
         return TaskModules(experts, self.head, getattr(self.model, "num_labels", None), label_names=names)
 
 
@@ -208,9 +200,7 @@ def _layers(model: nn.Module, config: MixtureConfig, generator: Generator) -> di
     made = {}
     for path in config.sites:
         base = model.get_submodule(path)
-        base = (
-            base.base if isinstance(base, MixtureLayer) else base
-        )  # a further task on the same frozen layer
+        base = base.base if isinstance(base, MixtureLayer) else base  # a further task on the same frozen layer
         try:
             layer = MixtureLayer(base, config.adaptation, config.experts, frozenset(config.share), generator)
         except (TypeError, ValueError) as error:
@@ -227,9 +217,7 @@ def _at(selection: ModelSelection, n: int, site: tuple[str, MixtureLayer]) -> Se
         here = selection[..., n, :, :] if selection.is_floating_point() else selection[..., n, :]
         return here.to(next(layer.parameters()).device)
     if path not in selection:
-        raise ValueError(
-            f"Weights are missing for site {path!r}: expected a mapping with every site of the mixture."
-        )
+        raise ValueError(f"Weights are missing for site {path!r}: expected a mapping with every site of the mixture.")
     return selection[path]
 
 

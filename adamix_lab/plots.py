@@ -46,7 +46,12 @@ def compare(bars: Sequence[Bar], ax: Axes) -> str:
         ax.plot([100 * bar.low, 100 * bar.high], [n, n], color=colour, linewidth=2, alpha=0.5, solid_capstyle="round")
         ax.plot(100 * bar.accuracy, n, color=colour, marker=marker, markersize=9)
         ax.annotate(
-            f"{100 * bar.accuracy:.1f}", (100 * bar.accuracy, n), textcoords="offset points", xytext=(0, 8), ha="center", fontsize=9
+            f"{100 * bar.accuracy:.1f}",
+            (100 * bar.accuracy, n),
+            textcoords="offset points",
+            xytext=(0, 8),
+            ha="center",
+            fontsize=9,
         )
     ax.set_yticks(range(len(bars)), [bar.label for bar in reversed(bars)])
     ax.set_ylim(-0.6, len(bars) - 0.2)
@@ -54,7 +59,9 @@ def compare(bars: Sequence[Bar], ax: Axes) -> str:
     ax.grid(axis="x", alpha=0.3)
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.tick_params(axis="y", length=0)
-    listed = "; ".join(f"{bar.label} {100 * bar.accuracy:.1f} % ({100 * bar.low:.1f} to {100 * bar.high:.1f})" for bar in bars)
+    listed = "; ".join(
+        f"{bar.label} {100 * bar.accuracy:.1f} % ({100 * bar.low:.1f} to {100 * bar.high:.1f})" for bar in bars
+    )
     return f"Accuracy with 95 % intervals, a line a model. {listed}."
 
 

@@ -11,7 +11,7 @@ from adamix_lab.model import MixtureModel
 
 @dataclass(frozen=True)
 class ParameterReport:
-    """Parameter counts, kept apart as the paper does not: what trains, what is left after merging, the head, the base."""
+    """Parameter counts, kept apart: what trains, what is left after merging, the head, the base."""
 
     experts: int
     merged: int
@@ -26,7 +26,8 @@ class ParameterReport:
     def __str__(self) -> str:
         mb = (self.merged + self.head) * 4 / 1e6
         return (
-            f"trained experts {self.experts:,} + head {self.head:,}; after merging {self.merged:,} + head {self.head:,} "
+            f"trained experts {self.experts:,} + head {self.head:,}; after merging {self.merged:,} + head "
+            f"{self.head:,} "
             f"= {100 * self.share_of_base:.2f} % of the base's {self.base:,} ({mb:.2f} MB in float32)"
         )
 

@@ -52,9 +52,7 @@ class RouteSpace:
     def draw(self, generator: Generator, lead: tuple[int, ...] = (), tied: bool = False) -> Tensor:
         """Uniform routes `[*lead, sites, sides]`; tied draws one expert a site for all its sides."""
         sites, sides = self.shape
-        uniform = torch.rand(
-            *lead, sites, 1 if tied else sides, generator=generator, device="cpu", dtype=torch.float32
-        )
+        uniform = torch.rand(*lead, sites, 1 if tied else sides, generator=generator, device="cpu", dtype=torch.float32)
         return (uniform * torch.tensor(self.counts, device="cpu")).long()
 
     def fixed(self, expert: int) -> Tensor:
@@ -93,8 +91,7 @@ class RouteSpace:
             *_, site, side = wrong.nonzero()[0].tolist()
             raise ValueError(
                 f"Expert {int(route[wrong][0])} at site {site}, side {side} is out of range: expected 0 to "
-                f"{self.counts[site][side] - 1}"
-                + (" (the side is shared)." if self.counts[site][side] == 1 else ".")
+                f"{self.counts[site][side] - 1}" + (" (the side is shared)." if self.counts[site][side] == 1 else ".")
             )
         return route
 

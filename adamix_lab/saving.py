@@ -1,7 +1,7 @@
 """The library's own format: one folder with the experts, the head, and what was attached.
 
-`adamix.json` names the weights file by its content, so replacing that one JSON file is the moment a save happens: a kill
-before it leaves the old save whole, a kill after it leaves the new one.
+`adamix.json` names the weights file by its content, so replacing that one JSON file is the moment a save happens:
+a kill before it leaves the old save whole, a kill after it leaves the new one.
 """
 
 from __future__ import annotations
@@ -30,19 +30,21 @@ def trained_tensors(mixture: MixtureModel) -> dict[str, Tensor]:
 
 
 def load_trained(mixture: MixtureModel, tensors: dict[str, Tensor]) -> None:
-    """Copies trained tensors in, strictly. Raises ValueError that names what is missing, unknown or of another shape."""
+    """Copies trained tensors in, strictly. Raises ValueError: what is missing, unknown or of another shape."""
     own = {f"experts.{name}": p for name, p in mixture.expert_parameters()}
     own |= {f"head.{name}": p for name, p in mixture.head_parameters()}
     missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     if missing or unexpected:
         raise ValueError(
             f"The weights do not fit what is attached: missing {missing[:3]}, unknown {unexpected[:3]} "
-            f"({len(missing)} and {len(unexpected)} in all). Attach the adaptation, sites and sharing they were trained with."
+            f"({len(missing)} and {len(unexpected)} in all). Attach the adaptation, sites and sharing they were "
+            f"trained with."
         )
     for name, parameter in own.items():
         if tensors[name].shape != parameter.shape:
             raise ValueError(
-                f"{name} has shape {list(tensors[name].shape)}: expected {list(parameter.shape)} from the configuration. "
+                f"{name} has shape {list(tensors[name].shape)}: expected {list(parameter.shape)} from the "
+                f"configuration. "
                 "The configuration and the weights disagree; use the pair that was saved together."
             )
     with torch.no_grad():
@@ -83,7 +85,7 @@ def describe(mixture: MixtureModel, notes: dict[str, Any] | None = None) -> dict
         "head": list(mixture.head_paths),
         "num_labels": getattr(model, "num_labels", None) if mixture.head_paths else None,
         "base": {
-            "name": getattr(base_config, "_name_or_path", "") and Path(base_config._name_or_path).name,
+            "name": Path(getattr(base_config, "_name_or_path", "")).name,
             "model_type": getattr(base_config, "model_type", type(model).__name__),
             "fingerprint": fingerprint(model, set(mixture.head_paths)),
         },
@@ -92,7 +94,9 @@ def describe(mixture: MixtureModel, notes: dict[str, Any] | None = None) -> dict
     }
 
 
-def save(mixture: MixtureModel, folder: str | Path, notes: dict[str, Any] | None = None, dtype: torch.dtype | None = None) -> Path:
+def save(
+    mixture: MixtureModel, folder: str | Path, notes: dict[str, Any] | None = None, dtype: torch.dtype | None = None
+) -> Path:
     """Writes experts, head and configuration into a folder; a save that was there is replaced at one instant.
 
     Args:
@@ -121,17 +125,27 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """The configuration of a saved folder. Raises ValueError where it is not one, or was made by a newer version."""
     path = Path(folder) / CONFIG
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there: expected a folder written by adamix_lab.save or `adamix-lab train`.")
+        raise FileNotFoundError(
+            f"{path} is not there: expected a folder written by adamix_lab.save or `adamix-lab train`."
+        )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON ({error}): expected the file that adamix_lab.save wrote. Save again.") from error
+        raise ValueError(
+            f"{path} is not JSON ({error}): expected the file that adamix_lab.save wrote. Save again."
+        ) from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         given = config.get("format") if isinstance(config, dict) else config
-        raise ValueError(f"{path} has format {given!r}: expected {FORMAT}. Use the version of adamix_lab that wrote it.")
-    missing = [key for key in ("adaptation", "experts", "share", "sites", "head", "base", "weights") if key not in config]
+        raise ValueError(
+            f"{path} has format {given!r}: expected {FORMAT}. Use the version of adamix_lab that wrote it."
+        )
+    missing = [
+        key for key in ("adaptation", "experts", "share", "sites", "head", "base", "weights") if key not in config
+    ]
     if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)}: expected the file that adamix_lab.save wrote. Save again.")
+        raise ValueError(
+            f"{path} lacks {', '.join(missing)}: expected the file that adamix_lab.save wrote. Save again."
+        )
     experts = config["experts"]
     if not isinstance(experts, int) or not 1 <= experts <= MOST_EXPERTS:
         raise ValueError(f"{path} asks for experts = {experts!r}: expected 1 to {MOST_EXPERTS}.")
@@ -153,15 +167,21 @@ def load(model: nn.Module, folder: str | Path, any_base: bool = False) -> Mixtur
     tensors = read_tensors(inside(folder, config.get("weights")))
     labels = config.get("num_labels")
     if labels is not None and getattr(model, "num_labels", labels) != labels:
-        raise ValueError(f"The model answers {model.num_labels} labels: expected {labels}, as trained. Load it with num_labels={labels}.")
+        raise ValueError(
+            f"The model answers {model.num_labels} labels: expected {labels}, as trained. Load it with "
+            f"num_labels={labels}."
+        )
     found = fingerprint(model, set(config["head"]))
     if found != config["base"]["fingerprint"] and not any_base:
         raise ValueError(
             f"The base model's weights have fingerprint {found}: expected {config['base']['fingerprint']} "
-            f"({config['base']['name'] or config['base']['model_type']}). Load the base these experts were trained on; any_base=True overrides."
+            f"({config['base']['name'] or config['base']['model_type']}). Load the base these experts were "
+            f"trained on; any_base=True overrides."
         )
     adaptation = adaptation_from(config["adaptation"])
     sites = config["sites"]
-    mixture = attach(model, adaptation, config["experts"], config["share"], targets=sites, train_head=bool(config["head"]))
+    mixture = attach(
+        model, adaptation, config["experts"], config["share"], targets=sites, train_head=bool(config["head"])
+    )
     load_trained(mixture, tensors)
     return mixture

@@ -48,12 +48,16 @@ def train_seeds(
     """
     sides = PAPER_SHARE.get(adaptation.kind) if share is None else None if share == "none" else share
     blocks = None if blocks is None else tuple(blocks)
-    results, start = [], time.perf_counter()
+    results: list[list[Evaluation]] = []
+    start = time.perf_counter()
     for seed in seeds:
         model, tokenizer = load_backbone(backbone, num_labels=task.num_labels, seed=seed)
         mixture = attach(model, adaptation, experts, sides, blocks=blocks, seed=seed)
         if not results:
-            say(f"{task.name}: {len(task.train):,} rows to train on, {len(task.evaluation):,} to be judged on; {backbone}, {adaptation}")
+            say(
+                f"{task.name}: {len(task.train):,} rows to train on, {len(task.evaluation):,} to be judged on; "
+                f"{backbone}, {adaptation}"
+            )
             say(f"parameters: {parameter_report(mixture)}")
         began = time.perf_counter()
         folder = out / f"seed{seed}"
@@ -65,13 +69,22 @@ def train_seeds(
         say(f"seed {seed}: trained {trained:.0f} s, merged {100 * results[-1][0].accuracy:.1f} %; saved in {folder}")
     say("")
     say(over_seeds(results))
-    say(f"\n{len(results)} seeds, {recipe.steps} steps, {time.perf_counter() - start:.0f} s in all on {versions()['device']}")
+    say(
+        f"\n{len(results)} seeds, {recipe.steps} steps, {time.perf_counter() - start:.0f} s in all on "
+        f"{versions()['device']}"
+    )
     rows = [{"seed": n, **result.row()} for n, run in enumerate(results) for result in run]
-    write_text(out / "results.json", json.dumps({"task": task.name, "recipe": recipe.to_dict(), "versions": versions(), "rows": rows}, indent=2) + "\n")
+    write_text(
+        out / "results.json",
+        json.dumps({"task": task.name, "recipe": recipe.to_dict(), "versions": versions(), "rows": rows}, indent=2)
+        + "\n",
+    )
     return results
 
 
-def _notes(task: Task, backbone: str, recipe: Recipe, seed: int, seconds: float, results: list[Evaluation]) -> dict[str, Any]:
+def _notes(
+    task: Task, backbone: str, recipe: Recipe, seed: int, seconds: float, results: list[Evaluation]
+) -> dict[str, Any]:
     return {
         "task": task.name,
         "backbone": backbone,
@@ -114,6 +127,9 @@ def load_saved(folder: Path) -> tuple[MixtureModel, Any, dict[str, Any]]:
     config = read_config(folder)
     backbone = config["notes"].get("backbone")
     if not backbone:
-        raise ValueError(f"{folder} does not say its backbone: expected notes written by `adamix-lab train`. Use adamix_lab.load(model, folder).")
+        raise ValueError(
+            f"{folder} does not say its backbone: expected notes written by `adamix-lab train`. Use "
+            f"adamix_lab.load(model, folder)."
+        )
     model, tokenizer = load_backbone(backbone, num_labels=config["num_labels"])
     return load(model, folder).eval(), tokenizer, config

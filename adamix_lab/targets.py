@@ -69,9 +69,7 @@ def pattern_to_regex(pattern: str) -> re.Pattern[str]:
     return re.compile(rf"(?:.+\.)?{body}")
 
 
-def find_sites(
-    model: nn.Module, patterns: str | Sequence[str], blocks: Iterable[int] | None = None
-) -> list[str]:
+def find_sites(model: nn.Module, patterns: str | Sequence[str], blocks: Iterable[int] | None = None) -> list[str]:
     """The module paths that the patterns match, in the model's order; `blocks` keeps only these layer numbers.
 
     Negative numbers count from the last block. Raises ValueError, with near misses, where a pattern matches

@@ -1,4 +1,4 @@
-"""The tour: AdaMix trained on the embedded task, beside what it should be compared with, in one table and one picture."""
+"""The tour: AdaMix trained on the embedded task, beside what it should be compared with."""
 
 from __future__ import annotations
 
@@ -47,7 +47,10 @@ def run_tour(folder: Path, steps: int | None = None, say: Callable[[str], None] 
     task = load_task("aspects")
     start = time.perf_counter()
     recipe = twin_recipe(TWINS["adamix"], seed=0, steps=steps)
-    say(f"AdaMix on {len(task.train):,} sentences about aspects ({task.evaluation and len(task.evaluation):,} to be judged on), MiniLM frozen.")
+    say(
+        f"AdaMix on {len(task.train):,} sentences about aspects ({len(task.evaluation):,} to be judged on), "
+        f"MiniLM frozen."
+    )
     mixture, tokenizer = _trained("AdaMix (two routed views a step)", EXPERTS, "up", task, recipe, say)
     one_view = replace(recipe, consistency=replace(recipe.consistency, weight=0.0))
     single, _ = _trained("a single adapter, as many steps", 1, None, task, one_view, say)
@@ -80,7 +83,9 @@ def run_tour(folder: Path, steps: int | None = None, say: Callable[[str], None] 
     return lines
 
 
-def _trained(what: str, experts: int, share: str | None, task: Task, recipe: Any, say: Callable[[str], None]) -> tuple[MixtureModel, Any]:
+def _trained(
+    what: str, experts: int, share: str | None, task: Task, recipe: Any, say: Callable[[str], None]
+) -> tuple[MixtureModel, Any]:
     mixture, tokenizer = fresh(task, experts, share, seed=0)
     start = time.perf_counter()
     train(mixture, task, tokenizer, recipe)
@@ -107,14 +112,28 @@ def _mean_line(model: str, results: list[Evaluation], trained: int, used: int) -
 
 
 def table(lines: list[Line]) -> str:
-    """The lines as text. Accuracy with its 95 % interval over rows, loss in nats, parameters trained and at inference."""
-    head = f"{'model':42}{'strategy':14}{'accuracy':>9}  {'95 % interval':14}{'loss':>6}{'passes':>8}{'trained':>10}{'at inference':>14}"
+    """The lines as text: accuracy with its 95 % interval over rows, loss in nats, parameters."""
+    heads = ("model", "strategy", "accuracy", "95 % interval", "loss", "passes", "trained", "at inference")
     rows = [
-        f"{'  ' if n and lines[n - 1].model == line.model else line.model:42}{line.strategy:14}{100 * line.accuracy:8.1f}%  "
-        f"{100 * line.low:4.1f} to {100 * line.high:4.1f}  {line.loss:6.3f}{line.passes:8}{line.trained:10,}{line.used:14,}"
+        (
+            "" if n and lines[n - 1].model == line.model else line.model,
+            line.strategy,
+            f"{100 * line.accuracy:.1f} %",
+            f"{100 * line.low:.1f} to {100 * line.high:.1f}",
+            f"{line.loss:.3f}",
+            str(line.passes),
+            f"{line.trained:,}",
+            f"{line.used:,}",
+        )
         for n, line in enumerate(lines)
     ]
-    return "\n".join([head, "-" * len(head), *rows])
+    widths = [max(len(row[n]) for row in (heads, *rows)) for n in range(len(heads))]
+
+    def text(row: tuple[str, ...]) -> str:
+        cells = [cell.ljust(w) if n < 2 else cell.rjust(w) for n, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        return "  ".join(cells)
+
+    return "\n".join([text(heads), "-" * len(text(heads)), *map(text, rows)])
 
 
 def sentence(merged: Evaluation, as_much: Evaluation, alone: Evaluation) -> str:
@@ -122,9 +141,14 @@ def sentence(merged: Evaluation, as_much: Evaluation, alone: Evaluation) -> str:
     parts = []
     for name, other in (("as many steps", alone), ("as much compute", as_much)):
         difference, half = paired_difference(merged.right, other.right)
-        verdict = "which these rows cannot tell from 0" if abs(difference) <= half else "more than chance among rows explains"
-        parts.append(f"{100 * difference:+.1f} ± {100 * half:.1f} points against a single adapter with {name} ({verdict})")
-    return f"AdaMix merged answers {100 * merged.accuracy:.1f} % rightly: {'; '.join(parts)}. One seed: another may differ."
+        verdict = (
+            "which these rows cannot tell from 0" if abs(difference) <= half else "more than chance among rows explains"
+        )
+        parts.append(
+            f"{100 * difference:+.1f} ± {100 * half:.1f} points against a single adapter with {name} ({verdict})"
+        )
+    said = "; ".join(parts)
+    return f"AdaMix merged answers {100 * merged.accuracy:.1f} % rightly: {said}. One seed: another may differ."
 
 
 def puzzle(four: list[Evaluation]) -> str:
@@ -132,26 +156,53 @@ def puzzle(four: list[Evaluation]) -> str:
     mean = sum(r.accuracy for r in four[:-1]) / (len(four) - 1)
     drop = 100 * (mean - four[-1].accuracy)
     return (
-        f"The puzzle: four adapters trained apart answer {100 * mean:.1f} % on average, and their merge {100 * four[-1].accuracy:.1f} %"
+        f"The puzzle: four adapters trained apart answer {100 * mean:.1f} % on average, and their merge "
+        f"{100 * four[-1].accuracy:.1f} %"
         f" ({drop:.1f} points fewer). Why can AdaMix's experts be averaged, and these not?"
     )
 
 
 def _write(
-    folder: Path, lines: list[Line], summary: list[str], mixture: MixtureModel, task: Task, seconds: float, say: Callable[[str], None]
+    folder: Path,
+    lines: list[Line],
+    summary: list[str],
+    mixture: MixtureModel,
+    task: Task,
+    seconds: float,
+    say: Callable[[str], None],
 ) -> None:
     from adamix_lab.doctor import versions
 
     figure, ax = new_figure(8.5, 4.8)
-    bars = [Bar(f"{line.model}: {line.strategy}" if line.model == "AdaMix" else line.model, line.accuracy, line.low, line.high, line.style) for line in lines]
+    bars = [
+        Bar(
+            f"{line.model}: {line.strategy}" if line.model == "AdaMix" else line.model,
+            line.accuracy,
+            line.low,
+            line.high,
+            line.style,
+        )
+        for line in lines
+    ]
     alt = compare(bars, ax)
     save_figure(figure, folder / "tour.png", alt)
-    record = {"lines": [asdict(line) for line in lines], "summary": summary, "training_seconds": seconds, "versions": versions()}
+    record = {
+        "lines": [asdict(line) for line in lines],
+        "summary": summary,
+        "training_seconds": seconds,
+        "versions": versions(),
+    }
     write_text(folder / "tour.json", json.dumps(record, indent=2) + "\n")
     notes = {"task": task.name, "backbone": "minilm", "classes": list(task.classes)}
     save(mixture, folder / "adamix", notes)
     save(merge(mixture), folder / "merged", notes)
     say("")
-    say(f"Training took {seconds:.0f} s on {torch.get_num_threads()} threads. Written to {folder}: tour.png, tour.json, adamix/, merged/")
+    say(
+        f"Training took {seconds:.0f} s on {torch.get_num_threads()} threads. Written to {folder}: tour.png, "
+        f"tour.json, adamix/, merged/"
+    )
     say("Next: `make lab` opens the notebooks (begin with 00_tour); or ask the merged model:")
-    say(f'  python bootstrap.py run -m adamix_lab predict {folder / "merged"} "film : the staff was charming, even though the film was dull."')
+    say(
+        f'  python bootstrap.py run -m adamix_lab predict {folder / "merged"} "film : the staff was charming, '
+        f'even though the film was dull."'
+    )

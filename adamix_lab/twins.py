@@ -1,4 +1,4 @@
-"""Four twins on the embedded task: AdaMix and three controls, trained alike and shipped, so that nobody must train first.
+"""Four twins on the embedded task, shipped so that nobody must train first: AdaMix and three controls.
 
 What differs is one thing at a time:
 
@@ -39,9 +39,9 @@ SEEDS = (0, 1, 2)
 
 # Chosen once on a slice of the training rows (data/aspects/README.md has the search), the same for every twin.
 RECIPE = Recipe(
-    steps=600,
-    lr=2e-3,
-    head_lr=2e-3,
+    steps=1000,
+    lr=5e-3,
+    head_lr=4e-3,
     weight_decay=0.01,
     dev_fraction=0.0,
     cache_prefix=True,
@@ -68,7 +68,9 @@ TWINS = {
 }
 
 
-def load_twin(name: str = "adamix", seed: int = 0, stage: str = "late", folder: str | Path | None = None) -> tuple[MixtureModel, Any]:
+def load_twin(
+    name: str = "adamix", seed: int = 0, stage: str = "late", folder: str | Path | None = None
+) -> tuple[MixtureModel, Any]:
     """(mixture in evaluation mode, tokenizer) of a shipped twin on MiniLM.
 
     Raises ValueError for an unknown twin or stage, FileNotFoundError where the experts are not there.
@@ -79,7 +81,9 @@ def load_twin(name: str = "adamix", seed: int = 0, stage: str = "late", folder: 
         raise unknown("Stage", stage, STAGES)
     place = Path(folder or data_root() / "experts") / name / f"seed{seed}" / stage
     if not place.is_dir():
-        raise FileNotFoundError(f"{place} is not there: expected shipped experts of seeds {SEEDS}. `adamix-lab twins` makes them.")
+        raise FileNotFoundError(
+            f"{place} is not there: expected shipped experts of seeds {SEEDS}. `adamix-lab twins` makes them."
+        )
     model, tokenizer = load_backbone("minilm", num_labels=load_task("aspects").num_labels)
     return load(model, place).eval(), tokenizer
 
@@ -101,7 +105,9 @@ def fresh(task: Any, experts: int, share: str | None, seed: int) -> tuple[Mixtur
     return attach(model, ADAPTATION, experts, share, blocks=BLOCKS, seed=seed), tokenizer
 
 
-def train_stages(mixture: MixtureModel, task: Any, tokenizer: Any, recipe: Recipe) -> dict[str, dict[str, torch.Tensor]]:
+def train_stages(
+    mixture: MixtureModel, task: Any, tokenizer: Any, recipe: Recipe
+) -> dict[str, dict[str, torch.Tensor]]:
     """Trains in place; returns the trained tensors at each stage."""
     steps = recipe.steps or 0
     at = {max(1, round(share * steps)): stage for stage, share in STAGES.items()}
@@ -115,7 +121,9 @@ def train_stages(mixture: MixtureModel, task: Any, tokenizer: Any, recipe: Recip
     return kept
 
 
-def make_twin(name: str, seed: int, task: Any, steps: int | None = None) -> tuple[MixtureModel, Any, dict[str, dict[str, torch.Tensor]]]:
+def make_twin(
+    name: str, seed: int, task: Any, steps: int | None = None
+) -> tuple[MixtureModel, Any, dict[str, dict[str, torch.Tensor]]]:
     """Trains one twin; returns the mixture, the tokenizer and the tensors at each stage."""
     twin = TWINS[name]
     if twin.together:
@@ -132,10 +140,13 @@ def make_twin(name: str, seed: int, task: Any, steps: int | None = None) -> tupl
 
 
 def make_twins(
-    folder: Path, names: Sequence[str] = tuple(TWINS), seeds: Sequence[int] = SEEDS, steps: int | None = None,
+    folder: Path,
+    names: Sequence[str] = tuple(TWINS),
+    seeds: Sequence[int] = SEEDS,
+    steps: int | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Trains and writes twins (float16) with their evaluation; finished ones are left alone, so a killed run goes on."""
+    """Trains and writes twins (float16) with their evaluation; finished ones are left: a killed run goes on."""
     task = load_task("aspects")
     for name in names:
         for seed in seeds:
@@ -149,9 +160,19 @@ def make_twins(
                 load_trained(mixture, half)
                 results = strategies_of(mixture, task, tokenizer)
                 shutil.rmtree(place / stage, ignore_errors=True)
-                notes = {"task": "aspects", "backbone": "minilm", "twin": name, "seed": seed, "stage": stage, "results": results}
+                notes = {
+                    "task": "aspects",
+                    "backbone": "minilm",
+                    "twin": name,
+                    "seed": seed,
+                    "stage": stage,
+                    "results": results,
+                }
                 save(mixture, place / stage, notes, dtype=torch.float16)
-                say(f"{name}, seed {seed}, {stage}: {json.dumps({k: round(v['accuracy'], 3) for k, v in results.items()})}")
+                say(
+                    f"{name}, seed {seed}, {stage}: "
+                    f"{json.dumps({k: round(v['accuracy'], 3) for k, v in results.items()})}"
+                )
 
 
 def strategies_of(mixture: MixtureModel, task: Any, tokenizer: Any) -> dict[str, dict[str, float]]:

@@ -35,9 +35,7 @@ def grouped(routes: Tensor, rows: int) -> Tensor:
     if routes.dim() == 3:
         return routes
     if routes.shape[1] != rows:
-        raise ValueError(
-            f"Routes of shape {list(routes.shape)} do not fit {rows} rows: expected [views, rows, ...]."
-        )
+        raise ValueError(f"Routes of shape {list(routes.shape)} do not fit {rows} rows: expected [views, rows, ...].")
     return routes.flatten(0, 1)
 
 
@@ -76,9 +74,7 @@ WAYS: dict[str, Callable[[MixtureModel, Batch, Tensor], Tensor]] = {
 }
 
 
-def routed_logits(
-    mixture: MixtureModel, batch: Batch, routes: Tensor, views: Views = "independent"
-) -> Tensor:
+def routed_logits(mixture: MixtureModel, batch: Batch, routes: Tensor, views: Views = "independent") -> Tensor:
     """Logits `[K, B, ...]` of a batch (without labels) under K routes `[K, sites, sides]`.
 
     Raises ValueError for routes that do not fit, a single one without the leading axis included.

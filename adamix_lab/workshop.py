@@ -16,25 +16,37 @@ def _run(*command: str) -> int:
 
 def _checkout(path: str) -> str:
     if not (ROOT / path).exists():
-        raise FileNotFoundError(f"{ROOT / path} is not there: expected a checkout of the repository. Clone it; an installed package has no {path}.")
+        raise FileNotFoundError(
+            f"{ROOT / path} is not there: expected a checkout of the repository. Clone it; an installed package "
+            f"has no {path}."
+        )
     return path
 
 
 def lab() -> int:
     """JupyterLab on `notebooks/`, at 00_tour."""
-    return _run("-m", "jupyter", "lab", "--notebook-dir", _checkout("notebooks"), str(Path("notebooks") / "00_tour.ipynb"))
+    return _run(
+        "-m", "jupyter", "lab", "--notebook-dir", _checkout("notebooks"), str(Path("notebooks") / "00_tour.ipynb")
+    )
 
 
 def pytest(arguments: Sequence[str]) -> int:
-    """pytest in the checkout."""
+    """The tests of the checkout."""
     _checkout("tests")
     return _run("-m", "pytest", *arguments)
 
 
 def lint() -> int:
-    """ruff format --check, ruff check, mypy; the first failure's code."""
+    """Formatting, style and types; the first failure's code."""
     _checkout("pyproject.toml")
-    return next((code for command in (["ruff", "format", "--check", "."], ["ruff", "check", "."], ["mypy"]) if (code := _run("-m", *command))), 0)
+    return next(
+        (
+            code
+            for command in (["ruff", "format", "--check", "."], ["ruff", "check", "."], ["mypy"])
+            if (code := _run("-m", *command))
+        ),
+        0,
+    )
 
 
 def notebooks() -> int:

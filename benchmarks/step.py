@@ -3,9 +3,10 @@
     python benchmarks/step.py            lengths 32, 64, 128; float32 and bfloat16
     python benchmarks/step.py --quick    length 32, float32, under a minute
 
-AdaMix is a bottleneck adapter of 16 in every block of MiniLM (M = 4, shared up-projection), two views a step, one shared
-prefix. It stands beside peft's LoRA (r = 8 on query and value), the same LoRA with its last block cut to the position
-that the head reads, and full fine-tuning. Rounds are interleaved; ratios are of medians; the last line is one JSON object.
+AdaMix is a bottleneck adapter of 16 in every block of MiniLM (M = 4, shared up-projection), two views a step, one
+shared prefix. It stands beside peft's LoRA (r = 8 on query and value), the same LoRA with its last block cut to the
+position that the head reads, and full fine-tuning. Rounds are interleaved; ratios are of medians; the last line is one
+JSON object.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, foreach=True)
 
 
-def two_view(dtype: torch.dtype, device: torch.device, batch: dict[str, torch.Tensor], views: str = "shared_prefix") -> Step:
+def two_view(
+    dtype: torch.dtype, device: torch.device, batch: dict[str, torch.Tensor], views: str = "shared_prefix"
+) -> Step:
     mixture = attach(minilm(dtype, device), Bottleneck(16), experts=4, share="up").train()
     objective = Objective(mixture, Consistency(1.0, views=views))  # type: ignore[arg-type]
     optimizer, router, steps = optimizer_of(mixture), Router(mixture.space), iter(range(10**9))
@@ -160,7 +163,9 @@ def main() -> None:
     if options.memory:
         print_memory(options.memory, options.lengths[0], getattr(torch, options.dtypes[0]), device)
         return
-    lengths, dtypes, rounds = ([32], ["float32"], 7) if options.quick else (options.lengths, options.dtypes, options.rounds)
+    lengths, dtypes, rounds = (
+        ([32], ["float32"], 7) if options.quick else (options.lengths, options.dtypes, options.rounds)
+    )
     result: dict[str, object] = {"versions": versions(), "batch": BATCH, "rounds": rounds}
     ratios: dict[str, dict[str, float]] = {}
     for dtype in dtypes:
@@ -168,7 +173,13 @@ def main() -> None:
             key = f"{dtype}-{length}"
             ratios[key] = measure(length, dtype, rounds, device, memory=not options.quick)
             print(key, json.dumps(ratios[key]), flush=True)
-    for name in ("two_view_over_lora", "two_view_over_trimmed_lora", "two_view_over_full", "merged_over_bare", "folded_over_bare"):
+    for name in (
+        "two_view_over_lora",
+        "two_view_over_trimmed_lora",
+        "two_view_over_full",
+        "merged_over_bare",
+        "folded_over_bare",
+    ):
         result[name] = {key: values[name] for key, values in ratios.items()}
     result["all"] = ratios
     print(json.dumps(result))

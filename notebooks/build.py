@@ -42,7 +42,9 @@ def run(notebook: Any) -> float:
 
     start = time.perf_counter()
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    client = NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": str(HERE)}})
+    client = NotebookClient(
+        notebook, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": str(HERE)}}
+    )
     os.environ.update(environment)
     client.execute()
     return time.perf_counter() - start
@@ -77,7 +79,11 @@ def main() -> int:
     sources = [s for s in sorted((HERE / "src").glob("*.py")) if not options.names or s.stem in options.names]
     if options.check:
         stale = [source.stem for source in sources if differs(source)]
-        print(f"stale: {', '.join(stale)}; run python notebooks/build.py" if stale else f"{len(sources)} notebooks equal their sources")
+        print(
+            f"stale: {', '.join(stale)}; run python notebooks/build.py"
+            if stale
+            else f"{len(sources)} notebooks equal their sources"
+        )
         return int(bool(stale))
     for source in sources:
         notebook = build(source)

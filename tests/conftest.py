@@ -27,9 +27,7 @@ os.environ.update(
     HTTP_PROXY=NOWHERE, HTTPS_PROXY=NOWHERE, ALL_PROXY=NOWHERE,
     no_proxy="localhost,127.0.0.1,::1", NO_PROXY="localhost,127.0.0.1,::1",
 )  # fmt: skip
-THREADS = min(
-    2, os.cpu_count() or 1
-)  # more makes small tensors slower, and timings differ from machine to machine
+THREADS = min(2, os.cpu_count() or 1)  # more makes small tensors slower, and timings differ from machine to machine
 os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
 # Waiting threads spin by default: on a busy machine that makes small tensors fifty times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -54,9 +52,7 @@ def is_local(host: object) -> bool:
 
 def refuse(host: object) -> None:
     if not is_local(host):
-        raise NetworkBlocked(
-            f"tests run without network, but something asked for {host!r}; give it a local file"
-        )
+        raise NetworkBlocked(f"tests run without network, but something asked for {host!r}; give it a local file")
 
 
 def block_network() -> None:

@@ -72,9 +72,7 @@ def load(shared: Path, name: str) -> Vector:
     """The file's model, attached, with every weight copied in."""
     with safe_open(shared / "reference" / f"{name}.safetensors", "pt") as file:
         settings, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    mixture = attach(
-        model_of(settings), adaptation_of(settings), int(settings["experts"]), shared_sides(settings)
-    )
+    mixture = attach(model_of(settings), adaptation_of(settings), int(settings["experts"]), shared_sides(settings))
     given = {key.removeprefix("model."): t for key, t in tensors.items() if key.startswith("model.")}
     stacked, plain = split(given, mixture)
     ours = dict(mixture.expert_parameters())
@@ -159,9 +157,7 @@ def site(block: str, mixture: MixtureModel) -> str:
 
 def copy_plain(mixture: MixtureModel, plain: dict[str, Tensor]) -> None:
     """The frozen weights and the head, every one of ours filled exactly once."""
-    ours = {
-        key.replace(".base.", "."): p for key, p in mixture.model.named_parameters() if ".experts." not in key
-    }
+    ours = {key.replace(".base.", "."): p for key, p in mixture.model.named_parameters() if ".experts." not in key}
     with torch.no_grad():
         for key, parameter in ours.items():
             parameter.copy_(plain[key])

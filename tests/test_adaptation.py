@@ -30,9 +30,7 @@ def test_linear_with_a_bias_of_its_own_side():
     x, weight, bias = seeded(K * ROWS, TOKENS, IN), seeded(OUT, IN), seeded(K, OUT)
     expected = torch.cat([F.linear(g, weight, b) for g, b in zip(x.chunk(K), bias, strict=True)])
     torch.testing.assert_close(linear(x, weight, bias), expected)
-    torch.testing.assert_close(
-        linear(x, seeded(K, OUT, IN), bias[0]), linear(x, seeded(K, OUT, IN)) + bias[0]
-    )
+    torch.testing.assert_close(linear(x, seeded(K, OUT, IN), bias[0]), linear(x, seeded(K, OUT, IN)) + bias[0])
 
 
 def test_along():

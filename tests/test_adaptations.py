@@ -116,13 +116,9 @@ def test_groups_equal_one_by_one(base, adaptation, shape):
 @pytest.mark.parametrize("adaptation", [Bottleneck(4), LoRA(2), SLICED], ids=ids)
 def test_one_shared_side_among_groups(base, adaptation):
     x, w = seeded(K * ROWS, TOKENS, IN), some_weights(adaptation, (K,))
-    shared = {
-        n: t[0] if adaptation.weights(IN, OUT)[n].side == adaptation.sides[1] else t for n, t in w.items()
-    }
+    shared = {n: t[0] if adaptation.weights(IN, OUT)[n].side == adaptation.sides[1] else t for n, t in w.items()}
     repeated = {n: t.expand(K, *t.shape) if t.dim() < w[n].dim() else t for n, t in shared.items()}
-    torch.testing.assert_close(
-        adaptation.apply(base, x, shared, False), adaptation.apply(base, x, repeated, False)
-    )
+    torch.testing.assert_close(adaptation.apply(base, x, shared, False), adaptation.apply(base, x, repeated, False))
 
 
 # -- fold ----------------------------------------------------------------------------------------------

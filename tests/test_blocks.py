@@ -65,9 +65,7 @@ def test_no_plan_under_gradient_checkpointing():
 # -- fan-out ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("adaptation", "shared_blocks"), [(Bottleneck(4), 2), (LoRA(2), 1)], ids=["tail", "inside"]
-)
+@pytest.mark.parametrize(("adaptation", "shared_blocks"), [(Bottleneck(4), 2), (LoRA(2), 1)], ids=["tail", "inside"])
 def test_the_prefix_runs_once(adaptation, shared_blocks):
     """Sites at a block's end share the block among the views; sites inside it share up to the block."""
     mixture = tiny.mixed(tiny.bert(), adaptation, blocks=[1, 2])
@@ -133,10 +131,7 @@ def test_above_equals_the_whole_model(name, blocks, adaptation):
     top, cache = above(mixture)
     batch, routes = {**tiny.batch(), "labels": tiny.labels()}, Router(mixture.space).views(0)
     cached = cache(batch)
-    assert (
-        set(cached) == {"inputs_embeds", "attention_mask", "labels"}
-        and not cached["inputs_embeds"].requires_grad
-    )
+    assert set(cached) == {"inputs_embeds", "attention_mask", "labels"} and not cached["inputs_embeds"].requires_grad
     for way in ("independent", "shared_prefix", "same_dropout"):
         whole = Objective(mixture, Consistency(views=way))(batch, routes)
         whole.total.backward()
@@ -145,12 +140,8 @@ def test_above_equals_the_whole_model(name, blocks, adaptation):
         part.total.backward()
         torch.testing.assert_close(part.total, whole.total, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(part.logits, whole.logits, rtol=1e-5, atol=1e-6)
-        assert (
-            tiny.largest_difference(tiny.gradients(mixture), gradients) < 1e-4
-        )  # gradients land in the mixture
-    torch.testing.assert_close(
-        top(**without(cached)).logits, mixture(**without(batch)).logits, rtol=1e-5, atol=1e-6
-    )
+        assert tiny.largest_difference(tiny.gradients(mixture), gradients) < 1e-4  # gradients land in the mixture
+    torch.testing.assert_close(top(**without(cached)).logits, mixture(**without(batch)).logits, rtol=1e-5, atol=1e-6)
 
 
 def without(batch):

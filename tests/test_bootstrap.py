@@ -230,9 +230,7 @@ def test_each_failure_has_its_remedy(bootstrap, pip_says, advice):
 
 
 @needs_links
-@pytest.mark.parametrize(
-    ("words", "kind"), [("Collecting", "Untouched"), ("Installing collected", "Problem")]
-)
+@pytest.mark.parametrize(("words", "kind"), [("Collecting", "Untouched"), ("Installing collected", "Problem")])
 def test_a_failing_pip_is_quiet_until_it_fails_and_then_quoted(bootstrap, project, capsys, words, kind):
     (project / ".venv" / "bin").mkdir(parents=True)
     script = fake_python(project, f"echo {words} x; echo 'ERROR: Connection refused'; exit 1")

@@ -34,9 +34,7 @@ def two_views(name, adaptation, reentrant=None, views="independent", dropout=0.0
     batch = tiny.batch(pad=name == "bert")
     labels = tiny.labels() if name == "bert" else batch["input_ids"]
     torch.manual_seed(0)
-    losses = Objective(mixture, Consistency(views=views))(
-        {**batch, "labels": labels}, Router(mixture.space).views(0)
-    )
+    losses = Objective(mixture, Consistency(views=views))({**batch, "labels": labels}, Router(mixture.space).views(0))
     losses.total.backward()
     return tiny.gradients(mixture)
 
@@ -57,9 +55,7 @@ def test_gradients_equal_those_without(name, reentrant, views):
 def test_with_dropout(name, reentrant):
     """The recomputation also draws the same masks again."""
     plain = two_views(name, LoRA(2, dropout=0.2), dropout=0.2)
-    assert (
-        tiny.largest_difference(two_views(name, LoRA(2, dropout=0.2), reentrant, dropout=0.2), plain) <= 1e-6
-    )
+    assert tiny.largest_difference(two_views(name, LoRA(2, dropout=0.2), reentrant, dropout=0.2), plain) <= 1e-6
 
 
 @modes
@@ -68,13 +64,9 @@ def test_with_dropout(name, reentrant):
 def test_the_naive_failure_is_caught(monkeypatch, name, reentrant, views):
     """Without the carried selections the recomputation reads what is set then, the merge."""
     plain = two_views(name, LoRA(2), views=views)
-    monkeypatch.setattr(
-        CarrySelection, "__call__", lambda self, function, *a, **k: self.checkpoint(function, *a, **k)
-    )
+    monkeypatch.setattr(CarrySelection, "__call__", lambda self, function, *a, **k: self.checkpoint(function, *a, **k))
     if not reentrant and views == "independent":
-        with pytest.raises(
-            torch.utils.checkpoint.CheckpointError
-        ):  # torch notices other tensors than it saved
+        with pytest.raises(torch.utils.checkpoint.CheckpointError):  # torch notices other tensors than it saved
             two_views(name, LoRA(2), reentrant, views)
         return
     try:
@@ -91,9 +83,7 @@ def test_the_last_route_would_serve_the_first_view(monkeypatch):
         mixture = tiny.mixed(tiny.bert(), LoRA(2)).train()
         checkpoint(mixture.model, reentrant=True)
         if not carry:
-            monkeypatch.setattr(
-                CarrySelection, "__call__", lambda self, f, *a, **k: self.checkpoint(f, *a, **k)
-            )
+            monkeypatch.setattr(CarrySelection, "__call__", lambda self, f, *a, **k: self.checkpoint(f, *a, **k))
         first, second = Router(mixture.space).views(0)
         loss = mixture(selection=first, **tiny.batch()).logits.square().sum()
         with mixture.select(second):
@@ -128,13 +118,9 @@ def test_detach_takes_everything_off(reentrant):
         mixture(**tiny.batch())
     functions = [vars(m).get("_gradient_checkpointing_func") for m in mixture.model.modules()]
     assert any(isinstance(f, CarrySelection) for f in functions)
-    assert not any(
-        isinstance(f, CarrySelection) and isinstance(f.checkpoint, CarrySelection) for f in functions
-    )
+    assert not any(isinstance(f, CarrySelection) and isinstance(f.checkpoint, CarrySelection) for f in functions)
     bare = detach(mixture)
-    assert not any(
-        isinstance(vars(m).get("_gradient_checkpointing_func"), CarrySelection) for m in bare.modules()
-    )
+    assert not any(isinstance(vars(m).get("_gradient_checkpointing_func"), CarrySelection) for m in bare.modules())
     assert len(bare.get_input_embeddings()._forward_hooks) == hooks
 
 

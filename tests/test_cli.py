@@ -28,9 +28,7 @@ def trained(tmp_path_factory):
         for n in range(40):
             label = "good" if n % 2 else "bad"
             file.write(f"the film number {n} was {words[label].split()[n % 3]},{label}\n")
-    done = command(
-        "train", "--task", "task.csv", "--steps", "4", "--top-blocks", "1", "--seeds", "2", "--out", "out", folder=folder
-    )  # fmt: skip
+    done = command(*"train --task task.csv --steps 4 --top-blocks 1 --seeds 2 --out out".split(), folder=folder)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 

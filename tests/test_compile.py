@@ -62,9 +62,7 @@ def test_the_whole_mixture_compiles_too(record_property):
     graphs = []
     for n in range(20):
         route = Router(mixture.space).route(n)
-        torch.testing.assert_close(
-            compiled(selection=route, **batch).logits, mixture(selection=route, **batch).logits
-        )
+        torch.testing.assert_close(compiled(selection=route, **batch).logits, mixture(selection=route, **batch).logits)
         graphs.append(backend.graphs)
     record_property("graphs", backend.graphs)
     record_property("graph_breaks", breaks())

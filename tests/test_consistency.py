@@ -115,9 +115,7 @@ def test_large_logits_stay_finite(name):
 
 @pytest.mark.parametrize("name", KL)
 def test_one_class_is_refused_with_the_reason(name):
-    with pytest.raises(
-        ValueError, match=r"one class is always 0.*STS-B.*expected two classes or more.*kind=\"mse\""
-    ):
+    with pytest.raises(ValueError, match=r"one class is always 0.*STS-B.*expected two classes or more.*kind=\"mse\""):
         DISTANCES[name](*pair(ROWS, 1), None)
 
 

@@ -48,9 +48,7 @@ NAMES = ["bert-base r48", "roberta-large r16", "gpt2-medium adapter r8", "gpt2-m
 def test_counts_of_the_paper(build, adaptation, experts, share, trained, merged, head, base):
     with torch.device("meta"):
         model = build()
-        mixture = attach(
-            model, adaptation, experts, share
-        )  # inside the block, too: starts are drawn on the CPU
+        mixture = attach(model, adaptation, experts, share)  # inside the block, too: starts are drawn on the CPU
     assert {parameter.device.type for parameter in mixture.parameters()} == {"meta"}
     report = parameter_report(mixture)
     assert (report.experts, report.merged, report.head, report.base) == (trained, merged, head, base)

@@ -37,8 +37,10 @@ def run(folder: Path, **settings):
         steps.append({str(n): p.grad.clone() for n, p in enumerate(parameters)})
 
     hook = register_optimizer_step_pre_hook(keep)
-    history = train(mixture, tiny_task.task(), tiny_task.tokenizer(), recipe, folder, progress=False)
-    hook.remove()
+    try:
+        history = train(mixture, tiny_task.task(), tiny_task.tokenizer(), recipe, folder, progress=False)
+    finally:
+        hook.remove()  # it would see every optimiser of the process
     if steps:
         write_tensors(folder / "first.safetensors", steps[0])
     return mixture, history

@@ -79,7 +79,7 @@ def test_evaluation_leaves_the_mode_as_it_was_and_ignores_dropout():
 
 def test_bad_input_is_named(mixture):
     task, tokenizer = tiny_task.task(), tiny_task.tokenizer()
-    with pytest.raises(ValueError, match="Strategy 'merge' is not known.*Did you mean 'merged'"):
+    with pytest.raises(ValueError, match=r"Strategy 'merge' is not known.*Did you mean 'merged'"):
         evaluate(mixture, task, tokenizer, ["merge"])
     for texts in ([], "a sentence", [3], [("a", "b", "c")], ["a", ("b", "c")]):
         with pytest.raises(ValueError, match="expected"):

@@ -16,7 +16,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path):
         temporary.write_text("half")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="No space left on device.*is whole"):
+    with pytest.raises(OSError, match=r"No space left on device.*is whole"):
         write_atomically(path, fail)
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["note.txt"]
 
@@ -37,7 +37,7 @@ def test_tensors_come_back_and_equal_ones_give_equal_bytes(tmp_path):
 
 def test_garbage_is_no_safetensors_file(tmp_path):
     (tmp_path / "x").write_bytes(b"\xff" * 40)
-    with pytest.raises(ValueError, match="not a whole safetensors file.*copy it again"):
+    with pytest.raises(ValueError, match=r"not a whole safetensors file.*copy it again"):
         read_tensors(tmp_path / "x")
 
 

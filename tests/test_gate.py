@@ -13,7 +13,7 @@ def gated():
 
 
 def test_the_gate_scales_the_chosen_expert_by_its_probability():
-    mixture, model = gated()
+    _, model = gated()
     layer = next(m for m in model.modules() if hasattr(m, "gate"))
     x = torch.randn(2, 5, layer.layer.in_features)
     with collect_gates() as record:

@@ -68,7 +68,7 @@ def test_a_folded_model_is_saved_by_the_base_library(tmp_path):
 
 
 def test_folding_refuses_what_it_cannot_do():
-    with pytest.raises(ValueError, match="bottleneck cannot be folded.*not linear"):
+    with pytest.raises(ValueError, match=r"bottleneck cannot be folded.*not linear"):
         fold(tiny.mixed(tiny.bert(), Bottleneck(4), experts=2))
     model = tiny.bert()
     layers = model.bert.encoder.layer

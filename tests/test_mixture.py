@@ -36,8 +36,7 @@ def vertex(made, route):
 
 def routes_of(made, *lead):
     return (
-        torch.rand(*lead, len(made.counts()), generator=torch.Generator().manual_seed(3))
-        * torch.tensor(made.counts())
+        torch.rand(*lead, len(made.counts()), generator=torch.Generator().manual_seed(3)) * torch.tensor(made.counts())
     ).long()
 
 
@@ -219,9 +218,7 @@ class Hollow(Wrong):
 
 
 def test_declarations_are_checked():
-    with pytest.raises(
-        ValueError, match=r"Side of wrong's weight 'a', 'dwon' is not known.*Did you mean 'down'"
-    ):
+    with pytest.raises(ValueError, match=r"Side of wrong's weight 'a', 'dwon' is not known.*Did you mean 'down'"):
         layer(Wrong())
     with pytest.raises(ValueError, match="Side 'up' of wrong holds no weight"):
         layer(Hollow())

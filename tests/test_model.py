@@ -48,9 +48,7 @@ def test_only_experts_and_head_train(family):
     trained = {id(p) for p in mixture.parameters() if p.requires_grad}
     meant = [*mixture.expert_parameters(), *mixture.head_parameters()]
     assert trained == {id(p) for _, p in meant}
-    assert not any(
-        p.requires_grad for _, p in attach(tiny.bert(), Bias(), train_head=False).head_parameters()
-    )
+    assert not any(p.requires_grad for _, p in attach(tiny.bert(), Bias(), train_head=False).head_parameters())
 
 
 @every_family
@@ -195,9 +193,7 @@ def test_saving_by_the_base_librarys_call(tmp_path):
 # -- copies ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"]
-)
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
 @every_family
 def test_copies_stand_alone(family, copied):
     mixture = tiny.mixed(tiny.FAMILIES[family](), Bottleneck(4))
@@ -208,9 +204,7 @@ def test_copies_stand_alone(family, copied):
     twin = copied(mixture)
     routed = tiny.logits(mixture, selection=route)
     tiny.shake(mixture)
-    assert torch.equal(tiny.logits(twin), expected) and torch.equal(
-        tiny.logits(twin, selection=route), routed
-    )
+    assert torch.equal(tiny.logits(twin), expected) and torch.equal(tiny.logits(twin, selection=route), routed)
     assert twin._tasks["default"].experts.keys() == dict(twin.sites).keys()
     assert next(iter(twin._tasks["default"].experts.values())) is next(iter(twin.sites.values())).experts
     bare = detach(twin)
@@ -248,9 +242,7 @@ def test_one_selection_per_generation(family):
     made = mixture.generate(input_ids=ids, attention_mask=torch.ones_like(ids), selection=route, **settings)
     assert len(seen) >= 4 and all(torch.equal(selection, route[-1]) for selection in seen)
     with mixture.select(route):
-        assert torch.equal(
-            made, mixture.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **settings)
-        )
+        assert torch.equal(made, mixture.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **settings))
     seen.clear()
     mixture.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **settings)
     assert seen and all(selection is None for selection in seen)
@@ -273,9 +265,7 @@ def test_a_headless_model():
 
 def test_layers_are_what_they_say():
     mixture = attach(tiny.bert(), Bottleneck(4), share="up")
-    assert all(
-        isinstance(layer, MixtureLayer) and layer.counts() == (4, 1) for layer in mixture.sites.values()
-    )
+    assert all(isinstance(layer, MixtureLayer) and layer.counts() == (4, 1) for layer in mixture.sites.values())
     assert mixture.space.counts == ((4, 1),) * 3
     names = [name for name, _ in mixture.expert_parameters()]
     assert names[:2] == [

@@ -27,9 +27,7 @@ def step(mixture, consistency=None, labels=None, views=2, **more):
 
 
 def two(mixture):
-    return [
-        mixture(selection=route, **tiny.batch(pad=False)).logits for route in Router(mixture.space).views(0)
-    ]
+    return [mixture(selection=route, **tiny.batch(pad=False)).logits for route in Router(mixture.space).views(0)]
 
 
 def test_the_sum_by_hand():
@@ -61,17 +59,13 @@ def test_losses_are_returned_not_stored():
     assert {name: set(vars(module)) for name, module in objective.named_modules()} == before
     stored = [v for m in objective.modules() for v in vars(m).values() if isinstance(v, torch.Tensor)]
     assert not stored
-    assert (
-        losses.total.requires_grad and not losses.task.requires_grad and not losses.consistency.requires_grad
-    )
+    assert losses.total.requires_grad and not losses.task.requires_grad and not losses.consistency.requires_grad
 
 
 def test_labels_do_not_reach_the_model():
     mixture = tiny.mixed(tiny.bert(), Bottleneck(4))
     seen = []
-    mixture.model.register_forward_pre_hook(
-        lambda m, args, kwargs: seen.append(set(kwargs)), with_kwargs=True
-    )
+    mixture.model.register_forward_pre_hook(lambda m, args, kwargs: seen.append(set(kwargs)), with_kwargs=True)
     step(mixture)
     assert all("labels" not in names for names in seen)
     assert mixture.model.config.problem_type is None
@@ -81,9 +75,7 @@ def test_labels_do_not_reach_the_model():
 def test_labels_outside_the_classes(label):
     mixture = tiny.mixed(tiny.bert(), Bottleneck(4))
     labels = torch.tensor([0, 1, label, 2])
-    with pytest.raises(
-        ValueError, match=rf"Label {label} is outside the 3 classes: expected 0 to 2.*num_labels"
-    ):
+    with pytest.raises(ValueError, match=rf"Label {label} is outside the 3 classes: expected 0 to 2.*num_labels"):
         step(mixture, labels=labels)
 
 

@@ -42,9 +42,7 @@ class GatedUpdate(Adaptation):
 
 @pytest.fixture(params=[None, "up"], ids=["unshared", "shared"])
 def mixture(request):
-    return tiny.shake(
-        attach(tiny.bert(), GatedUpdate(rank=3), experts=4, share=request.param, targets="output.dense")
-    )
+    return tiny.shake(attach(tiny.bert(), GatedUpdate(rank=3), experts=4, share=request.param, targets="output.dense"))
 
 
 def by_hand(layer, x, down, up):

@@ -59,7 +59,10 @@ def test_the_architecture_page_names_every_file():
 def test_imports_go_down_the_list_of_the_architecture_page():
     """A file imports only files listed above it (imports inside functions of the command line excepted)."""
     page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    order = [name for name in re.findall(r"`([a-z_]+)\.py`", page[page.index("## The parts") : page.index("Beside the package")])]
+    order = [
+        name
+        for name in re.findall(r"`([a-z_]+)\.py`", page[page.index("## The parts") : page.index("Beside the package")])
+    ]
     for place, name in enumerate(order):
         text = (ROOT / "adamix_lab" / f"{name}.py").read_text(encoding="utf-8")
         for imported in re.findall(r"^from adamix_lab\.([a-z_]+) import", text, flags=re.M):

@@ -27,9 +27,7 @@ def training_step(vector, views):
     consistency = Consistency(vector.consistency.weight, views=views)
     routes = vector.tensors["routes"][: vector.views]
     task_loss = reference_next_token_loss if vector.kind == "gpt2" else None
-    total = Objective(mixture, consistency, task_loss)(
-        vector.training_batch(), unshared(mixture, routes)
-    ).total
+    total = Objective(mixture, consistency, task_loss)(vector.training_batch(), unshared(mixture, routes)).total
     mixture.zero_grad()
     total.backward()
     named = [*mixture.expert_parameters(), *mixture.head_parameters()]

@@ -64,9 +64,7 @@ def test_enumeration_is_complete_and_ordered():
 
 
 def test_enumeration_has_a_limit():
-    with pytest.raises(
-        ValueError, match=r"16777216 routes are too many to enumerate \(limit 4096\).*share a side"
-    ):
+    with pytest.raises(ValueError, match=r"16777216 routes are too many to enumerate \(limit 4096\).*share a side"):
         RouteSpace(((4, 4),) * 6).enumerate()
 
 
@@ -107,10 +105,7 @@ def test_seed_step_and_view_each_matter(change):
 def test_seeds_do_not_run_into_each_other():
     """(seed 0, step 1) is not (seed 1, step 0), as with seed + step."""
     states = {
-        generator_for(seed, step, view).initial_seed()
-        for seed in range(9)
-        for step in range(9)
-        for view in range(2)
+        generator_for(seed, step, view).initial_seed() for seed in range(9) for step in range(9) for view in range(2)
     }
     assert len(states) == 9 * 9 * 2
 
@@ -173,9 +168,7 @@ def test_routes_that_do_not_fit(route, message):
 
 @pytest.mark.parametrize("shape", [(3, 2), (3, 2, 3), (2, 2, 4), (1, 1, 3, 2, 4)])
 def test_points_that_do_not_fit(shape):
-    with pytest.raises(
-        ValueError, match=r"Mixture point of shape.*expected \[sites, sides, experts\] = \[3, 2, 4\]"
-    ):
+    with pytest.raises(ValueError, match=r"Mixture point of shape.*expected \[sites, sides, experts\] = \[3, 2, 4\]"):
         SHARED.check_point(torch.zeros(shape))
 
 

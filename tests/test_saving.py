@@ -17,7 +17,9 @@ from adamix_lab.saving import CONFIG, load, read_config, save
 
 
 def saved(folder, adaptation=None, **more):
-    mixture = tiny.mixed(tiny.bert(), adaptation or Bottleneck(4), experts=3, share="up" if adaptation is None else None)
+    mixture = tiny.mixed(
+        tiny.bert(), adaptation or Bottleneck(4), experts=3, share="up" if adaptation is None else None
+    )
     save(mixture, folder, **more)
     return mixture
 
@@ -56,7 +58,7 @@ def test_another_base_is_noticed_and_a_half_precision_copy_is_not_another(tmp_pa
     other = tiny.bert()
     with torch.no_grad():
         other.bert.encoder.layer[1].output.dense.weight.add_(0.1)
-    with pytest.raises(ValueError, match="fingerprint .*any_base=True"):
+    with pytest.raises(ValueError, match=r"fingerprint .*any_base=True"):
         load(other, tmp_path)
     load(other, tmp_path, any_base=True)
 
@@ -110,7 +112,7 @@ def test_a_full_disk_leaves_the_old_save_whole(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files, "_write_bytes", full)
-    with pytest.raises(OSError, match="could not be written .No space left.*is whole"):
+    with pytest.raises(OSError, match=r"could not be written .No space left.*is whole"):
         save(tiny.mixed(tiny.bert(), Bottleneck(4), experts=2), tmp_path)
     monkeypatch.undo()
     back = load(tiny.bert(), tmp_path)

@@ -69,9 +69,7 @@ def test_any_other_model_by_pattern():
     mixture = attach(model, LoRA(2), targets=["0", "2.*"])
     assert list(mixture.sites) == ["0", "2.0", "2.1"] and mixture.head == {}
     assert mixture(torch.randn(3, 4), selection=mixture.space.fixed(1)).shape == (3, 2)
-    with pytest.raises(
-        ValueError, match=r"No targets are known for lora in a model of type 'Sequential'.*targets="
-    ):
+    with pytest.raises(ValueError, match=r"No targets are known for lora in a model of type 'Sequential'.*targets="):
         attach(nn.Sequential(nn.Linear(4, 8)), LoRA(2))
 
 
@@ -90,22 +88,18 @@ def test_any_other_model_by_pattern():
 def test_patterns(pattern, number):
     model = tiny.bert()
     if number is None:
-        with pytest.raises(
-            ValueError, match=r"matches no module of Bert.*Near misses: .*layer\.\*\.output\.dense"
-        ):
+        with pytest.raises(ValueError, match=r"matches no module of Bert.*Near misses: .*layer\.\*\.output\.dense"):
             find_sites(model, pattern)
     else:
         assert len(find_sites(model, pattern)) == number
 
 
 def test_blocks_are_chosen_by_number():
-    assert list(attach(tiny.bert(), Bottleneck(4), blocks=[-1]).sites) == [
-        "bert.encoder.layer.2.output.dense"
-    ]
+    assert list(attach(tiny.bert(), Bottleneck(4), blocks=[-1]).sites) == ["bert.encoder.layer.2.output.dense"]
     assert len(attach(tiny.t5(), Bottleneck(4), blocks=[1]).sites) == 2  # encoder and decoder
-    assert list(
-        attach(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), LoRA(1), targets="*", blocks=[-1]).sites
-    ) == ["1"]
+    assert list(attach(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), LoRA(1), targets="*", blocks=[-1]).sites) == [
+        "1"
+    ]
     for blocks, message in [
         ([5], r"Block 5 holds no site: expected one of \[0, 1, 2\]"),
         ([-4], "Block -4"),

@@ -62,9 +62,7 @@ def test_any_number_of_rows_and_views(name, rows, views):
     with torch.no_grad():
         alone = torch.stack([mixture(selection=route, **batch).logits for route in routes])
         for way in WAYS:
-            torch.testing.assert_close(
-                routed_logits(mixture, batch, routes, way), alone, rtol=1e-4, atol=1e-4
-            )
+            torch.testing.assert_close(routed_logits(mixture, batch, routes, way), alone, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("per", ["example", "token"])
@@ -141,9 +139,7 @@ def test_nothing_is_left_behind():
     before = mixture(**tiny.batch()).logits
     routed_logits(mixture, tiny.batch(), Router(mixture.space).views(0), "shared_prefix")
     with pytest.raises(RuntimeError):  # a pass that fails on its way
-        routed_logits(
-            mixture, {"inputs_embeds": torch.zeros(4, 7, 3)}, Router(mixture.space).views(0), "shared_prefix"
-        )
+        routed_logits(mixture, {"inputs_embeds": torch.zeros(4, 7, 3)}, Router(mixture.space).views(0), "shared_prefix")
     assert torch.equal(mixture(**tiny.batch()).logits, before)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in mixture.modules())
     assert not any(layer.fan_out != "none" or layer.selection is not None for layer in mixture.sites.values())
@@ -173,7 +169,5 @@ def test_rows_that_do_not_fit():
 
 def test_unknown_way():
     mixture = tiny.mixed(tiny.bert(), Bottleneck(4))
-    with pytest.raises(
-        ValueError, match=r"way of viewing 'shared_prefx' is not known.*Did you mean 'shared_prefix'"
-    ):
+    with pytest.raises(ValueError, match=r"way of viewing 'shared_prefx' is not known.*Did you mean 'shared_prefix'"):
         routed_logits(mixture, tiny.batch(), Router(mixture.space).views(0), "shared_prefx")

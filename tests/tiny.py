@@ -175,9 +175,7 @@ def relative(a: Tensor, b: Tensor) -> float:
 
 
 def state(model: nn.Module) -> dict[str, tuple[Tensor, bool]]:
-    return {
-        name: (t.clone(), t.requires_grad) for name, t in [*model.named_parameters(), *model.named_buffers()]
-    }
+    return {name: (t.clone(), t.requires_grad) for name, t in [*model.named_parameters(), *model.named_buffers()]}
 
 
 def modes(model: nn.Module) -> dict[str, bool]:

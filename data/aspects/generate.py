@@ -70,7 +70,12 @@ CONSTRUCTIONS = [
     Construction("not_both", "plain", "the {a} was not {xA} and the {b} was not {xB}.", "++", weight=0.9),
     Construction("twice", "plain", "we {VA} the {a}, it was {A}, and the {b} was {B} too.", "++", weight=0.9),
     Construction(
-        "changed", "hard", "the {a} used to be {xA}, now it is {A}; the {b} was {B}.", "+?", "a", 0.6
+        "changed",
+        "hard",
+        "the {a} used to be {xA}, now it is {A}; the {b} was {B}.",
+        "+?",
+        "a",
+        0.6,
     ),
     Construction("while", "held_out", "while the {a} was {A}, the {b} was {B}.", "+-", "abb", 0.8),
     Construction("as_was", "held_out", "the {a} was {A}, and so was the {b}.", "++", weight=0.8),
@@ -124,9 +129,7 @@ def rows_of(construction: Construction, n: int, rng: random.Random, used: set[st
                 "kind": construction.kind,
             }
         )
-    raise ValueError(
-        f"too few sentences for {n} rows of {construction.name!r}: add words or lower its weight"
-    )
+    raise ValueError(f"too few sentences for {n} rows of {construction.name!r}: add words")
 
 
 def counts(total: int, constructions: list[Construction], per: int = 12) -> list[int]:

@@ -13,7 +13,8 @@
 # %% [markdown]
 # # 00 · The tour
 #
-# AdaMix puts several small adapters into each layer of a frozen model, sends every batch through a random one, asks two random
+# AdaMix puts several small adapters into each layer of a frozen model, sends every batch through a random one, asks
+# two random
 # routes to agree, and averages the adapters into one at the end. Afterwards you will be able to
 #
 # 1. switch an adapter off and on, and say how many weights did the work;
@@ -41,14 +42,17 @@ mixture, tokenizer = load_twin("adamix")  # MiniLM with trained experts in its t
 # %% [markdown]
 # ## What a frozen model knows, and what a few weights add
 #
-# The task: a sentence says one thing about one aspect and another about the next; what does it say about the aspect before the colon?
+# The task: a sentence says one thing about one aspect and another about the next; what does it say about the aspect
+# before the colon?
 
 # %%
 for row in task.evaluation[:3]:
     print(task.classes[row["label"]], "|", row["sentence"])
 
 # %% [markdown]
-# Effective weights are tensors, so we can dial the adapters' strength from 0 (the frozen model) to 1 (as trained): the up-projection is scaled.
+# Effective weights are tensors, so we can dial the adapters' strength from 0 (the frozen model) to 1 (as trained):
+# the up-projection is scaled.
+
 
 # %%
 def at_strength(mixture, strength):
@@ -78,7 +82,8 @@ told = ", ".join(f"{s:.1f}: {100 * a:.0f} %" for s, a in zip(strengths, accuraci
 Picture(figure, f"Accuracy on 256 rows against the strength of the adapters. {told}.")
 
 # %% [markdown]
-# How many weights is that? `parameter_report` counts the trained experts, what is left after merging, and the head apart.
+# How many weights is that? `parameter_report` counts the trained experts, what is left after merging, and the head
+# apart.
 
 # %%
 print(parameter_report(mixture))
@@ -87,7 +92,8 @@ print(structure(mixture.model.bert.encoder.layer[-1]))
 # %% [markdown]
 # ## Train it
 #
-# The same in code: attach four bottleneck adapters a site with a shared up-projection (the paper's default), and train with two routed views a step.
+# The same in code: attach four bottleneck adapters a site with a shared up-projection (the paper's default), and
+# train with two routed views a step.
 # In the fast mode a few steps show that it learns; the shipped experts have had all of them.
 
 # %%
@@ -110,12 +116,14 @@ results = evaluate(mixture, task, tokenizer, STRATEGIES)
 pd.DataFrame([result.row() for result in results]).round(3)
 
 # %% [markdown]
-# They lie close together: whether two of them differ on these rows is a question for an interval, not for the third digit.
+# They lie close together: whether two of them differ on these rows is a question for an interval, not for the third
+# digit.
 # Merging keeps one adapter a layer, so it costs what a single adapter costs; the ensemble costs four passes.
 #
 # ## The puzzle
 #
-# Now four adapters that were trained *apart*, each good on its own, side by side in the same layers. Before you run the cell: what will their average do?
+# Now four adapters that were trained *apart*, each good on its own, side by side in the same layers. Before you run
+# the cell: what will their average do?
 
 # %%
 apart, _ = load_twin("apart")
@@ -123,13 +131,17 @@ four = evaluate(apart, task, tokenizer, ["fixed-0", "fixed-1", "fixed-2", "fixed
 
 figure, ax = new_figure(7.5, 3.8)
 bars = [Bar(f"AdaMix, {r.strategy}", r.accuracy, *wilson(r.accuracy, len(r.labels)), r.strategy) for r in results]
-bars += [Bar(f"trained apart, {n + 1}", r.accuracy, *wilson(r.accuracy, len(r.labels)), "single") for n, r in enumerate(four[:4])]
+bars += [
+    Bar(f"trained apart, {n + 1}", r.accuracy, *wilson(r.accuracy, len(r.labels)), "single")
+    for n, r in enumerate(four[:4])
+]
 bars += [Bar("trained apart, merged", four[4].accuracy, *wilson(four[4].accuracy, len(four[4].labels)), "apart")]
 alt = compare(bars, ax)
 Picture(figure, alt)
 
 # %% [markdown]
-# Four good adapters average to a bad one. AdaMix's experts can be averaged. Sharing, random routes, and consistency are what differs: the next lessons take them one at a time.
+# Four good adapters average to a bad one. AdaMix's experts can be averaged. Sharing, random routes, and consistency
+# are what differs: the next lessons take them one at a time.
 #
 # ## Ask it something
 #
@@ -137,7 +149,14 @@ Picture(figure, alt)
 
 # %%
 merged = merge(mixture)
-mine_says = predict(merged, tokenizer, ["food : we loved the food, although the music was awful.", "music : we loved the food, although the music was awful."])
+mine_says = predict(
+    merged,
+    tokenizer,
+    [
+        "food : we loved the food, although the music was awful.",
+        "music : we loved the food, although the music was awful.",
+    ],
+)
 pd.DataFrame(mine_says.numpy().round(3), columns=task.classes)
 
 # %% [markdown]
