@@ -101,11 +101,13 @@ class Adaptation:
         kind: the name in configurations.
         sides: what can be shared or routed on its own.
         keeps_input: the frozen layer sees the input unchanged, so several children can share its output.
+        reads_input: `apply` uses x for more than calling base; False lets a cached frozen output stand for both.
     """
 
     kind: ClassVar[str]
     sides: ClassVar[tuple[str, ...]]
     keeps_input: ClassVar[bool] = True
+    reads_input: ClassVar[bool] = True
 
     def weights(self, in_features: int, out_features: int) -> dict[str, Weight]:
         """The weights for a frozen layer of these sizes."""

@@ -48,6 +48,7 @@ class Bottleneck(Adaptation):
 
     kind: ClassVar[str] = "bottleneck"
     sides: ClassVar[tuple[str, ...]] = ("down", "up")
+    reads_input: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         positive("bottleneck size", self.size)
@@ -183,6 +184,7 @@ class Bias(Adaptation):
 
     kind: ClassVar[str] = "bias"
     sides: ClassVar[tuple[str, ...]] = ("bias",)
+    reads_input: ClassVar[bool] = False
 
     def weights(self, in_features: int, out_features: int) -> dict[str, Weight]:
         """One vector `[out]`, from zero."""

@@ -86,11 +86,9 @@ def collate(examples: Sequence[Example], pad: int = 0, multiple: int = 1) -> Bat
 def _padded(values: Sequence[Tensor], fill: int, multiple: int) -> Tensor:
     if values[0].dim() == 0:
         return torch.stack(list(values))
-    longest = -(-max(len(value) for value in values) // multiple) * multiple
-    out = values[0].new_full((len(values), longest, *values[0].shape[1:]), fill)
-    for row, value in zip(out, values, strict=True):
-        row[: len(value)] = value
-    return out
+    padded = torch.nn.utils.rnn.pad_sequence(list(values), batch_first=True, padding_value=fill)
+    more = -padded.shape[1] % multiple
+    return padded if not more else torch.cat([padded, padded.new_full((len(values), more, *padded.shape[2:]), fill)], 1)
 
 
 class Batches:
@@ -101,8 +99,10 @@ class Batches:
 
     drop_last = False  # accelerate asks for it when it shards a batch sampler
 
-    def __init__(self, examples: Sequence[Example], batch_size: int, seed: int = 0) -> None:
+    def __init__(self, examples: Sequence[Example], batch_size: int, seed: int = 0, bucket: int = BUCKET) -> None:
         positive("batch_size", batch_size)
+        positive("bucket", bucket)
+        self.bucket = bucket
         self.lengths = [length(example) for example in examples]
         self.batch_size = batch_size
         self.seed = seed
@@ -113,8 +113,8 @@ class Batches:
         generator = generator_for(self.seed, number)
         order = torch.randperm(len(self.lengths), generator=generator).tolist()
         batches: list[list[int]] = []
-        for start in range(0, len(order), self.batch_size * BUCKET):
-            bucket = sorted(order[start : start + self.batch_size * BUCKET], key=self.lengths.__getitem__)
+        for start in range(0, len(order), self.batch_size * self.bucket):
+            bucket = sorted(order[start : start + self.batch_size * self.bucket], key=self.lengths.__getitem__)
             batches += [bucket[n : n + self.batch_size] for n in range(0, len(bucket), self.batch_size)]
         return [batches[n] for n in torch.randperm(len(batches), generator=generator).tolist()]
 

@@ -5,21 +5,17 @@ Three things save work, each exact:
 - *fan-out*: what lies below the first site is the same for all K views; it runs once on B rows and the block that
   holds the first site hands on K * B;
 - *cut*: the last block's feed-forward part runs only at the position that the head reads;
-- *above*: with the frozen prefix cached, a pass starts at the first adapted block.
-
 A family is listed where these were tested; any other model runs plain passes with equal results.
 """
 
 from __future__ import annotations
 
-import copy
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from adamix_lab.checkpointing import checkpoints_gradients
@@ -36,16 +32,18 @@ class Family:
         tail: the site whose output only meets additions and norms before the block ends (it may fan out in place).
         cut: the module whose inputs, cut to the first position, leave the rest of the block to that position.
         heads: endings of model classes whose head accepts more rows than `input_ids` has.
+        end: the module that ends the block and is called with (the tail site's input, the residual).
     """
 
     blocks: str
     tail: str
     cut: str | None
     heads: tuple[str, ...]
+    end: str | None = None
 
 
 _ENCODER = ("ForSequenceClassification", "ForMaskedLM", "ForTokenClassification")
-_BERT = Family("encoder.layer", "output.dense", "attention.output", _ENCODER)
+_BERT = Family("encoder.layer", "output.dense", "attention.output", _ENCODER, end="output")
 _DECODER = ("LMHeadModel", "ForCausalLM")
 FAMILIES: dict[str, Family] = {
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), _BERT),
@@ -145,7 +143,10 @@ def cut_last_block(model: nn.Module) -> Iterator[None]:
         yield
         return
     blocks = model.get_submodule(f"{model.base_model_prefix}.{family.blocks}")
-    handle = blocks[-1].get_submodule(family.cut).register_forward_pre_hook(_first_position)  # type: ignore[index]
+    last = blocks[-1]  # type: ignore[index]
+    # A cached last block has only its end left: its own input is cut then.
+    place = last.get_submodule(family.cut) if _has(last, family.cut) else last
+    handle = place.register_forward_pre_hook(_first_position)
     try:
         yield
     finally:
@@ -156,95 +157,5 @@ def _first_position(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]
     return tuple(arg[:, :1] if isinstance(arg, Tensor) and arg.dim() >= 3 else arg for arg in args)
 
 
-# -- the part above the frozen prefix --------------------------------------------------------------------
-
-
-class _PassThrough(nn.Module):
-    """Stands in for the embeddings: the cached states are given as `inputs_embeds`."""
-
-    def forward(self, *args: Any, inputs_embeds: Tensor | None = None, **kwargs: Any) -> Any:
-        return next(a for a in (inputs_embeds, *args) if isinstance(a, Tensor) and a.is_floating_point())
-
-
-class _Skip(nn.Module):
-    """Stands in for a block of the cached prefix."""
-
-    def __init__(self, as_tuple: bool) -> None:
-        super().__init__()
-        self.as_tuple = as_tuple
-
-    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return (hidden,) if self.as_tuple else hidden
-
-
-class _Reached(Exception):
-    pass
-
-
-def prefix_states(mixture: MixtureModel, plan: BlockPlan, batch: dict[str, Tensor]) -> Tensor:
-    """The hidden states `[B, T, d]` that enter the first adapted block: evaluation mode, no gradients."""
-    kept: list[Tensor] = []
-
-    def stop(module: nn.Module, args: tuple[Any, ...]) -> None:
-        kept.append(args[0])
-        raise _Reached
-
-    handle = plan.blocks[plan.first].register_forward_pre_hook(stop)
-    training = {module: module.training for module in mixture.modules()}
-    mixture.eval()
-    try:
-        with torch.no_grad():
-            mixture.model(**batch)
-    except _Reached:
-        pass
-    finally:
-        handle.remove()
-        for part, mode in training.items():
-            part.training = mode
-    return kept[0]
-
-
-def above(mixture: MixtureModel) -> tuple[MixtureModel, Callable[[dict[str, Tensor]], dict[str, Tensor]]]:
-    """The mixture from its first adapted block on, sharing every module, and what caches a batch for it.
-
-    The second value turns `input_ids` into `inputs_embeds` (the states entering the first adapted block); the first
-    takes those. The prefix runs in evaluation mode: its dropout is off. Raises ValueError for families not supported.
-    """
-    plan = plan_blocks(mixture)
-    if plan is None or plan.family.cut is None:
-        known = ", ".join(sorted(name for name, family in FAMILIES.items() if family.cut))
-        raise ValueError(
-            f"The frozen prefix of {type(mixture.model).__name__} cannot be cached: expected one of {known}, with a "
-            "task head, sites in its blocks, and no gradient checkpointing. Train without cache."
-        )
-    top = _shallow(mixture)
-    top.model = _shallow(mixture.model)
-    owner: nn.Module = top.model
-    for part in (*plan.path.split(".")[:-1],):
-        child = _shallow(getattr(owner, part))
-        if hasattr(child, "embeddings"):
-            child.embeddings = _PassThrough()
-        setattr(owner, part, child)
-        owner = child
-    skipped = [_Skip(_returns_tuple()) for _ in range(plan.first)]
-    setattr(owner, plan.path.split(".")[-1], nn.ModuleList([*skipped, *plan.blocks[plan.first :]]))
-
-    def cache(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        inputs = {name: value for name, value in batch.items() if name != "labels"}
-        kept = {name: value for name, value in batch.items() if name in ("attention_mask", "labels")}
-        return {"inputs_embeds": prefix_states(mixture, plan, inputs), **kept}
-
-    return top, cache
-
-
-def _shallow(module: Any) -> Any:
-    clone = copy.copy(module)
-    clone._modules = dict(module._modules)
-    return clone
-
-
-def _returns_tuple() -> bool:
-    # transformers 4 blocks answer with a tuple, transformers 5 ones with the hidden states
-    from transformers import __version__
-
-    return int(__version__.split(".")[0]) < 5
+def _has(module: nn.Module, path: str) -> bool:
+    return path in dict(module.named_modules())

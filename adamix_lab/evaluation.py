@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adamix_lab.batches import encode, sequential
-from adamix_lab.blocks import above, cut_last_block, plan_blocks
+from adamix_lab.blocks import cut_last_block, plan_blocks
 from adamix_lab.errors import unknown
 from adamix_lab.model import MixtureModel
+from adamix_lab.prefix import above
 from adamix_lab.routing import generator_for
 from adamix_lab.strategies import STRATEGIES
 from adamix_lab.tasks import Task

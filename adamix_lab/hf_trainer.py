@@ -96,7 +96,7 @@ class AdaMixTrainer(Trainer):
         """Our length-bucketed batches; a data set that is no list of examples goes the Trainer's way."""
         if not isinstance(self.train_dataset, list):
             return super().get_train_dataloader()
-        batches = Batches(self.train_dataset, self._train_batch_size, self.recipe.seed)
+        batches = Batches(self.train_dataset, self._train_batch_size, self.recipe.seed, self.recipe.bucket)
         loader: DataLoader = DataLoader(
             self.train_dataset,  # type: ignore[arg-type]
             batch_sampler=batches,  # type: ignore[arg-type]

@@ -33,6 +33,8 @@ class Recipe:
         precision: "no" (float32), "bf16" (CPU and GPU), "fp16" (GPU); experts stay float32.
         accumulate: pieces that a step's batch is computed in; the gradients equal those of the whole.
         max_length: tokens a row; longer ones are cut.
+        bucket: batches whose rows are sorted by length together. 1 mixes all lengths: more padding, but where length
+            tells the kind of a row (templates), sorted batches are one-sided and training suffers.
         consistency: the second view and how far it is held to the first.
         per: what shares a route: "batch" (the reference), "example" or "token".
         tied: one expert for all sides of a site.
@@ -58,6 +60,7 @@ class Recipe:
     precision: Precision = "no"
     accumulate: int = 1
     max_length: int = 128
+    bucket: int = 32
     consistency: Consistency = field(default_factory=Consistency)
     per: Scope = "batch"
     tied: bool = False
@@ -76,7 +79,16 @@ class Recipe:
             raise ValueError(f"epochs = {self.epochs}: expected a number above 0.")
         if self.steps is None and self.epochs is None:
             object.__setattr__(self, "steps", STEPS)
-        for name in ("steps", "evaluate_every", "patience", "batch_size", "accumulate", "max_length", "log_every"):
+        for name in (
+            "steps",
+            "evaluate_every",
+            "patience",
+            "batch_size",
+            "accumulate",
+            "max_length",
+            "bucket",
+            "log_every",
+        ):
             if getattr(self, name) is not None:
                 positive(name, getattr(self, name))
         for name in ("lr", "head_lr", "weight_decay", "clip", "checkpoint_every"):

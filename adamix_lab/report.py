@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from adamix_lab.model import MixtureModel
+from adamix_lab.objective import Consistency, Objective
+from adamix_lab.routing import Router
+from adamix_lab.views import Batch
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,20 @@ def parameter_report(mixture: MixtureModel) -> ParameterReport:
     head = sum(p.numel() for _, p in mixture.head_parameters())
     everything = sum(p.numel() for p in mixture.model.parameters())
     return ParameterReport(experts, merged, head, everything - experts - head)
+
+
+def step_operations(mixture: MixtureModel, batch: Batch, consistency: Consistency) -> int:
+    """Floating-point operations of one training step (forward and backward), as PyTorch counts them.
+
+    batch: with labels. The gradients it makes are cleared.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    routes = Router(mixture.space).views(0, consistency.number)
+    with FlopCounterMode(display=False) as counter:
+        Objective(mixture, consistency)(batch, routes).total.backward()
+    mixture.zero_grad(set_to_none=True)
+    return int(counter.get_total_flops())
 
 
 def structure(model: nn.Module, depth: int = 6) -> str:

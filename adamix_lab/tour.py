@@ -11,13 +11,16 @@ from typing import Any
 
 import torch
 
+from adamix_lab.batches import collate, encode
 from adamix_lab.evaluation import Evaluation, evaluate, paired_difference, wilson
 from adamix_lab.files import write_text
 from adamix_lab.merging import merge
 from adamix_lab.model import MixtureModel
 from adamix_lab.plots import Bar, compare, new_figure, save_figure
+from adamix_lab.prefix import above
 from adamix_lab.probe import linear_probe
-from adamix_lab.report import parameter_report
+from adamix_lab.recipe import Recipe
+from adamix_lab.report import parameter_report, step_operations
 from adamix_lab.saving import save
 from adamix_lab.tasks import Task, load_task
 from adamix_lab.training import train
@@ -54,8 +57,9 @@ def run_tour(folder: Path, steps: int | None = None, say: Callable[[str], None] 
     mixture, tokenizer = _trained("AdaMix (two routed views a step)", EXPERTS, "up", task, recipe, say)
     one_view = replace(recipe, consistency=replace(recipe.consistency, weight=0.0))
     single, _ = _trained("a single adapter, as many steps", 1, None, task, one_view, say)
-    longer = replace(one_view, steps=2 * (recipe.steps or 1))
-    equal, _ = _trained("a single adapter, as much compute", 1, None, task, longer, say)
+    ratio = _step(mixture, task, tokenizer, recipe) / _step(single, task, tokenizer, one_view)
+    longer = replace(one_view, steps=round(ratio * (recipe.steps or 1)))
+    equal, _ = _trained(f"a single adapter, as much compute ({ratio:.2f} times the steps)", 1, None, task, longer, say)
     seconds = time.perf_counter() - start
 
     results = {r.strategy: r for r in evaluate(mixture, task, tokenizer, SHOWN)}
@@ -84,13 +88,20 @@ def run_tour(folder: Path, steps: int | None = None, say: Callable[[str], None] 
 
 
 def _trained(
-    what: str, experts: int, share: str | None, task: Task, recipe: Any, say: Callable[[str], None]
+    what: str, experts: int, share: str | None, task: Task, recipe: Recipe, say: Callable[[str], None]
 ) -> tuple[MixtureModel, Any]:
     mixture, tokenizer = fresh(task, experts, share, seed=0)
     start = time.perf_counter()
     train(mixture, task, tokenizer, recipe)
     say(f"  trained {what}: {recipe.steps} steps, {time.perf_counter() - start:.0f} s")
     return mixture, tokenizer
+
+
+def _step(mixture: MixtureModel, task: Task, tokenizer: Any, recipe: Recipe) -> int:
+    """Operations of one training step on the first rows, above the cached prefix."""
+    examples = encode(task.train[: recipe.batch_size], task, tokenizer)
+    top, cache = above(mixture)
+    return step_operations(top, cache(collate(examples, tokenizer.pad_token_id)), recipe.consistency)
 
 
 def _sizes(mixture: MixtureModel, strategy: str = "merged") -> tuple[int, int]:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from adamix_lab.batches import Batches, Example, collate, encode, length, sequential
-from adamix_lab.blocks import above
 from adamix_lab.model import MixtureModel
 from adamix_lab.objective import Objective, TaskLoss
 from adamix_lab.optim import StackedAdamW, make_optimizer, on_route, set_rate
+from adamix_lab.prefix import above
 from adamix_lab.recipe import Recipe
 from adamix_lab.routing import Router
 from adamix_lab.run import History, Run
@@ -63,7 +63,7 @@ def train(
     student, examples, dev, pad = prepare_data(mixture.to(accelerator.device), task, tokenizer, recipe)
     plain = make_optimizer(mixture, recipe)
     objective, optimizer = accelerator.prepare(Objective(student, recipe.consistency, task_loss), plain)
-    batches = Batches(examples, recipe.batch_size, recipe.seed)
+    batches = Batches(examples, recipe.batch_size, recipe.seed, recipe.bucket)
     router = Router(mixture.space, recipe.seed, recipe.per, recipe.tied)
     total = recipe.total_steps(len(batches))
     run = Run(accelerator, mixture, student, plain, recipe, dev, pad, folder, task_loss)

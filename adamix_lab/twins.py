@@ -10,25 +10,27 @@ What differs is one thing at a time:
 
 from __future__ import annotations
 
-import json
-import shutil
+import itertools
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from adamix_lab.adaptations import Bottleneck
 from adamix_lab.backbones import load_backbone
+from adamix_lab.doctor import device_name
 from adamix_lab.errors import unknown
 from adamix_lab.evaluation import evaluate
 from adamix_lab.merging import side_by_side
 from adamix_lab.model import MixtureModel, attach
 from adamix_lab.objective import Consistency
 from adamix_lab.recipe import Recipe
-from adamix_lab.saving import load, load_trained, save, trained_tensors
-from adamix_lab.tasks import data_root, load_task
+from adamix_lab.saving import CONFIG, load, load_trained, save, trained_tensors
+from adamix_lab.tasks import Task, data_root, load_task
 from adamix_lab.training import train
 
 EXPERTS = 4
@@ -36,12 +38,17 @@ BLOCKS = (-2, -1)
 ADAPTATION = Bottleneck(16)
 STAGES = {"early": 0.1, "middle": 0.4, "late": 1.0}  # shares of the steps
 SEEDS = (0, 1, 2)
+STRATEGIES_SHOWN = (*(f"fixed-{n}" for n in range(EXPERTS)), "merged", "ensemble")
+
+Stages = dict[str, dict[str, Tensor]]
+Results = dict[str, dict[str, dict[str, float]]]
 
 # Chosen once on a slice of the training rows (data/aspects/README.md has the search), the same for every twin.
 RECIPE = Recipe(
-    steps=1000,
+    steps=1400,
     lr=5e-3,
     head_lr=4e-3,
+    bucket=1,
     weight_decay=0.01,
     dev_fraction=0.0,
     cache_prefix=True,
@@ -99,19 +106,17 @@ def twin_recipe(twin: Twin, seed: int, steps: int | None = None) -> Recipe:
     )
 
 
-def fresh(task: Any, experts: int, share: str | None, seed: int) -> tuple[MixtureModel, Any]:
+def fresh(task: Task, experts: int, share: str | None, seed: int) -> tuple[MixtureModel, Any]:
     """MiniLM with untrained experts in the top two blocks; the head starts alike for every seed of one task."""
     model, tokenizer = load_backbone("minilm", num_labels=task.num_labels)
     return attach(model, ADAPTATION, experts, share, blocks=BLOCKS, seed=seed), tokenizer
 
 
-def train_stages(
-    mixture: MixtureModel, task: Any, tokenizer: Any, recipe: Recipe
-) -> dict[str, dict[str, torch.Tensor]]:
+def train_stages(mixture: MixtureModel, task: Task, tokenizer: Any, recipe: Recipe) -> Stages:
     """Trains in place; returns the trained tensors at each stage."""
     steps = recipe.steps or 0
     at = {max(1, round(share * steps)): stage for stage, share in STAGES.items()}
-    kept: dict[str, dict[str, torch.Tensor]] = {}
+    kept: Stages = {}
 
     def keep(step: int) -> None:
         if step in at:
@@ -121,22 +126,28 @@ def train_stages(
     return kept
 
 
-def make_twin(
-    name: str, seed: int, task: Any, steps: int | None = None
-) -> tuple[MixtureModel, Any, dict[str, dict[str, torch.Tensor]]]:
-    """Trains one twin; returns the mixture, the tokenizer and the tensors at each stage."""
+def make_twin(name: str, seed: int, task: Task, steps: int | None = None) -> tuple[MixtureModel, Any, Stages, Results]:
+    """Trains one twin.
+
+    Returns:
+        The mixture, the tokenizer, the trained tensors at each stage, and what was measured on the way: of adapters
+        trained apart the accuracy and loss of each with its own head, by stage ("own-0", ...).
+    """
     twin = TWINS[name]
     if twin.together:
         mixture, tokenizer = fresh(task, EXPERTS, twin.share, seed)
-        return mixture, tokenizer, train_stages(mixture, task, tokenizer, twin_recipe(twin, seed, steps))
-    stages: dict[str, list[dict[str, torch.Tensor]]] = {stage: [] for stage in STAGES}
+        return mixture, tokenizer, train_stages(mixture, task, tokenizer, twin_recipe(twin, seed, steps)), {}
+    singles: dict[str, list[dict[str, Tensor]]] = {stage: [] for stage in STAGES}
+    own: Results = {stage: {} for stage in STAGES}
     for n in range(EXPERTS):
         single, tokenizer = fresh(task, 1, None, seed=EXPERTS * seed + n)
-        recipe = twin_recipe(twin, EXPERTS * seed + n, steps)
-        for stage, tensors in train_stages(single, task, tokenizer, recipe).items():
-            stages[stage].append(tensors)
+        stages = train_stages(single, task, tokenizer, twin_recipe(twin, EXPERTS * seed + n, steps))
+        for stage, tensors in stages.items():
+            load_trained(single, tensors)
+            own[stage][f"own-{n}"] = strategies_of(single, task, tokenizer, ["merged"])["merged"]
+            singles[stage].append(tensors)
     mixture, tokenizer = fresh(task, EXPERTS, None, seed)
-    return mixture, tokenizer, {stage: side_by_side(parts) for stage, parts in stages.items()}
+    return mixture, tokenizer, {stage: side_by_side(parts) for stage, parts in singles.items()}, own
 
 
 def make_twins(
@@ -148,34 +159,29 @@ def make_twins(
 ) -> None:
     """Trains and writes twins (float16) with their evaluation; finished ones are left: a killed run goes on."""
     task = load_task("aspects")
-    for name in names:
-        for seed in seeds:
-            place = folder / name / f"seed{seed}"
-            if all((place / stage / "adamix.json").is_file() for stage in STAGES):
-                say(f"{name}, seed {seed}: already there")
-                continue
-            mixture, tokenizer, stages = make_twin(name, seed, task, steps)
-            for stage, tensors in stages.items():
-                half = {key: value.half().float() for key, value in tensors.items()}
-                load_trained(mixture, half)
-                results = strategies_of(mixture, task, tokenizer)
-                shutil.rmtree(place / stage, ignore_errors=True)
-                notes = {
-                    "task": "aspects",
-                    "backbone": "minilm",
-                    "twin": name,
-                    "seed": seed,
-                    "stage": stage,
-                    "results": results,
-                }
-                save(mixture, place / stage, notes, dtype=torch.float16)
-                say(
-                    f"{name}, seed {seed}, {stage}: "
-                    f"{json.dumps({k: round(v['accuracy'], 3) for k, v in results.items()})}"
-                )
+    for name, seed in itertools.product(names, seeds):
+        place = folder / name / f"seed{seed}"
+        if all((place / stage / CONFIG).is_file() for stage in STAGES):
+            say(f"{name}, seed {seed}: already there")
+            continue
+        start = time.perf_counter()
+        mixture, tokenizer, stages, own = make_twin(name, seed, task, steps)
+        seconds = round(time.perf_counter() - start, 1)
+        for stage, tensors in stages.items():
+            load_trained(mixture, {key: value.half().float() for key, value in tensors.items()})
+            results = strategies_of(mixture, task, tokenizer) | own.get(stage, {})
+            notes = {"task": "aspects", "backbone": "minilm", "classes": list(task.classes), "twin": name, "seed": seed}
+            notes |= {"stage": stage, "seconds": seconds, "device": device_name(), "results": results}
+            save(mixture, place / stage, notes, dtype=torch.float16)
+            listed = ", ".join(f"{strategy} {100 * result['accuracy']:.1f}" for strategy, result in results.items())
+            say(f"{name}, seed {seed}, {stage} ({seconds:.0f} s): {listed}")
 
 
-def strategies_of(mixture: MixtureModel, task: Any, tokenizer: Any) -> dict[str, dict[str, float]]:
-    """Accuracy and loss of each expert alone, the merge and the ensemble."""
-    names = [*(f"fixed-{n}" for n in range(EXPERTS)), "merged", "ensemble"]
-    return {r.strategy: {"accuracy": r.accuracy, "loss": r.loss} for r in evaluate(mixture, task, tokenizer, names)}
+def strategies_of(
+    mixture: MixtureModel, task: Task, tokenizer: Any, strategies: Sequence[str] = STRATEGIES_SHOWN
+) -> dict[str, dict[str, float]]:
+    """Accuracy and loss of each expert alone, the merge and the ensemble; and of the merge with the adapters off."""
+    results = {r.strategy: r for r in evaluate(mixture, task, tokenizer, strategies)}
+    with mixture.disabled():
+        results["off"] = evaluate(mixture, task, tokenizer)[0]
+    return {name: {"accuracy": result.accuracy, "loss": result.loss} for name, result in results.items()}

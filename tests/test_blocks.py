@@ -5,8 +5,9 @@ import tiny
 import torch
 
 from adamix_lab.adaptations import IA3, Bottleneck, LoRA
-from adamix_lab.blocks import above, cut_last_block, fan_out, plan_blocks, prefix_states
+from adamix_lab.blocks import cut_last_block, fan_out, plan_blocks
 from adamix_lab.objective import Consistency, Objective
+from adamix_lab.prefix import above, prefix_states
 from adamix_lab.routing import Router
 from adamix_lab.views import routed_logits
 
@@ -170,6 +171,6 @@ def test_the_prefix_runs_without_dropout_and_modes_come_back():
     before = {name: module.training for name, module in mixture.named_modules()}
     plan = plan_blocks(mixture)
     first, second = (prefix_states(mixture, plan, tiny.batch()) for _ in range(2))
-    assert torch.equal(first, second) and first.shape == (4, 7, tiny.WIDTH)
+    assert torch.equal(first, second) and first.shape == (4, 7, 2 * tiny.WIDTH)  # frozen output, residual
     assert {name: module.training for name, module in mixture.named_modules()} == before
     assert not any(m._forward_pre_hooks for m in mixture.modules())

@@ -1,0 +1,158 @@
+"""The part above the frozen prefix: what lies below the first site is computed once and cached.
+
+Where the first adapted block has one site, at its end, and the adaptation reads nothing but the frozen output
+(bottleneck, bias), what is cached reaches up to that output; elsewhere up to the block. The model's own code runs in
+both cases, with stand-ins for the parts that are cached.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adamix_lab.blocks import FAMILIES, BlockPlan, plan_blocks
+from adamix_lab.model import MixtureModel
+
+Cache = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+
+
+def above(mixture: MixtureModel) -> tuple[MixtureModel, Cache]:
+    """The mixture from its first site on, sharing every weight, and what caches a batch for it.
+
+    The second value turns `input_ids` into `inputs_embeds` (the cached states); the first takes those. The prefix runs
+    in evaluation mode: its dropout is off. Raises ValueError for families not supported.
+    """
+    plan = plan_blocks(mixture)
+    if plan is None or plan.family.cut is None:
+        known = ", ".join(sorted(name for name, family in FAMILIES.items() if family.cut))
+        raise ValueError(
+            f"The frozen prefix of {type(mixture.model).__name__} cannot be cached: expected one of {known}, with a "
+            "task head, sites in its blocks, and no gradient checkpointing. Train without cache."
+        )
+    end = block_end(mixture, plan)
+    top = shallow(mixture)
+    top.model = shallow(mixture.model)
+    owner: nn.Module = top.model
+    *parts, last = plan.path.split(".")
+    for part in parts:
+        child = shallow(getattr(owner, part))
+        if hasattr(child, "embeddings"):
+            child.embeddings = PassThrough()
+        setattr(owner, part, child)
+        owner = child
+    as_tuple = _returns_tuple()
+    blocks = [Skip(as_tuple) for _ in range(plan.first)] + list(plan.blocks[plan.first :])
+    if end is not None:
+        blocks[plan.first] = BlockEnd(plan.family, end, as_tuple)
+    setattr(owner, last, nn.ModuleList(blocks))
+
+    def cache(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        kept = {name: value for name, value in batch.items() if name in ("attention_mask", "labels")}
+        return {"inputs_embeds": prefix_states(mixture, plan, inputs), **kept}
+
+    return top, cache
+
+
+def block_end(mixture: MixtureModel, plan: BlockPlan) -> nn.Module | None:
+    """The module that ends the first adapted block, where the cache may reach up to the site's frozen output."""
+    if plan.family.end is None or not plan.tail_only or mixture.mixture.adaptation.reads_input:
+        return None
+    return plan.blocks[plan.first].get_submodule(plan.family.end)
+
+
+def prefix_states(mixture: MixtureModel, plan: BlockPlan, batch: dict[str, Tensor]) -> Tensor:
+    """The states below the first site: evaluation mode, no gradients.
+
+    `[B, T, d]` entering the first adapted block, or `[B, T, 2d]`: the site's frozen output beside the residual.
+    """
+    end = block_end(mixture, plan)
+    kept: list[Tensor] = []
+
+    def stop(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if end is None:
+            kept.append(args[0])
+        else:
+            site = end.get_submodule(_tail_name(plan.family))
+            kept.append(torch.cat([site.base(args[0]), args[1]], -1))  # type: ignore[operator]
+        raise _Reached
+
+    handle = (end if end is not None else plan.blocks[plan.first]).register_forward_pre_hook(stop)
+    training = {module: module.training for module in mixture.modules()}
+    mixture.eval()
+    try:
+        with torch.no_grad():
+            mixture.model(**batch)
+    except _Reached:
+        pass
+    finally:
+        handle.remove()
+        for part, mode in training.items():
+            part.training = mode
+    return kept[0]
+
+
+class PassThrough(nn.Module):
+    """Stands in for the embeddings: the cached states are given as `inputs_embeds`."""
+
+    def forward(self, *args: Any, inputs_embeds: Tensor | None = None, **kwargs: Any) -> Any:
+        """The states as they are."""
+        return next(a for a in (inputs_embeds, *args) if isinstance(a, Tensor) and a.is_floating_point())
+
+
+class Skip(nn.Module):
+    """Stands in for a block of the cached prefix."""
+
+    def __init__(self, as_tuple: bool) -> None:
+        super().__init__()
+        self.as_tuple = as_tuple
+
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """The states as they are."""
+        return (hidden,) if self.as_tuple else hidden
+
+
+class BlockEnd(nn.Module):
+    """Stands in for the first adapted block: only its end runs, on the site's cached frozen output and the residual."""
+
+    def __init__(self, family: Any, end: nn.Module, as_tuple: bool) -> None:
+        super().__init__()
+        copied = shallow(end)
+        site = shallow(end.get_submodule(_tail_name(family)))
+        site.base = nn.Identity()
+        copied.set_submodule(_tail_name(family), site)
+        self.add_module(family.end, copied)
+        self.end = family.end
+        self.as_tuple = as_tuple
+
+    def forward(self, states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """The block's output from `[B, T, 2d]`."""
+        frozen, residual = states.chunk(2, -1)
+        hidden = self.get_submodule(self.end)(frozen, residual)
+        return (hidden,) if self.as_tuple else hidden
+
+
+class _Reached(Exception):
+    pass
+
+
+def shallow(module: Any) -> Any:
+    """A copy of a module that shares its parameters and children but can be given others."""
+    clone = copy.copy(module)
+    clone._modules = dict(module._modules)
+    return clone
+
+
+def _tail_name(family: Any) -> str:
+    return str(family.tail).removeprefix(f"{family.end}.")
+
+
+def _returns_tuple() -> bool:
+    # transformers 4 blocks answer with a tuple, transformers 5 ones with the hidden states
+    from transformers import __version__
+
+    return int(__version__.split(".")[0]) < 5
