@@ -47,7 +47,8 @@ def train(
     top_blocks: Annotated[int | None, typer.Option(help="Adapt only so many blocks from the top.")] = None,
     consistency: Annotated[float, typer.Option(help="Weight of the consistency loss; 0 is one view a step.")] = 1.0,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 300,
-    lr: Annotated[float, typer.Option(help="Learning rate of experts and head.")] = 1e-3,
+    lr: Annotated[float, typer.Option(help="Learning rate of the experts.")] = 3e-3,
+    head_lr: Annotated[float | None, typer.Option(help="Learning rate of the head; default: the experts'.")] = None,
     batch_size: Annotated[int, typer.Option(help="Rows a step.")] = 32,
     max_length: Annotated[int, typer.Option(help="Tokens a row.")] = 128,
     precision: Annotated[str, typer.Option(help="no, bf16, or fp16 (GPU).")] = "no",
@@ -67,6 +68,7 @@ def train(
     recipe = Recipe(
         steps=steps,
         lr=lr,
+        head_lr=head_lr,
         batch_size=batch_size,
         max_length=max_length,
         precision=precision,  # type: ignore[arg-type]
@@ -150,10 +152,14 @@ def twins(
     steps: Annotated[int | None, typer.Option(help="Fewer steps, for a trial.")] = None,
 ) -> None:
     """Trains the shipped experts: AdaMix and three controls on the embedded task, three stages of training each."""
+    from adamix_lab.cards import write_card
     from adamix_lab.tasks import data_root
-    from adamix_lab.twins import make_twins
+    from adamix_lab.twins import SEEDS, make_twins
 
-    make_twins(out or data_root() / "experts", seeds=range(seeds), steps=steps)
+    folder = out or data_root() / "experts"
+    make_twins(folder, seeds=range(seeds), steps=steps)
+    if seeds >= len(SEEDS):
+        print(f"effects: {write_card(folder)}")
 
 
 @app.command()

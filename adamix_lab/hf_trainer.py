@@ -56,7 +56,7 @@ class AdaMixTrainer(Trainer):
     ) -> None:
         self.mixture = mixture
         self.recipe = recipe or Recipe()
-        self.router = Router(mixture.space, self.recipe.seed, self.recipe.per, self.recipe.tied)
+        self.router = Router(mixture.space, self.recipe.seed, self.recipe.per)
         args.remove_unused_columns = False
         args.label_names = ["labels"]  # the objective's own arguments are a batch and routes
         settings.setdefault("data_collator", lambda examples: collate(examples, pad))

@@ -165,7 +165,7 @@ def merge_gap(mixture: MixtureModel, batch: Batch, limit: int = 256) -> dict[str
 
     `|f(mean weights) - mean over routes f(weights)| / |mean over routes f(weights) - frozen output|`, Frobenius
     norms, in the merged pass. It is 0 for LoRA with a shared side or independent sides, and for IA3 and bias; not
-    for a bottleneck.
+    for a bottleneck, nor for LoRA with tied sides (the mean of products is no product of means).
 
     Returns:
         The ratio by site. Raises ValueError where a site has more than `limit` routes.
@@ -180,14 +180,14 @@ def merge_gap(mixture: MixtureModel, batch: Batch, limit: int = 256) -> dict[str
     finally:
         for handle in handles:
             handle.remove()
-    return {path: _gap(layer, inputs[path], limit) for path, layer in mixture.sites.items()}
+    return {path: _gap(layer, inputs[path], limit, mixture.mixture.tied) for path, layer in mixture.sites.items()}
 
 
-def _gap(layer: MixtureLayer, x: Tensor, limit: int) -> float:
+def _gap(layer: MixtureLayer, x: Tensor, limit: int, tied: bool) -> float:
     def output(selection: Tensor | None) -> Tensor:
         return layer.adaptation.apply(layer.base, x, layer.weights(selection), False).float()
 
-    routes = RouteSpace((layer.counts(),)).enumerate(limit)[:, 0].to(x.device)
+    routes = RouteSpace((layer.counts(),), tied).enumerate(limit)[:, 0].to(x.device)
     expected = torch.stack([output(route) for route in routes]).mean(0)
     update = (expected - layer.base(x).float()).norm()
     gap = (output(None) - expected).norm()

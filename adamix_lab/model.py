@@ -30,6 +30,7 @@ class MixtureConfig:
     share: tuple[str, ...]
     sites: tuple[str, ...]
     seed: int = 0
+    tied: bool = False
 
 
 @dataclass
@@ -91,7 +92,7 @@ class MixtureModel(nn.Module):
     @property
     def space(self) -> RouteSpace:
         """The routes there are now."""
-        return RouteSpace(tuple(layer.counts() for layer in self.sites.values()))
+        return RouteSpace(tuple(layer.counts() for layer in self.sites.values()), self.mixture.tied)
 
     def expert_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """(site.weight, stacked parameter) for each weight of each site."""
@@ -230,6 +231,7 @@ def attach(
     blocks: Iterable[int] | None = None,
     train_head: bool = True,
     seed: int = 0,
+    tied: bool = False,
 ) -> MixtureModel:
     """Wraps the sites of a Hugging Face model, in place, with M experts each; freezes the rest but the head.
 
@@ -242,6 +244,7 @@ def attach(
         blocks: layer numbers to adapt; negative count from the last. None adapts all.
         train_head: the classification head trains along, as in the reference.
         seed: of the experts' start.
+        tied: routes take one index for all sides of a site: for experts that belong in pairs (imported, trained apart).
 
     Raises:
         ValueError: experts below 1, a share name that is no side, a pattern that matches nothing.
@@ -259,7 +262,7 @@ def attach(
     if targets is None:
         targets, adaptation = default_targets(model, adaptation)
     sites = find_sites(model, targets, blocks)
-    config = MixtureConfig(adaptation, experts, names, tuple(sites), seed)
+    config = MixtureConfig(adaptation, experts, names, tuple(sites), seed, tied)
     return MixtureModel(model, config, find_head(model) if train_head else {})
 
 

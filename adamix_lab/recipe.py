@@ -37,7 +37,6 @@ class Recipe:
             tells the kind of a row (templates), sorted batches are one-sided and training suffers.
         consistency: the second view and how far it is held to the first.
         per: what shares a route: "batch" (the reference), "example" or "token".
-        tied: one expert for all sides of a site.
         dev_fraction: share of the training rows set aside for choosing the best weights; 0 keeps the last.
         evaluate_every: steps between looks at the dev slice; None looks once an epoch.
         patience: looks without improvement before stopping early; None never stops early.
@@ -63,7 +62,6 @@ class Recipe:
     bucket: int = 32
     consistency: Consistency = field(default_factory=Consistency)
     per: Scope = "batch"
-    tied: bool = False
     dev_fraction: float = 0.1
     evaluate_every: int | None = None
     patience: int | None = None

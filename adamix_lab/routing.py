@@ -30,9 +30,13 @@ def generator_for(seed: int, *indices: int) -> Generator:
 
 @dataclass(frozen=True)
 class RouteSpace:
-    """All routes of a model: `counts[site][side]` experts (1 where the side is shared)."""
+    """All routes of a model: `counts[site][side]` experts (1 where the side is shared).
+
+    tied: one index a site for all its sides, so that down i always meets up i (experts trained that way, or apart).
+    """
 
     counts: tuple[tuple[int, ...], ...]
+    tied: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -41,18 +45,25 @@ class RouteSpace:
 
     @property
     def number(self) -> int:
-        """How many routes there are: (M_down * M_up) ** L with unshared sides."""
-        return math.prod(itertools.chain.from_iterable(self.counts))
+        """How many routes there are: (M_down * M_up) ** L with unshared sides, M ** L where they are tied."""
+        return math.prod(len(choices) for choices in self._choices())
 
     @property
     def experts(self) -> int:
         """M, the largest number of experts on any side."""
         return max(itertools.chain.from_iterable(self.counts))
 
-    def draw(self, generator: Generator, lead: tuple[int, ...] = (), tied: bool = False) -> Tensor:
-        """Uniform routes `[*lead, sites, sides]`; tied draws one expert a site for all its sides."""
+    def _choices(self) -> list[list[tuple[int, ...]]]:
+        # the vertices of each site
+        if self.tied:
+            return [[tuple(min(i, n - 1) for n in counts) for i in range(max(counts))] for counts in self.counts]
+        return [list(itertools.product(*map(range, counts))) for counts in self.counts]
+
+    def draw(self, generator: Generator, lead: tuple[int, ...] = ()) -> Tensor:
+        """Uniform routes `[*lead, sites, sides]`."""
         sites, sides = self.shape
-        uniform = torch.rand(*lead, sites, 1 if tied else sides, generator=generator, device="cpu", dtype=torch.float32)
+        drawn = 1 if self.tied else sides
+        uniform = torch.rand(*lead, sites, drawn, generator=generator, device="cpu", dtype=torch.float32)
         return (uniform * torch.tensor(self.counts, device="cpu")).long()
 
     def fixed(self, expert: int) -> Tensor:
@@ -70,8 +81,7 @@ class RouteSpace:
                 f"{self.number} routes are too many to enumerate (limit {limit}): adapt fewer blocks, share a side, "
                 "or draw routes at random."
             )
-        ranges = [range(count) for count in itertools.chain.from_iterable(self.counts)]
-        return torch.tensor(list(itertools.product(*ranges)), device="cpu").reshape(-1, *self.shape)
+        return torch.tensor(list(itertools.product(*self._choices())), device="cpu").reshape(-1, *self.shape)
 
     def check(self, route: Tensor) -> Tensor:
         """The route itself if it fits. Raises ValueError for a wrong shape, kind of number, or expert."""
@@ -119,13 +129,11 @@ class Router:
     """Stochastic routing as a function of (step, view).
 
     per: "batch" sends the whole batch through one route (the reference), "example" and "token" draw more.
-    tied: one index for all sides of a site, so that down i always meets up i.
     """
 
     space: RouteSpace
     seed: int = 0
     per: Scope = "batch"
-    tied: bool = False
 
     def __post_init__(self) -> None:
         one_of("routing scope", self.per, ("batch", "example", "token"))
@@ -133,7 +141,7 @@ class Router:
     def route(self, step: int, view: int = 0, rows: int = 1, tokens: int = 1) -> Tensor:
         """The route of a step's view: `[sites, sides]`, `[rows, ...]` per example, `[rows, tokens, ...]` per token."""
         lead = {"batch": (), "example": (rows,), "token": (rows, tokens)}[self.per]
-        return self.space.draw(generator_for(self.seed, step, view), lead, self.tied)
+        return self.space.draw(generator_for(self.seed, step, view), lead)
 
     def views(self, step: int, views: int = 2, rows: int = 1, tokens: int = 1) -> Tensor:
         """The routes of several views, stacked: `[views, ...]`."""

@@ -81,6 +81,7 @@ def describe(mixture: MixtureModel, notes: dict[str, Any] | None = None) -> dict
         "adaptation": config.adaptation.config(),
         "experts": config.experts,
         "share": list(config.share),
+        "tied": config.tied,
         "sites": list(config.sites),
         "head": list(mixture.head_paths),
         "num_labels": getattr(model, "num_labels", None) if mixture.head_paths else None,
@@ -180,8 +181,7 @@ def load(model: nn.Module, folder: str | Path, any_base: bool = False) -> Mixtur
         )
     adaptation = adaptation_from(config["adaptation"])
     sites = config["sites"]
-    mixture = attach(
-        model, adaptation, config["experts"], config["share"], targets=sites, train_head=bool(config["head"])
-    )
+    head, tied = bool(config["head"]), bool(config.get("tied", False))
+    mixture = attach(model, adaptation, config["experts"], config["share"], sites, train_head=head, tied=tied)
     load_trained(mixture, tensors)
     return mixture

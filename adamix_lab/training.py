@@ -64,7 +64,7 @@ def train(
     plain = make_optimizer(mixture, recipe)
     objective, optimizer = accelerator.prepare(Objective(student, recipe.consistency, task_loss), plain)
     batches = Batches(examples, recipe.batch_size, recipe.seed, recipe.bucket)
-    router = Router(mixture.space, recipe.seed, recipe.per, recipe.tied)
+    router = Router(mixture.space, recipe.seed, recipe.per)
     total = recipe.total_steps(len(batches))
     run = Run(accelerator, mixture, student, plain, recipe, dev, pad, folder, task_loss)
     first = run.start(task, total, every=recipe.evaluate_every or len(batches))

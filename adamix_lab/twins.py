@@ -101,15 +101,14 @@ def twin_recipe(twin: Twin, seed: int, steps: int | None = None) -> Recipe:
         RECIPE,
         seed=seed,
         steps=steps or RECIPE.steps,
-        tied=twin.tied,
         consistency=replace(RECIPE.consistency, weight=twin.consistency),
     )
 
 
-def fresh(task: Task, experts: int, share: str | None, seed: int) -> tuple[MixtureModel, Any]:
+def fresh(task: Task, experts: int, share: str | None, seed: int, tied: bool = False) -> tuple[MixtureModel, Any]:
     """MiniLM with untrained experts in the top two blocks; the head starts alike for every seed of one task."""
     model, tokenizer = load_backbone("minilm", num_labels=task.num_labels)
-    return attach(model, ADAPTATION, experts, share, blocks=BLOCKS, seed=seed), tokenizer
+    return attach(model, ADAPTATION, experts, share, blocks=BLOCKS, seed=seed, tied=tied), tokenizer
 
 
 def train_stages(mixture: MixtureModel, task: Task, tokenizer: Any, recipe: Recipe) -> Stages:
@@ -135,7 +134,7 @@ def make_twin(name: str, seed: int, task: Task, steps: int | None = None) -> tup
     """
     twin = TWINS[name]
     if twin.together:
-        mixture, tokenizer = fresh(task, EXPERTS, twin.share, seed)
+        mixture, tokenizer = fresh(task, EXPERTS, twin.share, seed, twin.tied)
         return mixture, tokenizer, train_stages(mixture, task, tokenizer, twin_recipe(twin, seed, steps)), {}
     singles: dict[str, list[dict[str, Tensor]]] = {stage: [] for stage in STAGES}
     own: Results = {stage: {} for stage in STAGES}
@@ -146,7 +145,7 @@ def make_twin(name: str, seed: int, task: Task, steps: int | None = None) -> tup
             load_trained(single, tensors)
             own[stage][f"own-{n}"] = strategies_of(single, task, tokenizer, ["merged"])["merged"]
             singles[stage].append(tensors)
-    mixture, tokenizer = fresh(task, EXPERTS, None, seed)
+    mixture, tokenizer = fresh(task, EXPERTS, None, seed, twin.tied)
     return mixture, tokenizer, {stage: side_by_side(parts) for stage, parts in singles.items()}, own
 
 

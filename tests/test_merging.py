@@ -118,6 +118,8 @@ def test_the_merge_gap_is_nil_where_averaging_is_exact_and_only_there():
     assert max(gaps(LoRA(2), "B")) < 1e-5  # one side shared
     assert max(gaps(LoRA(2), None)) < 1e-5  # sides independent: E[B A] = E[B] E[A]
     assert max(gaps(Bias(), None)) < 1e-5
+    tied = tiny.mixed(tiny.bert(), LoRA(2), experts=3, tied=True)
+    assert min(merge_gap(tied, tiny.batch()).values()) > 0.1  # the mean of products is no product of means
     assert min(gaps(Bottleneck(4), "up")) > 1e-3  # GELU
     with pytest.raises(ValueError, match="9 routes are too many"):
         merge_gap(tiny.mixed(tiny.bert(), LoRA(2), experts=3), tiny.batch(), limit=4)

@@ -7,7 +7,7 @@ from adamix_lab.recipe import STEPS, Recipe
 
 
 def test_plain_values_and_back_through_json():
-    recipe = Recipe(epochs=2, lr=1e-3, consistency=Consistency(0.5, "symmetric", "shared_prefix"), tied=True)
+    recipe = Recipe(epochs=2, lr=1e-3, consistency=Consistency(0.5, "symmetric", "shared_prefix"))
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
     assert Recipe.from_dict(json.loads(json.dumps(Recipe().to_dict()))) == Recipe(steps=STEPS)
 

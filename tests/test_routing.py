@@ -1,6 +1,7 @@
 """Routes as data: uniform, replayable, enumerable, and refused when they do not fit."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -43,16 +44,17 @@ def test_sides_and_sites_are_independent():
 
 
 def test_tied_routes_take_one_expert_a_site():
-    space = RouteSpace(((4, 4),) * 3)
-    routes = space.draw(generator(), (500,), tied=True)
+    space = RouteSpace(((4, 4),) * 3, tied=True)
+    routes = space.draw(generator(), (500,))
     assert torch.equal(routes[..., 0], routes[..., 1])
     assert (routes[:, 0] != routes[:, 1]).any()  # but sites stay independent
     assert set(routes.flatten().tolist()) == {0, 1, 2, 3}
+    assert space.number == 4**3 == len(space.enumerate()) == len(torch.unique(space.enumerate(), dim=0))
 
 
 def test_shared_sides_get_index_zero():
     assert not SHARED.draw(generator(), (100,))[..., 1].any()
-    assert not SHARED.draw(generator(), (100,), tied=True)[..., 1].any()
+    assert not replace(SHARED, tied=True).draw(generator(), (100,))[..., 1].any()
     assert SHARED.fixed(3).tolist() == [[3, 0]] * 3
 
 
@@ -127,7 +129,7 @@ def test_scopes():
     assert Router(FREE, per="example").route(0, rows=5).shape == (5, 2, 2)
     assert Router(FREE, per="token").route(0, rows=5, tokens=7).shape == (5, 7, 2, 2)
     assert Router(FREE, per="example").views(0, 2, rows=5).shape == (2, 5, 2, 2)
-    tokens = Router(FREE, per="token", tied=True).views(0, 3, rows=5, tokens=7)
+    tokens = Router(replace(FREE, tied=True), per="token").views(0, 3, rows=5, tokens=7)
     assert tokens.shape == (3, 5, 7, 2, 2) and len(torch.unique(tokens.flatten(0, 2), dim=0)) > 5
 
 

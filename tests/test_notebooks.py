@@ -1,0 +1,68 @@
+"""Notebooks equal their sources, run without network, keep to their budgets, and are read out."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent / "notebooks"
+SOURCES = sorted((ROOT / "src").glob("*.py"))
+
+nbformat = pytest.importorskip("nbformat", reason="the notebooks extra is not installed")
+
+
+@pytest.fixture(scope="module")
+def build():
+    spec = importlib.util.spec_from_file_location("build", ROOT / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def committed(source):
+    return nbformat.read(ROOT / f"{source.stem}.ipynb", as_version=4)
+
+
+def errors_in_widgets(notebook):
+    """Errors that `with Output()` and `interact` swallow: they stand only in the saved widget state."""
+    state = notebook.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
+    outputs = [o for model in state.values() for o in model.get("state", {}).get("outputs", [])]
+    return [o for o in outputs if o.get("output_type") == "error"]
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda s: s.stem)
+def test_cells_equal_the_source(build, source):
+    assert not build.differs(source), f"run python notebooks/build.py {source.stem}"
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda s: s.stem)
+def test_committed_notebooks_are_executed_clean_and_read_out(source):
+    notebook = committed(source)
+    assert "widgets" not in notebook.metadata
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in code)
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not [o for o in outputs if o.output_type == "error"]
+    images = [o for o in outputs if "image/png" in o.get("data", {})]
+    assert images
+    for image in images:
+        assert len(image["metadata"]["image/png"]["alt"]) >= 40
+        assert "<img alt=" in image["data"]["text/html"]
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda s: s.stem)
+def test_budgets_of_cells_and_words(source):
+    cells = committed(source).cells
+    words = sum(len(re.findall(r"\w+", cell.source)) for cell in cells if cell.cell_type == "markdown")
+    assert len(cells) <= 45 and words <= 1500
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", SOURCES, ids=lambda s: s.stem)
+def test_runs_in_the_fast_mode_within_its_time(build, source, monkeypatch):
+    monkeypatch.setenv("ADAMIX_LAB_FAST", "1")
+    notebook = build.build(source)
+    seconds = build.run(notebook)
+    assert not errors_in_widgets(notebook)
+    assert seconds <= 120  # 60 s on two free cores; a busy machine gets twice that
