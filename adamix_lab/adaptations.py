@@ -70,7 +70,8 @@ class Bottleneck(Adaptation):
         """`y + up(f(down(y)))` with y the frozen output."""
         y = base(x)
         hidden = ACTIVATIONS[self.activation](linear(y, w["down"], w["down_bias"]))
-        return y + linear(dropout(hidden, self.dropout, training), w["up"], w["up_bias"])
+        update = linear(dropout(hidden, self.dropout, training), w["up"], w["up_bias"])
+        return update.add_(y)  # in place: nothing needs the update alone, and inference is bound by memory
 
 
 @dataclass(frozen=True)

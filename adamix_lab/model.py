@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Generator, Tensor, nn
 
 from adamix_lab.adaptation import Adaptation
@@ -122,7 +123,7 @@ class MixtureModel(nn.Module):
         sites = self.sites
         if isinstance(selection, Tensor):
             _ = self.space.check_point(selection) if selection.is_floating_point() else self.space.check(selection)
-        if checkpoints_gradients(self.model):
+        if torch.is_grad_enabled() and checkpoints_gradients(self.model):
             carry_selection(self.model)
         with held(list(sites.values()), [_at(selection, *site) for site in enumerate(sites.items())]):
             yield
