@@ -95,10 +95,13 @@ def side_by_side(singles: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     }
 
 
-def merge(mixture: MixtureModel, point: Tensor | None = None) -> MixtureModel:
+def merge(mixture: MixtureModel, point: Tensor | None = None, dtype: torch.dtype | None = None) -> MixtureModel:
     """A model with one expert a site: the effective weights at a mixture point (None: the barycentre).
 
     The frozen weights are shared with `mixture`, not copied; the head is copied.
+
+    dtype: of the merged weights, averaged before they are rounded; None keeps float32. A narrow base answers fastest
+        with merged weights of its own dtype.
     """
     frozen = [p for p in mixture.model.parameters() if not p.requires_grad]
     shared = {id(t): t for t in [*frozen, *mixture.model.buffers()]}
@@ -106,7 +109,10 @@ def merge(mixture: MixtureModel, point: Tensor | None = None) -> MixtureModel:
     merged.mixture = replace(mixture.mixture, experts=1, share=())
     for n, (path, layer) in enumerate(mixture.sites.items()):
         here = None if point is None else point[n].to(layer.weight.device)
-        weights = {name: nn.Parameter(w.detach().clone()[None]) for name, w in layer.weights(here).items()}
+        weights = {
+            name: nn.Parameter(w.detach().to(dtype or w.dtype, copy=True)[None])
+            for name, w in layer.weights(here).items()
+        }
         target = merged.model.get_submodule(path)
         assert isinstance(target, MixtureLayer)
         target.experts = nn.ParameterDict(weights)

@@ -18,7 +18,7 @@ from adamix_lab.errors import fraction as check_fraction
 from adamix_lab.errors import positive, unknown
 from adamix_lab.rows import SUFFIXES, Row, read_rows
 
-EMBEDDED = ("aspects",)
+EMBEDDED = {"aspects": ("negative", "positive")}  # name: what the label numbers mean
 DATA_VARIABLE = "ADAMIX_LAB_DATA"
 TEXT_COLUMNS = (
     ("sentence1", "sentence2"),
@@ -110,6 +110,7 @@ def load_task(
         evaluation = named[1][1]
     if rows is not None and rows < len(train):
         train = [train[n] for n in sorted(random.Random(seed).sample(range(len(train)), rows))]
+    classes = EMBEDDED.get(str(source), classes)
     return Task(name or path.name.split(".")[0], train, evaluation, columns, label, classes)
 
 

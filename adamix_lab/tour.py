@@ -66,7 +66,8 @@ def run_tour(folder: Path, steps: int | None = None, say: Callable[[str], None] 
     alone = evaluate(single, task, tokenizer)[0]
     as_much = evaluate(equal, task, tokenizer)[0]
     apart, _ = load_twin("apart")
-    four = evaluate(apart, task, tokenizer, [*(f"fixed-{n}" for n in range(EXPERTS)), "merged"])
+    each = [*(f"fixed-{n}" for n in range(EXPERTS)), "merged"]
+    four, ours = evaluate(apart, task, tokenizer, each), evaluate(mixture, task, tokenizer, each)
     probe = linear_probe(fresh(task, 1, None, 0)[0].model, task, tokenizer)
 
     lines = [
@@ -80,7 +81,7 @@ def run_tour(folder: Path, steps: int | None = None, say: Callable[[str], None] 
     say("")
     say(table(lines))
     say("")
-    summary = [sentence(results["merged"], as_much, alone), puzzle(four)]
+    summary = [sentence(results["merged"], as_much, alone), puzzle(ours, four)]
     for text in summary:
         say(text)
     _write(folder, lines, summary, mixture, task, seconds, say)
@@ -162,14 +163,17 @@ def sentence(merged: Evaluation, as_much: Evaluation, alone: Evaluation) -> str:
     return f"AdaMix merged answers {100 * merged.accuracy:.1f} % rightly: {said}. One seed: another may differ."
 
 
-def puzzle(four: list[Evaluation]) -> str:
-    """The puzzle that the lessons solve."""
-    mean = sum(r.accuracy for r in four[:-1]) / (len(four) - 1)
-    drop = 100 * (mean - four[-1].accuracy)
+def puzzle(adamix: list[Evaluation], apart: list[Evaluation]) -> str:
+    """The puzzle that the lessons solve. Each list: the four experts alone, then their merge."""
+
+    def told(results: list[Evaluation]) -> str:
+        mean = sum(result.accuracy for result in results[:-1]) / (len(results) - 1)
+        merged = results[-1].accuracy
+        return f"{100 * mean:.1f} % on average, merged {100 * merged:.1f} % ({100 * (merged - mean):+.1f} points)"
+
     return (
-        f"The puzzle: four adapters trained apart answer {100 * mean:.1f} % on average, and their merge "
-        f"{100 * four[-1].accuracy:.1f} %"
-        f" ({drop:.1f} points fewer). Why can AdaMix's experts be averaged, and these not?"
+        f"The puzzle: four adapters trained apart answer {told(apart)}; AdaMix's experts {told(adamix)}. "
+        "What makes adapters fit to be averaged?"
     )
 
 
@@ -213,7 +217,5 @@ def _write(
         f"tour.json, adamix/, merged/"
     )
     say("Next: `make lab` opens the notebooks (begin with 00_tour); or ask the merged model:")
-    say(
-        f'  python bootstrap.py run -m adamix_lab predict {folder / "merged"} "film : the staff was charming, '
-        f'even though the film was dull."'
-    )
+    ask = "film : the staff was lovely, but the film was awful."
+    say(f'  python bootstrap.py run -m adamix_lab predict {folder / "merged"} "{ask}"')

@@ -12,13 +12,17 @@ JSON object.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import json
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 
+import psutil
 import torch
 from torch import nn
 
@@ -104,7 +108,7 @@ TRAINING: dict[str, Callable[..., Step]] = {
 def inference(dtype: torch.dtype, device: torch.device, batch: dict[str, torch.Tensor]) -> dict[str, Step]:
     """Plain passes: the bare model, the merged bottleneck, and a folded LoRA."""
     inputs = {name: value for name, value in batch.items() if name != "labels"}
-    merged = merge(attach(minilm(dtype, device), Bottleneck(16), experts=4, share="up")).eval()
+    merged = merge(attach(minilm(dtype, device), Bottleneck(16), experts=4, share="up"), dtype=dtype).eval()
     folded = fold(attach(minilm(dtype, device), LoRA(8), experts=4, share="B")).eval()
     models = {"bare": minilm(dtype, device).eval(), "merged": merged, "folded": folded}
 
@@ -132,23 +136,41 @@ def medians(steps: dict[str, Step], rounds: int, device: torch.device) -> dict[s
 
 
 def peak_megabytes(name: str, length: int, dtype: str) -> float:
-    """Peak memory of three steps, in a process of its own: of the GPU, or of the process less what loading took."""
+    """Peak memory that three steps add to the loaded model, in a process of its own."""
     command = [sys.executable, __file__, "--memory", name, "--lengths", str(length), "--dtypes", dtype]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
 def print_memory(name: str, length: int, dtype: torch.dtype, device: torch.device) -> None:
-    import resource
-
     step = TRAINING[name](dtype, device, batch_of(length, device))
-    unit = 1e6 if sys.platform == "darwin" else 1e3
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        for _ in range(3):
+            step()
+        print((torch.cuda.max_memory_allocated() - before) / 1e6)
+        return
+    give_back_free_memory()
+    process, seen, done = psutil.Process(), [], threading.Event()
+    before = process.memory_info().rss
+
+    def watch() -> None:
+        while not done.wait(0.001):
+            seen.append(process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     for _ in range(3):
         step()
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    print(torch.cuda.max_memory_allocated() / 1e6 if device.type == "cuda" else after - before)
+    done.set()
+    watcher.join()
+    print((max(seen) - before) / 1e6)
+
+
+def give_back_free_memory() -> None:
+    """Lets the C library return what loading used, so that the peak is the steps' own (glibc only)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def main() -> None:

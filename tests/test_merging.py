@@ -40,6 +40,14 @@ def test_merge_shares_the_frozen_weights_and_leaves_the_mixture_alone():
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_a_narrow_merge_rounds_after_averaging():
+    mixture = tiny.mixed(tiny.bert().bfloat16(), Bottleneck(4), experts=4, share="up")
+    narrow = merge(mixture, dtype=torch.bfloat16)
+    for (_, stacked), (_, one) in zip(mixture.expert_parameters(), narrow.expert_parameters(), strict=True):
+        assert torch.equal(one[0], stacked.mean(0).bfloat16())
+    torch.testing.assert_close(logits(narrow), logits(mixture), atol=0.05, rtol=0.05)
+
+
 def test_merge_at_a_vertex_is_that_route():
     mixture = tiny.mixed(tiny.bert(), LoRA(2), experts=3)
     route = mixture.space.draw(torch.Generator().manual_seed(3))

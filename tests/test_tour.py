@@ -24,8 +24,10 @@ def test_the_sentence_says_who_wins_and_whether_it_is_more_than_chance():
 
 
 def test_the_puzzle_is_told_with_its_numbers():
-    told = puzzle([*(evaluation(190) for _ in range(4)), evaluation(120)])
-    assert "95.0 %" in told and "60.0 %" in told and "35.0 points" in told
+    ours = [*(evaluation(190) for _ in range(4)), evaluation(186)]
+    told = puzzle(ours, [*(evaluation(190) for _ in range(4)), evaluation(120)])
+    assert "apart answer 95.0 % on average, merged 60.0 % (-35.0 points)" in told
+    assert "experts 95.0 % on average, merged 93.0 % (-2.0 points)" in told
 
 
 def test_the_table_lines_up():

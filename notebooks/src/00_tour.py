@@ -116,8 +116,9 @@ results = evaluate(mixture, task, tokenizer, STRATEGIES)
 pd.DataFrame([result.row() for result in results]).round(3)
 
 # %% [markdown]
-# They lie close together: whether two of them differ on these rows is a question for an interval, not for the third
-# digit.
+# Whether two of them differ on these rows is a question for an interval, not for the third digit; and one seed is one
+# seed: over the three shipped seeds the merge is 4.1 ± 5.8 points below the experts it averages
+# (`data/experts/README.md`).
 # Merging keeps one adapter a layer, so it costs what a single adapter costs; the ensemble costs four passes.
 #
 # ## The puzzle
@@ -140,8 +141,8 @@ alt = compare(bars, ax)
 Picture(figure, alt)
 
 # %% [markdown]
-# Four good adapters average to a bad one. AdaMix's experts can be averaged. Sharing, random routes, and consistency
-# are what differs: the next lessons take them one at a time.
+# Four adapters that are each better than any expert of AdaMix average to something much worse; AdaMix's own experts
+# lose little. Sharing, random routes and consistency are what differs: the next lessons take them one at a time.
 #
 # ## Ask it something
 #
@@ -153,8 +154,8 @@ mine_says = predict(
     merged,
     tokenizer,
     [
-        "food : we loved the food, although the music was awful.",
-        "music : we loved the food, although the music was awful.",
+        "food : we found the food lovely, whereas the film was awful.",
+        "film : we found the food lovely, whereas the film was awful.",
     ],
 )
 pd.DataFrame(mine_says.numpy().round(3), columns=task.classes)
@@ -163,5 +164,6 @@ pd.DataFrame(mine_says.numpy().round(3), columns=task.classes)
 # ## We learned
 #
 # 1. A few tens of thousands of weights in two blocks turn a frozen encoder from guessing into answering.
-# 2. AdaMix's strategies share one set of experts; merging them costs one pass and one module a layer.
-# 3. Averaging good adapters is not safe in itself: something in AdaMix's training makes it so.
+# 2. AdaMix's strategies share one set of experts; the merge costs one pass and one module a layer, and on this task it
+#    is not the best of them.
+# 3. Averaging good adapters is not safe in itself: something in AdaMix's training makes it much safer.
