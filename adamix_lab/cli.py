@@ -26,6 +26,7 @@ def tour(
     steps: Annotated[int | None, typer.Option(help="Fewer steps, for a quick look.")] = None,
 ) -> None:
     """Trains AdaMix on the embedded task and compares its strategies with what they should be compared with."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "ACTIVE")  # before torch: a third faster on free cores
     from adamix_lab.tour import run_tour
 
     run_tour(out, steps)

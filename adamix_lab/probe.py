@@ -31,14 +31,12 @@ def features(model: nn.Module, task: Task, tokenizer: Any, rows: Any, pooling: s
 
 
 def linear_probe(model: nn.Module, task: Task, tokenizer: Any, pooling: str = "mean") -> Evaluation:
-    """Logistic regression (scikit-learn, C = 1, standardised) on the frozen features of a model in evaluation mode."""
+    """Logistic regression (scikit-learn's default, C = 1) on the frozen features of a model in evaluation mode."""
     from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
     x, y = features(model, task, tokenizer, task.train, pooling)
     x_test, gold = features(model, task, tokenizer, task.evaluation, pooling)
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(x.numpy(), y.numpy())
+    classifier = LogisticRegression(max_iter=2000).fit(x.numpy(), y.numpy())
     log_p = torch.tensor(classifier.predict_log_proba(x_test.numpy())).float()
     accuracy = float((log_p.argmax(-1) == gold).double().mean())
     return Evaluation("linear probe", accuracy, float(nn.functional.nll_loss(log_p, gold)), 1, log_p, gold)
