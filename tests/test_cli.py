@@ -55,7 +55,7 @@ def test_evaluate_and_predict_read_what_train_wrote(trained):
         (["predict", "nowhere", "text"], "nowhere/adamix.json is not there: expected a folder written by"),
         (["train", "--task", "aspcts"], "Did you mean 'aspects'"),
         (["train", "--task", "task.csv", "--label", "lable"], "lable"),
-        (["train", "--task", "task.csv", "--experts", "0"], "experts = 0: expected at least 1"),
+        (["train", "--task", "task.csv", "--experts", "0"], "experts = 0: expected a whole number of at least 1"),
         (["train", "--task", "task.csv", "--share", "sideways"], "Side to share for bottleneck 'sideways'"),
         (["train", "--task", "task.csv", "--model", "no-such/model"], "Hub name that is in the cache"),
     ],
