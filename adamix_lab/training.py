@@ -6,7 +6,7 @@ The rest is what any loop needs: the best weights on a slice of train, a log, ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,12 @@ from adamix_lab.optim import StackedAdamW, make_optimizer, on_route, set_rate
 from adamix_lab.prefix import above
 from adamix_lab.recipe import Recipe
 from adamix_lab.routing import Router
+from adamix_lab.rows import Row
 from adamix_lab.run import History, Run
 from adamix_lab.tasks import Task, hold_out
 from adamix_lab.views import Batch
+
+Encoder = Callable[[Sequence[Row], Task, Any, int], list[Example]]
 
 
 def train(
@@ -34,6 +37,7 @@ def train(
     task_loss: TaskLoss | None = None,
     progress: bool = True,
     on_step: Callable[[int], None] | None = None,
+    encoder: Encoder = encode,
 ) -> History:
     """Trains experts and head, in place, and leaves the model in evaluation mode with its best (or last) weights.
 
@@ -49,6 +53,8 @@ def train(
         task_loss: (logits `[B, ...]`, labels) to a mean over rows; None takes what fits the head.
         progress: show a bar.
         on_step: called after each step with the number of steps done, to look at the model while it trains.
+        encoder: (rows, task, tokenizer, max_length) to examples; another than `encode` brings labels of its own kind
+            (one a token, say), and a `task_loss` that takes them.
 
     Raises:
         ValueError: labels outside the head's classes, a folder with another run's checkpoint, fp16 without a GPU.
@@ -58,9 +64,10 @@ def train(
     from tqdm.auto import tqdm
 
     recipe = recipe or Recipe()
-    check_labels(mixture, task)
+    if encoder is encode:
+        check_labels(mixture, task)
     accelerator = start_accelerator(recipe)
-    student, examples, dev, pad = prepare_data(mixture.to(accelerator.device), task, tokenizer, recipe)
+    student, examples, dev, pad = prepare_data(mixture.to(accelerator.device), task, tokenizer, recipe, encoder)
     plain = make_optimizer(mixture, recipe)
     objective, optimizer = accelerator.prepare(Objective(student, recipe.consistency, task_loss), plain)
     batches = Batches(examples, recipe.batch_size, recipe.seed, recipe.bucket)
@@ -122,12 +129,12 @@ def check_labels(mixture: MixtureModel, task: Task) -> None:
 
 
 def prepare_data(
-    mixture: MixtureModel, task: Task, tokenizer: Any, recipe: Recipe
+    mixture: MixtureModel, task: Task, tokenizer: Any, recipe: Recipe, encoder: Encoder = encode
 ) -> tuple[MixtureModel, list[Example], list[Example], int]:
     """(what is trained, training examples, dev examples, padding id): tokenised, or cached up to the first block."""
     rows, dev_rows = hold_out(task.train, recipe.dev_fraction, recipe.seed, task.label)
-    examples = encode(rows, task, tokenizer, recipe.max_length)
-    dev = encode(dev_rows, task, tokenizer, recipe.max_length) if dev_rows else []
+    examples = encoder(rows, task, tokenizer, recipe.max_length)
+    dev = encoder(dev_rows, task, tokenizer, recipe.max_length) if dev_rows else []
     pad = tokenizer.pad_token_id or 0
     if not recipe.cache_prefix:
         return mixture, examples, dev, pad

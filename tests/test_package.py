@@ -14,7 +14,9 @@ HEAVY = ("transformers", "accelerate", "datasets", "sklearn", "pandas", "matplot
 
 
 def modules():
-    return [m.name for m in pkgutil.iter_modules(adamix_lab.__path__) if m.name != "__main__"]
+    """Every module's name below the package; subpackages hold an empty `__init__`."""
+    found = pkgutil.walk_packages(adamix_lab.__path__, "adamix_lab.")
+    return [m.name.removeprefix("adamix_lab.") for m in found if not m.name.endswith("__main__")]
 
 
 def test_every_public_name_is_there():
@@ -40,6 +42,6 @@ def test_docstrings_that_run_are_right(name):
 def test_files_hold_one_idea():
     import pathlib
 
-    for path in pathlib.Path(adamix_lab.__path__[0]).glob("*.py"):
+    for path in pathlib.Path(adamix_lab.__path__[0]).rglob("*.py"):
         lines = len(path.read_text(encoding="utf-8").splitlines())
         assert lines <= 330, f"{path.name} has {lines} lines"
