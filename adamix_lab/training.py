@@ -120,7 +120,9 @@ def start_accelerator(recipe: Recipe) -> Any:
 
 def check_labels(mixture: MixtureModel, task: Task) -> None:
     """Refuses a head that does not answer the task's classes. Raises ValueError."""
-    if predicts_next(mixture.model) and not task.generates:
+    if task.generates:
+        return  # there are no classes; `encode` says what to do
+    if predicts_next(mixture.model):
         raise ValueError(
             f"Task {task.name!r} has classes, but {type(mixture.model).__name__} predicts the next token: expected a "
             'classification head. Load the model with kind="classification", or give train an encoder of your own.'

@@ -6,12 +6,13 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from adamix_lab.backbones import load_backbone
 from adamix_lab.doctor import versions
-from adamix_lab.errors import one_of
+from adamix_lab.errors import one_of, positive
 from adamix_lab.files import write_text
 from adamix_lab.generation.decoding import generate_texts
 from adamix_lab.generation.encoding import check_decoder
@@ -70,7 +71,7 @@ def run_variant(variant: Variant, task: GenerationTask, backbone: str, settings:
     """One variant: `rows` (a strategy each, with scores by group, and texts), parameters trained, seconds, warnings."""
     from accelerate import PartialState
 
-    model, tokenizer = load_backbone(backbone, kind=kind_of(backbone))
+    model, tokenizer = load_backbone(backbone, kind="generation")
     check_decoder(model, settings.decoding.new_tokens + 1)
     model.to(PartialState().device)
     with warnings.catch_warnings(record=True) as caught:
@@ -146,14 +147,12 @@ def spread(rows: int, wanted: int) -> list[int]:
     return [(2 * n + 1) * rows // (2 * wanted) for n in range(wanted)]
 
 
-def kind_of(backbone: str) -> str:
-    """ "generation"; raises ValueError for the embedded encoder, which has no language model to load."""
-    if backbone == "minilm":
-        raise ValueError(
-            "Model 'minilm' is an encoder and cannot write texts: expected a decoder, a local folder or a Hub name "
-            "(gpt2). Give --model FOLDER."
-        )
-    return "generation"
+def thinned(task: GenerationTask, sources: int | None) -> GenerationTask:
+    """The task judged on so many of its sources only, at equal distances; None keeps all."""
+    if sources is None:
+        return task
+    positive("sources", sources)
+    return replace(task, evaluation=[task.evaluation[n] for n in spread(len(task.evaluation), sources)])
 
 
 def load_generator(folder: Path) -> tuple[MixtureModel, Any]:
@@ -164,7 +163,7 @@ def load_generator(folder: Path) -> tuple[MixtureModel, Any]:
             f"{folder} does not say its decoder: expected a folder that `adamix-lab train-generator` wrote. Use "
             "adamix_lab.load(model, folder)."
         )
-    model, tokenizer = load_backbone(notes["backbone"], kind=kind_of(notes["backbone"]))
+    model, tokenizer = load_backbone(notes["backbone"], kind="generation")
     check_decoder(model, 2)
     return load(model, folder).eval(), tokenizer
 

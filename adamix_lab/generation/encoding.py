@@ -90,7 +90,12 @@ def separators(tokenizer: Any) -> tuple[int, int]:
 
 def check_decoder(model: nn.Module, tokens: int) -> None:
     """Refuses a model that cannot continue a text, and lengths beyond its positions. Raises ValueError."""
-    if not predicts_next(model):
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    config = getattr(model, "config", None)
+    # transformers puts a language-model head on BERT and its kin, too, which look at both sides unless told otherwise
+    encoder = getattr(config, "model_type", "") in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if not predicts_next(model) or (encoder and not getattr(config, "is_decoder", False)):
         raise ValueError(
             f"{type(model).__name__} cannot write texts: expected a decoder with a language-model head. Load one with "
             'load_backbone(folder, kind="generation"); encoders answer classes.'

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 JAR = Path("meteor", "meteor-1.5.jar")
 
@@ -26,7 +27,7 @@ def find_meteor() -> tuple[list[str], str]:
     return [], "METEOR 1.5 is not installed (pip install pycocoevalcap brings it, 104 MB)"
 
 
-def meteor(hypotheses: Sequence[str], references: Sequence[Sequence[str]], timeout: float = 600) -> float | None:
+def meteor(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> float | None:
     """METEOR 1.5 (Denkowski and Lavie, 2014), English, normalised, 0 to 1; None where it cannot run.
 
     Raises ValueError where the program answers something else than scores.
@@ -34,24 +35,32 @@ def meteor(hypotheses: Sequence[str], references: Sequence[Sequence[str]], timeo
     command, _ = find_meteor()
     if not command:
         return None
-    asked = [
-        " ||| ".join(("SCORE", *map(_one_line, texts), _one_line(hypothesis)))
-        for hypothesis, texts in zip(hypotheses, references, strict=True)
-    ]
-    statistics = _ask(command, asked, timeout)
-    answers = _ask(command, [" ||| ".join(("EVAL", *statistics))], timeout)
-    if len(statistics) != len(asked) or len(answers) != len(asked) + 1:
+    quiet = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, text=True, encoding="utf-8", **quiet) as program:  # type: ignore[call-overload]
+        # One line at a time: the program answers each, and neither side waits for a full pipe.
+        statistics = [
+            _ask(program, " ||| ".join(("SCORE", *map(_one_line, texts), _one_line(hypothesis))))
+            for hypothesis, texts in zip(hypotheses, references, strict=True)
+        ]
+        answers = [_ask(program, " ||| ".join(("EVAL", *statistics)))]
+        answers += [program.stdout.readline().strip() for _ in statistics]  # a score a text, then that of all
+        program.stdin.close()
+    try:
+        return float(answers[-1])
+    except ValueError:
         raise ValueError(
-            f"METEOR answered {len(statistics)} and {len(answers)} lines: expected {len(asked)} and {len(asked) + 1}. "
-            "It needs 2 GB of memory; try `java -version`, or uninstall pycocoevalcap to go on without METEOR."
-        )
-    return float(answers[-1])
+            f"METEOR answered {answers[-1]!r}: expected a number. It needs 2 GB of memory; try `java -version`, or "
+            "uninstall pycocoevalcap to go on without METEOR."
+        ) from None
 
 
-def _ask(command: list[str], lines: Sequence[str], timeout: float) -> list[str]:
-    text = "".join(f"{line}\n" for line in lines)
-    done = subprocess.run(command, input=text, capture_output=True, text=True, encoding="utf-8", timeout=timeout)
-    return done.stdout.splitlines()
+def _ask(program: Any, line: str) -> str:
+    try:
+        program.stdin.write(line + "\n")
+        program.stdin.flush()
+    except BrokenPipeError:
+        return ""
+    return program.stdout.readline().strip()
 
 
 def _one_line(text: str) -> str:
