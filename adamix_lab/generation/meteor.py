@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import shutil
 import subprocess
@@ -44,7 +45,8 @@ def meteor(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> fl
         ]
         answers = [_ask(program, " ||| ".join(("EVAL", *statistics)))]
         answers += [program.stdout.readline().strip() for _ in statistics]  # a score a text, then that of all
-        program.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # a program that has died: its answers say so
+            program.stdin.close()
     try:
         return float(answers[-1])
     except ValueError:
