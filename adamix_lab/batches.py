@@ -25,11 +25,16 @@ def encode(rows: Sequence[Mapping[str, Any]], task: Task, tokenizer: Any, max_le
 
     Longer rows are cut to `max_length` tokens, and a warning says how many were. An empty sentence stays a row.
 
-    Raises ValueError for a max_length below 1 or no rows.
+    Raises ValueError for a max_length below 1, no rows, or a generation task.
     """
     positive("max_length", max_length)
     if not rows:
         raise ValueError("No rows to encode: expected at least one.")
+    if task.generates:
+        raise ValueError(
+            f"Task {task.name!r} has texts to write: expected classes or numbers, which a head answers. Use "
+            'generation.training.train_generator with a decoder (load_backbone(..., kind="generation")).'
+        )
     columns = [[row[column] for row in rows] for column in task.text]
     encoded = tokenizer(*columns, truncation=True, max_length=max_length)
     names = [name for name in encoded if name in tokenizer.model_input_names]

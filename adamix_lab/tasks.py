@@ -61,6 +61,11 @@ class Task:
         """Whether labels are numbers rather than classes."""
         return not self.classes
 
+    @property
+    def generates(self) -> bool:
+        """Whether labels are texts to write (`adamix_lab.generation.tasks.GenerationTask`)."""
+        return False
+
 
 def load_task(
     source: str | Path,
@@ -114,23 +119,36 @@ def load_task(
     return Task(name or path.name.split(".")[0], train, evaluation, columns, label, classes)
 
 
-def hold_out(rows: Sequence[Row], fraction: float, seed: int, label: str = "label") -> tuple[list[Row], list[Row]]:
+def hold_out(
+    rows: Sequence[Row], fraction: float, seed: int, label: str = "label", together: Sequence[str] = ()
+) -> tuple[list[Row], list[Row]]:
     """(train, dev): a seeded slice of the rows for model selection, the same share of every class.
 
-    Every class with two rows or more stands on both sides; the rows keep their order. Raises ValueError for a fraction
-    outside [0, 1).
+    Every class with two rows or more stands on both sides; the rows keep their order.
+
+    Args:
+        rows: all of them.
+        fraction: share of the dev slice, in [0, 1); ValueError otherwise.
+        seed: of the choice.
+        label: the label's column; floats are one class.
+        together: columns; rows that are equal in them stand on one side, and all are one class (references of one
+            source).
     """
     check_fraction("fraction to hold out", fraction)
-    groups: dict[Any, list[int]] = defaultdict(list)
+    units: dict[Any, list[int]] = defaultdict(list)
+    groups: dict[Any, list[list[int]]] = defaultdict(list)
     for n, row in enumerate(rows):
-        value = row.get(label)
-        groups["a number" if isinstance(value, float) else value].append(n)
+        unit = units[tuple(row[column] for column in together) or n]
+        if not unit:
+            value = row.get(label)
+            groups["one class" if together or isinstance(value, float) else value].append(unit)
+        unit.append(n)
     rng = random.Random(seed)
     dev: set[int] = set()
     for value in sorted(groups, key=str) if fraction else ():
         members = groups[value]
         count = min(max(1, round(fraction * len(members))), len(members) - 1)
-        dev.update(rng.sample(members, count))
+        dev.update(n for unit in rng.sample(members, count) for n in unit)
     return [r for n, r in enumerate(rows) if n not in dev], [r for n, r in enumerate(rows) if n in dev]
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from adamix_lab.allocator import keep_freed_memory
 from adamix_lab.batches import Batches, Example, collate, encode, length, sequential
 from adamix_lab.model import MixtureModel
-from adamix_lab.objective import Objective, TaskLoss
+from adamix_lab.objective import Objective, TaskLoss, predicts_next
 from adamix_lab.optim import StackedAdamW, make_optimizer, on_route, set_rate
 from adamix_lab.prefix import above
 from adamix_lab.recipe import Recipe
@@ -123,6 +123,13 @@ def start_accelerator(recipe: Recipe) -> Any:
 
 def check_labels(mixture: MixtureModel, task: Task) -> None:
     """Refuses a head that does not answer the task's classes. Raises ValueError."""
+    if task.generates:
+        return  # there are no classes; `encode` says what to do
+    if predicts_next(mixture.model):
+        raise ValueError(
+            f"Task {task.name!r} has classes, but {type(mixture.model).__name__} predicts the next token: expected a "
+            'classification head. Load the model with kind="classification", or give train an encoder of your own.'
+        )
     answers = getattr(mixture.model, "num_labels", None) if mixture.head_paths else None
     if answers is not None and answers != task.num_labels:
         raise ValueError(
@@ -135,7 +142,8 @@ def prepare_data(
     mixture: MixtureModel, task: Task, tokenizer: Any, recipe: Recipe, encoder: Encoder = encode
 ) -> tuple[MixtureModel, list[Example], list[Example], int]:
     """(what is trained, training examples, dev examples, padding id): tokenised, or cached up to the first block."""
-    rows, dev_rows = hold_out(task.train, recipe.dev_fraction, recipe.seed, task.label)
+    together = task.text if task.generates else ()
+    rows, dev_rows = hold_out(task.train, recipe.dev_fraction, recipe.seed, task.label, together)
     examples = encoder(rows, task, tokenizer, recipe.max_length)
     dev = encoder(dev_rows, task, tokenizer, recipe.max_length) if dev_rows else []
     pad = tokenizer.pad_token_id or 0

@@ -1,0 +1,1 @@
+"""Writing text from data: tasks, training with masked prefixes, beam search, scores."""

@@ -1,0 +1,190 @@
+"""The generation table: variants trained on one task, decoded, scored; each kept when it is done, so a run resumes."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from adamix_lab.backbones import load_backbone
+from adamix_lab.doctor import versions
+from adamix_lab.errors import one_of, positive
+from adamix_lab.files import write_text
+from adamix_lab.generation.decoding import generate_texts
+from adamix_lab.generation.encoding import check_decoder
+from adamix_lab.generation.scores import missing, score, table
+from adamix_lab.generation.tasks import GenerationTask
+from adamix_lab.generation.training import train_generator
+from adamix_lab.generation.variants import SHOWN, VARIANTS, Settings, Variant
+from adamix_lab.merging import merge
+from adamix_lab.model import MixtureModel
+from adamix_lab.saving import load, read_config, save
+
+Record = dict[str, Any]
+EXAMPLES = 5
+
+
+def compare_generators(
+    task: GenerationTask,
+    backbone: str,
+    settings: Settings,
+    out: Path,
+    variants: Sequence[str] = SHOWN,
+    say: Callable[[str], None] = print,
+) -> list[Record]:
+    """Trains, decodes and scores each variant; prints the table and five examples; returns a record a variant.
+
+    `out/VARIANT.json` is written when a variant is done, and read instead of doing it again; a killed training goes on
+    from its checkpoint. `out/results.json` holds all, with settings and versions. Experts are saved in `out/VARIANT`.
+
+    Raises ValueError for an unknown variant, a model that writes no texts, or a folder with results of other settings.
+    """
+    for name in variants:
+        one_of("variant", name, VARIANTS)
+    facts = _facts(task, backbone, settings)
+    say(
+        f"{task.name}: {len(task.train):,} pairs to train on, {len(task.evaluation):,} sources with "
+        f"{sum(map(len, task.references)):,} references to be judged on; {backbone}"
+    )
+    records = []
+    for name in variants:
+        record = _done(out / f"{name}.json", facts)
+        if record is None:
+            record = {"variant": name, **facts, **run_variant(VARIANTS[name], task, backbone, settings, out / name)}
+            write_text(out / f"{name}.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        for line in record["rows"]:
+            say(f"{line['title']}: trained {record['seconds']:.0f} s, decoded {line['seconds']:.0f} s")
+        records.append(record)
+    say("")
+    say(report(records, task))
+    results = {"task": task.name, "versions": versions(), "meteor": missing() or "scored", "variants": records}
+    write_text(out / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    say(f"\nWritten to {out}: results.json and a file a variant")
+    return records
+
+
+def run_variant(variant: Variant, task: GenerationTask, backbone: str, settings: Settings, folder: Path) -> Record:
+    """One variant: `rows` (a strategy each, with scores by group, and texts), parameters trained, seconds, warnings."""
+    from accelerate import PartialState
+
+    model, tokenizer = load_backbone(backbone, kind="generation")
+    check_decoder(model, settings.decoding.new_tokens + 1)
+    model.to(PartialState().device)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        mixture, trained, began = None, 0, time.perf_counter()
+        if variant.make is not None:
+            mixture = variant.make(model, settings)
+            trained = sum(p.numel() for p in mixture.parameters() if p.requires_grad)
+            recipe = variant.recipe(settings)
+            train_generator(mixture, task, tokenizer, recipe, folder / "run", settings.smoothing)
+            if mixture.sites:
+                save(mixture, folder, {"task": task.name, "backbone": backbone, "recipe": recipe.to_dict()})
+        seconds = time.perf_counter() - began
+        rows = [_row(variant, strategy, mixture or model, tokenizer, task, settings) for strategy in variant.strategies]
+    said = sorted({str(warning.message) for warning in caught if "were cut" in str(warning.message)})
+    return {"rows": rows, "trained_parameters": trained, "seconds": seconds, "cut": said, "versions": versions()}
+
+
+def _row(
+    variant: Variant, strategy: str, model: Any, tokenizer: Any, task: GenerationTask, settings: Settings
+) -> Record:
+    began = time.perf_counter()
+    if strategy == "merged" and isinstance(model, MixtureModel) and model.sites:
+        model = merge(model)  # what is scored is the one module a site that would be shipped
+    texts = generate_texts(model, task.sources, tokenizer, settings.decoding, strategy, settings.recipe.seed)
+    shown = strategy if strategy != "fixed" else "expert 0 alone"
+    title = variant.title if len(variant.strategies) == 1 else f"{variant.title}, {shown}"
+    return {
+        "title": title,
+        "strategy": strategy,
+        "scores": score(texts, task.references),
+        "groups": scores_by_group(texts, task),
+        "seconds": time.perf_counter() - began,
+        "texts": texts,
+    }
+
+
+def scores_by_group(texts: Sequence[str], task: GenerationTask) -> dict[str, Any]:
+    """Scores of each group of sources (WebNLG's seen and unseen categories); empty where there is one only."""
+    groups = sorted({row["group"] for row in task.evaluation})
+    found = {}
+    for group in groups if len(groups) > 1 else ():
+        here = [n for n, row in enumerate(task.evaluation) if row["group"] == group]
+        found[group] = score([texts[n] for n in here], [task.references[n] for n in here])
+    return found
+
+
+def report(records: Sequence[Record], task: GenerationTask, examples: int = EXAMPLES) -> str:
+    """The table of all rows, then of each group, then examples spread over the evaluation sources."""
+    rows = [row for record in records for row in record["rows"]]
+    parts = [table([(row["title"], row["scores"]) for row in rows])]
+    for group in rows[0]["groups"] if rows else ():
+        parts.append(f"{group} ({sum(row['group'] == group for row in task.evaluation)} sources)")
+        parts.append(table([(row["title"], row["groups"][group]) for row in rows]))
+    if missing():
+        parts.append(f"METEOR is absent: {missing()}.")
+    parts += sorted({line for record in records for line in record["cut"]})
+    width = max((len(row["title"]) for row in rows), default=0)
+    for n in spread(len(task.evaluation), examples):
+        lines = [("source", task.sources[n]), ("a reference", task.references[n][0])]
+        lines += [(row["title"], row["texts"][n] or "(nothing)") for row in rows]
+        parts.append("\n".join(f"{name:{max(width, 11)}}  {text}" for name, text in lines))
+    return "\n\n".join(parts)
+
+
+def spread(rows: int, wanted: int) -> list[int]:
+    """So many row numbers at equal distances, chosen before anything is read.
+
+    >>> spread(630, 5)
+    [63, 189, 315, 441, 567]
+    """
+    wanted = min(rows, wanted)
+    return [(2 * n + 1) * rows // (2 * wanted) for n in range(wanted)]
+
+
+def thinned(task: GenerationTask, sources: int | None) -> GenerationTask:
+    """The task judged on so many of its sources only, at equal distances; None keeps all."""
+    if sources is None:
+        return task
+    positive("sources", sources)
+    return replace(task, evaluation=[task.evaluation[n] for n in spread(len(task.evaluation), sources)])
+
+
+def load_generator(folder: Path) -> tuple[MixtureModel, Any]:
+    """(merged or unmerged mixture, tokenizer) of a folder that `compare_generators` saved experts in."""
+    notes = read_config(folder)["notes"]
+    if not notes.get("backbone"):
+        raise ValueError(
+            f"{folder} does not say its decoder: expected a folder that `adamix-lab train-generator` wrote. Use "
+            "adamix_lab.load(model, folder)."
+        )
+    model, tokenizer = load_backbone(notes["backbone"], kind="generation")
+    check_decoder(model, 2)
+    return load(model, folder).eval(), tokenizer
+
+
+def _facts(task: GenerationTask, backbone: str, settings: Settings) -> Record:
+    data = {"pairs": len(task.train), "sources": len(task.evaluation)}
+    facts = {"task": task.name, "data": data, "backbone": backbone, "settings": settings.to_dict()}
+    return json.loads(json.dumps(facts))
+
+
+def _done(path: Path, facts: Record) -> Record | None:
+    if not path.is_file():
+        return None
+    try:
+        record: Record = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON ({error}): expected a variant's results. Remove the file.") from error
+    for name, value in facts.items():
+        if record.get(name) != value:
+            raise ValueError(
+                f"{path} holds results of another {name}: {json.dumps(record.get(name))[:300]}, expected "
+                f"{json.dumps(value)[:300]}. Choose another folder, or remove the old results."
+            )
+    return record

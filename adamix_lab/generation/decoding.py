@@ -1,0 +1,170 @@
+"""Beam search through transformers' `generate`, under one selection of experts for the whole sequence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from adamix_lab.errors import positive, unknown
+from adamix_lab.generation.encoding import check_decoder, ids_of, most_positions, prompts, separators
+from adamix_lab.model import MixtureModel
+from adamix_lab.routing import RouteSpace, generator_for
+
+STRATEGIES = ("merged", "fixed", "fixed-N", "random", "random-example")
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Settings of beam search; the defaults are the authors' (`run_eval_*.sh`, all three tasks).
+
+    Attributes:
+        beams: hypotheses kept; 1 is greedy.
+        length_penalty: a hypothesis' log-likelihood is divided by its length to this power.
+        no_repeat: no n-gram of so many tokens is written twice; 0 allows it. Tokens of the source do not count, as in
+            the authors' code (transformers' own setting counts them, which forbids copying names).
+        new_tokens: at most so many are written.
+        early_stopping: False stops when no running hypothesis is likely to win; "never" searches on until none can,
+            or to the last token, which is nearest to the authors' search and slower; True stops at the first full beam.
+        batch_size: sources at a time; results do not depend on it but for rounding.
+    """
+
+    beams: int = 10
+    length_penalty: float = 0.8
+    no_repeat: int = 4
+    new_tokens: int = 64
+    early_stopping: bool | str = False
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        for name in ("beams", "new_tokens", "batch_size"):
+            positive(name, getattr(self, name))
+        if self.no_repeat:
+            positive("no_repeat", self.no_repeat)
+        if self.early_stopping not in (True, False, "never"):
+            raise unknown("early_stopping", self.early_stopping, ("True", "False", "never"))
+
+
+def generate_texts(
+    model: MixtureModel | nn.Module,
+    sources: Sequence[str],
+    tokenizer: Any,
+    settings: Decoding | None = None,
+    strategy: str = "merged",
+    seed: int = 0,
+) -> list[str]:
+    """A text for each source, in order, cut at the end-of-text token or the first line break.
+
+    Args:
+        model: a mixture, merged or not, or a plain decoder (which has "merged" only).
+        sources: linearised, as `GenerationTask.sources` has them.
+        tokenizer: of the model.
+        settings: None takes the authors'.
+        strategy: "merged" (averaged weights), "fixed" or "fixed-N" (expert 0 or N everywhere), "random" (one route a
+            batch), "random-example" (one a source); a route is held for the whole text.
+        seed: of random routes.
+
+    Raises ValueError for a model that writes no texts, no sources, or an unknown strategy.
+    """
+    settings = settings or Decoding()
+    check_decoder(model.model if isinstance(model, MixtureModel) else model, settings.new_tokens + 1)
+    if isinstance(sources, str) or not len(sources):
+        raise ValueError(f"sources = {sources!r}: expected a list of texts, at least one.")
+    space = model.space if isinstance(model, MixtureModel) else RouteSpace(())
+    selection_of(strategy, space, generator_for(seed), 1)  # a mistake shows before the long work
+    positions = most_positions(model.model if isinstance(model, MixtureModel) else model) or 1024
+    ids = prompts(sources, tokenizer, positions - settings.new_tokens)
+    order = sorted(range(len(ids)), key=lambda n: -len(ids[n]))
+    texts = [""] * len(ids)
+    training = model.training
+    model.eval()
+    try:
+        for start in range(0, len(order), settings.batch_size):
+            rows = order[start : start + settings.batch_size]
+            selection = selection_of(strategy, space, generator_for(seed, start), len(rows))
+            made = _search(model, [ids[n] for n in rows], tokenizer, settings, selection)
+            for n, tokens in zip(rows, made, strict=True):
+                texts[n] = trim(tokenizer.decode(tokens, skip_special_tokens=False), tokenizer)
+    finally:
+        model.train(training)
+    return texts
+
+
+def selection_of(strategy: str, space: RouteSpace, generator: Generator, rows: int) -> Tensor | None:
+    """None for the merge, a route `[sites, sides]`, or one an example `[rows, sites, sides]`. Raises ValueError."""
+    if strategy == "merged":
+        return None
+    if not space.counts:
+        raise ValueError(f"Strategy {strategy!r} needs experts: expected a mixture. Use 'merged' for a plain model.")
+    fixed = re.fullmatch(r"fixed(?:-(\d+))?", strategy)
+    if fixed:
+        return space.fixed(int(fixed[1] or 0))
+    if strategy in ("random", "random-example"):
+        return space.draw(generator, () if strategy == "random" else (rows,))
+    raise unknown("Strategy of decoding", strategy, STRATEGIES)
+
+
+def trim(text: str, tokenizer: Any) -> str:
+    """The text up to the end-of-text token or, after leading white space, the first line break.
+
+    The authors cut at a blank line; targets here are single lines.
+    """
+    return text.split(tokenizer.eos_token)[0].strip().split("\n")[0].strip()
+
+
+@torch.no_grad()
+def _search(
+    model: MixtureModel | nn.Module, ids: list[list[int]], tokenizer: Any, settings: Decoding, selection: Tensor | None
+) -> list[list[int]]:
+    """What is written after each prompt, as token ids. Prompts are padded on the left."""
+    _, end = separators(tokenizer)
+    width = max(map(len, ids))
+    device = next(model.parameters()).device
+    batch = {
+        "input_ids": torch.tensor([[end] * (width - len(row)) + row for row in ids], device=device),
+        "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=device),
+    }
+    # Beams of a row lie together, so a route a row is repeated like the row.
+    if selection is not None and selection.dim() == 3:
+        selection = selection.repeat_interleave(settings.beams, 0)
+    blank = ids_of(["\n\n"], tokenizer)[0]
+    ends = [end, blank[0]] if len(blank) == 1 else [end]
+    more: dict[str, Any] = {"selection": selection} if isinstance(model, MixtureModel) else {}
+    if settings.beams > 1:
+        more |= {"length_penalty": settings.length_penalty, "early_stopping": settings.early_stopping}
+    made = model.generate(  # type: ignore[operator]
+        **batch,
+        **more,
+        do_sample=False,
+        num_beams=settings.beams,
+        max_new_tokens=settings.new_tokens,
+        eos_token_id=ends,
+        pad_token_id=end,
+        logits_processor=_processors(settings, width),
+    )
+    return [_until(row, ends) for row in made[:, width:].tolist()]
+
+
+def _until(tokens: list[int], ends: Sequence[int]) -> list[int]:
+    return next((tokens[:n] for n, token in enumerate(tokens) if token in ends), tokens)
+
+
+def _processors(settings: Decoding, written_from: int) -> Any:
+    from transformers import LogitsProcessor, LogitsProcessorList
+    from transformers.generation.logits_process import NoRepeatNGramLogitsProcessor
+
+    if not settings.no_repeat:
+        return LogitsProcessorList()
+    inner = NoRepeatNGramLogitsProcessor(settings.no_repeat)
+
+    class Written(LogitsProcessor):
+        """transformers' rule, shown only what is written."""
+
+        def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+            return inner(input_ids[:, written_from:], scores)
+
+    return LogitsProcessorList([Written()])

@@ -1,0 +1,215 @@
+"""Generation tasks: E2E, WebNLG 2017, DART, or any table of `source` and `target`, from a folder or from the Hub.
+
+Training rows are pairs; evaluation rows hold a source once, with all its references. Equal sources are one: DART's
+equal triplesets, E2E's equal meanings.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adamix_lab.errors import one_of, positive, unknown
+from adamix_lab.generation.linear import linearise_meaning, linearise_triples, split_triple
+from adamix_lab.rows import SUFFIXES, Row, read_rows
+from adamix_lab.tasks import Task
+
+Pairs = tuple[str, list[str]]  # a source and its targets
+
+HUB = {  # name: (data set, configuration, as its parquet branch has it)
+    "e2e": ("tuetschek/e2e_nlg", "default"),
+    "webnlg": ("webnlg-challenge/web_nlg", "webnlg_challenge_2017"),
+    "dart": ("Yale-LILY/dart", "default"),
+}
+PARQUET = "refs/convert/parquet"  # the branch where the Hub keeps data sets that once had a script as plain files
+
+
+@dataclass(frozen=True)
+class GenerationTask(Task):
+    """Sources to write texts for.
+
+    Attributes:
+        train: rows `source`, `target`; a source with several targets has several rows.
+        evaluation: rows `source`, `references` (a tuple, at least one), `group` (WebNLG: "seen", "unseen").
+    """
+
+    text: tuple[str, ...] = ("source",)
+    label: str = "target"
+
+    @property
+    def regression(self) -> bool:
+        """No: labels are texts."""
+        return False
+
+    @property
+    def generates(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
+    def sources(self) -> list[str]:
+        """The evaluation rows' sources."""
+        return [row["source"] for row in self.evaluation]
+
+    @property
+    def references(self) -> list[tuple[str, ...]]:
+        """The evaluation rows' references."""
+        return [row["references"] for row in self.evaluation]
+
+
+def load_generation_task(
+    source: str | Path, part: str = "test", rows: int | None = None, seed: int = 0, name: str | None = None
+) -> GenerationTask:
+    """A generation task from a folder with `train.*` and the evaluation part, or from the Hub.
+
+    What kind it is, is told by its columns: E2E (`meaning_representation`, `human_reference`), WebNLG
+    (`modified_triple_sets`, `lex`; only lexicalisations marked good), DART (`tripleset`, `annotations`), or `source`
+    and `target`. Runs of white space in targets become one space.
+
+    Args:
+        source: a folder; "e2e", "webnlg" or "dart" (the Hub's); or any Hub name `owner/data` of parquet files.
+        part: what is evaluated on: "test", or "validation" to choose settings on.
+        rows: a seeded sample of so many training pairs; None takes all.
+        seed: of the sample.
+        name: of the task; None takes the source's.
+
+    Raises:
+        ValueError: unknown names or columns, rows that do not fit.
+        FileNotFoundError: no such folder or file.
+        OSError: the Hub cannot be reached, or has no such data set.
+    """
+    one_of("part", part, ("test", "validation"))
+    if rows is not None:
+        positive("rows", rows)
+    train, evaluation = (_read(source, wanted) for wanted in ("train", part))
+    kind = _kind(train[0], source)
+    pairs = [
+        {"source": text, "target": target}
+        for n, row in enumerate(train, start=1)
+        for text, targets in [_pairs(kind, row, f"{source}, train, row {n}")]
+        for target in targets
+    ]
+    if rows is not None and rows < len(pairs):
+        pairs = [pairs[n] for n in sorted(random.Random(seed).sample(range(len(pairs)), rows))]
+    judged = group_references(
+        (*_pairs(kind, row, f"{source}, {part}, row {n}"), str(row.get("test_category") or ""))
+        for n, row in enumerate(evaluation, start=1)
+    )
+    if not pairs or not judged:
+        raise ValueError(f"{source} holds {len(pairs)} pairs to train on and {len(judged)} sources: expected some.")
+    return GenerationTask(name or Path(source).name, pairs, judged)
+
+
+def group_references(found: Iterable[tuple[str, Sequence[str], str]]) -> list[Row]:
+    """Evaluation rows of (source, targets, group): one row a source, its references in order.
+
+    Sources without a target are left out.
+    """
+    grouped: dict[str, Row] = {}
+    for source, targets, group in found:
+        if targets:
+            row = grouped.setdefault(source, {"source": source, "references": (), "group": group})
+            row["references"] += tuple(targets)
+    return list(grouped.values())
+
+
+# -- kinds of rows -----------------------------------------------------------------------------------------
+
+
+def _meaning(row: Mapping[str, Any]) -> Pairs:
+    return linearise_meaning(row["meaning_representation"]), [row["human_reference"]]
+
+
+def _webnlg(row: Mapping[str, Any]) -> Pairs:
+    triples = [split_triple(text) for text in row["modified_triple_sets"]["mtriple_set"][0]]
+    lex = row["lex"]
+    return linearise_triples(triples), [
+        text for text, comment in zip(lex["text"], lex["comment"], strict=True) if comment == "good"
+    ]
+
+
+def _dart(row: Mapping[str, Any]) -> Pairs:
+    return linearise_triples(row["tripleset"], lower_relations=True), list(row["annotations"]["text"])
+
+
+def _plain(row: Mapping[str, Any]) -> Pairs:
+    return row["source"], [row["target"]]
+
+
+KINDS: dict[str, tuple[tuple[str, str], Callable[[Mapping[str, Any]], Pairs]]] = {  # name: columns, row to pairs
+    "e2e": (("meaning_representation", "human_reference"), _meaning),
+    "webnlg": (("modified_triple_sets", "lex"), _webnlg),
+    "dart": (("tripleset", "annotations"), _dart),
+    "plain": (("source", "target"), _plain),
+}
+
+
+def _kind(row: Mapping[str, Any], source: str | Path) -> str:
+    for kind, (columns, _) in KINDS.items():
+        if all(column in row for column in columns):
+            return kind
+    known = "; ".join(" and ".join(columns) for columns, _ in KINDS.values())
+    raise ValueError(
+        f"{source} has columns {', '.join(map(repr, row))}: expected those of a generation task ({known}). For classes "
+        "use load_task; else rename the columns to source and target."
+    )
+
+
+def _pairs(kind: str, row: Mapping[str, Any], where: str) -> Pairs:
+    columns, read = KINDS[kind]
+    try:
+        text, targets = read(row)
+        text, targets = " ".join(text.split()), [" ".join(target.split()) for target in targets]
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        shown = {column: row.get(column) for column in columns}
+        raise ValueError(
+            f"{where}: {str(shown)[:200]} is no row of {kind!r} data ({error}): expected {' and '.join(columns)} as "
+            "the Hub has them. Correct or remove the row."
+        ) from error
+    return text, [target for target in targets if target]
+
+
+# -- where rows come from ----------------------------------------------------------------------------------
+
+
+def _read(source: str | Path, part: str) -> Sequence[Row]:
+    folder = Path(source)
+    if folder.is_dir():
+        found = [folder / f"{part}{suffix}" for suffix in SUFFIXES if (folder / f"{part}{suffix}").is_file()]
+        if len(found) == 1:
+            return read_rows(found[0])
+        there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+        raise FileNotFoundError(
+            f"{folder} holds {there}: expected one {part} file, {part}.jsonl.gz say (any of {', '.join(SUFFIXES)})."
+        )
+    if str(source) in HUB:
+        data, configuration = HUB[str(source)]
+        return hub_rows(data, part, configuration, PARQUET)
+    if isinstance(source, str) and len(folder.parts) == 2 and not folder.is_absolute():
+        return hub_rows(source, part)
+    error = unknown("Generation task", source, HUB)
+    raise ValueError(f"{error} Or give the path of a folder with train.* and {part}.*, or a Hub name owner/data.")
+
+
+def hub_rows(data: str, part: str, configuration: str | None = None, revision: str | None = None) -> Sequence[Row]:
+    """One part of a data set through `datasets`, from the Hub or its cache. Raises OSError where it is not to be had.
+
+    data: a Hub name, or a folder of parquet files laid out like one.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise ValueError(
+            f"{data} on the Hub needs the package datasets: expected it installed. Run pip install 'adamix-lab[data]'."
+        ) from error
+    try:
+        return list(datasets.load_dataset(data, data_dir=configuration, revision=revision, split=part))
+    except (OSError, ValueError, RuntimeError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise OSError(
+            f"Data set {data!r}, {part}, could not be loaded ({first}). Expected a Hub name of parquet files that is "
+            "in the cache or can be fetched. Without network give a local folder with train.jsonl and test.jsonl."
+        ) from error
