@@ -24,7 +24,10 @@ ModelSelection = Tensor | Mapping[str, Mapping[str, Tensor]] | None
 
 @dataclass(frozen=True)
 class MixtureConfig:
-    """What was attached: enough to attach the same again."""
+    """What was attached: enough to attach the same again.
+
+    own: names of the base's own parameters that train along (baselines; a mixture has none).
+    """
 
     adaptation: Adaptation
     experts: int
@@ -32,6 +35,7 @@ class MixtureConfig:
     sites: tuple[str, ...]
     seed: int = 0
     tied: bool = False
+    own: tuple[str, ...] = ()
 
 
 @dataclass
@@ -63,6 +67,7 @@ class MixtureModel(nn.Module):
         self.head_paths = tuple(head)
         self._requires_grad = {name: p.requires_grad for name, p in model.named_parameters()}
         self._first_head = {path: copy.deepcopy(module.state_dict()) for path, module in head.items()}
+        self._first_own = {name: p.detach().to("cpu", copy=True) for name, p in self.own_parameters()}
         self._tasks: dict[str, TaskModules] = {}
         self.task = "default"
         layers = _layers(
@@ -71,8 +76,8 @@ class MixtureModel(nn.Module):
         model.requires_grad_(False)
         for path, layer in layers.items():
             model.set_submodule(path, layer)
-        for module in head.values():
-            module.requires_grad_(True)
+        for part in (*head.values(), *(parameter for _, parameter in self.own_parameters())):
+            part.requires_grad_(True)
         self._tasks[self.task] = self._owned()
         if hasattr(model, "save_pretrained"):
             model.save_pretrained = refuse_save  # type: ignore[assignment]
@@ -106,6 +111,13 @@ class MixtureModel(nn.Module):
         for path, module in self.head.items():
             for name, parameter in module.named_parameters():
                 yield f"{path}.{name}", parameter
+
+    def own_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """(name, parameter) of the base's own weights that train along: none but in baselines."""
+        own = set(self.mixture.own)
+        for name, parameter in self.model.named_parameters():
+            if (plain := name.replace(".base.", ".")) in own:
+                yield plain, parameter
 
     # -- selecting ----------------------------------------------------------------------------------
 
@@ -150,6 +162,11 @@ class MixtureModel(nn.Module):
         """Fresh experts and a fresh head under a name, and switches to it."""
         if name in self._tasks:
             raise ValueError(f"Task {name!r} exists already: expected a new name; use switch({name!r}).")
+        if self.mixture.own:
+            raise ValueError(
+                f"Task {name!r} cannot share this base: {len(self.mixture.own)} of its own parameters train. Expected a "
+                "frozen base (a mixture); use a model of its own for each task."
+            )
         if num_labels and not self.head_paths:
             raise ValueError(
                 f"num_labels = {num_labels}, but the model trains no head: expected a model with a classification "
@@ -204,7 +221,7 @@ def _layers(model: nn.Module, config: MixtureConfig, generator: Generator) -> di
         base = model.get_submodule(path)
         base = base.base if isinstance(base, MixtureLayer) else base  # a further task on the same frozen layer
         try:
-            layer = MixtureLayer(base, config.adaptation, config.experts, frozenset(config.share), generator)
+            layer = MixtureLayer(base, config.adaptation.at(path), config.experts, frozenset(config.share), generator)
         except (TypeError, ValueError) as error:
             raise type(error)(f"Site {path!r}: {error}") from error
         made[path] = layer.train(base.training)
@@ -275,6 +292,9 @@ def detach(mixture: MixtureModel) -> nn.Module:
         model.set_submodule(path, layer.base)
     for path, state in mixture._first_head.items():
         model.get_submodule(path).load_state_dict(state)
+    with torch.no_grad():
+        for name, parameter in mixture.own_parameters():
+            parameter.copy_(mixture._first_own[name])
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(mixture._requires_grad[name])
         parameter.grad = None

@@ -41,7 +41,7 @@ class RouteSpace:
     @property
     def shape(self) -> tuple[int, int]:
         """(sites, sides)."""
-        return len(self.counts), len(self.counts[0])
+        return len(self.counts), len(self.counts[0]) if self.counts else 0
 
     @property
     def number(self) -> int:
@@ -51,7 +51,7 @@ class RouteSpace:
     @property
     def experts(self) -> int:
         """M, the largest number of experts on any side."""
-        return max(itertools.chain.from_iterable(self.counts))
+        return max(itertools.chain.from_iterable(self.counts), default=1)
 
     def _choices(self) -> list[list[tuple[int, ...]]]:
         # the vertices of each site
