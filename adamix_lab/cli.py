@@ -107,6 +107,32 @@ def evaluate(
 
 
 @app.command()
+def baselines(
+    task: Annotated[str, typer.Option(help='"aspects" (embedded), or a folder or file.')] = "aspects",
+    model: Annotated[str, typer.Option(help='"minilm" (embedded), a local folder, or a Hub name.')] = "minilm",
+    rows: Annotated[int | None, typer.Option(help="A seeded sample of so many training rows.")] = None,
+    steps: Annotated[int, typer.Option(help="Optimiser steps of each at equal steps.")] = 300,
+    batch_size: Annotated[int, typer.Option(help="Rows a step.")] = 32,
+    size: Annotated[int, typer.Option(help="Bottleneck size of every adapter.")] = 16,
+    experts: Annotated[int, typer.Option(help="M of AdaMix, and of the controls that multiply.")] = 4,
+    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+    search: Annotated[bool, typer.Option(help="Choose each rate of three on a slice of the training rows.")] = True,
+    only: Annotated[list[str] | None, typer.Option(help="Once for each baseline; default: all.")] = None,
+    out: Folder = Path("runs/baselines"),
+) -> None:
+    """Compares AdaMix with its baselines at equal steps and equal compute; a killed run goes on where it was."""
+    from dataclasses import replace
+
+    from adamix_lab.baselines.comparison import RECIPE, Setting, compare_baselines
+    from adamix_lab.baselines.making import BASELINES
+    from adamix_lab.tasks import load_task
+
+    data = load_task(task, rows=rows)
+    setting = Setting(data, model, replace(RECIPE, steps=steps, batch_size=batch_size), size, experts, seed, search)
+    compare_baselines(setting, out, only or tuple(BASELINES))
+
+
+@app.command()
 def predict(
     folder: Annotated[Path, typer.Argument(help="A saved mixture, as `train` and `tour` write it.")],
     texts: Annotated[
@@ -216,7 +242,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         if os.environ.get("ADAMIX_LAB_DEBUG"):
             raise
         message = error.strerror if isinstance(error, OSError) and error.strerror else error
