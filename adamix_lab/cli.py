@@ -34,6 +34,8 @@ def tour(
 
 @app.command()
 def train(
+    context: typer.Context,
+    preset: Annotated[str | None, typer.Option(help="Values of a preset; options given beside it count.")] = None,
     task: Annotated[
         str, typer.Option(help='"aspects" (embedded), or a folder or file of JSON lines or CSV.')
     ] = "aspects",
@@ -65,6 +67,18 @@ def train(
     from adamix_lab.seeds import train_seeds
     from adamix_lab.tasks import load_task
 
+    if preset is not None:
+        from adamix_lab.presets import preset as chosen_preset
+
+        given = {name for name in context.params if context.get_parameter_source(name).name != "DEFAULT"}  # type: ignore[union-attr]
+        chosen = chosen_preset(preset).changed(**{name: context.params[name] for name in given})
+        if chosen.generates:
+            raise ValueError(f"Preset {preset!r} generates text: expected one of an understanding task here.")
+        data = load_task(chosen.task, text=text, label=label, rows=rows)
+        train_seeds(
+            data, chosen.backbone, chosen.adaptation, chosen.recipe, out, **chosen.attached(), seeds=range(seeds)
+        )
+        return
     sized = {"bottleneck": {"size": size}, "lora": {"rank": size}}.get(adaptation, {})
     recipe = Recipe(
         steps=steps,
@@ -104,6 +118,22 @@ def evaluate(
     mixture, tokenizer, config = load_saved(folder)
     source = task or config["notes"].get("source") or config["notes"].get("task", "aspects")
     print_results(compare(mixture, load_task(source), tokenizer, strategy or SHOWN, seed))
+
+
+@app.command()
+def presets(
+    name: Annotated[str | None, typer.Argument(help="A preset, to print its values; none lists the names.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Settings of the paper, of the authors' code, and for laptops, each value with its source."""
+    from adamix_lab.presets import PRESETS, describe_preset
+    from adamix_lab.presets import preset as chosen_preset
+
+    if name is None:
+        print(json.dumps(list(PRESETS), indent=2) if as_json else "\n".join(PRESETS))
+        return
+    chosen = chosen_preset(name)
+    print(json.dumps(chosen.to_dict(), indent=2) if as_json else describe_preset(chosen))
 
 
 @app.command()

@@ -76,8 +76,10 @@ class MixtureModel(nn.Module):
         model.requires_grad_(False)
         for path, layer in layers.items():
             model.set_submodule(path, layer)
-        for part in (*head.values(), *(parameter for _, parameter in self.own_parameters())):
-            part.requires_grad_(True)
+        for module in head.values():
+            module.requires_grad_(True)
+        for _, parameter in self.own_parameters():
+            parameter.requires_grad_(True)
         self._tasks[self.task] = self._owned()
         if hasattr(model, "save_pretrained"):
             model.save_pretrained = refuse_save  # type: ignore[assignment]
@@ -164,8 +166,8 @@ class MixtureModel(nn.Module):
             raise ValueError(f"Task {name!r} exists already: expected a new name; use switch({name!r}).")
         if self.mixture.own:
             raise ValueError(
-                f"Task {name!r} cannot share this base: {len(self.mixture.own)} of its own parameters train. Expected a "
-                "frozen base (a mixture); use a model of its own for each task."
+                f"Task {name!r} cannot share this base: {len(self.mixture.own)} of its own parameters train. Expected "
+                "a frozen base (a mixture); use a model of its own for each task."
             )
         if num_labels and not self.head_paths:
             raise ValueError(

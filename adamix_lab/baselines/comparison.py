@@ -150,14 +150,17 @@ def measure(name: str, setting: Setting, subject: int) -> list[Row]:
     own = operations(model, "single" if name == "apart-soup" else name, setting, tokenizer)
     runs = setting.experts if name == "apart-soup" else 1
     longer = max(1, round(setting.steps * subject / own / runs))
-    rows, count = [], costs(name, model)
+    rows: list[Row] = []
+    count = costs(name, model)
+    done: dict[int, tuple[list[tuple[str, Evaluation, Costs]], Clock]] = {}
     for budget, steps in (("steps", setting.steps), ("compute", longer)):
-        clock = Clock()
-        results = trained(name, setting, replace(recipe, steps=steps), clock)
-        rows += [
-            _row(label, budget, steps * runs, float(own * steps * runs), lr, result, sizes, clock.median)
-            for label, result, sizes in _labelled(name, results, count, runs)
-        ]
+        if steps not in done:  # both budgets are one for AdaMix itself
+            clock = Clock()
+            results = trained(name, setting, replace(recipe, steps=steps), clock)
+            done[steps] = _labelled(name, results, count, runs), clock
+        labelled, clock = done[steps]
+        work = float(own * steps * runs)
+        rows += [_row(*of, budget, steps * runs, work, lr, clock.median) for of in labelled]
     return rows
 
 
@@ -196,7 +199,7 @@ def _mean(alone: list[Evaluation]) -> Evaluation:
 
 
 def _row(
-    name: str, budget: str, steps: int, work: float, lr: float, result: Evaluation, sizes: Costs, ms: float | None
+    name: str, result: Evaluation, sizes: Costs, budget: str, steps: int, work: float, lr: float, ms: float | None
 ) -> Row:
     low, high = wilson(result.accuracy, len(result.labels))
     measured = (result.accuracy, low, high, result.loss, result.passes)
