@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from adamix_lab.adaptation import Adaptation
 from adamix_lab.checkpointing import carry_selection, checkpoints_gradients, held, release_carry, switched
 from adamix_lab.errors import positive, unknown
-from adamix_lab.heads import Head, find_head, new_head
+from adamix_lab.heads import Head, TaskModules, find_head, new_head
 from adamix_lab.mixture import MixtureLayer, Selection
 from adamix_lab.routing import RouteSpace, generator_for
 from adamix_lab.targets import default_targets, find_sites
@@ -36,17 +36,6 @@ class MixtureConfig:
     seed: int = 0
     tied: bool = False
     own: tuple[str, ...] = ()
-
-
-@dataclass
-class TaskModules:
-    """What a task owns on the frozen base: its experts a site, its head, and its labels' names."""
-
-    experts: dict[str, nn.ParameterDict]
-    head: Head
-    num_labels: int | None
-    extra: dict[str, Any] = field(default_factory=dict)
-    label_names: dict[str, dict[Any, Any]] = field(default_factory=dict)
 
 
 class MixtureModel(nn.Module):
@@ -166,8 +155,7 @@ class MixtureModel(nn.Module):
             raise ValueError(f"Task {name!r} exists already: expected a new name; use switch({name!r}).")
         if self.mixture.own:
             raise ValueError(
-                f"Task {name!r} cannot share this base: {len(self.mixture.own)} of its own parameters train. Expected "
-                "a frozen base (a mixture); use a model of its own for each task."
+                f"Task {name!r}: expected a frozen base, but some of its own weights train; use another model."
             )
         if num_labels and not self.head_paths:
             raise ValueError(
@@ -294,9 +282,8 @@ def detach(mixture: MixtureModel) -> nn.Module:
         model.set_submodule(path, layer.base)
     for path, state in mixture._first_head.items():
         model.get_submodule(path).load_state_dict(state)
-    with torch.no_grad():
-        for name, parameter in mixture.own_parameters():
-            parameter.copy_(mixture._first_own[name])
+    for name, parameter in mixture.own_parameters():
+        parameter.data.copy_(mixture._first_own[name])
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(mixture._requires_grad[name])
         parameter.grad = None

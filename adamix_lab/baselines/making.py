@@ -12,8 +12,8 @@ from torch import nn
 
 from adamix_lab.adaptation import Adaptation
 from adamix_lab.adaptations import Bottleneck, LoRA
-from adamix_lab.baselines import through_peft
 from adamix_lab.baselines.placing import all_weights, biases, houlsby_sites, sites_of
+from adamix_lab.baselines.through_peft import Prepared, ia3, lora, prefix, prompt
 from adamix_lab.baselines.unipelt import UniPELT
 from adamix_lab.errors import positive, unknown
 from adamix_lab.files import inside, read_tensors
@@ -112,7 +112,7 @@ def own_weights(
     return MixtureModel(model, config, head)
 
 
-def from_peft(name: str, prepare: Callable[..., through_peft.Prepared]) -> Callable[..., MixtureModel]:
+def from_peft(name: str, prepare: Callable[..., Prepared]) -> Callable[..., MixtureModel]:
     """The maker of a baseline that peft has."""
 
     def make(model: nn.Module, seed: int = 0, **settings: Any) -> MixtureModel:
@@ -148,10 +148,10 @@ BASELINES: dict[str, Baseline] = {
     "bitfit": Baseline(bitfit, folds=True),
     "houlsby": Baseline(houlsby),
     "pfeiffer": Baseline(pfeiffer),
-    "lora": Baseline(from_peft("lora", through_peft.lora), folds=True),
-    "prefix": Baseline(from_peft("prefix", through_peft.prefix), lr=1e-2),
-    "prompt": Baseline(from_peft("prompt", through_peft.prompt), lr=3e-2),
-    "ia3": Baseline(from_peft("ia3", through_peft.ia3), lr=1e-2, folds=True),
+    "lora": Baseline(from_peft("lora", lora), folds=True),
+    "prefix": Baseline(from_peft("prefix", prefix), lr=1e-2),
+    "prompt": Baseline(from_peft("prompt", prompt), lr=3e-2),
+    "ia3": Baseline(from_peft("ia3", ia3), lr=1e-2, folds=True),
     "unipelt": Baseline(unipelt),
     "single": Baseline(single),
     "r-drop": Baseline(single, consistency=TWO_MASKS),
