@@ -42,6 +42,8 @@ _WHERE = {
     "parameter_report": "report",
     "structure": "report",
     "load_twin": "twins",
+    "baseline": "baselines.making",
+    "preset": "presets",
 }
 
 __all__ = sorted(_WHERE)
@@ -50,10 +52,12 @@ if TYPE_CHECKING:
     from adamix_lab.adaptation import Adaptation, Weight
     from adamix_lab.adaptations import IA3, Bias, Bottleneck, LoRA
     from adamix_lab.backbones import load_backbone
+    from adamix_lab.baselines.making import baseline
     from adamix_lab.evaluation import evaluate, predict
     from adamix_lab.merging import fold, merge, merge_gap
     from adamix_lab.model import MixtureModel, attach, detach
     from adamix_lab.objective import Consistency, Objective
+    from adamix_lab.presets import preset
     from adamix_lab.recipe import Recipe
     from adamix_lab.report import parameter_report, structure
     from adamix_lab.routing import Router, RouteSpace

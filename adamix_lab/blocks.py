@@ -81,7 +81,7 @@ def plan_blocks(mixture: MixtureModel) -> BlockPlan | None:
     prefix = getattr(model, "base_model_prefix", "")
     if family is None or not hasattr(model, prefix) or not type(model).__name__.endswith(family.heads):
         return None
-    if checkpoints_gradients(model):  # the recomputation would run without our hooks
+    if not mixture.mixture.sites or checkpoints_gradients(model):  # the recomputation would run without our hooks
         return None
     path = f"{prefix}.{family.blocks}"
     blocks = model.get_submodule(path)

@@ -34,6 +34,8 @@ def tour(
 
 @app.command()
 def train(
+    context: typer.Context,
+    preset: Annotated[str | None, typer.Option(help="Values of a preset; options given beside it count.")] = None,
     task: Annotated[
         str, typer.Option(help='"aspects" (embedded), or a folder or file of JSON lines or CSV.')
     ] = "aspects",
@@ -65,6 +67,18 @@ def train(
     from adamix_lab.seeds import train_seeds
     from adamix_lab.tasks import load_task
 
+    if preset is not None:
+        from adamix_lab.presets import preset as chosen_preset
+
+        given = {name for name in context.params if context.get_parameter_source(name).name != "DEFAULT"}  # type: ignore[union-attr]
+        chosen = chosen_preset(preset).changed(**{name: context.params[name] for name in given})
+        if chosen.generates:
+            raise ValueError(f"Preset {preset!r} generates text: expected one of an understanding task here.")
+        data = load_task(chosen.task, text=text, label=label, rows=rows)
+        train_seeds(
+            data, chosen.backbone, chosen.adaptation, chosen.recipe, out, **chosen.attached(), seeds=range(seeds)
+        )
+        return
     sized = {"bottleneck": {"size": size}, "lora": {"rank": size}}.get(adaptation, {})
     recipe = Recipe(
         steps=steps,
@@ -104,6 +118,48 @@ def evaluate(
     mixture, tokenizer, config = load_saved(folder)
     source = task or config["notes"].get("source") or config["notes"].get("task", "aspects")
     print_results(compare(mixture, load_task(source), tokenizer, strategy or SHOWN, seed))
+
+
+@app.command()
+def presets(
+    name: Annotated[str | None, typer.Argument(help="A preset, to print its values; none lists the names.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Settings of the paper, of the authors' code, and for laptops, each value with its source."""
+    from adamix_lab.presets import PRESETS, describe_preset
+    from adamix_lab.presets import preset as chosen_preset
+
+    if name is None:
+        print(json.dumps(list(PRESETS), indent=2) if as_json else "\n".join(PRESETS))
+        return
+    chosen = chosen_preset(name)
+    print(json.dumps(chosen.to_dict(), indent=2) if as_json else describe_preset(chosen))
+
+
+@app.command()
+def baselines(
+    task: Annotated[str, typer.Option(help='"aspects" (embedded), or a folder or file.')] = "aspects",
+    model: Annotated[str, typer.Option(help='"minilm" (embedded), a local folder, or a Hub name.')] = "minilm",
+    rows: Annotated[int | None, typer.Option(help="A seeded sample of so many training rows.")] = None,
+    steps: Annotated[int, typer.Option(help="Optimiser steps of each at equal steps.")] = 300,
+    batch_size: Annotated[int, typer.Option(help="Rows a step.")] = 32,
+    size: Annotated[int, typer.Option(help="Bottleneck size of every adapter.")] = 16,
+    experts: Annotated[int, typer.Option(help="M of AdaMix, and of the controls that multiply.")] = 4,
+    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+    search: Annotated[bool, typer.Option(help="Choose each rate of three on a slice of the training rows.")] = True,
+    only: Annotated[list[str] | None, typer.Option(help="Once for each baseline; default: all.")] = None,
+    out: Folder = Path("runs/baselines"),
+) -> None:
+    """Compares AdaMix with its baselines at equal steps and equal compute; a killed run goes on where it was."""
+    from dataclasses import replace
+
+    from adamix_lab.baselines.comparison import RECIPE, Setting, compare_baselines
+    from adamix_lab.baselines.making import BASELINES
+    from adamix_lab.tasks import load_task
+
+    data = load_task(task, rows=rows)
+    setting = Setting(data, model, replace(RECIPE, steps=steps, batch_size=batch_size), size, experts, seed, search)
+    compare_baselines(setting, out, only or tuple(BASELINES))
 
 
 @app.command()
@@ -286,7 +342,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         if os.environ.get("ADAMIX_LAB_DEBUG"):
             raise
         message = error.strerror if isinstance(error, OSError) and error.strerror else error

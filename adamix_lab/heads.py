@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Generator, nn
 
 Head = dict[str, nn.Module]
+
+
+@dataclass
+class TaskModules:
+    """What a task owns on the frozen base: its experts a site, its head, and its labels' names."""
+
+    experts: dict[str, nn.ParameterDict]
+    head: Head
+    num_labels: int | None
+    extra: dict[str, Any] = field(default_factory=dict)
+    label_names: dict[str, dict[Any, Any]] = field(default_factory=dict)
 
 
 def find_head(model: nn.Module) -> Head:

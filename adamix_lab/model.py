@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from adamix_lab.adaptation import Adaptation
 from adamix_lab.checkpointing import carry_selection, checkpoints_gradients, held, release_carry, switched
 from adamix_lab.errors import positive, unknown
-from adamix_lab.heads import Head, find_head, new_head
+from adamix_lab.heads import Head, TaskModules, find_head, new_head
 from adamix_lab.mixture import MixtureLayer, Selection
 from adamix_lab.routing import RouteSpace, generator_for
 from adamix_lab.targets import default_targets, find_sites
@@ -24,7 +24,10 @@ ModelSelection = Tensor | Mapping[str, Mapping[str, Tensor]] | None
 
 @dataclass(frozen=True)
 class MixtureConfig:
-    """What was attached: enough to attach the same again."""
+    """What was attached: enough to attach the same again.
+
+    own: names of the base's own parameters that train along (baselines; a mixture has none).
+    """
 
     adaptation: Adaptation
     experts: int
@@ -32,17 +35,7 @@ class MixtureConfig:
     sites: tuple[str, ...]
     seed: int = 0
     tied: bool = False
-
-
-@dataclass
-class TaskModules:
-    """What a task owns on the frozen base: its experts a site, its head, and its labels' names."""
-
-    experts: dict[str, nn.ParameterDict]
-    head: Head
-    num_labels: int | None
-    extra: dict[str, Any] = field(default_factory=dict)
-    label_names: dict[str, dict[Any, Any]] = field(default_factory=dict)
+    own: tuple[str, ...] = ()
 
 
 class MixtureModel(nn.Module):
@@ -63,6 +56,7 @@ class MixtureModel(nn.Module):
         self.head_paths = tuple(head)
         self._requires_grad = {name: p.requires_grad for name, p in model.named_parameters()}
         self._first_head = {path: copy.deepcopy(module.state_dict()) for path, module in head.items()}
+        self._first_own = {name: p.detach().to("cpu", copy=True) for name, p in self.own_parameters()}
         self._tasks: dict[str, TaskModules] = {}
         self.task = "default"
         layers = _layers(
@@ -73,6 +67,8 @@ class MixtureModel(nn.Module):
             model.set_submodule(path, layer)
         for module in head.values():
             module.requires_grad_(True)
+        for _, parameter in self.own_parameters():
+            parameter.requires_grad_(True)
         self._tasks[self.task] = self._owned()
         if hasattr(model, "save_pretrained"):
             model.save_pretrained = refuse_save  # type: ignore[assignment]
@@ -106,6 +102,13 @@ class MixtureModel(nn.Module):
         for path, module in self.head.items():
             for name, parameter in module.named_parameters():
                 yield f"{path}.{name}", parameter
+
+    def own_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """(name, parameter) of the base's own weights that train along: none but in baselines."""
+        own = set(self.mixture.own)
+        for name, parameter in self.model.named_parameters():
+            if (plain := name.replace(".base.", ".")) in own:
+                yield plain, parameter
 
     # -- selecting ----------------------------------------------------------------------------------
 
@@ -150,6 +153,10 @@ class MixtureModel(nn.Module):
         """Fresh experts and a fresh head under a name, and switches to it."""
         if name in self._tasks:
             raise ValueError(f"Task {name!r} exists already: expected a new name; use switch({name!r}).")
+        if self.mixture.own:
+            raise ValueError(
+                f"Task {name!r}: expected a frozen base, but some of its own weights train; use another model."
+            )
         if num_labels and not self.head_paths:
             raise ValueError(
                 f"num_labels = {num_labels}, but the model trains no head: expected a model with a classification "
@@ -204,7 +211,7 @@ def _layers(model: nn.Module, config: MixtureConfig, generator: Generator) -> di
         base = model.get_submodule(path)
         base = base.base if isinstance(base, MixtureLayer) else base  # a further task on the same frozen layer
         try:
-            layer = MixtureLayer(base, config.adaptation, config.experts, frozenset(config.share), generator)
+            layer = MixtureLayer(base, config.adaptation.at(path), config.experts, frozenset(config.share), generator)
         except (TypeError, ValueError) as error:
             raise type(error)(f"Site {path!r}: {error}") from error
         made[path] = layer.train(base.training)
@@ -275,6 +282,8 @@ def detach(mixture: MixtureModel) -> nn.Module:
         model.set_submodule(path, layer.base)
     for path, state in mixture._first_head.items():
         model.get_submodule(path).load_state_dict(state)
+    for name, parameter in mixture.own_parameters():
+        parameter.data.copy_(mixture._first_own[name])
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(mixture._requires_grad[name])
         parameter.grad = None

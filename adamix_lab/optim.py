@@ -17,34 +17,37 @@ from torch import Tensor, nn
 from adamix_lab.model import MixtureModel
 from adamix_lab.recipe import Recipe
 
-BETAS, EPS = (0.9, 0.999), 1e-8
+BETAS = (0.9, 0.999)
 
 
 def parameter_groups(mixture: MixtureModel, recipe: Recipe) -> list[dict[str, Any]]:
-    """AdamW's groups: experts and head, each with and without decay; `base_lr` is the rate that the schedule scales.
+    """AdamW's groups: experts, own weights of a baseline, and head, each with and without decay.
+
+    `base_lr` is the rate that the schedule scales.
 
     Experts decay as their adaptation declares (a stacked bias has two dimensions, so shapes tell nothing). The head's
-    biases and norms do not decay. Raises ValueError where nothing trains.
+    and a baseline's own biases and norms do not decay. Raises ValueError where nothing trains.
     """
     decays = {f"{path}.{name}": layer.decays[name] for path, layer in mixture.sites.items() for name in layer.experts}
-    named: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    named: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in mixture.expert_parameters():
-        named.setdefault((True, decays[name]), []).append(parameter)
-    for _, parameter in mixture.head_parameters():
-        named.setdefault((False, parameter.dim() > 1), []).append(parameter)
+        named.setdefault(("experts", decays[name]), []).append(parameter)
+    for part, parameters in (("own", mixture.own_parameters()), ("head", mixture.head_parameters())):
+        for _, parameter in parameters:
+            named.setdefault((part, parameter.dim() > 1), []).append(parameter)
     head_lr = recipe.lr if recipe.head_lr is None else recipe.head_lr
     groups = []
-    for (experts, decay), parameters in named.items():
-        trained = [parameter for parameter in parameters if parameter.requires_grad]
-        lr = recipe.lr if experts else head_lr
+    for (part, decay), group in named.items():
+        trained = [parameter for parameter in group if parameter.requires_grad]
+        lr = head_lr if part == "head" else recipe.lr
         if trained:
             groups.append(
                 {
                     "params": trained,
                     "lr": lr,
                     "base_lr": lr,
-                    "weight_decay": recipe.weight_decay if decay else 0.0,
-                    "stacked": experts,
+                    "weight_decay": recipe.weight_decay if decay or recipe.decay == "all" else 0.0,
+                    "stacked": part == "experts",
                 }
             )
     if not groups:
@@ -55,7 +58,7 @@ def parameter_groups(mixture: MixtureModel, recipe: Recipe) -> list[dict[str, An
 def make_optimizer(mixture: MixtureModel, recipe: Recipe) -> torch.optim.Optimizer:
     """AdamW over experts and head; `StackedAdamW` where experts off the route rest."""
     kind = StackedAdamW if recipe.off_route == "freeze" else torch.optim.AdamW
-    return kind(parameter_groups(mixture, recipe), lr=recipe.lr, betas=BETAS, eps=EPS)
+    return kind(parameter_groups(mixture, recipe), lr=recipe.lr, betas=BETAS, eps=recipe.eps)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
@@ -87,7 +90,7 @@ class StackedAdamW(torch.optim.Optimizer):
         params: Iterable[Any],
         lr: float = 1e-3,
         betas: tuple[float, float] = BETAS,
-        eps: float = EPS,
+        eps: float = 1e-8,
         weight_decay: float = 0.01,
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "stacked": False})

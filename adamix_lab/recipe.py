@@ -27,7 +27,10 @@ class Recipe:
         lr: of the experts, at the end of the warm-up.
         head_lr: of the head; None takes `lr`.
         weight_decay: of what the adaptation declares to decay, and of the head's weights.
+        decay: "declared", as the line above has it, or "all": biases, too, as the authors' GPT-2 code does.
+        eps: AdamW's; the authors' GPT-2 code takes 1e-6.
         warmup: share of the steps in which the rate rises from 0; it then falls linearly to 0.
+        warmup_steps: their number, instead of a share.
         clip: largest norm of all gradients together; 0 clips nothing.
         seed: of routes, batches, the dev slice and dropout.
         precision: "no" (float32), "bf16" (CPU and GPU), "fp16" (GPU); experts stay float32.
@@ -38,6 +41,8 @@ class Recipe:
         consistency: the second view and how far it is held to the first.
         per: what shares a route: "batch" (the reference), "example" or "token".
         dev_fraction: share of the training rows set aside for choosing the best weights; 0 keeps the last.
+        choose_on: "slice" of the training rows, or "evaluation": the very rows that are reported on, as the authors'
+            scripts do (it flatters).
         evaluate_every: steps between looks at the dev slice; None looks once an epoch.
         patience: looks without improvement before stopping early; None never stops early.
         cache_prefix: compute what lies below the first adapted block once, without dropout, and train from there.
@@ -53,7 +58,10 @@ class Recipe:
     lr: float = 4e-4
     head_lr: float | None = None
     weight_decay: float = 0.01
+    decay: Literal["declared", "all"] = "declared"
+    eps: float = 1e-8
     warmup: float = 0.06
+    warmup_steps: int | None = None
     clip: float = 1.0
     seed: int = 0
     precision: Precision = "no"
@@ -63,6 +71,7 @@ class Recipe:
     consistency: Consistency = field(default_factory=Consistency)
     per: Scope = "batch"
     dev_fraction: float = 0.1
+    choose_on: Literal["slice", "evaluation"] = "slice"
     evaluate_every: int | None = None
     patience: int | None = None
     cache_prefix: bool = False
@@ -86,10 +95,11 @@ class Recipe:
             "max_length",
             "bucket",
             "log_every",
+            "warmup_steps",
         ):
             if getattr(self, name) is not None:
                 positive(name, getattr(self, name))
-        for name in ("lr", "head_lr", "weight_decay", "clip", "checkpoint_every"):
+        for name in ("lr", "head_lr", "weight_decay", "eps", "clip", "checkpoint_every"):
             value = getattr(self, name)
             if value is not None and not (value >= 0 and math.isfinite(value)):
                 raise ValueError(f"{name} = {value}: expected a number of at least 0.")
@@ -98,7 +108,9 @@ class Recipe:
         one_of("precision", self.precision, ("no", "bf16", "fp16"))
         one_of("routing scope", self.per, ("batch", "example", "token"))
         one_of("off_route", self.off_route, ("drift", "freeze"))
-        if self.patience is not None and self.dev_fraction == 0:
+        one_of("decay", self.decay, ("declared", "all"))
+        one_of("choose_on", self.choose_on, ("slice", "evaluation"))
+        if self.patience is not None and self.dev_fraction == 0 and self.choose_on == "slice":
             raise ValueError(
                 f"patience = {self.patience} with dev_fraction = 0: expected a dev slice to stop on. "
                 "Set dev_fraction, or leave patience out."
@@ -117,7 +129,7 @@ class Recipe:
 
     def rate(self, step: int, total: int) -> float:
         """The learning rate's factor at a step counted from 0: linear up, then linear down (as transformers has it)."""
-        warm = math.ceil(self.warmup * total)
+        warm = math.ceil(self.warmup * total) if self.warmup_steps is None else self.warmup_steps
         if step < warm:
             return step / warm
         return max(0.0, (total - step) / max(1, total - warm))

@@ -14,12 +14,16 @@ from adamix_lab.views import Batch
 
 @dataclass(frozen=True)
 class ParameterReport:
-    """Parameter counts, kept apart: what trains, what is left after merging, the head, the base."""
+    """Parameter counts, kept apart: what trains, what is left after merging, the head, the base.
+
+    own: the base's own weights that train along, in baselines.
+    """
 
     experts: int
     merged: int
     head: int
     base: int
+    own: int = 0
 
     @property
     def share_of_base(self) -> float:
@@ -42,8 +46,9 @@ def parameter_report(mixture: MixtureModel) -> ParameterReport:
         experts += stacked.numel()
         merged += stacked[0].numel()
     head = sum(p.numel() for _, p in mixture.head_parameters())
+    own = sum(p.numel() for _, p in mixture.own_parameters())
     everything = sum(p.numel() for p in mixture.model.parameters())
-    return ParameterReport(experts, merged, head, everything - experts - head)
+    return ParameterReport(experts, merged, head, everything - experts - head - own, own)
 
 
 def step_operations(mixture: MixtureModel, batch: Batch, consistency: Consistency) -> int:

@@ -24,15 +24,23 @@ MOST_EXPERTS = 1024  # a configuration that asks for more is refused before anyt
 
 
 def trained_tensors(mixture: MixtureModel) -> dict[str, Tensor]:
-    """Everything that training changes: `experts.<site>.<name>` `[M, ...]` and `head.<path>.<name>`."""
-    experts = {f"experts.{name}": p.detach() for name, p in mixture.expert_parameters()}
-    return experts | {f"head.{name}": p.detach() for name, p in mixture.head_parameters()}
+    """Everything that training changes: `experts.<site>.<name>` `[M, ...]` and `head.<path>.<name>`.
+
+    A baseline has `own.<name>` as well: parameters of the model itself.
+    """
+    return {name: parameter.detach() for name, parameter in trained_parameters(mixture).items()}
+
+
+def trained_parameters(mixture: MixtureModel) -> dict[str, nn.Parameter]:
+    """The parameters themselves, under the names of `trained_tensors`."""
+    named = {f"experts.{name}": p for name, p in mixture.expert_parameters()}
+    named |= {f"own.{name}": p for name, p in mixture.own_parameters()}
+    return named | {f"head.{name}": p for name, p in mixture.head_parameters()}
 
 
 def load_trained(mixture: MixtureModel, tensors: dict[str, Tensor]) -> None:
     """Copies trained tensors in, strictly. Raises ValueError: what is missing, unknown or of another shape."""
-    own = {f"experts.{name}": p for name, p in mixture.expert_parameters()}
-    own |= {f"head.{name}": p for name, p in mixture.head_parameters()}
+    own = trained_parameters(mixture)
     missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     if missing or unexpected:
         raise ValueError(
@@ -55,12 +63,14 @@ def load_trained(mixture: MixtureModel, tensors: dict[str, Tensor]) -> None:
 def fingerprint(model: nn.Module, trained: set[str]) -> str:
     """A short hash of the frozen weights: names, shapes and a sample of values at half precision.
 
+    trained: paths of modules, and names of parameters, that are left out.
+
     Half precision lets a float16 copy of a base pass as the base.
     """
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
         plain = name.replace(".base.", ".")
-        if ".experts." in name or any(plain.startswith(f"{path}.") for path in trained):
+        if ".experts." in name or plain in trained or any(plain.startswith(f"{path}.") for path in trained):
             continue
         flat = parameter.detach().flatten()
         sample = flat[:: max(1, flat.numel() // 64)][:64].to("cpu", torch.float16)
@@ -88,7 +98,7 @@ def describe(mixture: MixtureModel, notes: dict[str, Any] | None = None) -> dict
         "base": {
             "name": Path(getattr(base_config, "_name_or_path", "")).name,
             "model_type": getattr(base_config, "model_type", type(model).__name__),
-            "fingerprint": fingerprint(model, set(mixture.head_paths)),
+            "fingerprint": fingerprint(model, {*mixture.head_paths, *config.own}),
         },
         "versions": {"adamix_lab": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
         "notes": notes or {},

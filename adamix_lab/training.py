@@ -47,7 +47,7 @@ def train(
 
     Args:
         mixture: from `attach`.
-        task: what to learn; only `task.train` is looked at.
+        task: what to learn; only `task.train` is looked at, unless the recipe chooses on the evaluation rows.
         tokenizer: of the model.
         recipe: settings; None takes the defaults.
         folder: for the log and checkpoints. If it holds a checkpoint of the same run, training goes on from there.
@@ -142,8 +142,10 @@ def prepare_data(
     mixture: MixtureModel, task: Task, tokenizer: Any, recipe: Recipe, encoder: Encoder = encode
 ) -> tuple[MixtureModel, list[Example], list[Example], int]:
     """(what is trained, training examples, dev examples, padding id): tokenised, or cached up to the first block."""
-    together = task.text if task.generates else ()
-    rows, dev_rows = hold_out(task.train, recipe.dev_fraction, recipe.seed, task.label, together)
+    rows, dev_rows = task.train, task.evaluation
+    if recipe.choose_on == "slice":
+        together = task.text if task.generates else ()
+        rows, dev_rows = hold_out(task.train, recipe.dev_fraction, recipe.seed, task.label, together)
     examples = encoder(rows, task, tokenizer, recipe.max_length)
     dev = encoder(dev_rows, task, tokenizer, recipe.max_length) if dev_rows else []
     pad = tokenizer.pad_token_id or 0

@@ -50,6 +50,9 @@ def shared_prefix(mixture: MixtureModel, batch: Batch, routes: Tensor) -> Tensor
     """One pass that fans out at the first adapted block; `independent` serves models that are not supported."""
     views, rows = len(routes), rows_of(batch)
     plan = plan_blocks(mixture)
+    if not mixture.mixture.sites:  # a baseline of the model's own weights: nothing fans out, the cut still serves
+        with cut_last_block(mixture.model):
+            return independent(mixture, batch, routes)
     if plan is None or routes.dim() != 3:
         return independent(mixture, batch, routes)
     with cut_last_block(mixture.model), fan_out(mixture, plan, views, rows):

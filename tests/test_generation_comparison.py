@@ -73,7 +73,8 @@ def test_one_view_for_one_module(done):
 
     assert [len(log(name)[0]["route"]) for name in ("lora", "full", "adamix-lora")] == [1, 1, 2]
     assert log("full")[0]["loss"] == log("full")[0]["task"] and log("adamix-lora")[0]["consistency"] >= 0
-    assert VARIANTS["full"].recipe(SETTINGS).head_lr == 1e-3 and VARIANTS["lora"].recipe(SETTINGS).head_lr is None
+    full, lora = (VARIANTS[name].recipe(SETTINGS) for name in ("full", "lora"))
+    assert (full.lr, lora.lr) == (SETTINGS.recipe.head_lr, SETTINGS.recipe.lr) and full.head_lr is lora.head_lr is None
 
 
 def test_finished_variants_are_read_and_killed_ones_done(done, decoder, monkeypatch):

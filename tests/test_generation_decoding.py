@@ -10,9 +10,10 @@ import torch
 from tiny_task import apart, weights
 
 from adamix_lab.adaptations import Bottleneck, LoRA
+from adamix_lab.baselines.making import baseline
 from adamix_lab.generation.decoding import Decoding, generate_texts, selection_of, trim
 from adamix_lab.generation.encoding import encode_pairs
-from adamix_lab.generation.training import one_view, smoothed_next_token_loss, train_generator, whole_model
+from adamix_lab.generation.training import one_view, smoothed_next_token_loss, train_generator
 from adamix_lab.merging import merge
 from adamix_lab.model import attach
 from adamix_lab.objective import Consistency, next_token_loss
@@ -74,8 +75,8 @@ def test_full_fine_tuning_learns_the_task_by_heart(tmp_path):
     """Everything trains, tied weights once; beam search then writes the targets word by word."""
     rows = TASK.train[::2]
     model = tiny_generation.decoder()
-    whole = whole_model(model)
-    assert sum(p.numel() for _, p in whole.head_parameters()) == sum(p.numel() for p in model.parameters())
+    whole = baseline("full", model)
+    assert sum(p.numel() for _, p in whole.own_parameters()) == sum(p.numel() for p in model.parameters())
     from dataclasses import replace
 
     settings = one_view(recipe(steps=150, lr=1e-2))
@@ -83,7 +84,7 @@ def test_full_fine_tuning_learns_the_task_by_heart(tmp_path):
     assert history.losses[-1] < 0.05 < history.losses[0]
     texts = generate_texts(whole, [row["source"] for row in rows], TOKENIZER, Decoding(beams=4, new_tokens=16))
     assert texts == [row["target"] for row in rows]
-    again = train_generator(whole_model(tiny_generation.decoder()), replace(TASK, train=rows), TOKENIZER, settings,
+    again = train_generator(baseline("full", tiny_generation.decoder()), replace(TASK, train=rows), TOKENIZER, settings,
                             tmp_path, progress=False)  # fmt: skip
     assert again.resumed_from == 150
 

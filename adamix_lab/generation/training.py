@@ -1,4 +1,4 @@
-"""Training a decoder on a generation task: `train` with pairs, a smoothed loss; full fine-tuning for comparison."""
+"""Training a decoder on a generation task: `train` with pairs and a smoothed loss."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from adamix_lab.adaptations import Bias
 from adamix_lab.errors import fraction
 from adamix_lab.generation.encoding import check_decoder, encode_pairs
-from adamix_lab.heads import Head
-from adamix_lab.model import MixtureConfig, MixtureModel
+from adamix_lab.model import MixtureModel
 from adamix_lab.objective import IGNORED, next_token_loss
 from adamix_lab.recipe import Recipe
 from adamix_lab.run import History
@@ -54,21 +52,6 @@ def smoothed_next_token_loss(logits: Tensor, labels: Tensor, smoothing: float) -
         ignore_index=IGNORED,
         label_smoothing=smoothing,
     )
-
-
-def whole_model(model: nn.Module) -> MixtureModel:
-    """Full fine-tuning in `train`'s terms: a mixture without sites, whose head is the whole model.
-
-    `Recipe.lr` is then everyone's rate (`head_lr` overrides), and there is nothing to route: one view a step.
-    """
-    head: Head = {}
-    held: set[int] = set()  # an output layer tied to the embeddings is trained once
-    for name, child in model.named_children():
-        own = {id(parameter) for parameter in child.parameters()}
-        if own - held:
-            head[name] = child
-            held |= own
-    return MixtureModel(model, MixtureConfig(Bias(), 1, (), ()), head)
 
 
 def one_view(recipe: Recipe) -> Recipe:

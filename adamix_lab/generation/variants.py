@@ -10,9 +10,10 @@ from torch import nn
 
 from adamix_lab.adaptation import Adaptation
 from adamix_lab.adaptations import Bottleneck, LoRA
+from adamix_lab.baselines.making import baseline
 from adamix_lab.errors import fraction, positive
 from adamix_lab.generation.decoding import Decoding
-from adamix_lab.generation.training import one_view, whole_model
+from adamix_lab.generation.training import one_view
 from adamix_lab.model import MixtureModel, attach
 from adamix_lab.objective import Consistency
 from adamix_lab.recipe import Recipe
@@ -81,8 +82,8 @@ class Variant:
     def recipe(self, settings: Settings) -> Recipe:
         """The settings' recipe as this variant takes it."""
         recipe = settings.recipe if self.views else one_view(settings.recipe)
-        # a mixture without a head knows no head_lr; the whole model is one
-        return recipe if self.make is _full else replace(recipe, head_lr=None)
+        lr = recipe.head_lr if self.make is _full else None
+        return replace(recipe, lr=lr or recipe.lr, head_lr=None)
 
 
 def _lora(model: nn.Module, settings: Settings) -> MixtureModel:
@@ -99,7 +100,7 @@ def _adamix_bottleneck(model: nn.Module, settings: Settings) -> MixtureModel:
 
 
 def _full(model: nn.Module, settings: Settings) -> MixtureModel:
-    return whole_model(model)
+    return baseline("full", model)
 
 
 VARIANTS: Mapping[str, Variant] = {

@@ -1,0 +1,246 @@
+"""A baseline by one word: what `train` and `evaluate` take, as they take a mixture."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import nn
+
+from adamix_lab.adaptation import Adaptation
+from adamix_lab.adaptations import Bottleneck, LoRA
+from adamix_lab.baselines.placing import all_weights, biases, houlsby_sites, sites_of
+from adamix_lab.baselines.through_peft import Prepared, ia3, lora, prefix, prompt
+from adamix_lab.baselines.unipelt import UniPELT
+from adamix_lab.errors import positive, unknown
+from adamix_lab.files import inside, read_tensors
+from adamix_lab.heads import Head, find_head
+from adamix_lab.model import MixtureConfig, MixtureModel, attach
+from adamix_lab.objective import Consistency
+from adamix_lab.recipe import Recipe
+from adamix_lab.report import parameter_report
+from adamix_lab.saving import describe, load, load_trained, read_config
+from adamix_lab.targets import FFN, QUERY_VALUE, default_targets
+
+EXPERTS = 4
+ONE_VIEW = Consistency(0.0, views="shared_prefix")
+TWO_ROUTES = Consistency(1.0, views="shared_prefix")
+TWO_MASKS = Consistency(1.0, "symmetric", "independent")
+
+
+@dataclass(frozen=True)
+class Own(Adaptation):
+    """No module at any site: a baseline that trains weights of the model itself, and the settings it was made with."""
+
+    baseline: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    kind: ClassVar[str] = "own"
+    sides: ClassVar[tuple[str, ...]] = ()
+
+
+def full(model: nn.Module, seed: int = 0) -> MixtureModel:
+    """Full fine-tuning: every weight trains."""
+    head = find_head(model)
+    return own_weights("full", model, all_weights(model, head), head, seed)
+
+
+def head_only(model: nn.Module, seed: int = 0) -> MixtureModel:
+    """The head alone, on the frozen model. Raises ValueError where there is none."""
+    head = find_head(model)
+    if not head:
+        raise ValueError(
+            "head trains the task head, and this model has none: expected a classifier "
+            "(AutoModelForSequenceClassification). Use another baseline for generation."
+        )
+    return own_weights("head", model, [], head, seed)
+
+
+def bitfit(model: nn.Module, seed: int = 0) -> MixtureModel:
+    """BitFit: the biases the model has, norms' included, and the head (Zaken et al., 2021)."""
+    head = find_head(model)
+    return own_weights("bitfit", model, biases(model, head), head, seed)
+
+
+def houlsby(model: nn.Module, seed: int = 0, size: int = 16) -> MixtureModel:
+    """Two adapters a layer, after attention and feed-forward part, from the identity (Houlsby et al., 2019)."""
+    return attach(model, Bottleneck(size, init="identity"), experts=1, targets=houlsby_sites(model), seed=seed)
+
+
+def pfeiffer(model: nn.Module, seed: int = 0, size: int = 16) -> MixtureModel:
+    """One adapter a layer with ReLU, from the identity (Pfeiffer et al., 2021), placed as AdaMix places its own."""
+    return attach(model, Bottleneck(size, "relu", init="identity"), experts=1, seed=seed)
+
+
+def unipelt(model: nn.Module, seed: int = 0, size: int = 16, rank: int = 8, alpha: float = 16.0) -> MixtureModel:
+    """UniPELT-style gated adapters and gated LoRA, without UniPELT's prefix."""
+    sites = sites_of(model, QUERY_VALUE, "unipelt") + sites_of(model, FFN, "unipelt")
+    _, placed = default_targets(model, LoRA(rank))
+    slices = placed.slices if isinstance(placed, LoRA) else None
+    return attach(model, UniPELT(size, rank, alpha, slices), experts=1, targets=sites, seed=seed)
+
+
+def single(model: nn.Module, seed: int = 0, size: int = 16) -> MixtureModel:
+    """AdaMix's own module alone: a mixture of one expert."""
+    return attach(model, Bottleneck(size), experts=1, seed=seed)
+
+
+def wide(model: nn.Module, seed: int = 0, size: int = 16, experts: int = EXPERTS) -> MixtureModel:
+    """A single adapter of M times the size: as many trained weights as M experts without sharing."""
+    positive("experts", experts)
+    return attach(model, Bottleneck(size * experts), experts=1, seed=seed)
+
+
+def adamix(model: nn.Module, seed: int = 0, size: int = 16, experts: int = EXPERTS) -> MixtureModel:
+    """What the others are compared with: M bottleneck experts with a shared up-projection."""
+    return attach(model, Bottleneck(size), experts, "up", seed=seed)
+
+
+def apart_soup(model: nn.Module, seed: int = 0, size: int = 16, experts: int = EXPERTS) -> MixtureModel:
+    """The place of M single adapters trained apart: nothing shared, tied. `soup.train_apart` trains and fills it."""
+    return attach(model, Bottleneck(size), experts, tied=True, seed=seed)
+
+
+def own_weights(
+    name: str, model: nn.Module, own: list[str], head: Head, seed: int, settings: Mapping[str, Any] | None = None
+) -> MixtureModel:
+    """A model whose own weights train, with the attributes of a mixture and no site."""
+    config = MixtureConfig(Own(name, dict(settings or {})), 1, (), (), seed, own=tuple(own))
+    return MixtureModel(model, config, head)
+
+
+def from_peft(name: str, prepare: Callable[..., Prepared]) -> Callable[..., MixtureModel]:
+    """The maker of a baseline that peft has."""
+
+    def make(model: nn.Module, seed: int = 0, **settings: Any) -> MixtureModel:
+        wrapped, added, head = prepare(model, find_head(model), seed, **settings)
+        return own_weights(name, wrapped, added, head, seed, settings)
+
+    make.__doc__ = prepare.__doc__
+    make.__signature__ = inspect.signature(prepare)  # type: ignore[attr-defined]
+    return make
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """How a baseline is made and trained.
+
+    Attributes:
+        make: (model, seed, its own settings) to what `train` takes.
+        lr: learning rate to begin a search with (found on MiniLM; larger encoders want less).
+        consistency: one view a step; two routed views (AdaMix); or, of one expert, two views that differ by their
+            dropout masks (R-Drop, Wu et al., 2021, whose cross-entropy reads both views; ours, as AdaMix's, the first).
+        folds: nothing is left at inference but the model's own shape and the head.
+    """
+
+    make: Callable[..., MixtureModel]
+    lr: float = 3e-3
+    consistency: Consistency = ONE_VIEW
+    folds: bool = False
+
+
+BASELINES: dict[str, Baseline] = {
+    "full": Baseline(full, lr=2e-4, folds=True),
+    "head": Baseline(head_only, lr=1e-2, folds=True),
+    "bitfit": Baseline(bitfit, folds=True),
+    "houlsby": Baseline(houlsby),
+    "pfeiffer": Baseline(pfeiffer),
+    "lora": Baseline(from_peft("lora", lora), folds=True),
+    "prefix": Baseline(from_peft("prefix", prefix), lr=1e-2),
+    "prompt": Baseline(from_peft("prompt", prompt), lr=3e-2),
+    "ia3": Baseline(from_peft("ia3", ia3), lr=1e-2, folds=True),
+    "unipelt": Baseline(unipelt),
+    "single": Baseline(single),
+    "r-drop": Baseline(single, consistency=TWO_MASKS),
+    "wide": Baseline(wide),
+    "apart-soup": Baseline(apart_soup),
+    "adamix": Baseline(adamix, consistency=TWO_ROUTES),
+}
+
+
+def known(name: str) -> Baseline:
+    """The baseline of a name. Raises ValueError for an unknown one, with near misses."""
+    if name not in BASELINES:
+        raise unknown("Baseline", name, BASELINES)
+    return BASELINES[name]
+
+
+def baseline(name: str, model: nn.Module, seed: int = 0, **settings: Any) -> MixtureModel:
+    """What `train` and `evaluate` take, from a freshly loaded model: it is changed in place.
+
+    Args:
+        name: full, head, bitfit, houlsby, pfeiffer, lora, prefix, prompt, ia3, unipelt; the controls single, r-drop
+            (what sets it apart is its recipe), wide, apart-soup (trained by `soup.train_apart`); adamix. Train each
+            with `fitted(name, recipe)`.
+        model: a Hugging Face model with or without a head.
+        seed: of what is drawn.
+        settings: the baseline's own, e.g. `rank=4` for lora, `tokens=10` for prefix, `size=48` for adapters.
+
+    Raises:
+        ValueError: an unknown baseline or setting, an architecture that it does not fit.
+        ImportError: peft is needed and not installed.
+    """
+    make = known(name).make
+    allowed = [n for n in inspect.signature(make).parameters if n not in ("model", "head", "seed")]
+    for setting in settings:
+        if setting not in allowed:
+            raise unknown(f"Setting of {name}", setting, allowed or ["(none)"])
+    return make(model, seed=seed, **settings)
+
+
+def fitted(name: str, recipe: Recipe) -> Recipe:
+    """The recipe with the views that a baseline is trained with; all else, the rate included, stays."""
+    return replace(recipe, consistency=known(name).consistency)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Parameters, the head included: what trains, what a task keeps on disk, what inference adds to the base."""
+
+    trained: int
+    stored: int
+    inference: int
+
+
+def costs(name: str, mixture: MixtureModel) -> Costs:
+    """Counts of a baseline, or of a mixture: stored and at inference after merging and folding.
+
+    The head counts in all three; so the base alone, whose head nobody trained, would count 0.
+    """
+    counts = parameter_report(mixture)
+    stored = counts.merged + counts.own + counts.head
+    return Costs(counts.experts + counts.own + counts.head, stored, counts.head if known(name).folds else stored)
+
+
+def load_baseline(model: nn.Module, folder: str | Path) -> MixtureModel:
+    """What `adamix_lab.save` wrote of a baseline, on a freshly loaded model.
+
+    Raises ValueError for another base, a truncated file, or weights that do not fit.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    kind = config["adaptation"]
+    if kind.get("kind") == "unipelt":
+        made = attach(
+            model,
+            UniPELT(**{name: value for name, value in kind.items() if name != "kind"}),
+            config["experts"],
+            config["share"],
+            config["sites"],
+            train_head=bool(config["head"]),
+        )
+    elif kind.get("kind") == "own":
+        made = baseline(kind["baseline"], model, **kind["settings"])
+    else:
+        return load(model, folder)
+    found = describe(made)["base"]["fingerprint"]
+    if found != config["base"]["fingerprint"]:
+        raise ValueError(
+            f"The base model's weights have fingerprint {found}: expected {config['base']['fingerprint']}. Load the "
+            "base that this baseline was trained on."
+        )
+    load_trained(made, read_tensors(inside(folder, config["weights"])))
+    return made

@@ -1,0 +1,285 @@
+"""Baselines by one word: what trains, what they compute, the same train and evaluate, saving and resuming."""
+
+import sys
+
+import pytest
+import tiny
+import torch
+from tiny_task import apart, one_thread, recipe, task, tokenizer, weights  # noqa: F401
+
+from adamix_lab.baselines.making import BASELINES, baseline, costs, fitted, load_baseline
+from adamix_lab.blocks import plan_blocks
+from adamix_lab.evaluation import evaluate
+from adamix_lab.model import attach, detach
+from adamix_lab.objective import Objective
+from adamix_lab.optim import make_optimizer
+from adamix_lab.report import parameter_report
+from adamix_lab.saving import load_trained, save, trained_parameters
+from adamix_lab.training import train
+from adamix_lab.views import routed_logits
+
+W, L, C, INNER = tiny.WIDTH, tiny.LAYERS, tiny.LABELS, tiny.INNER
+HEAD = W * C + C
+PEFT = ("lora", "prefix", "prompt", "ia3")
+
+ADAPTER = 2 * W * 16 + 16 + W
+COUNTS = {  # trained, stored, at inference on the tiny BERT, by hand
+    "head": (HEAD, HEAD, HEAD),
+    "houlsby": (2 * L * ADAPTER + HEAD,) * 3,
+    "pfeiffer": (L * ADAPTER + HEAD,) * 3,
+    "lora": (L * 2 * 8 * 2 * W + HEAD, L * 2 * 8 * 2 * W + HEAD, HEAD),
+    "prefix": (20 * L * 2 * W + HEAD,) * 3,
+    "prompt": (20 * W + HEAD,) * 3,
+    "ia3": (L * (2 * W + INNER) + HEAD, L * (2 * W + INNER) + HEAD, HEAD),
+    "unipelt": (L * (ADAPTER + W + 1 + 2 * (8 * 2 * W + W + 1)) + HEAD,) * 3,
+    "wide": (L * (2 * W * 64 + 64 + W) + HEAD,) * 3,
+    "adamix": (L * (4 * (W * 16 + 16) + 16 * W + W) + HEAD, L * ADAPTER + HEAD, L * ADAPTER + HEAD),
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_trained_stored_and_inference_parameters(name):
+    counted = costs(name, baseline(name, tiny.bert()))
+    assert (counted.trained, counted.stored, counted.inference) == COUNTS[name]
+
+
+def test_full_and_bitfit_train_what_they_say():
+    model = tiny.bert()
+    everything = sum(p.numel() for p in model.parameters())
+    counted = costs("full", baseline("full", model))
+    assert (counted.trained, counted.stored, counted.inference) == (everything, everything, HEAD)
+    made = baseline("bitfit", tiny.bert())
+    names = {name for name, p in made.model.named_parameters() if p.requires_grad}
+    assert all(name.endswith("bias") or name.startswith("classifier") for name in names)
+    assert {"bert.embeddings.LayerNorm.bias", "bert.encoder.layer.2.output.dense.bias"} <= names
+    assert parameter_report(made).base + parameter_report(made).own + HEAD == everything
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_only_what_is_named_gets_gradients_and_moves(name):
+    made = baseline(name, tiny.bert(0.1))
+    named = trained_parameters(made)
+    assert {id(p) for p in named.values()} == {id(p) for p in made.parameters() if p.requires_grad}
+    before = {n: p.detach().clone() for n, p in made.named_parameters()}
+    train(made, task(24), tokenizer(), fitted(name, recipe(steps=6, lr=BASELINES[name].lr)), progress=False)
+    inside = {id(p) for p in named.values()}
+    moved = {n for n, p in made.named_parameters() if not torch.equal(before[n], p)}
+    frozen = {n for n, p in made.named_parameters() if id(p) not in inside}
+    assert moved and not moved & frozen
+    still = {n for n, p in made.named_parameters() if id(p) in inside} - moved
+    # full fine-tuning has rows that no token reaches in a few steps, but no tensor that nothing reaches
+    assert not still - {"model.bert.embeddings.token_type_embeddings.weight"}
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_saved_and_loaded_it_answers_the_same(name, tmp_path):
+    made = baseline(name, tiny.bert())
+    with torch.no_grad():
+        for parameter in trained_parameters(made).values():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    (result,) = evaluate(made, task(), tokenizer())
+    back = load_baseline(tiny.bert(), save(made, tmp_path)).eval()
+    assert torch.equal(evaluate(back, task(), tokenizer())[0].log_probabilities, result.log_probabilities)
+
+
+@pytest.mark.parametrize("name", ["bitfit", "lora"])
+def test_a_base_with_other_weights_is_refused(name, tmp_path):
+    folder = save(baseline(name, tiny.bert()), tmp_path)
+    other = tiny.bert()
+    with torch.no_grad():
+        other.bert.encoder.layer[0].output.dense.weight.add_(1)
+    with pytest.raises(ValueError, match="fingerprint"):
+        load_baseline(other, folder)
+
+
+@pytest.mark.parametrize("name", ["full", "lora", "unipelt"])
+def test_an_interrupted_run_goes_on_bit_for_bit(name, tmp_path):
+    def settings(**more):
+        return fitted(name, recipe(steps=8, dev_fraction=0.2, evaluate_every=3, checkpoint_every=4, **more))
+
+    class Stop(Exception):
+        pass
+
+    def stop(step):
+        if step == 5:
+            raise Stop
+
+    whole, cut = baseline(name, tiny.bert(0.1)), baseline(name, tiny.bert(0.1))
+    train(whole, task(), tokenizer(), settings(), tmp_path / "whole", progress=False)
+    with pytest.raises(Stop):
+        train(cut, task(), tokenizer(), settings(), tmp_path / "cut", progress=False, on_step=stop)
+    again = baseline(name, tiny.bert(0.1))
+    history = train(again, task(), tokenizer(), settings(), tmp_path / "cut", progress=False)
+    assert history.resumed_from == 4
+    assert apart(weights(whole), weights(again)) == 0
+    with pytest.raises(ValueError, match="belongs to another run"):
+        train(baseline("bitfit", tiny.bert(0.1)), task(), tokenizer(), settings(), tmp_path / "cut", progress=False)
+
+
+def test_full_fine_tuning_equals_a_plain_loop():
+    """Gradients and one step of AdamW against torch's own on the bare model."""
+    batch = tiny.batch() | {"labels": tiny.labels()}
+    made, plain = baseline("full", tiny.bert()), tiny.bert().requires_grad_(True)
+    settings = recipe(weight_decay=0.1)
+    Objective(made, fitted("full", settings).consistency)(
+        batch, torch.zeros(1, 0, 0, dtype=torch.long)
+    ).total.backward()
+    plain(**batch).loss.backward()
+    optimizers = [make_optimizer(made, settings)]
+    decayed = [p for p in plain.parameters() if p.dim() > 1]
+    rest = [p for p in plain.parameters() if p.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
+    optimizers.append(torch.optim.AdamW(groups, lr=settings.lr))
+    for optimizer in optimizers:
+        optimizer.step()
+    for (name, ours), theirs in zip(made.model.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, msg=name)
+
+
+def test_peft_lora_is_our_lora_of_one_expert():
+    from adamix_lab.adaptations import LoRA
+
+    theirs, ours = baseline("lora", tiny.bert(), rank=2, alpha=4.0), attach(tiny.bert(), LoRA(2, 4.0), experts=1)
+    values = dict(theirs.own_parameters())
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for path, layer in ours.sites.items():
+            for side in "AB":
+                mine, other = layer.experts[side], values[f"{path}.lora_{side}.default.weight"]
+                other.copy_(torch.randn(other.shape, generator=generator))
+                mine.copy_(other[None])
+    torch.testing.assert_close(tiny.logits(theirs), tiny.logits(ours))
+
+
+def test_ia3_leaves_the_attention_output_alone():
+    """peft's own list names `output.dense`, which matches the attention's as well."""
+    names = [name for name, _ in baseline("ia3", tiny.bert()).own_parameters()]
+    assert len(names) == 3 * L and not any("attention.output" in name for name in names)
+
+
+@pytest.mark.parametrize("name", ["prefix", "prompt"])
+def test_virtual_tokens_are_heard(name):
+    made = baseline(name, tiny.bert(), tokens=3)
+    before = tiny.logits(made)
+    with torch.no_grad():
+        for _, parameter in made.own_parameters():
+            parameter.normal_(generator=torch.Generator().manual_seed(9))
+    assert (tiny.logits(made) - before).abs().max() > 0.01
+
+
+def test_peft_draws_from_the_seed_and_leaves_the_global_generator():
+    models = [tiny.bert() for _ in range(3)]
+    state = torch.get_rng_state()
+    first, again, other = (weights(baseline("lora", m, seed=s)) for m, s in zip(models, (1, 1, 2), strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert apart(first, again) == 0 < apart(first, other)
+
+
+def test_detach_gives_the_base_back_after_full_fine_tuning():
+    model = tiny.bert()
+    before = tiny.state(model)
+    made = baseline("full", model)
+    train(made, task(24), tokenizer(), fitted("full", recipe(steps=2)), progress=False)
+    assert not tiny.same(before, tiny.state(model))
+    assert tiny.same(before, tiny.state(detach(made)))
+
+
+@pytest.mark.parametrize("family", ["roberta", "distilbert", "gpt2", "llama"])
+@pytest.mark.parametrize("name", ["full", "houlsby", "pfeiffer", "lora", "prefix", "ia3", "unipelt"])
+def test_other_families(family, name):
+    if (family, name) == ("distilbert", "prefix"):
+        with pytest.raises(ValueError, match="Virtual tokens are not known to work in a model of type 'distilbert'"):
+            baseline(name, tiny.FAMILIES[family]())
+        return
+    made = baseline(name, tiny.FAMILIES[family]())
+    batch = tiny.batch()
+    batch["labels"] = tiny.labels() if made.head_paths else batch["input_ids"]
+    routes = made.space.draw(torch.Generator().manual_seed(0), (1,))
+    Objective(made, fitted(name, recipe()).consistency)(batch, routes).total.backward()
+    # from the identity (B = 0) the other factor waits one step
+    assert sum(bool(p.grad is not None and p.grad.any()) for p in trained_parameters(made).values()) > 0
+
+
+def test_the_cut_of_the_last_block_changes_no_gradient():
+    batch = tiny.batch() | {"labels": tiny.labels()}
+    routes = torch.zeros(1, 0, 0, dtype=torch.long)
+    grads = []
+    for views in ("shared_prefix", "independent"):
+        made = baseline("full", tiny.bert())
+        consistency = fitted("full", recipe()).consistency
+        Objective(made, type(consistency)(0.0, views=views))(batch, routes).total.backward()
+        grads.append({name: p.grad for name, p in made.own_parameters() if p.grad is not None})
+    assert tiny.largest_difference(*grads) < 1e-4
+    assert plan_blocks(made) is None
+
+
+def test_r_drop_views_differ_by_dropout_alone():
+    """One expert has one route, so equal views without dropout, and different ones with it."""
+    consistency = fitted("r-drop", recipe()).consistency
+    assert (consistency.number, consistency.views, consistency.kind) == (2, "independent", "symmetric")
+    for dropout in (0.0, 0.3):
+        made = baseline("r-drop", tiny.bert(dropout)).train()
+        routes = made.space.draw(torch.Generator().manual_seed(0), (2,))
+        assert torch.equal(routes[0], routes[1])
+        first, second = routed_logits(made, tiny.batch(), routes, consistency.views)
+        assert torch.allclose(first, second, atol=1e-6) == (dropout == 0)
+
+
+def test_the_gate_of_unipelt_closes_and_opens():
+    made = baseline("unipelt", tiny.bert())
+    tiny.shake(made)
+    with made.disabled():
+        frozen = tiny.logits(made)
+    for bias, closed in ((-50.0, True), (50.0, False)):
+        with torch.no_grad():
+            for name, parameter in made.expert_parameters():
+                if name.endswith("gate_bias"):
+                    parameter.fill_(bias)
+        assert torch.allclose(tiny.logits(made), frozen, atol=1e-4) == closed
+
+
+def test_unipelt_can_be_mixed_like_any_adaptation():
+    from adamix_lab.baselines.placing import sites_of
+    from adamix_lab.baselines.unipelt import UniPELT
+    from adamix_lab.targets import FFN, QUERY_VALUE
+
+    model = tiny.bert()
+    sites = sites_of(model, QUERY_VALUE, "unipelt") + sites_of(model, FFN, "unipelt")
+    mixed = tiny.mixed(model, UniPELT(4, 2), experts=3, share="up", targets=sites)
+    assert mixed.space.counts == ((3, 1),) * (3 * L)
+    assert not torch.allclose(tiny.logits(mixed), tiny.logits(mixed, selection=mixed.space.fixed(1)))
+
+
+def test_a_missing_peft_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    for name in PEFT:
+        with pytest.raises(ImportError, match=r"pip install 'adamix-lab\[peft\]'"):
+            baseline(name, tiny.bert())
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "settings", "message"),
+    [
+        ("bitfitt", "bert", {}, "Did you mean 'bitfit'"),
+        ("lora", "bert", {"rnak": 2}, "Setting of lora 'rnak' is not known.*Did you mean 'rank'"),
+        ("full", "bert", {"size": 2}, "Setting of full 'size' is not known"),
+        ("head", "gpt2", {}, "head trains the task head, and this model has none"),
+        ("bitfit", "llama", {}, "has none: expected one with biases"),
+        ("prompt", "gpt2", {}, 'Use "prefix" for generation'),
+        ("houlsby", "albert", {}, "Architecture for houlsby, 'albert' is not known"),
+    ],
+)
+def test_mistakes_say_what_to_do(name, family, settings, message):
+    with pytest.raises(ValueError, match=message):
+        baseline(name, tiny.FAMILIES[family](), **settings)
+
+
+def test_a_base_whose_weights_train_takes_no_second_task():
+    made = baseline("bitfit", tiny.bert())
+    with pytest.raises(ValueError, match="some of its own weights train"):
+        made.add_task("other", num_labels=2)
+
+
+def test_weights_of_another_baseline_are_refused():
+    with pytest.raises(ValueError, match="do not fit"):
+        load_trained(baseline("bitfit", tiny.bert()), weights(baseline("head", tiny.bert())))
