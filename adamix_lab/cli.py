@@ -35,8 +35,9 @@ def tour(
 @app.command()
 def train(
     task: Annotated[
-        str, typer.Option(help='"aspects" (embedded), or a folder or file of JSON lines or CSV.')
+        str, typer.Option(help='"aspects" (embedded), "rte" and its like, a folder or file, or a Hub name.')
     ] = "aspects",
+    folder: Annotated[Path | None, typer.Option(help="Where the rows of a task such as rte lie; default: Hub.")] = None,
     model: Annotated[str, typer.Option(help='"minilm" (embedded), a local folder, or a Hub name.')] = "minilm",
     rows: Annotated[int | None, typer.Option(help="A seeded sample of so many training rows.")] = None,
     adaptation: Annotated[str, typer.Option(help="bottleneck, lora, ia3 or bias.")] = "bottleneck",
@@ -65,6 +66,8 @@ def train(
     from adamix_lab.seeds import train_seeds
     from adamix_lab.tasks import load_task
 
+    rows_and_labels = load_task(task, text=text, label=label, rows=rows, folder=folder)
+    kind = "mse" if rows_and_labels.regression else "reference"
     sized = {"bottleneck": {"size": size}, "lora": {"rank": size}}.get(adaptation, {})
     recipe = Recipe(
         steps=steps,
@@ -73,11 +76,11 @@ def train(
         batch_size=batch_size,
         max_length=max_length,
         precision=precision,  # type: ignore[arg-type]
-        consistency=Consistency(consistency, views="shared_prefix"),
+        consistency=Consistency(consistency, kind, views="shared_prefix"),
         cache_prefix=top_blocks is not None,
     )
     train_seeds(
-        load_task(task, text=text, label=label, rows=rows),
+        rows_and_labels,
         model,
         adaptation_from({"kind": adaptation, **sized}),
         recipe,
@@ -103,7 +106,9 @@ def evaluate(
 
     mixture, tokenizer, config = load_saved(folder)
     source = task or config["notes"].get("source") or config["notes"].get("task", "aspects")
-    print_results(compare(mixture, load_task(source), tokenizer, strategy or SHOWN, seed))
+    for part in load_task(source).judged():
+        print(part.name)
+        print_results(compare(mixture, part, tokenizer, strategy or SHOWN, seed))
 
 
 @app.command()
@@ -114,7 +119,7 @@ def predict(
     ],
     strategy: Annotated[str, typer.Option(help="How to use the experts.")] = "merged",
 ) -> None:
-    """Class probabilities of sentences."""
+    """Class probabilities of sentences, or the numbers of a regression."""
     from adamix_lab.evaluation import predict as answer
     from adamix_lab.seeds import load_saved
 
@@ -127,11 +132,67 @@ def predict(
             )
         inputs = list(zip(texts[::2], texts[1::2], strict=True))
     probabilities = answer(mixture, tokenizer, inputs, strategy)
+    if probabilities.shape[1] == 1:  # a regression answers with a number
+        for given, number in zip(inputs, probabilities[:, 0].tolist(), strict=True):
+            print(f"{number:12.3f}  {' | '.join(given) if isinstance(given, tuple) else given}")
+        return
     classes = config["notes"].get("classes") or [str(n) for n in range(probabilities.shape[1])]
     for given, row in zip(inputs, probabilities, strict=True):
         best = int(row.argmax())
         shown = " | ".join(given) if isinstance(given, tuple) else given
         print(f"{classes[best]:>12}  {100 * float(row[best]):5.1f} %  {shown}")
+
+
+@app.command()
+def table(
+    folder: Annotated[Path, typer.Option(help="Holds a folder a task: cola, sst2, mrpc, ...")],
+    steps: Annotated[int, typer.Option(help="Optimiser steps of every method.")] = 100,
+    task: Annotated[list[str] | None, typer.Option(help="Once for each task; default: all in the folder.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Once for each method; default: all.")] = None,
+    model: Annotated[str, typer.Option(help='"minilm" (embedded), a local folder, or a Hub name.')] = "minilm",
+    rows: Annotated[int | None, typer.Option(help="A seeded sample of so many training rows.")] = None,
+    evaluation_rows: Annotated[int | None, typer.Option(help="A sample to be judged on; default: all.")] = None,
+    top_blocks: Annotated[int | None, typer.Option(help="Adapt only so many blocks from the top.")] = None,
+    max_length: Annotated[int, typer.Option(help="Tokens a row.")] = 128,
+    out: Folder = Path("runs/table"),
+) -> None:
+    """Every task by every method under one budget: metric, seconds, parameters. A killed run goes on where it was."""
+    from adamix_lab.comparison import compare
+    from adamix_lab.methods import Budget
+
+    budget = Budget(steps=steps, top_blocks=top_blocks, max_length=max_length)
+    compare(folder, out, budget, model, task or (), method or (), rows, evaluation_rows)
+
+
+@app.command("few-shot")
+def few_shot(
+    task: Annotated[str, typer.Option(help='"sst2" and its like, a folder or file, or a Hub name.')],
+    folder: Annotated[Path | None, typer.Option(help="Where the rows of a task such as sst2 lie.")] = None,
+    seeds: Annotated[int, typer.Option(help="Runs with seeds 0, 1, ...")] = 5,
+    examples: Annotated[int, typer.Option(help="Labelled examples in all.")] = 30,
+    per_class: Annotated[int | None, typer.Option(help="So many of each class, instead.")] = None,
+    epochs: Annotated[float, typer.Option(help="Passes over the examples.")] = 50,
+    method: Annotated[list[str] | None, typer.Option(help="Once for each method.")] = None,
+    model: Annotated[str, typer.Option(help='"minilm" (embedded), a local folder, or a Hub name.')] = "minilm",
+    prompt: Annotated[bool, typer.Option(help="Answer with label words (a masked-LM backbone).")] = False,
+    top_blocks: Annotated[int, typer.Option(help="Adapt so many blocks from the top; 0 adapts all.")] = 2,
+    out: Folder = Path("runs/few-shot"),
+) -> None:
+    """Few labelled examples, no validation set, several seeds: mean and standard deviation, as the paper's Table 6."""
+    from dataclasses import replace
+
+    from adamix_lab.errors import one_of
+    from adamix_lab.fewshot import FEW_SHOT, run_few_shot
+    from adamix_lab.prompts import PROMPTS
+    from adamix_lab.tasks import load_task
+
+    rows = load_task(task, folder=folder)
+    budget = replace(FEW_SHOT, epochs=epochs, top_blocks=top_blocks or None)
+    if prompt:
+        one_of("Task with a prompt", rows.name, PROMPTS)
+        budget = replace(budget, prompt=PROMPTS[rows.name])
+    chosen = {"methods": method} if method else {}
+    run_few_shot(rows, out, model, budget, seeds=range(seeds), examples=examples, per_class=per_class, **chosen)  # type: ignore[arg-type]
 
 
 @app.command()
@@ -216,7 +277,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         if os.environ.get("ADAMIX_LAB_DEBUG"):
             raise
         message = error.strerror if isinstance(error, OSError) and error.strerror else error

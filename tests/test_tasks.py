@@ -93,7 +93,7 @@ def refused(call, *says):
 
 
 def test_unknown_name():
-    refused(lambda: load_task("aspect"), "Task 'aspect' is not known", "Did you mean 'aspects'?", "path of a folder")
+    refused(lambda: load_task("aspect"), "Task 'aspect' is not known", "Did you mean 'aspects'", "path of a folder")
     refused(lambda: load_task("no/such/folder"), "is not there", "train.* and validation.*")
 
 
