@@ -49,7 +49,7 @@ class Task:
         classes: the classes' names in the order of their numbers; empty for regression.
         metrics: names in `adamix_lab.metrics`, the task's own first; none given: accuracy, or the two correlations.
         further: more rows to be judged on, by name (MNLI's "mismatched").
-        source: where `load_task` found it, as it was given.
+        source: where `load_task` found it: a name, or the whole path.
     """
 
     name: str
@@ -147,7 +147,7 @@ def load_task(
         train = [train[n] for n in sorted(random.Random(seed).sample(range(len(train)), rows))]
     further = {_short(place): part for place, part in parts[2:]}
     title = name or (key if known else Path(str(source)).name.split(".")[0])
-    given = str(source if folder is None else folder)
+    given = str(source) if path is None or str(source) in EMBEDDED else str(path.resolve())
     metrics = known.metrics if known else ()
     return Task(title, train, evaluation, columns, label, EMBEDDED.get(str(source), classes), metrics, further, given)
 

@@ -208,7 +208,7 @@ def test_a_known_name_brings_its_columns_classes_and_metrics(tmp_path):
     unlabelled = [{**row, "label": -1} for row in PAIRS]
     folder = folder_of(tmp_path, "mrpc", PAIRS, test=unlabelled)
     by_path, by_name = load_task(folder), load_task("mrpc", folder=folder)
-    assert by_path == by_name and by_path.source == str(folder)
+    assert by_path == by_name and by_path.source == str(folder.resolve())
     assert by_path.classes == ("not_equivalent", "equivalent") and by_path.metrics == ("accuracy", "f1")
     assert by_path.text == ("sentence1", "sentence2") and by_path.train[0]["sentence2"] == ""
     assert load_task("mrpc", folder=folder, rows=3).train != PAIRS
