@@ -34,6 +34,7 @@ _WHERE = {
     "train": "training",
     "evaluate": "evaluation",
     "predict": "evaluation",
+    "few_shot": "fewshot",
     "merge": "merging",
     "fold": "merging",
     "merge_gap": "merging",
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from adamix_lab.backbones import load_backbone
     from adamix_lab.baselines.making import baseline
     from adamix_lab.evaluation import evaluate, predict
+    from adamix_lab.fewshot import few_shot
     from adamix_lab.merging import fold, merge, merge_gap
     from adamix_lab.model import MixtureModel, attach, detach
     from adamix_lab.objective import Consistency, Objective

@@ -42,6 +42,7 @@ HUB_NAMES = {
 KINDS = {
     "classification": "AutoModelForSequenceClassification",
     "generation": "AutoModelForCausalLM",
+    "masked": "AutoModelForMaskedLM",
     "sequence-to-sequence": "AutoModelForSeq2SeqLM",
 }
 _HEAD_STREAM = 0x4EAD  # keeps the head's draws apart from the experts', which start from the seed alone
@@ -104,6 +105,7 @@ def load_backbone(
     seed: int = 0,
     dtype: torch.dtype | None = None,
     kind: str = "classification",
+    revision: str | None = None,
 ) -> tuple[Any, Any]:
     """A pretrained model with a head, in evaluation mode, and its tokenizer.
 
@@ -116,10 +118,11 @@ def load_backbone(
         num_labels: classes of the head; 1 for regression.
         seed: of a fresh head.
         dtype: of the weights; None takes float32, as experts are trained beside them.
-        kind: "classification", "generation" or "sequence-to-sequence".
+        kind: "classification", "generation", "masked" (a masked-LM head) or "sequence-to-sequence".
+        revision: of a name on the Hub: a branch, tag or commit; None takes main.
 
     Raises:
-        ValueError: an unknown kind, num_labels below 1, or damaged embedded weights.
+        ValueError: an unknown kind, num_labels below 1, damaged embedded weights, or no masked-LM head in the files.
         OSError: no such model here, and no network to fetch it; it says what to do.
     """
     one_of("kind of model", kind, KINDS)
@@ -127,18 +130,21 @@ def load_backbone(
     import transformers
 
     source = _source(name)
-    settings: dict[str, Any] = {"dtype": dtype or torch.float32, "output_loading_info": True}
+    where = {"revision": revision} if revision else {}
+    settings: dict[str, Any] = {**where, "dtype": dtype or torch.float32, "output_loading_info": True}
     if kind == "classification":
         settings |= {"num_labels": num_labels, "ignore_mismatched_sizes": True}
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # for whatever else the files lack, e.g. a pooler
         try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, **where)
             model, loading = getattr(transformers, KINDS[kind]).from_pretrained(source, **settings)
         except (OSError, ValueError) as error:  # transformers has both for a folder that is no model
             raise _not_found(name, error) from error
     if kind == "classification":
         _redraw_head(model, loading, seed)
+    if kind == "masked":
+        _need_masked_head(name, model, loading)
     if tokenizer.pad_token is None:  # GPT-2 and its kin have none; classification needs one
         tokenizer.pad_token = tokenizer.eos_token
     if getattr(model.config, "pad_token_id", None) is None:
@@ -171,6 +177,15 @@ def _not_found(name: str, error: Exception) -> OSError:
         "cache or can be fetched. Without network: fetch it elsewhere with `hf download NAME --local-dir FOLDER`, "
         "copy the folder, and give its path."
     )
+
+
+def _need_masked_head(name: str, model: Any, loading: dict[str, Any]) -> None:
+    lacking = [key for key in loading.get("missing_keys", ()) if not key.startswith(f"{model.base_model_prefix}.")]
+    if lacking:
+        raise ValueError(
+            f"Model {name!r} holds no masked-LM head (it lacks {', '.join(sorted(lacking)[:3])}): expected one such as "
+            "bert-base-uncased or roberta-large. Fine-tune it with a classification head instead."
+        )
 
 
 def _redraw_head(model: Any, loading: dict[str, Any], seed: int) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from adamix_lab.errors import positive
+from adamix_lab.model import MixtureModel
+from adamix_lab.objective import predicts_next
 from adamix_lab.routing import generator_for
 from adamix_lab.tasks import Task
 from adamix_lab.views import Batch
 
 Example = dict[str, Tensor]
+Encoder = Callable[[Sequence[Mapping[str, Any]], Task, Any, int], list[Example]]
 
 BUCKET = 32  # batches that are sorted by length together: less padding, and still a random order
 IGNORED = -100  # pads labels that come one a token
@@ -68,6 +71,23 @@ def _warn_of_cuts(examples: Sequence[Example], columns: list[list[str]], tokeniz
             f"{len(cut)} of {len(examples)} rows are longer than max_length = {max_length} tokens (the longest has "
             f"{max(cut)}) and were cut. Raise max_length if their ends matter.",
             stacklevel=3,
+        )
+
+
+def check_labels(mixture: MixtureModel, task: Task) -> None:
+    """Refuses a head that does not answer the task's classes. Raises ValueError."""
+    if task.generates:
+        return  # there are no classes; `encode` says what to do
+    if predicts_next(mixture.model):
+        raise ValueError(
+            f"Task {task.name!r} has classes, but {type(mixture.model).__name__} predicts the next token: expected a "
+            'classification head. Load the model with kind="classification", or give train an encoder of your own.'
+        )
+    answers = getattr(mixture.model, "num_labels", None) if mixture.head_paths else None
+    if answers is not None and answers != task.num_labels:
+        raise ValueError(
+            f"The model's head answers {answers} labels: expected {task.num_labels} for task {task.name!r}. Load the "
+            f"backbone with num_labels={task.num_labels}, or add_task(name, num_labels={task.num_labels})."
         )
 
 

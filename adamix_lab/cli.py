@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -10,14 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
+from adamix_lab.commands.options import Folder
+from adamix_lab.commands.studies import baselines, few_shot, presets, table
+from adamix_lab.commands.writing import generate, train_generator
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="AdaMix: train, compare, merge, predict.",
 )
-
-Folder = Annotated[Path, typer.Option("--out", help="Folder for what the command writes.")]
 
 
 @app.command()
@@ -37,8 +38,9 @@ def train(
     context: typer.Context,
     preset: Annotated[str | None, typer.Option(help="Values of a preset; options given beside it count.")] = None,
     task: Annotated[
-        str, typer.Option(help='"aspects" (embedded), or a folder or file of JSON lines or CSV.')
+        str, typer.Option(help='"aspects" (embedded), "rte" and its like, a folder or file, or a Hub name.')
     ] = "aspects",
+    folder: Annotated[Path | None, typer.Option(help="Where the rows of a task such as rte lie; default: Hub.")] = None,
     model: Annotated[str, typer.Option(help='"minilm" (embedded), a local folder, or a Hub name.')] = "minilm",
     rows: Annotated[int | None, typer.Option(help="A seeded sample of so many training rows.")] = None,
     adaptation: Annotated[str, typer.Option(help="bottleneck, lora, ia3 or bias.")] = "bottleneck",
@@ -74,11 +76,13 @@ def train(
         chosen = chosen_preset(preset).changed(**{name: context.params[name] for name in given})
         if chosen.generates:
             raise ValueError(f"Preset {preset!r} generates text: expected one of an understanding task here.")
-        data = load_task(chosen.task, text=text, label=label, rows=rows)
+        data = load_task(chosen.task, text=text, label=label, rows=rows, folder=folder)
         train_seeds(
             data, chosen.backbone, chosen.adaptation, chosen.recipe, out, **chosen.attached(), seeds=range(seeds)
         )
         return
+    rows_and_labels = load_task(task, text=text, label=label, rows=rows, folder=folder)
+    kind = "mse" if rows_and_labels.regression else "reference"
     sized = {"bottleneck": {"size": size}, "lora": {"rank": size}}.get(adaptation, {})
     recipe = Recipe(
         steps=steps,
@@ -87,11 +91,11 @@ def train(
         batch_size=batch_size,
         max_length=max_length,
         precision=precision,  # type: ignore[arg-type]
-        consistency=Consistency(consistency, views="shared_prefix"),
+        consistency=Consistency(consistency, kind, views="shared_prefix"),
         cache_prefix=top_blocks is not None,
     )
     train_seeds(
-        load_task(task, text=text, label=label, rows=rows),
+        rows_and_labels,
         model,
         adaptation_from({"kind": adaptation, **sized}),
         recipe,
@@ -117,49 +121,9 @@ def evaluate(
 
     mixture, tokenizer, config = load_saved(folder)
     source = task or config["notes"].get("source") or config["notes"].get("task", "aspects")
-    print_results(compare(mixture, load_task(source), tokenizer, strategy or SHOWN, seed))
-
-
-@app.command()
-def presets(
-    name: Annotated[str | None, typer.Argument(help="A preset, to print its values; none lists the names.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
-) -> None:
-    """Settings of the paper, of the authors' code, and for laptops, each value with its source."""
-    from adamix_lab.presets import PRESETS, describe_preset
-    from adamix_lab.presets import preset as chosen_preset
-
-    if name is None:
-        print(json.dumps(list(PRESETS), indent=2) if as_json else "\n".join(PRESETS))
-        return
-    chosen = chosen_preset(name)
-    print(json.dumps(chosen.to_dict(), indent=2) if as_json else describe_preset(chosen))
-
-
-@app.command()
-def baselines(
-    task: Annotated[str, typer.Option(help='"aspects" (embedded), or a folder or file.')] = "aspects",
-    model: Annotated[str, typer.Option(help='"minilm" (embedded), a local folder, or a Hub name.')] = "minilm",
-    rows: Annotated[int | None, typer.Option(help="A seeded sample of so many training rows.")] = None,
-    steps: Annotated[int, typer.Option(help="Optimiser steps of each at equal steps.")] = 300,
-    batch_size: Annotated[int, typer.Option(help="Rows a step.")] = 32,
-    size: Annotated[int, typer.Option(help="Bottleneck size of every adapter.")] = 16,
-    experts: Annotated[int, typer.Option(help="M of AdaMix, and of the controls that multiply.")] = 4,
-    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
-    search: Annotated[bool, typer.Option(help="Choose each rate of three on a slice of the training rows.")] = True,
-    only: Annotated[list[str] | None, typer.Option(help="Once for each baseline; default: all.")] = None,
-    out: Folder = Path("runs/baselines"),
-) -> None:
-    """Compares AdaMix with its baselines at equal steps and equal compute; a killed run goes on where it was."""
-    from dataclasses import replace
-
-    from adamix_lab.baselines.comparison import RECIPE, Setting, compare_baselines
-    from adamix_lab.baselines.making import BASELINES
-    from adamix_lab.tasks import load_task
-
-    data = load_task(task, rows=rows)
-    setting = Setting(data, model, replace(RECIPE, steps=steps, batch_size=batch_size), size, experts, seed, search)
-    compare_baselines(setting, out, only or tuple(BASELINES))
+    for part in load_task(source).judged():
+        print(part.name)
+        print_results(compare(mixture, part, tokenizer, strategy or SHOWN, seed))
 
 
 @app.command()
@@ -170,7 +134,7 @@ def predict(
     ],
     strategy: Annotated[str, typer.Option(help="How to use the experts.")] = "merged",
 ) -> None:
-    """Class probabilities of sentences."""
+    """Class probabilities of sentences, or the numbers of a regression."""
     from adamix_lab.evaluation import predict as answer
     from adamix_lab.seeds import load_saved
 
@@ -183,6 +147,10 @@ def predict(
             )
         inputs = list(zip(texts[::2], texts[1::2], strict=True))
     probabilities = answer(mixture, tokenizer, inputs, strategy)
+    if probabilities.shape[1] == 1:  # a regression answers with a number
+        for given, number in zip(inputs, probabilities[:, 0].tolist(), strict=True):
+            print(f"{number:12.3f}  {' | '.join(given) if isinstance(given, tuple) else given}")
+        return
     classes = config["notes"].get("classes") or [str(n) for n in range(probabilities.shape[1])]
     for given, row in zip(inputs, probabilities, strict=True):
         best = int(row.argmax())
@@ -190,74 +158,8 @@ def predict(
         print(f"{classes[best]:>12}  {100 * float(row[best]):5.1f} %  {shown}")
 
 
-@app.command("train-generator")
-def train_generator(
-    task: Annotated[str, typer.Argument(help="A folder with train and test files, e2e, webnlg or dart (Hub).")],
-    model: Annotated[str, typer.Option(help="The decoder: a local folder, or a Hub name (gpt2).")],
-    variant: Annotated[
-        list[str] | None,
-        typer.Option(help="frozen, lora, adamix-lora, adamix-bottleneck, full; once for each. Default: all but one."),
-    ] = None,
-    rows: Annotated[int | None, typer.Option(help="A seeded sample of so many training pairs.")] = None,
-    part: Annotated[str, typer.Option(help="What is judged on: test, or validation to choose settings.")] = "test",
-    sources: Annotated[int | None, typer.Option(help="Judge on so many sources only, evenly spread.")] = None,
-    steps: Annotated[int, typer.Option(help="Optimiser steps of each variant.")] = 2000,
-    batch_size: Annotated[int, typer.Option(help="Pairs a step.")] = 8,
-    lr: Annotated[float, typer.Option(help="Learning rate of experts.")] = 2e-4,
-    full_lr: Annotated[float, typer.Option(help="Learning rate of full fine-tuning.")] = 5e-5,
-    consistency: Annotated[float, typer.Option(help="Weight of the consistency a target token.")] = 100.0,
-    experts: Annotated[int, typer.Option(help="M of AdaMix.")] = 8,
-    rank: Annotated[int, typer.Option(help="LoRA's rank (alpha is 8 times it).")] = 4,
-    smoothing: Annotated[float, typer.Option(help="Label smoothing.")] = 0.1,
-    max_length: Annotated[int, typer.Option(help="Tokens a pair.")] = 128,
-    beams: Annotated[int, typer.Option(help="Beams of decoding.")] = 10,
-    new_tokens: Annotated[int, typer.Option(help="Tokens written at most.")] = 64,
-    precision: Annotated[str, typer.Option(help="no, bf16, or fp16 (GPU).")] = "no",
-    seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
-    out: Folder = Path("runs/generation"),
-) -> None:
-    """Trains a decoder on E2E, WebNLG or DART, decodes, and prints scores; finished variants are not done again."""
-    from adamix_lab.generation.comparison import compare_generators, thinned
-    from adamix_lab.generation.decoding import Decoding
-    from adamix_lab.generation.tasks import load_generation_task
-    from adamix_lab.generation.variants import SHOWN, Settings
-    from adamix_lab.objective import Consistency
-    from adamix_lab.recipe import Recipe
-
-    recipe = Recipe(
-        steps=steps,
-        lr=lr,
-        head_lr=full_lr,
-        batch_size=batch_size,
-        max_length=max_length,
-        precision=precision,  # type: ignore[arg-type]
-        seed=seed,
-        dev_fraction=0.0,
-        consistency=Consistency(consistency),
-        checkpoint_every=500,
-    )
-    settings = Settings(
-        recipe, Decoding(beams=beams, new_tokens=new_tokens), experts, rank, alpha=8.0 * rank, smoothing=smoothing
-    )
-    loaded = thinned(load_generation_task(task, part, rows, seed), sources)
-    compare_generators(loaded, model, settings, out, variant or SHOWN)
-
-
-@app.command()
-def generate(
-    folder: Annotated[Path, typer.Argument(help="Experts that train-generator saved: OUT/adamix-lora, say.")],
-    sources: Annotated[list[str], typer.Argument(help='Sources as in training: "name : Aromi | Type : pub".')],
-    strategy: Annotated[str, typer.Option(help="merged, fixed, fixed-N, random or random-example.")] = "merged",
-    beams: Annotated[int, typer.Option(help="Beams of decoding.")] = 10,
-    new_tokens: Annotated[int, typer.Option(help="Tokens written at most.")] = 64,
-) -> None:
-    """Writes a text for each source."""
-    from adamix_lab.generation.comparison import load_generator
-    from adamix_lab.generation.decoding import Decoding, generate_texts
-
-    mixture, tokenizer = load_generator(folder)
-    for text in generate_texts(mixture, sources, tokenizer, Decoding(beams=beams, new_tokens=new_tokens), strategy):
-        print(text)
+for command in (presets, baselines, table, few_shot, train_generator, generate):
+    app.command(command.__name__.replace("_", "-"))(command)
 
 
 @app.command()
@@ -345,6 +247,5 @@ def main() -> None:
     except (ValueError, OSError, ImportError) as error:
         if os.environ.get("ADAMIX_LAB_DEBUG"):
             raise
-        message = error.strerror if isinstance(error, OSError) and error.strerror else error
-        print(f"adamix-lab: {message if not isinstance(message, dict) else json.dumps(message)}", file=sys.stderr)
+        print(f"adamix-lab: {error}", file=sys.stderr)
         raise SystemExit(2) from None

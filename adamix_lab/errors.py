@@ -7,8 +7,9 @@ from collections.abc import Iterable
 
 
 def near_misses(given: str, known: Iterable[str], most: int = 3) -> list[str]:
-    """The known names closest to ``given``, best first."""
-    return difflib.get_close_matches(given, list(known), n=most, cutoff=0.4)
+    """The known names closest to ``given``, best first; capitals do not matter."""
+    names = {name.lower(): name for name in known}
+    return [names[name] for name in difflib.get_close_matches(given.lower(), list(names), n=most, cutoff=0.4)]
 
 
 def unknown(what: str, given: object, known: Iterable[str]) -> ValueError:

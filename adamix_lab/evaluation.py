@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adamix_lab.batches import encode, sequential
+from adamix_lab.batches import Encoder, check_labels, encode, sequential
 from adamix_lab.blocks import cut_last_block, plan_blocks
 from adamix_lab.errors import unknown
+from adamix_lab.metrics import score
 from adamix_lab.model import MixtureModel
 from adamix_lab.prefix import above
 from adamix_lab.routing import generator_for
@@ -30,11 +31,12 @@ class Evaluation:
     """One strategy's result on a task.
 
     Attributes:
-        accuracy: share of right answers.
-        loss: mean negative log-likelihood in nats.
+        accuracy: share of right answers; nan for a regression.
+        loss: mean negative log-likelihood in nats; the mean squared error of a regression.
         passes: forward passes an answer takes.
-        log_probabilities: `[rows, C]`, in the order of the task's evaluation rows.
+        log_probabilities: `[rows, C]`, in the order of the task's evaluation rows; a regression's numbers `[rows, 1]`.
         labels: `[rows]`.
+        metrics: the task's metrics by name, its own first.
     """
 
     strategy: str
@@ -43,15 +45,42 @@ class Evaluation:
     passes: int
     log_probabilities: Tensor
     labels: Tensor
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def predictions(self) -> Tensor:
+        """Class numbers, or a regression's numbers, `[rows]`."""
+        return predicted(self.log_probabilities)
 
     @property
     def right(self) -> Tensor:
         """Whether each row is answered rightly, `[rows]`."""
         return self.log_probabilities.argmax(-1) == self.labels
 
+    @property
+    def shown(self) -> dict[str, float]:
+        """The metrics that a table shows: the task's own, or the accuracy where none are named."""
+        return dict(self.metrics) or {"accuracy": self.accuracy}
+
     def row(self) -> dict[str, Any]:
         """The figures, for a table."""
-        return {"strategy": self.strategy, "accuracy": self.accuracy, "loss": self.loss, "passes": self.passes}
+        accuracy = {} if math.isnan(self.accuracy) else {"accuracy": self.accuracy}
+        return {"strategy": self.strategy, **accuracy, **self.metrics, "loss": self.loss, "passes": self.passes}
+
+
+def judge(strategy: str, passes: int, answers: Tensor, labels: Tensor, metrics: Sequence[str] = ()) -> Evaluation:
+    """The evaluation of log-probabilities `[rows, C]`, or of a regression's numbers `[rows, 1]`."""
+    values = score(metrics, predicted(answers), labels)
+    if answers.shape[-1] == 1:
+        loss = float(F.mse_loss(answers.squeeze(-1), labels.float()))
+        return Evaluation(strategy, math.nan, loss, passes, answers, labels, values)
+    accuracy = float((answers.argmax(-1) == labels).double().mean())
+    return Evaluation(strategy, accuracy, float(F.nll_loss(answers, labels)), passes, answers, labels, values)
+
+
+def predicted(answers: Tensor) -> Tensor:
+    """Class numbers `[rows]` of log-probabilities `[rows, C]`; the numbers `[rows]` of a regression's `[rows, 1]`."""
+    return answers.squeeze(-1) if answers.shape[-1] == 1 else answers.argmax(-1)
 
 
 def evaluate(
@@ -62,21 +91,21 @@ def evaluate(
     seed: int = 0,
     batch_size: int = 64,
     max_length: int = 128,
+    encoder: Encoder = encode,
 ) -> list[Evaluation]:
     """Strategies side by side on the task's evaluation rows, the same batches for each, in evaluation mode.
 
     What lies below the first adapted block is computed once for all of them where the model allows it.
 
-    Raises ValueError for an unknown strategy (near misses are named) and for a regression.
+    encoder: what turns rows into examples, as in `train`.
+
+    Raises ValueError for an unknown strategy (near misses are named) and for a head that does not fit the task.
     """
     for name in strategies:
         if name not in STRATEGIES:
             raise unknown("Strategy", name, STRATEGIES)
-    if task.regression:
-        raise ValueError(
-            f"Task {task.name!r} is a regression: expected classes, which accuracy and log-likelihood need."
-        )
-    examples = encode(task.evaluation, task, tokenizer, max_length)
+    check_labels(mixture, task)
+    examples = encoder(task.evaluation, task, tokenizer, max_length)
     device = next(mixture.parameters()).device
     batches = [
         (rows, {name: value.to(device) for name, value in batch.items()})
@@ -84,10 +113,12 @@ def evaluate(
     ]
     with evaluating(mixture):
         served, batches = _above_prefix(mixture, batches) if len(strategies) > 1 else (mixture, batches)
-        return [evaluate_batches(served, batches, name, seed) for name in strategies]
+        return [evaluate_batches(served, batches, name, seed, task.metrics) for name in strategies]
 
 
-def evaluate_batches(mixture: MixtureModel, batches: Sequence[Indexed], strategy: str, seed: int = 0) -> Evaluation:
+def evaluate_batches(
+    mixture: MixtureModel, batches: Sequence[Indexed], strategy: str, seed: int = 0, metrics: Sequence[str] = ()
+) -> Evaluation:
     """One strategy on batches with labels, each given with its rows' original numbers."""
     function, passes = STRATEGIES[strategy]
     order: list[int] = []
@@ -101,9 +132,7 @@ def evaluate_batches(mixture: MixtureModel, batches: Sequence[Indexed], strategy
             labels.append(batch["labels"].cpu())
             order += rows
     back = torch.tensor(order).argsort()
-    log_p, gold = torch.cat(answers)[back], torch.cat(labels)[back]
-    accuracy = float((log_p.argmax(-1) == gold).double().mean())
-    return Evaluation(strategy, accuracy, float(F.nll_loss(log_p, gold)), passes, log_p, gold)
+    return judge(strategy, passes, torch.cat(answers)[back], torch.cat(labels)[back], metrics)
 
 
 def predict(
@@ -115,7 +144,7 @@ def predict(
     batch_size: int = 64,
     max_length: int = 128,
 ) -> Tensor:
-    """Probabilities `[texts, C]` for sentences, or for pairs of sentences.
+    """Probabilities `[texts, C]` for sentences, or for pairs of sentences; a regression's numbers `[texts, 1]`.
 
     Raises ValueError for an empty list, an unknown strategy, or what is no sentence.
     """
@@ -134,7 +163,8 @@ def predict(
             columns = [list(column) for column in zip(*pairs[start : start + batch_size], strict=True)]
             batch = tokenizer(*columns, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
             inputs = {name: value.to(device) for name, value in batch.items()}
-            answers.append(STRATEGIES[strategy][0](mixture, inputs, generator_for(seed, start)).exp().cpu())
+            answer = STRATEGIES[strategy][0](mixture, inputs, generator_for(seed, start)).cpu()
+            answers.append(answer if answer.shape[-1] == 1 else answer.exp())
     return torch.cat(answers)
 
 

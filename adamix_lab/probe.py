@@ -8,16 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.batches import encode, sequential
-from adamix_lab.evaluation import Evaluation
+from adamix_lab.evaluation import Evaluation, judge
 from adamix_lab.tasks import Task
 
 POOLINGS = ("mean", "first")
 
 
 @torch.no_grad()
-def features(model: nn.Module, task: Task, tokenizer: Any, rows: Any, pooling: str = "mean") -> tuple[Tensor, Tensor]:
+def features(
+    model: nn.Module, task: Task, tokenizer: Any, rows: Any, pooling: str = "mean", max_length: int = 128
+) -> tuple[Tensor, Tensor]:
     """(`[rows, d]`, labels `[rows]`): the frozen last hidden states, averaged over tokens or of the first token."""
-    examples = encode(rows, task, tokenizer)
+    examples = encode(rows, task, tokenizer, max_length)
     base = model.base_model
     out: list[Tensor] = [torch.empty(0)] * len(examples)
     for indices, batch in sequential(examples, 64, tokenizer.pad_token_id or 0):
@@ -30,13 +32,20 @@ def features(model: nn.Module, task: Task, tokenizer: Any, rows: Any, pooling: s
     return torch.stack(out), torch.stack([example["labels"] for example in examples])
 
 
-def linear_probe(model: nn.Module, task: Task, tokenizer: Any, pooling: str = "mean") -> Evaluation:
-    """Logistic regression (scikit-learn's default, C = 1) on the frozen features of a model in evaluation mode."""
-    from sklearn.linear_model import LogisticRegression
+def linear_probe(
+    model: nn.Module, task: Task, tokenizer: Any, pooling: str = "mean", max_length: int = 128
+) -> Evaluation:
+    """Logistic regression (scikit-learn's default, C = 1) on the frozen features of a model in evaluation mode.
 
-    x, y = features(model, task, tokenizer, task.train, pooling)
-    x_test, gold = features(model, task, tokenizer, task.evaluation, pooling)
-    classifier = LogisticRegression(max_iter=2000).fit(x.numpy(), y.numpy())
-    log_p = torch.tensor(classifier.predict_log_proba(x_test.numpy())).float()
-    accuracy = float((log_p.argmax(-1) == gold).double().mean())
-    return Evaluation("linear probe", accuracy, float(nn.functional.nll_loss(log_p, gold)), 1, log_p, gold)
+    A regression task takes ridge regression (scikit-learn's default, alpha = 1).
+    """
+    from sklearn.linear_model import LogisticRegression, Ridge
+
+    x, y = features(model, task, tokenizer, task.train, pooling, max_length)
+    x_test, gold = features(model, task, tokenizer, task.evaluation, pooling, max_length)
+    if task.regression:
+        answers = torch.tensor(Ridge().fit(x.numpy(), y.numpy()).predict(x_test.numpy()))[:, None]
+    else:
+        classifier = LogisticRegression(max_iter=2000).fit(x.numpy(), y.numpy())
+        answers = torch.tensor(classifier.predict_log_proba(x_test.numpy()))
+    return judge("linear probe", 1, answers.float(), gold, task.metrics)

@@ -49,6 +49,7 @@ def train_seeds(
     sides = PAPER_SHARE.get(adaptation.kind) if share is None else None if share == "none" else share
     blocks = None if blocks is None else tuple(blocks)
     results: list[list[Evaluation]] = []
+    further: dict[str, list[list[Evaluation]]] = {part.name: [] for part in task.judged()[1:]}
     start = time.perf_counter()
     for seed in seeds:
         model, tokenizer = load_backbone(backbone, num_labels=task.num_labels, seed=seed)
@@ -63,17 +64,26 @@ def train_seeds(
         folder = out / f"seed{seed}"
         train(mixture, task, tokenizer, replace(recipe, seed=seed), folder / "run")
         trained = time.perf_counter() - began
-        results.append(evaluate(mixture, task, tokenizer, SHOWN, seed, max_length=recipe.max_length))
+        judged = [evaluate(mixture, t, tokenizer, SHOWN, seed, max_length=recipe.max_length) for t in task.judged()]
+        results.append(judged[0])
+        for part, more in zip(further, judged[1:], strict=True):
+            further[part].append(more)
         notes = _notes(task, backbone, recipe, seed, trained, results[-1])
         save(mixture, folder, notes)
-        say(f"seed {seed}: trained {trained:.0f} s, merged {100 * results[-1][0].accuracy:.1f} %; saved in {folder}")
-    say("")
-    say(over_seeds(results))
+        say(f"seed {seed}: trained {trained:.0f} s, merged {in_words(results[-1][0])}; saved in {folder}")
+    for name, runs in {task.name: results, **further}.items():
+        say(f"\n{name}" if further else "")
+        say(over_seeds(runs))
     say(
         f"\n{len(results)} seeds, {recipe.steps} steps, {time.perf_counter() - start:.0f} s in all on "
         f"{versions()['device']}"
     )
-    rows = [{"seed": n, **result.row()} for n, run in enumerate(results) for result in run]
+    rows = [
+        {"judged_on": name, "seed": n, **result.row()}
+        for name, runs in {task.name: results, **further}.items()
+        for n, run in enumerate(runs)
+        for result in run
+    ]
     write_text(
         out / "results.json",
         json.dumps({"task": task.name, "recipe": recipe.to_dict(), "versions": versions(), "rows": rows}, indent=2)
@@ -87,6 +97,7 @@ def _notes(
 ) -> dict[str, Any]:
     return {
         "task": task.name,
+        "source": task.source,
         "backbone": backbone,
         "classes": list(task.classes),
         "columns": len(task.text),
@@ -98,14 +109,26 @@ def _notes(
 
 
 def over_seeds(results: Sequence[Sequence[Evaluation]]) -> str:
-    """A table: strategy, mean accuracy and loss with 95 % t-intervals over seeds, passes."""
-    head = f"{'strategy':24}{'accuracy':>20}{'loss':>18}{'passes':>8}"
+    """A table: strategy, the task's metrics (times 100) and loss, mean and 95 % t-interval over seeds, passes."""
+    names = list(results[0][0].shown)
+    head = f"{'strategy':24}" + "".join(f"{name:>20}" for name in names) + f"{'loss':>18}{'passes':>8}"
     lines = [head, "-" * len(head)]
     for column in zip(*results, strict=True):
-        accuracy = interval([100 * result.accuracy for result in column])
+        values = [interval([100 * result.shown[name] for result in column]) + unit(name) for name in names]
         loss = interval([result.loss for result in column], digits=3)
-        lines.append(f"{column[0].strategy:24}{accuracy + ' %':>20}{loss:>18}{column[0].passes:>8}")
+        cells = "".join(f"{value:>20}" for value in values)
+        lines.append(f"{column[0].strategy:24}{cells}{loss:>18}{column[0].passes:>8}")
     return "\n".join(lines)
+
+
+def unit(metric: str) -> str:
+    """What stands behind a metric times 100: shares are per cent, correlations are not."""
+    return " %" if metric in ("accuracy", "f1") else ""
+
+
+def in_words(result: Evaluation) -> str:
+    """The metrics in a line: `accuracy 91.2 %, f1 93.0 %`."""
+    return ", ".join(f"{name} {100 * value:.1f}{unit(name)}" for name, value in result.shown.items())
 
 
 def interval(values: Sequence[float], digits: int = 1) -> str:

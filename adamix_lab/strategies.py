@@ -1,6 +1,7 @@
 """Inference strategies on the same trained experts (Table 7): merged, fixed, random, ensemble.
 
-A strategy is a function of a model and a batch that gives log-probabilities `[B, C]`; `STRATEGIES` names them.
+A strategy is a function of a model and a batch that gives log-probabilities `[B, C]`, or the numbers `[B, 1]` of a
+regression; `STRATEGIES` names them.
 """
 
 from __future__ import annotations
@@ -17,29 +18,34 @@ from adamix_lab.views import Batch, rows_of, shared_prefix
 Strategy = Callable[[MixtureModel, Batch, Generator], Tensor]
 
 
+def answers(logits: Tensor) -> Tensor:
+    """Log-probabilities `[..., C]`; the one number of a regression `[..., 1]` stays as it is."""
+    return logits if logits.shape[-1] == 1 else logits.log_softmax(-1)
+
+
 def merged(mixture: MixtureModel, batch: Batch, generator: Generator) -> Tensor:
     """Averaged weights, one pass (Eq. 6)."""
-    return mixture(**batch).logits.log_softmax(-1)
+    return answers(mixture(**batch).logits)
 
 
 def fixed(expert: int) -> Strategy:
     """One expert everywhere, one pass."""
 
     def strategy(mixture: MixtureModel, batch: Batch, generator: Generator) -> Tensor:
-        return mixture(selection=mixture.space.fixed(expert), **batch).logits.log_softmax(-1)
+        return answers(mixture(selection=mixture.space.fixed(expert), **batch).logits)
 
     return strategy
 
 
 def random_batch(mixture: MixtureModel, batch: Batch, generator: Generator) -> Tensor:
     """One random route for the whole batch."""
-    return mixture(selection=mixture.space.draw(generator), **batch).logits.log_softmax(-1)
+    return answers(mixture(selection=mixture.space.draw(generator), **batch).logits)
 
 
 def random_example(mixture: MixtureModel, batch: Batch, generator: Generator) -> Tensor:
     """A random route an example (the reference's sentence-level routing)."""
     route = mixture.space.draw(generator, (rows_of(batch),))
-    return mixture(selection=route, **batch).logits.log_softmax(-1)
+    return answers(mixture(selection=route, **batch).logits)
 
 
 def random_token(mixture: MixtureModel, batch: Batch, generator: Generator) -> Tensor:
@@ -48,7 +54,7 @@ def random_token(mixture: MixtureModel, batch: Batch, generator: Generator) -> T
     assert states is not None
     route = mixture.space.draw(generator, (states.shape[0], states.shape[1]))
     # routes are drawn a position; the last block must see them all, so nothing is cut here
-    return mixture(selection=route, **batch).logits.log_softmax(-1)
+    return answers(mixture(selection=route, **batch).logits)
 
 
 def ensemble(passes: int = 4, average: str = "logits") -> Strategy:
@@ -58,8 +64,8 @@ def ensemble(passes: int = 4, average: str = "logits") -> Strategy:
 
     def strategy(mixture: MixtureModel, batch: Batch, generator: Generator) -> Tensor:
         logits = shared_prefix(mixture, batch, mixture.space.draw(generator, (passes,)))
-        if average == "logits":
-            return logits.mean(0).log_softmax(-1)
+        if average == "logits" or logits.shape[-1] == 1:
+            return answers(logits.mean(0))
         return logits.log_softmax(-1).logsumexp(0) - math.log(passes)
 
     return strategy

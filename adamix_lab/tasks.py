@@ -1,21 +1,25 @@
 """A task: rows to train on, rows to be judged on, and which columns are the text and the label.
 
-Rows come from the embedded data, a folder, or one file (see `adamix_lab.rows`).
+Rows come from the embedded data, a folder, one file (see `adamix_lab.rows`), or the Hub (see `adamix_lab.hub`). What
+the paper's tasks are made of stands in `adamix_lab.known_tasks`.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import random
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from adamix_lab.errors import fraction as check_fraction
 from adamix_lab.errors import positive, unknown
+from adamix_lab.hub import hub_rows
+from adamix_lab.known_tasks import KNOWN, KnownTask
+from adamix_lab.labels import Part, check_columns, name_labels, number_labels
 from adamix_lab.rows import SUFFIXES, Row, read_rows
 
 EMBEDDED = {"aspects": ("negative", "positive")}  # name: what the label numbers mean
@@ -29,6 +33,7 @@ TEXT_COLUMNS = (
     ("text",),
 )
 SLICE_OF_ONE_FILE = 0.2
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,9 @@ class Task:
         text: one column, or two for pairs.
         label: the label's column.
         classes: the classes' names in the order of their numbers; empty for regression.
+        metrics: names in `adamix_lab.metrics`, the task's own first; none given: accuracy, or the two correlations.
+        further: more rows to be judged on, by name (MNLI's "mismatched").
+        source: where `load_task` found it: a name, or the whole path.
     """
 
     name: str
@@ -50,6 +58,13 @@ class Task:
     text: tuple[str, ...]
     label: str = "label"
     classes: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+    further: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.metrics:
+            object.__setattr__(self, "metrics", ("accuracy",) if self.classes else ("pearson", "spearman"))
 
     @property
     def num_labels(self) -> int:
@@ -66,6 +81,14 @@ class Task:
         """Whether labels are texts to write (`adamix_lab.generation.tasks.GenerationTask`)."""
         return False
 
+    def judged(self) -> list[Task]:
+        """This task, and one for each further set of rows, judged on those (`mnli`, `mnli-mismatched`)."""
+        more = (
+            replace(self, name=f"{self.name}-{name}", evaluation=rows, further={})
+            for name, rows in self.further.items()
+        )
+        return [self, *more]
+
 
 def load_task(
     source: str | Path,
@@ -74,14 +97,20 @@ def load_task(
     name: str | None = None,
     rows: int | None = None,
     seed: int = 0,
+    folder: str | Path | None = None,
+    config: str | None = None,
+    revision: str | None = None,
 ) -> Task:
-    """A task from the embedded data ("aspects"), a folder, or a file.
+    """A task from the embedded data ("aspects"), the Hub, a folder, or a file.
 
     A folder holds `train.*` and `validation.*` (or `test.*`); of a single file a fifth is set aside, stratified, for
     the evaluation. Files are JSON lines or CSV (.tsv too), gzipped or not.
 
+    The paper's tasks (cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, subj, mpqa) have their columns, classes, metrics
+    and splits in a table, which serves their name and any folder of that name; `text` sets the table aside.
+
     Args:
-        source: an embedded name or a path.
+        source: an embedded name, a name of the table, a path, or an id on the Hub ("owner/name").
         text: the column, or two columns, to read; None looks for the usual names (sentence, premise and
             hypothesis, ...).
         label: the label's column. Whole numbers are class ids from 0; strings become classes in sorted order; numbers
@@ -89,34 +118,57 @@ def load_task(
         name: of the task; None takes the source's.
         rows: a seeded sample of so many training rows; None takes all.
         seed: of the sample and of the slice of a single file.
+        folder: where the rows of a task of the table lie; None takes them from the Hub.
+        config: of a data set on the Hub that has several.
+        revision: of a data set on the Hub: a branch, tag or commit.
 
     Raises:
         ValueError: an unknown name or column, an empty file, a line that cannot be read, a row without a label or
             with one outside the classes.
         FileNotFoundError: a path that is not there, or a folder without train and evaluation files.
+        OSError: a data set that is neither in the cache nor to be had from the Hub.
     """
     if rows is not None:
         positive("rows", rows)
-    path = _locate(source)
-    train_file, evaluation_file = _files(path) if path.is_dir() else (path, None)
-    train = read_rows(train_file)
-    columns = _text_columns(train[0], text, train_file)
-    named: list[tuple[Path, list[Row]]] = [(train_file, train)]
-    if evaluation_file is not None:
-        named.append((evaluation_file, read_rows(evaluation_file)))
-    for file, part in named:
-        _check_columns(part, (*columns, label), file)
-    classes = _number_labels(named, label)
-    if evaluation_file is None:
-        train, evaluation = hold_out(train, SLICE_OF_ONE_FILE, seed, label)
-        if not evaluation:
-            raise ValueError(f"{train_file} holds {len(train)} rows: expected 2 or more, some to be judged on.")
+    if folder is not None and source not in KNOWN:
+        raise unknown("Task with a folder", source, KNOWN)
+    path = None if folder is None and _on_hub(source) else _locate(source if folder is None else folder)
+    key = str(source) if isinstance(source, str) and source in KNOWN else path.name if path else ""
+    known = KNOWN.get(key) if text is None else None
+    if path is None:
+        parts, known, columns = _hub_parts(str(source), known, text, label, config, revision)
     else:
-        evaluation = named[1][1]
+        parts = _local_parts(path, known)
+        columns = known.text if known else _text_columns(parts[0][1][0], text, parts[0][0])
+    for place, part in parts:
+        check_columns(part, columns, label, place)
+    if known:
+        classes, numbers = known.classes, known.hub_classes if path is None else ()
+        name_labels(parts, label, classes, numbers, known.bounds)
+    else:
+        classes = number_labels(parts, label)
+    train, evaluation = _two(parts, seed, label)
     if rows is not None and rows < len(train):
         train = [train[n] for n in sorted(random.Random(seed).sample(range(len(train)), rows))]
-    classes = EMBEDDED.get(str(source), classes)
-    return Task(name or path.name.split(".")[0], train, evaluation, columns, label, classes)
+    further = {_short(place): part for place, part in parts[2:]}
+    title = name or (key if known else Path(str(source)).name.split(".")[0])
+    given = str(source) if path is None or str(source) in EMBEDDED else str(path.resolve())
+    metrics = known.metrics if known else ()
+    return Task(title, train, evaluation, columns, label, EMBEDDED.get(str(source), classes), metrics, further, given)
+
+
+def _two(parts: Sequence[Part], seed: int, label: str) -> tuple[list[Row], list[Row]]:
+    place, train = parts[0]
+    if len(parts) > 1:
+        return train, parts[1][1]
+    train, evaluation = hold_out(train, SLICE_OF_ONE_FILE, seed, label)
+    if not evaluation:
+        raise ValueError(f"{place} holds {len(train)} rows: expected 2 or more, some to be judged on.")
+    return train, evaluation
+
+
+def _short(place: str) -> str:
+    return "mismatched" if "mismatched" in place else place
 
 
 def hold_out(
@@ -161,6 +213,13 @@ def data_root() -> Path:
     return Path(named) if named else Path(__file__).resolve().parent.parent / "data"
 
 
+def _on_hub(source: str | Path) -> bool:
+    """Whether a source is a name for the Hub: one of the table, or owner/name that is no path here."""
+    if not isinstance(source, str) or source in EMBEDDED:
+        return False
+    return source in KNOWN or (bool(HUB_ID.fullmatch(source)) and not Path(source).exists())
+
+
 def _locate(source: str | Path) -> Path:
     if str(source) in EMBEDDED:
         folder = data_root() / str(source)
@@ -174,35 +233,66 @@ def _locate(source: str | Path) -> Path:
     if path.exists():
         return path
     if len(path.parts) == 1 and not path.suffix:
-        error = unknown("Task", source, EMBEDDED)
-        raise ValueError(f"{error} Or give the path of a folder or file with JSON lines or CSV.")
+        error = unknown("Task", source, [*EMBEDDED, *KNOWN])
+        raise ValueError(f"{error} Or give the path of a folder or file with JSON lines or CSV, or owner/name.")
     raise FileNotFoundError(
         f"{path} is not there: expected a folder with train.* and validation.*, or a file ({', '.join(SUFFIXES)})."
     )
 
 
-def _files(folder: Path) -> tuple[Path, Path]:
-    found = {}
-    for stem in ("train", "validation", "test"):
-        paths = [folder / f"{stem}{suffix}" for suffix in SUFFIXES if (folder / f"{stem}{suffix}").is_file()]
-        if len(paths) > 1:
-            raise ValueError(
-                f"{folder} holds {', '.join(p.name for p in paths)}: expected one {stem} file. Remove the rest."
-            )
-        found[stem] = paths[0] if paths else None
-    train, evaluation = found["train"], found["validation"] or found["test"]
+def _local_parts(path: Path, known: KnownTask | None) -> list[Part]:
+    files = _files(path, known.judged if known else ()) if path.is_dir() else [path]
+    return [(str(file), read_rows(file)) for file in files]
+
+
+def _files(folder: Path, judged: Sequence[str]) -> list[Path]:
+    """train, then the file to be judged on, then those of further splits that are there."""
+    train = _one(folder, "train")
+    first = judged[:1] or ("validation", "test")
+    names = [*first, *(name.removesuffix("_matched") for name in judged[:1])]
+    evaluation = next((path for name in names if (path := _one(folder, name))), None)
     if train is None or evaluation is None:
         there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+        wanted = f"{names[-1]}.*" if judged else "validation.* (or test.*)"
         raise FileNotFoundError(
-            f"{folder} holds {there}: expected train.* and validation.* (or test.*), ending in {', '.join(SUFFIXES)}."
+            f"{folder} holds {there}: expected train.* and {wanted}, ending in {', '.join(SUFFIXES)}."
         )
-    return train, evaluation
+    return [train, evaluation, *(path for name in judged[1:] if (path := _one(folder, name)))]
 
 
-# -- columns and labels ------------------------------------------------------------------------------------
+def _one(folder: Path, stem: str) -> Path | None:
+    paths = [folder / f"{stem}{suffix}" for suffix in SUFFIXES if (folder / f"{stem}{suffix}").is_file()]
+    if len(paths) > 1:
+        raise ValueError(
+            f"{folder} holds {', '.join(p.name for p in paths)}: expected one {stem} file. Remove the rest."
+        )
+    return paths[0] if paths else None
 
 
-def _text_columns(row: Mapping[str, Any], text: str | Sequence[str] | None, path: Path) -> tuple[str, ...]:
+def _hub_parts(
+    source: str,
+    known: KnownTask | None,
+    text: str | Sequence[str] | None,
+    label: str,
+    config: str | None,
+    revision: str | None,
+) -> tuple[list[Part], KnownTask | None, tuple[str, ...]]:
+    table = KNOWN.get(source)
+    if table is not None:
+        parts, _ = hub_rows(table.hub, table.config, table.judged, revision)
+        for row in (row for _, part in parts for row in part) if known else ():
+            row.update({ours: row[theirs] for theirs, ours in zip(table.hub_text, table.text, strict=False)})
+        return parts, known, known.text if known else _text_columns(parts[0][1][0], text, parts[0][0])
+    parts, names = hub_rows(source, config, (), revision)
+    columns = _text_columns(parts[0][1][0], text, parts[0][0])
+    named = KnownTask(source, config, columns, names[label]) if label in names else None
+    return parts, named, columns
+
+
+# -- columns -----------------------------------------------------------------------------------------------
+
+
+def _text_columns(row: Mapping[str, Any], text: str | Sequence[str] | None, place: str) -> tuple[str, ...]:
     if text is not None:
         given = (text,) if isinstance(text, str) else tuple(text)
         if not 1 <= len(given) <= 2:
@@ -213,81 +303,6 @@ def _text_columns(row: Mapping[str, Any], text: str | Sequence[str] | None, path
             return columns
     known = ", ".join(" + ".join(columns) for columns in TEXT_COLUMNS)
     raise ValueError(
-        f"{path} has columns {', '.join(map(repr, row))}, none of them a usual name for text: expected {known}. "
+        f"{place} has columns {', '.join(map(repr, row))}, none of them a usual name for text: expected {known}. "
         'Say which with text="column" or text=("first", "second").'
     )
-
-
-def _check_columns(rows: Sequence[Row], columns: tuple[str, ...], path: Path) -> None:
-    for number, row in enumerate(rows, start=1):
-        for column in columns:
-            if column not in row:
-                raise ValueError(f"{path}, row {number}: {unknown('Column', column, row)}")
-        for column in columns[:-1]:
-            if not isinstance(row[column], str):
-                raise ValueError(
-                    f"{path}, row {number}: {column} = {row[column]!r}: expected a string (it may be empty)."
-                )
-
-
-def _number_labels(parts: Sequence[tuple[Path, list[Row]]], label: str) -> tuple[str, ...]:
-    """Replaces labels by class numbers (or floats), in place; returns the classes, known from the first part."""
-    path, rows = parts[0]
-    values = [_label(row[label], path, n) for n, row in enumerate(rows, start=1)]
-    if any(isinstance(value, float) for value in values):
-        for part_path, part in parts:
-            for n, row in enumerate(part, start=1):
-                value = _label(row[label], part_path, n)
-                if isinstance(value, str):
-                    raise ValueError(f"{part_path}, row {n}: label {value!r}: expected a number, as in {path}.")
-                row[label] = float(value)
-        return ()
-    numbered = all(isinstance(value, int) for value in values)
-    classes = _class_ids(values, path) if numbered else sorted({str(value) for value in values})
-    ids: dict[Any, int] = {int(c) if numbered else c: n for n, c in enumerate(classes)}
-    for part_path, part in parts:
-        for n, row in enumerate(part, start=1):
-            value = _label(row[label], part_path, n)
-            value = value if numbered else str(value)
-            if value not in ids:
-                raise ValueError(
-                    f"{part_path}, row {n}: label {value!r} is outside the {len(classes)} classes of {path.name}: "
-                    f"expected one of {', '.join(classes[:8])}. Leave out rows without a label (-1)."
-                )
-            row[label] = ids[value]
-    return tuple(classes)
-
-
-def _class_ids(values: Sequence[Any], path: Path) -> list[str]:
-    there = sorted(set(values))
-    if there != list(range(len(there))):
-        raise ValueError(
-            f"{path} has labels {', '.join(map(str, there[:8]))}: expected whole numbers from 0 without gaps. "
-            "Number the classes from 0, give them as strings, or as floats (1.0) for a regression; leave out rows "
-            "without a label."
-        )
-    return [str(value) for value in there]
-
-
-def _label(value: Any, path: Path, number: int) -> int | float | str:
-    """The label as a whole number, a float, or a string."""
-    if isinstance(value, str):
-        value = _number(value.strip())
-    if isinstance(value, bool):
-        return int(value)
-    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
-        raise ValueError(
-            f"{path}, row {number}: no label ({value!r}): expected a class or a number. Leave such rows out."
-        )
-    if not isinstance(value, int | float | str):
-        raise ValueError(f"{path}, row {number}: label {value!r}: expected a class (number or string) or a float.")
-    return value
-
-
-def _number(value: str) -> int | float | str:
-    for kind in (int, float):
-        try:
-            return kind(value)
-        except ValueError:
-            continue
-    return value

@@ -6,7 +6,7 @@ The rest is what any loop needs: the best weights on a slice of train, a log, ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,16 @@ import torch
 from torch import Tensor
 
 from adamix_lab.allocator import keep_freed_memory
-from adamix_lab.batches import Batches, Example, collate, encode, length, sequential
+from adamix_lab.batches import Batches, Encoder, Example, check_labels, collate, encode, length, sequential
 from adamix_lab.model import MixtureModel
-from adamix_lab.objective import Objective, TaskLoss, predicts_next
+from adamix_lab.objective import Objective, TaskLoss
 from adamix_lab.optim import StackedAdamW, make_optimizer, on_route, set_rate
 from adamix_lab.prefix import above
 from adamix_lab.recipe import Recipe
 from adamix_lab.routing import Router
-from adamix_lab.rows import Row
 from adamix_lab.run import History, Run
 from adamix_lab.tasks import Task, hold_out
 from adamix_lab.views import Batch
-
-Encoder = Callable[[Sequence[Row], Task, Any, int], list[Example]]
 
 
 def train(
@@ -119,23 +116,6 @@ def start_accelerator(recipe: Recipe) -> Any:
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     return accelerator
-
-
-def check_labels(mixture: MixtureModel, task: Task) -> None:
-    """Refuses a head that does not answer the task's classes. Raises ValueError."""
-    if task.generates:
-        return  # there are no classes; `encode` says what to do
-    if predicts_next(mixture.model):
-        raise ValueError(
-            f"Task {task.name!r} has classes, but {type(mixture.model).__name__} predicts the next token: expected a "
-            'classification head. Load the model with kind="classification", or give train an encoder of your own.'
-        )
-    answers = getattr(mixture.model, "num_labels", None) if mixture.head_paths else None
-    if answers is not None and answers != task.num_labels:
-        raise ValueError(
-            f"The model's head answers {answers} labels: expected {task.num_labels} for task {task.name!r}. Load the "
-            f"backbone with num_labels={task.num_labels}, or add_task(name, num_labels={task.num_labels})."
-        )
 
 
 def prepare_data(

@@ -57,6 +57,10 @@ def test_evaluate_and_predict_read_what_train_wrote(trained):
         (["train", "--task", "task.csv", "--label", "lable"], "lable"),
         (["train", "--task", "task.csv", "--experts", "0"], "experts = 0: expected a whole number of at least 1"),
         (["train", "--task", "task.csv", "--share", "sideways"], "Side to share for bottleneck 'sideways'"),
+        (["few-shot", "--task", "sst"], "Task 'sst' is not known"),
+        (["few-shot", "--task", "task.csv", "--per-class", "999"], "999 examples of class 'bad' were asked for"),
+        (["table", "--folder", "."], "holds no task's folder"),
+        (["train", "--task", "rte"], "Without network, give a folder"),
         (["train", "--task", "task.csv", "--model", "no-such/model"], "Hub name that is in the cache"),
     ],
 )
@@ -64,6 +68,35 @@ def test_mistakes_end_in_one_clear_line(trained, arguments, message):
     done = command(*arguments, folder=trained[0])
     assert done.returncode == 2
     assert message in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_regression_from_training_to_prediction(tmp_path):
+    (tmp_path / "stsb").mkdir()
+    rows = [{"sentence1": f"a film {n}", "sentence2": "a film", "label": n % 6} for n in range(24)]
+    for part in ("train", "validation"):
+        (tmp_path / "stsb" / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = command(*"train --task stsb --folder stsb --steps 3 --top-blocks 1 --out out".split(), folder=tmp_path)
+    assert done.returncode == 0 and "pearson" in done.stdout and "spearman" in done.stdout, done.stderr
+    done = command("evaluate", "out/seed0", "--strategy", "merged", folder=tmp_path)  # finds the task's folder
+    assert done.returncode == 0 and "pearson" in done.stdout, done.stderr
+    done = command("predict", "out/seed0", "a film", "another film", folder=tmp_path)
+    assert done.returncode == 0 and "%" not in done.stdout and "a film | another film" in done.stdout, done.stderr
+
+
+@pytest.mark.slow
+def test_the_table_and_few_shot_commands(trained, tmp_path):
+    folder = trained[0]
+    (tmp_path / "sst2").mkdir()
+    rows = [{"sentence": f"a {'fine' if n % 2 else 'poor'} film {n}", "label": n % 2} for n in range(40)]
+    for part in ("train", "validation"):
+        (tmp_path / "sst2" / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = "--steps 2 --top-blocks 1 --method LoRA --evaluation-rows 10 --out out".split()
+    done = command("table", "--folder", ".", *arguments, folder=tmp_path)
+    assert done.returncode == 0 and "trained on 40 rows, judged on 10 (sst2)" in done.stdout, done.stderr
+    done = command(*"few-shot --task task.csv --seeds 2 --epochs 1 --method AdaMix --out few".split(), folder=folder)
+    assert done.returncode == 0 and "30 examples, 2 seeds" in done.stdout, done.stderr
+    assert json.loads((folder / "few/task.json").read_text())["summary"]["AdaMix"]["accuracy"]["sd"] >= 0
 
 
 def test_doctor_looks_at_everything(tmp_path):

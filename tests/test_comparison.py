@@ -1,114 +1,105 @@
-"""The table of baselines on a tiny backbone: budgets, costs, the soup, going on after a kill."""
+"""The table of tasks x methods on a tiny model: every cell, resuming, what is said."""
 
 import json
-import statistics
-from dataclasses import replace
 
 import pytest
 import tiny
-import torch
-from tiny_task import one_thread, task, tokenizer  # noqa: F401
+import tiny_task
 
-from adamix_lab.baselines import comparison
-from adamix_lab.baselines.comparison import RECIPE, Clock, Setting, best_rate, compare_baselines, table
-from adamix_lab.baselines.making import baseline, costs
-from adamix_lab.baselines.soup import ensemble, train_apart
-from adamix_lab.evaluation import evaluate
-from adamix_lab.merging import merge
-from adamix_lab.recipe import Recipe
-from adamix_lab.run import History
-from adamix_lab.saving import trained_tensors
-from adamix_lab.training import train
+from adamix_lab import comparison
+from adamix_lab.comparison import compare, few_to_judge, finite, table, words
+from adamix_lab.methods import METHODS, Budget
+
+BUDGET = Budget(steps=3, batch_size=8, max_length=6, top_blocks=1)
 
 
-@pytest.fixture
-def setting(monkeypatch):
-    monkeypatch.setattr(comparison, "load_backbone", lambda *_, **__: (tiny.bert(0.1), tokenizer()))
-    short = Recipe(**{**RECIPE.to_dict(), "consistency": RECIPE.consistency, "steps": 8, "batch_size": 8})
-    return Setting(task(60), "tiny", short, size=4, experts=3)
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tiny.bert(num_labels=2).save_pretrained(folder)
+    tiny_task.tokenizer().save_pretrained(folder)
+    return str(folder)
 
 
-def test_budgets_costs_and_the_record(setting, tmp_path):
-    lines: list[str] = []
-    rows = compare_baselines(setting, tmp_path, ["adamix", "single", "full", "apart-soup"], lines.append)
-    by = {(row.name, row.budget): row for row in rows}
-    assert [row.name for row in rows if row.budget == "steps"] == [
-        "adamix", "single", "full", "apart-soup", "apart, mean of each alone", "apart, ensemble",
-    ]  # fmt: skip
-    subject = by["adamix", "compute"].operations
-    assert by["adamix", "compute"].steps == by["adamix", "steps"].steps == by["single", "steps"].steps == 8
-    for name in ("single", "full"):
-        step = by[name, "steps"].operations / 8
-        assert by[name, "compute"].steps == max(1, round(subject / step))
-        assert abs(by[name, "compute"].operations - subject) <= step / 2
-    assert by["single", "compute"].steps > 8  # one view
-    assert by["full", "steps"].operations > by["single", "steps"].operations  # gradients of the weights, too
-    assert by["apart-soup", "steps"].steps == 24 and by["apart-soup", "compute"].steps < 24
-    single = costs("single", setting.make("single")[0])
-    assert by["apart-soup", "steps"].trained == 3 * single.trained
-    assert by["apart, ensemble", "steps"].inference == 3 * by["apart-soup", "steps"].inference == 3 * single.inference
-    assert all(row.step_ms and 0 <= row.low <= row.accuracy <= row.high <= 1 for row in rows)
-    record = json.loads((tmp_path / "baselines.json").read_text())
-    assert record["versions"]["torch"] and record["setting"]["recipe"]["steps"] == 8
-    assert "Equal compute" in lines[-1] and "apart, ensemble" in lines[-1]
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    sentences = [row["sentence"] for row in tiny_task.task().train]
+    tables = {
+        "cola": [{"sentence": s, "label": n % 2} for n, s in enumerate(sentences)],
+        "stsb": [{"sentence1": s, "sentence2": "w1", "label": (n % 11) / 2} for n, s in enumerate(sentences)],
+        "mnli": [{"premise": s, "hypothesis": "", "label": n % 3} for n, s in enumerate(sentences)],
+    }
+    for name, rows in tables.items():
+        (folder / name).mkdir()
+        parts = {"train": rows[:60], "validation": rows[60:]}
+        if name == "mnli":
+            parts["validation_mismatched"] = rows[50:80]
+        for part, some in parts.items():
+            (folder / name / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    return folder
 
 
-def test_a_killed_comparison_goes_on_and_another_setting_is_refused(setting, tmp_path, monkeypatch):
-    first = compare_baselines(setting, tmp_path, ["head"], lambda _: None)
-    monkeypatch.setattr(comparison, "measure", lambda name, *_: pytest.fail(f"{name} was trained again"))
-    assert compare_baselines(setting, tmp_path, ["head"], lambda _: None) == first
-    with pytest.raises(ValueError, match="rows of another setting"):
-        compare_baselines(Setting(setting.task, "tiny", setting.recipe, size=5), tmp_path, ["head"])
-    with pytest.raises(ValueError, match="Did you mean 'head'"):
-        compare_baselines(setting, tmp_path, ["haed"])
+def test_every_task_by_every_method(data, backbone, tmp_path):
+    said = []
+    cells = compare(data, tmp_path, BUDGET, backbone, rows=40, evaluation_rows=20, say=said.append)
+    assert {(c["task"], c["method"]) for c in cells} == {(t, m) for t in ("cola", "stsb", "mnli") for m in METHODS}
+    assert {name for c in cells for name in c["metrics"]} == {
+        "matthews", "pearson", "spearman", "accuracy", "accuracy, mismatched",
+    }  # fmt: skip
+    for cell in cells:
+        assert cell["training_rows"] == 40 and set(cell["evaluation_rows"].values()) == {20}
+        assert cell["seconds"] >= 0 and cell["trained_parameters"] >= cell["kept_parameters"] > 0
+    counts = {c["method"]: (c["trained_parameters"], c["kept_parameters"]) for c in cells if c["task"] == "cola"}
+    assert counts["AdaMix"][0] > counts["AdaMix"][1] == counts["single bottleneck"][1] > counts["linear probe"][0]
+    text = (tmp_path / "table.txt").read_text()
+    assert said[-1].strip() == text.strip() and "trained on 40 rows, judged on 20 (mnli), 20 (mnli-mismatched)" in text
+    assert "longer than max_length = 6 tokens" in text
+    kept = json.loads((tmp_path / "table.json").read_text())
+    assert kept["cells"] == json.loads(json.dumps(finite(cells))) and kept["evaluation_rows"] == 20
 
 
-def test_the_rate_is_chosen_on_training_rows_alone(setting, monkeypatch):
-    seen = []
+def test_finished_cells_are_not_run_again(data, backbone, tmp_path, monkeypatch):
+    ran = []
+    real = comparison.run_cell
 
-    def watched(model, data, tokenizer, recipe, **more):
-        seen.append((recipe.lr, recipe.steps, recipe.dev_fraction, recipe.choose_on))
-        accuracy = 1 - abs(recipe.lr - 3e-2)  # the middle rate is best
+    def stops_at_third(task, method, *rest):
+        if len(ran) == 2:
+            raise KeyboardInterrupt
+        ran.append((task.name, method))
+        return real(task, method, *rest)
 
-        return History(best={"dev": {"accuracy": accuracy, "loss": 1.0}})
-
-    monkeypatch.setattr(comparison, "train", watched)
-    assert best_rate("prompt", setting) == 3e-2
-    assert [round(lr, 3) for lr, *_ in seen] == [0.01, 0.03, 0.09]
-    assert all(rest == (2, 0.1, "slice") for _, *values in seen for rest in [tuple(values)])
-
-
-def test_the_soup_is_the_mean_of_adapters_trained_apart(setting):
-    parts = []
-
-    def load():
-        return tiny.bert(0.1), tokenizer()
-
-    soup, alone = train_apart(load, setting.task, setting.recipe, experts=2, size=4, progress=False)
-    for seed in (0, 1):
-        one = baseline("single", tiny.bert(0.1), seed=seed, size=4)
-        train(one, setting.task, tokenizer(), replace(setting.recipe, seed=seed), progress=False)
-        parts.append({name: tensor.clone() for name, tensor in trained_tensors(one).items()})
-    assert any(not torch.equal(parts[0][name], parts[1][name]) for name in parts[0])
-    for name, tensor in trained_tensors(merge(soup)).items():
-        torch.testing.assert_close(tensor, (parts[0][name] + parts[1][name]) / 2)
-    assert len(alone) == 2 and soup.mixture.tied
-    assert evaluate(soup, setting.task, tokenizer())[0].log_probabilities.shape == (30, 3)
-    both = ensemble(alone)
-    torch.testing.assert_close(both.log_probabilities.exp().sum(-1), torch.ones(30))
-    assert both.passes == 2
+    monkeypatch.setattr(comparison, "run_cell", stops_at_third)
+    options = {"methods": ["linear probe", "AdaMix"], "tasks": ["cola", "stsb"], "say": lambda line: None}
+    with pytest.raises(KeyboardInterrupt):
+        compare(data, tmp_path, BUDGET, backbone, **options)
+    assert len(json.loads((tmp_path / "table.json").read_text())["cells"]) == 2
+    ran.clear()
+    cells = compare(data, tmp_path, BUDGET, backbone, **options)
+    assert ran == [("stsb", "linear probe"), ("stsb", "AdaMix")] and len(cells) == 4
+    with pytest.raises(ValueError, match=r"table.json holds a table with budget = .*Give another --out"):
+        compare(data, tmp_path, Budget(steps=4), backbone, **options)
 
 
-def test_the_clock_leaves_out_the_first_step_of_each_run(monkeypatch):
-    times = iter([0.0, 1.0, 1.5, 9.0, 9.25])
-    monkeypatch.setattr(comparison.time, "perf_counter", lambda: next(times))
-    clock = Clock()
-    for step in (1, 2, 3, 1, 2):
-        clock.tick(step)
-    assert clock.steps == [1000.0, 500.0, 250.0] and clock.median == statistics.median(clock.steps)
+def test_bad_input(data, tmp_path):
+    with pytest.raises(ValueError, match=r"Task 'col' is not known.*Did you mean 'cola'"):
+        compare(data, tmp_path, BUDGET, tasks=["col"])
+    with pytest.raises(ValueError, match=r"Method 'lora' is not known.*Did you mean 'LoRA'"):
+        compare(data, tmp_path, BUDGET, methods=["lora"])
+    with pytest.raises(FileNotFoundError, match="holds no task's folder"):
+        compare(tmp_path, tmp_path, BUDGET)
+    with pytest.raises(ValueError, match="evaluation_rows = 0"):
+        few_to_judge(tiny_task.task(), 0)
+    assert few_to_judge(tiny_task.task(), 10**6).evaluation == tiny_task.task().evaluation
 
 
-def test_the_table_has_a_part_for_each_budget(setting, tmp_path):
-    rows = compare_baselines(setting, tmp_path, ["head"], lambda _: None)
-    text = table(rows)
-    assert text.index("Equal steps") < text.index("Equal compute") and "at inference" in text
+def test_an_undefined_metric_is_said_and_is_no_number_in_json():
+    nan = float("nan")
+    assert words({"pearson": nan, "f1": 0.5}) == "pearson undefined, f1 50.0 %"
+    cell = {
+        "task": "stsb", "method": "LoRA", "metrics": {"pearson": nan}, "seconds": 1.0, "trained_parameters": 1000,
+        "kept_parameters": 10, "training_rows": 3, "evaluation_rows": {"stsb": 2}, "notes": ["odd"],
+    }  # fmt: skip
+    text = table([cell], {"backbone": "b", "budget": {}})
+    assert "undefined" in text and "1,000" in text and "  odd" in text
+    assert json.dumps(finite(cell), allow_nan=False)

@@ -10,8 +10,10 @@ import torch
 from adamix_lab.adaptations import Bottleneck
 from adamix_lab.evaluation import evaluate, paired_difference, predict, wilson
 from adamix_lab.model import attach
+from adamix_lab.objective import Consistency
 from adamix_lab.routing import generator_for
 from adamix_lab.strategies import STRATEGIES, ensemble, fixed, random_token
+from adamix_lab.training import train
 
 ALL = [name for name in STRATEGIES if not name.startswith("fixed-") or name in ("fixed-0", "fixed-2")]
 
@@ -77,10 +79,53 @@ def test_evaluation_leaves_the_mode_as_it_was_and_ignores_dropout():
     assert mixture.training
 
 
+def regression():
+    """Similarity of a kind: how many of the words are good ones, from 0 to 1; learnable by a tiny model."""
+    from adamix_lab.tasks import Task
+
+    base = tiny_task.task(rows=200)
+
+    def scored(rows):
+        return [{**row, "label": float(row["label"] == 0)} for row in rows]
+
+    return Task("tiny", scored(base.train), scored(base.evaluation), ("sentence",))
+
+
+def test_a_regression_is_trained_judged_and_predicted():
+    task, tokenizer = regression(), tiny_task.tokenizer()
+    mixture = attach(tiny.bert(num_labels=1), Bottleneck(4), experts=3, share="up", seed=1)
+    before = evaluate(mixture, task, tokenizer)[0]
+    train(mixture, task, tokenizer, tiny_task.recipe(steps=40, lr=1e-2, consistency=Consistency(1.0, "mse")))
+    results = evaluate(mixture, task, tokenizer, ALL)
+    for result in results:
+        assert result.log_probabilities.shape == (len(task.evaluation), 1) and math.isnan(result.accuracy)
+        assert list(result.metrics) == ["pearson", "spearman"] and "accuracy" not in result.row()
+        wrong = (result.predictions - result.labels).square().mean()
+        assert math.isclose(result.loss, float(wrong), rel_tol=1e-5)
+    assert results[0].loss < before.loss and results[0].metrics["pearson"] > before.metrics["pearson"]
+    numbers = predict(mixture, tokenizer, [row["sentence"] for row in task.evaluation])
+    assert numbers.shape == (len(task.evaluation), 1)
+    torch.testing.assert_close(numbers[:, 0], results[0].predictions, atol=1e-5, rtol=1e-4)
+
+
+def test_a_table_shows_the_tasks_own_metrics(mixture):
+    from dataclasses import replace
+
+    from adamix_lab.seeds import over_seeds
+
+    task = replace(tiny_task.task(), metrics=("matthews", "f1"))
+    result = evaluate(mixture, task, tiny_task.tokenizer())[0]
+    assert {"accuracy", "matthews", "f1"} <= result.row().keys()
+    table = over_seeds([[result]])
+    assert f"{100 * result.metrics['matthews']:.1f}" in table and "matthews" in table and "accuracy" not in table
+
+
 def test_bad_input_is_named(mixture):
     task, tokenizer = tiny_task.task(), tiny_task.tokenizer()
     with pytest.raises(ValueError, match=r"Strategy 'merge' is not known.*Did you mean 'merged'"):
         evaluate(mixture, task, tokenizer, ["merge"])
+    with pytest.raises(ValueError, match="head answers 3 labels: expected 1 for task 'tiny'"):
+        evaluate(mixture, regression(), tokenizer)
     for texts in ([], "a sentence", [3], [("a", "b", "c")], ["a", ("b", "c")]):
         with pytest.raises(ValueError, match="expected"):
             predict(mixture, tokenizer, texts)

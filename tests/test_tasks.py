@@ -93,7 +93,7 @@ def refused(call, *says):
 
 
 def test_unknown_name():
-    refused(lambda: load_task("aspect"), "Task 'aspect' is not known", "Did you mean 'aspects'?", "path of a folder")
+    refused(lambda: load_task("aspect"), "Task 'aspect' is not known", "Did you mean 'aspects'", "path of a folder")
     refused(lambda: load_task("no/such/folder"), "is not there", "train.* and validation.*")
 
 
@@ -188,3 +188,102 @@ def test_glue_rows_as_they_are(shared):
     mnli = load_task(shared / "data" / "mnli", rows=50)
     assert mnli.text == ("premise", "hypothesis") and mnli.num_labels == 3 and len(mnli.train) == 50
     assert load_task(shared / "data" / "stsb", rows=50).regression
+
+
+# -- tasks by name -----------------------------------------------------------------------------------------
+
+
+def folder_of(path, name, rows, **parts):
+    folder = path / name
+    folder.mkdir()
+    for part, some in ({"train": rows, "validation": rows[:4]} | parts).items():
+        jsonl(folder / f"{part}.jsonl", some)
+    return folder
+
+
+PAIRS = [{"sentence1": f"one {n}", "sentence2": "", "label": n % 2, "idx": n} for n in range(8)]
+
+
+def test_a_known_name_brings_its_columns_classes_and_metrics(tmp_path):
+    unlabelled = [{**row, "label": -1} for row in PAIRS]
+    folder = folder_of(tmp_path, "mrpc", PAIRS, test=unlabelled)
+    by_path, by_name = load_task(folder), load_task("mrpc", folder=folder)
+    assert by_path == by_name and by_path.source == str(folder.resolve())
+    assert by_path.classes == ("not_equivalent", "equivalent") and by_path.metrics == ("accuracy", "f1")
+    assert by_path.text == ("sentence1", "sentence2") and by_path.train[0]["sentence2"] == ""
+    assert load_task("mrpc", folder=folder, rows=3).train != PAIRS
+    other = tmp_path / "of another name"
+    folder.rename(other)
+    assert load_task(other).classes == ("0", "1") and load_task("mrpc", folder=other).classes[1] == "equivalent"
+
+
+def test_labels_of_a_known_task_may_be_names(tmp_path):
+    rows = [{**row, "label": ["entailment", "not_entailment"][row["label"]]} for row in PAIRS]
+    assert [row["label"] for row in load_task(folder_of(tmp_path, "rte", rows)).train] == [0, 1] * 4
+
+
+def test_a_known_task_need_not_show_every_class_in_a_sample(tmp_path):
+    rows = [{"premise": "a", "hypothesis": "b", "label": 2}] * 4
+    assert load_task(folder_of(tmp_path, "mnli", rows)).num_labels == 3
+
+
+def test_similarity_is_a_regression_even_with_whole_numbers(tmp_path):
+    rows = [{**row, "label": n % 6} for n, row in enumerate(PAIRS)]
+    task = load_task(folder_of(tmp_path, "stsb", rows))
+    assert task.regression and task.num_labels == 1 and task.metrics == ("pearson", "spearman")
+    assert all(isinstance(row["label"], float) for row in task.train)
+
+
+def test_both_sets_of_mnli(tmp_path):
+    rows = [{"premise": "a", "hypothesis": "b", "label": n % 3} for n in range(9)]
+    parts = {"validation_matched": rows[:3], "validation_mismatched": rows[:5]}
+    folder = folder_of(tmp_path, "mnli", rows, **parts)
+    (folder / "validation.jsonl").unlink()
+    matched, mismatched = load_task(folder).judged()
+    assert (matched.name, mismatched.name) == ("mnli", "mnli-mismatched")
+    assert len(matched.evaluation) == 3 and len(mismatched.evaluation) == 5 and mismatched.train == matched.train
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "says"),
+    [
+        ("rte", [0, 1, -1], "row 3: label -1 is outside the 2 classes"),
+        ("rte", [0, 1, 2], "row 3: label 2 is outside the 2 classes"),
+        ("rte", ["entailment", "entails"], "row 2: label 'entails' is outside"),
+        ("rte", [0, None], "row 2: no label (None)"),
+        ("rte", [0, 0.5], "row 2: label 0.5 is outside"),
+        ("stsb", [0.5, "high"], "row 2: label 'high': expected a number"),
+        ("stsb", [0.5, -1.0], "row 2: label -1.0 is out of range: expected 0 to 5"),
+        ("stsb", [0.5, 5.5], "row 2: label 5.5 is out of range"),
+        ("stsb", [0.5, float("nan")], "row 2: no label (nan)"),
+    ],
+)
+def test_labels_that_a_known_task_has_not(tmp_path, name, labels, says):
+    rows = [{"sentence1": "a", "sentence2": "b", "label": label} for label in labels]
+    refused(lambda: load_task(folder_of(tmp_path, name, rows)), "train.jsonl", says)
+
+
+def test_what_does_not_fit_a_known_task(tmp_path):
+    folder = folder_of(tmp_path, "subj", [{"text": "a", "label": 0}])
+    refused(lambda: load_task(folder), "expected train.* and test.*")  # Subj is judged on its test set
+    (folder / "validation.jsonl").rename(folder / "test.jsonl")
+    refused(lambda: load_task(folder), "Column 'sentence' is not known")
+    assert load_task(folder, text="text").classes == ("0",)  # text= sets the table aside
+    refused(lambda: load_task("ret", folder=folder), "Task with a folder 'ret'", "Did you mean 'rte'")
+    refused(lambda: load_task("sst"), "Task 'sst' is not known", "sst2", "owner/name")
+    with pytest.raises(OSError, match=r"nyu-mll/glue \(rte\) could not be loaded.*Without network, give a folder"):
+        load_task("rte")
+    with pytest.raises(OSError, match="Data set nobody/nothing could not be loaded"):
+        load_task("nobody/nothing")
+
+
+def test_every_shared_task_loads_by_its_name(shared):
+    from adamix_lab.known_tasks import KNOWN
+
+    sizes = {"cola": 1043, "sst2": 872, "mrpc": 408, "qqp": 1000, "stsb": 1500, "mnli": 9815, "qnli": 5463,
+             "rte": 277, "subj": 2000, "mpqa": 2000}  # fmt: skip
+    assert sizes.keys() == KNOWN.keys()
+    for name in sorted(sizes.keys() - {"sst2", "mnli", "qnli"}):  # the large ones take seconds
+        task = load_task(name, folder=shared / "data" / name, rows=20)
+        assert len(task.evaluation) == sizes[name] and len(task.train) == 20
+    assert any(not row["sentence"].strip() for row in load_task("mpqa", folder=shared / "data" / "mpqa").train)

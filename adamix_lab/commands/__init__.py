@@ -1,0 +1,1 @@
+"""Commands of `adamix-lab`, by subject; `adamix_lab.cli` puts them together."""

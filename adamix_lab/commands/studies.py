@@ -1,0 +1,101 @@
+"""Commands that compare: presets, baselines, tasks by methods, few examples."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adamix_lab.commands.options import Folder
+
+
+def presets(
+    name: Annotated[str | None, typer.Argument(help="A preset, to print its values; none lists the names.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Settings of the paper, of the authors' code, and for laptops, each value with its source."""
+    from adamix_lab.presets import PRESETS, describe_preset
+    from adamix_lab.presets import preset as chosen_preset
+
+    if name is None:
+        print(json.dumps(list(PRESETS), indent=2) if as_json else "\n".join(PRESETS))
+        return
+    chosen = chosen_preset(name)
+    print(json.dumps(chosen.to_dict(), indent=2) if as_json else describe_preset(chosen))
+
+
+def baselines(
+    task: Annotated[str, typer.Option(help='"aspects" (embedded), or a folder or file.')] = "aspects",
+    model: Annotated[str, typer.Option(help='"minilm" (embedded), a local folder, or a Hub name.')] = "minilm",
+    rows: Annotated[int | None, typer.Option(help="A seeded sample of so many training rows.")] = None,
+    steps: Annotated[int, typer.Option(help="Optimiser steps of each at equal steps.")] = 300,
+    batch_size: Annotated[int, typer.Option(help="Rows a step.")] = 32,
+    size: Annotated[int, typer.Option(help="Bottleneck size of every adapter.")] = 16,
+    experts: Annotated[int, typer.Option(help="M of AdaMix, and of the controls that multiply.")] = 4,
+    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+    search: Annotated[bool, typer.Option(help="Choose each rate of three on a slice of the training rows.")] = True,
+    only: Annotated[list[str] | None, typer.Option(help="Once for each baseline; default: all.")] = None,
+    out: Folder = Path("runs/baselines"),
+) -> None:
+    """Compares AdaMix with its baselines at equal steps and equal compute; a killed run goes on where it was."""
+    from dataclasses import replace
+
+    from adamix_lab.baselines.comparison import RECIPE, Setting, compare_baselines
+    from adamix_lab.baselines.making import BASELINES
+    from adamix_lab.tasks import load_task
+
+    data = load_task(task, rows=rows)
+    setting = Setting(data, model, replace(RECIPE, steps=steps, batch_size=batch_size), size, experts, seed, search)
+    compare_baselines(setting, out, only or tuple(BASELINES))
+
+
+def table(
+    folder: Annotated[Path, typer.Option(help="Holds a folder a task: cola, sst2, mrpc, ...")],
+    steps: Annotated[int, typer.Option(help="Optimiser steps of every method.")] = 100,
+    task: Annotated[list[str] | None, typer.Option(help="Once for each task; default: all in the folder.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Once for each method; default: all.")] = None,
+    model: Annotated[str, typer.Option(help='"minilm" (embedded), a local folder, or a Hub name.')] = "minilm",
+    rows: Annotated[int | None, typer.Option(help="A seeded sample of so many training rows.")] = None,
+    evaluation_rows: Annotated[int | None, typer.Option(help="A sample to be judged on; default: all.")] = None,
+    top_blocks: Annotated[int | None, typer.Option(help="Adapt only so many blocks from the top.")] = None,
+    max_length: Annotated[int, typer.Option(help="Tokens a row.")] = 128,
+    out: Folder = Path("runs/table"),
+) -> None:
+    """Every task by every method under one budget: metric, seconds, parameters. A killed run goes on where it was."""
+    from adamix_lab.comparison import compare
+    from adamix_lab.methods import Budget
+
+    budget = Budget(steps=steps, top_blocks=top_blocks, max_length=max_length)
+    compare(folder, out, budget, model, task or (), method or (), rows, evaluation_rows)
+
+
+def few_shot(
+    task: Annotated[str, typer.Option(help='"sst2" and its like, a folder or file, or a Hub name.')],
+    folder: Annotated[Path | None, typer.Option(help="Where the rows of a task such as sst2 lie.")] = None,
+    seeds: Annotated[int, typer.Option(help="Runs with seeds 0, 1, ...")] = 5,
+    examples: Annotated[int, typer.Option(help="Labelled examples in all.")] = 30,
+    per_class: Annotated[int | None, typer.Option(help="So many of each class, instead.")] = None,
+    epochs: Annotated[float, typer.Option(help="Passes over the examples.")] = 50,
+    method: Annotated[list[str] | None, typer.Option(help="Once for each method.")] = None,
+    model: Annotated[str, typer.Option(help='"minilm" (embedded), a local folder, or a Hub name.')] = "minilm",
+    prompt: Annotated[bool, typer.Option(help="Answer with label words (a masked-LM backbone).")] = False,
+    top_blocks: Annotated[int, typer.Option(help="Adapt so many blocks from the top; 0 adapts all.")] = 2,
+    out: Folder = Path("runs/few-shot"),
+) -> None:
+    """Few labelled examples, no validation set, several seeds: mean and standard deviation, as the paper's Table 6."""
+    from dataclasses import replace
+
+    from adamix_lab.errors import one_of
+    from adamix_lab.fewshot import FEW_SHOT, run_few_shot
+    from adamix_lab.prompts import PROMPTS
+    from adamix_lab.tasks import load_task
+
+    rows = load_task(task, folder=folder)
+    budget = replace(FEW_SHOT, epochs=epochs, top_blocks=top_blocks or None)
+    if prompt:
+        one_of("Task with a prompt", rows.name, PROMPTS)
+        budget = replace(budget, prompt=PROMPTS[rows.name])
+    chosen = {"methods": method} if method else {}
+    run_few_shot(rows, out, model, budget, seeds=range(seeds), examples=examples, per_class=per_class, **chosen)  # type: ignore[arg-type]

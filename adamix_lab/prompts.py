@@ -1,0 +1,206 @@
+"""Prompt-based fine-tuning: a task as a blank in a sentence, answered by words of the vocabulary.
+
+Templates and label words are LM-BFF's manual ones (Gao et al., ACL 2021), which the paper's few-shot runs take over
+through LiST. Sentences stay as they are: LM-BFF also drops a final full stop before "?" and lower-cases the second
+sentence's first letter.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from string import Formatter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adamix_lab.backbones import load_backbone
+from adamix_lab.batches import Encoder, Example
+from adamix_lab.errors import positive
+from adamix_lab.tasks import Task
+
+FIELDS = ("first", "second", "mask")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A template with {first}, {second} (of pairs) and {mask}, and a word for each class.
+
+    Raises ValueError for a template without its mask, with two, or with fields that are none of these.
+
+    >>> Prompt("{first} It was {mask} .", ("terrible", "great")).fill("no fun .", "", "[MASK]")
+    'no fun . It was [MASK] .'
+    """
+
+    template: str
+    words: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        fields = [name for _, name, _, _ in Formatter().parse(self.template) if name is not None]
+        if fields.count("mask") != 1:
+            raise ValueError(
+                f"Template {self.template!r} has {fields.count('mask')} places for the mask: expected {{mask}} once."
+            )
+        if fields.count("first") != 1 or fields.count("second") > 1 or set(fields) - set(FIELDS):
+            raise ValueError(
+                f"Template {self.template!r} has the fields {', '.join(fields)}: expected {{first}} once, {{second}} "
+                "at most once (for pairs), {mask}, and nothing else."
+            )
+        if len(self.words) < 2 or len(set(self.words)) < len(self.words):
+            raise ValueError(f"Label words {self.words}: expected one for each class, two or more, all different.")
+
+    def fill(self, first: str, second: str, mask: str) -> str:
+        """The template with sentences and mask in their places."""
+        return self.template.format(first=first, second=second, mask=mask)
+
+    def check(self, task: Task) -> None:
+        """Raises ValueError where the words are not one a class, or the sentences not those of the template."""
+        if len(self.words) != len(task.classes):
+            raise ValueError(
+                f"{len(self.words)} label words {self.words} for task {task.name!r}: expected {len(task.classes)}, "
+                f"one for each of {', '.join(task.classes) or 'no classes (a regression)'}, in this order."
+            )
+        if ("{second}" in self.template) != (len(task.text) == 2):
+            raise ValueError(
+                f"Template {self.template!r} for task {task.name!r} with text {', '.join(task.text)}: expected "
+                "{second} for pairs and only for them."
+            )
+
+
+_ENTAILS = "{first} ? {mask} , {second}"
+_SAME = "{first} {mask} , {second}"
+
+# Words in the order of the classes in `known_tasks`. STS-B has no classes: no prompt here.
+PROMPTS: dict[str, Prompt] = {
+    "cola": Prompt("{first} This is {mask} .", ("incorrect", "correct")),
+    "sst2": Prompt("{first} It was {mask} .", ("terrible", "great")),
+    "mrpc": Prompt(_SAME, ("No", "Yes")),
+    "qqp": Prompt(_SAME, ("No", "Yes")),
+    "mnli": Prompt(_ENTAILS, ("Yes", "Maybe", "No")),
+    "qnli": Prompt(_ENTAILS, ("Yes", "No")),
+    "rte": Prompt(_ENTAILS, ("Yes", "No")),
+    "subj": Prompt("{first} This is {mask} .", ("subjective", "objective")),
+    "mpqa": Prompt("{first} It was {mask} .", ("terrible", "great")),
+}
+
+
+class PromptModel(nn.Module):
+    """A masked language model that answers with the logits `[B, C]` of the label words at the mask.
+
+    Attributes:
+        language_model: from `AutoModelForMaskedLM`; its head stays frozen, so nothing but experts trains.
+        num_labels: C.
+    """
+
+    def __init__(self, language_model: nn.Module, words: Sequence[int], mask: int) -> None:
+        super().__init__()
+        self.language_model = language_model
+        self.config = language_model.config
+        self.num_labels = len(words)
+        self.mask = mask
+        self.register_buffer("words", torch.tensor(list(words)), persistent=False)
+        self.train(language_model.training)
+
+    def forward(self, input_ids: Tensor, **batch: Any) -> Any:
+        """The language model's output with logits `[B, C]`. Raises ValueError for a row without exactly one mask."""
+        masks = input_ids == self.mask
+        if not bool((masks.sum(1) == 1).all()):
+            counts = sorted(set(masks.sum(1).tolist()))
+            raise ValueError(f"Rows hold {counts} masks: expected one each. Encode them with `prompt_encoder`.")
+        places = masks.int().argmax(1)
+
+        def at_mask(module: nn.Module, args: Any, output: Any) -> Any:
+            states = output[0]  # only one position a row goes on to the vocabulary
+            output.last_hidden_state = states[torch.arange(len(states), device=states.device), places][:, None]
+            return output
+
+        handle = self.language_model.base_model.register_forward_hook(at_mask)  # type: ignore[union-attr, operator]
+        try:
+            output = self.language_model(input_ids=input_ids, **batch)
+        finally:
+            handle.remove()
+        output.logits = output.logits[:, 0, self.words]
+        return output
+
+
+def load_prompted(
+    name: str, prompt: Prompt, task: Task, seed: int = 0, revision: str | None = None
+) -> tuple[PromptModel, Any]:
+    """(model, tokenizer): a backbone with its masked-LM head, ready for `attach`.
+
+    Raises ValueError where prompt and task do not fit, a label word is several tokens, or the backbone has no
+    masked-LM head.
+    """
+    prompt.check(task)
+    model, tokenizer = load_backbone(name, kind="masked", seed=seed, revision=revision)
+    return PromptModel(model, word_ids(prompt, tokenizer), tokenizer.mask_token_id).eval(), tokenizer
+
+
+def word_ids(prompt: Prompt, tokenizer: Any) -> list[int]:
+    """The label words' token ids, as they stand inside a sentence. Raises ValueError for one of several tokens."""
+    ids = []
+    for word in prompt.words:
+        found = tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
+        if len(found) != 1 or found[0] == tokenizer.unk_token_id:
+            pieces = tokenizer.convert_ids_to_tokens(found)
+            raise ValueError(
+                f"Label word {word!r} is {len(found)} tokens here ({', '.join(map(str, pieces))}): expected one token "
+                "of the vocabulary. Choose a more common word."
+            )
+        ids.append(int(found[0]))
+    return ids
+
+
+def prompt_encoder(prompt: Prompt) -> Encoder:
+    """An encoder for `train` and `evaluate` that puts rows into the template.
+
+    Longer rows lose the ends of their sentences, never the template or the mask; a warning says how many.
+    """
+
+    def encode(rows: Sequence[Mapping[str, Any]], task: Task, tokenizer: Any, max_length: int = 128) -> list[Example]:
+        positive("max_length", max_length)
+        prompt.check(task)
+        if not rows:
+            raise ValueError("No rows to encode: expected at least one.")
+        examples, cut = [], 0
+        for row in rows:
+            # A mask in the text would be a second place to answer at.
+            texts = [row[column].replace(tokenizer.mask_token, " ") for column in task.text]
+            encoded, shortened = _fit(prompt, texts, tokenizer, max_length)
+            cut += shortened
+            example = {name: torch.tensor(encoded[name], dtype=torch.long) for name in encoded}
+            if task.label in row:
+                example["labels"] = torch.tensor(row[task.label])
+            examples.append(example)
+        if cut:
+            warnings.warn(
+                f"{cut} of {len(rows)} rows are longer than max_length = {max_length} tokens with their template and "
+                "their sentences were cut. Raise max_length if their ends matter.",
+                stacklevel=2,
+            )
+        return examples
+
+    return encode
+
+
+def _fit(prompt: Prompt, texts: list[str], tokenizer: Any, max_length: int) -> tuple[dict[str, list[int]], bool]:
+    """(the encoded template, whether sentences were cut): words go from the end of the longer sentence."""
+    words = [text.split() for text in texts]
+    shortened = False
+    while True:
+        parts = [" ".join(part) for part in words] if shortened else texts
+        encoded = tokenizer(prompt.fill(parts[0], parts[1] if len(parts) > 1 else "", tokenizer.mask_token))
+        over = len(encoded["input_ids"]) - max_length
+        if over <= 0:
+            return {name: encoded[name] for name in encoded if name in tokenizer.model_input_names}, shortened
+        longest = max(words, key=len)
+        if not longest:
+            raise ValueError(
+                f"max_length = {max_length}: the template {prompt.template!r} alone takes {max_length + over} tokens. "
+                "Raise max_length."
+            )
+        # A word is one token at least, so most of what is over may go at once only when words are whole tokens.
+        del longest[-max(1, min(over // 8, len(longest) - 1)) :]
+        shortened = True
