@@ -1,0 +1,1 @@
+"""Generation: text for pre-training, the shipped decoder, perplexity."""
