@@ -4,7 +4,8 @@ Three things save work, each exact:
 
 - *fan-out*: what lies below the first site is the same for all K views; it runs once on B rows and the block that
   holds the first site hands on K * B;
-- *cut*: the last block's feed-forward part runs only at the position that the head reads;
+- *cut*: the last block's attention asks, and its feed-forward part runs, only at the position that the head reads.
+
 A family is listed where these were tested; any other model runs plain passes with equal results.
 """
 
@@ -16,7 +17,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from adamix_lab.checkpointing import checkpoints_gradients
 from adamix_lab.model import MixtureModel
@@ -33,6 +36,7 @@ class Family:
         cut: the module whose inputs, cut to the first position, leave the rest of the block to that position.
         heads: endings of model classes whose head accepts more rows than `input_ids` has.
         end: the module that ends the block and is called with (the tail site's input, the residual).
+        attention: the module that calls `scaled_dot_product_attention`, where a cut block needs one query.
     """
 
     blocks: str
@@ -40,14 +44,15 @@ class Family:
     cut: str | None
     heads: tuple[str, ...]
     end: str | None = None
+    attention: str | None = None
 
 
 _ENCODER = ("ForSequenceClassification", "ForMaskedLM", "ForTokenClassification")
-_BERT = Family("encoder.layer", "output.dense", "attention.output", _ENCODER, end="output")
+_BERT = Family("encoder.layer", "output.dense", "attention.output", _ENCODER, end="output", attention="attention.self")
 _DECODER = ("LMHeadModel", "ForCausalLM")
 FAMILIES: dict[str, Family] = {
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), _BERT),
-    "distilbert": Family("transformer.layer", "ffn.lin2", "sa_layer_norm", _ENCODER),
+    "distilbert": Family("transformer.layer", "ffn.lin2", "sa_layer_norm", _ENCODER, attention="attention"),
     "gpt2": Family("h", "mlp.c_proj", None, _DECODER),
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), Family("layers", "mlp.down_proj", None, _DECODER)),
 }
@@ -133,9 +138,9 @@ def fan_out(mixture: MixtureModel, plan: BlockPlan, children: int, rows: int) ->
 
 @contextmanager
 def cut_last_block(model: nn.Module) -> Iterator[None]:
-    """Inside the block, a supported classifier's last block computes its feed-forward part only at position 0.
+    """Inside the block, a supported classifier's last block computes only what position 0 needs.
 
-    Works on plain and on wrapped models; elsewhere it changes nothing.
+    Works on plain and on wrapped models; elsewhere it changes nothing. Keys and values are those of all positions.
     """
     family = FAMILIES.get(str(getattr(getattr(model, "config", None), "model_type", "")))
     classifier = type(model).__name__.endswith("ForSequenceClassification")
@@ -145,12 +150,40 @@ def cut_last_block(model: nn.Module) -> Iterator[None]:
     blocks = model.get_submodule(f"{model.base_model_prefix}.{family.blocks}")
     last = blocks[-1]  # type: ignore[index]
     # A cached last block has only its end left: its own input is cut then.
-    place = last.get_submodule(family.cut) if _has(last, family.cut) else last
-    handle = place.register_forward_pre_hook(_first_position)
-    try:
+    whole = _has(last, family.cut)
+    place = last.get_submodule(family.cut) if whole else last
+    with ExitStack() as stack:
+        stack.callback(place.register_forward_pre_hook(_first_position).remove)
+        if whole and family.attention is not None:
+            attention, mode = last.get_submodule(family.attention), FirstQuery()
+            stack.callback(attention.register_forward_pre_hook(mode.enter).remove)
+            stack.callback(attention.register_forward_hook(mode.leave, always_call=True).remove)
         yield
-    finally:
-        handle.remove()
+
+
+class FirstQuery(TorchFunctionMode):
+    """While entered, attention is computed for the first query and handed on for all: the rest is cut off later.
+
+    It sees PyTorch's fused attention; another implementation (eager, flash) computes every query as ever.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function is not F.scaled_dot_product_attention or kwargs.get("is_causal") or len(args) != 3:
+            return function(*args, **kwargs)
+        query, mask = args[0], kwargs.get("attn_mask")
+        if mask is not None and mask.shape[-2] > 1:
+            kwargs["attn_mask"] = mask[..., :1, :]
+        out: Tensor = function(query[..., :1, :], *args[1:], **kwargs)
+        return out.expand(*query.shape[:-1], out.shape[-1])
+
+    def enter(self, module: nn.Module, args: Any) -> None:
+        """As a forward pre-hook."""
+        self.__enter__()
+
+    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        """As a forward hook."""
+        self.__exit__(None, None, None)
 
 
 def _first_position(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

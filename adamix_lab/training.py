@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adamix_lab.allocator import keep_freed_memory
 from adamix_lab.batches import Batches, Example, collate, encode, length, sequential
 from adamix_lab.model import MixtureModel
 from adamix_lab.objective import Objective, TaskLoss
@@ -115,6 +116,8 @@ def start_accelerator(recipe: Recipe) -> Any:
     AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=recipe.precision, gradient_accumulation_steps=recipe.accumulate)
     set_seed(recipe.seed + accelerator.process_index)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     return accelerator
 
 

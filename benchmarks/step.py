@@ -27,6 +27,7 @@ import torch
 from torch import nn
 
 from adamix_lab.adaptations import Bottleneck, LoRA
+from adamix_lab.allocator import keep_freed_memory
 from adamix_lab.backbones import load_backbone
 from adamix_lab.blocks import cut_last_block
 from adamix_lab.doctor import versions
@@ -188,7 +189,8 @@ def main() -> None:
     lengths, dtypes, rounds = (
         ([32], ["float32"], 7) if options.quick else (options.lengths, options.dtypes, options.rounds)
     )
-    result: dict[str, object] = {"versions": versions(), "batch": BATCH, "rounds": rounds}
+    kept = device.type == "cpu" and keep_freed_memory()  # as `train` does; all steps here profit alike
+    result: dict[str, object] = {"versions": versions(), "batch": BATCH, "rounds": rounds, "freed_memory_kept": kept}
     ratios: dict[str, dict[str, float]] = {}
     for dtype in dtypes:
         for length in lengths:

@@ -3,6 +3,7 @@
 import pytest
 import tiny
 import torch
+from torch.overrides import TorchFunctionMode
 
 from adamix_lab.adaptations import IA3, Bottleneck, LoRA
 from adamix_lab.blocks import cut_last_block, fan_out, plan_blocks
@@ -104,6 +105,27 @@ def test_cut_is_exact(name, adaptation):
     if isinstance(adaptation, Bottleneck):
         assert [shape[1] for shape in seen] == [7, 1]
     assert torch.equal(mixture(selection=route, **tiny.batch()).logits, whole)  # the hook is gone
+
+
+@every_cut
+@pytest.mark.parametrize("mask", [None, "padded"])
+def test_the_last_block_asks_once(name, mask):
+    """Keys of all positions, the query of one: with and without padding the logits stay, only the work is less."""
+    queries = []
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            if function is torch.nn.functional.scaled_dot_product_attention:
+                queries.append((args[0].shape[-2], args[1].shape[-2]))
+            return function(*args, **kwargs or {})
+
+    model, batch = CUT[name](), tiny.batch()
+    if mask:
+        batch["attention_mask"][0, 4:] = 0
+    whole = model(**batch).logits
+    with Watch(), cut_last_block(model):
+        torch.testing.assert_close(model(**batch).logits, whole, rtol=1e-5, atol=1e-6)
+    assert queries == [(7, 7)] * (len(queries) - 1) + [(1, 7)]
 
 
 @every_cut
