@@ -105,8 +105,13 @@ def test_the_model_keeps_its_mode(made):
 
 
 def test_wikitext_is_written_as_prose():
-    raw = ' It was a first @-@ class show , costing $ 1 @,@ 000 ( or 2 @.@ 5 % ) ; he called it " The Bill " \'s best . '
-    assert detokenize_wikitext(raw) == ' It was a first-class show, costing $1,000 (or 2.5%); he called it "The Bill"\'s best. '
+    raw = (
+        ' It was a first @-@ class show , costing $ 1 @,@ 000 ( or 2 @.@ 5 % ) ; he called it " The Bill " \'s best . '
+    )
+    assert (
+        detokenize_wikitext(raw)
+        == ' It was a first-class show, costing $1,000 (or 2.5%); he called it "The Bill"\'s best. '
+    )
     assert detokenize_wikitext("They did n't say so , that 's all .") == "They didn't say so, that's all."
 
 

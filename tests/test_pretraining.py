@@ -1,7 +1,10 @@
 """Pre-training: killed and resumed equals undisturbed; a folder that transformers loads; the card."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from adamix_lab.generation.pretraining import pretrain
 from adamix_lab.run import read_log
 
 SETTINGS = tiny_text.SETTINGS
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class Killed(Exception):
@@ -144,6 +148,22 @@ def test_settings_that_cannot_be_are_refused(setting, message):
         Pretraining(**setting)
 
 
+@pytest.mark.slow
+def test_two_processes_are_one(text, tmp_path):
+    """Each takes two of a step's four windows; a launcher starts them on the command line."""
+    settings = replace(SETTINGS, warmup=100, checkpoint_every=250, log_every=20)  # what the command leaves at defaults
+    one = pretrain(text, tmp_path / "one", settings, progress=False)
+    options = "--vocab-size 400 --context 32 --width 16 --layers 2 --heads 2 --steps 8 --batch-size 4 --lr 0.01"
+    launch = "-m torch.distributed.run --nproc_per_node 2 --rdzv_backend c10d --rdzv_endpoint 127.0.0.1:0"
+    command = [sys.executable, *launch.split(), "-m", "adamix_lab", "pretrain", str(text), *options.split()]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    out = tmp_path / "two"
+    done = subprocess.run([*command, "--out", str(out)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads((out / "pretraining.json").read_text())["processes"] == 2
+    assert losses(out) == [(step, pytest.approx(loss, rel=1e-4)) for step, loss in losses(one)]
+
+
 def test_a_loss_that_is_not_finite_ends_the_run(text, tmp_path, monkeypatch):
     monkeypatch.setattr(pretraining.Loop, "_step", lambda self, step: torch.tensor(float("nan")))
     with pytest.raises(FloatingPointError, match="loss at step 1 is nan: expected a finite number"):
@@ -158,6 +178,8 @@ def test_the_folder_is_one_for_transformers(whole):
     stored = weights(whole)
     assert all(t.dtype == torch.float16 for t in stored.values())
     assert sum(t.numel() for t in stored.values()) == sum(p.numel() for p in model.parameters())  # nothing twice
+    made = AutoTokenizer.from_pretrained(next((whole / "work").glob("*-400")))
+    assert made.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
     ids = tokenizer("the cook", return_tensors="pt")
     out = model.generate(**ids, max_new_tokens=5, min_new_tokens=5, num_beams=2, do_sample=False)
     assert out.shape == (1, ids["input_ids"].shape[1] + 5)

@@ -97,6 +97,7 @@ def card(folder: Path, record: dict[str, Any]) -> str:
 def _training(record: dict[str, Any]) -> list[tuple[str, str]]:
     s, versions = record["settings"], record["versions"]
     hours, falling = record["seconds"] / 3600, f"a cosine to 0 over the last {100 * s['decay']:.0f} % of the steps"
+    speed = record["tokens"] / max(record["seconds"], 1e-3)
     decay = f"weight decay {s['weight_decay']:g} on matrices"
     return [
         ("steps", f"{record['steps']} of {s['batch_size']} windows of {s['context']} tokens"),
@@ -105,7 +106,7 @@ def _training(record: dict[str, Any]) -> list[tuple[str, str]]:
         ("rate", f"{s['lr']:g} after {s['warmup']} steps of warm-up, then level, then {falling}"),
         ("precision", "bfloat16 autocast, float32 weights" if s["precision"] == "bf16" else "float32"),
         ("seed, processes", f"{s['seed']}, {record['processes']}"),
-        ("time", f"{hours:.2f} h on {versions['device']}, {record['tokens'] / record['seconds']:.0f} tokens a second"),
+        ("time", f"{hours:.2f} h on {versions['device']}, {speed:,.0f} tokens a second"),
         (
             "versions",
             f"torch {versions['torch']}, transformers {versions['transformers']}, Python {versions['python']}",

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from adamix_lab.allocator import keep_freed_memory
 from adamix_lab.checkpoints import (
     check_same,
     clear_temporary,
@@ -71,6 +72,8 @@ def pretrain(
     settings, out = settings or Pretraining(), Path(out)
     AcceleratorState._reset_state()  # accelerate keeps one precision a process and refuses a second
     accelerator = Accelerator(mixed_precision=settings.precision, gradient_accumulation_steps=settings.accumulate)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     with accelerator.main_process_first():
         tokenizer, corpus, tokens = prepare_corpus(text_files(source), settings, out / WORK)
     set_seed(settings.seed)
@@ -207,7 +210,7 @@ class Loop:
             "steps": s.steps,
             "tokens": tokens,
             "epochs": round(s.steps * s.batch_size / self.windows.count, 3),
-            "seconds": round(self.seconds, 1),
+            "seconds": round(self.seconds, 3),
             "vocabulary": self.model.config.vocab_size,
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "loss": [{"step": row["step"], "loss": round(row["loss"], 4)} for row in [*curve, self.rows[-1]]],
@@ -245,7 +248,8 @@ class Loop:
             clear_temporary(self.folder)
         found = newest_checkpoint(self.folder)
         if found is not None:
-            check_same(*comparable(found.facts["run"], self.facts, found.step), found.path)
+            saved, now = comparable(found.facts["run"], self.facts, found.step)
+            check_same(saved, now, found.path)
             weights = found.part("weights")
             with torch.no_grad():
                 for name, parameter in self.model.named_parameters():
@@ -259,11 +263,12 @@ class Loop:
         return found.step if found else 0
 
 
-def comparable(saved: dict[str, Any], now: dict[str, Any], step: int) -> list[dict[str, Any]]:
+def comparable(saved: dict[str, Any], now: dict[str, Any], step: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """What must be equal to go on from a step. While the rate is level, no step so far depends on how many follow."""
     level = all(step <= Pretraining(**facts["settings"]).falls_at for facts in (saved, now))
     free = {"log_every", "checkpoint_every", *(("steps", "decay") if level else ())}
-    return [
-        {**facts, "settings": {name: value for name, value in facts["settings"].items() if name not in free}}
-        for facts in (saved, now)
-    ]
+
+    def fixed(facts: dict[str, Any]) -> dict[str, Any]:
+        return {**facts, "settings": {name: value for name, value in facts["settings"].items() if name not in free}}
+
+    return fixed(saved), fixed(now)

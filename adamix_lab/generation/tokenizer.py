@@ -22,7 +22,7 @@ def train_tokenizer(files: Iterable[Path], vocab_size: int = 8192, max_length: i
         ValueError: a vocabulary that cannot hold the bytes, or goes beyond uint16.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import GPT2TokenizerFast
+    from transformers import GPT2TokenizerFast  # type: ignore[attr-defined]
 
     positive("vocab_size", vocab_size)
     if not BYTES < vocab_size <= 1 << 16:
