@@ -24,10 +24,15 @@ def tokenizer(text):
     return train_tokenizer(text_files(text), 400, 32)
 
 
+def tokenized(text, tokenizer, folder):
+    tokenizer.save_pretrained(folder)
+    return tokenize(text_files(text), text_sha256(text_files(text)), tokenizer, folder)
+
+
 @pytest.fixture(scope="module")
 def tokens(text, tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokens")
-    return folder, tokenize(text_files(text), text_sha256(text_files(text)), tokenizer, folder)
+    return folder, tokenized(text, tokenizer, folder)
 
 
 def test_folders_give_text_in_order_and_keep_what_is_held_out(text, tmp_path):
@@ -79,14 +84,14 @@ def test_tokens_are_the_text_with_an_end_after_each_document(text, tokenizer, to
 def test_long_documents_are_cut_between_paragraphs_only(text, tokenizer, tokens, tmp_path, monkeypatch):
     monkeypatch.setattr(corpus, "_LONGEST", 60)
     monkeypatch.setattr(corpus, "_PORTION", 3)
-    facts = tokenize(text_files(text), text_sha256(text_files(text)), tokenizer, tmp_path)
+    facts = tokenized(text, tokenizer, tmp_path)
     assert facts == tokens[1]
     assert (tmp_path / "tokens.bin").read_bytes() == (tokens[0] / "tokens.bin").read_bytes()
 
 
 def test_tokens_that_are_not_whole_are_not_known(text, tokenizer, tokens, tmp_path):
     assert known_corpus(tmp_path) is None
-    facts = tokenize(text_files(text), text_sha256(text_files(text)), tokenizer, tmp_path)
+    facts = tokenized(text, tokenizer, tmp_path)
     assert known_corpus(tmp_path) == facts
     (tmp_path / "tokens.bin").write_bytes(b"\0\0")
     assert known_corpus(tmp_path) is None

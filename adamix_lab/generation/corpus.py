@@ -84,7 +84,7 @@ class Corpus:
 
     Attributes:
         sha256: of the unpacked text of every file, one after the other.
-        tokenizer: sha256 of the tokenizer's file.
+        tokenizer: sha256 of its `tokenizer.json`.
         files: their names.
         documents: how many.
         characters: of all documents.
@@ -115,7 +115,7 @@ def tokenize(files: list[Path], sha256: str, tokenizer: Any, folder: Path) -> Co
     Args:
         files: from `text_files`.
         sha256: of their text, from `text_sha256`.
-        tokenizer: fast, with an end-of-text.
+        tokenizer: fast, with an end-of-text; it lies in `folder`.
         folder: for `tokens.bin` (uint16, 2 bytes a token) and `tokens.json`.
 
     Raises:
@@ -131,7 +131,7 @@ def tokenize(files: list[Path], sha256: str, tokenizer: Any, folder: Path) -> Co
                 _write_tokens(path, tokenizer, out, counts)
 
     write_atomically(folder / TOKENS, write)
-    identity = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+    identity = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
     corpus = Corpus(sha256, identity, tuple(path.name for path in files), **counts)
     write_text(folder / FACTS, json.dumps(asdict(corpus), indent=2) + "\n")
     return corpus

@@ -264,11 +264,15 @@ class Loop:
 
 
 def comparable(saved: dict[str, Any], now: dict[str, Any], step: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What must be equal to go on from a step. While the rate is level, no step so far depends on how many follow."""
+    """What must be equal to go on from a step: settings, text and its tokens, processes.
+
+    While the rate is level, no step so far depends on how many follow.
+    """
     level = all(step <= Pretraining(**facts["settings"]).falls_at for facts in (saved, now))
     free = {"log_every", "checkpoint_every", *(("steps", "decay") if level else ())}
 
     def fixed(facts: dict[str, Any]) -> dict[str, Any]:
-        return {**facts, "settings": {name: value for name, value in facts["settings"].items() if name not in free}}
+        settings = {name: value for name, value in facts["settings"].items() if name not in free}
+        return {**facts, "settings": settings, "corpus": {name: facts["corpus"][name] for name in ("sha256", "tokens")}}
 
     return fixed(saved), fixed(now)
