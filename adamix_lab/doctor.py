@@ -81,12 +81,17 @@ def diagnose() -> Iterator[tuple[bool, str]]:
 
 
 def _assets() -> Iterator[tuple[bool, str]]:
-    from adamix_lab.backbones import find_minilm
+    from adamix_lab.backbones import SHIPPED, find_minilm, find_shipped
 
     try:
         yield True, f"MiniLM's weights are whole ({find_minilm().parent.name})"
     except (FileNotFoundError, ValueError) as error:
         yield False, str(error)
+    for name in SHIPPED:
+        try:
+            yield True, f"the decoder {name!r} is there ({find_shipped(name)})"
+        except FileNotFoundError as error:
+            yield False, str(error)
     for name in EMBEDDED:
         there = (data_root() / name / "train.jsonl").is_file()
         yield (

@@ -1,1 +1,1 @@
-"""Writing text from data: tasks, training with masked prefixes, beam search, scores."""
+"""Writing text: decoders pre-trained on plain text, tasks, masked prefixes, beam search, scores."""
