@@ -133,7 +133,8 @@ def test_full_fine_tuning_equals_a_plain_loop():
     for optimizer in optimizers:
         optimizer.step()
     for (name, ours), theirs in zip(made.model.named_parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, msg=name)
+        if not name.endswith("key.bias"):  # softmax ignores it: its gradient is rounding, which AdamW blows up
+            torch.testing.assert_close(ours, theirs, msg=name)
 
 
 def test_peft_lora_is_our_lora_of_one_expert():
@@ -208,7 +209,8 @@ def test_the_cut_of_the_last_block_changes_no_gradient():
         made = baseline("full", tiny.bert())
         consistency = fitted("full", recipe()).consistency
         Objective(made, type(consistency)(0.0, views=views))(batch, routes).total.backward()
-        grads.append({name: p.grad for name, p in made.own_parameters() if p.grad is not None})
+        trained = {name: p.grad for name, p in made.own_parameters() if p.grad is not None}
+        grads.append({n: g for n, g in trained.items() if not n.endswith("key.bias")})  # 0 but for rounding
     assert tiny.largest_difference(*grads) < 1e-4
     assert plan_blocks(made) is None
 
