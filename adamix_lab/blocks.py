@@ -155,9 +155,10 @@ def cut_last_block(model: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         stack.callback(place.register_forward_pre_hook(_first_position).remove)
         if whole and family.attention is not None:
-            attention, mode = last.get_submodule(family.attention), FirstQuery()
-            stack.callback(attention.register_forward_pre_hook(mode.enter).remove)
-            stack.callback(attention.register_forward_hook(mode.leave, always_call=True).remove)
+            attention = last.get_submodule(family.attention)
+            stack.callback(attention.register_forward_pre_hook(_enter).remove)
+            stack.callback(attention.register_forward_hook(_leave).remove)
+            stack.callback(_leave_all, _ONE_QUERY.entered)
         yield
 
 
@@ -166,6 +167,8 @@ class FirstQuery(TorchFunctionMode):
 
     It sees PyTorch's fused attention; another implementation (eager, flash) computes every query as ever.
     """
+
+    entered = 0  # times, by hooks
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -177,13 +180,25 @@ class FirstQuery(TorchFunctionMode):
         out: Tensor = function(query[..., :1, :], *args[1:], **kwargs)
         return out.expand(*query.shape[:-1], out.shape[-1])
 
-    def enter(self, module: nn.Module, args: Any) -> None:
-        """As a forward pre-hook."""
-        self.__enter__()
 
-    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        """As a forward hook."""
-        self.__exit__(None, None, None)
+_ONE_QUERY = FirstQuery()  # one for all passes: compiled code knows it again
+
+
+def _enter(module: nn.Module, args: Any) -> None:
+    _ONE_QUERY.__enter__()
+    _ONE_QUERY.entered += 1
+
+
+def _leave(module: nn.Module, args: Any, output: Any) -> None:
+    _ONE_QUERY.__exit__(None, None, None)
+    _ONE_QUERY.entered -= 1
+
+
+def _leave_all(before: int) -> None:
+    # an attention that raised has not left (a hook that is always called would: compiled code compiles it each time)
+    while _ONE_QUERY.entered > before:
+        _ONE_QUERY.__exit__(None, None, None)
+        _ONE_QUERY.entered -= 1
 
 
 def _first_position(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -129,6 +129,26 @@ def test_the_last_block_asks_once(name, mask):
 
 
 @every_cut
+def test_an_attention_that_fails_leaves_nothing_behind(name):
+    """Ctrl-C or a full GPU inside the last attention: later passes must not be cut."""
+    model, batch = CUT[name](), tiny.batch()
+    whole = model(**batch).logits
+    values = [m for n, m in model.named_modules() if n.endswith((".value", "v_lin"))][-1]
+
+    def fail(*args):
+        raise KeyboardInterrupt
+
+    handle = values.register_forward_hook(fail)
+    with pytest.raises(KeyboardInterrupt), cut_last_block(model):
+        model(**batch)
+    handle.remove()
+    q = torch.randn(1, 1, 3, 2)
+    attended = torch.nn.functional.scaled_dot_product_attention(q, q, q)
+    assert not torch.equal(attended[0, 0, 0], attended[0, 0, 1])
+    torch.testing.assert_close(model(**batch).logits, whole)
+
+
+@every_cut
 def test_cut_works_on_plain_models(name):
     model = CUT[name]()
     whole = model(**tiny.batch()).logits
