@@ -1,5 +1,6 @@
 """What the README and the architecture page tell people to type, typed."""
 
+import json
 import os
 import re
 import subprocess
@@ -32,12 +33,24 @@ def test_the_python_block_runs_as_it_stands(tmp_path):
 
 @pytest.mark.slow
 def test_the_commands_run_as_they_stand_with_fewer_steps(tmp_path):
-    """`adamix-lab` lines, in the README's order; only the number of steps and seeds is lowered, for time."""
+    """`adamix-lab` lines, in the README's order; only the number of steps and seeds is lowered, for time.
+
+    The folders that a reader brings, DATA and TEXTS, are made of a few sentences.
+    """
     import shlex
 
+    import tiny_generation
+    import tiny_text
+
+    (tmp_path / "DATA").mkdir()
+    for part in ("train", "test"):
+        lines = [json.dumps(row) for row in tiny_generation.pairs()]
+        (tmp_path / "DATA" / f"{part}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    tiny_text.write(tmp_path / "TEXTS")
     lines = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("adamix-lab")]
     assert len(lines) >= 4
     for line in lines:
+        line = line.split("  #")[0]
         line = re.sub(r"--steps \d+", "--steps 10", re.sub(r"--seeds \d+", "--seeds 1", line))
         out = run([sys.executable, "-m", "adamix_lab", *shlex.split(line)[1:]], tmp_path)
         assert out.strip()
