@@ -90,6 +90,7 @@ def _notes(
         "backbone": backbone,
         "classes": list(task.classes),
         "columns": len(task.text),
+        "train_rows": len(task.train),
         "seed": seed,
         "recipe": recipe.to_dict(),
         "training_seconds": round(seconds, 1),

@@ -4,7 +4,7 @@
     python benchmarks/enumerate.py --quick    4 rows of 32 tokens, 2 rounds, about half a minute
 
 MiniLM with a bottleneck adapter of 16 in every block (L = 6), shared up-projection, M = 2 (64 routes) and M = 4
-(4,096). A pass a route is timed on 64 routes, sampled where there are more, and multiplied; once as it comes (whole) and
+(4,096). A pass a route is timed on 64 routes, sampled where there are more, and multiplied; once as it comes and
 once with its last block cut to the position that the head reads (trimmed). Differences are over the same 64 routes.
 Rounds are interleaved; ratios are of medians; the last line is one JSON object.
 """
@@ -38,6 +38,8 @@ def mixture_of(experts: int, device: torch.device) -> MixtureModel:
     with torch.no_grad():  # trained experts differ; freshly drawn ones hardly
         for _, parameter in mixture.expert_parameters():
             parameter.add_((torch.randn(parameter.shape, generator=generator) * 0.05).to(device))
+        for _, parameter in mixture.head_parameters():
+            parameter.mul_(20)  # logits of order 1, as trained ones are
     return mixture
 
 
@@ -85,6 +87,7 @@ def measure(experts: int, rows: int, length: int, rounds: int, device: torch.dev
         "naive_over_tree": round(share * median["whole"] / median["tree"], 2),
         "trimmed_naive_over_tree": round(share * median["trimmed"] / median["tree"], 2),
         "max_abs_difference": float((tree[:, picked.to(tree.device)] - plain).abs().max()),
+        "largest_logit": round(float(plain.abs().max()), 2),
         "tree_seconds": round(median["tree"], 4),
         "naive_seconds": round(share * median["whole"], 4),
         "routes": len(routes),

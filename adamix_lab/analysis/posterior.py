@@ -50,15 +50,16 @@ def uncertainty(samples: Samples) -> dict[str, Tensor]:
         disagreement: the chance that two samples (drawn with replacement) answer differently.
         doubt: 1 - the marginal's largest probability.
     """
-    log_p = samples.log_probabilities.double()
-    whole, expected = entropy(marginal(samples.logits.double())), entropy(log_p).mean(1)
+    log_p = samples.logits.double().log_softmax(-1)
+    mean = marginal(samples.logits.double())
+    whole, expected = entropy(mean), entropy(log_p).mean(1)
     votes = torch.nn.functional.one_hot(log_p.argmax(-1), log_p.shape[-1]).double().mean(1)
     return {
         "entropy": whole,
         "expected_entropy": expected,
         "mutual_information": (whole - expected).clamp_min(0),  # rounding alone takes it below
         "disagreement": 1 - votes.square().sum(-1),
-        "doubt": 1 - marginal(samples.logits.double()).exp().amax(-1),
+        "doubt": 1 - mean.exp().amax(-1),
     }
 
 
@@ -123,18 +124,20 @@ def convergence(
 def worth(table: DataFrame) -> float:
     """The T at which an estimate is as near to the exact marginal as the merge, by log-log interpolation.
 
-    Below 1 where a single route is nearer on average; infinite where the merge is nearer than every T of the table.
+    Outside of the table's range it follows the 1/sqrt(T) line: below 1 where one route is nearer on average.
     """
     routes = table[table["what"] == "routes"].sort_values("T")
-    target = math.log(max(float(table.loc[table["what"] == "merged", "error"].iloc[0]), 1e-300))
-    sizes, errors = routes["T"].tolist(), [math.log(max(e, 1e-300)) for e in routes["error"]]
-    if target >= errors[0]:
-        return math.exp(2 * (errors[0] - target))  # on the 1/sqrt(T) line
+    merged = float(table.loc[table["what"] == "merged", "error"].iloc[0])
+    sizes = [float(size) for size in routes["T"]]
+    errors = [max(float(error), 1e-12) for error in routes["error"]]
+    if merged <= 1e-12:
+        return math.inf
     for n in range(1, len(sizes)):
-        if target >= errors[n]:
-            share = (errors[n - 1] - target) / (errors[n - 1] - errors[n])
-            return math.exp(math.log(sizes[n - 1]) + share * math.log(sizes[n] / sizes[n - 1]))
-    return math.inf
+        if errors[n] <= merged <= errors[n - 1]:
+            share = math.log(errors[n - 1] / merged) / math.log(errors[n - 1] / errors[n])
+            return sizes[n - 1] * (sizes[n] / sizes[n - 1]) ** share
+    end = 0 if merged > errors[0] else -1
+    return sizes[end] * (errors[end] / merged) ** 2
 
 
 def _merged_row(merged: Samples, reference: Tensor, exact_loss: Tensor) -> dict[str, Any]:

@@ -8,7 +8,7 @@ block hands in the states it is given. The model itself is not changed.
 from __future__ import annotations
 
 import re
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +24,14 @@ from adamix_lab.views import Batch, rows_of
 
 
 class StandIn(nn.Module):
-    """Stands in for a block: notes what it is called with, and answers its input or the states it was given."""
+    """Stands in for a block: notes what it is called with, and answers its input or the states it was given.
 
-    def __init__(self, answer: Tensor | None = None) -> None:
+    last: raises `Reached` once it has noted: what comes behind the blocks is not wanted.
+    """
+
+    def __init__(self, answer: Tensor | None = None, last: bool = False) -> None:
         super().__init__()
-        self.answer = answer
+        self.answer, self.last = answer, last
         self.states: Tensor | None = None
         self.args: tuple[Any, ...] = ()
         self.kwargs: dict[str, Any] = {}
@@ -36,8 +39,14 @@ class StandIn(nn.Module):
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The states, in the form that blocks answer with."""
         self.states, self.args, self.kwargs = hidden, args, kwargs
+        if self.last:
+            raise Reached
         answer = hidden if self.answer is None else self.answer
         return (answer,) if returns_tuple() else answer
+
+
+class Reached(Exception):
+    """The last block's arguments are noted."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,7 @@ class Replay:
         mixture: the model, in evaluation mode.
         plan: its blocks.
         batch: the inputs, without labels.
-        states: `[B, T, d]`, what enters the first adapted block.
+        states: what enters the first adapted block: `[B, T, d]`, or `[B, T, 2d]` where `prefix.above` caches up to its end.
         calls: what each block from the first adapted one on is called with besides the states.
     """
 
@@ -130,8 +139,10 @@ def capture(mixture: MixtureModel, batch: Batch) -> Replay | None:
     classifier = type(mixture.model).__name__.endswith("ForSequenceClassification")
     if plan is None or plan.family.cut is None or not classifier or not _in_order(mixture, plan):
         return None
-    stand_ins = [StandIn() for _ in plan.blocks[plan.first :]]
-    with_blocks(mixture.model, plan, [*plan.blocks[: plan.first], *stand_ins])(**batch)
+    adapted = len(plan.blocks) - plan.first
+    stand_ins = [StandIn(last=n == adapted - 1) for n in range(adapted)]
+    with suppress(Reached):
+        with_blocks(mixture.model, plan, [*plan.blocks[: plan.first], *stand_ins])(**batch)
     states = stand_ins[0].states
     assert states is not None
     return Replay(mixture, plan, batch, states, [(s.args, s.kwargs) for s in stand_ins])
@@ -147,9 +158,10 @@ def _repeat(value: Tensor, copies: int) -> Tensor:
     return value if copies == 1 else value.repeat(copies, *([1] * (value.dim() - 1)))
 
 
-def element_bytes(states: Tensor) -> int:
-    """Bytes of one row of states `[B, T, d]`."""
-    return states[0].numel() * states.element_size()
+def group_bytes(mixture: MixtureModel, batch: Batch) -> int:
+    """Bytes that a batch's activations take inside a block, at their largest: 16 widths (the inner layer has 4)."""
+    rows, tokens = next(iter(batch.values())).shape[:2]
+    return int(rows * tokens * getattr(mixture.model.config, "hidden_size", 1024) * 4 * 16)  # type: ignore[union-attr]
 
 
 def free_memory(device: torch.device) -> int:

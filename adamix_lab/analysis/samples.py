@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamix_lab.analysis.replay import element_bytes, free_memory
-from adamix_lab.analysis.tree import LIMIT, WIDTHS, tree_logits
+from adamix_lab.analysis.replay import free_memory, group_bytes
+from adamix_lab.analysis.tree import LIMIT, tree_logits
 from adamix_lab.batches import encode, sequential
 from adamix_lab.blocks import cut_last_block
 from adamix_lab.errors import positive
@@ -24,7 +24,7 @@ from adamix_lab.model import MixtureModel
 from adamix_lab.routing import generator_for
 from adamix_lab.rows import Row
 from adamix_lab.tasks import Task
-from adamix_lab.views import Batch, routed_logits, rows_of
+from adamix_lab.views import Batch, routed_logits
 
 
 @dataclass(frozen=True)
@@ -190,10 +190,8 @@ def member_samples(members: Sequence[FixedBatches]) -> Samples:
 
 def _under(fixed: FixedBatches, routes: Tensor, memory: int | None) -> Tensor:
     def answer(model: MixtureModel, batch: Batch, n: int) -> Tensor:
-        states = next(iter(batch.values()))
-        width = getattr(model.model.config, "hidden_size", 1) * 4  # type: ignore[union-attr]
-        group = rows_of(batch) * (element_bytes(states) if states.dim() > 2 else states.shape[1] * width) * WIDTHS
-        at_once = max(1, (free_memory(states.device) if memory is None else memory) // group)
+        available = free_memory(next(model.parameters()).device) if memory is None else memory
+        at_once = max(1, available // group_bytes(model, batch))
         passes = [routed_logits(model, batch, part, "shared_prefix") for part in routes.split(at_once)]
         return torch.cat(passes).transpose(0, 1)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adamix_lab.analysis.replay import Replay, capture, element_bytes, free_memory
+from adamix_lab.analysis.replay import Replay, capture, free_memory, group_bytes
 from adamix_lab.blocks import cut_last_block
 from adamix_lab.errors import positive
 from adamix_lab.evaluation import evaluating
@@ -22,7 +22,6 @@ from adamix_lab.routing import RouteSpace
 from adamix_lab.views import Batch, routed_logits, rows_of
 
 LIMIT = 4096
-WIDTHS = 16  # a block's activations at their largest, in widths of the model (the inner layer has 4)
 
 
 def tree_logits(mixture: MixtureModel, batch: Batch, limit: int = LIMIT, memory: int | None = None) -> Tensor:
@@ -75,7 +74,7 @@ class _Walk:
             counts = tuple(space.counts[n] for n in replay.sites(level))
             through = RouteSpace(counts, space.tied).enumerate(space.number) if counts else torch.zeros(1, 0, 0).long()
             routes.append(through)
-        group = rows_of(replay.batch) * element_bytes(replay.states) * WIDTHS
+        group = group_bytes(replay.mixture, replay.batch)
         available = free_memory(replay.states.device) if memory is None else memory
         return cls(replay, routes, max(1, available // group))
 
