@@ -150,7 +150,7 @@ def evaluating(mixture: MixtureModel) -> Iterator[None]:
 
 
 def above_prefix(mixture: MixtureModel, batches: list[Indexed]) -> tuple[MixtureModel, list[Indexed]]:
-    """(what lies above the frozen prefix, batches of its cached states), or both as they are where nothing can be cached."""
+    """(what lies above the frozen prefix, batches of its cached states); both as they are where it cannot be cached."""
     plan = plan_blocks(mixture)
     if plan is None or plan.family.cut is None or plan.first == 0:
         return mixture, batches

@@ -30,7 +30,7 @@ def confidences(log_p: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def ece(log_p: Tensor, labels: Tensor, bins: int = BINS) -> float:
-    """Expected calibration error over bins of equal width (Guo et al., 2017): sum of share * |accuracy - confidence|."""
+    """Expected calibration error (Guo et al., 2017), bins of equal width: sum of share * |accuracy - confidence|."""
     confidence, right = confidences(log_p, labels)
     return _gap(confidence, right, _equal_width(confidence, bins))
 

@@ -57,7 +57,8 @@ class Replay:
         mixture: the model, in evaluation mode.
         plan: its blocks.
         batch: the inputs, without labels.
-        states: what enters the first adapted block: `[B, T, d]`, or `[B, T, 2d]` where `prefix.above` caches up to its end.
+        states: what enters the first adapted block: `[B, T, d]`, or `[B, T, 2d]` where `prefix.above` caches up to
+            its end.
         calls: what each block from the first adapted one on is called with besides the states.
     """
 

@@ -20,8 +20,8 @@ from adamix_lab.analysis.posterior import convergence, marginal, uncertainty, wo
 from adamix_lab.analysis.samples import (
     FixedBatches,
     Samples,
-    dropout_samples,
     drawn_routes,
+    dropout_samples,
     every_route,
     fix_batches,
     member_samples,
