@@ -63,7 +63,8 @@ def train_seeds(
         folder = out / f"seed{seed}"
         train(mixture, task, tokenizer, replace(recipe, seed=seed), folder / "run")
         trained = time.perf_counter() - began
-        results.append(evaluate(mixture, task, tokenizer, SHOWN, seed, max_length=recipe.max_length))
+        shown = SHOWN if mixture.space.number > 1 else SHOWN[:1]  # all alike with a single route
+        results.append(evaluate(mixture, task, tokenizer, shown, seed, max_length=recipe.max_length))
         notes = _notes(task, backbone, recipe, seed, trained, results[-1])
         save(mixture, folder, notes)
         say(f"seed {seed}: trained {trained:.0f} s, merged {100 * results[-1][0].accuracy:.1f} %; saved in {folder}")
