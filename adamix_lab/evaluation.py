@@ -112,7 +112,7 @@ def evaluate(
         for rows, batch in sequential(examples, batch_size, tokenizer.pad_token_id or 0)
     ]
     with evaluating(mixture):
-        served, batches = _above_prefix(mixture, batches) if len(strategies) > 1 else (mixture, batches)
+        served, batches = above_prefix(mixture, batches) if len(strategies) > 1 else (mixture, batches)
         return [evaluate_batches(served, batches, name, seed, task.metrics) for name in strategies]
 
 
@@ -179,7 +179,8 @@ def evaluating(mixture: MixtureModel) -> Iterator[None]:
         mixture.train(training)
 
 
-def _above_prefix(mixture: MixtureModel, batches: list[Indexed]) -> tuple[MixtureModel, list[Indexed]]:
+def above_prefix(mixture: MixtureModel, batches: list[Indexed]) -> tuple[MixtureModel, list[Indexed]]:
+    """(what lies above the frozen prefix, batches of its cached states); both as they are where it cannot be cached."""
     plan = plan_blocks(mixture)
     if plan is None or plan.family.cut is None or plan.first == 0:
         return mixture, batches

@@ -25,6 +25,8 @@ STYLES: dict[str, tuple[str, str]] = {
     "single": ("#444444", "v"),
     "probe": ("#777777", "X"),
     "apart": ("#B22222", "P"),
+    "exact": ("#000000", "*"),
+    "dropout": ("#8B6508", "h"),
 }
 
 

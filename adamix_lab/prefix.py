@@ -8,7 +8,7 @@ both cases, with stand-ins for the parts that are cached.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -35,20 +35,15 @@ def above(mixture: MixtureModel) -> tuple[MixtureModel, Cache]:
         )
     end = block_end(mixture, plan)
     top = shallow(mixture)
-    top.model = shallow(mixture.model)
-    owner: nn.Module = top.model
-    *parts, last = plan.path.split(".")
-    for part in parts:
-        child = shallow(getattr(owner, part))
-        if hasattr(child, "embeddings"):
-            child.embeddings = PassThrough()
-        setattr(owner, part, child)
-        owner = child
-    as_tuple = _returns_tuple()
+    as_tuple = returns_tuple()
     blocks = [Skip(as_tuple) for _ in range(plan.first)] + list(plan.blocks[plan.first :])
     if end is not None:
         blocks[plan.first] = BlockEnd(plan.family, end, as_tuple)
-    setattr(owner, last, nn.ModuleList(blocks))
+    top.model = owner = with_blocks(mixture.model, plan, blocks)
+    for part in plan.path.split(".")[:-1]:
+        owner = getattr(owner, part)
+        if hasattr(owner, "embeddings"):
+            owner.embeddings = PassThrough()
 
     def cache(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         inputs = {name: value for name, value in batch.items() if name != "labels"}
@@ -56,6 +51,17 @@ def above(mixture: MixtureModel) -> tuple[MixtureModel, Cache]:
         return {"inputs_embeds": prefix_states(mixture, plan, inputs), **kept}
 
     return top, cache
+
+
+def with_blocks(model: Any, plan: BlockPlan, blocks: Sequence[nn.Module]) -> Any:
+    """The model with other blocks, in a shallow copy that shares every other module."""
+    top = owner = shallow(model)
+    *parts, last = plan.path.split(".")
+    for part in parts:
+        setattr(owner, part, shallow(getattr(owner, part)))
+        owner = getattr(owner, part)
+    setattr(owner, last, nn.ModuleList(blocks))
+    return top
 
 
 def block_end(mixture: MixtureModel, plan: BlockPlan) -> nn.Module | None:
@@ -151,8 +157,8 @@ def _tail_name(family: Any) -> str:
     return str(family.tail).removeprefix(f"{family.end}.")
 
 
-def _returns_tuple() -> bool:
-    # transformers 4 blocks answer with a tuple, transformers 5 ones with the hidden states
+def returns_tuple() -> bool:
+    """Whether blocks answer with a tuple (transformers 4) or with the hidden states (5)."""
     from transformers import __version__
 
     return int(__version__.split(".")[0]) < 5

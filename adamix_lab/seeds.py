@@ -64,7 +64,8 @@ def train_seeds(
         folder = out / f"seed{seed}"
         train(mixture, task, tokenizer, replace(recipe, seed=seed), folder / "run")
         trained = time.perf_counter() - began
-        judged = [evaluate(mixture, t, tokenizer, SHOWN, seed, max_length=recipe.max_length) for t in task.judged()]
+        shown = SHOWN if mixture.space.number > 1 else SHOWN[:1]  # all alike with a single route
+        judged = [evaluate(mixture, t, tokenizer, shown, seed, max_length=recipe.max_length) for t in task.judged()]
         results.append(judged[0])
         for part, more in zip(further, judged[1:], strict=True):
             further[part].append(more)
@@ -101,6 +102,7 @@ def _notes(
         "backbone": backbone,
         "classes": list(task.classes),
         "columns": len(task.text),
+        "train_rows": len(task.train),
         "seed": seed,
         "recipe": recipe.to_dict(),
         "training_seconds": round(seconds, 1),

@@ -49,6 +49,17 @@ def test_evaluate_and_predict_read_what_train_wrote(trained):
     assert len(done.stdout.splitlines()) == 2 and ("good" in done.stdout or "bad" in done.stdout)
 
 
+@pytest.mark.slow
+def test_posterior_writes_tables_and_pictures_of_what_train_wrote(trained):
+    sizes = "--rows 5 --other-rows 3 --draws 3 --token-draws 1 --dropout 2".split()
+    where = ["--task", "task.csv", "--outside", "aspects", "--member", "out/seed1", "--out", "study"]
+    done = command("posterior", "out/seed0", *where, *sizes, folder=trained[0])
+    assert done.returncode == 0, done.stderr
+    assert "exact marginal" in done.stdout and "apart, 1 trained" in done.stdout and "not fitted" in done.stdout
+    assert json.loads((trained[0] / "study/record.json").read_text())["training_rows"] == 32
+    assert {p.suffix for p in (trained[0] / "study").iterdir()} == {".csv", ".parquet", ".png", ".txt", ".json"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -62,6 +73,7 @@ def test_evaluate_and_predict_read_what_train_wrote(trained):
         (["table", "--folder", "."], "holds no task's folder"),
         (["train", "--task", "rte"], "Without network, give a folder"),
         (["train", "--task", "task.csv", "--model", "no-such/model"], "Hub name that is in the cache"),
+        (["posterior", "out/seed0", "--task", "task.csv", "--draws", "0"], "draws = 0: expected a whole number"),
     ],
 )
 def test_mistakes_end_in_one_clear_line(trained, arguments, message):

@@ -1,0 +1,1 @@
+"""Looking at trained mixtures: routes as random variables, uncertainty, theory, landscapes."""

@@ -1,0 +1,289 @@
+"""The study behind `adamix-lab posterior`: one saved mixture, its tables and pictures in a folder."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from adamix_lab.analysis.calibration import reliability
+from adamix_lab.analysis.comparison import Method, compare_uncertainty
+from adamix_lab.analysis.draws import fixed_experts, strategy_table, summary
+from adamix_lab.analysis.posterior import convergence, marginal, uncertainty, worth
+from adamix_lab.analysis.samples import (
+    FixedBatches,
+    Samples,
+    drawn_routes,
+    dropout_samples,
+    every_route,
+    fix_batches,
+    member_samples,
+    merged_sample,
+    token_samples,
+)
+from adamix_lab.analysis.selective import risk_coverage
+from adamix_lab.analysis.tree import check_budget
+from adamix_lab.doctor import versions
+from adamix_lab.errors import positive
+from adamix_lab.files import write_atomically, write_text
+from adamix_lab.model import MixtureModel
+from adamix_lab.plots import Picture, save_figure
+from adamix_lab.routing import generator_for
+from adamix_lab.rows import Row
+from adamix_lab.seeds import load_saved
+from adamix_lab.tasks import Task, hold_out, load_task
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+ENSEMBLE = 16
+INTERPRETATION = (
+    "The distribution over routes is fixed and uniform, not fitted to data: an interpretation, no posterior in Bayes' "
+    "sense. More routes bring the estimate nearer to the average over routes, not nearer to the truth."
+)
+Parts = dict[str, FixedBatches]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much is looked at.
+
+    Attributes:
+        rows: a seeded sample of so many evaluation rows.
+        other_rows: so many rows held out of train (for temperatures), and from outside.
+        draws: of each random strategy and of each T.
+        token_draws: of a route a token.
+        dropout: samples with dropout on; 0 leaves dropout out.
+        routes: draw so many routes; None goes through all of them (the exact marginal).
+        seed: of rows and draws.
+    """
+
+    rows: int = 400
+    other_rows: int = 200
+    draws: int = 200
+    token_draws: int = 20
+    dropout: int = 16
+    routes: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "other_rows", "draws", "token_draws"):
+            positive(name, getattr(self, name))
+        if self.routes is not None:
+            positive("routes", self.routes)
+        if self.dropout < 0:
+            raise ValueError(f"dropout = {self.dropout}: expected a number of samples, or 0 to leave dropout out.")
+
+
+def run_study(
+    folder: Path,
+    out: Path,
+    settings: Settings | None = None,
+    task: str | None = None,
+    outside: str | None = None,
+    outside_text: Sequence[str] | None = None,
+    members: Sequence[Path] = (),
+    say: Callable[[str], None] = print,
+) -> dict[str, DataFrame]:
+    """Tables and pictures of a saved mixture: strategies, convergence (of exact marginals), uncertainty.
+
+    Args:
+        folder: as `adamix-lab train` writes it.
+        out: for strategies.csv, draws.parquet, convergence.csv, uncertainty.csv, reliability.csv, risk_coverage.csv,
+            rows.parquet, PNGs with alt texts, record.json.
+        settings: how much is looked at.
+        task: the task it was trained on; None takes the name in its notes.
+        outside: another task, whose evaluation text is the outside.
+        outside_text: its columns.
+        members: folders of single adapters trained apart on the same backbone and task.
+        say: takes lines.
+
+    Raises ValueError where all routes are asked for and there are too many: says how many.
+    """
+    settings, start = settings or Settings(), time.perf_counter()
+    mixture, tokenizer, config = load_saved(folder)
+    if settings.routes is None:
+        check_budget(mixture.space)
+    notes = config["notes"]
+    here = load_task(task or notes.get("source") or notes.get("task", "aspects"), rows=notes.get("train_rows"))
+    elsewhere = load_task(outside, text=outside_text) if outside else None
+    rows, told = _rows(here, elsewhere, notes, settings)
+    parts = _fixed(mixture, here, elsewhere, tokenizer, rows)
+    say(f"{here.name}: {told}; {mixture.space.number:,} routes")
+    routes = {name: _routes(part, settings) for name, part in parts.items()}
+    say(f"routes answered after {time.perf_counter() - start:.0f} s")
+    merged = {name: merged_sample(part) for name, part in parts.items()}
+    methods = _methods(parts, routes, merged, settings)
+    if members:
+        methods |= _apart(members, here, elsewhere, rows)
+    inside = parts["inside"]
+    tokens = token_samples(inside, settings.token_draws, settings.seed)
+    draws = strategy_table(
+        inside, routes["inside"], merged["inside"], fixed_experts(inside), tokens, settings.draws, settings.seed
+    )
+    tables = {"draws": draws, "strategies": summary(draws), "uncertainty": compare_uncertainty(methods)}
+    if routes["inside"].exact:
+        tables["convergence"] = convergence(
+            routes["inside"], merged["inside"], draws=settings.draws, seed=settings.seed
+        )
+    tables |= _of_rows(methods)
+    record = {
+        "task": here.name, "outside": elsewhere.name if elsewhere else None, "rows": told, "settings": asdict(settings),
+        "mixture": {key: config.get(key) for key in ("adaptation", "experts", "share", "tied", "base")},
+        "routes": mixture.space.number, "members": len(members), "recipe": notes.get("recipe"),
+        "training_rows": notes.get("train_rows"), "interpretation": INTERPRETATION,
+        "merge_is_worth_routes": worth(tables["convergence"]) if "convergence" in tables else None,
+        "seconds": round(time.perf_counter() - start, 1), "versions": versions(),
+    }  # fmt: skip
+    _write(out, tables, f"{here.name}, M = {mixture.space.experts}", record)
+    say(tables["strategies"].to_string(index=False, float_format="{:.4f}".format))
+    say(tables["uncertainty"].set_index("method").T.to_string(float_format="{:.4f}".format))
+    say(f"{INTERPRETATION}\nWritten to {out} after {record['seconds']:.0f} s.")
+    return tables
+
+
+# -- rows and samples --------------------------------------------------------------------------------------
+
+
+def _rows(
+    here: Task, elsewhere: Task | None, notes: Mapping[str, Any], settings: Settings
+) -> tuple[dict[str, list[Row]], str]:
+    """The rows by part, and a sentence that says what they are."""
+    recipe = notes.get("recipe") or {}
+    fraction = recipe.get("dev_fraction") or 0.0
+    rng = random.Random(settings.seed)
+
+    def some(rows: Sequence[Row], most: int) -> list[Row]:
+        return [rows[n] for n in sorted(rng.sample(range(len(rows)), min(most, len(rows))))]
+
+    rows = {"inside": some(here.evaluation, settings.rows)}
+    told = f"{len(rows['inside'])} of {len(here.evaluation)} evaluation rows"
+    if fraction:
+        rows["held_out"] = some(
+            hold_out(here.train, fraction, recipe.get("seed", 0), here.label)[1], settings.other_rows
+        )
+        told += f", {len(rows['held_out'])} held out of training for temperatures"
+    else:
+        told += ", none held out of training: no temperatures"
+    if elsewhere is not None:
+        rows["outside"] = some(elsewhere.evaluation, settings.other_rows)
+        told += f", {len(rows['outside'])} of {elsewhere.name} ({' + '.join(elsewhere.text)}) as the outside"
+    return rows, told
+
+
+def _fixed(
+    mixture: MixtureModel, here: Task, elsewhere: Task | None, tokenizer: Any, rows: Mapping[str, list[Row]]
+) -> Parts:
+    tasks = {"inside": here, "held_out": here, "outside": elsewhere or here}
+    return {name: fix_batches(mixture, tasks[name], tokenizer, part) for name, part in rows.items()}
+
+
+def _routes(part: FixedBatches, settings: Settings) -> Samples:
+    return every_route(part) if settings.routes is None else drawn_routes(part, settings.routes, settings.seed)
+
+
+def _methods(
+    parts: Parts, routes: Mapping[str, Samples], merged: Mapping[str, Samples], settings: Settings
+) -> dict[str, Method]:
+    every = len(routes["inside"])
+    picked = torch.randint(every, (ENSEMBLE,), generator=generator_for(settings.seed, ENSEMBLE))
+    few = {name: _picked(samples, picked) for name, samples in routes.items()}
+    one = {name: _picked(samples, picked[:1]) for name, samples in routes.items()}
+    whole = "exact marginal" if routes["inside"].exact else f"routes, all {every} drawn"
+    methods = {
+        "merged": _method(merged, 1),
+        "random route, one": _method(one, 1),
+        f"routes, {ENSEMBLE} drawn": _method(few, ENSEMBLE),
+        whole: _method(routes, every),
+    }
+    if settings.dropout:
+        dropped = {name: dropout_samples(part, settings.dropout, settings.seed) for name, part in parts.items()}
+        methods[f"dropout, {settings.dropout} samples"] = _method(dropped, settings.dropout)
+    return methods
+
+
+def _apart(
+    members: Sequence[Path], here: Task, elsewhere: Task | None, rows: Mapping[str, list[Row]]
+) -> dict[str, Method]:
+    found: dict[str, list[FixedBatches]] = {name: [] for name in rows}
+    for folder in members:
+        single, tokenizer, _ = load_saved(folder)
+        for name, part in _fixed(single, here, elsewhere, tokenizer, rows).items():
+            found[name].append(part)
+    first = {name: member_samples(parts[:1]) for name, parts in found.items()}
+    together = {name: member_samples(parts) for name, parts in found.items()}
+    return {
+        "single adapter, one": _method(first, 1),
+        f"apart, {len(members)} trained": _method(together, len(members)),
+    }
+
+
+def _method(samples: Mapping[str, Samples], passes: int) -> Method:
+    return Method(samples["inside"], samples.get("held_out"), samples.get("outside"), passes)
+
+
+def _picked(samples: Samples, numbers: torch.Tensor) -> Samples:
+    return Samples(samples.logits[:, numbers], samples.labels, samples.source)
+
+
+# -- tables and pictures -----------------------------------------------------------------------------------
+
+
+def _of_rows(methods: Mapping[str, Method]) -> dict[str, DataFrame]:
+    """Tables with more than a row a method: reliability, risk_coverage, rows (each row's uncertainty)."""
+    import pandas as pd
+
+    bins, curves, rows = [], [], []
+    for name, method in methods.items():
+        log_p, labels = marginal(method.inside.logits), method.inside.labels
+        right = log_p.argmax(-1) == labels
+        told = uncertainty(method.inside)
+        bins.append(reliability(log_p, labels).assign(method=name))
+        curves.append(risk_coverage(told["entropy"], right).assign(method=name))
+        rows.append(_frame(told).assign(method=name, where="inside", right=right.numpy()))
+        if method.outside is not None:
+            rows.append(_frame(uncertainty(method.outside)).assign(method=name, where="outside"))
+    return {"reliability": pd.concat(bins), "risk_coverage": pd.concat(curves), "rows": pd.concat(rows)}
+
+
+def _frame(told: Mapping[str, torch.Tensor]) -> DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame({name: values.numpy().round(7) for name, values in told.items()})
+
+
+def _write(out: Path, tables: Mapping[str, DataFrame], title: str, record: Mapping[str, Any]) -> None:
+    large = ("draws", "rows")
+    for name, table in tables.items():
+        if name in large:
+            write_atomically(out / f"{name}.parquet", partial(table.to_parquet, index=False))
+        else:
+            write_text(out / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
+    for name, picture in _pictures(tables, title).items():
+        save_figure(picture.figure, out / f"{name}.png", picture.alt)
+    write_text(out / "record.json", json.dumps(record, indent=2) + "\n")
+
+
+def _pictures(tables: Mapping[str, DataFrame], title: str) -> dict[str, Picture]:
+    from adamix_lab.pictures import routes, uncertainty
+
+    made = {
+        "strategies": routes.strategies(tables["draws"]),
+        "reliability": uncertainty.reliability(tables["reliability"]),
+        "risk_coverage": uncertainty.risk_coverage(tables["risk_coverage"]),
+        "entropy": uncertainty.sources(tables["uncertainty"]),
+    }
+    if "convergence" in tables:
+        made["convergence"] = routes.convergence(tables["convergence"], title)
+    several = tables["rows"][tables["rows"]["mutual_information"] > 0]["method"].unique()
+    rows = tables["rows"][tables["rows"]["method"].isin(["merged", *several])]
+    if (rows["where"] == "outside").any():
+        made["outside"] = uncertainty.inside_outside(rows)
+    return made

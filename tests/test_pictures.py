@@ -1,0 +1,119 @@
+"""Pictures of routes and uncertainty: what is drawn is what the table says, and the alt text tells it."""
+
+import pandas as pd
+import pytest
+import torch
+
+from adamix_lab.analysis.calibration import reliability as bins
+from adamix_lab.analysis.posterior import convergence as converge
+from adamix_lab.analysis.samples import Samples
+from adamix_lab.analysis.selective import risk_coverage as curve
+from adamix_lab.pictures import routes, uncertainty
+from adamix_lab.plots import STYLES, Picture
+from adamix_lab.routing import generator_for
+
+
+def draws():
+    rows = [{"strategy": "merged", "average": "weights", "passes": 1, "accuracy": 0.75, "loss": 0.5}]
+    rows += [
+        {"strategy": "fixed", "average": "none", "passes": 1, "accuracy": 0.7 + n / 100, "loss": 0.6} for n in (0, 1)
+    ]
+    for strategy, passes in [*((name, 1) for name in routes.SCOPES), ("ensemble", 2), ("ensemble", 8)]:
+        average = "logits" if strategy == "ensemble" else "none"
+        for n in range(5):
+            row = {
+                "strategy": strategy,
+                "average": average,
+                "passes": passes,
+                "accuracy": 0.7 + n / 50,
+                "loss": 0.6 + n / 90,
+            }
+            rows.append(row)
+    rows.append({"strategy": "exact", "average": "probabilities", "passes": 64, "accuracy": 0.8, "loss": 0.45})
+    return pd.DataFrame(rows).assign(rows=100, routes=64)
+
+
+def lines(ax):
+    return {line.get_label(): line for line in ax.get_lines()}
+
+
+def test_strategies():
+    picture = routes.strategies(draws())
+    assert isinstance(picture, Picture)
+    left, right = picture.figure.axes
+    assert lines(left)["merged"].get_ydata()[0] == 75 and lines(right)["merged"].get_ydata()[0] == 0.5
+    assert lines(left)["merged"].get_color() == STYLES["merged"][0]
+    assert [label.get_text() for label in left.get_xticklabels()] == [*routes.SCOPES.values(), "K = 2", "K = 8"]
+    for part in (
+        "100 rows, 64 routes",
+        "merged 75.0",
+        "exact marginal 80.0",
+        "one for all 74.0 (best 78.0)",
+        "best 0.6000",
+    ):
+        assert part in picture.alt
+    without = draws().replace({"strategy": {"exact": "monte-carlo"}})
+    assert "average of all drawn 80.0" in routes.strategies(without).alt
+
+
+def test_convergence():
+    generator = generator_for(0)
+    every = Samples(torch.randn(10, 16, 2, generator=generator), torch.zeros(10).long(), "routes", exact=True)
+    merged = Samples(every.logits.mean(1, keepdim=True), every.labels, "merged")
+    table = converge(every, merged, sizes=(1, 4, 16), draws=20)
+    picture = routes.convergence(table, "tiny, M = 2")
+    left, right = picture.figure.axes
+    drawn = lines(left)
+    assert list(drawn["one route / sqrt(T)"].get_ydata()) == pytest.approx([table["error"][0] / t for t in (1, 2, 4)])
+    assert (left.get_xscale(), left.get_yscale(), right.get_xscale()) == ("log", "log", "log")
+    assert f"T = 4 {table['error'][1]:.4f}" in picture.alt and picture.alt.startswith("tiny, M = 2. ")
+
+
+def samples_table():
+    log_p = torch.tensor([[0.8, 0.2], [0.3, 0.7], [0.6, 0.4], [0.8, 0.2]]).log()
+    labels = torch.tensor([0, 1, 1, 0])
+    methods = ("merged", "exact marginal")
+    right = log_p.argmax(-1) == labels
+    return (
+        pd.concat([bins(log_p, labels, 5).assign(method=name) for name in methods]),
+        pd.concat([curve(1 - log_p.exp().amax(-1), right).assign(method=name) for name in methods]),
+    )
+
+
+def test_calibration_and_risk():
+    by_bin, by_coverage = samples_table()
+    picture = uncertainty.reliability(by_bin)
+    assert [ax.get_title() for ax in picture.figure.axes] == ["merged", "exact marginal"]
+    assert "merged +2.5 points" in picture.alt  # 3 of 4 right at a mean confidence of 0.725
+    risk = uncertainty.risk_coverage(by_coverage)
+    (ax,) = risk.figure.axes
+    assert list(lines(ax)["exact marginal"].get_ydata()) == pytest.approx([0, 0, 25])  # the two of 0.8 together
+    assert "merged 0.0 % at half coverage, 25.0 % of all" in risk.alt
+
+
+def test_sources_and_outside():
+    columns = ["method", "entropy", "expected_entropy", "mutual_information"]
+    table = pd.DataFrame([("merged", 0.4, 0.4, 0.0), ("dropout, 4 samples", 0.5, 0.3, 0.2)], columns=columns)
+    picture = uncertainty.sources(table)
+    assert "dropout, 4 samples 0.500 = 0.300 + 0.2000" in picture.alt
+    widths = sorted(round(patch.get_width(), 6) for patch in picture.figure.axes[0].patches)
+    assert widths == [0.0, 0.2, 0.3, 0.4]
+    rows = pd.DataFrame(
+        {"method": "merged", "where": ["inside"] * 3 + ["outside"] * 3, "entropy": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]}
+    )
+    both = uncertainty.inside_outside(rows)
+    assert "merged: median inside 0.2000, median outside 0.5000" in both.alt
+
+
+def test_one_colour_and_marker_a_method():
+    names = [
+        "merged",
+        "random route, one",
+        "routes, 16 drawn",
+        "exact marginal",
+        "dropout, 16 samples",
+        "single adapter",
+        "apart, 4",
+    ]
+    styles = [uncertainty.style_of(name) for name in names]
+    assert len(set(styles)) == len(names) and styles[0] == STYLES["merged"] and styles[-1] == STYLES["apart"]

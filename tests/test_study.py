@@ -1,0 +1,102 @@
+"""The study: every table and picture of a saved mixture, and what it says about its rows."""
+
+import json
+
+import pytest
+import tiny
+import tiny_task
+
+from adamix_lab.analysis import study
+from adamix_lab.analysis.study import Settings, run_study
+from adamix_lab.tasks import hold_out
+
+TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
+SMALL = Settings(rows=20, other_rows=10, draws=6, token_draws=2, dropout=3)
+TABLES = {"draws", "strategies", "uncertainty", "convergence", "reliability", "risk_coverage", "rows"}
+
+
+@pytest.fixture
+def saved(monkeypatch):
+    """Saved mixtures by the name of their folder, and the tiny task for every source."""
+
+    def load_saved(folder):
+        single = folder.name.startswith("single")
+        more = {"experts": 1, "share": None} if single else {"experts": 4 if folder.name == "large" else 2}
+        mixture = tiny.shake(tiny_task.mixture(dropout=0.2, **more), seed=len(folder.name))
+        fraction = 0.0 if folder.name == "all-seen" else 0.2
+        notes = {"task": "tiny", "train_rows": 96, "recipe": {"dev_fraction": fraction, "seed": 5}}
+        config = {"adaptation": {}, "experts": 2, "share": ["up"], "base": {}, "notes": notes}
+        return mixture.eval(), TOKENIZER, config
+
+    monkeypatch.setattr(study, "load_saved", load_saved)
+    monkeypatch.setattr(study, "load_task", lambda source, **more: TASK)
+
+
+def test_it_writes_tables_pictures_with_alt_texts_and_a_record(saved, tmp_path):
+    import pandas as pd
+
+    said = []
+    members = [tmp_path / "single-a", tmp_path / "single-bc"]
+    tables = run_study(tmp_path / "mixture", tmp_path / "out", SMALL, outside="other", members=members, say=said.append)
+    assert tables.keys() == TABLES
+    for name in TABLES:
+        path = tmp_path / "out" / f"{name}.csv"
+        read = pd.read_csv(path) if path.exists() else pd.read_parquet(path.with_suffix(".parquet"))
+        assert len(read) == len(tables[name]) > 0 and list(read) == list(tables[name])
+    pictures = {path.stem for path in (tmp_path / "out").glob("*.png")}
+    assert pictures == {"strategies", "convergence", "reliability", "risk_coverage", "entropy", "outside"}
+    assert all(len((tmp_path / "out" / f"{name}.txt").read_text()) > 60 for name in pictures)
+    record = json.loads((tmp_path / "out/record.json").read_text())
+    assert record["settings"]["rows"] == 20 and record["routes"] == 8 and record["versions"]["torch"]
+    assert record["merge_is_worth_routes"] > 0 and "not fitted" in record["interpretation"]
+    assert record["rows"] == (
+        "20 of 30 evaluation rows, 10 held out of training for temperatures, 10 of tiny (sentence) as the outside"
+    )
+    methods = list(tables["uncertainty"]["method"])
+    assert methods == [
+        "merged", "random route, one", "routes, 16 drawn", "exact marginal", "dropout, 3 samples",
+        "single adapter, one", "apart, 2 trained",
+    ]  # fmt: skip
+    assert tables["uncertainty"].notna().all(axis=None)
+    assert "not fitted" in said[-1]
+
+
+def test_temperatures_need_rows_that_training_did_not_see(saved, tmp_path, monkeypatch):
+    seen = []
+    real = study.fix_batches
+
+    def watch(mixture, task, tokenizer, rows):
+        seen.append([row["sentence"] for row in rows])
+        return real(mixture, task, tokenizer, rows)
+
+    monkeypatch.setattr(study, "fix_batches", watch)
+    monkeypatch.setattr(study, "_pictures", lambda tables, title: {})
+    run_study(tmp_path / "mixture", tmp_path / "out", SMALL, say=lambda line: None)
+    dev = [row["sentence"] for row in hold_out(TASK.train, 0.2, 5)[1]]
+    assert len(seen) == 2 and set(seen[1]) <= set(dev)
+    tables = run_study(tmp_path / "all-seen", tmp_path / "again", SMALL, say=lambda line: None)
+    assert "temperature" not in tables["uncertainty"]
+    record = json.loads((tmp_path / "again/record.json").read_text())
+    assert "no temperatures" in record["rows"] and record["outside"] is None
+
+
+def test_too_many_routes_are_refused_before_any_work_and_can_be_drawn(saved, tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "check_budget", lambda space: study_budget(space, 50))
+    from adamix_lab.analysis.tree import check_budget as study_budget
+
+    with pytest.raises(ValueError, match=r"64 routes: expected at most 50.*--routes N"):
+        run_study(tmp_path / "large", tmp_path / "out", SMALL)
+    assert not (tmp_path / "out").exists()
+    few = Settings(rows=10, other_rows=5, draws=4, token_draws=1, dropout=0, routes=9)
+    tables = run_study(tmp_path / "large", tmp_path / "out", few, say=lambda line: None)
+    assert "convergence" not in tables and "monte-carlo" in set(tables["strategies"]["strategy"])
+    assert "routes, all 9 drawn" in set(tables["uncertainty"]["method"])
+    assert not (tmp_path / "out/convergence.png").exists()
+
+
+def test_bad_settings_are_named():
+    for name in ("rows", "draws", "routes"):
+        with pytest.raises(ValueError, match=rf"{name} = 0: expected a whole number"):
+            Settings(**{name: 0})
+    with pytest.raises(ValueError, match=r"dropout = -1"):
+        Settings(dropout=-1)
