@@ -21,7 +21,8 @@ USE = """## Use
 ```python
 from adamix_lab import load_backbone
 
-model, tokenizer = load_backbone({name!r}, kind="generation") ```
+model, tokenizer = load_backbone({name!r}, kind="generation")
+```
 
 or `AutoModelForCausalLM.from_pretrained(FOLDER)` and `AutoTokenizer.from_pretrained(FOLDER)` of transformers,
 offline. The file holds float16, the configuration asks for float32: tune it in that. Dropout is {dropout:g} in the
