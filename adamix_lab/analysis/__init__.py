@@ -1,0 +1,1 @@
+"""What trained experts show: strategies, posteriors, estimates, landscapes."""
