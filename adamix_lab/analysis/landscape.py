@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.analysis.arrays import Landscape, empty_landscape, read_landscape, save_landscape
-from adamix_lab.analysis.points import Points, point_of
+from adamix_lab.analysis.points import Point, Points, point_of
 from adamix_lab.analysis.stacked import above_prefix, logits_at, looking
 from adamix_lab.doctor import versions
 from adamix_lab.errors import positive
@@ -57,7 +57,8 @@ def evaluate_points(
 
     Raises ValueError for no batches, a regression, points of another model, or a store of another landscape.
     """
-    _refuse(mixture, points, batches)
+    refuse_batches(mixture, batches)
+    refuse_points(mixture, points.anchors)
     chunk = Chunk(at_once, say)
     device, dtype = mixture_place(mixture)
     notes = {"digest": digest_of(points, batches, str(dtype)), "seed": seed, "dtype": str(dtype)}
@@ -202,7 +203,8 @@ def _begun(points: Points, batches: int, notes: dict[str, Any], store: Path | No
     return found
 
 
-def _refuse(mixture: MixtureModel, points: Points, batches: Sequence[Batch]) -> None:
+def refuse_batches(mixture: MixtureModel, batches: Sequence[Batch]) -> None:
+    """Raises ValueError for no batches, batches without labels, and regressions."""
     if not batches:
         raise ValueError("There are no batches: expected at least one with labels. Is the validation set empty?")
     for n, batch in enumerate(batches):
@@ -210,11 +212,15 @@ def _refuse(mixture: MixtureModel, points: Points, batches: Sequence[Batch]) -> 
             raise ValueError(f"Batch {n} has no labels: expected rows with answers, which the loss is measured on.")
     if getattr(mixture.model, "num_labels", 2) == 1:
         raise ValueError("The model answers one number (a regression): expected classes or tokens.")
+
+
+def refuse_points(mixture: MixtureModel, anchors: Point) -> None:
+    """Raises ValueError for stacked points `[A, ...]` that are not those of a model attached like this one."""
     own = point_of(mixture)
-    for name, anchors in points.anchors.items():
-        if name not in own or own[name].shape != anchors.shape[1:]:
+    for name, stacked in anchors.items():
+        if name not in own or own[name].shape != stacked.shape[1:]:
             there = f"{list(own[name].shape)}" if name in own else "not there"
             raise ValueError(
-                f"The points do not fit the model: {name} is {list(anchors.shape[1:])}, in the model {there}. Expected "
+                f"The points do not fit the model: {name} is {list(stacked.shape[1:])}, in the model {there}. Expected "
                 "points of models attached alike (same base, adaptation and sites)."
             )
