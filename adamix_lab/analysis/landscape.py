@@ -27,7 +27,7 @@ from adamix_lab.saving import describe
 from adamix_lab.views import Batch
 
 Say = Callable[[str], None]
-CPU_BYTES = 2**26  # activations of one pass; more falls out of the caches and is slower
+CPU_BYTES = 2**30  # activations of one pass; more gains nothing
 ACTIVATIONS = 4  # as wide as the widest layer, alive at a time
 MOST_AT_ONCE = 256
 
