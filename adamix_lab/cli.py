@@ -164,6 +164,42 @@ def twins(
 
 
 @app.command()
+def landscape(
+    names: Annotated[list[str] | None, typer.Argument(help="Shipped twins, or folders that were saved.")] = None,
+    kind: Annotated[str, typer.Option(help="line, plane, random, triangle, square, or stages.")] = "plane",
+    metric: Annotated[list[str] | None, typer.Option(help="loss, accuracy, entropy, consistency; once each.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the twin, and of random directions.")] = 0,
+    stage: Annotated[str, typer.Option(help="Of the twin's training: early, middle, late.")] = "late",
+    steps: Annotated[int | None, typer.Option(help="Points along an axis.")] = None,
+    rows: Annotated[int | None, typer.Option(help="The first so many evaluation rows; default: all.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Rows a pass.")] = 64,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    out: Folder = Path("runs/landscape"),
+) -> None:
+    """Loss over lines, planes and mixtures of experts: arrays and pictures; a killed run goes on where it was."""
+    from adamix_lab.pictures.gallery import write_landscapes
+
+    settings: dict[str, Any] = {"seed": seed, "stage": stage, "steps": steps, "rows": rows}
+    settings |= {"batch_size": batch_size, "dtype": dtype}
+    write_landscapes(names or ["adamix"], kind, out, metric or ["loss"], **settings)
+
+
+@app.command()
+def theory(
+    rows: Annotated[int, typer.Option(help="The first so many evaluation rows.")] = 128,
+    pairs: Annotated[int, typer.Option(help="Pairs of routes a stage.")] = 32,
+    seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ... of the twins.")] = 3,
+    twin: Annotated[list[str] | None, typer.Option(help="Once for each; default: all four.")] = None,
+    out: Folder = Path("runs/theory"),
+) -> None:
+    """Merging against ensembling on the shipped experts: estimates and measurements, likeness, curvature, by stage."""
+    from adamix_lab.pictures.gallery import write_theory
+    from adamix_lab.twins import TWINS
+
+    write_theory(out, rows=rows, pairs=pairs, seeds=tuple(range(seeds)), twins=tuple(twin or TWINS))
+
+
+@app.command()
 def lab() -> None:
     """Opens JupyterLab on the notebooks, beginning with 00_tour."""
     from adamix_lab.workshop import lab as run

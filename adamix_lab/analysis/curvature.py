@@ -26,7 +26,7 @@ from adamix_lab.views import Batch
 @contextmanager
 def eager_attention(model: nn.Module) -> Iterator[None]:
     """Attention in plain operations inside the block; what was chosen comes back."""
-    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values()
+    configs: list[Any] = list({id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values())
     before = [(config, getattr(config, "_attn_implementation", None)) for config in configs]
     try:
         for config, chosen in before:
@@ -112,8 +112,7 @@ class AdapterLoss:
     def _moved(self, displacement: Tensor) -> Point:
         parts = displacement.split([weight.numel() for weight in self.point.values()])
         return {
-            name: weight + part.view_as(weight)
-            for (name, weight), part in zip(self.point.items(), parts, strict=True)
+            name: weight + part.view_as(weight) for (name, weight), part in zip(self.point.items(), parts, strict=True)
         }
 
 

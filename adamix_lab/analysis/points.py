@@ -152,9 +152,7 @@ def plane(corners: Mapping[str, Point], steps: int = 21, margin: float = 0.2) ->
     return Points("plane", anchors, torch.cat([coefficients, eye]), axes, (steps, steps), names, names)
 
 
-def random_plane(
-    origin: Mapping[str, Point], generator: Generator, steps: int = 21, reach: float = 1.0
-) -> Points:
+def random_plane(origin: Mapping[str, Point], generator: Generator, steps: int = 21, reach: float = 1.0) -> Points:
     """Two random directions around a named point, each filter as long as the point's own (Li et al., 2018).
 
     Coordinates run from -reach to reach: at 1 a direction adds to every filter as much as it measures.

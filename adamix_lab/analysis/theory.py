@@ -95,7 +95,7 @@ def _two_points(
             states, gold = cache(batch), batch["labels"]
             ends = [logits_at(top, states, end) for end in (first, second)]
             f, _, second_derivative = derivatives(top, states, average, direction)
-            a_row = (losses(f, gold), losses(torch.lerp(*ends, share), gold), variance(f, ends[1] - ends[0]))
+            a_row = (losses(f, gold), losses(torch.lerp(ends[0], ends[1], share), gold), variance(f, ends[1] - ends[0]))
             sums += torch.stack([*(v.double().sum(-1) for v in a_row), second_derivative.double()]).cpu()
             rows += len(gold)
     half = share * (1 - share) / 2
@@ -119,7 +119,8 @@ def barycentre(mixture: MixtureModel, batches: Sequence[Batch], routes: Tensor |
             states, gold = cache(batch), batch["labels"]
             inputs = {name: value for name, value in states.items() if name != "labels"}
             f = logits_at(top, states, {name: weight[None] for name, weight in merge.items()})
-            total = sum(shared_prefix(top, inputs, part).double().sum(0) for part in all_routes.split(at_once))
+            parts = [shared_prefix(top, inputs, part).double().sum(0) for part in all_routes.split(at_once)]
+            total = torch.stack(parts).sum(0)
             found = [losses(f, gold).double().sum(), losses((total / len(all_routes))[None], gold).double().sum()]
             terms = torch.zeros(2, dtype=torch.float64)
             for start in range(0, len(weights), at_once):
@@ -127,7 +128,10 @@ def barycentre(mixture: MixtureModel, batches: Sequence[Batch], routes: Tensor |
                 number = len(weights[start : start + at_once])
                 here = {name: weight.expand(number, *weight.shape) for name, weight in merge.items()}
                 value, slope, second = derivatives(top, states, here, some)
-                terms += torch.stack([second, variance(value, slope).sum(-1)]).double().cpu() @ weights[start : start + at_once]
+                terms += (
+                    torch.stack([second, variance(value, slope).sum(-1)]).double().cpu()
+                    @ weights[start : start + at_once]
+                )
             sums += torch.stack([*(v.cpu() for v in found), *terms])
             rows += len(gold)
     merged, ensemble, curvature, spread = (sums / rows).tolist()
@@ -177,7 +181,7 @@ def derivatives(mixture: MixtureModel, batch: Batch, points: Point, directions: 
         }
         return logits_at(mixture, batch, moved)
 
-    f, slope = torch.func.jvp(logits, (at,), (torch.ones_like(at),))
+    f, slope, *_ = torch.func.jvp(logits, (at,), (torch.ones_like(at),))
     with torch.enable_grad():
         at.requires_grad_()
         (rise,) = torch.autograd.grad(losses(logits(at), batch["labels"]).sum(), at, create_graph=True)
