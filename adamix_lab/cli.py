@@ -193,10 +193,11 @@ def theory(
     out: Folder = Path("runs/theory"),
 ) -> None:
     """Merging against ensembling on the shipped experts: estimates and measurements, likeness, curvature, by stage."""
+    from adamix_lab.analysis.estimates import Study
     from adamix_lab.pictures.gallery import write_theory
     from adamix_lab.twins import TWINS
 
-    write_theory(out, rows=rows, pairs=pairs, seeds=tuple(range(seeds)), twins=tuple(twin or TWINS))
+    write_theory(out, Study(tuple(twin or TWINS), tuple(range(seeds)), rows=rows, pairs=pairs))
 
 
 @app.command()

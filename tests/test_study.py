@@ -8,9 +8,10 @@ import tiny_task
 
 from adamix_lab.analysis import study
 from adamix_lab.analysis.arrays import read_landscape
-from adamix_lab.analysis.estimates import gaps_of_pairs
+from adamix_lab.analysis.estimates import Study, gaps_of_pairs
 from adamix_lab.analysis.points import point_of
-from adamix_lab.pictures.gallery import write_landscapes, write_theory
+from adamix_lab.pictures import gallery
+from adamix_lab.pictures.gallery import write_landscapes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 one_thread = tiny_task.one_thread
@@ -74,14 +75,28 @@ def test_pairs_are_different_and_seeded():
 
 
 @pytest.mark.slow
-def test_the_tables_of_theory_are_written_and_drawn(tmp_path):
-    tables = write_theory(
-        tmp_path, quiet, twins=("adamix",), seeds=(0,), stages=("early", "late"), rows=8, pairs=3, scaled=2, probes=2
-    )
+def test_the_tables_of_theory_are_written_set_by_set_and_drawn(tmp_path, monkeypatch):
+    asked = Study(("adamix",), (0,), ("early", "late"), rows=8, pairs=3, scaled=2, probes=2)
+    real, seen = gallery.study_set, []
+
+    def study_set(study, place):
+        if len(seen) == 1:
+            seen.append(None)
+            raise KeyboardInterrupt
+        seen.append(place["stage"])
+        return real(study, place)
+
+    monkeypatch.setattr(gallery, "study_set", study_set)
+    with pytest.raises(KeyboardInterrupt):
+        gallery.write_theory(tmp_path, asked, quiet)
+    tables = gallery.write_theory(tmp_path, asked, quiet)
+    assert seen == ["early", None, "late"]  # killed in the second set: the first was kept
     assert {name: len(rows) for name, rows in tables.items() if name != "stages"} == {
         "pairs": 6, "scales": 8, "barycentres": 2, "curvature": 2,
     }  # fmt: skip
     written = json.loads((tmp_path / "theory.json").read_text(encoding="utf-8"))
-    assert written["pairs"] == tables["pairs"] and written["settings"]["rows"] == 8 and "torch" in written["versions"]
+    assert written["pairs"] == tables["pairs"] and written["study"]["rows"] == 8 and "torch" in written["versions"]
     for name in ("gaps", "scales", "stages", "curvature"):
         assert (tmp_path / f"{name}.png").is_file() and (tmp_path / f"{name}.txt").is_file()
+    with pytest.raises(ValueError, match=r"holds another study"):
+        gallery.write_theory(tmp_path, replace(asked, rows=9), quiet)

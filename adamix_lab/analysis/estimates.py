@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from adamix_lab.analysis.curvature import curvature
@@ -18,41 +20,62 @@ from adamix_lab.twins import SEEDS, STAGES, TWINS, load_twin
 from adamix_lab.views import Batch
 
 Row = dict[str, Any]
+Tables = dict[str, list[Row]]
 SCALES = (0.125, 0.25, 0.5, 1.0)
 
 
-def study(
-    twins: Sequence[str] = tuple(TWINS),
-    seeds: Sequence[int] = SEEDS,
-    stages: Sequence[str] = tuple(STAGES),
-    rows: int = 256,
-    pairs: int = 32,
-    scaled: int = 8,
-    probes: int = 8,
-    say: Callable[[str], None] = print,
-) -> dict[str, list[Row]]:
-    """Five tidy tables of shipped experts on the first rows of "aspects"; every row names twin, seed and stage.
+@dataclass(frozen=True)
+class Study:
+    """Which shipped experts are looked at, and how closely.
+
+    Attributes:
+        twins, seeds, stages: every combination is a set of experts.
+        rows: of the evaluation set of "aspects", the first ones.
+        pairs: of routes, drawn for the first seed.
+        scaled: pairs pulled together, at the last stage.
+        probes: random signs for the trace.
+    """
+
+    twins: tuple[str, ...] = tuple(TWINS)
+    seeds: tuple[int, ...] = SEEDS
+    stages: tuple[str, ...] = tuple(STAGES)
+    rows: int = 128
+    pairs: int = 32
+    scaled: int = 8
+    probes: int = 8
+
+    def sets(self) -> list[Row]:
+        """Twin, seed and stage of every set."""
+        every = itertools.product(self.twins, self.seeds, self.stages)
+        return [{"twin": twin, "seed": seed, "stage": stage} for twin, seed, stage in every]
+
+
+def empty_tables() -> Tables:
+    """The names of the tables that `study_set` fills."""
+    return {name: [] for name in ("pairs", "scales", "barycentres", "stages", "curvature")}
+
+
+def study_set(study: Study, place: Row) -> Tables:
+    """Tidy tables of one set of experts; every row names twin, seed and stage.
 
     Returns:
-        "pairs": gaps of random pairs of routes (first seed only); "scales": some of them pulled together (last stage);
-        "barycentres": the merge against every route; "stages": likeness of experts and merge gaps, a row a measure;
-        "curvature": at the merge, with the gap.
+        "pairs": gaps of random pairs of routes; "scales": some of them pulled together; "barycentres": the merge
+        against every route; "stages": likeness of experts and merge gaps, a row a measure; "curvature": at the merge,
+        with the gap.
     """
-    tables: dict[str, list[Row]] = {name: [] for name in ("pairs", "scales", "barycentres", "stages", "curvature")}
-    for place, mixture, batches in _sets(twins, seeds, stages, rows):
-        gap = barycentre(mixture, batches).row()
-        tables["barycentres"].append({**place, **gap})
-        tables["stages"] += [{**place, **row} for row in _likeness(mixture, batches[0])]
-        tables["stages"].append({**place, "measure": "measured", "value": gap["measured"]})
-        bent = curvature(mixture, batches, probes=probes)
-        tables["curvature"].append({**place, **bent, "seed": place["seed"], "measured": gap["measured"]})
-        if place["seed"] == seeds[0]:
-            tables["pairs"] += [{**place, **gap.row()} for gap in gaps_of_pairs(mixture, batches, pairs)]
-            for scale in SCALES if place["stage"] == stages[-1] else ():
-                found = gaps_of_pairs(mixture, batches, scaled, scale)
-                tables["scales"] += [{**place, "scale": scale, **gap.row()} for gap in found]
-        told = "{twin}, seed {seed}, {stage}: merge - ensemble {measured:.4f}, estimated {estimate:.4f} nats"
-        say(told.format(**place, **gap))
+    mixture, tokenizer = load_twin(place["twin"], place["seed"], place["stage"])
+    batches = task_batches(load_task("aspects"), tokenizer, study.rows)
+    tables, gap = empty_tables(), barycentre(mixture, batches).row()
+    tables["barycentres"] = [{**place, **gap}]
+    tables["stages"] = [{**place, **row} for row in _likeness(mixture, batches[0])]
+    tables["stages"].append({**place, "measure": "measured", "value": gap["measured"]})
+    bent = curvature(mixture, batches, seed=place["seed"], probes=study.probes)
+    tables["curvature"] = [{**bent, **place, "measured": gap["measured"]}]
+    if place["seed"] == study.seeds[0]:
+        tables["pairs"] = [{**place, **pair.row()} for pair in gaps_of_pairs(mixture, batches, study.pairs)]
+        for scale in SCALES if place["stage"] == study.stages[-1] else ():
+            found = gaps_of_pairs(mixture, batches, study.scaled, scale)
+            tables["scales"] += [{**place, "scale": scale, **pair.row()} for pair in found]
     return tables
 
 
@@ -77,14 +100,3 @@ def _likeness(mixture: MixtureModel, batch: Batch) -> Iterator[Row]:
     yield from expert_similarity(mixture, batch)
     for site, gap in merge_gap(mixture, batch).items():
         yield {"site": site, "measure": "merge_gap", "value": gap}
-
-
-def _sets(
-    twins: Sequence[str], seeds: Sequence[int], stages: Sequence[str], rows: int
-) -> Iterator[tuple[Row, MixtureModel, list[Batch]]]:
-    task = load_task("aspects")
-    for twin in twins:
-        for seed in seeds:
-            for stage in stages:
-                mixture, tokenizer = load_twin(twin, seed, stage)
-                yield {"twin": twin, "seed": seed, "stage": stage}, mixture, task_batches(task, tokenizer, rows)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from adamix_lab.analysis.arrays import METRICS, Landscape
-from adamix_lab.analysis.estimates import study
+from adamix_lab.analysis.estimates import Study, Tables, empty_tables, study_set
 from adamix_lab.analysis.study import KINDS, look_at_all
 from adamix_lab.doctor import versions
 from adamix_lab.errors import one_of
@@ -38,17 +39,39 @@ def write_landscapes(
     return landscapes
 
 
-def write_theory(folder: Path, say: Callable[[str], None] = print, **settings: Any) -> dict[str, list[dict[str, Any]]]:
-    """Tables of `study` (settings are its own) as `theory.json`, and their pictures."""
-    tables = study(say=say, **settings)
-    record = {**tables, "settings": {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}}
-    write_text(folder / "theory.json", json.dumps({**record, "versions": versions()}) + "\n")
+def write_theory(folder: Path, study: Study, say: Callable[[str], None] = print) -> Tables:
+    """The tables of a study as `theory.json`, written after every set of experts, and their pictures.
+
+    A run that was killed goes on after the last set that is there. Raises ValueError where the file is another
+    study's.
+    """
+    path = folder / "theory.json"
+    asked = json.loads(json.dumps(asdict(study)))
+    record = {"study": asked, "done": [], **empty_tables()}
+    if path.is_file():
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["study"] != asked:
+            raise ValueError(
+                f"{path} holds another study ({record['study']}): expected {asked}. Choose another folder, or "
+                "delete it."
+            )
+    for place in study.sets():
+        if place in record["done"]:
+            continue
+        found = study_set(study, place)
+        for name, rows in found.items():
+            record[name] += rows
+        record["done"].append(place)
+        write_text(path, json.dumps({**record, "versions": versions()}) + "\n")
+        told = "{twin}, seed {seed}, {stage}: merge - ensemble {measured:.4f}, estimated {estimate:.4f} nats"
+        say(told.format(**found["barycentres"][0]))
+    tables = {name: record[name] for name in empty_tables()}
     draw_theory(tables, folder, say)
     return tables
 
 
-def draw_theory(tables: dict[str, list[dict[str, Any]]], folder: Path, say: Callable[[str], None] = print) -> None:
-    """The pictures of `study`'s tables, e.g. as read from `theory.json`."""
+def draw_theory(tables: Tables, folder: Path, say: Callable[[str], None] = print) -> None:
+    """The pictures of a study's tables, e.g. as read from `theory.json`."""
     _write(draw_gaps(tables["pairs"], tables["barycentres"]), folder / "gaps.png", say)
     _write(draw_scales(tables["scales"]), folder / "scales.png", say)
     _write(draw_stages(tables["stages"]), folder / "stages.png", say)
