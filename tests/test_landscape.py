@@ -178,6 +178,8 @@ def test_the_file_keeps_axes_configuration_versions_and_seed(tmp_path):
 
 def test_barriers_stand_above_the_chord():
     mixture, many = model().eval(), batches()
+    beyond = ls.evaluate_points(mixture, p.line(corners(mixture, 2), 7, beyond=0.25), many)
+    assert beyond.barrier() == pytest.approx(max(0.0, float(beyond.above_chord()[1:-1].max())))
     line = ls.evaluate_points(mixture, p.line(corners(mixture, 2), 5), many)
     chord = torch.linspace(0, 1, 5).double() * (line.at("expert 1") - line.at("expert 0")) + line.at("expert 0")
     assert torch.allclose(line.above_chord(), line.values() - chord)

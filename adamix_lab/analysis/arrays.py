@@ -77,13 +77,18 @@ class Landscape:
                 f"A {self.kind} has no chord: expected a line, a simplex or a square, whose points mix the marks."
             )
         rows = [self._row(mark) for mark in self.references]
-        mixed = self.coefficients @ torch.linalg.pinv(self.coefficients[rows])
-        chord = mixed @ self._all(metric)[rows]
-        return (self._all(metric) - chord)[: -len(self.marks)].reshape(self.shape)
+        above = self._all(metric) - self._shares() @ self._all(metric)[rows]
+        return above[: -len(self.marks)].reshape(self.shape)
 
     def barrier(self, metric: str = "loss") -> float:
-        """The greatest height above the chord (Frankle et al., 2020): nats for the loss; 0 where it is never above."""
-        return max(0.0, float(self.above_chord(metric).max()))
+        """The greatest height above the chord between the marks (Frankle et al., 2020); 0 where it is never above."""
+        above = self.above_chord(metric).flatten()
+        between = (self._shares() >= -1e-9).all(-1)[: len(above)]
+        return max(0.0, float(above[between].max()))
+
+    def _shares(self) -> Tensor:
+        # how much of each reference mark a point holds, `[N + marks, references]`
+        return self.coefficients @ torch.linalg.pinv(self.coefficients[[self._row(mark) for mark in self.references]])
 
     def _row(self, mark: str) -> int:
         if mark not in self.marks:

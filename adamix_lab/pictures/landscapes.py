@@ -53,14 +53,16 @@ def _lines(landscapes: Mapping[str, Landscape], metric: str) -> Picture:
         ends = [landscape.at(first, metric), landscape.at(second, metric)]
         ax.plot([0, 1], ends, color=colour, marker=marker, linestyle=":", linewidth=1)
         told.append(
-            f"{name}: {ends[0]:.3f} at {first}, {ends[1]:.3f} at {second}, "
-            f"at most {float(landscape.above_chord(metric)[(t >= 0) & (t <= 1)].max()):.3f} above the chord"
+            f"{name}: {ends[0]:.3f} at {first}, {ends[1]:.3f} at {second}, barrier {landscape.barrier(metric):.3f}"
         )
     ax.set_xlabel(f"from {first} (0) to {second} (1); dotted: the chord")
     ax.set_ylabel(UNITS[metric])
     ax.legend(frameon=False)
     _quiet(ax)
-    return Picture(figure, f"{metric.capitalize()} along the line from {first} to {second}. {'; '.join(told)}.")
+    return Picture(
+        figure,
+        f"{metric.capitalize()} along the line from {first} to {second}; barriers above the chord. {'; '.join(told)}.",
+    )
 
 
 def _maps(landscapes: Mapping[str, Landscape], metric: str) -> Picture:
@@ -82,7 +84,7 @@ def _maps(landscapes: Mapping[str, Landscape], metric: str) -> Picture:
                 textcoords="offset points", fontsize=8, annotation_clip=False,
                 bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1},
             )  # fmt: skip
-        ax.set_title(name)
+        ax.set_title(name, pad=30 if landscape.kind == "simplex" else 6)
         _name_axes(ax, landscape)
         marks = ", ".join(f"{mark} {landscape.at(mark, metric):.3f}" for mark in landscape.marks)
         told.append(f"{name}: {marks}; over the {number} points {values.min():.3f} to {values.max():.3f}")
