@@ -1,1 +1,1 @@
-"""What trained experts show: strategies, posteriors, estimates, landscapes."""
+"""Looking at trained mixtures: routes as random variables, uncertainty, theory, landscapes."""

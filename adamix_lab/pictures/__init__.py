@@ -1,1 +1,1 @@
-"""Pictures of the analyses: tidy data in, a Figure and its alt text out."""
+"""Pictures of the analyses: tidy data in, a figure and its alt text out."""
