@@ -22,10 +22,10 @@ import torch
 
 from adamix_lab.adaptations import Bottleneck
 from adamix_lab.allocator import keep_freed_memory
+from adamix_lab.analysis.kinds import task_batches
 from adamix_lab.analysis.landscape import evaluate_points
 from adamix_lab.analysis.points import Points, plane, point_of
 from adamix_lab.analysis.stacked import looking
-from adamix_lab.analysis.study import task_batches
 from adamix_lab.backbones import load_backbone
 from adamix_lab.doctor import versions
 from adamix_lab.merging import merge

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from adamix_lab.analysis.curvature import curvature
+from adamix_lab.analysis.kinds import task_batches
 from adamix_lab.analysis.points import Point, point_of
 from adamix_lab.analysis.similarity import expert_similarity
-from adamix_lab.analysis.study import task_batches
 from adamix_lab.analysis.theory import Gap, barycentre, pulled, two_points
 from adamix_lab.merging import merge_gap
 from adamix_lab.model import MixtureModel

@@ -10,7 +10,7 @@ from typing import Any
 
 from adamix_lab.analysis.arrays import METRICS, Landscape
 from adamix_lab.analysis.estimates import Study, Tables, empty_tables, study_set
-from adamix_lab.analysis.study import KINDS, look_at_all
+from adamix_lab.analysis.kinds import KINDS, look_at_all
 from adamix_lab.doctor import versions
 from adamix_lab.errors import one_of
 from adamix_lab.files import write_text

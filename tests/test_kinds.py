@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import tiny_task
 
-from adamix_lab.analysis import study
+from adamix_lab.analysis import kinds
 from adamix_lab.analysis.arrays import read_landscape
 from adamix_lab.analysis.estimates import Study, gaps_of_pairs
 from adamix_lab.analysis.points import point_of
@@ -24,23 +24,23 @@ def quiet(_):
 def test_every_kind_has_points():
     mixture = tiny_task.mixture(experts=4)
     stages = {f"{n}": point_of(mixture, mixture.space.fixed(n)) for n in range(3)}
-    for kind in study.KINDS:
-        points = study.points_of_kind(kind, mixture, 3, stages=stages)
+    for kind in kinds.KINDS:
+        points = kinds.points_of_kind(kind, mixture, 3, stages=stages)
         assert points.references and len(points) >= 3
     with pytest.raises(ValueError, match=r"kind of landscape 'plain' is not known.*'plane'"):
-        study.points_of_kind("plain", mixture)
+        kinds.points_of_kind("plain", mixture)
     with pytest.raises(ValueError, match=r'"stages" needs checkpoints'):
-        study.points_of_kind("stages", mixture)
+        kinds.points_of_kind("stages", mixture)
     with pytest.raises(ValueError, match=r"has 3 experts: expected 4"):
-        study.points_of_kind("square", tiny_task.mixture(experts=3))
+        kinds.points_of_kind("square", tiny_task.mixture(experts=3))
 
 
 def test_batches_of_a_task_and_an_empty_evaluation_set():
     task, tokenizer = tiny_task.task(), tiny_task.tokenizer()
-    batches = study.task_batches(task, tokenizer, rows=10, batch_size=4)
+    batches = kinds.task_batches(task, tokenizer, rows=10, batch_size=4)
     assert [len(batch["labels"]) for batch in batches] == [4, 4, 2]
     with pytest.raises(ValueError, match=r"evaluation set of 'tiny' is empty"):
-        study.task_batches(replace(task, evaluation=[]), tokenizer)
+        kinds.task_batches(replace(task, evaluation=[]), tokenizer)
 
 
 def test_shipped_experts_are_drawn_and_a_second_call_computes_nothing(tmp_path):
@@ -66,7 +66,7 @@ def test_shipped_experts_are_drawn_and_a_second_call_computes_nothing(tmp_path):
 def test_pairs_are_different_and_seeded():
     mixture = tiny_task.mixture(blocks=(-1,))
     task = tiny_task.task()
-    batches = study.task_batches(task, tiny_task.tokenizer(), 8)
+    batches = kinds.task_batches(task, tiny_task.tokenizer(), 8)
     gaps = gaps_of_pairs(mixture, batches, 3)  # three routes make three pairs
     assert len({gap.ensemble for gap in gaps}) == 3
     assert [gap.row() for gap in gaps_of_pairs(mixture, batches, 3)] == [gap.row() for gap in gaps]
