@@ -164,6 +164,14 @@ def twins(
 
 
 @app.command()
+def lab() -> None:
+    """Opens JupyterLab on the notebooks, beginning with 00_tour."""
+    from adamix_lab.workshop import lab as run
+
+    raise typer.Exit(run())
+
+
+@app.command()
 def landscape(
     names: Annotated[list[str] | None, typer.Argument(help="Shipped twins, or folders that were saved.")] = None,
     kind: Annotated[str, typer.Option(help="line, plane, random, triangle, square, or stages.")] = "plane",
@@ -198,14 +206,6 @@ def theory(
     from adamix_lab.twins import TWINS
 
     write_theory(out, Study(tuple(twin or TWINS), tuple(range(seeds)), rows=rows, pairs=pairs))
-
-
-@app.command()
-def lab() -> None:
-    """Opens JupyterLab on the notebooks, beginning with 00_tour."""
-    from adamix_lab.workshop import lab as run
-
-    raise typer.Exit(run())
 
 
 @app.command()
