@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from adamix_lab.commands.analysing import landscape, posterior, theory
 from adamix_lab.commands.options import Folder
 from adamix_lab.commands.studies import baselines, few_shot, presets, table
 from adamix_lab.commands.writing import generate, pretrain, train_generator
@@ -158,7 +159,7 @@ def predict(
         print(f"{classes[best]:>12}  {100 * float(row[best]):5.1f} %  {shown}")
 
 
-for command in (presets, baselines, table, few_shot, train_generator, generate, pretrain):
+for command in (presets, baselines, table, few_shot, posterior, landscape, theory, train_generator, generate, pretrain):
     app.command(command.__name__.replace("_", "-"))(command)
 
 
@@ -189,29 +190,6 @@ def twins(
     make_twins(folder, seeds=range(seeds), steps=steps)
     if seeds >= len(SEEDS):
         print(f"effects: {write_card(folder)}")
-
-
-@app.command()
-def posterior(
-    folder: Annotated[Path, typer.Argument(help="A saved mixture, as `train` writes it (runs/NAME/seed0).")],
-    task: Annotated[str | None, typer.Option(help="The task it was trained on, where it was a folder or file.")] = None,
-    outside: Annotated[str | None, typer.Option(help="Another task, whose text is the outside.")] = None,
-    outside_text: Annotated[list[str] | None, typer.Option(help="Its text column; twice for pairs.")] = None,
-    member: Annotated[list[Path] | None, typer.Option(help="A single adapter trained apart; once for each.")] = None,
-    rows: Annotated[int, typer.Option(help="A seeded sample of so many evaluation rows.")] = 400,
-    other_rows: Annotated[int, typer.Option(help="So many rows held out of train, and from outside.")] = 200,
-    draws: Annotated[int, typer.Option(help="Of each random strategy.")] = 200,
-    token_draws: Annotated[int, typer.Option(help="Of a route a token.")] = 20,
-    dropout: Annotated[int, typer.Option(help="Samples with dropout on; 0 leaves dropout out.")] = 16,
-    routes: Annotated[int | None, typer.Option(help="Draw so many routes instead of going through all.")] = None,
-    seed: Annotated[int, typer.Option(help="Of rows and draws.")] = 0,
-    out: Folder = Path("runs/posterior"),
-) -> None:
-    """Routes as random variables: strategies over many draws, the exact marginal, uncertainty; tables and pictures."""
-    from adamix_lab.analysis.study import Settings, run_study
-
-    settings = Settings(rows, other_rows, draws, token_draws, dropout, routes, seed)
-    run_study(folder, out, settings, task, outside, outside_text, member or ())
 
 
 @app.command()

@@ -1,0 +1,226 @@
+"""Landscapes: loss, accuracy, entropy and consistency at many points of adapter space.
+
+Batches come one after another; each is carried through the frozen prefix once, and then all points see it, several at
+a time. What is stored after a batch are sums over rows, so a killed run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adamix_lab.analysis.arrays import Landscape, empty_landscape, read_landscape, save_landscape
+from adamix_lab.analysis.points import Point, Points, point_of
+from adamix_lab.analysis.stacked import above_prefix, logits_at, looking
+from adamix_lab.doctor import versions
+from adamix_lab.errors import positive
+from adamix_lab.model import MixtureModel
+from adamix_lab.objective import IGNORED, predicts_next
+from adamix_lab.saving import describe
+from adamix_lab.views import Batch
+
+Say = Callable[[str], None]
+CPU_BYTES = 2**30  # activations of one pass; more gains nothing
+ACTIVATIONS = 4  # as wide as the widest layer, alive at a time
+MOST_AT_ONCE = 256
+
+
+def evaluate_points(
+    mixture: MixtureModel,
+    points: Points,
+    batches: Sequence[Batch],
+    store: Path | None = None,
+    at_once: int | None = None,
+    seed: int = 0,
+    save_every: float = 5.0,
+    say: Say = print,
+) -> Landscape:
+    """Every point on the same batches, in evaluation mode; the model is as it was afterwards, bit for bit.
+
+    Args:
+        mixture: hosts the points: where it is and in which dtype it is, they are evaluated.
+        points: lines, planes, simplices (`adamix_lab.analysis.points`).
+        batches: with labels; classes, or a token's.
+        store: a safetensors file, written every `save_every` seconds and at the end. A run that was killed goes on
+            from it, to the same numbers.
+        at_once: points a pass; None fits them to the memory there is. Out of memory on a GPU halves it.
+        seed: of what the points were drawn with, kept in the notes.
+        save_every: seconds between writes.
+        say: told about resuming and about halving.
+
+    Raises ValueError for no batches, a regression, points of another model, or a store of another landscape.
+    """
+    refuse_batches(mixture, batches)
+    refuse_points(mixture, points.anchors)
+    chunk = Chunk(at_once, say)
+    device, dtype = mixture_place(mixture)
+    notes = {"digest": digest_of(points, batches, str(dtype)), "seed": seed, "dtype": str(dtype)}
+    notes |= {"device": str(device), "config": describe(mixture), "versions": versions()}
+    landscape = _begun(points, len(batches), notes, store, say)
+    points = replace(points, anchors={name: anchors.to(device) for name, anchors in points.anchors.items()})
+    written = time.monotonic()
+    with torch.no_grad(), looking(mixture):
+        top, cache = above_prefix(mixture)
+        for n in range(landscape.batches[0], len(batches)):
+            batch = cache({name: value.to(device) for name, value in batches[n].items()})
+            sums, rows = _one_batch(top, points, batch, chunk)
+            landscape = landscape.plus(sums, rows)
+            if store and (landscape.finished or time.monotonic() - written >= save_every):
+                save_landscape(landscape, store)
+                written = time.monotonic()
+    return landscape
+
+
+class Chunk:
+    """How many points go into one pass, halved when a GPU runs out of memory."""
+
+    def __init__(self, at_once: int | None, say: Say) -> None:
+        if at_once is not None:
+            positive("at_once", at_once)
+        self.size = at_once
+        self.say = say
+
+    def over(self, start: int, stop: int, function: Callable[[int, int], Tensor]) -> list[Tensor]:
+        """`function(start, end)` of one piece of the range after another, smaller ones once memory has run out.
+
+        Raises torch.OutOfMemoryError, with a remedy, where one point alone does not fit.
+        """
+        assert self.size is not None
+        found = []
+        while start < stop:
+            end = min(start + self.size, stop)
+            try:
+                found.append(function(start, end))
+            except torch.OutOfMemoryError as error:
+                self._halve(error)
+            else:
+                start = end
+        return found
+
+    def _halve(self, error: Exception) -> None:
+        assert self.size is not None
+        if self.size == 1:
+            raise torch.OutOfMemoryError(
+                f"One point on one batch is more than the GPU's memory holds ({error}): expected to fit at least one. "
+                "Take smaller batches."
+            ) from error
+        self.size //= 2
+        self.say(f"The GPU ran out of memory with {2 * self.size} points a pass or so; going on with {self.size}.")
+
+
+def points_that_fit(mixture: MixtureModel, batch: Batch) -> int:
+    """How many points one pass over a batch takes: half of what a GPU has free, or what a CPU's caches bear."""
+    states = batch.get("inputs_embeds", batch.get("input_ids"))
+    assert states is not None
+    widest = max((m.out_features for m in mixture.model.modules() if isinstance(m, nn.Linear)), default=1024)
+    a_point = ACTIVATIONS * 4 * states.shape[0] * states.shape[1] * widest
+    room = torch.cuda.mem_get_info(states.device)[0] // 2 if states.is_cuda else CPU_BYTES
+    return max(1, min(MOST_AT_ONCE, room // a_point))
+
+
+def _one_batch(mixture: MixtureModel, points: Points, batch: Batch, chunk: Chunk) -> tuple[Tensor, int]:
+    """Sums over a batch's rows `[metrics, N + marks]`, and the number of rows that counted."""
+    if chunk.size is None:
+        chunk.size = points_that_fit(mixture, batch)
+    first_mark, everything = len(points), len(points.coefficients)
+    shift = predicts_next(mixture.model)
+    keep, gold = targets(batch["labels"], shift)
+
+    def log_p(start: int, stop: int) -> Tensor:
+        logits = logits_at(mixture, batch, points.weights(start, stop))
+        return counted(logits, keep, shift).to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+
+    # the marks come first: all others are compared with them
+    marks = torch.cat(chunk.over(first_mark, everything, log_p))
+    references = marks[[points.marks.index(name) for name in points.references]]
+    sums = chunk.over(0, first_mark, lambda start, stop: sums_of(log_p(start, stop), gold, references))
+    return torch.cat([*sums, sums_of(marks, gold, references)], -1).cpu(), len(gold)
+
+
+def targets(labels: Tensor, shift: bool) -> tuple[Tensor | None, Tensor]:
+    """(which positions count, or None where all rows do; the right answers `[n]`)."""
+    if labels.dim() == 1:
+        return None, labels
+    labels = labels[:, 1:] if shift else labels
+    keep = labels != IGNORED
+    return keep, labels[keep]
+
+
+def counted(logits: Tensor, keep: Tensor | None, shift: bool) -> Tensor:
+    """`[K, B, C]` as it is; of tokens `[K, B, T, C]` those that count, `[K, n, C]`."""
+    if keep is None:
+        return logits
+    return (logits[:, :, :-1] if shift else logits)[:, keep]
+
+
+def sums_of(log_p: Tensor, gold: Tensor, references: Tensor) -> Tensor:
+    """Sums over rows of the four METRICS, `[4, K]`, float64.
+
+    log_p: `[K, n, C]`; gold `[n]`; references `[R, n, C]`, log-probabilities too.
+    """
+    p = log_p.exp()
+    loss = -log_p.gather(-1, gold.expand(len(log_p), -1).unsqueeze(-1)).squeeze(-1)
+    right = log_p.argmax(-1) == gold
+    entropy = -torch.where(p > 0, p * log_p, 0).sum(-1)
+    apart = torch.stack([(0.5 * (p - q.exp()) * (log_p - q)).sum(-1) for q in references]).mean(0)
+    return torch.stack([value.double().sum(-1) for value in (loss, right, entropy, apart)])
+
+
+def digest_of(points: Points, batches: Sequence[Batch], dtype: str) -> str:
+    """A short hash of what is asked: the points, the batches, the kind of numbers."""
+    digest = hashlib.sha256(f"{points.kind}{points.marks}{points.references}{dtype}".encode())
+    tensors = [*sorted(points.anchors.items()), ("coefficients", points.coefficients)]
+    for name, tensor in [*tensors, *(item for batch in batches for item in sorted(batch.items()))]:
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(f"{name}{list(tensor.shape)}".encode() + flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def mixture_place(mixture: MixtureModel) -> tuple[torch.device, torch.dtype]:
+    """Where the mixture is and in which dtype its frozen layers answer."""
+    weight = next(p for p in mixture.model.parameters() if p.is_floating_point())
+    return weight.device, weight.dtype
+
+
+def _begun(points: Points, batches: int, notes: dict[str, Any], store: Path | None, say: Say) -> Landscape:
+    if store is None or not store.is_file():
+        return empty_landscape(points, batches, notes)
+    found = read_landscape(store)
+    if found.notes.get("digest") != notes["digest"]:
+        raise ValueError(
+            f"{store} holds another landscape (digest {found.notes.get('digest')}): expected {notes['digest']}, of "
+            "these points, batches and numbers. Choose another file, or delete it."
+        )
+    if found.batches[0]:
+        say(f"{store}: {found.batches[0]} of {batches} batches are done")
+    return found
+
+
+def refuse_batches(mixture: MixtureModel, batches: Sequence[Batch]) -> None:
+    """Raises ValueError for no batches, batches without labels, and regressions."""
+    if not batches:
+        raise ValueError("There are no batches: expected at least one with labels. Is the validation set empty?")
+    for n, batch in enumerate(batches):
+        if "labels" not in batch:
+            raise ValueError(f"Batch {n} has no labels: expected rows with answers, which the loss is measured on.")
+    if getattr(mixture.model, "num_labels", 2) == 1:
+        raise ValueError("The model answers one number (a regression): expected classes or tokens.")
+
+
+def refuse_points(mixture: MixtureModel, anchors: Point) -> None:
+    """Raises ValueError for stacked points `[A, ...]` that are not those of a model attached like this one."""
+    own = point_of(mixture)
+    for name, stacked in anchors.items():
+        if name not in own or own[name].shape != stacked.shape[1:]:
+            there = f"{list(own[name].shape)}" if name in own else "not there"
+            raise ValueError(
+                f"The points do not fit the model: {name} is {list(stacked.shape[1:])}, in the model {there}. Expected "
+                "points of models attached alike (same base, adaptation and sites)."
+            )

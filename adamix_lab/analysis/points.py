@@ -1,0 +1,258 @@
+"""Points of adapter space, and lines, planes and simplices of them.
+
+A point is one module's effective weights at every site, and the head's, by name. A set of points is a combination of
+a few *anchors*: lines, planes and simplices differ only in their coefficients, and the head moves with the rest.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from adamix_lab.errors import positive
+from adamix_lab.model import MixtureModel
+
+Point = dict[str, Tensor]
+
+
+def point_of(mixture: MixtureModel, selection: Tensor | None = None, head: bool = True) -> Point:
+    """The effective weights at a route `[sites, sides]` or mixture point `[sites, sides, M]`; None: the merge.
+
+    Returns:
+        `experts.<site>.<name>` without the axis of experts and, with `head`, `head.<path>.<name>`: detached copies.
+        Raises ValueError for a selection that does not fit.
+    """
+    if selection is not None:
+        check = mixture.space.check_point if selection.is_floating_point() else mixture.space.check
+        check(selection)
+    point: Point = {}
+    for n, (path, layer) in enumerate(mixture.sites.items()):
+        here = None if selection is None else selection[n].to(layer.weight.device)
+        point |= {f"experts.{path}.{name}": w.detach().clone() for name, w in layer.weights(here).items()}
+    if head:
+        point |= {f"head.{name}": p.detach().clone() for name, p in mixture.head_parameters()}
+    return point
+
+
+def mean(points: Sequence[Point]) -> Point:
+    """The mean of points. Raises ValueError where they do not fit together."""
+    return {name: stacked.mean(0) for name, stacked in anchored(points).items()}
+
+
+def anchored(points: Sequence[Point], names: Sequence[str] | None = None) -> Point:
+    """Points side by side, `[A, ...]` each.
+
+    Raises ValueError for points of different models (what differs is named) and for weights that are not finite.
+    """
+    if not points:
+        raise ValueError("No points were given: expected at least one (see point_of).")
+    called = names or [f"point {n}" for n in range(len(points))]
+    first = points[0]
+    for name, point in zip(called, points, strict=True):
+        apart = sorted(first.keys() ^ point.keys())
+        other = [key for key in first if key in point and first[key].shape != point[key].shape]
+        if apart or other:
+            what = (
+                f"{apart[0]} is in one of them only"
+                if apart
+                else f"{other[0]} is {list(first[other[0]].shape)} and {list(point[other[0]].shape)}"
+            )
+            raise ValueError(
+                f"{called[0]} and {name} are points of different models: {what}. Expected the same adaptation, sites "
+                "and head; compare models that were attached alike."
+            )
+        broken = [key for key, weight in point.items() if not bool(torch.isfinite(weight).all())]
+        if broken:
+            raise ValueError(
+                f"{name} holds NaN or infinite weights in {broken[0]} ({len(broken)} of {len(point)} tensors): "
+                "expected finite ones. Its training diverged; take an earlier checkpoint."
+            )
+    return {key: torch.stack([point[key] for point in points]) for key in first}
+
+
+@dataclass(frozen=True)
+class Points:
+    """N points and some named ones (marks), each a combination of A anchors.
+
+    Attributes:
+        kind: "line", "plane", "random plane", "simplex" or "square".
+        anchors: stacked weights `[A, ...]` by name.
+        coefficients: `[N + marks, A]`, float64; the marks come last.
+        axes: the coordinates by name, `[N + marks]` each.
+        shape: of the N points as a grid; (N,) where they form none.
+        marks: names of the last points.
+        references: the marks that consistency is measured against.
+    """
+
+    kind: str
+    anchors: Point
+    coefficients: Tensor
+    axes: dict[str, Tensor]
+    shape: tuple[int, ...]
+    marks: tuple[str, ...]
+    references: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return math.prod(self.shape)
+
+    def weights(self, start: int, stop: int) -> Point:
+        """The weights of points `start` to `stop` (marks count on after the N), `[K, ...]` each."""
+        rows = self.coefficients[start:stop]
+        return {name: torch.tensordot(rows.to(anchors), anchors, dims=1) for name, anchors in self.anchors.items()}
+
+
+def line(ends: Mapping[str, Point], steps: int = 21, beyond: float = 0.0) -> Points:
+    """From one named point to another; t runs from 0 to 1, and a share `beyond` past both ends.
+
+    Raises ValueError unless two different points are given.
+    """
+    names, anchors = _named(ends, (2,), "A line")
+    _refuse_equal(anchors, names)
+    t = _ticks(-beyond, 1 + beyond, steps)
+    coefficients = torch.stack([1 - t, t], -1)
+    eye = torch.eye(2, dtype=torch.float64)
+    axes = {"t": torch.cat([t, torch.tensor([0.0, 1.0], dtype=torch.float64)])}
+    return Points("line", anchors, torch.cat([coefficients, eye]), axes, (steps,), names, names)
+
+
+def plane(corners: Mapping[str, Point], steps: int = 21, margin: float = 0.2) -> Points:
+    """The plane through three named points (Garipov et al., 2018), in units of distance between weights.
+
+    The first point is the origin, the second lies on the x axis. The grid is the box around the three with a share
+    `margin` of its sides on each side. Raises ValueError for three points on one line.
+    """
+    names, anchors = _named(corners, (3,), "A plane")
+    to_second, to_third = _difference(anchors, 1), _difference(anchors, 2)
+    width, length = math.sqrt(dot(to_second, to_second)), math.sqrt(dot(to_third, to_third))
+    along = dot(to_second, to_third) / width if width else 0.0
+    rest = {key: to_third[key] - along / (width or 1.0) * to_second[key] for key in to_third}
+    height = math.sqrt(dot(rest, rest))
+    if not width or height <= 1e-6 * max(length, width):
+        raise ValueError(
+            f"{', '.join(names)} lie on one line (the third is {height:.2g} away from it, the points {width:.2g} "
+            "apart): a plane needs three points that do not. Take line() through two of them, or another third point."
+        )
+    corner = torch.tensor([[0.0, 0.0], [width, 0.0], [along, height]], dtype=torch.float64)
+    low, high = corner.amin(0), corner.amax(0)
+    low, high = low - margin * (high - low), high + margin * (high - low)
+    x, y = torch.meshgrid(
+        _ticks(float(low[0]), float(high[0]), steps), _ticks(float(low[1]), float(high[1]), steps), indexing="ij"
+    )
+    x, y = x.flatten(), y.flatten()
+    third = y / height
+    second = (x - along * third) / width
+    coefficients = torch.stack([1 - second - third, second, third], -1)
+    axes = {"x": torch.cat([x, corner[:, 0]]), "y": torch.cat([y, corner[:, 1]])}
+    eye = torch.eye(3, dtype=torch.float64)
+    return Points("plane", anchors, torch.cat([coefficients, eye]), axes, (steps, steps), names, names)
+
+
+def random_plane(origin: Mapping[str, Point], generator: Generator, steps: int = 21, reach: float = 1.0) -> Points:
+    """Two random directions around a named point, each filter as long as the point's own (Li et al., 2018).
+
+    Coordinates run from -reach to reach: at 1 a direction adds to every filter as much as it measures.
+    """
+    names, anchors = _named(origin, (1,), "A random plane")
+    centre = {key: stacked[0] for key, stacked in anchors.items()}
+    first, second = (filter_normalised(centre, generator) for _ in range(2))
+    anchors = {key: torch.stack([centre[key], first[key], second[key]]) for key in centre}
+    ticks = _ticks(-reach, reach, steps)
+    x, y = torch.meshgrid(ticks, ticks, indexing="ij")
+    zero = torch.zeros(1, dtype=torch.float64)
+    x, y = torch.cat([x.flatten(), zero]), torch.cat([y.flatten(), zero])
+    coefficients = torch.stack([torch.ones_like(x), x, y], -1)
+    return Points("random plane", anchors, coefficients, {"x": x, "y": y}, (steps, steps), names, names)
+
+
+def filter_normalised(point: Point, generator: Generator) -> Point:
+    """A random direction; each row of a matrix, and each vector, has the norm of the point's (Li et al., 2018)."""
+    direction: Point = {}
+    for name, weight in point.items():
+        drawn = torch.randn(weight.shape, generator=generator, dtype=torch.float64).to(weight)
+        direction[name] = drawn * (weight.norm(dim=-1, keepdim=True) / drawn.norm(dim=-1, keepdim=True))
+    return direction
+
+
+def simplex(vertices: Mapping[str, Point], steps: int = 10) -> Points:
+    """All mixtures of three named points (a triangle) or four (a tetrahedron), weights in multiples of 1 / steps.
+
+    A coordinate is a weight; the mean of the vertices is marked "mean". Raises ValueError unless three or four are
+    given.
+    """
+    positive("steps", steps)
+    names, anchors = _named(vertices, (3, 4), "A simplex")
+    corners = len(names)
+    bars = itertools.combinations(range(steps + corners - 1), corners - 1)  # stars and bars
+    counts = [[b - a - 1 for a, b in itertools.pairwise((-1, *bar, steps + corners - 1))] for bar in bars]
+    inside = torch.tensor(counts, dtype=torch.float64) / steps
+    marks = torch.cat([torch.eye(corners, dtype=torch.float64), _uniform(corners)])
+    coefficients = torch.cat([inside, marks])
+    axes = {name: coefficients[:, n] for n, name in enumerate(names)}
+    return Points("simplex", anchors, coefficients, axes, (len(inside),), (*names, "mean"), names)
+
+
+def tetrahedron_slice(vertices: Mapping[str, Point], weight: float, steps: int = 10) -> Points:
+    """The triangle of a tetrahedron where the fourth of four named points has a fixed weight in [0, 1).
+
+    At 1/4 its middle is the mean of all four. Raises ValueError for other numbers of points, or another weight.
+    """
+    names, anchors = _named(vertices, (4,), "A tetrahedron")
+    if not 0 <= weight < 1:
+        raise ValueError(f"weight = {weight}: expected a number from 0 up to, not including, 1 (there it is a point).")
+    base = simplex({name: vertices[name] for name in names[:3]}, steps)
+    fourth = torch.full((len(base.coefficients), 1), weight, dtype=torch.float64)
+    coefficients = torch.cat([base.coefficients * (1 - weight), fourth], -1)
+    marks = tuple(f"{name} + {names[3]}" if weight else name for name in names[:3])
+    axes = dict(zip(marks, base.axes.values(), strict=True))
+    return Points("simplex", anchors, coefficients, axes, base.shape, (*marks, "mean"), marks)
+
+
+def square(corners: Mapping[str, Point], steps: int = 11) -> Points:
+    """Four named points at the corners of a square, mixed bilinearly; its centre is their mean.
+
+    u runs from the first to the second (and the third to the fourth), v from the first to the third.
+    """
+    names, anchors = _named(corners, (4,), "A square")
+    ticks = _ticks(0, 1, steps)
+    u, v = torch.meshgrid(ticks, ticks, indexing="ij")
+    ends = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1], [0.5, 0.5]], dtype=torch.float64)
+    u, v = torch.cat([u.flatten(), ends[:, 0]]), torch.cat([v.flatten(), ends[:, 1]])
+    coefficients = torch.stack([(1 - u) * (1 - v), u * (1 - v), (1 - u) * v, u * v], -1)
+    return Points("square", anchors, coefficients, {"u": u, "v": v}, (steps, steps), (*names, "mean"), names)
+
+
+def dot(first: Point, second: Point) -> float:
+    """The inner product of two points, in float64."""
+    return sum(float((first[name].double() * second[name].double()).sum()) for name in first)
+
+
+def _named(points: Mapping[str, Point], numbers: tuple[int, ...], what: str) -> tuple[tuple[str, ...], Point]:
+    if len(points) not in numbers:
+        expected = " or ".join(map(str, numbers))
+        raise ValueError(f"{what} was given {len(points)} points: expected {expected}, by name.")
+    return tuple(points), anchored(list(points.values()), list(points))
+
+
+def _refuse_equal(anchors: Point, names: Sequence[str]) -> None:
+    apart = _difference(anchors, 1)
+    if dot(apart, apart) == 0:
+        raise ValueError(f"{names[0]} and {names[1]} are the same point: expected two that differ.")
+
+
+def _difference(anchors: Point, n: int) -> Point:
+    return {name: stacked[n].double() - stacked[0].double() for name, stacked in anchors.items()}
+
+
+def _ticks(start: float, stop: float, steps: int) -> Tensor:
+    if not isinstance(steps, int) or steps < 2:
+        raise ValueError(f"steps = {steps}: expected a whole number of at least 2, the points along an axis.")
+    return torch.linspace(start, stop, steps, dtype=torch.float64)
+
+
+def _uniform(number: int) -> Tensor:
+    return torch.full((1, number), 1 / number, dtype=torch.float64)

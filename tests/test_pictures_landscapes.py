@@ -1,0 +1,84 @@
+"""Pictures of landscapes and estimates: every kind draws, and the alt text tells the numbers."""
+
+import pytest
+import torch
+
+from adamix_lab.analysis.arrays import METRICS, empty_landscape
+from adamix_lab.analysis.points import line, plane, random_plane, simplex, square, tetrahedron_slice
+from adamix_lab.pictures import landscapes as draw
+from adamix_lab.plots import save_figure
+
+
+def ends(number):
+    generator = torch.Generator().manual_seed(0)
+    return {f"expert {n}": {"experts.site.up": torch.randn(4, 3, generator=generator)} for n in range(number)}
+
+
+def landscape(points, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.rand(len(METRICS), len(points.coefficients), generator=generator, dtype=torch.float64)
+    return empty_landscape(points, 1, {}).plus(10 * values, 10)
+
+
+KINDS = {
+    "line": lambda: line(ends(2), 5, beyond=0.25),
+    "plane": lambda: plane(ends(3), 4),
+    "random": lambda: random_plane(ends(1), torch.Generator(), 4),
+    "triangle": lambda: simplex(ends(3), 4),
+    "slice": lambda: tetrahedron_slice(ends(4), 0.25, 4),
+    "square": lambda: square(ends(4), 4),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_drawn_and_read_out(kind, tmp_path):
+    both = {"adamix": landscape(KINDS[kind]()), "apart": landscape(KINDS[kind](), 1)}
+    picture = draw.draw(both, "accuracy" if kind == "square" else "loss")
+    path = save_figure(picture.figure, tmp_path / "x.png", picture.alt)
+    assert path.read_bytes().startswith(b"\x89PNG") and len(picture.figure.axes) == (1 if kind == "line" else 3)
+    for name, found in both.items():
+        mark = found.marks[0]
+        assert (
+            name in picture.alt and f"{found.at(mark, 'accuracy' if kind == 'square' else 'loss'):.3f}" in picture.alt
+        )
+
+
+def test_kinds_are_not_mixed_and_tetrahedra_are_sliced():
+    with pytest.raises(ValueError, match=r"kinds \['line', 'plane'\]"):
+        draw.draw({"a": landscape(KINDS["line"]()), "b": landscape(KINDS["plane"]())})
+    with pytest.raises(ValueError, match=r"Landscapes of kinds \[\]"):
+        draw.draw({})
+    with pytest.raises(ValueError, match=r"tetrahedron_slice"):
+        draw.draw({"a": landscape(simplex(ends(4), 2))})
+
+
+def test_corners_of_a_triangle_are_equally_far_apart():
+    found = landscape(simplex(ends(3), 2))
+    x, y = draw.plane_coordinates(found)
+    corners = torch.stack([x, y], -1)[-4:-1]
+    assert torch.allclose(torch.pdist(corners), torch.ones(3, dtype=torch.float64))
+
+
+ROWS = [
+    {"twin": twin, "seed": 0, "stage": stage, "scale": scale, "measured": m * scale, "estimate": 2 * m * scale}
+    for n, twin in enumerate(("adamix", "apart"))
+    for stage, m in (("early", 0.01 + n), ("late", 0.02 + n))
+    for scale in (0.5, 1.0)
+]
+
+
+def test_estimates_are_drawn_with_their_correlation():
+    picture = draw.draw_gaps(ROWS, ROWS[:3])
+    assert "pairs of routes: 8 points, correlation 1.00, of ranks 1.00" in picture.alt
+    assert "all experts against all routes: 3 points" in picture.alt
+    assert draw.correlation(ROWS) == pytest.approx((1, 1))
+    assert "apart at 0.5: 0.51 and 1, 1: 1" in draw.draw_scales(ROWS).alt
+
+
+def test_stages_and_curvature_are_drawn():
+    rows = [{**row, "measure": "cka", "value": row["measured"]} for row in ROWS]
+    assert "CKA of experts' updates, adamix: 0.007, 0.015" in draw.draw_stages(rows, ("cka",)).alt.replace(
+        "0.0075", "0.007"
+    )
+    bent = [{**row, "sharpness": -row["measured"]} for row in ROWS]
+    assert "sharpness: correlation -1.00" in draw.draw_curvature(bent, ("sharpness",)).alt

@@ -1,0 +1,142 @@
+"""Points of adapter space: what they hold, and lines, planes and simplices of them."""
+
+import pytest
+import tiny
+import torch
+
+from adamix_lab.adaptations import Bottleneck, LoRA
+from adamix_lab.analysis import points as p
+
+
+def model(**more):
+    settings = {"experts": 4, "share": "up", "blocks": (-2, -1)} | more
+    return tiny.mixed(tiny.bert(), Bottleneck(4), **settings)
+
+
+def vertices(mixture, number=3, **more):
+    return {f"expert {n}": p.point_of(mixture, mixture.space.fixed(n), **more) for n in range(number)}
+
+
+def flat(point):
+    return torch.cat([weight.double().flatten() for weight in point.values()])
+
+
+def at(points, n):
+    return {name: weight[0] for name, weight in points.weights(n, n + 1).items()}
+
+
+def test_a_point_holds_the_effective_weights_and_the_head():
+    mixture = model()
+    point = p.point_of(mixture)
+    for path, layer in mixture.sites.items():
+        assert torch.equal(point[f"experts.{path}.down"], layer.experts["down"].mean(0))
+        assert torch.equal(point[f"experts.{path}.up"], layer.experts["up"][0])
+    assert torch.equal(point["head.classifier.weight"], mixture.model.classifier.weight)
+    assert not any(name.startswith("head.") for name in p.point_of(mixture, head=False))
+    soup = p.point_of(mixture, mixture.space.barycentre())
+    assert max(float((soup[name] - point[name]).abs().max()) for name in point) < 1e-6
+    assert all(not weight.requires_grad for weight in point.values())
+
+
+def test_a_line_reaches_both_ends_bit_for_bit_and_goes_beyond():
+    ends = vertices(model(), 2)
+    line = p.line(ends, 5)
+    first, second = ends.values()
+    for n, end in ((0, first), (4, second), (5, first), (6, second)):
+        assert all(torch.equal(at(line, n)[name], end[name]) for name in end)
+    middle = {name: (first[name] + second[name]) / 2 for name in first}
+    assert torch.allclose(flat(at(line, 2)), flat(middle), atol=1e-6)
+    assert p.line(ends, 5, beyond=0.5).axes["t"][:5].tolist() == [-0.5, 0, 0.5, 1, 1.5]
+
+
+def test_a_plane_passes_through_its_points_and_measures_in_distances_between_weights():
+    corners = vertices(model())
+    plane = p.plane(corners, 4, margin=0.3)
+    assert len(plane) == 16 and plane.marks == tuple(corners)
+    for n, corner in enumerate(corners.values()):
+        assert all(torch.equal(at(plane, 16 + n)[name], corner[name]) for name in corner)
+    for a, b in ((0, 15), (3, 9), (2, 17)):
+        coordinates = torch.stack([plane.axes["x"], plane.axes["y"]], -1)
+        there = float((flat(at(plane, a)) - flat(at(plane, b))).norm())
+        assert there == pytest.approx(float((coordinates[a] - coordinates[b]).norm()), rel=1e-4)
+
+
+def test_filters_keep_their_norm_and_random_planes_their_seed():
+    mixture = model()
+    origin = p.point_of(mixture)
+    direction = p.filter_normalised(origin, torch.Generator().manual_seed(0))
+    for name, weight in origin.items():
+        assert torch.allclose(direction[name].norm(dim=-1), weight.norm(dim=-1), rtol=1e-5)
+    planes = [p.random_plane({"merged": origin}, torch.Generator().manual_seed(seed), 3) for seed in (1, 1, 2)]
+    assert torch.equal(flat(planes[0].anchors), flat(planes[1].anchors))
+    assert not torch.equal(flat(planes[0].anchors), flat(planes[2].anchors))
+    assert all(torch.equal(at(planes[0], 4)[name], origin[name]) for name in origin)
+
+
+def test_a_simplex_holds_every_mixture_once_and_its_mean():
+    corners = vertices(model(), 4)
+    for number, size in ((3, 66), (4, 286)):
+        some = dict(list(corners.items())[:number])
+        simplex = p.simplex(some, 10)
+        assert len(simplex) == size == len(torch.unique(simplex.coefficients[:size], dim=0))
+        assert torch.allclose(simplex.coefficients.sum(-1), torch.ones(size + number + 1).double())
+        assert torch.allclose(flat(at(simplex, size + number)), flat(p.mean(list(some.values()))), atol=1e-6)
+
+
+def test_a_slice_at_a_quarter_and_the_middle_of_a_square_are_the_merge_of_four():
+    mixture = model()
+    corners, merge = vertices(mixture, 4), flat(p.point_of(mixture))
+    for points in (p.tetrahedron_slice(corners, 0.25, 3), p.square(corners, 5)):
+        mean = len(points) + points.marks.index("mean")
+        assert torch.allclose(flat(at(points, mean)), merge, atol=1e-6)
+    assert torch.allclose(flat(at(p.square(corners, 5), 4)), flat(corners["expert 2"]))
+    with pytest.raises(ValueError, match=r"weight = 1: expected a number from 0"):
+        p.tetrahedron_slice(corners, 1)
+
+
+def test_three_points_on_one_line_are_refused():
+    ends = vertices(model(), 2)
+    first, second = ends.values()
+    for share in (0.5, 2.0, 0.0):
+        third = {name: torch.lerp(first[name], second[name], share) for name in first}
+        with pytest.raises(ValueError, match=r"lie on one line.*line\(\)"):
+            p.plane({**ends, "third": third})
+    with pytest.raises(ValueError, match=r"a and b are the same point"):
+        p.line({"a": first, "b": dict(first)})
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (dict(blocks=(-1,)), "in one of them only"),
+        (dict(size=5), r"\[4, 16\] and \[5, 16\]"),
+    ],
+)
+def test_points_of_different_models_are_refused_by_name(other, told):
+    size = other.pop("size", 4)
+    another = tiny.mixed(tiny.bert(), Bottleneck(size), **({"experts": 4, "share": "up", "blocks": (-2, -1)} | other))
+    corners = {**vertices(model(), 2), "stranger": p.point_of(another)}
+    with pytest.raises(ValueError, match=rf"expert 0 and stranger are points of different models: .*{told}"):
+        p.plane(corners)
+
+
+def test_nan_weights_are_refused_by_name():
+    corners = vertices(model())
+    corners["expert 2"]["head.classifier.bias"][0] = torch.nan
+    with pytest.raises(ValueError, match=r"expert 2 holds NaN or infinite weights in head.classifier.bias"):
+        p.simplex(corners)
+
+
+@pytest.mark.parametrize("make", [p.line, p.plane, p.square, p.simplex])
+def test_wrong_numbers_of_points_and_steps_are_named(make):
+    with pytest.raises(ValueError, match=r"was given 1 points: expected"):
+        make(vertices(model(), 1))
+    number = {p.line: 2, p.plane: 3, p.square: 4, p.simplex: 3}[make]
+    with pytest.raises(ValueError, match=r"steps = 0"):
+        make(vertices(model(), number), 0)
+
+
+def test_lora_points():
+    mixture = tiny.mixed(tiny.bert(), LoRA(2), experts=2, share="B")
+    corners = {f"e{n}": p.point_of(mixture, mixture.space.fixed(n), head=False) for n in range(2)}
+    assert p.line(corners, 3).weights(0, 3).keys() == corners["e0"].keys()

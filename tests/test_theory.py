@@ -1,0 +1,127 @@
+"""The second-order estimates: exact in the limit of near experts, terms checked by hand, products of means."""
+
+import pytest
+import tiny
+import tiny_task
+import torch
+import torch.nn.functional as F
+
+from adamix_lab.adaptations import Bottleneck, LoRA
+from adamix_lab.analysis import theory as t
+from adamix_lab.analysis.curvature import eager_attention
+from adamix_lab.analysis.points import anchored, point_of
+from adamix_lab.analysis.stacked import logits_at, looking
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+one_thread = tiny_task.one_thread
+
+
+def model(adaptation=None, family="bert", **more):
+    settings = {"experts": 3, "share": None, "blocks": (-2, -1)} | more
+    return tiny.mixed(tiny.FAMILIES[family](0.1), adaptation or Bottleneck(3), **settings).double()
+
+
+def batches(number=2):
+    return [{**tiny.batch(4, seed=seed), "labels": tiny.labels(4)} for seed in range(number)]
+
+
+def ends(mixture, first=0, second=1):
+    return tuple(point_of(mixture, mixture.space.fixed(n)) for n in (first, second))
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "deberta-v2"])
+def test_derivatives_are_those_of_finite_differences(family):
+    mixture = model(family=family)
+    first, second = (anchored([end]) for end in ends(mixture))
+    way, step = {name: second[name] - first[name] for name in first}, 1e-4
+    (batch,) = batches(1)
+    with torch.no_grad(), looking(mixture), eager_attention(mixture.model):
+        f, slope, bend = t.derivatives(mixture, batch, first, way)
+        near = {
+            n: logits_at(mixture, batch, {name: first[name] + n * step * way[name] for name in first})
+            for n in (-1, 0, 1)
+        }
+        loss = {n: float(t.losses(logits, batch["labels"]).sum()) for n, logits in near.items()}
+    assert torch.allclose(f, near[0])
+    assert tiny.relative(slope, (near[1] - near[-1]) / (2 * step)) < 1e-5
+    assert float(bend) == pytest.approx((loss[1] + loss[-1] - 2 * loss[0]) / step**2, rel=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.3])
+def test_two_near_points_differ_as_the_estimate_says(share):
+    mixture = model()
+    near = 0.02 if share == 0.5 else 0.0002  # away from the middle, third derivatives come in
+    pairs = [t.pulled(*ends(mixture), near), t.pulled(*ends(mixture, 1, 2), near)]
+    for gap in t.two_points(mixture, pairs, batches(), share):
+        assert gap.measured == pytest.approx(gap.estimate, rel=0.1) and abs(gap.measured) > 1e-13
+
+
+def test_what_is_measured_is_average_weights_against_average_logits():
+    mixture, many = model(), batches()
+    gap = t.two_points(mixture, [ends(mixture)], many)[0]
+    mixture.eval()
+    losses = []
+    for batch in many:
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        with torch.no_grad():
+            logits = [mixture(selection=mixture.space.fixed(n), **inputs).logits for n in (0, 1)]
+            half = mixture.space.vertices(torch.stack([mixture.space.fixed(n) for n in (0, 1)])).mean(0)
+            merged = mixture(selection=half, **inputs).logits
+        losses.append([F.cross_entropy(z, batch["labels"]).item() for z in (merged, (logits[0] + logits[1]) / 2)])
+    expected = torch.tensor(losses).mean(0)
+    assert gap.merged == pytest.approx(float(expected[0]), rel=1e-5)
+    assert gap.ensemble == pytest.approx(float(expected[1]), rel=1e-5)
+    assert gap.row()["measured"] == gap.merged - gap.ensemble
+
+
+@pytest.mark.parametrize("settings", [{"share": "up"}, {"tied": True}, {}])
+def test_the_merge_of_near_experts_differs_from_all_routes_as_the_estimate_says(settings):
+    mixture = model(**settings)
+    with torch.no_grad():
+        for _, parameter in mixture.expert_parameters():
+            parameter.copy_(torch.lerp(parameter.mean(0, keepdim=True), parameter, 0.02))
+    gap = t.barycentre(mixture, batches(), at_once=4)
+    assert gap.measured == pytest.approx(gap.estimate, rel=0.05) and abs(gap.measured) > 1e-9
+
+
+def test_directions_are_a_side_each_and_tied_sides_together():
+    for settings, number in (({"share": "up"}, 6), ({"tied": True}, 6), ({}, 12)):
+        mixture = model(**settings)
+        directions, weights = t.expert_directions(mixture)
+        assert weights.tolist() == pytest.approx([1 / 3] * number)
+        assert all(float(d.sum(0).abs().max()) < 1e-12 for d in directions.values())
+    with pytest.raises(ValueError, match=r"one expert a side"):
+        t.expert_directions(model(experts=1))
+
+
+def test_drawn_routes_stand_for_all_where_there_are_too_many():
+    mixture = model(blocks=None, experts=4)
+    assert mixture.space.number == 4096
+    with pytest.raises(ValueError, match=r"too many to enumerate"):
+        t.barycentre(model(blocks=None, experts=5), batches(1))
+    drawn = mixture.space.draw(torch.Generator().manual_seed(0), (6,))
+    one = t.barycentre(mixture, batches(1), drawn)
+    assert one.ensemble == pytest.approx(t.barycentre(mixture, batches(1), drawn.flip(0), at_once=2).ensemble)
+
+
+def test_mean_of_products_and_product_of_means():
+    for settings in ({"share": "B"}, {"share": "A"}, {}):
+        assert max(t.product_gap(model(LoRA(2), **settings)).values()) < 1e-6
+    mixture = model(LoRA(2), tied=True)
+    for path, gap in t.product_gap(mixture).items():
+        a, b = mixture.sites[path].experts["A"].float(), mixture.sites[path].experts["B"].float()
+        products = (b @ a).mean(0)
+        covariance = ((b - b.mean(0)) @ (a - a.mean(0))).mean(0)
+        assert gap == pytest.approx(float(covariance.norm() / products.norm()), rel=1e-4) and gap > 0.1
+    with pytest.raises(ValueError, match=r"bottleneck cannot be folded"):
+        t.product_gap(model())
+
+
+def test_bad_input_is_named():
+    mixture = model()
+    with pytest.raises(ValueError, match=r"share = 1"):
+        t.two_points(mixture, [ends(mixture)], batches(), share=1)
+    with pytest.raises(ValueError, match=r"No points were given"):
+        t.two_points(mixture, [], batches())
+    with pytest.raises(ValueError, match=r"no batches"):
+        t.barycentre(mixture, [])
