@@ -32,6 +32,7 @@ def test_the_python_block_runs_as_it_stands(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_commands_run_as_they_stand_with_fewer_steps(tmp_path):
     """`adamix-lab` lines, in the README's order; only the number of steps and seeds is lowered, for time.
 
