@@ -49,7 +49,7 @@ def train(
         recipe: settings; None takes the defaults.
         folder: for the log and checkpoints. If it holds a checkpoint of the same run, training goes on from there.
         task_loss: (logits `[B, ...]`, labels) to a mean over rows; None takes what fits the head.
-        progress: show a bar.
+        progress: show a bar, on a terminal or in a notebook.
         on_step: called after each step with the number of steps done, to look at the model while it trains.
         encoder: (rows, task, tokenizer, max_length) to examples; another than `encode` brings labels of its own kind
             (one a token, say), and a `task_loss` that takes them.
@@ -74,7 +74,7 @@ def train(
     run = Run(accelerator, mixture, student, plain, recipe, dev, pad, folder, task_loss)
     first = run.start(task, total, every=recipe.evaluate_every or len(batches))
 
-    for step in tqdm(range(first, total), initial=first, total=total, disable=not (progress and run.main)):
+    for step in tqdm(range(first, total), initial=first, total=total, disable=None if progress and run.main else True):
         objective.train()
         batch = batches.at(step)
         routes = draw_routes(router, step, recipe, [examples[n] for n in batch])

@@ -173,7 +173,7 @@ class Loop:
         total, main = self.settings.steps, self.accelerator.is_main_process
         first = self._resume()
         self.model.train()
-        for step in tqdm(range(first, total), initial=first, total=total, disable=not (progress and main)):
+        for step in tqdm(range(first, total), initial=first, total=total, disable=None if progress and main else True):
             began = time.perf_counter()
             set_rate(self.plain, self.settings.rate(step) / self.settings.lr)
             loss = self._step(step)
