@@ -84,7 +84,7 @@ def _maps(landscapes: Mapping[str, Landscape], metric: str) -> Picture:
                 textcoords="offset points", fontsize=8, annotation_clip=False,
                 bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1},
             )  # fmt: skip
-        ax.set_title(name, pad=30 if landscape.kind == "simplex" else 6)
+        ax.set_title(name, pad=30 if landscape.kind == "simplex" else 16)
         _name_axes(ax, landscape)
         marks = ", ".join(f"{mark} {landscape.at(mark, metric):.3f}" for mark in landscape.marks)
         told.append(f"{name}: {marks}; over the {number} points {values.min():.3f} to {values.max():.3f}")
