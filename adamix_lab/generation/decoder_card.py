@@ -21,7 +21,7 @@ USE = """## Use
 ```python
 from adamix_lab import load_backbone
 
-model, tokenizer = load_backbone({name!r}, kind="generation")
+model, tokenizer = load_backbone("{name}", kind="generation")
 ```
 
 or `AutoModelForCausalLM.from_pretrained(FOLDER)` and `AutoTokenizer.from_pretrained(FOLDER)` of transformers,
