@@ -91,6 +91,7 @@ def test_a_name_nearly_right_is_answered_with_it():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # 336,362 tokens in overlapping windows
 def test_its_perplexity_is_the_recorded_one(loaded, record, shared):
     path = shared / "corpus" / "wikitext2_valid.txt.xz"
     if not path.is_file():
