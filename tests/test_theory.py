@@ -109,7 +109,7 @@ def test_mean_of_products_and_product_of_means():
         assert max(t.product_gap(model(LoRA(2), **settings)).values()) < 1e-6
     mixture = model(LoRA(2), tied=True)
     for path, gap in t.product_gap(mixture).items():
-        a, b = mixture.sites[path].experts["A"].float(), mixture.sites[path].experts["B"].float()
+        a, b = (mixture.sites[path].experts[name].detach().float() for name in "AB")
         products = (b @ a).mean(0)
         covariance = ((b - b.mean(0)) @ (a - a.mean(0))).mean(0)
         assert gap == pytest.approx(float(covariance.norm() / products.norm()), rel=1e-4) and gap > 0.1
