@@ -158,8 +158,12 @@ def cut_last_block(model: nn.Module) -> Iterator[None]:
             attention = last.get_submodule(family.attention)
             stack.callback(attention.register_forward_pre_hook(_enter).remove)
             stack.callback(attention.register_forward_hook(_leave).remove)
-            stack.callback(_leave_all, _ONE_QUERY.entered)
-        yield
+        before = _ONE_QUERY.entered
+        try:
+            yield
+        except BaseException:  # only then: another thread may be inside its own attention
+            _leave_all(before)
+            raise
 
 
 class FirstQuery(TorchFunctionMode):

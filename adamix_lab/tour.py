@@ -62,12 +62,12 @@ def run_tour(folder: Path, steps: int | None = None, say: Callable[[str], None] 
     equal, _ = _trained(f"a single adapter, as much compute ({ratio:.2f} times the steps)", 1, None, task, longer, say)
     seconds = time.perf_counter() - start
 
-    results = {r.strategy: r for r in evaluate(mixture, task, tokenizer, SHOWN)}
+    each = [*(f"fixed-{n}" for n in range(EXPERTS)), "merged"]
+    results = {r.strategy: r for r in evaluate(mixture, task, tokenizer, list(dict.fromkeys([*SHOWN, *each])))}
     alone = evaluate(single, task, tokenizer)[0]
     as_much = evaluate(equal, task, tokenizer)[0]
     apart, _ = load_twin("apart")
-    each = [*(f"fixed-{n}" for n in range(EXPERTS)), "merged"]
-    four, ours = evaluate(apart, task, tokenizer, each), evaluate(mixture, task, tokenizer, each)
+    four, ours = evaluate(apart, task, tokenizer, each), [results[name] for name in each]
     probe = linear_probe(fresh(task, 1, None, 0)[0].model, task, tokenizer)
 
     lines = [
