@@ -152,7 +152,9 @@ def test_a_head_left_out_is_noticed(tmp_path, monkeypatch):
     from adamix_lab.interop import peft_out
 
     write = peft_out.write_peft
-    monkeypatch.setattr(peft_out, "write_peft", lambda mixture, folder: write(mixture, folder, head=False))
+    monkeypatch.setattr(
+        "adamix_lab.interop.export.write_peft", lambda mixture, folder: write(mixture, folder, head=False)
+    )
     with pytest.raises(ValueError, match=r"difference of logits nan"):
         export(tiny.mixed(tiny.bert(), LoRA(2)), tmp_path / "out")
 

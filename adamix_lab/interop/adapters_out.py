@@ -16,12 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adamix_lab.adaptations import ACTIVATIONS, Bottleneck
-from adamix_lab.files import write_atomically, write_tensors, write_text
+from adamix_lab.files import read_tensors, write_atomically, write_tensors, write_text
 from adamix_lab.model import MixtureModel
 from adamix_lab.saving import base_name
 
 NAME = "adamix"
-CONFIG, HEAD_CONFIG = "adapter_config.json", "head_config.json"
+CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter.safetensors", "pytorch_adapter.bin"
+HEAD_CONFIG, HEAD_WEIGHTS, HEAD_PICKLED = "head_config.json", "model_head.safetensors", "pytorch_model_head.bin"
+FILES = (CONFIG, WEIGHTS, PICKLED, HEAD_CONFIG, HEAD_WEIGHTS, HEAD_PICKLED)
 VERSION = "adapters.1.3.0"  # without it the loader takes gelu for gelu_new; before 1.1.0 it changes scales
 
 # Where a block's feed-forward output is, and what `adapters` calls the place after it, by model type.
@@ -51,11 +53,11 @@ def write_adapters(mixture: MixtureModel, folder: Path) -> None:
             f"{place}.{NAME}.adapter_up.weight": weights["up"],
             f"{place}.{NAME}.adapter_up.bias": weights["up_bias"],
         }
-    _write_weights(folder, "pytorch_adapter.bin", "adapter.safetensors", tensors)
+    _write_weights(folder, PICKLED, WEIGHTS, tensors)
     write_text(folder / CONFIG, json.dumps(adapter_config(mixture, blocks), indent=2) + "\n")
     if mixture.head_paths:
         heads: dict[str, Tensor] = dict(mixture.head_parameters())
-        _write_weights(folder, "pytorch_model_head.bin", "model_head.safetensors", heads)
+        _write_weights(folder, HEAD_PICKLED, HEAD_WEIGHTS, heads)
         config = {"config": None, "name": None, "num_labels": mixture.model.num_labels, **_model(mixture)}
         label2id = getattr(mixture.model.config, "label2id", None)
         write_text(folder / HEAD_CONFIG, json.dumps({**config, "label2id": label2id}, indent=2) + "\n")
@@ -123,10 +125,8 @@ def _write_weights(folder: Path, pickled: str, safe: str, tensors: dict[str, Ten
 
 def read_back(base: nn.Module, folder: Path) -> nn.Module:
     """The base with what the files say applied by hooks: from the files alone, not from our layers."""
-    from adamix_lab.files import read_tensors
-
     said = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    tensors, config = read_tensors(folder / "adapter.safetensors"), said["config"]
+    tensors, config = read_tensors(folder / WEIGHTS), said["config"]
     size = int(said["hidden_size"] // config["reduction_factor"])
     for path, _ in list(base.named_modules()):
         try:
@@ -145,7 +145,7 @@ def read_back(base: nn.Module, folder: Path) -> nn.Module:
     if tensors:
         raise ValueError(f"The folder holds weights that no block takes: {sorted(tensors)[:3]}.")
     if (folder / HEAD_CONFIG).is_file():
-        base.load_state_dict(read_tensors(folder / "model_head.safetensors"), strict=False)
+        base.load_state_dict(read_tensors(folder / HEAD_WEIGHTS), strict=False)
     return base
 
 

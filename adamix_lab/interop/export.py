@@ -16,8 +16,14 @@ from torch import Tensor, nn
 from adamix_lab.adaptation import Adaptation
 from adamix_lab.errors import one_of
 from adamix_lab.files import write_text
-from adamix_lab.interop import adapters_out, onnx_out, peft_out, plain
+from adamix_lab.interop.adapters_out import FILES as ADAPTERS_FILES
+from adamix_lab.interop.adapters_out import read_back, write_adapters
 from adamix_lab.interop.checked import bare, check_logits, evaluating, logits_of, narrowest, probe
+from adamix_lab.interop.onnx_out import FILE as ONNX_FILE
+from adamix_lab.interop.onnx_out import run_onnx, write_onnx
+from adamix_lab.interop.peft_out import FILES as PEFT_FILES
+from adamix_lab.interop.peft_out import load_with_peft, write_experts, write_peft
+from adamix_lab.interop.plain import load_plain, write_plain
 from adamix_lab.merging import merge
 from adamix_lab.model import MixtureModel
 from adamix_lab.model_card import write_card
@@ -142,13 +148,13 @@ def _write_and_check(
         return _experts(mixture, merged, here, batch, dtype)
     if format == ONNX:
         with evaluating(merged):
-            onnx_out.write_onnx(merged, here / onnx_out.FILE, batch)
-        found = onnx_out.run_onnx(here / onnx_out.FILE, batch)
+            write_onnx(merged, here / ONNX_FILE, batch)
+        found = run_onnx(here / ONNX_FILE, batch)
         return check_logits(expected, found, dtype, "The ONNX graph"), "onnxruntime"
     write, read, name = {
-        PEFT: (peft_out.write_peft, peft_out.load_with_peft, "peft"),
-        ADAPTERS: (adapters_out.write_adapters, adapters_out.read_back, "adamix_lab, from the files alone"),
-        TRANSFORMERS: (plain.write_plain, plain.load_plain, "transformers"),
+        PEFT: (write_peft, load_with_peft, "peft"),
+        ADAPTERS: (write_adapters, read_back, "adamix_lab, from the files alone"),
+        TRANSFORMERS: (write_plain, load_plain, "transformers"),
     }[format]
     write(merged, here)
     found = logits_of(_on_device(read(bare(mixture), here), batch), batch)
@@ -158,17 +164,17 @@ def _write_and_check(
 def _experts(
     mixture: MixtureModel, merged: MixtureModel, here: Path, batch: dict[str, Tensor], dtype: torch.dtype
 ) -> tuple[float, str]:
-    peft_out.write_peft(merged, here / "merged")
-    found = logits_of(peft_out.load_with_peft(bare(mixture), here / "merged"), batch)
+    write_peft(merged, here / "merged")
+    found = logits_of(load_with_peft(bare(mixture), here / "merged"), batch)
     worst = check_logits(logits_of(merged, batch), found, dtype, "The merged adapter")
-    for n, place in enumerate(peft_out.write_experts(mixture, here)):
+    for n, place in enumerate(write_experts(mixture, here)):
         # experts bring no head: they are compared with the mixture's own on the base
         base = bare(mixture)
         for path, module in mixture.head.items():
             base.get_submodule(path).load_state_dict(module.state_dict())
         with mixture.select(mixture.space.fixed(n)):
             expected = logits_of(mixture.model, batch)
-        found = logits_of(peft_out.load_with_peft(base, place), batch)
+        found = logits_of(load_with_peft(base, place), batch)
         worst = max(worst, check_logits(expected, found, dtype, f"Expert {n}"))
     return worst, "peft"
 
@@ -204,7 +210,4 @@ def _put_in_place(here: Path, folder: Path) -> None:
         (folder / name).unlink()
 
 
-_WRITTEN = {
-    peft_out.CONFIG, peft_out.WEIGHTS, "adapter_model.bin", "adapter.safetensors", "pytorch_adapter.bin",
-    adapters_out.HEAD_CONFIG, "model_head.safetensors", "pytorch_model_head.bin", onnx_out.FILE,
-}  # fmt: skip
+_WRITTEN = {*PEFT_FILES, *ADAPTERS_FILES, ONNX_FILE, "adapter_model.bin"}

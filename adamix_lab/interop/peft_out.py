@@ -22,7 +22,7 @@ from adamix_lab.mixture import MixtureLayer
 from adamix_lab.model import MixtureModel
 from adamix_lab.saving import base_name
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+FILES = CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 TASKS = {"classification": "SEQ_CLS", "generation": "CAUSAL_LM", "sequence-to-sequence": "SEQ_2_SEQ_LM"}
 
