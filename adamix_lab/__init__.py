@@ -49,6 +49,8 @@ _WHERE = {
     "export": "interop.export",
     "import_authors": "interop.authors",
     "import_peft": "interop.peft_in",
+    "from_pretrained": "interop.sharing",
+    "push_to_hub": "interop.sharing",
 }
 
 __all__ = sorted(_WHERE)
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from adamix_lab.interop.authors import import_authors
     from adamix_lab.interop.export import export
     from adamix_lab.interop.peft_in import import_peft
+    from adamix_lab.interop.sharing import from_pretrained, push_to_hub
     from adamix_lab.merging import fold, merge, merge_gap
     from adamix_lab.model import MixtureModel, attach, detach
     from adamix_lab.objective import Consistency, Objective

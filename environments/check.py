@@ -20,8 +20,8 @@ HERE = ROOT / "runs" / "environments"
 NO_REGISTRY = 77
 WITHIN = 1e-6  # largest difference, over the largest logit where that is above one
 # What depends on the versions most: wrapping, families, hooks on blocks, saving, exports, the authors' vectors.
-TESTS = """test_mixture test_model test_merging test_saving test_targets test_heads test_views test_blocks test_reference
-test_export test_authors test_peft_in test_checkpointing test_training test_checkpoints test_backbones""".split()
+TESTS = """test_mixture test_model test_merging test_saving test_targets test_heads test_views test_blocks
+test_reference test_export test_authors test_peft_in test_checkpointing test_training test_checkpoints test_backbones""".split()
 
 
 def python_of(name: str) -> Path:
@@ -37,7 +37,9 @@ def python_of(name: str) -> Path:
     install = [python, "-m", "pip", "install", "-q", "-r", ROOT / "environments" / f"{name}.txt"]
     done = subprocess.run(install, capture_output=True, text=True, env=proxies)
     if done.returncode:
-        print(f"no environment {name!r}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'pip failed'}")
+        print(
+            f"no environment {name!r}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'pip failed'}"
+        )
         raise SystemExit(NO_REGISTRY)
     stamp.write_text(wanted, encoding="utf-8")
     return python
@@ -73,7 +75,8 @@ def check(name: str) -> dict:
     HERE.mkdir(parents=True, exist_ok=True)
     versions, rows = read_exports(python)
     for row in rows:
-        print(f"{row['architecture']:12}{row['library']:14}{row['adaptation']:12}{row['difference']:.2g} of {row['largest_logit']:.2g}")
+        name = f"{row['architecture']:12}{row['library']:14}{row['adaptation']:12}"
+        print(f"{name}{row['difference']:.2g}, largest logit {row['largest_logit']:.2g}")
     wrong = [row for row in rows if not row["difference"] <= WITHIN * max(1.0, row["largest_logit"])]
     record = {"environment": name, "versions": versions, "exports": rows, "wrong": wrong}
     if "pytest" in (ROOT / "environments" / f"{name}.txt").read_text(encoding="utf-8"):

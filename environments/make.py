@@ -19,14 +19,12 @@ from adamix_lab import IA3, Bottleneck, LoRA, attach, export
 
 SIZES = {"vocab_size": 60, "max_position_embeddings": 40}
 BERT = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48, **SIZES}
+ENDS = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+GPT2 = {"n_embd": 32, "n_layer": 3, "n_head": 2, "n_positions": 40, "vocab_size": 60, **ENDS}
 ARCHITECTURES = {
     "BERT": ("bert", "classification", BERT),
     "RoBERTa": ("roberta", "classification", BERT),
-    "GPT-2": (
-        "gpt2",
-        "generation",
-        {"n_embd": 32, "n_layer": 3, "n_head": 2, "n_positions": 40, "vocab_size": 60, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0},
-    ),
+    "GPT-2": ("gpt2", "generation", GPT2),
     "DistilBERT": ("distilbert", "classification", {"dim": 32, "n_layers": 3, "n_heads": 2, "hidden_dim": 48, **SIZES}),
     "Llama": ("llama", "generation", {**BERT, "num_key_value_heads": 1, "pad_token_id": 0}),
 }  # fmt: skip
