@@ -21,7 +21,8 @@ NO_REGISTRY = 77
 WITHIN = 1e-6  # largest difference, over the largest logit where that is above one
 # What depends on the versions most: wrapping, families, hooks on blocks, saving, exports, the authors' vectors.
 TESTS = """test_mixture test_model test_merging test_saving test_targets test_heads test_views test_blocks
-test_reference test_export test_authors test_peft_in test_checkpointing test_training test_checkpoints test_backbones""".split()
+test_reference test_export test_authors test_peft_in test_checkpointing test_training test_checkpoints
+test_backbones""".split()
 
 
 def python_of(name: str) -> Path:

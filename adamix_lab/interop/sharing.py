@@ -78,8 +78,8 @@ def find_saved(name: str | Path, revision: str | None = None, token: str | None 
     except Exception as error:  # a dozen kinds, by what failed and by version
         raise OSError(
             f"{name!r} could not be had from the Hub ({str(error).strip().splitlines()[0]}). Expected a repository "
-            "that push_to_hub made, in the cache or within reach. Check the name, the revision, the network and, if it is "
-            "private, `hf auth login`."
+            "that push_to_hub made, in the cache or within reach. Check the name, the revision and the network; a "
+            "private one needs `hf auth login`."
         ) from error
 
 
