@@ -51,7 +51,7 @@ def probe(model: nn.Module, rows: int = 2, tokens: int = 8) -> dict[str, Tensor]
     ids = torch.randint(min(2, vocabulary - 1), vocabulary, (rows, tokens), generator=torch.Generator().manual_seed(0))
     ids = torch.where(ids == (vocabulary if pad is None else pad), (0 if pad else 1), ids)
     mask = torch.ones_like(ids)
-    if rows > 1:
+    if rows > 1 and pad is not None:
         mask[-1, -2:] = 0
         ids[-1, -2:] = pad
     batch = {"input_ids": ids, "attention_mask": mask}
