@@ -3,8 +3,8 @@
     python benchmarks/interop.py --environment adapters --environment oldest
     python benchmarks/interop.py --quick      # the exports' own checks, in this environment alone
 
-Environments are made from environments/NAME.txt (a package registry is needed once). Results are added to
-data/results/interop.json, an environment at a time.
+Environments are made from environments/NAME.txt (a package registry is needed once). Writes data/results/interop.json
+(not with --quick). `environments/check.py NAME` runs tests in them besides.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from pathlib import Path
 
 from adamix_lab.doctor import versions
@@ -20,8 +19,7 @@ from adamix_lab.doctor import versions
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "environments"))
 
-from check import check  # noqa: E402
-from make import make  # noqa: E402
+from check import make_exports, python_of, read_exports  # noqa: E402
 
 
 def main() -> None:
@@ -30,17 +28,14 @@ def main() -> None:
     parser.add_argument("--environment", action="append", default=[])
     parser.add_argument("--out", type=Path, default=ROOT / "data/results/interop.json")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        rows = make(Path(folder))
+    rows = make_exports()
     for row in rows:
         print(f"{row['architecture']:12}{row['library']:14}{row['adaptation']:12}{row['own_check']:.2g}", flush=True)
     result = {"versions": versions(), "own_checks": rows, "environments": {}}
     if not options.quick:
-        if options.out.is_file():
-            result["environments"] = json.loads(options.out.read_text(encoding="utf-8"))["environments"]
         for name in options.environment:
-            result["environments"][name] = check(name)
-            options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+            result["environments"][name] = read_exports(python_of(name))
+        options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(json.dumps({"largest": max(row["own_check"] for row in rows)}))
 
 

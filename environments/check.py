@@ -46,17 +46,27 @@ def python_of(name: str) -> Path:
     return python
 
 
-def read_exports(python: Path) -> tuple[dict, list[dict]]:
-    """(versions, a row a case): what the environment's libraries answered on exports made by this interpreter."""
-    exports = HERE / "exports"
-    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    path = {"PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, ROOT / "environments" / "make.py", exports], check=True, env={**offline, **path})
-    offline.pop("PYTHONPATH", None)
-    command = [python, ROOT / "environments" / "read.py", exports]
-    out = subprocess.run(command, check=True, env=offline, cwd=HERE, stdout=subprocess.PIPE, text=True).stdout
+def make_exports() -> list[dict]:
+    """Exports of every architecture for every library, by this interpreter; a row a case."""
+    HERE.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, ROOT / "environments" / "make.py", HERE / "exports"]
+    out = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout
+    return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+
+
+def read_exports(python: Path) -> dict:
+    """What an environment's libraries answered on the exports: versions, a row a case, and the rows that are wrong."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment.pop("PYTHONPATH", None)
+    command = [python, ROOT / "environments" / "read.py", HERE / "exports"]
+    out = subprocess.run(command, check=True, env=environment, cwd=HERE, stdout=subprocess.PIPE, text=True).stdout
     versions, *rows = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
-    return versions, rows
+    for row in rows:
+        case = f"{row['architecture']:12}{row['library']:14}{row['adaptation']:12}"
+        print(f"{case}{row['difference']:.2g}, largest logit {row['largest_logit']:.2g}", flush=True)
+    wrong = [row for row in rows if not row["difference"] <= WITHIN * max(1.0, row["largest_logit"])]
+    return {"versions": versions, "exports": rows, "wrong": wrong}
 
 
 def run_tests(python: Path) -> str:
@@ -73,13 +83,8 @@ def run_tests(python: Path) -> str:
 def check(name: str) -> dict:
     """Everything an environment is for, as a record."""
     python = python_of(name)
-    HERE.mkdir(parents=True, exist_ok=True)
-    versions, rows = read_exports(python)
-    for row in rows:
-        name = f"{row['architecture']:12}{row['library']:14}{row['adaptation']:12}"
-        print(f"{name}{row['difference']:.2g}, largest logit {row['largest_logit']:.2g}")
-    wrong = [row for row in rows if not row["difference"] <= WITHIN * max(1.0, row["largest_logit"])]
-    record = {"environment": name, "versions": versions, "exports": rows, "wrong": wrong}
+    make_exports()
+    record = {"environment": name, **read_exports(python)}
     if "pytest" in (ROOT / "environments" / f"{name}.txt").read_text(encoding="utf-8"):
         record["tests"] = run_tests(python)
     return record
