@@ -42,7 +42,8 @@ def write_adapters(mixture: MixtureModel, folder: Path) -> None:
 
     mixture: merged, a bottleneck at the feed-forward output of whole blocks. Raises ValueError elsewhere.
     """
-    tensors, blocks = {}, []
+    tensors: dict[str, Tensor] = {}
+    blocks: list[int] = []
     for path, layer in mixture.sites.items():
         place, block = adapters_place(mixture.model, path)
         weights = layer.weights(None)
@@ -83,7 +84,9 @@ def adapters_place(model: nn.Module, path: str) -> tuple[str, int]:
 
 def adapter_config(mixture: MixtureModel, blocks: list[int]) -> dict[str, Any]:
     """`adapter_config.json` of AdaMix's placement; it is not the stock "seq_bn", whose LayerNorm comes before."""
-    adaptation, hidden = mixture.mixture.adaptation, int(mixture.model.config.hidden_size)
+    adaptation = mixture.mixture.adaptation
+    sizes: Any = mixture.model.config
+    hidden = int(sizes.hidden_size)
     assert isinstance(adaptation, Bottleneck)
     config = {
         "mh_adapter": False,
@@ -100,13 +103,13 @@ def adapter_config(mixture: MixtureModel, blocks: list[int]) -> dict[str, Any]:
         "non_linearity": adaptation.activation,
         # the loader takes int(hidden // factor): hidden / size itself falls short by one for a third of all sizes
         "reduction_factor": hidden / (adaptation.size + 0.5),
-        "leave_out": [n for n in range(int(mixture.model.config.num_hidden_layers)) if n not in blocks],
+        "leave_out": [n for n in range(int(sizes.num_hidden_layers)) if n not in blocks],
     }
     return {"name": NAME, **_model(mixture), "config": config}
 
 
 def _model(mixture: MixtureModel) -> dict[str, Any]:
-    config = mixture.model.config
+    config: Any = mixture.model.config
     return {
         "model_type": config.model_type,
         "model_name": base_name(str(getattr(config, "_name_or_path", ""))),

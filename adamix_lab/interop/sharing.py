@@ -45,12 +45,13 @@ def open_saved(
 ) -> tuple[MixtureModel, Any, dict[str, Any]]:
     """(mixture in evaluation mode, its base's tokenizer or None, configuration) of a saved folder."""
     config = read_config(folder)
-    tokenizer = None
-    if not isinstance(model, nn.Module):
+    base, tokenizer = model, None
+    if not isinstance(base, nn.Module):
         kind = config["base"].get("kind") or ("classification" if config["head"] else "generation")
         labels = {"num_labels": config["num_labels"]} if config.get("num_labels") else {}
-        model, tokenizer = load_backbone(model or _base_of(folder, config), kind=kind, **labels)
-    return load(model, folder, any_base).eval(), tokenizer, config
+        base, tokenizer = load_backbone(base or _base_of(folder, config), kind=kind, **labels)
+    assert isinstance(base, nn.Module)
+    return load(base, folder, any_base).eval(), tokenizer, config
 
 
 def _base_of(folder: Path, config: dict[str, Any]) -> str:
