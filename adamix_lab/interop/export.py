@@ -102,15 +102,17 @@ def export(
         here = Path(place) / "export"
         here.mkdir()
         difference, read_by = _write_and_check(mixture, merged, here, format, given)
+        parameters, size = _sizes(merged), sum((here / name).stat().st_size for name in _files(here))
+        done = Export(folder, format, difference, read_by, parameters, size)
         if tokenizer is not None:
             tokenizer.save_pretrained(here)
-        parameters, size = _sizes(merged), sum(f.stat().st_size for f in here.rglob("*") if f.is_file())
-        done = Export(folder, format, difference, read_by, parameters, size)
-        config = describe(mixture, notes)
-        record = {**asdict(done), "folder": None, "files": _files(here), "mixture": config}
+        shown = mixture if format == EXPERTS else merged
+        config = describe(shown, notes)
+        record = {**asdict(done), "files": _files(here), "mixture": config}
+        del record["folder"]
         write_text(here / MANIFEST, json.dumps(record, indent=2) + "\n")
         load = f"```python\n{_LOAD[format].replace('CLASS', type(mixture.model).__name__)}```\n"
-        write_card(here, mixture, config, load)
+        write_card(here, shown, config, load)
         _put_in_place(here, folder)
     return done
 
