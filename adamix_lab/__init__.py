@@ -38,6 +38,7 @@ _WHERE = {
     "merge": "merging",
     "fold": "merging",
     "merge_gap": "merging",
+    "merge_products": "products",
     "save": "saving",
     "load": "saving",
     "parameter_report": "report",
@@ -45,6 +46,11 @@ _WHERE = {
     "load_twin": "twins",
     "baseline": "baselines.making",
     "preset": "presets",
+    "export": "interop.export",
+    "import_authors": "interop.authors",
+    "import_peft": "interop.peft_in",
+    "from_pretrained": "interop.sharing",
+    "push_to_hub": "interop.sharing",
 }
 
 __all__ = sorted(_WHERE)
@@ -56,10 +62,15 @@ if TYPE_CHECKING:
     from adamix_lab.baselines.making import baseline
     from adamix_lab.evaluation import evaluate, predict
     from adamix_lab.fewshot import few_shot
+    from adamix_lab.interop.authors import import_authors
+    from adamix_lab.interop.export import export
+    from adamix_lab.interop.peft_in import import_peft
+    from adamix_lab.interop.sharing import from_pretrained, push_to_hub
     from adamix_lab.merging import fold, merge, merge_gap
     from adamix_lab.model import MixtureModel, attach, detach
     from adamix_lab.objective import Consistency, Objective
     from adamix_lab.presets import preset
+    from adamix_lab.products import merge_products
     from adamix_lab.recipe import Recipe
     from adamix_lab.report import parameter_report, structure
     from adamix_lab.routing import Router, RouteSpace

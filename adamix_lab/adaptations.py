@@ -105,7 +105,8 @@ class LoRA(Adaptation):
         """The factor alpha / r."""
         return self.alpha / self.rank
 
-    def _slices(self, out_features: int) -> list[tuple[str, int, int]]:
+    def ranges(self, out_features: int) -> list[tuple[str, int, int]]:
+        """(suffix of A's and B's names, first row, end) of each part of the output that gets an update."""
         if self.slices is None:
             return [("", 0, out_features)]
         stop_before = 0
@@ -122,7 +123,7 @@ class LoRA(Adaptation):
         """A `[r, in]` and B `[out, r]`; with slices A0, B0, A1, B1, ..."""
         alike = self.init == "reference"
         named: dict[str, Weight] = {}
-        for n, start, stop in self._slices(out_features):
+        for n, start, stop in self.ranges(out_features):
             named[f"A{n}"] = Weight((self.rank, in_features), "A", kaiming, copies_start_alike=alike)
             named[f"B{n}"] = Weight((stop - start, self.rank), "B", zeros)
         return named
@@ -132,7 +133,7 @@ class LoRA(Adaptation):
         y = base(x)
         x = dropout(x, self.dropout, training)
         out = y.shape[-1]
-        for n, start, stop in self._slices(out):
+        for n, start, stop in self.ranges(out):
             update = linear(linear(x, w[f"A{n}"]), w[f"B{n}"]) * self.scale
             y = y + (update if stop - start == out else F.pad(update, (start, out - stop)))
         return y
@@ -140,7 +141,7 @@ class LoRA(Adaptation):
     def fold(self, w: Weights, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """W plus `scale * B A` in the rows of each slice."""
         weight = weight.clone()
-        for n, start, stop in self._slices(weight.shape[0]):
+        for n, start, stop in self.ranges(weight.shape[0]):
             weight[start:stop] += self.scale * (w[f"B{n}"].float() @ w[f"A{n}"].float())
         return weight, bias
 

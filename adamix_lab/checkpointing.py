@@ -81,9 +81,15 @@ def carry_selection(model: nn.Module) -> None:
 
 def _ask_for_input_gradients(model: Any) -> None:
     # Reentrant checkpoints only track gradients of inputs that ask for them, and the embeddings are frozen.
-    if not getattr(model, "_require_grads_hooks", None) and not hasattr(model, "_require_grads_hook"):
+    if not _asks_for_input_gradients(model):
         model.enable_input_require_grads()
         model._asked_for_input_gradients = True
+
+
+def _asks_for_input_gradients(model: Any) -> bool:
+    # transformers 5 keeps a list of handles; 4.57 keeps one, also after it was removed.
+    handles = getattr(model, "_require_grads_hooks", None) or [getattr(model, "_require_grads_hook", None)]
+    return any(handle is not None and handle.id in (handle.hooks_dict_ref() or ()) for handle in handles)
 
 
 def release_carry(model: Any) -> None:

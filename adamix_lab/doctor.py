@@ -22,6 +22,7 @@ EXTRAS = {  # module: (package, extra, what it is for)
     "ipywidgets": ("ipywidgets", "notebooks", "the notebooks' sliders"),
     "datasets": ("datasets", "data", "data sets from the Hub"),
     "peft": ("peft", "peft", "baselines and exports"),
+    "onnxruntime": ("onnxruntime", "onnx", "ONNX graphs of merged models"),
     "sacrebleu": ("sacrebleu", "nlg", "BLEU, chrF and TER of generated texts"),
 }
 

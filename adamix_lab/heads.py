@@ -11,6 +11,15 @@ from torch import Generator, nn
 
 Head = dict[str, nn.Module]
 
+# What a model's head is for, by the end of its class's name.
+_KINDS = {
+    "ForSequenceClassification": "classification",
+    "ForCausalLM": "generation",
+    "LMHeadModel": "generation",
+    "ForMaskedLM": "masked",
+    "ForConditionalGeneration": "sequence-to-sequence",
+}
+
 
 @dataclass
 class TaskModules:
@@ -43,6 +52,11 @@ def find_head(model: nn.Module) -> Head:
         and any(True for _ in module.parameters())
         and not any(id(p) in in_base for p in module.parameters())
     }
+
+
+def kind_of(model: nn.Module) -> str | None:
+    """What the head is for: "classification", "generation", "masked", "sequence-to-sequence"; None is unknown."""
+    return next((kind for end, kind in _KINDS.items() if type(model).__name__.endswith(end)), None)
 
 
 def new_head(model: nn.Module, head: Head, num_labels: int | None, generator: Generator) -> Head:

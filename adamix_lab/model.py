@@ -258,10 +258,7 @@ def attach(
         ValueError: experts below 1, a share name that is no side, a pattern that matches nothing.
     """
     positive("experts", experts)
-    names = (share,) if isinstance(share, str) else tuple(share or ())
-    for name in names:
-        if name not in adaptation.sides:
-            raise unknown(f"Side to share for {adaptation.kind}", name, adaptation.sides)
+    names = shared_sides(adaptation, share)
     if isinstance(model, MixtureModel) or any(isinstance(m, MixtureLayer) for m in model.modules()):
         raise ValueError(
             "The model already holds mixtures: expected a plain one. Detach it first, or use add_task for another "
@@ -290,6 +287,15 @@ def detach(mixture: MixtureModel) -> nn.Module:
     model.__dict__.pop("save_pretrained", None)
     release_carry(model)
     return model
+
+
+def shared_sides(adaptation: Adaptation, share: str | Iterable[str] | None) -> tuple[str, ...]:
+    """The shared sides as a tuple. Raises ValueError for a name that is no side of the adaptation."""
+    names = (share,) if isinstance(share, str) else tuple(share or ())
+    for name in names:
+        if name not in adaptation.sides:
+            raise unknown(f"Side to share for {adaptation.kind}", name, adaptation.sides)
+    return names
 
 
 def refuse_save(*args: Any, **kwargs: Any) -> None:

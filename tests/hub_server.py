@@ -5,11 +5,12 @@
         hub.cut      # paths whose bodies break off half-way
         hub.asked    # (method, path, status) so far
 
-Repositories have one branch, main, and one commit.
+Repositories have one branch, main, and one commit. With a token (`hub.token`), they can be made and written to.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -22,6 +23,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 Files = dict[str, bytes]
 
 API = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.*))?)?")
+WRITE = re.compile(r"/api/repos/create|/api/models/(?P<name>[^/]+/[^/]+)/(?P<what>preupload|commit)/main")
 RESOLVE = re.compile(r"/(?:(datasets)/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
 
@@ -37,6 +39,7 @@ class Hub(ThreadingHTTPServer):
         self.repositories = repositories
         self.cut: set[str] = set()
         self.asked: list[tuple[str, str, int]] = []
+        self.token: str | None = None
 
     @property
     def url(self) -> str:
@@ -54,12 +57,42 @@ class Handler(BaseHTTPRequestHandler):
         self.answer()
 
     def do_POST(self) -> None:
-        self.answer()
+        path = unquote(urlsplit(self.path).path)
+        if found := WRITE.fullmatch(path):
+            self.answer_write(found["name"], found["what"])
+        else:
+            self.answer()
+
+    def answer_write(self, name: str | None, what: str | None) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.server.token is None or self.headers.get("Authorization") != f"Bearer {self.server.token}":
+            self.refuse("Unauthorized", status=401)
+        elif name is None:
+            asked = json.loads(body)
+            repository = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
+            self.server.repositories.setdefault(f"models/{repository}", {})
+            self.send_json({"url": f"{self.server.url}/{repository}", "name": repository})
+        elif what == "preupload":
+            files = [{"path": f["path"], "uploadMode": "regular"} for f in json.loads(body)["files"]]
+            self.send_json({"files": [{**file, "shouldIgnore": False} for file in files]})
+        else:
+            files = self.server.repositories[f"models/{name}"]
+            for line in body.decode().splitlines():
+                entry = json.loads(line)
+                if entry["key"] == "file":
+                    files[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
+            commit = commit_of(files)
+            self.send_json(
+                {"success": True, "commitOid": commit, "commitUrl": f"{self.server.url}/{name}/commit/{commit}"}
+            )
 
     def answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
         if found := API.fullmatch(path):
             self.answer_api(*found.groups())
+        elif path == "/api/validate-yaml":
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_json({"errors": [], "warnings": []})
         elif found := RESOLVE.fullmatch(path):
             self.answer_file(*found.groups())
         else:
@@ -132,9 +165,9 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def refuse(self, code: str, commit: str | None = None) -> None:
-        self.log(404)
-        self.send_response(404)
+    def refuse(self, code: str, commit: str | None = None, status: int = 404) -> None:
+        self.log(status)
+        self.send_response(status)
         self.send_header("X-Error-Code", code)
         self.send_header("X-Error-Message", code)
         if commit:

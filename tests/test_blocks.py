@@ -120,6 +120,8 @@ def test_the_last_block_asks_once(name, mask):
             return function(*args, **kwargs or {})
 
     model, batch = CUT[name](), tiny.batch()
+    if model.config._attn_implementation != "sdpa":  # ELECTRA before transformers 5
+        pytest.skip(f"{name} has no SDPA here, whose calls are watched")
     if mask:
         batch["attention_mask"][0, 4:] = 0
     whole = model(**batch).logits

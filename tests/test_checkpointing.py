@@ -128,6 +128,8 @@ def test_input_gradients_are_asked_for_where_needed_and_given_back():
     """A model whose hooks were taken off: reentrant checkpoints would then train nothing below the head."""
     mixture = tiny.mixed(tiny.bert(), Bottleneck(4)).train()
     checkpoint(mixture.model, reentrant=True)
+    if not hasattr(mixture.model, "_require_grads_hook"):  # transformers 4.57 does not add it by itself
+        mixture.model.enable_input_require_grads()
     mixture.model.disable_input_require_grads()
     mixture(**tiny.batch()).logits.sum().backward()
     assert all(p.grad is not None and p.grad.any() for _, p in mixture.expert_parameters())

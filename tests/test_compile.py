@@ -5,6 +5,7 @@ import tiny
 import torch
 
 from adamix_lab.adaptations import Bottleneck, LoRA
+from adamix_lab.merging import merge
 from adamix_lab.routing import Router
 from adamix_lab.views import routed_logits
 
@@ -68,6 +69,18 @@ def test_the_whole_mixture_compiles_too(record_property):
     record_property("graph_breaks", breaks())
     print(f"\nmixture: graphs {graphs[-1]}, breaks {dict(torch._dynamo.utils.counters['graph_break'])}")
     assert graphs[-1] == graphs[1]  # nothing new after the second call
+
+
+@pytest.mark.parametrize("adaptation", [Bottleneck(4), LoRA(2)], ids=["ffn", "qv"])
+def test_a_merged_model_is_one_graph(adaptation):
+    merged = merge(tiny.mixed(tiny.bert(), adaptation))
+    backend = Count()
+    compiled = torch.compile(merged.model, backend=backend)
+    for seed in range(3):
+        batch = tiny.batch(seed=seed)
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(**batch).logits, merged(**batch).logits)
+    assert backend.graphs == 1
 
 
 @pytest.mark.parametrize("way", ["independent", "same_dropout", "shared_prefix"])

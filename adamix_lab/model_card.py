@@ -1,0 +1,118 @@
+"""The model card of a saved or exported mixture, written from its configuration: nothing in it is typed by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from adamix_lab.files import write_text
+from adamix_lab.model import MixtureModel
+from adamix_lab.report import parameter_report
+
+CARD = "README.md"
+MARK = "<!-- written by adamix_lab: a card without this line is left alone -->"
+PIPELINES = {"classification": "text-classification", "generation": "text-generation", "masked": "fill-mask"}
+LOAD = """```python
+from adamix_lab import from_pretrained
+
+mixture = from_pretrained("THIS FOLDER, OR ITS NAME ON THE HUB"{base})
+```
+
+`mixture(**batch)` answers merged; `adamix_lab.merge(mixture)` leaves one module a site, and `adamix_lab.export` writes
+folders that `peft`, `adapters` or `transformers` load without this library.
+"""
+
+
+def write_card(folder: Path, mixture: MixtureModel, config: Mapping[str, Any], load: str | None = None) -> None:
+    """Writes `README.md`, unless the folder holds one that was not written here.
+
+    load: how to load the folder, as Markdown; None says how this library does.
+    """
+    path = folder / CARD
+    if path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
+        return
+    write_text(path, card(mixture, config, load))
+
+
+def card(mixture: MixtureModel, config: Mapping[str, Any], load: str | None = None) -> str:
+    """The card's text: what was trained on what, the measured figures that were kept, parameters, how to load."""
+    notes, base = config["notes"], config["base"]
+    lines = [
+        *_front(config),
+        MARK,
+        "",
+        f"# {_title(config)}",
+        "",
+        f"Trained with AdaMix Lab {config['versions']['adamix_lab']} (AdaMix: Wang et al., EMNLP 2022) on a frozen "
+        f"`{base['name'] or base['model_type']}`; its weights have the fingerprint `{base['fingerprint']}`.",
+        "",
+        "| what | value |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in _facts(mixture, config)),
+        "",
+        *_results(notes.get("results")),
+        "## Loading",
+        "",
+        load or LOAD.format(base="" if notes.get("backbone") or "/" in base["name"] else ", model=YOUR_BASE_MODEL"),
+    ]
+    return "\n".join(lines)
+
+
+def _front(config: Mapping[str, Any]) -> list[str]:
+    base, task = config["base"], config["notes"].get("task")
+    fields: dict[str, Any] = {"library_name": "adamix-lab"}
+    if "/" in base["name"]:
+        fields["base_model"] = base["name"]
+    if base.get("kind") in PIPELINES:
+        fields["pipeline_tag"] = PIPELINES[base["kind"]]
+    tags = ["adamix", config["adaptation"]["kind"], base["model_type"], *([f"task:{task}"] if task else [])]
+    # JSON is YAML, whatever quotes or colons a name holds
+    return ["---", *(f"{key}: {json.dumps(value)}" for key, value in {**fields, "tags": tags}.items()), "---"]
+
+
+def _title(config: Mapping[str, Any]) -> str:
+    experts, kind = config["experts"], config["adaptation"]["kind"]
+    what = f"{experts} x {kind}" if experts > 1 else f"{kind}, merged"
+    task = config["notes"].get("task")
+    return f"{what} on {config['base']['name'] or config['base']['model_type']}" + (f", task {task}" if task else "")
+
+
+def _facts(mixture: MixtureModel, config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    counts, notes, sites = parameter_report(mixture), config["notes"], config["sites"]
+    settings = ", ".join(f"{key} {value}" for key, value in config["adaptation"].items())
+    shown = f"{len(sites)}: `{sites[0]}` to `{sites[-1]}`" if sites else "0"
+    versions = ", ".join(f"{name} {version}" for name, version in config["versions"].items())
+    facts = [
+        ("adaptation", settings),
+        ("experts, shared sides", f"{config['experts']}, {', '.join(config['share']) or 'none'}"),
+        *([("routes", "tied: one index for all sides of a site")] if config["tied"] else []),
+        ("sites", shown),
+        ("trained experts", f"{counts.experts:,} parameters"),
+        ("after merging", f"{counts.merged:,} parameters"),
+        ("head", f"{counts.head:,} parameters"),
+        ("base", f"{counts.base:,} parameters"),
+        ("merged and head", f"{100 * counts.share_of_base:.2f} % of the base, {_megabytes(counts)} MB in float32"),
+        ("classes", ", ".join(map(str, notes.get("classes") or [])) or str(config["num_labels"] or "none")),
+        ("versions", versions),
+    ]
+    return facts + [(key, str(notes[key])) for key in ("train_rows", "seed", "source") if key in notes]
+
+
+def _megabytes(counts: Any) -> str:
+    return f"{(counts.merged + counts.head) * 4 / 1e6:.2f}"
+
+
+def _results(results: Any) -> list[str]:
+    # as `adamix-lab train` keeps them (a list of rows), or by strategy (the shipped experts)
+    if isinstance(results, Mapping):
+        results = [{"strategy": name, **row} for name, row in results.items() if isinstance(row, Mapping)]
+    if not isinstance(results, list) or not results or not all(isinstance(row, Mapping) for row in results):
+        return ["No figures were kept with it.", ""]
+    names = list(dict.fromkeys(key for row in results for key in row))
+    cells = [
+        [f"{row[n]:.4g}" if isinstance(row.get(n), float) else str(row.get(n, "")) for n in names] for row in results
+    ]
+    table = [f"| {' | '.join(row)} |" for row in (names, ["---"] * len(names), *cells)]
+    return ["Figures on the evaluation rows, as they were kept at the end of training:", "", *table, ""]
