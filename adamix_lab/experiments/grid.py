@@ -31,19 +31,22 @@ class Search:
     """How learning rates are chosen: each variant of each task has the same trials on a slice of its training rows.
 
     Attributes:
-        rates: tried, each once.
+        factors: of the method's own rate (`BASELINES`): as many trials for each.
         steps: of each trial.
         seed: of each trial.
     """
 
-    rates: tuple[float, ...]
+    factors: tuple[float, ...]
     steps: int = 100
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rates, Sequence) or isinstance(self.rates, str) or len(self.rates) < 2:
-            raise ValueError(f"search: rates = {self.rates!r}: expected a list of two rates or more.")
-        object.__setattr__(self, "rates", tuple(nonnegative("search: rates", rate) for rate in self.rates))
+        given = self.factors
+        if not isinstance(given, Sequence) or isinstance(given, str) or len(given) < 2:
+            raise ValueError(
+                f"search: factors = {given!r}: expected a list of two factors or more, such as [0.3, 1, 3]."
+            )
+        object.__setattr__(self, "factors", tuple(nonnegative("search: factors", factor) for factor in given))
         positive("search: steps", self.steps)
 
 
@@ -145,7 +148,7 @@ def _search(given: Any) -> Search | None:
     for key in settings:
         if key not in known:
             raise unknown("Key of search", key, known)
-    return Search(**{"rates": (), **settings})
+    return Search(**{"factors": (), **settings})
 
 
 def _mapping(what: str, value: Any) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from adamix_lab.baselines.making import known
 from adamix_lab.experiments.grid import Grid, Search
 from adamix_lab.experiments.preparing import SLICE
 from adamix_lab.experiments.results import place_of, read_table, state
@@ -34,7 +35,7 @@ def trials(runs: Iterable[Run], search: Search) -> dict[Group, list[Run]]:
     for run in runs:
         if group_of(run) not in found:
             trial = replace(run, steps=search.steps, seed=search.seed, judged_on="slice", compute="steps", exact=0)
-            found[group_of(run)] = [replace(trial, lr=rate) for rate in search.rates]
+            found[group_of(run)] = [replace(trial, lr=known(run.method).lr * factor) for factor in search.factors]
     return found
 
 
@@ -68,7 +69,7 @@ def with_rates(grid: Grid, out: Path) -> tuple[Run, ...]:
         task, variant, examples = group
         row = {"task": task, "variant": variant, "examples": examples, "lr": chosen[group], "tried": shown}
         record.append(row)
-    head = {"format": FORMAT, "rates": grid.search.rates, "steps": grid.search.steps, "seed": grid.search.seed}
+    head = {"format": FORMAT, "factors": grid.search.factors, "steps": grid.search.steps, "seed": grid.search.seed}
     text = json.dumps({**head, "slice": SLICE, "chosen": record}, indent=1) + "\n"
     if not (out / RECORD).is_file() or (out / RECORD).read_text(encoding="utf-8") != text:
         write_text(out / RECORD, text)
