@@ -124,8 +124,7 @@ def take_gpu() -> None:
     _, _, number = multiprocessing.current_process().name.rpartition("-")
     count = torch.cuda.device_count()
     if number.isdigit() and count > 1 and not torch.cuda.is_initialized():
-        torch.cuda.set_device((int(number) - 1) % count)
-        os.environ.setdefault("ACCELERATE_TORCH_DEVICE", f"cuda:{torch.cuda.current_device()}")
+        os.environ.setdefault("ACCELERATE_TORCH_DEVICE", f"cuda:{(int(number) - 1) % count}")
 
 
 def measure(job: Job, work: Path) -> Outcome:
