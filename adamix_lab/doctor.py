@@ -22,6 +22,10 @@ EXTRAS = {  # module: (package, extra, what it is for)
     "ipywidgets": ("ipywidgets", "notebooks", "the notebooks' sliders"),
     "datasets": ("datasets", "data", "data sets from the Hub"),
     "peft": ("peft", "peft", "baselines and exports"),
+    "yaml": ("pyyaml", "experiments", "grids of experiments"),
+    "joblib": ("joblib", "experiments", "several runs at once"),
+    "distributed": ("distributed", "cluster", "runs on a dask cluster"),
+    "dask_jobqueue": ("dask-jobqueue", "slurm", "runs on SLURM"),
     "sacrebleu": ("sacrebleu", "nlg", "BLEU, chrF and TER of generated texts"),
 }
 

@@ -136,7 +136,7 @@ def test_lost_workers_are_replaced_and_a_run_that_kills_them_is_given_up(base, t
     results, failed = ablate(grid, tmp_path, QUIET, lines.append)
     assert failed == 1 and results["run"].nunique() == 2
     assert sum("A worker ended without a word" in line for line in lines) == performing.LOST
-    assert "its worker ended 3 times" in (place_of(tmp_path, grid.runs[0]) / "error.txt").read_text()
+    assert "its worker ended again and again" in (place_of(tmp_path, grid.runs[0]) / "error.txt").read_text()
 
 
 @pytest.mark.parametrize(

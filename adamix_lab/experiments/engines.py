@@ -38,8 +38,11 @@ def outcomes(jobs: Iterable[Job], workers: int = 1, cluster: str | None = None) 
     if workers == 1 and cluster is None:
         yield from map(perform, jobs)
         return
-    from joblib import Parallel, delayed
-    from joblib.externals.loky.process_executor import TerminatedWorkerError
+    try:
+        from joblib import Parallel, delayed
+        from joblib.externals.loky.process_executor import TerminatedWorkerError
+    except ImportError as error:
+        raise ImportError("Several workers need joblib: run pip install 'adamix-lab[experiments]'.") from error
 
     with connected(cluster, workers) if cluster else nullcontext():
         parallel = Parallel(
@@ -50,8 +53,10 @@ def outcomes(jobs: Iterable[Job], workers: int = 1, cluster: str | None = None) 
         )
         try:
             yield from parallel(delayed(perform)(job) for job in jobs)
-        except TerminatedWorkerError as error:
-            raise WorkersLost(" ".join(str(error).split())[:300]) from error
+        except Exception as error:
+            if isinstance(error, TerminatedWorkerError) or type(error).__name__ == "KilledWorker":  # joblib's, dask's
+                raise WorkersLost(" ".join(str(error).split())[:200]) from error
+            raise
 
 
 @contextmanager

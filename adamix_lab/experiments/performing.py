@@ -18,7 +18,7 @@ from adamix_lab.experiments.settings import Run
 from adamix_lab.seeds import unit
 
 Say = Callable[[str], None]
-LOST = 3  # times in a row that workers are lost without any run ending
+LOST = 2  # times in a row that workers are lost without any run ending: then runs are tried one by one
 
 
 @dataclass(frozen=True)
@@ -74,21 +74,32 @@ def perform_all(runs: Sequence[Run], out: Path, engine: Engine, deadline: float 
     check_versions(out)
     failed: dict[str, str] = {}
     lost = 0
+
+    def go(some: Sequence[Run], view: Progress) -> None:
+        nonlocal lost
+        for outcome in outcomes(_jobs(some, out, engine, deadline), engine.workers, engine.cluster):
+            lost = 0
+            store(out, outcome, failed)
+            say(view.after(outcome))
+
     while todo := [run for run in runs if run.key not in failed and state(out, run) != "finished"]:
         view = Progress(len(runs), len(runs) - len(todo) - len(failed), len(failed), engine.workers)
-        jobs = _jobs(todo, out, engine, deadline)
         try:
-            for outcome in outcomes(jobs, engine.workers, engine.cluster):
-                lost = 0
-                store(out, outcome, failed)
-                say(view.after(outcome))
+            go(todo, view)
             break
         except WorkersLost as error:
             lost += 1
             say(f"A worker ended without a word ({error}). Going on with what is not finished.")
-            for run in todo[: engine.workers] if lost == LOST else ():
-                lost, failed[run.key] = 0, f"its worker ended {LOST} times without a word (killed, or out of memory)"
+        if lost < LOST:
+            continue
+        for run in todo:  # one at a time: which of them ends its worker?
+            try:
+                go([run], view)
+            except WorkersLost:
+                failed[run.key] = "its worker ended again and again without a word (killed, or out of memory)"
                 fail(place_of(out, run), failed[run.key])
+                lost = 0
+                break
     return failed
 
 
