@@ -53,6 +53,7 @@ def test_rows_and_parts_in_their_order():
         ({"axes": {"seed": 3}}, "axis seed is 3: expected a list"),
         ({"axes": {"variant": {"a": 3}}}, "variant 'a' is 3: expected settings"),
         ({"axes": {"seed": [0]}, "rows": [{}]}, "has axes and rows: expected one of them"),
+        ({"axes": {"task": ["rte", "mprc"]}}, "Task 'mprc' is not known.*Did you mean 'mrpc'"),
         ({}, "the grid is empty"),
         ({"axes": {"seed": []}}, "the grid is empty"),
         ({"rows": []}, "the grid is empty"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +36,10 @@ def ablate(
     if only_list:
         print("\n".join(listed(runs, out)))
         return
-    _, failed = perform(runs, out, Engine(workers, threads, cluster, minutes, snapshots))
+    results, failed = perform(runs, out, Engine(workers, threads, cluster, minutes, snapshots))
+    if results is not None and find_spec("adamix_lab.experiments.report"):
+        from adamix_lab.experiments.report import report
+
+        report(out)
     if failed:
         raise typer.Exit(1)

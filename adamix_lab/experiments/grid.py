@@ -22,6 +22,8 @@ from typing import Any
 
 from adamix_lab.errors import positive, unknown
 from adamix_lab.experiments.settings import Run, nonnegative
+from adamix_lab.known_tasks import KNOWN
+from adamix_lab.tasks import EMBEDDED
 
 KEYS = ("base", "axes", "rows", "parts", "search")
 
@@ -64,7 +66,7 @@ def read_grid(path: Path, **changes: Any) -> Grid:
     Raises:
         FileNotFoundError: no such file.
         ImportError: PyYAML is missing.
-        ValueError: what is no table, an unknown key or setting (near misses are named), no runs, one run twice.
+        ValueError: what is no table, an unknown key, setting or task (near misses are named), no runs, one run twice.
     """
     try:
         import yaml
@@ -90,6 +92,9 @@ def grid_of(table: Any, **changes: Any) -> Grid:
     runs = list(_runs(table, {}, changes, KEYS))
     if not runs:
         raise ValueError("the grid is empty: expected axes or rows that give one run at least.")
+    for run in runs:
+        if run.task not in (*EMBEDDED, *KNOWN) and "/" not in run.task and not Path(run.task).exists():
+            raise unknown("Task", run.task, (*EMBEDDED, *KNOWN))
     seen: dict[str, Run] = {}
     for number, run in enumerate(runs, start=1):
         if run.key in seen:

@@ -31,7 +31,7 @@ from adamix_lab.training import cached_states, to_device
 
 SLICE = 0.2  # of the training rows, where a run is judged on them
 JUDGED_AT_ONCE = 64
-KEPT = 4  # sets of encoded rows that a process keeps: two tasks' training and evaluation rows
+KEPT = 2 * 10**9  # bytes of encoded rows that a process keeps from run to run, the last used ones
 
 
 @dataclass(frozen=True)
@@ -181,13 +181,17 @@ def equal_steps(run: Run, own: int) -> int:
     return max(1, round(run.steps * operations_a_step(subject, prepare(subject)) / own / parts))
 
 
-_KEPT: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+_KEPT: OrderedDict[tuple[Any, ...], tuple[list[Example], tuple[str, ...]]] = OrderedDict()
 
 
-def _remembered(key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+def _remembered(key: tuple[Any, ...], make: Callable[[], tuple[list[Example], tuple[str, ...]]]) -> Any:
     if key not in _KEPT:
-        while len(_KEPT) >= KEPT:
-            _KEPT.popitem(last=False)
         _KEPT[key] = make()
+        while len(_KEPT) > 2 and sum(map(_bytes, _KEPT.values())) > KEPT:  # a run needs two: to train, to judge
+            _KEPT.popitem(last=False)
     _KEPT.move_to_end(key)
     return _KEPT[key]
+
+
+def _bytes(kept: tuple[list[Example], tuple[str, ...]]) -> int:
+    return sum(tensor.nbytes for example in kept[0] for tensor in example.values())

@@ -94,6 +94,7 @@ def perform(job: Job) -> Outcome:
     """
     with _ALONE:
         take_gpu()
+        threads = torch.get_num_threads()
         torch.set_num_threads(job.threads)
         work = work_folder(job)
         try:
@@ -107,6 +108,8 @@ def perform(job: Job) -> Outcome:
             if isinstance(error, OSError) and error.errno in DISK_FULL:
                 raise
             return Outcome(job, error=traceback.format_exc())
+        finally:
+            torch.set_num_threads(threads)
 
 
 def work_folder(job: Job) -> Path:
