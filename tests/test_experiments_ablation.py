@@ -154,6 +154,25 @@ def test_one_process_holds_a_grid(monkeypatch):
         Engine()
 
 
+def test_the_command(finished, base, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from adamix_lab.cli import app
+    from adamix_lab.commands import experimenting
+
+    monkeypatch.setattr(experimenting, "find_spec", lambda _: None)  # the report has tests of its own
+    _, out, _, _ = finished
+    table = {"base": {**base, "steps": 99}, "rows": [{}, {"task": str(tmp_path / "nowhere")}]}
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(json.dumps(table))  # JSON is YAML
+    command = ["ablate", str(grid), "--steps", "6", "--threads", "1", "--out", str(out)]
+    listing = CliRunner().invoke(app, [*command, "--list"]).output
+    assert [line.split()[1] for line in listing.splitlines()] == ["finished", "waiting"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 1 and "1 of 2 runs are finished, 1 failed, 0 are left" in done.output
+    assert "accuracy x 100 (%)" in done.output
+
+
 # -- killed at random moments ----------------------------------------------------------------------------------
 
 
