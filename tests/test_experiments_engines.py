@@ -128,6 +128,43 @@ def test_a_cluster_that_does_not_answer_is_told_in_time(base, tmp_path, monkeypa
     begin(tmp_path, grid.runs[0])  # the folder is as usable as before
 
 
+def test_a_cluster_without_workers_is_told_in_time(base, tmp_path, monkeypatch):
+    distributed = pytest.importorskip("dask.distributed")
+    monkeypatch.setattr(engines, "TIMEOUT", 1)
+    with distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=None, host="127.0.0.1") as empty:
+        engine = Engine(cluster=empty.scheduler_address)
+        with pytest.raises(ConnectionError, match=r"has no worker after 1 s.*dask worker"):
+            ablate(grid_of(tiny_grid.table(base, seeds=1)), tmp_path, engine, print)
+
+
+SBATCH = """#!/bin/sh
+nohup sh "$1" > "{folder}/worker-$$.txt" 2>&1 &
+echo $! >> "{folder}/workers.txt"
+echo "Submitted batch job $!"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands in for sbatch")
+def test_slurm_jobs_give_the_table_of_one_process(base, serial, tmp_path, monkeypatch):
+    """With a stand-in for `sbatch` that begins the job here at once: everything but SLURM itself."""
+    pytest.importorskip("dask_jobqueue")
+    import dask
+
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name, text in {"sbatch": SBATCH.format(folder=tmp_path), "scancel": "#!/bin/sh\nkill $@\n"}.items():
+        (commands / name).write_text(text)
+        (commands / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
+    settings = {"cores": 1, "memory": "4GB", "interface": "lo", "log-directory": str(tmp_path)}
+    with dask.config.set({f"jobqueue.slurm.{name}": value for name, value in settings.items()}):
+        engine = Engine(workers=2, threads=1, cluster="slurm")
+        results, failed = ablate(grid_of(tiny_grid.table(base)), tmp_path / "out", engine, print)
+    assert failed == 0 and len((tmp_path / "workers.txt").read_text().split()) == 2
+    pd.testing.assert_frame_equal(tiny_grid.measured(results), serial)
+
+
 @pytest.mark.parametrize(("cluster", "package"), [("ray", "pip install ray"), ("slurm", r"adamix-lab\[slurm\]")])
 def test_a_missing_package_is_named(cluster, package, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray" if cluster == "ray" else "dask_jobqueue", None)

@@ -52,7 +52,8 @@ def train_apart(
     Returns:
         The mixture, and the evaluation of each adapter alone, with the head that it was trained with.
     """
-    parts, alone = [], []
+    parts: list[dict[str, torch.Tensor]] = []
+    alone: list[Evaluation] = []
     for n in range(experts * seed, experts * (seed + 1)):
         model, tokenizer = load()
         one = baseline("single", model, seed=n, size=size, blocks=blocks)

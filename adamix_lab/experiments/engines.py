@@ -48,7 +48,7 @@ def outcomes(jobs: Iterable[Job], workers: int = 1, cluster: str | None = None) 
         parallel = Parallel(
             n_jobs=-1 if cluster else workers,
             return_as="generator_unordered",
-            pre_dispatch="n_jobs",
+            pre_dispatch=workers if cluster == "slurm" else "n_jobs",  # more of SLURM's jobs may begin later
             batch_size=1,
         )
         try:
@@ -82,13 +82,22 @@ def _dask(cluster: str, workers: int) -> Any:
     distributed = _distributed()
     where = {"scheduler_file": cluster} if cluster.endswith(".json") else {"address": cluster}
     try:
-        return distributed.Client(**where, timeout=TIMEOUT)
+        client = distributed.Client(**where, timeout=TIMEOUT)
     except (OSError, ValueError, TimeoutError) as error:
         raise ConnectionError(
             f"The cluster {cluster!r} does not answer ({type(error).__name__}, {TIMEOUT} s): expected the address of a "
             'dask scheduler ("tcp://HOST:8786", as `dask scheduler` prints it), a scheduler file (.json), "ray", or '
             '"slurm". Finished runs are kept.'
         ) from error
+    try:
+        client.wait_for_workers(1, timeout=TIMEOUT)
+    except TimeoutError as error:
+        client.close()
+        raise ConnectionError(
+            f"The cluster {cluster!r} has no worker after {TIMEOUT} s: expected one at least. Start some with `dask "
+            f"worker {cluster} --nthreads 1`. Finished runs are kept."
+        ) from error
+    return client
 
 
 @contextmanager
@@ -102,7 +111,8 @@ def _slurm(cluster: str, workers: int) -> Iterator[None]:
 
     with SLURMCluster(processes=1) as jobs:
         jobs.scale(jobs=workers)
-        with distributed.Client(jobs, timeout=TIMEOUT):
+        with distributed.Client(jobs, timeout=TIMEOUT) as client:
+            client.wait_for_workers(1)  # for as long as the queue takes
             yield
 
 

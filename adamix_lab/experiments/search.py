@@ -64,7 +64,7 @@ def with_rates(grid: Grid, out: Path) -> tuple[Run, ...]:
                 f"No trial of {', '.join(map(str, group[:2]))} is finished: expected one of {len(tried)} at least. "
                 f"Their errors stand in {out / FOLDER}."
             )
-        chosen[group] = max(scores, key=lambda rate, scores=scores: (scores[rate][0], -scores[rate][1]))
+        chosen[group] = max(scores.items(), key=lambda item: (item[1][0], -item[1][1]))[0]
         shown = {f"{rate:g}": {"value": value, "loss": loss} for rate, (value, loss) in scores.items()}
         task, variant, examples = group
         row = {"task": task, "variant": variant, "examples": examples, "lr": chosen[group], "tried": shown}
