@@ -109,7 +109,7 @@ def _performs(process) -> bool:
     import psutil
 
     try:
-        if "tracker" in " ".join(process.cmdline()) or "forkserver" in " ".join(process.cmdline()):
+        if any(word in " ".join(process.cmdline()) for word in ("resource_tracker", "forkserver")):
             return False
         return any("torch" in part.path for part in process.memory_maps())
     except psutil.Error:
