@@ -1,5 +1,6 @@
 """The same grid here, in several processes, and on a dask cluster whose workers share no memory."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -83,17 +84,19 @@ def test_a_killed_worker_costs_its_unfinished_part(base, tmp_path, request, kind
         engine = Engine(workers=2, threads=1)
 
     def kill():
-        """The worker that has written the first run's checkpoint, found by what it has open or by its folder."""
-        while not (rows := read_log(log)) or rows[-1]["step"] < running.EVERY * 2:
+        """Both workers, when the first run has written its second checkpoint."""
+        while not (rows := read_log(log)) or rows[-1]["step"] < running.EVERY * 2 + 10:
             time.sleep(0.005)
-        killed.append(rows[-1]["step"])
         for pid in workers():
             os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
     results, failed = ablate(grid, out, engine, print)
-    assert killed and killed[0] < steps and failed == 0
+    assert len(killed) == 2 and failed == 0
+    (note,) = json.loads((place_of(out, grid.runs[0]) / "finished.json").read_text())["notes"]
+    assert note.startswith("went on from step ") and int(note.split()[-1]) >= 2 * running.EVERY
     pd.testing.assert_frame_equal(tiny_grid.measured(results), tiny_grid.measured(calm))
 
 

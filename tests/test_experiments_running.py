@@ -173,6 +173,7 @@ def test_time_stops_a_run_behind_a_checkpoint(base, tmp_path, monkeypatch):
     assert perform(Job(run, str(place), driver=-1)).files == {}  # the driver is gone
     whole = perform(Job(run, str(begin(tmp_path / "whole", run))))
     resumed = perform(Job(run, str(place)))
+    assert whole.notes == () and resumed.notes == ("went on from step 4",)
     first, second = (pd.read_parquet(io.BytesIO(o.files["predictions.parquet"])) for o in (whole, resumed))
     pd.testing.assert_frame_equal(first, second)
 

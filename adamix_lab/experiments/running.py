@@ -24,6 +24,7 @@ from adamix_lab.baselines.making import costs
 from adamix_lab.baselines.soup import train_apart
 from adamix_lab.checkpoints import newest_checkpoint
 from adamix_lab.doctor import versions
+from adamix_lab.evaluation import Evaluation
 from adamix_lab.experiments.judging import judged, mean_of, metric_rows, parquet, prediction_rows
 from adamix_lab.experiments.preparing import (
     Prepared,
@@ -137,9 +138,9 @@ def measure(job: Job, work: Path) -> Outcome:
     cost = operations_a_step(run, prepared)
     steps = run.steps if run.compute == "steps" else equal_steps(run, cost)
     prepared = replace(prepared, recipe=replace(prepared.recipe, steps=steps, checkpoint_every=EVERY))
-    top, log, seconds, alone = trained(job, prepared, work)
+    done = trained(job, prepared, work)
     start = time.perf_counter()
-    results = judged(top, prepared.judged, prepared.task.metrics, run.seed, run.exact) + alone
+    results = judged(done.top, prepared.judged, prepared.task.metrics, run.seed, run.exact) + done.alone
     judging = time.perf_counter() - start
     parts = run.experts if run.method == "apart-soup" else 1
     count = costs(run.method, prepared.mixture)
@@ -148,7 +149,7 @@ def measure(job: Job, work: Path) -> Outcome:
         **{name: getattr(run, name) for name in ("task", "variant", "method", "experts", "size", "share")},
         **{name: getattr(run, name) for name in ("consistency", "routing", "examples", "seed", "compute")},
         "steps": steps * parts,
-        "seconds": seconds,
+        "seconds": done.seconds,
         "evaluation_seconds": judging,
         "operations": float(cost * steps * parts),
         "trained": count.stored * parts if run.method == "apart-soup" else count.trained,
@@ -162,19 +163,39 @@ def measure(job: Job, work: Path) -> Outcome:
     tables = {
         "results": [{"run": run.key, **common, **row} for result in results for row in metric_rows(result)],
         "predictions": [{"run": run.key, **row} for result in results for row in prediction_rows(result)],
-        "curves": [{"run": run.key, **row} for row in log],
+        "curves": [{"run": run.key, **row} for row in done.curve],
     }
     files = {f"{name}.parquet": parquet(rows) for name, rows in tables.items()}
-    if job.snapshots and top.mixture.sites:
+    if job.snapshots and done.top.mixture.sites:
         files |= {path.name: path.read_bytes() for path in sorted(work.glob("experts-*.safetensors"))}
-    return Outcome(job, files, prepared.notes)
+    resumed = (f"went on from step {done.resumed_from}",) if done.resumed_from else ()
+    return Outcome(job, files, (*prepared.notes, *resumed))
 
 
 # -- training ----------------------------------------------------------------------------------------------
 
 
-def trained(job: Job, prepared: Prepared, work: Path) -> tuple[MixtureModel, list[dict[str, Any]], float, list[Any]]:
-    """(the trained model as it is judged, curve, seconds, evaluations of adapters trained apart)."""
+@dataclass(frozen=True)
+class Trained:
+    """A run behind its last step.
+
+    Attributes:
+        top: the model as it is judged.
+        curve: rows of the learning curve.
+        seconds: of training, earlier tries included.
+        alone: the evaluation of adapters trained apart, each alone.
+        resumed_from: the step of the checkpoint that this try went on from.
+    """
+
+    top: MixtureModel
+    curve: list[dict[str, Any]]
+    seconds: float
+    alone: list[Evaluation] = field(default_factory=list)
+    resumed_from: int | None = None
+
+
+def trained(job: Job, prepared: Prepared, work: Path) -> Trained:
+    """Trains a run, from its last checkpoint on."""
     run, recipe = job.run, prepared.recipe
     if run.method == "apart-soup":
         pause = watch(job, lambda step: None)
@@ -194,7 +215,7 @@ def trained(job: Job, prepared: Prepared, work: Path) -> tuple[MixtureModel, lis
         seconds = sum(log[-1]["seconds"] for log in logs)
         curve = [row for n, log in enumerate(logs) for row in curve_rows(log, n * (recipe.steps or 0))]
         top = above(mixture)[0] if run.top_blocks else mixture
-        return top.to(next(prepared.top.parameters()).device), curve, seconds, [mean_of(alone)]
+        return Trained(top.to(next(prepared.top.parameters()).device), curve, seconds, [mean_of(alone)])
     top = prepared.top
     with snapshots(job, top, work, recipe.steps or 0) as keep:
         history = train(
@@ -207,7 +228,7 @@ def trained(job: Job, prepared: Prepared, work: Path) -> tuple[MixtureModel, lis
             on_step=watch(job, keep),
             encoder=lambda *_: prepared.training,
         )
-    return top, curve_rows(history.rows), history.seconds, []
+    return Trained(top, curve_rows(history.rows), history.seconds, resumed_from=history.resumed_from)
 
 
 def watch(job: Job, then: Callable[[int], None]) -> Callable[[int], None]:
