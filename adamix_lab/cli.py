@@ -11,6 +11,7 @@ import typer
 
 from adamix_lab.commands.analysing import landscape, posterior, theory
 from adamix_lab.commands.exchanging import export, import_authors, import_peft, push
+from adamix_lab.commands.experimenting import ablate
 from adamix_lab.commands.options import Folder
 from adamix_lab.commands.studies import baselines, few_shot, presets, table
 from adamix_lab.commands.writing import generate, pretrain, train_generator
@@ -162,6 +163,20 @@ def predict(
 
 STUDIES = (presets, baselines, table, few_shot, posterior, landscape, theory)
 for command in (*STUDIES, train_generator, generate, pretrain, export, import_authors, import_peft, push):
+COMMANDS = (
+    presets,
+    baselines,
+    table,
+    few_shot,
+    ablate,
+    posterior,
+    landscape,
+    theory,
+    train_generator,
+    generate,
+    pretrain,
+)
+for command in COMMANDS:
     app.command(command.__name__.replace("_", "-"))(command)
 
 

@@ -23,6 +23,10 @@ EXTRAS = {  # module: (package, extra, what it is for)
     "datasets": ("datasets", "data", "data sets from the Hub"),
     "peft": ("peft", "peft", "baselines and exports"),
     "onnxruntime": ("onnxruntime", "onnx", "ONNX graphs of merged models"),
+    "yaml": ("pyyaml", "experiments", "grids of experiments"),
+    "joblib": ("joblib", "experiments", "several runs at once"),
+    "distributed": ("distributed", "cluster", "runs on a dask cluster"),
+    "dask_jobqueue": ("dask-jobqueue", "slurm", "runs on SLURM"),
     "sacrebleu": ("sacrebleu", "nlg", "BLEU, chrF and TER of generated texts"),
 }
 

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from adamix_lab.adaptation import Adaptation
-from adamix_lab.adaptations import Bottleneck, LoRA
+from torch import nn
+
+from adamix_lab.adaptations import LoRA
 from adamix_lab.backbones import load_backbone
+from adamix_lab.baselines.making import BASELINES, Blocks
 from adamix_lab.batches import Encoder, encode
 from adamix_lab.evaluation import Evaluation, evaluate
-from adamix_lab.model import attach
+from adamix_lab.model import MixtureModel, attach
 from adamix_lab.objective import Consistency
 from adamix_lab.probe import linear_probe
 from adamix_lab.prompts import Prompt, load_prompted, prompt_encoder
@@ -98,15 +100,12 @@ def probe(task: Task, backbone: str, budget: Budget) -> Outcome:
 
 
 def adapted(
-    task: Task,
-    backbone: str,
-    budget: Budget,
-    adaptation: Adaptation,
-    experts: int = 1,
-    share: str | None = None,
-    consistency: float = 0.0,
+    task: Task, backbone: str, budget: Budget, make: Callable[..., MixtureModel], consistency: float = 0.0
 ) -> Outcome:
-    """An adaptation with its head (or with the words of a prompt), trained and judged merged."""
+    """An adaptation with its head (or with the words of a prompt), trained and judged merged.
+
+    make: (model, seed, blocks) to the mixture, as the makers of `adamix_lab.baselines.making`.
+    """
     encoder: Encoder = encode
     model: Any
     if budget.prompt is None:
@@ -115,7 +114,7 @@ def adapted(
         model, tokenizer = load_prompted(backbone, budget.prompt, task, budget.seed)
         encoder = prompt_encoder(budget.prompt)
     blocks = None if budget.top_blocks is None else range(-budget.top_blocks, 0)
-    mixture = attach(model, adaptation, experts, share, blocks=blocks, seed=budget.seed)
+    mixture = make(model, seed=budget.seed, blocks=blocks)
     kind = "mse" if task.regression else "reference"
     recipe = budget.recipe(Consistency(consistency, kind, views="shared_prefix"))
     start = time.perf_counter()
@@ -130,17 +129,21 @@ def adapted(
 
 def lora(task: Task, backbone: str, budget: Budget) -> Outcome:
     """LoRA of rank 8 on query and value."""
-    return adapted(task, backbone, budget, LoRA(8))
+
+    def make(model: nn.Module, seed: int, blocks: Blocks) -> MixtureModel:
+        return attach(model, LoRA(8), experts=1, blocks=blocks, seed=seed)
+
+    return adapted(task, backbone, budget, make)
 
 
 def bottleneck(task: Task, backbone: str, budget: Budget) -> Outcome:
     """One bottleneck adapter of size 16 a block, one view a step."""
-    return adapted(task, backbone, budget, Bottleneck(16))
+    return adapted(task, backbone, budget, BASELINES["single"].make)
 
 
 def adamix(task: Task, backbone: str, budget: Budget) -> Outcome:
     """Four bottleneck adapters of size 16 a block, shared up, two routed views a step; merged at the end."""
-    return adapted(task, backbone, budget, Bottleneck(16), experts=4, share="up", consistency=1.0)
+    return adapted(task, backbone, budget, BASELINES["adamix"].make, consistency=1.0)
 
 
 METHODS: dict[str, Method] = {

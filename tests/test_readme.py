@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -49,11 +50,13 @@ def test_the_commands_run_as_they_stand_with_fewer_steps(tmp_path):
         lines = [json.dumps(row) for row in tiny_generation.pairs()]
         (tmp_path / "DATA" / f"{part}.jsonl").write_text("\n".join(lines), encoding="utf-8")
     tiny_text.write(tmp_path / "TEXTS")
+    shutil.copytree(ROOT / "data" / "grids", tmp_path / "data" / "grids")
     lines = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("adamix-lab")]
     assert len(lines) >= 4
     for line in lines:
         line = line.split("  #")[0]
         line = re.sub(r"--steps \d+", "--steps 10", re.sub(r"--seeds \d+", "--seeds 1", line))
+        line = re.sub(r"ablate \S+", r"\g<0> --steps 10", line)
         out = run([sys.executable, "-m", "adamix_lab", *shlex.split(line)[1:]], tmp_path)
         assert out.strip()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,6 +24,8 @@ from adamix_lab.recipe import Recipe
 from adamix_lab.report import parameter_report
 from adamix_lab.saving import describe, load, load_trained, read_config
 from adamix_lab.targets import FFN, QUERY_VALUE, default_targets
+
+Blocks = Iterable[int] | None  # layer numbers to adapt, negative ones from the top; None adapts all
 
 EXPERTS = 4
 ONE_VIEW = Consistency(0.0, views="shared_prefix")
@@ -65,43 +67,57 @@ def bitfit(model: nn.Module, seed: int = 0) -> MixtureModel:
     return own_weights("bitfit", model, biases(model, head), head, seed)
 
 
-def houlsby(model: nn.Module, seed: int = 0, size: int = 16) -> MixtureModel:
+def houlsby(model: nn.Module, seed: int = 0, size: int = 16, blocks: Blocks = None) -> MixtureModel:
     """Two adapters a layer, after attention and feed-forward part, from the identity (Houlsby et al., 2019)."""
-    return attach(model, Bottleneck(size, init="identity"), experts=1, targets=houlsby_sites(model), seed=seed)
+    sites = houlsby_sites(model)
+    return attach(model, Bottleneck(size, init="identity"), experts=1, targets=sites, blocks=blocks, seed=seed)
 
 
-def pfeiffer(model: nn.Module, seed: int = 0, size: int = 16) -> MixtureModel:
+def pfeiffer(model: nn.Module, seed: int = 0, size: int = 16, blocks: Blocks = None) -> MixtureModel:
     """One adapter a layer with ReLU, from the identity (Pfeiffer et al., 2021), placed as AdaMix places its own."""
-    return attach(model, Bottleneck(size, "relu", init="identity"), experts=1, seed=seed)
+    return attach(model, Bottleneck(size, "relu", init="identity"), experts=1, blocks=blocks, seed=seed)
 
 
-def unipelt(model: nn.Module, seed: int = 0, size: int = 16, rank: int = 8, alpha: float = 16.0) -> MixtureModel:
+def unipelt(
+    model: nn.Module, seed: int = 0, size: int = 16, rank: int = 8, alpha: float = 16.0, blocks: Blocks = None
+) -> MixtureModel:
     """UniPELT-style gated adapters and gated LoRA, without UniPELT's prefix."""
     sites = sites_of(model, QUERY_VALUE, "unipelt") + sites_of(model, FFN, "unipelt")
     _, placed = default_targets(model, LoRA(rank))
     slices = placed.slices if isinstance(placed, LoRA) else None
-    return attach(model, UniPELT(size, rank, alpha, slices), experts=1, targets=sites, seed=seed)
+    return attach(model, UniPELT(size, rank, alpha, slices), experts=1, targets=sites, blocks=blocks, seed=seed)
 
 
-def single(model: nn.Module, seed: int = 0, size: int = 16) -> MixtureModel:
+def single(model: nn.Module, seed: int = 0, size: int = 16, blocks: Blocks = None) -> MixtureModel:
     """AdaMix's own module alone: a mixture of one expert."""
-    return attach(model, Bottleneck(size), experts=1, seed=seed)
+    return attach(model, Bottleneck(size), experts=1, blocks=blocks, seed=seed)
 
 
-def wide(model: nn.Module, seed: int = 0, size: int = 16, experts: int = EXPERTS) -> MixtureModel:
+def wide(
+    model: nn.Module, seed: int = 0, size: int = 16, experts: int = EXPERTS, blocks: Blocks = None
+) -> MixtureModel:
     """A single adapter of M times the size: as many trained weights as M experts without sharing."""
     positive("experts", experts)
-    return attach(model, Bottleneck(size * experts), experts=1, seed=seed)
+    return attach(model, Bottleneck(size * experts), experts=1, blocks=blocks, seed=seed)
 
 
-def adamix(model: nn.Module, seed: int = 0, size: int = 16, experts: int = EXPERTS) -> MixtureModel:
+def adamix(
+    model: nn.Module,
+    seed: int = 0,
+    size: int = 16,
+    experts: int = EXPERTS,
+    share: str | None = "up",
+    blocks: Blocks = None,
+) -> MixtureModel:
     """What the others are compared with: M bottleneck experts with a shared up-projection."""
-    return attach(model, Bottleneck(size), experts, "up", seed=seed)
+    return attach(model, Bottleneck(size), experts, share, blocks=blocks, seed=seed)
 
 
-def apart_soup(model: nn.Module, seed: int = 0, size: int = 16, experts: int = EXPERTS) -> MixtureModel:
+def apart_soup(
+    model: nn.Module, seed: int = 0, size: int = 16, experts: int = EXPERTS, blocks: Blocks = None
+) -> MixtureModel:
     """The place of M single adapters trained apart: nothing shared, tied. `soup.train_apart` trains and fills it."""
-    return attach(model, Bottleneck(size), experts, tied=True, seed=seed)
+    return attach(model, Bottleneck(size), experts, blocks=blocks, tied=True, seed=seed)
 
 
 def own_weights(

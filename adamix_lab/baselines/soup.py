@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from adamix_lab.baselines.making import EXPERTS, baseline
+from adamix_lab.baselines.making import EXPERTS, Blocks, baseline
 from adamix_lab.evaluation import Evaluation, evaluate
 from adamix_lab.merging import side_by_side
 from adamix_lab.model import MixtureModel
@@ -29,6 +30,8 @@ def train_apart(
     seed: int = 0,
     progress: bool = True,
     on_step: Callable[[int], None] | None = None,
+    blocks: Blocks = None,
+    folder: Path | None = None,
 ) -> tuple[MixtureModel, list[Evaluation]]:
     """M single adapters trained one by one, each with its own start, batches and dropout, side by side in one mixture.
 
@@ -43,19 +46,23 @@ def train_apart(
         seed: run n takes `experts * seed + n`.
         progress: show bars.
         on_step: as in `train`.
+        blocks: layer numbers to adapt; None adapts all.
+        folder: for logs and checkpoints, in `adapter0`, `adapter1`, ...; a killed run goes on from them.
 
     Returns:
         The mixture, and the evaluation of each adapter alone, with the head that it was trained with.
     """
-    parts, alone = [], []
+    parts: list[dict[str, torch.Tensor]] = []
+    alone: list[Evaluation] = []
     for n in range(experts * seed, experts * (seed + 1)):
         model, tokenizer = load()
-        one = baseline("single", model, seed=n, size=size)
-        train(one, task, tokenizer, replace(recipe, seed=n), progress=progress, on_step=on_step)
+        one = baseline("single", model, seed=n, size=size, blocks=blocks)
+        place = None if folder is None else folder / f"adapter{len(parts)}"
+        train(one, task, tokenizer, replace(recipe, seed=n), place, progress=progress, on_step=on_step)
         alone += evaluate(one, task, tokenizer, max_length=recipe.max_length)
         parts.append({name: tensor.clone() for name, tensor in trained_tensors(one).items()})
     model, _ = load()
-    soup = baseline("apart-soup", model, seed=seed, size=size, experts=experts)
+    soup = baseline("apart-soup", model, seed=seed, size=size, experts=experts, blocks=blocks)
     load_trained(soup, side_by_side(parts))
     return soup.eval(), alone
 

@@ -1,0 +1,1 @@
+"""Ablations: runs as pure functions of their settings, grids of them, engines, results."""

@@ -1,0 +1,98 @@
+"""Judging a trained run: its strategies on the same batches, as rows of tidy tables."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from adamix_lab.analysis.posterior import marginal
+from adamix_lab.analysis.tree import tree_logits
+from adamix_lab.evaluation import Evaluation, Indexed, evaluate_batches, evaluating, judge
+from adamix_lab.model import MixtureModel
+from adamix_lab.training import to_device
+
+STRATEGIES = ("merged", "fixed", "random", "ensemble")
+
+
+def judged(
+    top: MixtureModel, batches: Sequence[Indexed], metrics: tuple[str, ...], seed: int, limit: int
+) -> list[Evaluation]:
+    """Every strategy that can differ, on the same batches; the exact average where the routes are at most `limit`."""
+    device = next(top.parameters()).device
+    there = [(rows, to_device(batch, device)) for rows, batch in batches]
+    several = top.space.number > 1
+    names = STRATEGIES if several else STRATEGIES[:1]
+    results = [evaluate_batches(top, there, name, seed, metrics) for name in names]
+    if several and top.space.number <= limit:
+        results.append(exact(top, there, limit, metrics))
+    return results
+
+
+def exact(top: MixtureModel, batches: Sequence[Indexed], limit: int, metrics: tuple[str, ...]) -> Evaluation:
+    """The average over all routes: of probabilities (Eq. 7), or of a regression's numbers."""
+    order: list[int] = []
+    answers, labels = [], []
+    with torch.no_grad(), evaluating(top):
+        for rows, batch in batches:
+            logits = tree_logits(top, {name: value for name, value in batch.items() if name != "labels"}, limit)
+            answers.append((logits.mean(1) if logits.shape[-1] == 1 else marginal(logits)).float().cpu())
+            labels.append(batch["labels"].cpu())
+            order += rows
+    back = torch.tensor(order).argsort()
+    return judge("exact", top.space.number, torch.cat(answers)[back], torch.cat(labels)[back], metrics)
+
+
+def mean_of(alone: list[Evaluation]) -> Evaluation:
+    """The mean of the figures of adapters trained apart, each alone with its own head; predictions of the first."""
+    metrics = {name: sum(one.metrics[name] for one in alone) / len(alone) for name in alone[0].metrics}
+    loss = sum(one.loss for one in alone) / len(alone)
+    return replace(alone[0], strategy="alone", metrics=metrics, loss=loss)
+
+
+def metric_rows(result: Evaluation) -> list[dict[str, Any]]:
+    """The task's metrics, its own first (`primary`), and the loss."""
+    values = {**result.shown, "loss": result.loss}
+    return [
+        {"strategy": result.strategy, "metric": name, "primary": n == 0, "value": float(value)}
+        for n, (name, value) in enumerate(values.items())
+    ]
+
+
+def prediction_rows(result: Evaluation) -> list[dict[str, Any]]:
+    """One row an example: label, prediction, and the label's probability (nan for a regression)."""
+    log_p, labels = result.log_probabilities, result.labels
+    classes = log_p.shape[-1] > 1
+    likely = log_p.gather(1, labels.long().unsqueeze(1)).exp().squeeze(1).tolist() if classes else None
+    return [
+        {
+            "strategy": result.strategy,
+            "row": n,
+            "label": float(label),
+            "prediction": float(prediction),
+            "probability_of_label": likely[n] if likely else math.nan,
+        }
+        for n, (label, prediction) in enumerate(zip(labels.tolist(), result.predictions.tolist(), strict=True))
+    ]
+
+
+def parquet(rows: list[dict[str, Any]]) -> bytes:
+    """A table as the bytes of a Parquet file. Raises ImportError where pandas or pyarrow is missing."""
+    try:
+        import pandas as pd
+        import pyarrow  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"Results are Parquet tables: expected {error.name}. Run pip install 'adamix-lab[experiments]'."
+        ) from error
+
+    table = pd.DataFrame(rows)
+    if "probability_of_label" in table:
+        table["probability_of_label"] = table["probability_of_label"].astype("float32")
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    return buffer.getvalue()

@@ -1,0 +1,227 @@
+"""Grids from their rates to their tables: resumed, in slices, with failures, killed at random moments."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+
+import pandas as pd
+import pytest
+import tiny_grid
+from tiny_task import one_thread  # noqa: F401
+
+from adamix_lab.experiments import engines, performing, running
+from adamix_lab.experiments.ablation import ablate, listed
+from adamix_lab.experiments.engines import WorkersLost
+from adamix_lab.experiments.grid import grid_of
+from adamix_lab.experiments.performing import Engine
+from adamix_lab.experiments.results import place_of, read_table, state
+
+QUIET = Engine(threads=1)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return tiny_grid.make(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def finished(base, tmp_path_factory):
+    """(grid, folder, results, lines) of a grid of six runs."""
+    grid, out, lines = grid_of(tiny_grid.table(base)), tmp_path_factory.mktemp("out"), []
+    results, failed = ablate(grid, out, QUIET, lines.append)
+    assert failed == 0
+    return grid, out, results, lines
+
+
+def test_the_table_and_the_progress(finished):
+    grid, out, results, lines = finished
+    assert results["run"].nunique() == 6 and set(results["variant"]) == set(tiny_grid.VARIANTS)
+    assert lines[0].startswith("[1 of 6 done, 0 running, 0 failed, about ") and "AdaMix, seed 0: accuracy" in lines[0]
+    table = lines[-1]
+    assert "accuracy x 100 (%)" in table and all(name in table for name in (*tiny_grid.VARIANTS, "exact", "±"))
+    single = next(line for line in table.splitlines() if line.startswith("single"))
+    assert single.split()[-2:] == ["2", "6"]  # seeds, steps
+    assert read_table(out / "results.parquet", "results").shape == results.shape
+    assert [line.split()[1] for line in listed(grid, out)] == ["finished"] * 6
+
+
+def test_finished_runs_are_not_done_again_and_names_may_change(finished, base, monkeypatch):
+    _, out, first, _ = finished
+    monkeypatch.setattr(engines, "perform", lambda job: pytest.fail(f"{job.run.variant} was done again"))
+    grid = grid_of({"base": base, "rows": [{"variant": "mine"}, {"variant": "other", "method": "single"}]})
+    results, _ = ablate(grid, out, QUIET, lambda _: None)
+    assert set(results["variant"]) == {"mine", "other"} and results["run"].nunique() == 2
+    again, _ = ablate(grid_of(tiny_grid.table(base)), out, QUIET, lambda _: None)
+    pd.testing.assert_frame_equal(again, first)
+
+
+def test_a_damaged_run_is_made_anew_and_the_others_stay(base, tmp_path):
+    grid = grid_of(tiny_grid.table(base, seeds=1))
+    first, _ = ablate(grid, tmp_path, QUIET, lambda _: None)
+    path = place_of(tmp_path, grid.runs[1]) / "results.parquet"
+    path.write_bytes(path.read_bytes()[:100])
+    kept = (place_of(tmp_path, grid.runs[0]) / "results.parquet").stat().st_mtime_ns
+    assert state(tmp_path, grid.runs[1]) == "damaged"
+    second, _ = ablate(grid, tmp_path, QUIET, lambda _: None)
+    pd.testing.assert_frame_equal(tiny_grid.measured(first), tiny_grid.measured(second))
+    assert (place_of(tmp_path, grid.runs[0]) / "results.parquet").stat().st_mtime_ns == kept
+
+
+def test_a_failed_run_tells_its_error_and_stops_no_other(base, tmp_path):
+    rows = [{}, {"variant": "lost", "task": str(tmp_path / "nowhere")}, {"method": "single"}]
+    grid, lines = grid_of({"base": base, "rows": rows}), []
+    results, failed = ablate(grid, tmp_path, QUIET, lines.append)
+    assert failed == 1 and set(results["variant"]) == {"AdaMix M=2 r=4", "single r=4"}
+    assert "1 failed" in lines[1] and "FAILED: FileNotFoundError" in lines[1]
+    assert any(line.startswith("FAILED nowhere") or "lost, seed 0" in line for line in lines[3:])
+    assert "Traceback" in (place_of(tmp_path, grid.runs[1]) / "error.txt").read_text()
+    assert [line.split()[1] for line in listed(grid, tmp_path)] == ["finished", "failed", "finished"]
+    assert "FileNotFoundError" in listed(grid, tmp_path)[1]
+
+
+def test_slices_of_minutes_end_with_the_whole_table(finished, base, tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "EVERY", 2)
+    grid, _, whole, _ = finished
+    short = Engine(threads=1, minutes=1e-9)
+    assert ablate(grid, tmp_path, short, lambda _: None) == (None, 0)  # nothing is begun
+    now = time.time()
+    clock = iter([now, now])  # the slice begins, the first run begins; then time is over
+    monkeypatch.setattr(time, "time", lambda: next(clock, now + 1e9))
+    lines: list[str] = []
+    assert ablate(grid, tmp_path, Engine(threads=1, minutes=1), lines.append) == (None, 0)
+    assert "stopped behind a checkpoint" in lines[0]
+    assert [line.split()[1] for line in listed(grid, tmp_path)].count("under") == 1
+    monkeypatch.undo()
+    results, _ = ablate(grid, tmp_path, QUIET, lambda _: None)
+    pd.testing.assert_frame_equal(tiny_grid.measured(results), tiny_grid.measured(whole))
+
+
+def test_rates_are_chosen_once_on_training_rows(base, tmp_path):
+    search = {"factors": [0.01, 1, 1000], "steps": 10}
+    grid = grid_of({**tiny_grid.table(base, seeds=1), "search": search})
+    assert sum("trial of lr" in line for line in listed(grid, tmp_path)) == 9
+    results, failed = ablate(grid, tmp_path, QUIET, lambda _: None)
+    record = json.loads((tmp_path / "search.json").read_text())
+    assert record["factors"] == [0.01, 1, 1000] and record["steps"] == 10 and record["slice"] == 0.2
+    chosen = {row["variant"]: row for row in record["chosen"]}
+    assert chosen.keys() == set(tiny_grid.VARIANTS)  # as many trials for each
+    assert failed == 0 and all(len(row["tried"]) >= 2 for row in chosen.values())
+    for run, settings in zip(results["variant"], map(json.loads, results["settings"]), strict=True):
+        tried = chosen[run]["tried"]
+        best = max(tried.values(), key=lambda score: (score["value"], -score["loss"]))
+        assert tried[f"{settings['lr']:g}"] == best and settings["judged_on"] == "evaluation"
+    trial = read_table(next((tmp_path / "search").glob("*/results.parquet")), "results").iloc[0]
+    assert json.loads(trial["settings"])["judged_on"] == "slice"
+    before = (tmp_path / "search.json").stat().st_mtime_ns
+    ablate(grid, tmp_path, QUIET, lambda _: None)
+    assert (tmp_path / "search.json").stat().st_mtime_ns == before
+
+
+def test_lost_workers_are_replaced_and_a_run_that_kills_them_is_given_up(base, tmp_path, monkeypatch):
+    grid = grid_of(tiny_grid.table(base, seeds=1))
+    deadly = grid.runs[0].key
+
+    def fragile(jobs, workers, cluster):
+        for job in jobs:
+            if job.run.key == deadly:
+                raise WorkersLost("killed")
+            yield running.perform(job)
+
+    monkeypatch.setattr(performing, "outcomes", fragile)
+    lines: list[str] = []
+    results, failed = ablate(grid, tmp_path, QUIET, lines.append)
+    assert failed == 1 and results["run"].nunique() == 2
+    assert sum("A worker ended without a word" in line for line in lines) == performing.LOST
+    assert "its worker ended again and again" in (place_of(tmp_path, grid.runs[0]) / "error.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"workers": 0}, "workers = 0"), ({"threads": 0}, "threads = 0"), ({"minutes": 0}, "minutes = 0")],
+)
+def test_wrong_engines_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Engine(**settings)
+
+
+def test_one_process_holds_a_grid(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="expected one process"):
+        Engine()
+
+
+def test_the_command(finished, base, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from adamix_lab.cli import app
+    from adamix_lab.commands import experimenting
+
+    monkeypatch.setattr(experimenting, "find_spec", lambda _: None)  # the report has tests of its own
+    _, out, _, _ = finished
+    table = {"base": {**base, "steps": 99}, "rows": [{}, {"task": str(tmp_path / "nowhere")}]}
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(json.dumps(table))  # JSON is YAML
+    command = ["ablate", str(grid), "--steps", "6", "--threads", "1", "--out", str(out)]
+    listing = CliRunner().invoke(app, [*command, "--list"]).output
+    assert [line.split()[1] for line in listing.splitlines()] == ["finished", "waiting"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 1 and "1 of 2 runs are finished, 1 failed, 0 are left" in done.output
+    assert "accuracy x 100 (%)" in done.output
+
+
+# -- killed at random moments ----------------------------------------------------------------------------------
+
+
+def child(base, out):
+    import torch
+
+    torch.set_num_threads(1)
+    running.EVERY = 10
+    ablate(grid_of(tiny_grid.table(base, steps=60)), out, Engine(threads=1), lambda _: None)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_killed_five_times_it_ends_with_the_table_of_an_undisturbed_run(base, tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    imported = [
+        "transformers.models.bert.modeling_bert",
+        "accelerate",
+        "safetensors.torch",
+        "pandas",
+        "sklearn.metrics",
+    ]
+    context.set_forkserver_preload(["tiny_grid", "adamix_lab.experiments.ablation", *imported])
+
+    def start(out):
+        process = context.Process(target=child, args=(base, out))
+        process.start()
+        return process
+
+    def ended(out):
+        return len(list(out.glob("*/finished.json")))
+
+    calm, rough = tmp_path / "calm", tmp_path / "rough"
+    start(calm).join()
+    assert ended(calm) == 6
+    rng = random.Random(0)
+    for kill in range(5):
+        process = start(rough)
+        while not list(rough.glob("*/work/log.jsonl")) and ended(rough) <= kill and process.is_alive():
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0.0, 0.5))
+        assert process.is_alive(), "the grid ended before it was killed"
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    assert ended(rough) < 6
+    start(rough).join()
+    tables = [read_table(out / "results.parquet", "results") for out in (calm, rough)]
+    pd.testing.assert_frame_equal(*map(tiny_grid.measured, tables))
+    for name in ("predictions", "curves"):
+        pd.testing.assert_frame_equal(*(read_table(out / f"{name}.parquet", name) for out in (calm, rough)))
+    for path in calm.glob("*/experts-*.safetensors"):
+        assert (rough / path.relative_to(calm)).read_bytes() == path.read_bytes()

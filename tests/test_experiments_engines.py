@@ -1,0 +1,188 @@
+"""The same grid here, in several processes, and on a dask cluster whose workers share no memory."""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+
+import pandas as pd
+import pytest
+import tiny_grid
+from tiny_task import one_thread  # noqa: F401
+
+from adamix_lab.experiments import engines, running
+from adamix_lab.experiments.ablation import ablate
+from adamix_lab.experiments.grid import grid_of
+from adamix_lab.experiments.performing import Engine
+from adamix_lab.experiments.results import begin, place_of
+from adamix_lab.run import read_log
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return tiny_grid.make(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def serial(base, tmp_path_factory):
+    results, _ = ablate(grid_of(tiny_grid.table(base)), tmp_path_factory.mktemp("serial"), Engine(threads=1), print)
+    return tiny_grid.measured(results)
+
+
+@pytest.fixture
+def cluster():
+    """Two worker processes on this machine, each with its own memory."""
+    distributed = pytest.importorskip("dask.distributed")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
+    ) as started:
+        yield started
+
+
+@pytest.mark.slow
+def test_several_processes_give_the_table_of_one(base, serial, tmp_path):
+    lines: list[str] = []
+    results, _ = ablate(grid_of(tiny_grid.table(base)), tmp_path, Engine(workers=2, threads=1), lines.append)
+    pd.testing.assert_frame_equal(tiny_grid.measured(results), serial)
+    assert "[1 of 6 done, 2 running" in lines[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared_disk", [True, False])
+def test_a_dask_cluster_gives_the_table_of_one_process(base, serial, tmp_path, cluster, shared_disk, monkeypatch):
+    if not shared_disk:  # the driver's folder is not what a worker sees under its path
+        monkeypatch.setattr(engines, "perform", not_here)
+    engine = Engine(threads=1, cluster=cluster.scheduler_address)
+    results, failed = ablate(grid_of(tiny_grid.table(base)), tmp_path, engine, print)
+    assert failed == 0
+    pd.testing.assert_frame_equal(tiny_grid.measured(results), serial)
+    assert not list(tmp_path.glob("*/work"))
+
+
+def not_here(job):
+    from dataclasses import replace
+
+    return running.perform(replace(job, place=job.place + "-elsewhere"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+@pytest.mark.parametrize("kind", ["processes", "dask"])
+def test_a_killed_worker_costs_its_unfinished_part(base, tmp_path, request, kind):
+    """The run that it had under way goes on from its checkpoint; the others do not notice."""
+    steps = running.EVERY * 8
+    grid = grid_of(tiny_grid.table(base, seeds=1, steps=steps))
+    calm, _ = ablate(grid, tmp_path / "calm", Engine(threads=1), print)
+    out, killed = tmp_path / "rough", []
+    log = place_of(out, grid.runs[0]) / "work" / "log.jsonl"
+    if kind == "dask":
+        engine = Engine(threads=1, cluster=request.getfixturevalue("cluster").scheduler_address)
+    else:
+        engine = Engine(workers=2, threads=1)
+
+    def kill():
+        """Both workers, when the first run has written its second checkpoint."""
+        while not (rows := read_log(log)) or rows[-1]["step"] < running.EVERY * 2 + 10:
+            time.sleep(0.005)
+        for pid in workers():
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    results, failed = ablate(grid, out, engine, print)
+    assert len(killed) == 2 and failed == 0
+    (note,) = json.loads((place_of(out, grid.runs[0]) / "finished.json").read_text())["notes"]
+    assert note.startswith("went on from step ") and int(note.split()[-1]) >= 2 * running.EVERY
+    pd.testing.assert_frame_equal(tiny_grid.measured(results), tiny_grid.measured(calm))
+
+
+def workers() -> list[int]:
+    """The processes below this one that perform runs: joblib's, or dask's below their nannies."""
+    import psutil
+
+    found = psutil.Process().children(recursive=True)
+    return [p.pid for p in found if _performs(p)]
+
+
+def _performs(process) -> bool:
+    import psutil
+
+    try:
+        if any(word in " ".join(process.cmdline()) for word in ("resource_tracker", "forkserver")):
+            return False
+        return any("torch" in part.path for part in process.memory_maps())
+    except psutil.Error:
+        return False
+
+
+def test_a_cluster_that_does_not_answer_is_told_in_time(base, tmp_path, monkeypatch):
+    pytest.importorskip("dask.distributed")
+    monkeypatch.setattr(engines, "TIMEOUT", 1)
+    grid = grid_of(tiny_grid.table(base, seeds=1))
+    start = time.perf_counter()
+    for address in ("tcp://127.0.0.1:9", "nonsense://x"):
+        with pytest.raises(ConnectionError, match=r"does not answer .*expected the address of a dask scheduler"):
+            ablate(grid, tmp_path, Engine(cluster=address), print)
+    assert time.perf_counter() - start < 60
+    begin(tmp_path, grid.runs[0])  # the folder is as usable as before
+
+
+def test_a_cluster_without_workers_is_told_in_time(base, tmp_path, monkeypatch):
+    distributed = pytest.importorskip("dask.distributed")
+    monkeypatch.setattr(engines, "TIMEOUT", 1)
+    with distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=None, host="127.0.0.1") as empty:
+        engine = Engine(cluster=empty.scheduler_address)
+        with pytest.raises(ConnectionError, match=r"has no worker after 1 s.*dask worker"):
+            ablate(grid_of(tiny_grid.table(base, seeds=1)), tmp_path, engine, print)
+
+
+SBATCH = """#!/bin/sh
+nohup sh "$1" > "{folder}/worker-$$.txt" 2>&1 &
+echo $! >> "{folder}/workers.txt"
+echo "Submitted batch job $!"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands in for sbatch")
+def test_slurm_jobs_give_the_table_of_one_process(base, serial, tmp_path, monkeypatch):
+    """With a stand-in for `sbatch` that begins the job here at once: everything but SLURM itself."""
+    pytest.importorskip("dask_jobqueue")
+    import dask
+
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name, text in {"sbatch": SBATCH.format(folder=tmp_path), "scancel": "#!/bin/sh\nkill $@\n"}.items():
+        (commands / name).write_text(text)
+        (commands / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
+    settings = {"cores": 1, "memory": "4GB", "interface": "lo", "log-directory": str(tmp_path)}
+    with dask.config.set({f"jobqueue.slurm.{name}": value for name, value in settings.items()}):
+        engine = Engine(workers=2, threads=1, cluster="slurm")
+        results, failed = ablate(grid_of(tiny_grid.table(base)), tmp_path / "out", engine, print)
+    assert failed == 0 and len((tmp_path / "workers.txt").read_text().split()) == 2
+    pd.testing.assert_frame_equal(tiny_grid.measured(results), serial)
+
+
+@pytest.mark.parametrize(("cluster", "package"), [("ray", "pip install ray"), ("slurm", r"adamix-lab\[slurm\]")])
+def test_a_missing_package_is_named(cluster, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray" if cluster == "ray" else "dask_jobqueue", None)
+    with pytest.raises(ImportError, match=package), engines.connected(cluster, 2):
+        pass
+
+
+def test_a_worker_takes_the_gpu_of_its_number(monkeypatch):
+    torch = pytest.importorskip("torch")
+    taken = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.delenv("ACCELERATE_TORCH_DEVICE", raising=False)
+    for number in (1, 2, 3):
+        monkeypatch.setattr(multiprocessing, "current_process", lambda n=number: type("P", (), {"name": f"Loky-{n}"}))
+        running.take_gpu()
+        taken.append(os.environ.pop("ACCELERATE_TORCH_DEVICE"))
+    assert taken == ["cuda:0", "cuda:1", "cuda:0"]

@@ -1,0 +1,199 @@
+"""One run: what it trains and measures, for every method; what it does where something is in its way."""
+
+import errno
+import io
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import tiny_grid
+import torch
+from tiny_task import one_thread  # noqa: F401
+
+from adamix_lab.backbones import load_backbone
+from adamix_lab.baselines.making import BASELINES, baseline
+from adamix_lab.evaluation import evaluate
+from adamix_lab.experiments import running
+from adamix_lab.experiments.preparing import prepare
+from adamix_lab.experiments.results import TABLES, begin
+from adamix_lab.experiments.running import Job, perform
+from adamix_lab.experiments.settings import PLACED, Run
+from adamix_lab.files import read_tensors
+from adamix_lab.objective import Consistency
+from adamix_lab.recipe import Recipe
+from adamix_lab.saving import trained_tensors
+from adamix_lab.tasks import load_task
+from adamix_lab.training import train
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return tiny_grid.make(tmp_path_factory.mktemp("tiny"))
+
+
+def done(run: Run, out: Path, **more) -> dict[str, pd.DataFrame]:
+    outcome = perform(Job(run, str(begin(out, run)), **more))
+    assert not outcome.error, outcome.error
+    return {name: pd.read_parquet(io.BytesIO(outcome.files[f"{name}.parquet"])) for name in TABLES}
+
+
+def values(results: pd.DataFrame) -> dict[tuple[str, str], float]:
+    return {(row.strategy, row.metric): row.value for row in results.itertuples()}
+
+
+def test_a_run_is_what_train_and_evaluate_do(base, tmp_path):
+    """The kept prefix and the exact average change no number."""
+    run = tiny_grid.run(base, steps=12)
+    tables = done(run, tmp_path)
+    model, tokenizer = load_backbone(run.backbone, num_labels=3, seed=0)
+    mixture = baseline("adamix", model, size=4, experts=2, blocks=range(-2, 0))
+    task = load_task(run.task)
+    consistency = Consistency(1.0, views="shared_prefix")
+    recipe = Recipe(
+        steps=12, batch_size=8, lr=5e-3, max_length=10, dev_fraction=0.0, cache_prefix=True, consistency=consistency
+    )
+    history = train(mixture, task, tokenizer, recipe, progress=False)
+    names = ["merged", "fixed", "random", "ensemble"]
+    found = values(tables["results"])
+    for result in evaluate(mixture, task, tokenizer, names, max_length=10):
+        assert found[result.strategy, "accuracy"] == pytest.approx(result.accuracy)
+        assert found[result.strategy, "loss"] == pytest.approx(result.loss, abs=1e-5)
+    assert tables["curves"]["loss"].tolist() == pytest.approx(history.losses, abs=1e-5)
+    batch = dict(tokenizer([row["sentence"] for row in task.evaluation], padding=True, return_tensors="pt"))
+    with torch.no_grad():
+        passes = [mixture(selection=route, **batch).logits.softmax(-1) for route in mixture.space.enumerate()]
+    mean = torch.stack(passes).mean(0)
+    labels = torch.tensor([row["label"] for row in task.evaluation])
+    rows = tables["predictions"].query("strategy == 'exact'").sort_values("row")
+    expected = mean.gather(1, labels.unsqueeze(1)).squeeze(1).tolist()
+    assert rows["probability_of_label"].tolist() == pytest.approx(expected, abs=1e-5)
+    assert rows["label"].tolist() == labels.tolist() and rows["prediction"].tolist() == mean.argmax(-1).tolist()
+
+
+@pytest.mark.parametrize("method", BASELINES)
+def test_every_method_runs(base, tmp_path, method):
+    run = tiny_grid.run(base, method=method, steps=2, top_blocks=2 if method in PLACED else None)
+    tables = done(run, tmp_path)
+    for name, columns in TABLES.items():
+        assert set(columns.split()) == set(tables[name].columns)
+    results = tables["results"]
+    row = results.iloc[0]
+    assert row["run"] == run.key and json.loads(row["settings"])["method"] == method
+    assert row["trained"] >= row["stored"] >= row["inference"] > 0 and row["operations"] > 0 and row["seconds"] > 0
+    several = {"merged", "fixed", "random", "ensemble", "exact"}
+    strategies = {"adamix": several, "apart-soup": several | {"alone"}}.get(method, {"merged"})
+    assert set(results["strategy"]) == strategies == set(tables["predictions"]["strategy"])
+    assert results[results["primary"]]["metric"].unique() == ["accuracy"]
+    assert row["steps"] == (4 if method == "apart-soup" else 2)
+    assert tables["curves"]["step"].max() == row["steps"] and not tables["curves"]["step"].duplicated().any()
+
+
+def test_runs_that_share_a_prefix_do_not_share_anything_else(base, tmp_path):
+    alone = [values(done(tiny_grid.run(base, seed=seed), tmp_path / "a")["results"]) for seed in (0, 1)]
+    turned = [values(done(tiny_grid.run(base, seed=seed), tmp_path / "b")["results"]) for seed in (1, 0)]
+    assert alone == turned[::-1] and alone[0] != alone[1]
+
+
+def test_equal_compute(base, tmp_path):
+    subject = done(tiny_grid.run(base, experts=4), tmp_path)["results"].iloc[0]
+    single = done(tiny_grid.run(base, method="single", compute="compute"), tmp_path)["results"].iloc[0]
+    assert single["steps"] > subject["steps"] == 6
+    assert abs(single["operations"] - subject["operations"]) <= single["operations"] / single["steps"] / 2
+
+
+def test_few_examples_samples_and_slices(base):
+    few = prepare(tiny_grid.run(base, examples=6, seed=1))
+    assert len(few.training) == 6 and len(few.task.evaluation) == 30
+    sampled = prepare(tiny_grid.run(base, rows=20, evaluation_rows=10))
+    assert len(sampled.training) == 20 and len(sampled.task.evaluation) == 10
+    held_out = prepare(tiny_grid.run(base, judged_on="slice"))
+    assert len(held_out.training) == 48 and len(held_out.task.evaluation) == 12
+    everything = [row["sentence"] for row in load_task(base["task"]).train]
+    both = [row["sentence"] for row in [*held_out.task.train, *held_out.task.evaluation]]
+    assert sorted(both) == sorted(everything)  # no evaluation row among them
+    cut = prepare(tiny_grid.run(base, max_length=4))
+    assert any("train: " in note and "were cut" in note for note in cut.notes)
+
+
+def test_a_regression(base, tmp_path):
+    (tmp_path / "data" / "stsb").mkdir(parents=True)
+    rows = [{"sentence1": f"w{n % 9}", "sentence2": "w1 w2", "label": (n % 9) / 2} for n in range(40)]
+    for part in ("train", "validation"):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / "data" / "stsb" / f"{part}.jsonl").write_text(text)
+    run = tiny_grid.run(base, task="stsb", folder=str(tmp_path / "data"))
+    tables = done(run, tmp_path)
+    own = tables["results"].query("primary")
+    assert own["metric"].unique() == ["pearson"] and len(own) == 5  # the exact average is one of them
+    assert tables["predictions"]["probability_of_label"].isna().all()
+    assert str(tmp_path / "data") not in tables["results"]["settings"].iloc[0]
+
+
+def test_snapshots_are_the_experts_at_three_stages(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "EVERY", 4)
+    run = tiny_grid.run(base, steps=20)
+    place = begin(tmp_path, run)
+    files = perform(Job(run, str(place))).files
+    stages = sorted(name for name in files if name.startswith("experts-"))
+    assert stages == [f"experts-{stage}.safetensors" for stage in ("early", "late", "middle")]
+    late = read_tensors(place / "work" / "experts-late.safetensors")
+    assert late.keys() == trained_tensors(prepare(run).top).keys() and all(t.dtype == torch.half for t in late.values())
+    # killed behind the checkpoint of step 8, before the snapshot of it: the checkpoint gives what is missing
+    middle = place / "work" / "experts-middle.safetensors"
+    kept = read_tensors(middle)
+    again = begin(tmp_path / "again", run)
+    (again / "work").mkdir()
+
+    def killed(job, then):
+        def after(step):
+            if step == 8:
+                raise KeyboardInterrupt
+            then(step)
+
+        return after
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(running, "watch", killed)
+        perform(Job(run, str(again)))
+    assert not (again / "work" / "experts-middle.safetensors").exists()
+    assert perform(Job(run, str(again))).files.keys() == files.keys()
+    found = read_tensors(again / "work" / "experts-middle.safetensors")
+    assert all(torch.equal(found[name], kept[name]) for name in kept)
+    assert not any("experts" in name for name in perform(Job(run, str(place), snapshots=False)).files)
+
+
+def test_time_stops_a_run_behind_a_checkpoint(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "EVERY", 4)
+    run = tiny_grid.run(base, steps=10)
+    place = begin(tmp_path, run)
+    outcome = perform(Job(run, str(place), deadline=1.0))
+    assert not outcome.files and not outcome.error
+    assert [p.name for p in (place / "work").glob("checkpoint-*")] == ["checkpoint-00000004.safetensors"]
+    assert perform(Job(run, str(place), driver=-1)).files == {}  # the driver is gone
+    whole = perform(Job(run, str(begin(tmp_path / "whole", run))))
+    resumed = perform(Job(run, str(place)))
+    assert whole.notes == () and resumed.notes == ("went on from step 4",)
+    first, second = (pd.read_parquet(io.BytesIO(o.files["predictions.parquet"])) for o in (whole, resumed))
+    pd.testing.assert_frame_equal(first, second)
+
+
+def test_a_worker_without_the_drivers_disk_works_in_a_folder_of_its_own(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(running.tempfile, "gettempdir", lambda: str(tmp_path / "there"))
+    run = tiny_grid.run(base)
+    outcome = perform(Job(run, str(tmp_path / "not seen" / run.key)))
+    assert outcome.files.keys() >= {"results.parquet", "predictions.parquet", "curves.parquet"}
+    assert not list((tmp_path / "there").iterdir())  # nobody else would clean up there
+
+
+def test_an_error_is_told_and_a_full_disk_is_nobodys_error(base, tmp_path, monkeypatch):
+    run = tiny_grid.run(base, task=str(tmp_path / "nowhere"))
+    assert "FileNotFoundError" in perform(Job(run, str(begin(tmp_path, run)))).error
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(running, "train", full)
+    run = tiny_grid.run(base)
+    with pytest.raises(OSError, match="No space left"):
+        perform(Job(run, str(begin(tmp_path, run))))

@@ -1,0 +1,82 @@
+"""A run's key follows from what decides its numbers, and from nothing else."""
+
+from dataclasses import replace
+
+import pytest
+
+from adamix_lab.experiments.settings import Run, label
+
+
+def test_keys_are_the_same_today_and_tomorrow():
+    """Folders made by an earlier version would be lost to a later one if these changed without a new FORMAT."""
+    assert Run().key == "c54410c988e8"
+    assert Run(task="rte", method="lora", size=8, seed=3).key == "b48103b522a0"
+
+
+def test_names_and_places_are_no_part_of_the_key():
+    run = Run(task="rte", seed=1)
+    assert replace(run, folder="elsewhere", variant="mine").key == run.key
+    assert replace(run, lr=1e-3).key != run.key and replace(run, judged_on="slice").key != run.key
+
+
+def test_numbers_as_yaml_writes_them_are_the_same_run():
+    assert Run(lr="1e-3", consistency=1).key == Run(lr=0.001, consistency=1.0).key
+
+
+def test_what_a_method_has_not_tells_no_runs_apart():
+    assert Run(method="single", experts=8, share="none", consistency=0, routing="token").key == Run(method="single").key
+    assert Run(method="full", size=4, experts=2).key == Run(method="full").key
+    assert Run(method="head", top_blocks=2).key == Run(method="head").key
+    assert Run(method="single", size=4).key != Run(method="single").key
+    assert Run(method="r-drop", consistency=2).key != Run(method="r-drop").key
+    assert Run(experts=8).key != Run().key != Run(routing="token").key
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({}, "AdaMix"),
+        ({"consistency": 0}, "no consistency"),
+        ({"share": "none"}, "no sharing"),
+        ({"share": "down"}, "share down"),
+        ({"routing": "token"}, "a route a token"),
+        ({"experts": 8}, "AdaMix M=8"),
+        ({"size": 4}, "AdaMix r=4"),
+        ({"size": 4, "consistency": 0}, "AdaMix no consistency r=4"),
+        ({"method": "single"}, "single"),
+        ({"method": "lora", "size": 8}, "lora r=8"),
+        ({"method": "r-drop"}, "r-drop"),
+    ],
+)
+def test_labels(settings, name):
+    assert label(Run(**settings)) == Run(**settings).variant == name
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "lorra"}, "method 'lorra' is not known.*Did you mean 'lora'"),
+        ({"share": "pu"}, "share 'pu' is not known.*'up'"),
+        ({"routing": "sentence"}, "routing 'sentence'"),
+        ({"compute": "time"}, "compute 'time'"),
+        ({"judged_on": "test"}, "judged_on 'test'"),
+        ({"lr": "fast"}, "lr = 'fast': expected a number"),
+        ({"lr": float("nan")}, "lr = nan"),
+        ({"consistency": -1}, "consistency = -1"),
+        ({"steps": 0}, "steps = 0"),
+        ({"steps": 2.5}, "steps = 2.5"),
+        ({"experts": 0}, "experts = 0"),
+        ({"seed": -1}, "seed = -1"),
+        ({"examples": True}, "examples = True"),
+        ({"rows": 0}, "rows = 0"),
+        ({"method": "full", "top_blocks": 2}, "top_blocks = 2 with method 'full'.*Leave top_blocks out"),
+    ],
+)
+def test_wrong_settings_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Run(**settings)
+
+
+def test_an_unknown_setting_names_its_near_misses():
+    with pytest.raises(ValueError, match=r"Setting of a run 'expert' is not known.*Did you mean 'experts'"):
+        Run.of({"expert": 4})
