@@ -11,6 +11,7 @@ import typer
 
 from adamix_lab.commands.analysing import landscape, posterior, theory
 from adamix_lab.commands.options import Folder
+from adamix_lab.commands.reporting import report
 from adamix_lab.commands.studies import baselines, few_shot, presets, table
 from adamix_lab.commands.writing import generate, pretrain, train_generator
 
@@ -159,7 +160,13 @@ def predict(
         print(f"{classes[best]:>12}  {100 * float(row[best]):5.1f} %  {shown}")
 
 
-for command in (presets, baselines, table, few_shot, posterior, landscape, theory, train_generator, generate, pretrain):
+COMMANDS = (
+    *(presets, baselines, table, few_shot),
+    *(posterior, landscape, theory),
+    *(train_generator, generate, pretrain),
+    *(report,),
+)
+for command in COMMANDS:
     app.command(command.__name__.replace("_", "-"))(command)
 
 

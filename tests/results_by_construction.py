@@ -46,7 +46,8 @@ def results(
                                     {
                                         "run": f"{task}-{variant}-{seed}-{budget}-{examples}", "task": task,
                                         "variant": variant, "method": "adamix" if mixture else variant,
-                                        "experts": 4 if mixture else 1, "size": 16, "share": "up" if mixture else "none",
+                                        "experts": 4 if mixture else 1, "size": 16,
+                                        "share": "up" if mixture else "none",
                                         "consistency": 1.0, "routing": "batch", "examples": examples, "seed": seed,
                                         "steps": steps, "compute": budget, "strategy": strategy, "metric": metric,
                                         "primary": primary, "value": value if primary else 1 - value,
@@ -70,11 +71,14 @@ def predictions(table, rows=200):
         parts.append(
             pd.DataFrame(
                 {
-                    "run": run, "strategy": strategy, "row": range(rows), "label": labels.astype(float),
+                    "run": run,
+                    "strategy": strategy,
+                    "row": range(rows),
+                    "label": labels.astype(float),
                     "prediction": np.where(wrong, 1 - labels, labels).astype(float),
                     "probability_of_label": np.float32(0.5),
                 }
-            )  # fmt: skip
+            )
         )
     return pd.concat(parts, ignore_index=True)
 

@@ -1,16 +1,6 @@
 """The paper's twelve claims as data: what each says, where, what is compared, and by which rule it is decided.
 
-Written before the runs that are judged by it. The rules, in words:
-
-- "above": the mean over tasks of the contrast, with its 95 % t-interval over seeds. It holds where the mean is above 0
-  and its p, corrected by Holm over all parts of all claims, is below 0.05, while no single task is below 0 (Holm over
-  the tasks); it does not hold the other way round. Everything else is not decided by these runs.
-- "alike": holds where the whole interval lies within the margin, does not hold where it lies outside.
-- "not below": holds where the interval lies above minus the margin, does not hold where it lies below.
-- "equal": holds where the counts of both are the same on every task; a fact that needs no seeds.
-
-Fewer than three seeds decide nothing. A claim of several parts holds where all of them hold, and does not hold where
-one does not. Every claim is judged at equal steps; where there are runs at equal compute, at that, too.
+Written before the runs that are judged by it; `RULES` has the rules in words.
 """
 
 from __future__ import annotations
@@ -29,6 +19,18 @@ ROWS = {
     "mnli": 392_702, "qnli": 104_743, "sst2": 67_349, "qqp": 363_846, "mrpc": 3_668, "cola": 8_551, "rte": 2_490,
     "stsb": 5_749, "subj": 8_000, "mpqa": 8_606,
 }  # fmt: skip
+
+RULES = {
+    "above": "the mean over tasks of the difference, with its 95 % t-interval over seeds. It holds where the mean is "
+    f"above 0 and its p, corrected by Holm over all parts of all claims, is below {SIGNIFICANT}, and no single task is "
+    "below 0 (Holm over the tasks). It does not hold where all that is so the other way round. Anything else is not "
+    "decided.",
+    "alike": "it holds where the whole interval lies within the margin, does not hold where it lies outside.",
+    "not below": "it holds where the interval lies above minus the margin, does not hold where it lies below.",
+    "equal": "it holds where the counts of both are the same on every task: a fact that needs no seeds.",
+    "all": f"Fewer than {SEEDS} seeds decide nothing. A claim of several parts holds where all of them hold, and does "
+    "not hold where one does not. It is judged at equal steps and, where there are such runs, at equal compute.",
+}
 
 Rule = Literal["above", "alike", "not below", "equal"]
 Tasks = Literal["all", "small", "small against large"]

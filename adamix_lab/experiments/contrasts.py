@@ -121,7 +121,12 @@ class Scores:
     # -- one side -----------------------------------------------------------------------------------------
 
     def cell(
-        self, task: str, side: Side, budget: Budget = "steps", few_shot: bool = False, metric: str | None = None
+        self,
+        task: str,
+        side: Side,
+        budget: Budget = "steps",
+        few_shot: bool = False,
+        metric: str | None = None,
     ) -> dict[int, list[tuple[str, float]]]:
         """(run, value) pairs by seed; several for random draws. Empty where there are none."""
         variant = variant_called(self.results, side.variant)

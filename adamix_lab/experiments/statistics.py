@@ -103,11 +103,11 @@ def paired_bootstrap(
 
     pairs: predictions `[rows]` of the two sides, a pair a seed; a draw takes the same rows for all. labels: `[rows]`.
     """
-    rng = np.random.default_rng(seed)
+    rng, rows = np.random.default_rng(seed), len(labels)
     found = []
     for start in range(0, draws, 250):  # weights of 250 draws at once
-        rows = len(labels)
-        weights = rng.multinomial(rows, np.full(rows, 1 / rows), size=min(250, draws - start)).astype(float)
+        chosen = rng.integers(0, rows, (min(250, draws - start), rows))
+        weights = np.stack([np.bincount(each, minlength=rows) for each in chosen]).astype(float)
         each = [
             weighted_metric(metric, a, labels, weights) - weighted_metric(metric, b, labels, weights) for a, b in pairs
         ]

@@ -45,9 +45,7 @@ class Verdict:
     @property
     def why(self) -> str:
         """The reasons of its parts."""
-        return " ".join(
-            f"{finding.part.says[0].upper()}{finding.part.says[1:]}: {finding.why}" for finding in self.findings
-        )
+        return " ".join(f"({n}) {f.part.says}: {f.why}" for n, f in enumerate(self.findings, 1))
 
 
 def judge(scores: Scores, budget: Budget = "steps", claims: Sequence[Claim] = CLAIMS) -> list[Verdict]:
