@@ -84,7 +84,10 @@ def measure(blocks: range | None, task: Task, recipe: Recipe, seeds: int, rounds
             loops = runs[0].history.seconds if name == "batched" else sum(run.history.seconds for run in runs)
             taken[name].append((loops, whole, cpu))
             results[name] = runs
-        print(f"round {n + 1}: " + ", ".join(f"{name} {values[-1][0]:.2f} s" for name, values in taken.items()))
+        print(
+            f"round {n + 1}: " + ", ".join(f"{name} {values[-1][0]:.2f} s" for name, values in taken.items()),
+            flush=True,
+        )
     loops, whole, cpu = (
         statistics.median(v[n] for v in taken["serial"]) / statistics.median(v[n] for v in taken["batched"])
         for n in range(3)

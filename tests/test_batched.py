@@ -6,7 +6,8 @@ from tiny_task import one_thread  # noqa: F401
 
 from adamix_lab.adaptations import LoRA
 from adamix_lab.baselines.making import baseline
-from adamix_lab.experiments.batched import train_batched, why_apart
+from adamix_lab.experiments.batched import train_batched
+from adamix_lab.experiments.equal_shape import why_apart
 from adamix_lab.gate import attach_gates
 from adamix_lab.model import attach
 from adamix_lab.objective import Consistency

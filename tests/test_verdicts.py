@@ -9,8 +9,14 @@ from adamix_lab.experiments.reading import Results
 from adamix_lab.experiments.verdicts import FAILS, HOLDS, OPEN, judge
 
 
-def verdicts(table, budget="steps", curves=None):
-    return {each.claim.number: each for each in judge(Scores(Results(table, curves=curves)), budget)}
+def verdicts(table, budget="steps", curves=None, answers=False):
+    predictions = made.predictions(table, rows=60) if answers else None
+    return {each.claim.number: each for each in judge(Scores(Results(table, predictions, curves)), budget)}
+
+
+def judged(table, answered):
+    scores = Scores(Results(table, made.predictions(answered, rows=60)))
+    return {each.claim.number: each for each in judge(scores)}
 
 
 def test_twelve_claims_each_with_source_and_parts():
@@ -53,8 +59,9 @@ def test_strategies():
     found = verdicts(made.results({"AdaMix": 0.0}, strategies=worse))
     assert found[3].verdict == HOLDS
     assert found[4].verdict == OPEN and "best draw" in found[4].why  # one draw a run has no best
-    found = verdicts(made.results({"AdaMix": 0.0}, strategies=worse, draws=12))
-    assert found[4].verdict == HOLDS
+    table = made.results({"AdaMix": 0.0}, strategies=worse, draws=12)
+    one_draw = table.drop_duplicates(["run", "strategy", "metric"])
+    assert judged(table, one_draw)[4].verdict == HOLDS
     one_worse = dict(worse, ensemble=2.0)
     assert verdicts(made.results({"AdaMix": 0.0}, strategies=one_worse))[3].verdict == FAILS
 
@@ -81,7 +88,17 @@ def test_diminishing_returns():
 
 @pytest.mark.parametrize(("effect", "expected"), [(0.0, HOLDS), (5.0, FAILS), (1.0, OPEN)])
 def test_alike(effect, expected):
-    assert verdicts(made.results({"AdaMix": effect, "share down": 0.0}))[9].verdict == expected
+    assert verdicts(made.results({"AdaMix": effect, "share down": 0.0}), answers=True)[9].verdict == expected
+
+
+def test_two_that_learned_nothing_are_not_alike():
+    table = made.results({"AdaMix": 0.0, "share down": 0.0})
+    assert "learned" in (without := verdicts(table)[9]).why and without.verdict == OPEN  # chance is not known
+    table.loc[table["metric"] == "accuracy", "value"] -= 0.3
+    found = verdicts(table, answers=True)[9]
+    assert found.verdict == OPEN and "above chance" in found.why
+    table["metric"] = table["metric"].replace("accuracy", "matthews")  # there chance is 0
+    assert verdicts(table)[9].verdict == HOLDS
 
 
 def test_equal_counts_need_no_seeds():
@@ -93,12 +110,12 @@ def test_equal_counts_need_no_seeds():
 
 
 def test_steps_limit_what_can_be_said():
-    assert verdicts(made.results({"AdaMix": 0.0, "single": 0.0}))[11].verdict == HOLDS
+    assert verdicts(made.results({"AdaMix": 0.0, "single": 0.0}), answers=True)[11].verdict == HOLDS
     behind = made.results({"AdaMix": -5.0, "single": 0.0})
-    found = verdicts(behind)[11]
+    found = verdicts(behind, answers=True)[11]
     assert found.verdict == OPEN and "2 times the steps were not made" in found.why
     behind.loc[behind["variant"] == "AdaMix", "steps"] = 600
-    assert verdicts(behind)[11].verdict == FAILS
+    assert verdicts(behind, answers=True)[11].verdict == FAILS
 
 
 def test_few_examples_are_a_claim_of_their_own():

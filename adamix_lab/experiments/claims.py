@@ -25,8 +25,10 @@ RULES = {
     f"above 0 and its p, corrected by Holm over all parts of all claims, is below {SIGNIFICANT}, and no single task is "
     "below 0 (Holm over the tasks). It does not hold where all that is so the other way round. Anything else is not "
     "decided.",
-    "alike": "it holds where the whole interval lies within the margin, does not hold where it lies outside.",
-    "not below": "it holds where the interval lies above minus the margin, does not hold where it lies below.",
+    "alike": "it holds where the whole interval lies within the margin, does not hold where it lies outside. Only "
+    "tasks count on which both sides score above chance (the commonest label's share) by more than the margin.",
+    "not below": "it holds where the interval lies above minus the margin, does not hold where it lies below; tasks "
+    "count as under alike.",
     "equal": "it holds where the counts of both are the same on every task: a fact that needs no seeds.",
     "all": f"Fewer than {SEEDS} seeds decide nothing. A claim of several parts holds where all of them hold, and does "
     "not hold where one does not. It is judged at equal steps and, where there are such runs, at equal compute.",

@@ -100,6 +100,7 @@ class Scores:
         table = results.table
         primary = table[table["primary"]]
         self.primary: dict[str, str] = dict(zip(primary["task"], primary["metric"], strict=True))
+        self._named: dict[str, str | None] = {}
         self._cells: dict[tuple[Any, ...], dict[int, list[tuple[str, float]]]] = defaultdict(lambda: defaultdict(list))
         names = ("task", "variant", "strategy", "compute", "examples", "metric", "seed", "run", "value")
         for task, variant, strategy, compute, examples, metric, seed, run, value in zip(
@@ -118,6 +119,12 @@ class Scores:
         """The tasks that were run on all rows, or on few."""
         return list(dict.fromkeys(key[0] for key in self._cells if key[4] == few_shot))
 
+    def variant(self, name: str) -> str | None:
+        """The variant that a name means."""
+        if name not in self._named:
+            self._named[name] = variant_called(self.results, name)
+        return self._named[name]
+
     # -- one side -----------------------------------------------------------------------------------------
 
     def cell(
@@ -129,7 +136,7 @@ class Scores:
         metric: str | None = None,
     ) -> dict[int, list[tuple[str, float]]]:
         """(run, value) pairs by seed; several for random draws. Empty where there are none."""
-        variant = variant_called(self.results, side.variant)
+        variant = self.variant(side.variant)
         named = metric or self.primary.get(task)
         found = self._cells.get((task, variant, side.strategy, budget, few_shot, named), {})
         if not found and budget == "compute" and variant == REFERENCE:
@@ -147,7 +154,7 @@ class Scores:
         return {seed: 100 * float(take([value for _, value in pairs])) for seed, pairs in cells.items()}
 
     def _losses(self, task: str, side: Side, budget: Budget, few_shot: bool) -> dict[int, float]:
-        variant = variant_called(self.results, side.variant)
+        variant = self.variant(side.variant)
         runs = self._runs.get((task, variant, budget, few_shot), [])
         return {seed: -self._mean_loss[run] for run, seed in runs if run in self._mean_loss}
 
@@ -173,6 +180,25 @@ class Scores:
     def absent(self, contrast: Contrast, task: str, budget: Budget = "steps") -> list[str]:
         """The sides that have no value on a task."""
         return [str(side) for _, side in contrast.terms if not self.by_seed(task, side, contrast, budget)]
+
+    def chance(self, task: str) -> float | None:
+        """What answering without looking scores, in points: the commonest label's share; 0 for correlations.
+
+        None where that is not known: labels are in the predictions.
+        """
+        if self.primary.get(task) in ("matthews", "pearson", "spearman"):
+            return 0.0
+        runs = {run for key, pairs in self._runs.items() if key[0] == task for run, _ in pairs}
+        labels = next((answer[0] for (run, _), answer in self._answers.items() if run in runs), None)
+        if labels is None or self.primary.get(task) != "accuracy":
+            return None
+        return 100 * float(np.unique(labels, return_counts=True)[1].max() / len(labels))
+
+    def learned(self, contrast: Contrast, task: str, budget: Budget, margin: float) -> bool:
+        """Whether every side's mean score is above chance by more than a margin; False where chance is not known."""
+        means = [np.mean(list(self.by_seed(task, side, contrast, budget).values())) for _, side in contrast.terms]
+        chance = self.chance(task)
+        return chance is not None and all(float(mean) > chance + margin for mean in means)
 
     def _over_rows(
         self, contrast: Contrast, task: str, budget: Budget, seeds: Sequence[int]

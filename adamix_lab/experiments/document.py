@@ -90,8 +90,8 @@ def markdown(block: Block) -> str:
         case Bullets(lines):
             return "\n".join(f"- {line}" for line in lines)
         case Grid(heads, rows, caption):
-            lines: list[Sequence[str]] = [heads, ["---"] * len(heads), *rows]
-            table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+            every: list[Sequence[str]] = [heads, ["---"] * len(heads), *rows]
+            table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in every)
             return f"{caption}\n\n{table}"
         case Image(picture, name):
             return f"![{picture.alt.replace('[', '(').replace(']', ')')}]({name})"

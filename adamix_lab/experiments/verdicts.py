@@ -110,6 +110,10 @@ def _measure(part: Part, scores: Scores, budget: Budget, sizes: Mapping[str, int
             f"{most} seed{'s' if most > 1 else ''} in pairs, and fewer than {SEEDS} decide nothing.",
             tuple(there),
         )
+    if part.rule != "above":  # two that learned nothing are alike, too
+        enough = tuple(each for each in enough if scores.learned(part.contrast, each.task, budget, part.margin))
+        if not enough:
+            return Finding(part, OPEN, "no task is known to have been learned: scores above chance, with predictions.")
     groups = _groups(part, enough, sizes)
     if groups is None:
         named = ", ".join(each.task for each in enough)

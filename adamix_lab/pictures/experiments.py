@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 OTHER = ("#666666", "x")
-VARIANTS = {"adamix": STYLES["merged"], "single": STYLES["single"], "no sharing": STYLES["apart"]}
+VARIANTS = {"adamix": STYLES["merged"], "single": STYLES["single"]}
 Point = tuple[str, float, float]  # name, millions of parameters, score
 
 
@@ -26,10 +26,14 @@ def score_against_parameters(printed: Sequence[Point], ours: Sequence[Point], ta
         ("the paper, Table 1: RoBERTa-large, 8 tasks", f"here: {', '.join(tasks)}"),
         strict=True,
     ):
+        widest = max(parameters for _, parameters, _ in points)
         for name, parameters, score in points:
             colour, marker = style(name)
+            place = (-6, "right") if parameters == widest else (6, "left")  # labels stay inside
             ax.plot(parameters, score, color=colour, marker=marker, markersize=8, linestyle="")
-            ax.annotate(name, (parameters, score), textcoords="offset points", xytext=(6, 4), fontsize=8)
+            ax.annotate(
+                name, (parameters, score), textcoords="offset points", xytext=(place[0], 4), ha=place[1], fontsize=8
+            )
         ax.set(xscale="log", xlabel="parameters that tuning stores (millions)", ylabel="mean score")
         ax.set_title(title, fontsize=10)
         ax.margins(x=0.25, y=0.15)
