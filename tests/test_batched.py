@@ -75,6 +75,24 @@ def test_lora_without_sharing_in_the_upper_blocks_on_a_head_with_layers_of_its_o
     assert weights < 1e-4 and losses < 1e-4
 
 
+def test_each_run_may_have_few_examples_of_its_own():
+    apart = ({"seed": 0}, {"seed": 1})
+    tasks = [tiny_task.task(rows=10, seed=0), tiny_task.task(rows=13, seed=1)]
+    made = recipes(apart, lr=4e-4, steps=6)
+    starts = [tiny_task.weights(fresh(recipe.seed)) for recipe in made]
+    together = train_batched(fresh(9), starts, tasks, TOKENIZER, made, progress=False)
+    for task, recipe, result in zip(tasks, made, together, strict=True):
+        alone = fresh(recipe.seed)
+        train(alone, task, TOKENIZER, recipe, progress=False)
+        assert tiny_task.apart(tiny_task.weights(alone), result.weights) < 1e-4
+    with pytest.raises(ValueError, match="2 tasks for 3 runs"):
+        train_batched(fresh(9), [starts[0]] * 3, tasks, TOKENIZER, recipes())
+    epochs = recipes(apart, steps=None, epochs=3)
+    larger = [tasks[0], tiny_task.task(rows=40)]
+    with pytest.raises(ValueError, match="equally many"):
+        train_batched(fresh(9), starts, larger, TOKENIZER, epochs, progress=False)
+
+
 def test_a_run_does_not_depend_on_its_neighbours_and_learns():
     made = recipes(({"seed": 0}, {"seed": 1}), steps=60, batch_size=16, lr=3e-2)
     starts = [tiny_task.weights(fresh(recipe.seed)) for recipe in made]

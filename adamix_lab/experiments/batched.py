@@ -53,7 +53,7 @@ class Trained:
 def train_batched(
     mixture: MixtureModel,
     starts: Sequence[Start],
-    task: Task,
+    task: Task | Sequence[Task],
     tokenizer: Any,
     recipes: Sequence[Recipe],
     encoder: Encoder = encode,
@@ -65,7 +65,7 @@ def train_batched(
     Args:
         mixture: from `attach`; its settings of adaptation, experts and sharing are those of all runs.
         starts: each run's first weights: `trained_tensors` of a mixture that was attached with the run's seed.
-        task: what all learn; only `task.train` is looked at.
+        task: what all learn, or one task a run (few examples, drawn by the run's seed); only `train` is looked at.
         tokenizer: of the model.
         recipes: each run's settings.
         encoder: as in `train`.
@@ -74,18 +74,29 @@ def train_batched(
 
     Nothing is kept while it trains: a killed set begins again.
 
-    Raises ValueError for runs that cannot be one program (says why), and for labels outside the head's classes.
+    Raises ValueError for runs that cannot be one program (says why), another number of tasks than of runs, and labels
+    outside the head's classes.
     """
     from tqdm.auto import tqdm
 
     if reasons := why_apart(mixture, starts, recipes):
         raise ValueError(f"These runs cannot train as one program: {'; '.join(reasons)}. Train such runs one by one.")
-    if encoder is encode:
-        check_labels(mixture, task)
+    tasks = [task] * len(recipes) if isinstance(task, Task) else list(task)
+    if len(tasks) != len(recipes):
+        raise ValueError(f"{len(tasks)} tasks for {len(recipes)} runs: expected one for all, or one a run.")
     accelerator = start_accelerator(recipes[0])
-    student, examples, _, pad = prepare_data(mixture.to(accelerator.device), task, tokenizer, recipes[0], encoder)
-    runs = Runs(student, starts, recipes, examples)
-    total = recipes[0].total_steps(len(runs.orders[0]))
+    mixture.to(accelerator.device)
+    prepared: dict[int, list[Example]] = {}
+    for own in tasks:
+        if encoder is encode:
+            check_labels(mixture, own)
+        if id(own) not in prepared:
+            student, prepared[id(own)], _, pad = prepare_data(mixture, own, tokenizer, recipes[0], encoder)
+    runs = Runs(student, starts, recipes, [prepared[id(own)] for own in tasks])
+    totals = {recipe.total_steps(len(order)) for recipe, order in zip(recipes, runs.orders, strict=True)}
+    if len(totals) > 1:
+        raise ValueError(f"The runs take {sorted(totals)} steps: expected equally many. Give steps instead of epochs.")
+    (total,) = totals
     histories, failed = [History() for _ in recipes], [""] * len(recipes)
     began = time.perf_counter()
     for step in tqdm(range(total), disable=None if progress else True):
@@ -124,7 +135,11 @@ class Runs:
     """
 
     def __init__(
-        self, student: MixtureModel, starts: Sequence[Start], recipes: Sequence[Recipe], examples: list[Example]
+        self,
+        student: MixtureModel,
+        starts: Sequence[Start],
+        recipes: Sequence[Recipe],
+        examples: Sequence[list[Example]],
     ) -> None:
         self.student, self.recipes, self.examples = student, recipes, examples
         device = next(student.parameters()).device
@@ -134,7 +149,10 @@ class Runs:
             for name in starts[0]
         }
         self.objectives = [Objective(student, recipe.consistency) for recipe in recipes]
-        self.orders = [Batches(examples, recipe.batch_size, recipe.seed, recipe.bucket) for recipe in recipes]
+        self.orders = [
+            Batches(own, recipe.batch_size, recipe.seed, recipe.bucket)
+            for own, recipe in zip(examples, recipes, strict=True)
+        ]
         self.routers = [Router(student.space, recipe.seed, recipe.per) for recipe in recipes]
         self.routes: list[Tensor] = []
         self.clip = torch.tensor([recipe.clip or math.inf for recipe in recipes], device=device)
@@ -152,18 +170,19 @@ class Runs:
         chosen = [order.at(step) for order in self.orders]
         most = max(map(len, chosen))
         self.routes = [
-            draw_routes(router, step, recipe, [self.examples[n] for n in batch])
-            for router, recipe, batch in zip(self.routers, self.recipes, chosen, strict=True)
+            draw_routes(router, step, recipe, [own[n] for n in batch])
+            for router, recipe, own, batch in zip(self.routers, self.recipes, self.examples, chosen, strict=True)
         ]
         # An epoch's last batch may be smaller: its first row fills the place, and the losses leave it out again.
         filled = [[*batch, *batch[:1] * (most - len(batch))] for batch in chosen]
-        batch = to_device(collate([self.examples[n] for rows in filled for n in rows], pad), device)
+        rows = [own[n] for own, each in zip(self.examples, filled, strict=True) for n in each]
+        batch = to_device(collate(rows, pad), device)
         labels = batch["labels"].unflatten(0, (-1, most))
         logits = self._logits(batch, most).unflatten(0, (-1, most))
         found, group = [], 0
-        for run, (objective, rows) in enumerate(zip(self.objectives, chosen, strict=True)):
+        for run, (objective, own) in enumerate(zip(self.objectives, map(len, chosen), strict=True)):
             views = len(self.routes[run])
-            found.append(objective.losses(logits[group : group + views, : len(rows)], labels[run, : len(rows)]))
+            found.append(objective.losses(logits[group : group + views, :own], labels[run, :own]))
             group += views
         return found
 
