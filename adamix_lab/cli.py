@@ -13,6 +13,7 @@ from adamix_lab.commands.analysing import landscape, posterior, theory
 from adamix_lab.commands.exchanging import export, import_authors, import_peft, push
 from adamix_lab.commands.experimenting import ablate
 from adamix_lab.commands.options import Folder
+from adamix_lab.commands.reporting import report
 from adamix_lab.commands.studies import baselines, few_shot, presets, table
 from adamix_lab.commands.writing import generate, pretrain, train_generator
 
@@ -175,6 +176,11 @@ COMMANDS = (
     train_generator,
     generate,
     pretrain,
+COMMANDS = (
+    *(presets, baselines, table, few_shot),
+    *(posterior, landscape, theory),
+    *(train_generator, generate, pretrain),
+    *(report,),
 )
 for command in COMMANDS:
     app.command(command.__name__.replace("_", "-"))(command)

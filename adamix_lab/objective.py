@@ -70,9 +70,12 @@ class Objective(nn.Module):
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         if reads_labels(self.mixture.model) and "decoder_input_ids" not in inputs:
             inputs["decoder_input_ids"] = self.mixture.model.prepare_decoder_input_ids_from_labels(labels)  # type: ignore[operator]
-        logits = routed_logits(self.mixture, inputs, routes, self.consistency.views)
+        return self.losses(routed_logits(self.mixture, inputs, routes, self.consistency.views), labels)
+
+    def losses(self, logits: Tensor, labels: Tensor) -> Losses:
+        """The losses of logits `[views, B, ...]` that are there already."""
         task = self.task_loss(logits[0], labels)
-        if len(routes) == 1 or self.consistency.weight == 0:
+        if len(logits) == 1 or self.consistency.weight == 0:
             return Losses(task, task.detach(), torch.zeros_like(task), logits[0])
         agree = self._agree(logits, labels)
         return Losses(task + self.consistency.weight * agree, task.detach(), agree.detach(), logits[0])

@@ -82,7 +82,8 @@ class StackedAdamW(torch.optim.Optimizer):
     """AdamW on stacked experts, one by one: those off the route keep their weights, both moments and step count.
 
     Equal to `torch.optim.AdamW` over separate Parameters whose gradient is None where they were not used. Set
-    `active` (see `on_route`) before each step; weights that it does not name are updated whole.
+    `active` (see `on_route`) before each step; weights that it does not name are updated whole. A stacked group's `lr`
+    and `weight_decay` may be tensors `[copies]`, one a copy.
     """
 
     def __init__(
@@ -115,9 +116,12 @@ class StackedAdamW(torch.optim.Optimizer):
             state["step"] = torch.zeros(copies)  # one count an expert; on the CPU, where every device has doubles
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
-        on = self.active.get(parameter, torch.ones(copies, dtype=torch.bool))
-        state["step"] += on
-        (beta1, beta2), lr = group["betas"], group["lr"]
+        on = self.active.get(parameter)
+        state["step"] += 1 if on is None else on
+        beta1, beta2 = group["betas"]
+        lr, decay = (
+            torch.as_tensor(group[name], dtype=torch.double).reshape(-1, *column[1:]) for name in ("lr", "weight_decay")
+        )
         # Off the route a count may still be 0: its correction would divide by zero, and its result is dropped anyway.
         count = state["step"].clamp(min=1).double().reshape(column)
         scale = (lr / (1 - beta1**count)).to(parameter)
@@ -125,7 +129,7 @@ class StackedAdamW(torch.optim.Optimizer):
         first = state["exp_avg"].lerp(gradient, 1 - beta1)
         second = (state["exp_avg_sq"] * beta2).addcmul_(gradient, gradient, value=1 - beta2)
         size = (second.sqrt() / spread).add_(group["eps"])
-        moved = parameter * (1 - lr * group["weight_decay"]) - scale * first / size
-        on = on.reshape(column).to(parameter.device)
+        moved = parameter * (1 - lr * decay).to(parameter) - scale * first / size
+        on = None if on is None else on.reshape(column).to(parameter.device)
         for old, new in ((state["exp_avg"], first), (state["exp_avg_sq"], second), (parameter, moved)):
-            old.copy_(torch.where(on, new, old))
+            old.copy_(new if on is None else torch.where(on, new, old))

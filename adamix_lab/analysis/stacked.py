@@ -103,4 +103,4 @@ class StackedHead(nn.Module):
             return torch.func.functional_call(self.inner, weights, (x,), more)
 
         groups = x.unflatten(0, (len(next(iter(self.weights.values()))), -1))
-        return torch.vmap(one)(self.weights, groups).flatten(0, 1)
+        return torch.vmap(one, randomness="different")(self.weights, groups).flatten(0, 1)

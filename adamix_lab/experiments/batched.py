@@ -1,0 +1,277 @@
+"""R runs of equal shape as one program: experts and heads stacked over runs, one forward pass for all their rows.
+
+The runs share the frozen backbone and differ in what is small: starts (seeds), routes, batch order, rates, decay,
+consistency. A step puts the runs' batches, padded to a common length, into one batch of R x B rows; each run's rows
+meet its own effective weights; the losses are summed, so that each run gets its own gradient; clipping, schedule and
+AdamW's moments are kept a run.
+
+With dropout off each run equals the same run trained alone, to rounding. With dropout on the masks are drawn for all
+rows together, so a run is one of its kind but not, digit for digit, the run alone.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adamix_lab.analysis.stacked import with_heads
+from adamix_lab.batches import Batches, Encoder, Example, check_labels, collate, encode
+from adamix_lab.blocks import cut_last_block
+from adamix_lab.experiments.equal_shape import Start, why_apart
+from adamix_lab.model import MixtureModel
+from adamix_lab.objective import Losses, Objective
+from adamix_lab.optim import BETAS, StackedAdamW, on_route
+from adamix_lab.recipe import Recipe
+from adamix_lab.routing import Router
+from adamix_lab.run import History
+from adamix_lab.tasks import Task
+from adamix_lab.training import draw_routes, prepare_data, start_accelerator, to_device
+from adamix_lab.views import Batch
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One run of a set.
+
+    Attributes:
+        weights: as `trained_tensors` names them; `load_trained` puts them into the mixture.
+        history: its log rows; `seconds` are those of the whole set.
+        failed: why its numbers are not to be used (a loss that is not finite); None for a sound run.
+    """
+
+    weights: dict[str, Tensor]
+    history: History
+    failed: str | None = None
+
+
+def train_batched(
+    mixture: MixtureModel,
+    starts: Sequence[Start],
+    task: Task | Sequence[Task],
+    tokenizer: Any,
+    recipes: Sequence[Recipe],
+    encoder: Encoder = encode,
+    progress: bool = True,
+    on_step: Callable[[int], None] | None = None,
+) -> list[Trained]:
+    """Trains R runs side by side; the mixture lends its backbone and shape, its own weights stay as they are.
+
+    Args:
+        mixture: from `attach`; its settings of adaptation, experts and sharing are those of all runs.
+        starts: each run's first weights: `trained_tensors` of a mixture that was attached with the run's seed.
+        task: what all learn, or one task a run (few examples, drawn by the run's seed); only `train` is looked at.
+        tokenizer: of the model.
+        recipes: each run's settings.
+        encoder: as in `train`.
+        progress: show a bar.
+        on_step: called after each step with the number of steps done.
+
+    Nothing is kept while it trains: a killed set begins again.
+
+    Raises ValueError for runs that cannot be one program (says why), another number of tasks than of runs, and labels
+    outside the head's classes.
+    """
+    from tqdm.auto import tqdm
+
+    if reasons := why_apart(mixture, starts, recipes):
+        raise ValueError(f"These runs cannot train as one program: {'; '.join(reasons)}. Train such runs one by one.")
+    tasks = [task] * len(recipes) if isinstance(task, Task) else list(task)
+    if len(tasks) != len(recipes):
+        raise ValueError(f"{len(tasks)} tasks for {len(recipes)} runs: expected one for all, or one a run.")
+    accelerator = start_accelerator(recipes[0])
+    mixture.to(accelerator.device)
+    prepared: dict[int, list[Example]] = {}
+    for own in tasks:
+        if encoder is encode:
+            check_labels(mixture, own)
+        if id(own) not in prepared:
+            student, prepared[id(own)], _, pad = prepare_data(mixture, own, tokenizer, recipes[0], encoder)
+    runs = Runs(student, starts, recipes, [prepared[id(own)] for own in tasks])
+    totals = {recipe.total_steps(len(order)) for recipe, order in zip(recipes, runs.orders, strict=True)}
+    if len(totals) > 1:
+        raise ValueError(f"The runs take {sorted(totals)} steps: expected equally many. Give steps instead of epochs.")
+    (total,) = totals
+    histories, failed = [History() for _ in recipes], [""] * len(recipes)
+    began = time.perf_counter()
+    for step in tqdm(range(total), disable=None if progress else True):
+        student.train()
+        with accelerator.autocast():
+            losses = runs.losses(step, pad, accelerator.device)
+        runs.update(losses, [recipe.rate(step, total) for recipe in recipes])
+        for n, (recipe, history) in enumerate(zip(recipes, histories, strict=True)):
+            history.steps, history.seconds = step + 1, time.perf_counter() - began
+            if not failed[n] and ((step + 1) % recipe.log_every == 0 or step + 1 in (1, total)):
+                failed[n] = _log(history, losses[n], recipe, recipe.rate(step, total), runs.routes[n])
+        if on_step is not None:
+            on_step(step + 1)
+    student.eval()
+    return [Trained(runs.weights(n), history, failed[n] or None) for n, history in enumerate(histories)]
+
+
+def _log(history: History, losses: Losses, recipe: Recipe, factor: float, routes: Tensor) -> str:
+    """Adds a row as `train` logs it; answers what is wrong with it, or nothing."""
+    loss, task, agree = (float(value.detach()) for value in losses[:3])
+    if not math.isfinite(loss):
+        return f"the loss at step {history.steps} is {loss}: lower lr (now {recipe.lr}) or raise warmup"
+    row = {"step": history.steps, "loss": loss, "task": task, "consistency": agree, "lr": recipe.lr * factor}
+    route = routes.tolist() if recipe.per == "batch" else None
+    history.rows.append({**row, "seconds": round(history.seconds, 3), "route": route})
+    return ""
+
+
+class Runs:
+    """The stacked weights of R runs, what each draws a step, and their optimiser.
+
+    Attributes:
+        stacked: `[R * M, ...]` for experts, `[R, ...]` for the head, run by run, by the names of `trained_tensors`.
+        orders: each run's batches.
+        routes: of the last step, `[views, sites, sides]` a run (with rows after the views where each has its own).
+    """
+
+    def __init__(
+        self,
+        student: MixtureModel,
+        starts: Sequence[Start],
+        recipes: Sequence[Recipe],
+        examples: Sequence[list[Example]],
+    ) -> None:
+        self.student, self.recipes, self.examples = student, recipes, examples
+        device = next(student.parameters()).device
+        self.copies = {name: len(w) if name.startswith("experts.") else 1 for name, w in starts[0].items()}
+        self.stacked = {
+            name: nn.Parameter(torch.cat([_copies(name, start[name]) for start in starts]).to(device, copy=True))
+            for name in starts[0]
+        }
+        self.objectives = [Objective(student, recipe.consistency) for recipe in recipes]
+        self.orders = [
+            Batches(own, recipe.batch_size, recipe.seed, recipe.bucket)
+            for own, recipe in zip(examples, recipes, strict=True)
+        ]
+        self.routers = [Router(student.space, recipe.seed, recipe.per) for recipe in recipes]
+        self.routes: list[Tensor] = []
+        self.clip = torch.tensor([recipe.clip or math.inf for recipe in recipes], device=device)
+        self.optimizer = self._optimizer()
+
+    def weights(self, run: int) -> dict[str, Tensor]:
+        """One run's weights now."""
+        own = {name: p.detach().unflatten(0, (len(self.recipes), -1))[run].clone() for name, p in self.stacked.items()}
+        return {name: w if name.startswith("experts.") else w[0] for name, w in own.items()}
+
+    # -- a step ---------------------------------------------------------------------------------------
+
+    def losses(self, step: int, pad: int, device: torch.device) -> list[Losses]:
+        """Each run's losses at a step, by one forward pass of all runs' batches and views."""
+        chosen = [order.at(step) for order in self.orders]
+        most = max(map(len, chosen))
+        self.routes = [
+            draw_routes(router, step, recipe, [own[n] for n in batch])
+            for router, recipe, own, batch in zip(self.routers, self.recipes, self.examples, chosen, strict=True)
+        ]
+        # An epoch's last batch may be smaller: its first row fills the place, and the losses leave it out again.
+        filled = [[*batch, *batch[:1] * (most - len(batch))] for batch in chosen]
+        rows = [own[n] for own, each in zip(self.examples, filled, strict=True) for n in each]
+        batch = to_device(collate(rows, pad), device)
+        labels = batch["labels"].unflatten(0, (-1, most))
+        logits = self._logits(batch, most).unflatten(0, (-1, most))
+        found, group = [], 0
+        for run, (objective, own) in enumerate(zip(self.objectives, map(len, chosen), strict=True)):
+            views = len(self.routes[run])
+            found.append(objective.losses(logits[group : group + views, :own], labels[run, :own]))
+            group += views
+        return found
+
+    def _logits(self, batch: Batch, rows: int) -> Tensor:
+        """Logits of all groups of rows, a group for each run's view: `[groups * rows, ...]`."""
+        runs = torch.cat([torch.full((len(routes),), n) for n, routes in enumerate(self.routes)])
+        where = (runs[:, None] * rows + torch.arange(rows)).flatten().to(batch["labels"].device)
+        inputs = {name: value[where] for name, value in batch.items() if name != "labels"}
+        served = with_heads(self.student, self._heads(runs))
+        with cut_last_block(served.model):
+            logits: Tensor = served(selection=self._selection(runs, rows), **inputs).logits
+        return logits
+
+    def _heads(self, runs: Tensor) -> dict[str, Tensor]:
+        heads = {name: weight for name, weight in self.stacked.items() if name.startswith("head.")}
+        return {name: weight.index_select(0, runs.to(weight.device)) for name, weight in heads.items()}
+
+    def _selection(self, runs: Tensor, rows: int) -> dict[str, dict[str, Tensor]]:
+        """Effective weights of each group, or of each row where any run routes by the example."""
+        routes = self.routes
+        if any(each.dim() == 4 for each in routes):
+            routes = [_by_row(each, rows) for each in routes]
+            runs = runs.repeat_interleave(rows)
+        all_routes = torch.cat([each.flatten(0, -3) for each in routes])  # [groups, sites, sides]
+        selection: dict[str, dict[str, Tensor]] = {}
+        for n, (path, layer) in enumerate(self.student.sites.items()):
+            selection[path] = {}
+            for name, side in layer.side_of.items():
+                stacked = self.stacked[f"experts.{path}.{name}"]
+                index = runs * self.copies[f"experts.{path}.{name}"] + all_routes[:, n, side]
+                selection[path][name] = stacked.index_select(0, index.to(stacked.device))
+        return selection
+
+    def update(self, losses: Sequence[Losses], factors: Sequence[float]) -> None:
+        """Every run's backward pass, clipping and AdamW step at its own rate."""
+        torch.stack([each.total for each in losses]).sum().backward()
+        gradients = [p.grad.view(len(self.recipes), -1) for p in self.stacked.values() if p.grad is not None]
+        norms = torch.stack([gradient.square().sum(1) for gradient in gradients]).sum(0).sqrt()
+        shrink = (self.clip / (norms + 1e-6)).clamp(max=1.0)
+        for gradient in gradients:
+            gradient.mul_(shrink[:, None])
+        for group in self.optimizer.param_groups:
+            rates = group["base_lr"] * torch.tensor(factors, dtype=torch.double)
+            group["lr"] = rates.repeat_interleave(group["copies"])
+        if self.recipes[0].off_route == "freeze":
+            self.optimizer.active = self._on_route()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    # -- the optimiser ----------------------------------------------------------------------------------
+
+    def _optimizer(self) -> StackedAdamW:
+        """A group a weight, with each copy's own rate and decay."""
+        sites = self.student.sites
+        decays = {
+            f"experts.{path}.{name}": layer.decays[name] for path, layer in sites.items() for name in layer.decays
+        }
+        groups: list[dict[str, Any]] = []
+        for name, parameter in self.stacked.items():
+            head = name.startswith("head.")
+            declared = parameter.dim() > 2 if head else decays[name]  # a stacked head weight has a dimension more
+            rates = [recipe.head_lr if head and recipe.head_lr is not None else recipe.lr for recipe in self.recipes]
+            decay = [recipe.weight_decay if declared or recipe.decay == "all" else 0.0 for recipe in self.recipes]
+            copies = self.copies[name]
+            groups.append(
+                {
+                    "params": [parameter],
+                    "base_lr": torch.tensor(rates, dtype=torch.double),  # [R]; `update` sets lr, [R * copies]
+                    "weight_decay": torch.tensor(decay, dtype=torch.double).repeat_interleave(copies),
+                    "copies": copies,
+                    "stacked": True,
+                }
+            )
+        return StackedAdamW(groups, betas=BETAS, eps=self.recipes[0].eps)
+
+    def _on_route(self) -> dict[nn.Parameter, Tensor]:
+        """For each stacked weight which copies the last step's routes took: booleans `[R * M]`."""
+        names = [f"experts.{path}.{name}" for path, layer in self.student.sites.items() for name in layer.experts]
+        masks = [list(on_route(self.student, routes).values()) for routes in self.routes]
+        return {self.stacked[name]: torch.cat([each[n] for each in masks]) for n, name in enumerate(names)}
+
+
+def _copies(name: str, weight: Tensor) -> Tensor:
+    return weight if name.startswith("experts.") else weight[None]
+
+
+def _by_row(routes: Tensor, rows: int) -> Tensor:
+    """Routes `[views, rows, sites, sides]` of `[views, sites, sides]`, or of too few rows (those that fill take 0)."""
+    if routes.dim() == 3:
+        return routes[:, None].expand(-1, rows, -1, -1)
+    missing = rows - routes.shape[1]
+    return torch.cat([routes, routes.new_zeros(len(routes), missing, *routes.shape[2:])], 1) if missing else routes

@@ -1,0 +1,155 @@
+import pytest
+import tiny
+import tiny_task
+import torch
+from tiny_task import one_thread  # noqa: F401
+
+from adamix_lab.adaptations import LoRA
+from adamix_lab.baselines.making import baseline
+from adamix_lab.experiments.batched import train_batched
+from adamix_lab.experiments.equal_shape import why_apart
+from adamix_lab.gate import attach_gates
+from adamix_lab.model import attach
+from adamix_lab.objective import Consistency
+from adamix_lab.training import train
+
+TASK, TOKENIZER = tiny_task.task(rows=93), tiny_task.tokenizer()  # 93 rows: an epoch's last batch is smaller
+# Settings in which runs may differ. Rates stay gentle: Adam turns rounding of gradients near 0 into parts of a step.
+APART = (
+    {"seed": 0, "lr": 4e-4, "consistency": Consistency(1.0)},
+    {"seed": 1, "lr": 1e-3, "head_lr": 2e-3, "weight_decay": 0.3, "consistency": Consistency(0.3, "symmetric")},
+    {"seed": 2, "lr": 2e-4, "clip": 0.05, "warmup": 0.5, "bucket": 1, "consistency": Consistency(0.0)},
+)
+
+
+def recipes(apart=APART, **common):
+    return [tiny_task.recipe(**{"steps": 14, "log_every": 1, **common, **own}) for own in apart]
+
+
+def fresh(seed, dropout=0.0, **more):
+    model = tiny_task.mixture(dropout, seed=seed, **more)
+    with torch.no_grad():  # heads apart, too, as a backbone loaded with the run's seed has them
+        for _, parameter in model.head_parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)))
+    return model
+
+
+def compare(apart=APART, make=fresh, task=TASK, **common):
+    """(largest difference of weights, of logged losses) between runs batched and the same runs alone."""
+    made = recipes(apart, **common)
+    starts = [tiny_task.weights(make(recipe.seed)) for recipe in made]
+    mixture = make(99)
+    own = tiny_task.weights(mixture)
+    results = train_batched(mixture, starts, task, TOKENIZER, made, progress=False)
+    assert tiny_task.apart(own, tiny_task.weights(mixture)) == 0  # only lent
+    weights = losses = 0.0
+    for recipe, result in zip(made, results, strict=True):
+        alone = make(recipe.seed)
+        history = train(alone, task, TOKENIZER, recipe, progress=False)
+        assert result.failed is None and result.history.steps == history.steps
+        weights = max(weights, tiny_task.apart(tiny_task.weights(alone), result.weights))
+        for row, other in zip(history.rows, result.history.rows, strict=True):
+            assert (row["step"], row["route"]) == (other["step"], other["route"])
+            assert row["lr"] == pytest.approx(other["lr"])
+            losses = max(losses, *(abs(row[name] - other[name]) for name in ("loss", "task", "consistency")))
+    return weights, losses
+
+
+@pytest.mark.parametrize("common", [{}, {"cache_prefix": True}, {"off_route": "freeze"}], ids=str)
+def test_three_runs_that_differ_equal_the_same_runs_alone(common):
+    weights, losses = compare(**common)
+    assert weights < 1e-4 and losses < 1e-4
+
+
+def test_runs_that_route_by_the_example_beside_runs_that_do_not():
+    apart = ({"seed": 0, "per": "example"}, {"seed": 1, "consistency": Consistency(0.0)})
+    weights, losses = compare(apart, lr=4e-4)
+    assert weights < 1e-4 and losses < 1e-4
+
+
+def test_lora_without_sharing_in_the_upper_blocks_on_a_head_with_layers_of_its_own():
+    def make(seed):
+        return tiny.shake(attach(tiny.roberta(), LoRA(2), experts=2, blocks=(1, 2), seed=seed), seed=seed)
+
+    weights, losses = compare(({"seed": 0}, {"seed": 1}), make, steps=8, lr=4e-4, cache_prefix=True)
+    assert weights < 1e-4 and losses < 1e-4
+
+
+def test_each_run_may_have_few_examples_of_its_own():
+    apart = ({"seed": 0}, {"seed": 1})
+    tasks = [tiny_task.task(rows=10, seed=0), tiny_task.task(rows=13, seed=1)]
+    made = recipes(apart, lr=4e-4, steps=6)
+    starts = [tiny_task.weights(fresh(recipe.seed)) for recipe in made]
+    together = train_batched(fresh(9), starts, tasks, TOKENIZER, made, progress=False)
+    for task, recipe, result in zip(tasks, made, together, strict=True):
+        alone = fresh(recipe.seed)
+        train(alone, task, TOKENIZER, recipe, progress=False)
+        assert tiny_task.apart(tiny_task.weights(alone), result.weights) < 1e-4
+    with pytest.raises(ValueError, match="2 tasks for 3 runs"):
+        train_batched(fresh(9), [starts[0]] * 3, tasks, TOKENIZER, recipes())
+    epochs = recipes(apart, steps=None, epochs=3)
+    larger = [tasks[0], tiny_task.task(rows=40)]
+    with pytest.raises(ValueError, match="equally many"):
+        train_batched(fresh(9), starts, larger, TOKENIZER, epochs, progress=False)
+
+
+def test_a_run_does_not_depend_on_its_neighbours_and_learns():
+    made = recipes(({"seed": 0}, {"seed": 1}), steps=60, batch_size=16, lr=3e-2)
+    starts = [tiny_task.weights(fresh(recipe.seed)) for recipe in made]
+    together = train_batched(fresh(0), starts, TASK, TOKENIZER, made, progress=False)
+    (alone,) = train_batched(fresh(0), starts[:1], TASK, TOKENIZER, made[:1], progress=False)
+    first = [row["loss"] for row in together[0].history.rows]
+    assert first[:5] == pytest.approx([row["loss"] for row in alone.history.rows[:5]], abs=1e-4)
+    for each in together:
+        assert sum(each.history.losses[-8:]) < 0.7 * sum(each.history.losses[:8])
+
+
+def test_dropout_is_on_and_a_set_is_a_function_of_its_settings():
+    made = recipes(({"seed": 0}, {"seed": 1}), steps=3)
+
+    def run(dropout):
+        mixture = fresh(0, dropout)
+        starts = [tiny_task.weights(fresh(recipe.seed)) for recipe in made]
+        return train_batched(mixture, starts, TASK, TOKENIZER, made, progress=False)[1].weights
+
+    assert tiny_task.apart(run(0.2), run(0.2)) == 0
+    assert tiny_task.apart(run(0.2), run(0.0)) > 0
+
+
+def test_a_run_that_diverges_is_named_and_leaves_the_others_alone():
+    made = recipes(({"seed": 0, "lr": 1e30, "warmup": 0.0}, {"seed": 1}), lr=4e-4)
+    starts = [tiny_task.weights(fresh(recipe.seed)) for recipe in made]
+    broken, sound = train_batched(fresh(0), starts, TASK, TOKENIZER, made, progress=False)
+    assert "nan" in broken.failed and "lower lr" in broken.failed
+    assert sound.failed is None and all(bool(w.isfinite().all()) for w in sound.weights.values())
+
+
+def test_what_cannot_batch_is_said():
+    mixture, made = tiny_task.mixture(), recipes()
+    start = tiny_task.weights(mixture)
+    starts = [start] * 3
+    assert why_apart(mixture, starts, made) == []
+
+    def only(recipes=made, starts=starts, mixture=mixture):
+        (reason,) = why_apart(mixture, starts, recipes)
+        return reason
+
+    full = baseline("full", tiny.bert())
+    assert "full fine-tuning" in only(made[:1], [tiny_task.weights(full)], full)
+    other = tiny_task.weights(tiny_task.mixture(experts=4))
+    assert "run 1 has another shape" in (reason := only(starts=[start, other, start])) and "[4, 4, 16]" in reason
+    assert "is in one of them only" in only(starts=[start, dict(list(start.items())[1:]), start])
+    assert "run 2 has batch_size = 9" in only([*made[:2], *recipes(APART[2:], batch_size=9)])
+    assert "number of steps" in only([*made[:2], *recipes(APART[2:], steps=5)])
+    assert "dev slice" in only([*made[:2], *recipes(APART[2:], dev_fraction=0.1)])
+    assert "token" in only([*made[:2], *recipes(APART[2:], per="token")])
+    assert "pieces" in only([*made[:2], *recipes(APART[2:], accumulate=2)])
+    assert "dropout mask" in only([*made[:2], *recipes([{"consistency": Consistency(views="same_dropout")}])])
+    assert "2 starts and 3 recipes" in only(starts=starts[:2])
+    with pytest.raises(ValueError, match="one by one"):
+        train_batched(mixture, starts[:2], TASK, TOKENIZER, made)
+    mixture.model.gradient_checkpointing_enable()
+    assert "checkpointing" in only()
+    mixture.model.gradient_checkpointing_disable()
+    attach_gates(mixture)
+    assert "gates" in only()

@@ -1,0 +1,226 @@
+import html.parser
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import results_by_construction as made
+import torch
+
+from adamix_lab import metrics
+from adamix_lab.experiments.contrasts import Scores, minus
+from adamix_lab.experiments.measured import measure
+from adamix_lab.experiments.reading import Results, missing_seeds, read_results
+from adamix_lab.experiments.report import report
+from adamix_lab.experiments.statistics import holm, over_seeds, paired_bootstrap, weighted_metric
+from adamix_lab.experiments.tables import TABLES
+
+EFFECTS = {"AdaMix": 2.0, "single": 0.0, "no consistency": 1.0, "no sharing": 2.0}
+
+
+# -- statistics --------------------------------------------------------------------------------------------
+
+
+def test_t_interval_and_p_are_scipys():
+    from scipy.stats import ttest_1samp
+
+    values = [0.3, 1.2, -0.4, 0.9, 0.8]
+    found, known = over_seeds(values), ttest_1samp(values, 0.0)
+    interval = known.confidence_interval(0.95)
+    assert (found.low, found.high, found.p) == pytest.approx((interval.low, interval.high, known.pvalue))
+    one = over_seeds([2.0])
+    assert one.number == 1 and np.isnan(one.low) and np.isnan(one.p)
+    assert over_seeds([0.0, 0.0]).p == 1.0 and np.isnan(over_seeds([1.0, 1.0]).p)
+    with pytest.raises(ValueError, match="at least one"):
+        over_seeds([])
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, float("nan")]) == pytest.approx([0.03, 0.06, 0.06, float("nan")], nan_ok=True)
+    assert holm([0.5, 0.9]) == [1.0, 1.0] and holm([]) == []
+
+
+@pytest.mark.parametrize("name", ["accuracy", "f1", "matthews", "pearson", "spearman"])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_weighted_metrics_are_the_metrics_of_repeated_rows(name, classes):
+    rng = np.random.default_rng(0)
+    labels, answers = rng.integers(0, classes, 40).astype(float), rng.integers(0, classes, 40).astype(float)
+    if name in ("pearson", "spearman"):
+        labels, answers = rng.random(40), rng.random(40)
+    weights = rng.multinomial(40, np.full(40, 1 / 40), size=3).astype(float)
+    if name == "spearman":  # exact for the sample itself only
+        weights = np.ones((1, 40))
+    found = weighted_metric(name, answers, labels, weights)
+    for row, value in zip(weights, found, strict=True):
+        repeated = [torch.tensor(np.repeat(x, row.astype(int))) for x in (answers, labels)]
+        repeated = repeated if name in ("pearson", "spearman") else [x.long() for x in repeated]
+        assert value == pytest.approx(metrics.METRICS[name](*repeated), abs=1e-9)
+
+
+def test_the_bootstrap_covers_a_known_difference_and_is_paired():
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 2, 400).astype(float)
+    wrong = rng.random(400) < 0.3
+    first = np.where(wrong, 1 - labels, labels)
+    better = np.where(wrong & (rng.random(400) < 0.5), labels, first)  # half of the mistakes mended
+    low, high = paired_bootstrap("accuracy", [(better, first)], labels)
+    assert 0 < low < float((better == labels).mean() - (first == labels).mean()) < high < 0.25
+    assert paired_bootstrap("accuracy", [(first, first)], labels) == (0.0, 0.0)
+    assert paired_bootstrap("accuracy", [(better, first)], labels) == (low, high)  # seeded
+
+
+# -- reading -----------------------------------------------------------------------------------------------
+
+
+def test_bad_folders_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="adamix-lab ablate"):
+        read_results(tmp_path)
+    folder = made.write(tmp_path / "results", made.results(EFFECTS, seeds=2))
+    whole = (folder / "results.parquet").read_bytes()
+    (folder / "results.parquet").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="not a whole Parquet file"):
+        read_results(folder)
+    made.results(EFFECTS, seeds=2).rename(columns={"variant": "variants"}).to_parquet(folder / "results.parquet")
+    with pytest.raises(ValueError, match=r"lacks variant: .*'variants'"):
+        read_results(folder)
+    made.results(EFFECTS, seeds=2).iloc[:0].to_parquet(folder / "results.parquet")
+    with pytest.raises(ValueError, match="no results"):
+        read_results(folder)
+    (folder / "results.parquet").write_bytes(whole)
+    (folder / "curves.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"curves\.parquet is not a whole"):
+        read_results(folder)
+
+
+def test_values_that_are_not_finite_and_missing_seeds_are_said(tmp_path):
+    table = made.results(EFFECTS, seeds=3)
+    table = table[~((table["variant"] == "single") & (table["task"] == "rte") & (table["seed"] > 0))]
+    table.loc[table.index[0], "value"] = np.nan
+    results = read_results(made.write(tmp_path, table, with_rest=False))
+    notes = " ".join(results.notes)
+    assert "1 values are not finite" in notes and "predictions.parquet is not there" in notes
+    assert "single on rte lacks seeds 1, 2." in missing_seeds(results)
+
+
+# -- contrasts and tables ------------------------------------------------------------------------------------
+
+
+def test_a_contrast_pairs_seeds_and_knows_rows():
+    table = made.results({"AdaMix": 3.0, "single": 0.0}, seeds=4, spread=0.01)
+    table = table[~((table["variant"] == "single") & (table["seed"] == 2))]
+    scores = Scores(Results(table, made.predictions(table, rows=2000)))
+    on = scores.on_task(minus("AdaMix", "single"), "rte", bootstrap=True)
+    assert sorted(on.by_seed) == [0, 1, 3] and on.estimate.mean == pytest.approx(3.0, abs=0.05)
+    assert on.rows[0] < 3.0 < on.rows[1] and on.rows[1] - on.rows[0] < 6
+    assert scores.absent(minus("AdaMix", "full"), "rte") == ["full"]
+
+
+def test_names_are_found_whatever_their_capitals_and_sizes():
+    scores = Scores(Results(made.results({"AdaMix": 0.0, "lora r=8": 1.0}, seeds=2)))
+    assert scores.on_task(minus("adamix", "LoRA"), "rte").by_seed
+
+
+def test_every_table_of_the_paper_has_its_printed_differences():
+    assert [table.name for table in TABLES] == [f"Table {n}" for n in (1, 2, 3, 6, 7, 8, 9, 10, 11)]
+    for table in TABLES:
+        for line in table.lines:
+            printed = line.printed()
+            assert any(column in printed for column in table.columns), (table.name, line.says)
+            assert len(line.contrast.terms) == 2
+    eight = TABLES[5].lines
+    assert eight[0].printed()["rte"] == 4.4 and eight[1].printed()["rte"] == 5.1
+    assert TABLES[6].lines[1].printed() == {
+        "experts": 4,
+        "mnli": 0,
+        "qnli": -0.1,
+        "sst2": -0.2,
+        "mrpc": -0.5,
+        "rte": -1.8,
+    }
+
+
+def test_holm_runs_over_a_whole_table_and_budget():
+    table = made.results({**EFFECTS, "full": -1.0}, compute=("full",))
+    found = measure(TABLES[5], Scores(Results(table)), bootstrap=False)
+    for budget, lines in (("steps", 3), ("compute", 1)):
+        ps = {(n, column): on.estimate.p for n, each in enumerate(found) for column, on in each.ours[budget].items()}
+        assert len(ps) == 3 * lines
+        smallest = min(ps, key=ps.get)
+        assert found[smallest[0]].adjusted[budget, smallest[1]] == pytest.approx(min(1, len(ps) * ps[smallest]))
+
+
+# -- the whole report --------------------------------------------------------------------------------------------
+
+
+class Checker(html.parser.HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.open, self.images, self.links = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        if tag == "img":
+            self.images.append(dict(attributes))
+        elif tag not in ("meta", "br"):
+            self.open.append(tag)
+        self.links += [value for name, value in attributes if name in ("href", "src")]
+
+    def handle_endtag(self, tag):
+        if tag not in ("img",):
+            assert self.open.pop() == tag
+
+
+def test_the_report_of_a_folder(tmp_path):
+    effects = {**EFFECTS, "full": -1.0, "<b>odd | name</b>": 0.0}
+    table = pd.concat(
+        [
+            made.results(effects, seeds=3, compute=("single",)),
+            made.results({"AdaMix": 0.0, "full": 0.0}, seeds=2, tasks=("subj",), examples=30),
+            made.results({"AdaMix": 0.0, "single": 0.0}, seeds=3, tasks=("aspects",)),
+        ]
+    )
+    folder = made.write(tmp_path / "results", table)
+    said = []
+    verdicts = report(folder, say=said.append)
+    assert len(verdicts) == 12 and verdicts[0].verdict in said[0] and "report.html" in said[-1]
+    out = folder / "report"
+    text, page = ((out / name).read_text(encoding="utf-8") for name in ("report.md", "report.html"))
+    for each in (text, page):
+        for n in (1, 2, 3, 6, 7, 8, 9, 10, 11):
+            assert f"Table {n}. " in each
+        assert "not run" in each and "fewer than 3 decide nothing" in each and "aspects" in each
+        assert "here, equal compute" in each
+    for name, alt in re.findall(r"!\[([^\]]*)\]\(([^)]*)\)", text):
+        assert len(name) > 40 and (out / alt).is_file() and (out / alt).with_suffix(".txt").is_file()
+    checker = Checker()
+    checker.feed(page)
+    assert not checker.open and len(checker.images) == 3
+    assert all(image["alt"] and image["src"].startswith("data:image/png") for image in checker.images)
+    assert not [link for link in checker.links if not link.startswith("data:")]  # self-contained
+    assert "<b>odd" not in page and "&lt;b&gt;odd" in page and "odd \\| name" in text
+    rows = pd.read_csv(out / "differences.csv")
+    assert {"paper", "difference", "low", "high_over_examples", "p_holm"} <= set(rows.columns)
+    eight = rows[(rows["table"] == "Table 8") & (rows["task"] == "rte")].set_index("comparison")
+    assert eight.loc["AdaMix − w/o Consistency", "paper"] == 4.4
+    known = Scores(Results(table)).on_task(minus("AdaMix", "no consistency"), "rte").estimate
+    assert eight.loc["AdaMix − w/o Consistency", "difference"] == pytest.approx(known.mean, abs=1e-4)
+    assert len(pd.read_csv(out / "verdicts.csv")) == sum(len(each.claim.parts) for each in verdicts)
+
+
+def test_the_report_works_from_results_alone(tmp_path):
+    folder = made.write(tmp_path / "results", made.results({"AdaMix": 0.0}, seeds=1, tasks=("rte",)), with_rest=False)
+    verdicts = report(folder, tmp_path / "elsewhere", say=lambda line: None)
+    assert all(each.verdict == "not decided by these runs" for each in verdicts)
+    text = (tmp_path / "elsewhere" / "report.md").read_text(encoding="utf-8")
+    assert "curves.parquet is not there" in text and "Here: not run." in text
+    assert "single" in text  # listed as not run
+
+
+def test_the_command(tmp_path):
+    from typer.testing import CliRunner
+
+    from adamix_lab.cli import app
+
+    folder = made.write(tmp_path / "results", made.results(EFFECTS, seeds=3, tasks=("rte",)), with_rest=False)
+    done = CliRunner().invoke(app, ["report", str(folder), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0 and "12. With 30 labelled" in done.output
+    assert (tmp_path / "out" / "report.html").is_file()
