@@ -12,6 +12,7 @@ import typer
 from adamix_lab.commands.analysing import landscape, posterior, theory
 from adamix_lab.commands.options import Folder
 from adamix_lab.commands.studies import baselines, few_shot, presets, table
+from adamix_lab.commands.teaching import classroom
 from adamix_lab.commands.writing import generate, pretrain, train_generator
 
 app = typer.Typer(
@@ -20,6 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="AdaMix: train, compare, merge, predict.",
 )
+
+app.add_typer(classroom, name="classroom")
 
 
 @app.command()
