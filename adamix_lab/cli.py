@@ -12,7 +12,7 @@ import typer
 from adamix_lab.commands.analysing import landscape, posterior, theory
 from adamix_lab.commands.options import Folder
 from adamix_lab.commands.studies import baselines, few_shot, presets, table
-from adamix_lab.commands.teaching import classroom
+from adamix_lab.commands.teaching import bundle, classroom
 from adamix_lab.commands.writing import generate, pretrain, train_generator
 
 app = typer.Typer(
@@ -162,14 +162,33 @@ def predict(
         print(f"{classes[best]:>12}  {100 * float(row[best]):5.1f} %  {shown}")
 
 
-for command in (presets, baselines, table, few_shot, posterior, landscape, theory, train_generator, generate, pretrain):
+for command in (
+    bundle,
+    presets,
+    baselines,
+    table,
+    few_shot,
+    posterior,
+    landscape,
+    theory,
+    train_generator,
+    generate,
+    pretrain,
+):
     app.command(command.__name__.replace("_", "-"))(command)
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    for_class: Annotated[bool, typer.Option("--class", help="One line, to paste where the class can see it.")] = False,
+) -> None:
     """Versions, device, embedded assets; what is missing and how to get it."""
-    from adamix_lab.doctor import diagnose
+    from adamix_lab.doctor import class_line, diagnose
+
+    if for_class:
+        fine, line = class_line()
+        print(line)
+        raise typer.Exit(0 if fine else 1)
 
     findings = list(diagnose())
     for fine, line in findings:

@@ -90,6 +90,14 @@ def submission(release, answers, edit=None):
     return nbformat.writes(made)
 
 
+def hand_in(assignment, folder):
+    """A person's folder with the reference answers in the committed student version."""
+    released = Path(__file__).resolve().parent.parent / "notebooks" / "exercises" / f"{assignment}.ipynb"
+    folder.mkdir(parents=True)
+    text = submission(released, reference(assignment))
+    (folder / released.name).write_text(text, encoding="utf-8")
+
+
 def without(name):
     """An edit that deletes the cell of a name."""
     return lambda cells: [cell for cell in cells if cell.metadata["nbgrader"].get("grade_id") != name]

@@ -64,3 +64,14 @@ def feedback(
 
     pages = make(name, course, out)
     print(f"{len(pages)} pages in {pages[0].parent.parent}" if pages else "No one was graded.")
+
+
+def bundle(
+    folder: Annotated[Path, typer.Argument(help="Where to: a folder on the disk, to be copied to a USB stick.")],
+    cpu: Annotated[bool, typer.Option("--cpu", help="PyTorch's CPU build (Linux; much smaller).")] = False,
+) -> None:
+    """Wheels, data and weights in one folder, to set laptops of this system up without network (from a checkout)."""
+    from adamix_lab.classroom.bundle import bundle as make
+
+    made = make(folder, cpu)
+    print(f"{made.folder}: {made.wheels} wheels, {made.size / 1e6:.0f} MB. On a laptop: python start.py")

@@ -20,7 +20,7 @@ def marginal(logits):
     return theirs(logits).exp()
 
 
-# %% answer="split" name="the difference the wrong way round" loses="split-basics split-values"
+# %% answer="split" name="the difference the wrong way round" loses="split-values"
 def split(p):
     mean = p.mean(1)
     whole = -(mean * mean.log()).sum(-1)

@@ -148,8 +148,8 @@ assert torch.isfinite(normalise(d, w)).all(), "A row of zeros has no length to d
 # %% [markdown]
 # ## 4 · Predict: a line is not the simplex
 #
-# Between each two of four adapters trained apart, the straight line has almost no barrier. Is the *mean of all four*
-# then sure to have a low loss, too? Set `sure` to `True` or `False`.
+# Suppose that on the straight line between each two of four models there is no barrier at all. Is the *mean of all
+# four* then sure to have a low loss, too? Set `sure` to `True` or `False`.
 
 # %% answer="simplex" minutes=3 difficulty=2 aims="no barrier between pairs means no barrier anywhere between"
 sure = None
