@@ -53,9 +53,8 @@ def people(released: Path) -> dict[str, tuple[str, float, str]]:
     found |= {f"blank {n}": (made.submission(released, {}), 0, "") for n in range(3)}
     found["stderr"] = (answers(number=made.CHATTY), FULL, "stderr")
     found["deleted test"] = (made.submission(released, right, made.without("number-many")), FULL, "put back and run")
-    found["deleted answer"] = (
-        made.submission(released, right, made.without("number")), WITHOUT_NUMBER, "where the answer goes, had been deleted",
-    )  # fmt: skip
+    gone = made.submission(released, right, made.without("number"))
+    found["deleted answer"] = (gone, WITHOUT_NUMBER, "where the answer goes, had been deleted")
     tagged = made.submission(released, right | {"number": "x = 1"}, made.tagged("number-many", "skip-execution"))
     found["tagged test"] = (tagged, WITHOUT_NUMBER, "")
     found["empty file"] = ("", 0, "is empty")
