@@ -57,8 +57,8 @@ for folder in ("hf", "mpl"):
 command = [sys.executable, str(PROJECT / "bootstrap.py"), "--extras", "all"]
 command += ["run", "-m", "adamix_lab", *WORDS] if WORDS else []
 code = subprocess.call(command, cwd=PROJECT, env=environment)
-if code and not WORDS and (HERE / "BUNDLE.txt").is_file():
-    print((HERE / "BUNDLE.txt").read_text(encoding="utf-8"))
+if not WORDS:
+    print((HERE / "BUNDLE.txt").read_text(encoding="utf-8") if code else "From here on: python start.py lab")
 sys.exit(code)
 '''
 
