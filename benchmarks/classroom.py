@@ -44,13 +44,12 @@ def people(released: Path) -> dict[str, tuple[str, float, str]]:
     def answers(**changed: str) -> str:
         return made.submission(released, right | changed)
 
-    found: dict[str, tuple[str, float, str]] = {f"full {n}": (answers(), FULL, "") for n in range(3)}
+    found: dict[str, tuple[str, float, str]] = {"full": (answers(), FULL, "")}
     found["endless loop"] = (answers(number=made.TROUBLES["an endless loop"][0]), WITHOUT_NUMBER, "did not end within")
     found["not a notebook"] = ("PK: a text document", 0, "is not a notebook")
     for name, (source, sign) in made.TROUBLES.items():
         if name != "an endless loop":
             found[name] = (answers(number=source), AFTER_A_CRASH if name == "a crash" else WITHOUT_NUMBER, sign)
-    found |= {f"blank {n}": (made.submission(released, {}), 0, "") for n in range(3)}
     found["stderr"] = (answers(number=made.CHATTY), FULL, "stderr")
     found["deleted test"] = (made.submission(released, right, made.without("number-many")), FULL, "put back and run")
     gone = made.submission(released, right, made.without("number"))
@@ -60,23 +59,25 @@ def people(released: Path) -> dict[str, tuple[str, float, str]]:
     found["empty file"] = ("", 0, "is empty")
     another = '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
     found["another notebook"] = (another, 0, "none of the cells")
-    for mutant in made.mutants(NAME)[: 30 - len(found)]:
+    found |= {f"blank {n}": (made.submission(released, {}), 0, "") for n in range(3)}
+    for mutant in made.mutants(NAME):
         found[mutant.name] = (
             answers(**{mutant.answer: mutant.source}),
             FULL - sum(points[c] for c in mutant.loses),
             "",
         )
+    found |= {f"full {n}": (answers(), FULL, "") for n in range(30 - len(found))}
     return found
 
 
-def grade(quick: bool, work: Path) -> dict[str, Any]:
+def grade(people_wanted: int, work: Path) -> dict[str, Any]:
     """Releases, hands in, grades by the command line, compares."""
     run = [sys.executable, "-m", "adamix_lab", "classroom"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     course, handed = work / "course", work / "handed.zip"
     subprocess.run([*run, "release", NAME, "--course", str(course)], check=True, env=environment)
     everyone = people(course / "release" / NAME / f"{NAME}.ipynb")
-    chosen = dict(list(everyone.items())[1:6] if quick else everyone)
+    chosen = dict(list(everyone.items())[:people_wanted])
     with zipfile.ZipFile(handed, "w") as archive:
         for n, (name, (text, _, _)) in enumerate(chosen.items(), 1):
             archive.writestr(f"{name}_{n}_assignsubmission_file_/{NAME}.ipynb", text)
@@ -105,10 +106,11 @@ def grade(quick: bool, work: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--people", type=int, default=30, help="The first so many of the thirty.")
     parser.add_argument("--out", type=Path, help="File for the JSON object.")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
-        result = grade(options.quick, Path(work))
+        result = grade(5 if options.quick else options.people, Path(work))
     for name, what in result["different"].items():
         print(f"NOT AS EXPECTED {name}: {what}")
     print(json.dumps(result))

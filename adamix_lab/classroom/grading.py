@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from adamix_lab.classroom.course import FOLDERS, api, done, needs_nbgrader
-from adamix_lab.classroom.sandbox import Limits, run
+from adamix_lab.classroom.sandbox import Limits, NotStarted, run
 from adamix_lab.classroom.sources import SOURCES
 from adamix_lab.classroom.submissions import Submission
 from adamix_lab.files import write_text
@@ -83,7 +83,14 @@ def grade(
     for n, submission in enumerate(submissions, 1):
         start = time.perf_counter()
         seen = None if again else state.remarks_of(submission)
-        remarks = tuple(seen) if seen is not None else _grade_one(grader, submission, assignment, course, ran)
+        try:
+            remarks = tuple(seen) if seen is not None else _grade_one(grader, submission, assignment, course, ran)
+        except NotStarted as trouble:
+            state.forget(submission)
+            raise OSError(
+                f"{submission.name} was not graded: Python did not start on this machine ({trouble}). "
+                f"{n - 1} of {len(submissions)} are graded and kept: run the same command again, with less beside it."
+            ) from trouble
         seconds = 0.0 if seen is not None else time.perf_counter() - start
         points = _points(grader, submission.person, assignment, maximum)
         state.keep(submission, remarks)
@@ -110,7 +117,11 @@ def _settings(limits: Limits, course: Path, ran: dict[str, Any]) -> Any:
 
         def preprocess(self, nb: Any, resources: Any) -> Any:
             """The executed notebook; what happened is put first, in words."""
-            executed, remarks, seconds = run(nb, limits, hidden)
+            try:
+                executed, remarks, seconds = run(nb, limits, hidden)
+            except NotStarted as trouble:
+                ran["not started"] = trouble
+                raise
             ran["remarks"], ran["seconds"] = remarks, seconds
             return executed, resources
 
@@ -135,6 +146,8 @@ def _grade_one(
     write_text(folder / f"{assignment}.ipynb", notebook)
     ran.clear()
     answer = grader.autograde(assignment, submission.person, force=True)
+    if "not started" in ran:
+        raise ran["not started"]
     if not answer["success"] and "remarks" not in ran:
         _clear(grader, submission.person, assignment)
         words = (answer.get("error") or "").strip().splitlines()
@@ -214,6 +227,10 @@ class _State:
         now = (submission.digest, submission.late, self.version)
         same = tuple(entry.get(key) for key in ("digest", "late", "version")) == now
         return entry["remarks"] if same else None
+
+    def forget(self, submission: Submission) -> None:
+        """The next run grades it."""
+        self.known.pop(submission.person, None)
 
     def keep(self, submission: Submission, remarks: Sequence[str]) -> None:
         """Written after each person: a killed run goes on where it was."""

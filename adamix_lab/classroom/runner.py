@@ -19,7 +19,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import DeadKernelError
 from traitlets.config import Config
 
-START_SECONDS = 60  # for Python itself, on a busy machine
+START_SECONDS = 300  # for Python itself, on a busy machine
 NO_MEMORY = ("MemoryError", "not enough memory", "can't allocate memory", "bad_alloc")
 
 
@@ -60,7 +60,7 @@ class LimitedClient(NotebookClient):
     def prepare(self, limits: dict[str, int]) -> LimitedClient:
         """Sets the limits before anything runs."""
         self.limits, self.remarks, self.stopped = limits, [], ""
-        self.began, self.printed, self.timeouts = 0.0, 0, 0
+        self.began, self.printed, self.stuck = 0.0, 0, 0
         self.timeout_func = lambda cell: max(1, min(limits["cell_seconds"], int(self.left())))
         self.interrupt_on_timeout, self.allow_errors = True, True
         self.skip_cells_with_tag = "\0"  # a tag must not keep a test from running
@@ -132,15 +132,16 @@ class LimitedClient(NotebookClient):
         if reply["status"] == "ok":
             return
         if reply.get("ename") == "TooLong":
-            self.timeouts += 1
+            # a cell that even an interrupt does not end says nothing: the next one then waits for nothing, too
+            self.stuck += not cell.outputs
             words = (
                 f"{place(cell, cell_index)} did not end within {self.limits['cell_seconds']} s, or within what "
                 f"was left of {self.limits['seconds']} s for all: is there a loop without an end?"
             )
             self.remarks.append(words)
             cell.outputs.append(error("TooLong", words))
-            if self.timeouts > 1:
-                self.stop("Two cells did not end; the rest was not run.")
+            if self.stuck > 1:
+                self.stop("Two cells could not be interrupted; the rest was not run.")
         elif not any(output.output_type == "error" for output in cell.outputs):
             cell.outputs.append(error(reply.get("ename", "Error"), reply.get("evalue", "this cell did not end well")))
 
@@ -161,7 +162,8 @@ def main(source: Path, target: Path, limits: dict[str, int]) -> None:
     for cell in notebook.cells:
         if cell.cell_type == "code" and cell.execution_count is None and cell.source.strip() and not cell.outputs:
             cell.outputs = [error("NotRun", f"this cell was not run. {client.stopped}")]
-    notebook.metadata["adamix_run"] = {"remarks": client.remarks, "seconds": round(time.monotonic() - start, 2)}
+    told = {"remarks": client.remarks, "seconds": round(time.monotonic() - start, 2), "began": bool(client.began)}
+    notebook.metadata["adamix_run"] = told
     temporary = target.with_suffix(".part")
     nbformat.write(notebook, temporary)
     temporary.replace(target)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 RUNNER = Path(__file__).with_name("runner.py")
-GRACE = 120  # seconds beyond the limit, for Python's own start, until everything is ended from outside
+GRACE = 330  # seconds beyond the limit, for Python's own start, until everything is ended from outside
 
 # From the strongest to the weakest: own network, processes, mounts; and for people who are not root, own users.
 _OWN = ["--net", "--pid", "--fork", "--kill-child", "--mount"]
@@ -69,6 +69,10 @@ class Limits:
 
         for name, value in asdict(self).items():
             positive(name, value)
+
+
+class NotStarted(RuntimeError):
+    """Python did not start: the machine's trouble, not the submission's."""
 
 
 @functools.cache
@@ -124,6 +128,7 @@ def run(notebook: Any, limits: Limits, hidden: Sequence[Path] = ()) -> tuple[Any
 
     Returns:
         The executed notebook, in which a cell that did not run holds an error that says why; remarks in words; seconds.
+        Raises NotStarted where not even the first cell was reached.
     """
     import nbformat
 
@@ -143,6 +148,8 @@ def run(notebook: Any, limits: Limits, hidden: Sequence[Path] = ()) -> tuple[Any
         except (OSError, ValueError):
             return _nothing_ran(notebook, ended, limits)
     told = done.metadata.pop("adamix_run")
+    if not told["began"]:
+        raise NotStarted(" ".join(told["remarks"]))
     return done, told["remarks"], told["seconds"]
 
 
