@@ -47,10 +47,11 @@ STYLE = """
   :root { --text: #e8e8e8; --back: #16181c; --soft: #22262c; --line: #4a505a; --link: #8ec5ff; }
 }
 body { margin: 0; color: var(--text); background: var(--back); font: 1.05rem/1.55 system-ui, sans-serif; }
-main { max-width: 52rem; margin: 0 auto; padding: 1rem; }
+main { max-width: 66rem; margin: 0 auto; padding: 1rem; }
 nav { padding: .6rem 1rem; background: var(--soft); border-bottom: 1px solid var(--line); }
 nav a { margin-right: 1rem; white-space: nowrap; display: inline-block; }
 nav a[aria-current] { font-weight: bold; color: var(--text); text-decoration: none; }
+p, li { max-width: 48rem; }
 a { color: var(--link); }
 a:focus-visible, summary:focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
 pre, code { font-family: ui-monospace, monospace; font-size: .92rem; }

@@ -91,7 +91,7 @@ def build(name: str) -> Any:
     )
     for n, cell in enumerate(notebook.cells):
         cell["id"] = f"{name}-{n:02d}"
-        marks = {"schema_version": 3, "grade": False, "solution": False, "task": False, "locked": True}
+        marks: dict[str, Any] = {"schema_version": 3, "grade": False, "solution": False, "task": False, "locked": True}
         if "answer" in cell.metadata:
             marks |= {"solution": True, "locked": False, "grade_id": cell.metadata["answer"]}
             exercise = about[cell.metadata["answer"]]
