@@ -35,7 +35,7 @@ class Submission:
         number: the platform's id of the person, or "".
         file: where it came from, for messages.
         data: its bytes.
-        when: last change as the file tells it; platforms' zip files tell the upload.
+        when: last change, as the folder or the zip file tells it.
         late: the platform marked it so, or it came after the time that was given.
         rank: among several of one person, the highest counts.
         remarks: in words, for the person.
