@@ -52,6 +52,7 @@ def api(course: Path, settings: Any = None) -> Any:
     config.CourseDirectory.root = str(course)
     config.CourseDirectory.course_id = "adamix"
     config.CourseDirectory.db_url = f"sqlite:///{course / 'gradebook' / 'gradebook.db'}"
+    config.Exchange.root = str(course / "gradebook")  # none is used, but it must be writable
     config.ClearSolutions.code_stub = {"python": STUB}
     config.OverwriteCells.add_missing_cells = True  # a deleted test runs all the same
     config.HTMLExporter.mathjax_url = config.HTMLExporter.require_js_url = ""  # nothing from outside
