@@ -68,6 +68,19 @@ def moodle(path, people):
             archive.writestr(f"{person}_{number}_assignsubmission_file_/{NAME}.ipynb", text)
 
 
+def test_feedback_holds_no_script_and_nothing_from_elsewhere():
+    from adamix_lab.classroom.feedback import with_remarks, without_scripts
+
+    page = (
+        '<html><head><script src="https://cdn.example/x.js"> </script><link rel="stylesheet" href="//cdn.example/x.css">'
+        '<link href="own.css"></head><body class="b"><script type="module">\nimport "x";\n</script>kept</body></html>'
+    )
+    left = without_scripts(page)
+    assert "script" not in left and "cdn.example" not in left and "own.css" in left and "kept" in left
+    told = with_remarks(left, ["<b> & co"])
+    assert "&lt;b&gt; &amp; co" in told and told.index("What happened") < told.index("kept")
+
+
 def test_a_release_has_stubs_and_neither_solutions_nor_hidden_tests(course, released):
     text, solution = released.read_text("utf-8"), (course / "solution" / NAME / f"{NAME}.ipynb").read_text("utf-8")
     assert text.count("raise NotImplementedError()") >= 3
