@@ -72,7 +72,7 @@ def test_feedback_holds_no_script_and_nothing_from_elsewhere():
     from adamix_lab.classroom.feedback import with_remarks, without_scripts
 
     page = (
-        '<html><head><script src="https://cdn.example/x.js"> </script><link rel="stylesheet" href="//cdn.example/x.css">'
+        '<html><head><script src="https://cdn.example/x.js"> </script><link rel="css" href="//cdn.example/x.css">'
         '<link href="own.css"></head><body class="b"><script type="module">\nimport "x";\n</script>kept</body></html>'
     )
     left = without_scripts(page)
