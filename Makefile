@@ -8,7 +8,7 @@ SETUP ?=
 RUN = $(PYTHON) bootstrap.py $(SETUP) run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tour lab test test-all lint format notebooks bench clean
+.PHONY: help setup tour lab test test-all lint format notebooks site bench clean
 
 help: ## this list
 	@$(PYTHON) -c "import re; print('make TARGET, where TARGET is'); [print('  %-10s %s' % m) for m in re.findall(r'(?m)^([a-z-]+):.*?## (.*)', open('Makefile', encoding='utf-8').read())]"
@@ -39,6 +39,9 @@ format: ## put formatting and simple style matters right
 
 notebooks: ## build and run the notebooks from notebooks/src
 	@$(RUN) notebooks/build.py
+
+site: ## a static site of the executed lessons and the pages for teaching, in runs/site
+	@$(RUN) notebooks/pages.py
 
 bench: ## the benchmarks, in their quick form
 	@$(RUN) -c "import glob, subprocess, sys; sys.exit(max((subprocess.call([sys.executable, f, '--quick']) for f in sorted(glob.glob('benchmarks/*.py'))), default=0))"

@@ -15,6 +15,7 @@ from adamix_lab.commands.experimenting import ablate
 from adamix_lab.commands.options import Folder
 from adamix_lab.commands.reporting import report
 from adamix_lab.commands.studies import baselines, few_shot, presets, table
+from adamix_lab.commands.teaching import bundle, classroom
 from adamix_lab.commands.writing import generate, pretrain, train_generator
 
 app = typer.Typer(
@@ -23,6 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="AdaMix: train, compare, merge, predict.",
 )
+
+app.add_typer(classroom, name="classroom")
 
 
 @app.command()
@@ -165,6 +168,8 @@ def predict(
 STUDIES = (presets, baselines, table, few_shot, posterior, landscape, theory)
 for command in (*STUDIES, train_generator, generate, pretrain, export, import_authors, import_peft, push):
 COMMANDS = (
+for command in (
+    bundle,
     presets,
     baselines,
     table,
@@ -183,13 +188,21 @@ COMMANDS = (
     *(report,),
 )
 for command in COMMANDS:
+):
     app.command(command.__name__.replace("_", "-"))(command)
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    for_class: Annotated[bool, typer.Option("--class", help="One line, to paste where the class can see it.")] = False,
+) -> None:
     """Versions, device, embedded assets; what is missing and how to get it."""
-    from adamix_lab.doctor import diagnose
+    from adamix_lab.doctor import class_line, diagnose
+
+    if for_class:
+        fine, line = class_line()
+        print(line)
+        raise typer.Exit(0 if fine else 1)
 
     findings = list(diagnose())
     for fine, line in findings:

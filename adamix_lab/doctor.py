@@ -85,6 +85,30 @@ def diagnose() -> Iterator[tuple[bool, str]]:
     )
 
 
+def class_line() -> tuple[bool, str]:
+    """(all fine for the lessons, one line): OK or what is missing, then versions; no path and no name of a person."""
+    found = versions()
+    lacking = [
+        package
+        for module, (package, extra, _) in EXTRAS.items()
+        if extra in ("minilm", "analysis", "plots", "notebooks") and not importlib.util.find_spec(module)
+    ]
+    if not all(fine for fine, _ in _assets()):
+        lacking.append("data or weights (`adamix-lab doctor` says which)")
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    lacking += [f"disk: {free:.1f} GB free"] if free < 1 else []
+    state = "OK" if not lacking else f"MISSING {'; '.join(lacking)}"
+    parts = [
+        f"adamix-lab {found['adamix-lab']}",
+        f"Python {found['python']}",
+        found["platform"],
+        f"torch {found['torch']}",
+        found["device"],
+        f"{free:.0f} GB free",
+    ]
+    return not lacking, " | ".join([state, *parts])
+
+
 def _assets() -> Iterator[tuple[bool, str]]:
     from adamix_lab.backbones import SHIPPED, find_minilm, find_shipped
 

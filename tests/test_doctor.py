@@ -23,3 +23,12 @@ def test_missing_assets_are_named(monkeypatch, tmp_path):
 
 def test_versions_go_with_every_result():
     assert {"python", "torch", "transformers", "device"} <= doctor.versions().keys()
+
+
+def test_the_class_line_is_one_line_that_names_no_folder(monkeypatch, tmp_path):
+    fine, line = doctor.class_line()
+    assert "\n" not in line and "torch" in line and "Python" in line
+    assert line.startswith("OK | " if fine else "MISSING ")
+    monkeypatch.setenv("ADAMIX_LAB_DATA", str(tmp_path))
+    fine, line = doctor.class_line()
+    assert not fine and "data or weights" in line and str(tmp_path) not in line

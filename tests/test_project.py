@@ -66,10 +66,10 @@ def test_every_requirement_has_a_pin_that_fits(requirement):
     assert requirement.specifier.contains(version), f"{requirement} excludes the pin {version}"
 
 
-def test_all_is_everything_but_dev():
+def test_all_is_everything_but_dev_and_what_instructors_need():
     (everything,) = (Requirement(line) for line in EXTRAS["all"])
     assert everything.name == PROJECT["name"]
-    assert everything.extras == EXTRAS.keys() - {"all", "dev"}
+    assert everything.extras == EXTRAS.keys() - {"all", "dev", "instructor"}
 
 
 def test_environment_file_holds_python_pip_and_the_project():

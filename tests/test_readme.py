@@ -1,5 +1,6 @@
 """What the README and the architecture page tell people to type, typed."""
 
+import importlib.util
 import json
 import os
 import re
@@ -38,10 +39,11 @@ def test_the_python_block_runs_as_it_stands(tmp_path):
 def test_the_commands_run_as_they_stand_with_fewer_steps(tmp_path):
     """`adamix-lab` lines, in the README's order; only the number of steps and seeds is lowered, for time.
 
-    The folders that a reader brings, DATA and TEXTS, are made of a few sentences.
+    The folders that a reader brings, DATA and TEXTS, are made of a few sentences, SUBMISSIONS of one person's answers.
     """
     import shlex
 
+    import classroom_helpers
     import tiny_generation
     import tiny_text
 
@@ -51,9 +53,14 @@ def test_the_commands_run_as_they_stand_with_fewer_steps(tmp_path):
         (tmp_path / "DATA" / f"{part}.jsonl").write_text("\n".join(lines), encoding="utf-8")
     tiny_text.write(tmp_path / "TEXTS")
     shutil.copytree(ROOT / "data" / "grids", tmp_path / "data" / "grids")
+    no_grading = importlib.util.find_spec("nbgrader") is None  # the instructor extra
+    if not no_grading:
+        classroom_helpers.hand_in("01_routing", tmp_path / "SUBMISSIONS" / "ada")
     lines = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("adamix-lab")]
     assert len(lines) >= 4
     for line in lines:
+        if no_grading and line.startswith("adamix-lab classroom"):
+            continue
         line = line.split("  #")[0]
         line = re.sub(r"--steps \d+", "--steps 10", re.sub(r"--seeds \d+", "--seeds 1", line))
         line = re.sub(r"ablate \S+", r"\g<0> --steps 10", line)

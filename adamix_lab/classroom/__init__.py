@@ -1,0 +1,1 @@
+"""Exercises: their sources, student releases, grading of submissions, feedback; a bundle for rooms without network."""

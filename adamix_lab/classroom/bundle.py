@@ -1,0 +1,158 @@
+"""One folder for rooms without network: wheels of everything that is pinned, the project with its weights, a starter.
+
+STICK/wheels       for this system and this Python version
+STICK/project      the checkout's package, data and notebooks; no solutions of exercises
+STICK/start.py     `python start.py` sets up with pip's network off; `python start.py lab` (tour, doctor, ...) runs
+STICK/BUNDLE.txt   what it was made for
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from adamix_lab.classroom.sources import SOURCES
+from adamix_lab.files import write_text
+
+ROOT = Path(__file__).resolve().parents[2]
+KEPT = (
+    *("adamix_lab", "data", "docs", "notebooks", "bootstrap.py", "pyproject.toml", "constraints.txt"),
+    *("README.md", "ARCHITECTURE.md", "LICENSE", "CITATION.cff"),
+)
+LEFT_OUT = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "work", "*.part", "*.tmp")
+
+START = '''"""Sets AdaMix Lab up from this folder, without network, and runs it: `python start.py [lab | ...]`."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+PROJECT = HERE / "project"
+CACHE = PROJECT / "runs" / "cache"
+WORDS = sys.argv[1:]
+
+environment = dict(os.environ)
+environment.update(  # pip looks into ../wheels, seen from the project, and nowhere else
+    PIP_NO_INDEX="1", PIP_FIND_LINKS="../wheels", PIP_CONFIG_FILE=os.devnull, PIP_NO_CACHE_DIR="1",
+)
+for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"):
+    environment.pop(name, None)
+environment.update(  # what programs remember stays in this folder
+    HF_HUB_OFFLINE="1", HF_HOME=str(CACHE / "hf"), XDG_CACHE_HOME=str(CACHE), MPLCONFIGDIR=str(CACHE / "mpl"),
+    IPYTHONDIR=str(CACHE / "ipython"), JUPYTER_CONFIG_DIR=str(CACHE / "jupyter"),
+    JUPYTER_DATA_DIR=str(CACHE / "jupyter-data"), JUPYTER_RUNTIME_DIR=str(CACHE / "jupyter-run"),
+    JUPYTERLAB_SETTINGS_DIR=str(CACHE / "lab"), JUPYTERLAB_WORKSPACES_DIR=str(CACHE / "lab-workspaces"),
+)
+for folder in ("hf", "mpl"):
+    (CACHE / folder).mkdir(parents=True, exist_ok=True)
+command = [sys.executable, str(PROJECT / "bootstrap.py"), "--extras", "all"]
+command += ["run", "-m", "adamix_lab", *WORDS] if WORDS else []
+code = subprocess.call(command, cwd=PROJECT, env=environment)
+if not WORDS:
+    print((HERE / "BUNDLE.txt").read_text(encoding="utf-8") if code else "From here on: python start.py lab")
+sys.exit(code)
+'''
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What was made: the folder, its bytes, and how many wheels."""
+
+    folder: Path
+    size: int
+    wheels: int
+
+
+def requirements(extras: Sequence[str] = ("all",)) -> list[str]:
+    """What the package and its extras ask for, without the package itself; extras that name extras are followed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted, seen, queue = list(project["dependencies"]), set(), list(extras)
+    while queue:
+        extra = queue.pop()
+        if extra in seen:
+            continue
+        seen.add(extra)
+        for line in project["optional-dependencies"][extra]:
+            own = re.fullmatch(rf"{project['name']}\[(.+)\]", line)
+            if own:
+                queue += own[1].split(",")
+            else:
+                wanted.append(line)
+    return wanted
+
+
+def bundle(folder: Path, cpu: bool = False, tell: Callable[[str], None] = print) -> Bundle:
+    """Makes the bundle; a folder that holds one already is brought up to date.
+
+    Args:
+        folder: where to; it is made.
+        cpu: take PyTorch's CPU build from PyTorch's own index (Linux; elsewhere it is what pip takes anyway).
+        tell: for progress.
+
+    Raises FileNotFoundError outside of a checkout, FileExistsError where other files lie, ValueError where pip failed.
+    """
+    if not (ROOT / "constraints.txt").is_file():
+        raise FileNotFoundError(
+            f"{ROOT} is no checkout of the repository: expected constraints.txt, data and notebooks in it. Clone it."
+        )
+    if folder.exists() and any(folder.iterdir()) and not (folder / "BUNDLE.txt").is_file():
+        raise FileExistsError(f"{folder} holds other files: expected an empty folder, or a bundle to renew.")
+    folder.mkdir(parents=True, exist_ok=True)
+    made_for = f"Python {sys.version_info[0]}.{sys.version_info[1]} on {platform.system()} {platform.machine()}"
+    about = f"AdaMix Lab, made for {made_for}. Another system or Python version needs a bundle of its own.\n"
+    write_text(folder / "BUNDLE.txt", about)
+    write_text(folder / "start.py", START)
+    tell("project")
+    copy_project(folder / "project")
+    wheels = folder / "wheels"
+    pinned = next(
+        line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("setuptools==")
+    )
+    index = ["--extra-index-url", _cpu_index()] if cpu else []
+    tell("wheels")
+    _pip("download", "--dest", str(wheels), "--only-binary", ":all:", "-c", "constraints.txt", *index, pinned,
+         *requirements())  # fmt: skip
+    _pip("wheel", "--no-deps", "--wheel-dir", str(wheels), str(folder / "project"))
+    for leftover in ("build", "adamix_lab.egg-info"):  # of building the wheel
+        shutil.rmtree(folder / "project" / leftover, ignore_errors=True)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return Bundle(folder, size, len(list(wheels.glob("*.whl"))))
+
+
+def copy_project(target: Path) -> None:
+    """The checkout without its solutions, tests, runs and environment. What was there before is replaced."""
+    for name in KEPT:
+        source, place = ROOT / name, target / name
+        if place.is_dir():
+            shutil.rmtree(place)
+        if source.is_dir():
+            shutil.copytree(source, place, ignore=LEFT_OUT)
+        elif source.is_file():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, place)
+    shutil.rmtree(target / SOURCES, ignore_errors=True)
+    (target / SOURCES.parent / "renew.py").unlink(missing_ok=True)
+
+
+def _cpu_index() -> str:
+    found = re.search(r'^CPU_INDEX = "(.+)"', (ROOT / "bootstrap.py").read_text(encoding="utf-8"), re.M)
+    assert found, "bootstrap.py names PyTorch's CPU index"
+    return found[1]
+
+
+def _pip(*words: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "pip", *words], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-4:])
+        raise ValueError(
+            f"pip {words[0]} failed:\n{said}\nA bundle is made with the network: check it, and the free space (3 GB)."
+        )

@@ -1,0 +1,90 @@
+"""What comes out of grading: a table by check, a file that the platform imports, a histogram with alt text."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from adamix_lab.classroom.grading import Marked
+from adamix_lab.files import write_text
+from adamix_lab.plots import new_figure, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def write_marks(marked: Sequence[Marked], assignment: str, folder: Path) -> list[Path]:
+    """Writes the files and returns them: the table, one import file a platform that people came from, the picture."""
+    written = [folder / f"{assignment}.csv"]
+    write_text(written[0], table(marked))
+    for platform, make in (("moodle", moodle), ("canvas", canvas)):
+        of_it = [m for m in marked if m.platform == platform]
+        if of_it:
+            written.append(folder / f"{assignment}-{platform}.csv")
+            write_text(written[-1], make(of_it, assignment))
+    figure, ax = new_figure(7, 3.6)
+    alt = histogram([m.total for m in marked], marked[0].best, ax)
+    written.append(save_figure(figure, folder / f"{assignment}.png", alt))
+    return written
+
+
+def table(marked: Sequence[Marked]) -> str:
+    """CSV: a row a person, a column a check, remarks last."""
+    checks = list(marked[0].maximum)
+    head = ["person", "name", "points", "of", "late", *checks, "remarks"]
+    rows = [
+        [m.person, m.name, f"{m.total:g}", f"{m.best:g}", "late" if m.late else "",
+         *(f"{m.points[check]:g}" for check in checks), " ".join(m.remarks)]
+        for m in marked
+    ]  # fmt: skip
+    return _csv([head, *rows])
+
+
+def moodle(marked: Sequence[Marked], assignment: str) -> str:
+    """CSV as Moodle's offline grading worksheet has it: people by their number, grade, feedback comments."""
+    head = ["Identifier", "Full name", "Grade", "Maximum Grade", "Feedback comments"]
+    return _csv(
+        [
+            head,
+            *([f"Participant {m.number}", m.name, f"{m.total:g}", f"{m.best:g}", " ".join(m.remarks)] for m in marked),
+        ]
+    )
+
+
+def canvas(marked: Sequence[Marked], assignment: str) -> str:
+    """CSV as Canvas's gradebook imports it: people by their ID, a column named after the assignment."""
+    head = ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", assignment]
+    best = ["    Points Possible", "", "", "", "", f"{marked[0].best:g}"]
+    return _csv([head, best, *([m.name, m.number, "", "", "", f"{m.total:g}"] for m in marked)])
+
+
+def _csv(rows: Iterable[Sequence[str]]) -> str:
+    """Text with a leading =, +, - or @ gets an apostrophe: a spreadsheet must not take a name for a formula."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for row in rows:
+        writer.writerow(["'" + cell if cell.startswith(("=", "+", "-", "@")) else cell for cell in row])
+    return text.getvalue()
+
+
+def histogram(totals: Sequence[float], best: float, ax: Axes) -> str:
+    """How many people have how many points. Returns the alt text."""
+    counts = Counter(min(int(total), int(best)) for total in totals)
+    places = range(int(best) + 1)
+    bars = ax.bar(places, [counts[n] for n in places], color="#0072B2", edgecolor="black", linewidth=0.6)
+    ax.bar_label(bars, labels=[str(counts[n]) if counts[n] else "" for n in places], fontsize=8)
+    middle = (
+        sorted(totals)[len(totals) // 2] if len(totals) % 2 else sum(sorted(totals)[len(totals) // 2 - 1 :][:2]) / 2
+    )
+    ax.axvline(middle, color="#D55E00", linestyle="--", label=f"median {middle:g}")
+    ax.set_xlabel(f"points (of {best:g})")
+    ax.set_ylabel("people")
+    ax.yaxis.get_major_locator().set_params(integer=True)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, loc="upper left")
+    listed = ", ".join(f"{counts[n]} with {n}" for n in places if counts[n])
+    return f"Histogram of {len(totals)} people's points, of {best:g} to be had: {listed}. The median is {middle:g}."

@@ -1,0 +1,77 @@
+"""Commands for teaching: `adamix-lab classroom release|grade|feedback`, and `adamix-lab bundle`."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Course = Annotated[Path, typer.Option("--course", help="The course's folder: versions, submissions, gradebook, marks.")]
+Name = Annotated[str, typer.Argument(help="The assignment, such as 01_routing.")]
+
+classroom = typer.Typer(no_args_is_help=True, help="Exercises: student versions, grading, feedback (needs nbgrader).")
+
+
+@classroom.command()
+def release(
+    names: Annotated[list[str] | None, typer.Argument(help="Assignments; default: all.")] = None,
+    course: Course = Path("runs/course"),
+) -> None:
+    """Makes student and solution versions of assignments from their one source."""
+    from adamix_lab.classroom.course import release as make
+    from adamix_lab.classroom.sources import assignments
+
+    for name in names or assignments():
+        student, solution = make(name, course)
+        print(f"{student}  for students\n{solution}  with solutions and hidden tests")
+
+
+@classroom.command()
+def grade(
+    name: Name,
+    submissions: Annotated[Path, typer.Argument(help="A folder or zip file, as Moodle or Canvas hands it out.")],
+    course: Course = Path("runs/course"),
+    due: Annotated[datetime.datetime | None, typer.Option(help="Later ones are marked late (local time).")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Grade unchanged submissions anew, too.")] = False,
+    seconds: Annotated[int, typer.Option(help="For one notebook.")] = 120,
+    cell_seconds: Annotated[int, typer.Option(help="For one cell.")] = 30,
+    memory: Annotated[int, typer.Option(help="MB a process.")] = 2048,
+) -> None:
+    """Runs and marks submissions, each by itself; writes a table, a file for the platform, a histogram."""
+    from adamix_lab.classroom.grading import grade as mark
+    from adamix_lab.classroom.marks import write_marks
+    from adamix_lab.classroom.sandbox import Limits, isolation
+    from adamix_lab.classroom.submissions import collect
+
+    limits = Limits(cell_seconds=cell_seconds, seconds=seconds, memory_mb=memory)
+    found = collect(submissions, due)
+    print("\n".join(isolation(limits)))
+    marked = mark(found, name, course, limits, again)
+    for path in write_marks(marked, name, course / "marks"):
+        print(path)
+
+
+@classroom.command()
+def feedback(
+    name: Name,
+    course: Course = Path("runs/course"),
+    out: Annotated[Path | None, typer.Option(help="Folder for the pages; default: COURSE/feedback/pages.")] = None,
+) -> None:
+    """Writes a page a person: points, what failed and why, and what happened when the notebook ran."""
+    from adamix_lab.classroom.feedback import feedback as make
+
+    pages = make(name, course, out)
+    print(f"{len(pages)} pages in {pages[0].parent.parent}" if pages else "No one was graded.")
+
+
+def bundle(
+    folder: Annotated[Path, typer.Argument(help="Where to: a folder on the disk, to be copied to a USB stick.")],
+    cpu: Annotated[bool, typer.Option("--cpu", help="PyTorch's CPU build (Linux; much smaller).")] = False,
+) -> None:
+    """Wheels, data and weights in one folder, to set laptops of this system up without network (from a checkout)."""
+    from adamix_lab.classroom.bundle import bundle as make
+
+    made = make(folder, cpu)
+    print(f"{made.folder}: {made.wheels} wheels, {made.size / 1e6:.0f} MB. On a laptop: python start.py")

@@ -1,0 +1,172 @@
+"""Makes a static site of the executed lessons and the pages for teaching: `python notebooks/pages.py [--out DIR]`.
+
+nbconvert turns notebooks into HTML; the frame around it is ours, because nbconvert's own asks the network for MathJax,
+require.js and mermaid. The result opens from disk: no script, no font, no picture from elsewhere; light and dark.
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from adamix_lab.files import write_text
+
+HERE = Path(__file__).resolve().parent
+TEACHING = HERE.parent / "docs" / "teaching"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+TEX = re.compile(r"\$\$.+?\$\$|(?<![\\$\w])\$[^$\n]*\\[a-z]+[^$\n]*\$", re.S)
+MISSING = "*In JupyterLab a control stands here. A picture of it in its first state follows.*"
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title} · AdaMix Lab</title>
+<link rel="stylesheet" href="site.css">
+</head>
+<body>
+<nav aria-label="Pages">{nav}</nav>
+<main>
+{body}
+</main>
+</body>
+</html>
+"""
+
+STYLE = """
+:root { --text: #1b1b1b; --back: #ffffff; --soft: #f3f4f6; --line: #c9ccd1; --link: #0050a0; }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e8e8e8; --back: #16181c; --soft: #22262c; --line: #4a505a; --link: #8ec5ff; }
+}
+body { margin: 0; color: var(--text); background: var(--back); font: 1.05rem/1.55 system-ui, sans-serif; }
+main { max-width: 66rem; margin: 0 auto; padding: 1rem; }
+nav { padding: .6rem 1rem; background: var(--soft); border-bottom: 1px solid var(--line); }
+nav a { margin-right: 1rem; white-space: nowrap; display: inline-block; }
+nav a[aria-current] { font-weight: bold; color: var(--text); text-decoration: none; }
+p, li { max-width: 48rem; }
+a { color: var(--link); }
+a:focus-visible, summary:focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
+pre, code { font-family: ui-monospace, monospace; font-size: .92rem; }
+pre { background: var(--soft); border: 1px solid var(--line); border-radius: 6px; padding: .7rem; overflow-x: auto; }
+.output_area pre, .jp-OutputArea pre { background: transparent; border-left: 3px solid var(--line); border-radius: 0; }
+img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; padding: 4px; }
+table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
+th, td { border: 1px solid var(--line); padding: .3rem .6rem; text-align: left; vertical-align: top; }
+th { background: var(--soft); }
+.prompt, .anchor-link { display: none; }
+@media print { nav { display: none; } body { color: #000; background: #fff; } }
+"""
+
+
+def lesson(path: Path) -> tuple[str, str]:
+    """(title, HTML) of an executed notebook. Raises ValueError for TeX, which would need a script to be read."""
+    from nbconvert import HTMLExporter
+
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and TEX.search(cell.source):
+            raise ValueError(f"{path.name} holds TeX ({TEX.search(cell.source)[0][:40]!r}): write it in Unicode.")  # type: ignore[index]
+        cell.outputs = [_still(output) for output in cell.get("outputs", [])] if cell.cell_type == "code" else []
+        if cell.cell_type != "code":
+            del cell["outputs"]
+    exporter = HTMLExporter(template_name="basic", mathjax_url="", require_js_url="", embed_images=True)
+    body, _ = exporter.from_notebook_node(notebook)
+    return _title(notebook.cells[0].source), body
+
+
+def _still(output: Any) -> Any:
+    """The output, or words in the place of a control."""
+    if WIDGET not in output.get("data", {}):
+        return output
+    return nbformat.v4.new_output("display_data", {"text/markdown": MISSING})
+
+
+def page(path: Path) -> tuple[str, str]:
+    """(title, HTML) of a Markdown page."""
+    from nbconvert.filters.markdown_mistune import markdown2html_mistune
+
+    text = path.read_text(encoding="utf-8")
+    return _title(text), markdown2html_mistune(text)
+
+
+def _title(text: str) -> str:
+    found = re.search(r"^# (.+)$", text, re.M)
+    return found[1].strip() if found else "Untitled"
+
+
+def relink(body: str, names: set[str]) -> str:
+    """Links to notebooks and Markdown pages go to their pages here; links to the project's other files are left out."""
+
+    def one(match: re.Match[str]) -> str:
+        target, _, anchor = html.unescape(match[1]).partition("#")
+        if not target or target.startswith(("http:", "https:", "mailto:")):
+            return match[0]
+        stem = Path(target).stem
+        if stem in names and Path(target).suffix in (".ipynb", ".md", ".html"):
+            return f'href="{stem}.html{"#" + anchor if anchor else ""}"'
+        return ""
+
+    return re.sub(r'href="([^"]*)"', one, body)
+
+
+def style() -> str:
+    """The style sheet: ours, and Pygments' for code in light and dark."""
+    from pygments.formatters import HtmlFormatter
+
+    light = HtmlFormatter(style="default").get_style_defs(".highlight")
+    dark = HtmlFormatter(style="github-dark").get_style_defs(".highlight")
+    clear = ".highlight { background: transparent !important; }\n"
+    return f"{STYLE}\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n{clear}"
+
+
+def build(out: Path) -> list[Path]:
+    """Writes the site and returns its pages, the index first."""
+    made = {path.stem: lesson(path) for path in sorted(HERE.glob("[0-9][0-9]_*.ipynb"))}
+    lessons = list(made)
+    made |= {path.stem: page(path) for path in sorted(TEACHING.glob("*.md"))}
+    listed = {
+        "Lessons": lessons,
+        "For teaching": [name for name in made if name not in lessons],
+    }
+    body = (
+        "<h1>AdaMix Lab</h1>\n<p>Lessons on mixtures of adaptations, as they ran. To move their controls, open them in "
+    )
+    body += "JupyterLab: <code>python bootstrap.py run -m adamix_lab lab</code>.</p>\n"
+    for heading, names in listed.items():
+        items = "".join(f'<li><a href="{name}.html">{html.escape(made[name][0])}</a></li>' for name in names)
+        body += f"<h2>{heading}</h2>\n<ul>{items}</ul>\n"
+    made = {"index": ("Contents", body), **made}
+    write_text(out / "site.css", style())
+    written = []
+    for name, (title, text) in made.items():
+        shown = ["index", *lessons]
+        nav = " ".join(
+            f'<a href="{n}.html"{" aria-current=page" if n == name else ""}>'
+            f"{html.escape(made[n][0] if n == 'index' else n.replace('_', ' '))}</a>"
+            for n in shown
+        )
+        written.append(out / f"{name}.html")
+        text = relink(text, set(made))
+        write_text(written[-1], PAGE.format(title=html.escape(title), nav=nav, body=text))
+    return written
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=HERE.parent / "runs" / "site")
+    pages = build(parser.parse_args().out)
+    size = sum(path.stat().st_size for path in pages[0].parent.iterdir())
+    print(f"{len(pages)} pages, {size / 1e6:.1f} MB: open {pages[0]}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""Grading in one command: right marks, each trouble told in words, platforms' files, grading again."""
+
+import contextlib
+import copy
+import csv
+import io
+import json
+import zipfile
+
+import pytest
+
+pytest.importorskip("nbgrader", reason="the instructor extra is not installed")
+
+from classroom_helpers import CHATTY, TROUBLES, mutants, points_of, reference, submission, tagged, without
+from typer.testing import CliRunner
+
+from adamix_lab.classroom import grading
+from adamix_lab.classroom.sandbox import NotStarted
+from adamix_lab.cli import app
+
+NAME = "01_routing"
+FULL = 10
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory):
+    from adamix_lab.classroom.course import release
+
+    folder = tmp_path_factory.mktemp("course")
+    release(NAME, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def released(course):
+    return course / "release" / NAME / f"{NAME}.ipynb"
+
+
+def run_here(notebook, limits, hidden):
+    """In the place of the sandbox: the cells run in this process, for what is tested is what surrounds them."""
+    from nbformat.v4 import new_output
+
+    done, space = copy.deepcopy(notebook), {"__name__": "__main__"}
+    for cell in done.cells:
+        if cell.cell_type == "code":
+            try:
+                with contextlib.redirect_stdout(io.StringIO()):
+                    exec(cell.source, space)
+            except Exception as error:
+                cell.outputs = [
+                    new_output("error", ename=type(error).__name__, evalue=str(error), traceback=[str(error)])
+                ]
+    return done, [], 0.1
+
+
+def grade(course, handed, *more):
+    return CliRunner().invoke(app, ["classroom", "grade", NAME, str(handed), "--course", str(course), *more])
+
+
+def rows(course):
+    table = (course / "marks" / f"{NAME}.csv").read_text("utf-8")
+    return {row["name"]: row for row in csv.DictReader(io.StringIO(table))}
+
+
+def moodle(path, people):
+    with zipfile.ZipFile(path, "w") as archive:
+        for number, (person, (text, *_)) in enumerate(people.items(), 101):
+            archive.writestr(f"{person}_{number}_assignsubmission_file_/{NAME}.ipynb", text)
+
+
+def test_feedback_holds_no_script_and_nothing_from_elsewhere():
+    from adamix_lab.classroom.feedback import with_remarks, without_scripts
+
+    page = (
+        '<html><head><script src="https://cdn.example/x.js"> </script><link rel="css" href="//cdn.example/x.css">'
+        '<link href="own.css"></head><body class="b"><script type="module">\nimport "x";\n</script>kept</body></html>'
+    )
+    left = without_scripts(page)
+    assert "script" not in left and "cdn.example" not in left and "own.css" in left and "kept" in left
+    told = with_remarks(left, ["<b> & co"])
+    assert "&lt;b&gt; &amp; co" in told and told.index("What happened") < told.index("kept")
+
+
+def test_a_release_has_stubs_and_neither_solutions_nor_hidden_tests(course, released):
+    text, solution = released.read_text("utf-8"), (course / "solution" / NAME / f"{NAME}.ipynb").read_text("utf-8")
+    assert text.count("raise NotImplementedError()") >= 3
+    for secret in ("hashlib.sha256", "refuse_library", "HIDDEN", "SOLUTION", "16**12"):
+        assert secret not in text
+    assert "BEGIN SOLUTION" in solution and "BEGIN HIDDEN TESTS" in solution
+    assert sum(points_of(NAME).values()) == FULL
+
+
+def test_people_of_two_platforms_are_graded_in_one_command(course, released, tmp_path, monkeypatch):
+    monkeypatch.setattr(grading, "run", run_here)
+    right = reference(NAME)
+    wrong = next(m for m in mutants(NAME) if m.name == "choices of layers are added")
+    people = {
+        "Ada Full": (submission(released, right), FULL, ""),
+        "Bo Mutant": (submission(released, right | {"number": wrong.source}), FULL - 2, ""),
+        "Cy Deleted": (submission(released, right, without("number-many")), FULL, "it was put back and run"),
+        "Di Emptied": (submission(released, right, without("number")), FULL - 3, "its tests find no answer"),
+        "Ed Word": ("PK, a text document", 0, "is not a notebook"),
+        "Fo Other": ('{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}', 0, "another notebook?"),
+    }
+    moodle(tmp_path / "moodle.zip", people)
+    blank = submission(released, {})
+    (tmp_path / f"late_LATE_201_999_{NAME}.ipynb").write_text(blank, encoding="utf-8")
+    (tmp_path / f"twice_202_997_{NAME}.ipynb").write_text(blank, encoding="utf-8")
+    (tmp_path / f"twice_202_998_{NAME}-1.ipynb").write_text(submission(released, right), encoding="utf-8")
+
+    done = grade(course, tmp_path)
+    assert done.exit_code == 0, done.output
+    assert "Nowhere enforced" in done.output
+    found = rows(course)
+    for person, (_, points, sign) in people.items():
+        assert float(found[person]["points"]) == points and sign in found[person]["remarks"], found[person]
+    assert float(found["late"]["points"]) == 0 and found["late"]["late"] == "late"
+    assert float(found["twice"]["points"]) == FULL and "left aside" in found["twice"]["remarks"]
+    assert "Participant 101,Ada Full,10,10" in (course / "marks" / f"{NAME}-moodle.csv").read_text("utf-8")
+    assert (course / "marks" / f"{NAME}-canvas.csv").read_text("utf-8").splitlines()[1].endswith(",10")
+    assert "Histogram of 8 people" in (course / "marks" / f"{NAME}.txt").read_text("utf-8")
+
+    assert grade(course, tmp_path).output.count("(unchanged)") == 8
+    people["Bo Mutant"] = (submission(released, right), FULL, "")
+    moodle(tmp_path / "moodle.zip", people)
+    again = grade(course, tmp_path)
+    assert again.output.count("(unchanged)") == 7 and float(rows(course)["Bo Mutant"]["points"]) == FULL
+
+    done = CliRunner().invoke(app, ["classroom", "feedback", NAME, "--course", str(course)])
+    assert done.exit_code == 0, done.output
+    pages = course / "feedback" / "pages"
+    assert "is not a notebook" in (pages / "Ed Word_105_assignsubmission_file_" / f"{NAME}.html").read_text("utf-8")
+    page = (pages / "Cy Deleted_103_assignsubmission_file_" / f"{NAME}.html").read_text("utf-8")
+    assert "What happened when" in page and "it was put back and run" in page
+    assert 'src="http' not in page and "cdnjs" not in page
+
+
+def test_points_that_a_person_gave_stay(course, released, tmp_path, monkeypatch):
+    monkeypatch.setattr(grading, "run", run_here)
+    (tmp_path / "kim.ipynb").write_text(submission(released, {}), encoding="utf-8")
+    assert grade(course, tmp_path).exit_code == 0 and float(rows(course)["kim"]["points"]) == 0
+    from adamix_lab.classroom.course import api
+
+    with api(course).gradebook as book:
+        book.find_grade("number-one", NAME, NAME, "kim").manual_score = 1
+        book.db.commit()
+    grade(course, tmp_path, "--again")
+    assert float(rows(course)["kim"]["points"]) == 1
+
+
+def test_a_machine_that_does_not_start_python_costs_nobody_points(course, released, tmp_path, monkeypatch):
+    def fails(*_):
+        raise NotStarted("no answer from the kernel")
+
+    (tmp_path / "lee.ipynb").write_text(submission(released, reference(NAME)), encoding="utf-8")
+    monkeypatch.setattr(grading, "run", fails)
+    with pytest.raises(OSError, match="lee was not graded: Python did not start"):
+        grading.grade(grading_input(tmp_path), NAME, course, grading.Limits())
+    monkeypatch.setattr(grading, "run", run_here)
+    (marked,) = grading.grade(grading_input(tmp_path), NAME, course, grading.Limits())
+    assert marked.total == FULL and marked.seconds > 0
+
+
+def grading_input(folder):
+    from adamix_lab.classroom.submissions import collect
+
+    return collect(folder)
+
+
+def test_an_assignment_that_was_not_released_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="classroom release 01_routing"):
+        grading.grade([], NAME, tmp_path, grading.Limits())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_each_runs_by_itself_and_troubles_are_told(course, released, tmp_path):
+    """The real thing: processes, limits, the kernel."""
+    right = reference(NAME)
+    off = tagged("number-many", "skip-execution")
+    people = {
+        "Ada Full": (submission(released, right), FULL, ""),
+        "Di Tagged": (submission(released, right | {"number": "x = 1"}, off), FULL - 3, ""),
+        "Ed Chatty": (submission(released, right | {"number": CHATTY}), FULL, "stderr"),
+        "Gi Loop": (submission(released, right | {"number": TROUBLES["an endless loop"][0]}), FULL - 3, "did not end"),
+        "Ho Crash": (submission(released, right | {"number": TROUBLES["a crash"][0]}), 4, "Python ended"),
+    }
+    moodle(tmp_path / "moodle.zip", people)
+    done = grade(course, tmp_path / "moodle.zip", "--cell-seconds", "15", "--again")
+    assert done.exit_code == 0, done.output
+    found = rows(course)
+    for person, (_, points, sign) in people.items():
+        assert float(found[person]["points"]) == points and sign in found[person]["remarks"], found[person]
+    state = json.loads((course / "marks" / f"{NAME}.json").read_text("utf-8"))
+    assert state["104"]["remarks"] and state["101"]["remarks"] == []

@@ -1,0 +1,51 @@
+"""Tables that platforms import, and the histogram's words."""
+
+import csv
+import io
+
+import pytest
+
+pytest.importorskip("matplotlib", reason="the plots extra is not installed")
+
+from adamix_lab.classroom.grading import Marked
+from adamix_lab.classroom.marks import canvas, histogram, moodle, table, write_marks
+from adamix_lab.plots import new_figure
+
+
+def marked(name, points, platform="moodle", number="7", remarks=()):
+    return Marked(
+        name.lower(), name, platform, number, False, {"a": points, "b": 0.0}, {"a": 3.0, "b": 1.0}, remarks, 1.0
+    )
+
+
+def rows(text):
+    return list(csv.reader(io.StringIO(text)))
+
+
+def test_the_table_has_a_column_for_each_check_and_the_remarks():
+    head, ada = rows(table([marked("Ada", 2.5, remarks=("It came late.", "Cell 3 did not end."))]))
+    assert head == ["person", "name", "points", "of", "late", "a", "b", "remarks"]
+    assert ada == ["ada", "Ada", "2.5", "4", "", "2.5", "0", "It came late. Cell 3 did not end."]
+
+
+def test_platforms_find_people_by_their_numbers():
+    assert rows(moodle([marked("Ada", 3)], "x"))[1][:4] == ["Participant 7", "Ada", "3", "4"]
+    head, best, ada = rows(canvas([marked("Ada", 3, "canvas", "12")], "01_routing"))
+    assert head[:2] == ["Student", "ID"] and head[-1] == "01_routing" and best[-1] == "4"
+    assert ada[1] == "12" and ada[-1] == "3"
+
+
+def test_a_name_is_no_formula():
+    assert rows(table([marked("=1+1", 0)]))[1][1] == "'=1+1"
+
+
+def test_the_histogram_is_told_in_words():
+    _, ax = new_figure()
+    words = histogram([0, 2, 2, 4], 4, ax)
+    assert words == ("Histogram of 4 people's points, of 4 to be had: 1 with 0, 2 with 2, 1 with 4. The median is 2.")
+
+
+def test_only_the_platforms_that_people_came_from_get_a_file(tmp_path):
+    written = write_marks([marked("Ada", 1), marked("Bo", 2, "plain", "")], "x", tmp_path)
+    assert [path.name for path in written] == ["x.csv", "x-moodle.csv", "x.png"]
+    assert (tmp_path / "x.txt").read_text("utf-8").startswith("Histogram of 2 people")

@@ -1,0 +1,70 @@
+"""What runs apart: limits hold, faults become errors with words, a cell that did not run never looks right."""
+
+import sys
+
+import pytest
+
+from adamix_lab.classroom.sandbox import Limits, isolation, run, unshare
+
+nbformat = pytest.importorskip("nbformat", reason="the notebooks extra is not installed")
+
+LIMITS = Limits(cell_seconds=6, seconds=60, memory_mb=1024)
+
+
+def execute(*sources, hidden=()):
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    notebook, remarks, _ = run(nbformat.v4.new_notebook(cells=cells), LIMITS, hidden)
+    said = [
+        " ".join(o.get("text", "") if o.output_type == "stream" else o.get("ename", "") for o in cell.outputs)
+        for cell in notebook.cells
+    ]
+    return said, " ".join(remarks)
+
+
+@pytest.mark.slow
+def test_an_empty_home_no_network_and_no_gradebook(tmp_path):
+    secret = tmp_path / "gradebook"
+    secret.mkdir()
+    (secret / "gradebook.db").write_text("marks")
+    said, _ = execute(
+        "import os; print(sorted(os.listdir(os.path.expanduser('~'))))",
+        f"import os; print(os.listdir({str(secret)!r}))",
+        "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9')",
+        "import socket; print(socket.socket)",
+        "print(os.environ.get('SECRET_TOKEN'))",
+        hidden=[secret],
+    )
+    assert "work" in said[0] and "gradebook" not in said[0]
+    assert "URLError" in said[2]
+    assert "None" in said[4]
+    if "--mount" in unshare():
+        assert said[1].strip() == "[]"
+    assert (secret / "gradebook.db").read_text() == "marks"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux")
+def test_a_loop_a_hog_and_a_flood_are_stopped_and_told():
+    said, told = execute("while True: pass", "hog = bytearray(4 << 30)", "while True: print('x' * 1000)", "print('on')")
+    assert "TooLong" in said[0] and "MemoryError" in said[1] and "TooMuchOutput" in said[2] and "on" in said[3]
+    assert "is there a loop without an end?" in told and "1024 MB" in told and "printed more than 200 kB" in told
+
+
+@pytest.mark.slow
+def test_after_the_end_of_python_nothing_looks_right():
+    said, told = execute("print('first')", "import os; os._exit(0)", "print('never')")
+    assert said[0].strip() == "first" and "PythonEnded" in said[1] and said[2] == "NotRun"
+    assert "Python ended while it ran cell 2" in told
+
+
+def test_what_is_not_enforced_is_said(monkeypatch):
+    import adamix_lab.classroom.sandbox as sandbox
+
+    monkeypatch.setattr(sandbox, "unshare", lambda: ())
+    words = " ".join(isolation(LIMITS))
+    assert "Not enforced here: the network" in words and "gradebook too" in words and "Nowhere enforced" in words
+
+
+def test_limits_of_nothing_are_refused():
+    with pytest.raises(ValueError, match="seconds = 0"):
+        Limits(seconds=0)
