@@ -12,6 +12,7 @@ import typer
 from adamix_lab.commands.analysing import landscape, posterior, theory
 from adamix_lab.commands.options import Folder
 from adamix_lab.commands.studies import baselines, few_shot, presets, table
+from adamix_lab.commands.teaching import effects, lesson_runs
 from adamix_lab.commands.writing import generate, pretrain, train_generator
 
 app = typer.Typer(
@@ -159,7 +160,8 @@ def predict(
         print(f"{classes[best]:>12}  {100 * float(row[best]):5.1f} %  {shown}")
 
 
-for command in (presets, baselines, table, few_shot, posterior, landscape, theory, train_generator, generate, pretrain):
+STUDIES = (presets, baselines, table, few_shot, posterior, landscape, theory)
+for command in (*STUDIES, train_generator, generate, pretrain, effects, lesson_runs):
     app.command(command.__name__.replace("_", "-"))(command)
 
 
