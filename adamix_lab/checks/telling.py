@@ -58,6 +58,14 @@ def compare(what: str, expected: float, came: float, mistakes: Mapping[str, floa
     wrong(what, expected, came, cause)
 
 
+def attempt(check: Callable[..., None], *answers: Any) -> None:
+    """Runs a check and prints what it says, instead of stopping the notebook; marks are given by the check itself."""
+    try:
+        check(*answers)
+    except AssertionError as error:
+        print(f"Not yet. {error}")
+
+
 def passed(name: str) -> None:
     """One line that says so."""
     print(f"{name}: right.")

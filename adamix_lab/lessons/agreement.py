@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from adamix_lab.lessons.answers import Answers
-from adamix_lab.lessons.runs import GRID, load_answers
+from adamix_lab.lessons.runs import GRID, load_answers, place_of
 from adamix_lab.plots import STYLES, Picture
 from adamix_lab.twins import SEEDS
 from adamix_lab.widgets.controls import Steps
 from adamix_lab.widgets.frame import Explorer, View
+from adamix_lab.widgets.prediction import Prediction, mark_prediction
 
 
 def pairwise_kl(answers: Answers) -> Tensor:
@@ -64,8 +65,11 @@ def dialled(weight: float, seed: int, runs: Sequence[Answers] | None = None) -> 
     )
 
 
-def draw_dial(state: Dialled) -> View:
-    """Agreement of routes, and accuracy of a random route and of the merge, against the weight."""
+def draw_dial(state: Dialled, predicted: float | None = None) -> View:
+    """Agreement of routes, and accuracy of a random route and of the merge, against the weight.
+
+    predicted: the accuracy in % that the learner expects of a random route at the largest weight.
+    """
     from adamix_lab.pictures.landscapes import panels
 
     figure, (left, right) = panels(2, 8.6, 3.6)
@@ -97,21 +101,29 @@ def draw_dial(state: Dialled) -> View:
     )
     chosen = f"seed {state.seed}; {state.weights[at]:g} is chosen"
     alt = f"Agreement and accuracy against the weight of consistency, {chosen}. {told}."
-    return View(readout, Picture(figure, alt))
+    return View(readout, Picture(figure, mark_prediction(right, alt, predicted, axis="y")))
 
 
-def consistency_dial() -> Explorer:
-    """The widget of lesson 02, over runs that were trained beforehand."""
-    weights = tuple(GRID)
+def dial_seeds() -> tuple[int, ...]:
+    """The seeds for which every weight's run is there. Raises FileNotFoundError where there is none."""
+    seeds = tuple(seed for seed in SEEDS if all(place_of(name, seed).is_file() for name in GRID.values()))
+    if not seeds:
+        load_answers(GRID[100], SEEDS[0])  # says what is missing and what makes it
+    return seeds
+
+
+def consistency_dial(prediction: Prediction | None = None) -> Explorer:
+    """The widget of lesson 02, over runs that were trained beforehand; it draws the learner's prediction, too."""
+    weights, seeds = tuple(GRID), dial_seeds()
     return Explorer(
         "Consistency dial",
         "Find a weight with a pairwise KL below 0.03 at which a random route loses at most a point to the best "
         "weight. Does it hold for every seed?",
         [
             Steps("weight", "weight of consistency", weights, weights[0]),
-            Steps("seed", "seed", SEEDS, SEEDS[0]),
+            Steps("seed", "seed", seeds, seeds[0]),
         ],
         dialled,
-        draw_dial,
-        shown={"weight": weights[-1], "seed": SEEDS[0]},
+        lambda state: draw_dial(state, prediction.value if prediction else None),
+        shown={"weight": weights[-1], "seed": seeds[0]},
     )

@@ -1,4 +1,4 @@
-"""Lessons 02 and 03: several sets of experts side by side, each expert alone, merged, and as an ensemble, over seeds."""
+"""Lessons 02 and 03: sets of experts side by side, each expert alone, merged, and as an ensemble, over seeds."""
 
 from __future__ import annotations
 
@@ -58,9 +58,10 @@ def draw_scores(sets: Mapping[str, Scores]) -> tuple[Figure, Axes, str]:
             ax.plot(x, statistics.fmean(values), marker=marker, markersize=11, color=colour, linestyle="none",
                     label=label if place == 0 else None)  # fmt: skip
         width = f" ± {t_half_width(found.gap):.1f}" if len(found.gap) > 1 else ""
+        fixed, merged, ensemble, gap = map(statistics.fmean, (found.fixed, found.merged, found.ensemble, found.gap))
         told.append(
-            f"{name}: alone {statistics.fmean(found.fixed):.1f} %, merged {statistics.fmean(found.merged):.1f} %, all "
-            f"routes {statistics.fmean(found.ensemble):.1f} %, merged minus alone {statistics.fmean(found.gap):.1f}{width}"
+            f"{name}: alone {fixed:.1f} %, merged {merged:.1f} %, all routes {ensemble:.1f} %, merged minus alone "
+            f"{gap:.1f}{width}"
         )
     ax.set_xticks(range(len(sets)), list(sets))
     ax.set_ylabel("accuracy (%)")

@@ -78,6 +78,8 @@ def tour() -> Measures:
 
 # -- 01 ---------------------------------------------------------------------------------------------------
 
+ONE_SIDED = ("both", "neither", "not_both", "twice", "as_was")
+
 
 @lru_cache(maxsize=1)
 def _constructions() -> list[str]:
@@ -90,21 +92,14 @@ def gain_of_specialists(answers: Answers, site: int, of: str = "right") -> Tenso
     return specialist_gain(by_expert(answers, values)[:, site], _constructions())
 
 
-def hardest_from_easiest(answers: Answers) -> Tensor:
-    """Accuracy of the construction that half of the rows finds easiest minus the hardest, on the other half's rows.
+def one_sided_from_contrasts(answers: Answers) -> Tensor:
+    """Accuracy where all aspects of a sentence share a judgement minus where they differ (data/aspects/README.md).
 
-    As a number a row: +1/share for the easiest construction's rows, -1/share for the hardest's, so that the mean is
-    the difference.
+    As a number a row, +1 / share of the first kind or -1 / share of the second, so that the mean is the difference.
     """
-    right = answers.right.mean(1)
-    names = _constructions()
-    number = torch.tensor([sorted(set(names)).index(name) for name in names])
-    first = torch.arange(len(right)) % 2 == 0
-    means = torch.tensor([float(right[first & (number == n)].mean()) for n in number.unique()])
-    held = right[~first]
-    rest = number[~first]
-    easy, hard = rest == int(means.argmax()), rest == int(means.argmin())
-    return held * (easy / easy.float().mean() - hard / hard.float().mean())
+    one_sided = torch.tensor([name in ONE_SIDED for name in _constructions()])
+    signs = one_sided / one_sided.float().mean() - (~one_sided) / (~one_sided).float().mean()
+    return answers.right.mean(1) * signs
 
 
 def best_from_worst_expert(answers: Answers, site: int) -> Tensor:
@@ -118,7 +113,7 @@ def best_from_worst_expert(answers: Answers, site: int) -> Tensor:
 def routing() -> Measures:
     """Lesson 01."""
     measures: Measures = {
-        "constructions: easiest minus hardest, accuracy": ("points", on("adamix", hardest_from_easiest)),
+        "constructions: one-sided minus contrasts, accuracy": ("points", on("adamix", one_sided_from_contrasts)),
     }
     for site, block in enumerate(("block 5", "block 6")):
         measures |= {
@@ -191,7 +186,7 @@ def merging() -> Measures:
         measures[f"{name}: merged minus its experts alone, loss"] = ("nats", on(name, LOSS_GAP))
         measures[f"{name}: merged minus the ensemble of all routes"] = (
             "points", on(name, lambda a: a.merged_right - ensemble_right(a)))  # fmt: skip
-    for first, second in itertools.pairwise(twins):
+    for first, second in itertools.combinations(twins, 2):
         measures[f"the gap of the merge: {first} minus {second}"] = ("points", between(first, second, GAP))
     return measures | {
         "permuted copies of one expert: merged minus that expert": ("points", lambda s: GAP(reordered(s, "copies"))),

@@ -76,8 +76,11 @@ def specialist_gain(values: Tensor, constructions: Sequence[str]) -> Tensor:
     return gain
 
 
-def draw_experts(answers: Answers, rows: Sequence[Row]) -> Picture:
-    """The heat map expert x construction: accuracy of each expert in each block, the other block averaged over."""
+def draw_experts(answers: Answers, rows: Sequence[Row], predicted: float | None = None) -> Picture:
+    """The heat map expert x construction: accuracy of each expert in each block, the other block averaged over.
+
+    predicted: how many points experts of a block lie apart within a construction, as the learner expects.
+    """
     constructions = [str(row["construction"]) for row in rows[: len(answers.labels)]]
     names, table = by_construction(by_expert(answers, answers.right), constructions)
     order = table.mean((1, 2)).argsort(descending=True)
@@ -89,10 +92,12 @@ def draw_experts(answers: Answers, rows: Sequence[Row]) -> Picture:
     ax.set_yticks(range(blocks * experts), [f"{BLOCKS[b]}, expert {e}" for b in range(blocks) for e in range(experts)])
     between = table.mean((1, 2))
     within = (table.amax(2) - table.amin(2)).mean()
+    told = "No prediction was entered." if predicted is None else f"You predicted {predicted:g}."
+    ax.set_title(f"Within a construction, experts of a block lie {within:.1f} points apart. {told}", fontsize=10)
     alt = (
         f"Heat map of accuracy, a row an expert, a column a construction. Constructions run from {names[0]} "
         f"({between[0]:.0f} %) to {names[-1]} ({between[-1]:.0f} %); within a construction the experts of a block "
-        f"lie {within:.1f} points apart on average."
+        f"lie {within:.1f} points apart on average. {told}"
     )
     return Picture(figure, alt)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -53,10 +53,14 @@ class Ground:
 
 
 def prepare(
-    mixture: MixtureModel, task: Task, tokenizer: object, name: str = "", rows: int = 32, steps: int = 6
+    mixture: MixtureModel, task: Task, tokenizer: object, name: str = "", rows: int = 64, steps: int = 6
 ) -> Ground:
-    """Measures the triangle of experts 0, 1, 2 on the first evaluation rows. Raises ValueError below three experts."""
-    (batch,) = task_batches(task, tokenizer, rows, rows)
+    """Measures the triangle of experts 0, 1, 2 on evaluation rows spread evenly over the set.
+
+    Raises ValueError below three experts.
+    """
+    spread = task.evaluation[:: max(1, len(task.evaluation) // rows)][:rows]
+    (batch,) = task_batches(replace(task, evaluation=spread), tokenizer, batch_size=rows)
     measured = evaluate_points(mixture, simplex(experts_of(mixture, 3), steps), [batch])
     shares = measured.coefficients[: -len(measured.marks)].float()
     with torch.no_grad(), looking(mixture):

@@ -32,7 +32,7 @@ class Prediction:
         self.readout = w.HTML()
         self.readout.add_class("adamix-readout")
         self.box = w.VBox([w.HTML(f"<b>{html.escape(question)}</b>"), self.entry, self.readout])
-        self._say("Enter a number and press Enter, then run the next cell.")
+        self._say("Enter a number and press Enter, then run the next cell. Without one, only the measurement is drawn.")
 
     def _read(self) -> None:
         self.value = None
