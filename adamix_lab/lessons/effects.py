@@ -15,13 +15,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from adamix_lab.errors import one_of
 from adamix_lab.files import write_text
 from adamix_lab.seeds import t_half_width
+from adamix_lab.tasks import data_root
 from adamix_lab.twins import SEEDS
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Measure = Callable[[int], Tensor]  # seed -> [rows]
 COLUMNS = (
@@ -61,7 +66,9 @@ class Effect:
 
     @property
     def verdict(self) -> str:
-        """Whether the interval over seeds leaves 0 out: "effect" or "null"."""
+        """Whether the interval over seeds leaves 0 out: "effect", "null", or "one seed"."""
+        if len(self.values) == 1:
+            return "one seed"
         return "effect" if abs(self.mean) > self.half_width else "null"
 
     def row(self) -> dict[str, str]:
@@ -79,16 +86,27 @@ class Effect:
 
 
 def measure(effect: str, unit: str, function: Measure, seeds: Sequence[int] = SEEDS) -> Effect:
-    """Runs one measure over seeds; points are shares times 100. Raises ValueError for an unknown unit."""
+    """Runs one measure over seeds; points are shares times 100.
+
+    Seeds whose runs are not stored are left out, and the table says how many there were. Raises ValueError for an
+    unknown unit, FileNotFoundError where no seed is there.
+    """
     one_of("unit", unit, ("points", "nats"))
     start = time.perf_counter()
     scale = 100.0 if unit == "points" else 1.0
     values, widths, rows = [], [], 0
+    missing: list[FileNotFoundError] = []
     for seed in seeds:
-        of_rows = function(seed).double() * scale
+        try:
+            of_rows = function(seed).double() * scale
+        except FileNotFoundError as error:
+            missing.append(error)
+            continue
         rows = len(of_rows)
         values.append(float(of_rows.mean()))
         widths.append(1.96 * float(of_rows.std()) / math.sqrt(rows))
+    if not values and missing:
+        raise missing[0]
     return Effect(effect, unit, tuple(values), tuple(widths), rows, time.perf_counter() - start)
 
 
@@ -102,6 +120,24 @@ def measure_lesson(
         row = found[-1].row()
         say(f"{effect}: {row['mean']} ± {row['half_width']} {unit}, {row['verdict']}")
     return found
+
+
+def effects_table(lesson: str, containing: str = "", folder: Path | None = None) -> DataFrame:
+    """A lesson's committed table, or the effects whose name holds some words, ready to be shown.
+
+    Raises FileNotFoundError where the table is missing, with the command that makes it.
+    """
+    import pandas
+
+    path = (folder or data_root() / "results" / "effects") / f"{lesson}.csv"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is not there: expected an effect table. `adamix-lab effects {lesson}` makes it."
+        )
+    table = pandas.read_csv(path)
+    shown = table[table["effect"].str.contains(containing, regex=False)]
+    with pandas.option_context("display.max_colwidth", None):
+        return shown[["effect", "unit", "mean", "half_width", "verdict", "by_seed"]].set_index("effect")
 
 
 def write_effects(path: Path, effects: Sequence[Effect]) -> Path:

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from adamix_lab.batches import collate, encode
 from adamix_lab.gate import SwitchLayer, attach_gates, collect_gates, detach_gates
+from adamix_lab.lessons.routing import BLOCKS, by_construction, heat
 from adamix_lab.model import MixtureModel
 from adamix_lab.objective import cross_entropy
+from adamix_lab.plots import Picture, new_figure
 from adamix_lab.routing import generator_for
 from adamix_lab.tasks import Task, load_task
 from adamix_lab.twins import load_twin
@@ -124,3 +126,25 @@ def _look(model: torch.nn.Module, examples: Sequence[dict[str, Tensor]], pad: in
         top = torch.stack([p.amax(-1) for p in record.probabilities], 1)  # [rows, sites, T]
         sure.append(float((top * mask[:, None]).sum() / (mask.sum() * top.shape[1])))
     return torch.cat(loads), torch.cat(right), sum(sure) / len(sure)
+
+
+def draw_loads(gated: Gated, constructions: Sequence[str]) -> Picture:
+    """Share of tokens by construction (rows) and by expert of each block (columns)."""
+    names, table = by_construction(gated.loads, constructions[: len(gated.loads)])
+    sites, experts = table.shape[1:]
+    figure, ax = new_figure(7.0, 4.6)
+    heat(ax, 100 * table.flatten(1), low=0, label="share of the tokens (%)")
+    ax.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+    ax.set_xticks(range(sites * experts), [f"{BLOCKS[s]}\nexpert {e}" for s in range(sites) for e in range(experts)],
+                  fontsize=8)  # fmt: skip
+    ax.axvline(experts - 0.5, color="white", linewidth=3)
+    mean = 100 * gated.loads.mean(0)
+    told = "; ".join(
+        f"{block}: {', '.join(f'{share:.0f}' for share in loads)} %" for block, loads in zip(BLOCKS, mean, strict=True)
+    )
+    accuracy = 100 * float(gated.right.mean())
+    alt = (
+        f"Heat map of a trained gate's load, a row a construction, a column an expert. Mean load of experts 0 to "
+        f"{experts - 1} in {told}. The gated model answers {accuracy:.0f} % of {len(gated.right)} rows rightly."
+    )
+    return Picture(figure, alt)

@@ -150,14 +150,18 @@ def draw_mixed(state: Mixed, highest: float | None = None) -> View:
     return View(readout, Picture(figure, alt))
 
 
-def mixing_triangle(twin: str = "apart", seed: int = 0, highest: float | None = None) -> Explorer:
-    """The widget of lesson 03 for a shipped twin."""
+def ground_of(twin: str = "apart", seed: int = 0) -> Ground:
+    """The triangle of a shipped twin."""
     mixture, tokenizer = load_twin(twin, seed)
-    ground = prepare(mixture, load_task("aspects"), tokenizer, f"{twin}, seed {seed}")
+    return prepare(mixture, load_task("aspects"), tokenizer, f"{twin}, seed {seed}")
+
+
+def mixing_triangle(ground: Ground, highest: float | None = None) -> Explorer:
+    """The widget of lesson 03; `highest` as in `draw_mixed`."""
     centre = {"first": 1.0, "second": 1.0, "third": 1.0}
     corners = {f"expert {n}": {name: float(name == chosen) for name in centre} for n, chosen in enumerate(centre)}
     return Explorer(
-        f"Mixing triangle: {twin}",
+        f"Mixing triangle: {ground.name}",
         "Find a mixture whose loss is above that of each expert alone. How far above can you get?",
         [
             Number(name, f"weight of expert {n}", 0.0, 1.0, 0.05, corners["expert 0"][name])
