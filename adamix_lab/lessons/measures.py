@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from adamix_lab.analysis.posterior import marginal
+from adamix_lab.analysis.samples import FixedBatches, fix_batches, merged_sample
 from adamix_lab.errors import unknown
 from adamix_lab.evaluation import evaluate
 from adamix_lab.lessons.agreement import agreed_and_wrong, pairwise_kl
@@ -19,6 +20,7 @@ from adamix_lab.lessons.gates import favourite_share, gate_load
 from adamix_lab.lessons.routing import by_expert, flips, specialist_gain
 from adamix_lab.lessons.runs import GRID, load_answers
 from adamix_lab.lessons.symmetry import aligned, permuted_copies
+from adamix_lab.model import MixtureModel
 from adamix_lab.routing import generator_for
 from adamix_lab.saving import load_trained, trained_tensors
 from adamix_lab.tasks import load_task
@@ -162,14 +164,38 @@ def consistency() -> Measures:
 # -- 03 ---------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=16)
-def reordered(seed: int, what: str) -> Answers:
-    """Experts trained apart after reordering units: "copies" (of one, permuted), "aligned" (to expert 0)."""
+@lru_cache(maxsize=4)
+def aligned_answers(seed: int) -> Answers:
+    """Experts trained apart, their units aligned to expert 0's."""
     mixture, tokenizer = load_twin("apart", seed)
-    tensors = {name: tensor.clone() for name, tensor in trained_tensors(mixture).items()}
-    changed = permuted_copies(tensors, 0, generator_for(seed)) if what == "copies" else aligned(tensors)
-    load_trained(mixture, changed)
+    load_trained(mixture, aligned({name: tensor.clone() for name, tensor in trained_tensors(mixture).items()}))
     return answers_of(mixture, load_task("aspects"), tokenizer)
+
+
+def permuted_gap(seed: int, draws: int = 4) -> Tensor:
+    """Permuted copies of one adapter: merged minus that adapter, `[rows]`, mean over the four adapters and draws."""
+    mixture, tokenizer = load_twin("apart", seed)
+    fixed = fix_batches(mixture, load_task("aspects"), tokenizer, batch_size=64)
+    trained = {name: tensor.clone() for name, tensor in trained_tensors(mixture).items()}
+    gaps = []
+    for expert in range(mixture.space.experts):
+        alone = _merged_right(fixed, mixture, trained | _all(trained, expert))
+        for draw in range(draws):
+            copies = permuted_copies(trained, expert, generator_for(seed, expert, draw))
+            gaps.append(_merged_right(fixed, mixture, copies) - alone)
+    return torch.stack(gaps).mean(0)
+
+
+def _all(tensors: dict[str, Tensor], expert: int) -> dict[str, Tensor]:
+    # copies as the expert is: their merge is the expert
+    return {
+        name: stacked[expert].expand_as(stacked) for name, stacked in tensors.items() if name.startswith("experts.")
+    }
+
+
+def _merged_right(fixed: FixedBatches, mixture: MixtureModel, tensors: dict[str, Tensor]) -> Tensor:
+    load_trained(mixture, tensors)
+    return (merged_sample(fixed).logits[:, 0].argmax(-1) == fixed.labels).float()
 
 
 def ensemble_right(answers: Answers) -> Tensor:
@@ -189,13 +215,13 @@ def merging() -> Measures:
     for first, second in itertools.combinations(twins, 2):
         measures[f"the gap of the merge: {first} minus {second}"] = ("points", between(first, second, GAP))
     return measures | {
-        "permuted copies of one expert: merged minus that expert": ("points", lambda s: GAP(reordered(s, "copies"))),
+        "permuted copies of one expert: merged minus that expert": ("points", permuted_gap),
         "trained apart, units aligned: merged minus its experts alone": (
-            "points", lambda s: GAP(reordered(s, "aligned"))),
+            "points", lambda s: GAP(aligned_answers(s))),
         "trained apart, merged: aligned minus not": (
-            "points", lambda s: reordered(s, "aligned").merged_right - load_answers("apart", s).merged_right),
+            "points", lambda s: aligned_answers(s).merged_right - load_answers("apart", s).merged_right),
         "merged: trained apart and aligned minus AdaMix": (
-            "points", lambda s: reordered(s, "aligned").merged_right - load_answers("adamix", s).merged_right),
+            "points", lambda s: aligned_answers(s).merged_right - load_answers("adamix", s).merged_right),
     }  # fmt: skip
 
 
