@@ -8,6 +8,7 @@ over seeds is a null result here, and the lessons say so.
 from __future__ import annotations
 
 import csv
+import html
 import io
 import math
 import statistics
@@ -15,7 +16,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -24,9 +24,6 @@ from adamix_lab.files import write_text
 from adamix_lab.seeds import t_half_width
 from adamix_lab.tasks import data_root
 from adamix_lab.twins import SEEDS
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 Measure = Callable[[int], Tensor]  # seed -> [rows]
 COLUMNS = (
@@ -66,17 +63,17 @@ class Effect:
 
     @property
     def verdict(self) -> str:
-        """Whether the interval over seeds leaves 0 out: "effect", "null", or "one seed"."""
+        """Whether the interval over seeds leaves 0 out: "effect", "null result", or "one seed"."""
         if len(self.values) == 1:
             return "one seed"
-        return "effect" if abs(self.mean) > self.half_width else "null"
+        return "effect" if abs(self.mean) > self.half_width else "null result"
 
     def row(self) -> dict[str, str]:
         """The line as text."""
         digits = 4 if self.unit == "nats" else 2
 
         def listed(values: Sequence[float]) -> str:
-            return " ".join(f"{value:.{digits}f}" for value in values)
+            return " ".join("" if math.isnan(value) else f"{value:.{digits}f}" for value in values)
 
         told = (
             self.effect, self.unit, listed([self.mean]), listed([self.half_width]), self.verdict, listed(self.values),
@@ -122,22 +119,46 @@ def measure_lesson(
     return found
 
 
-def effects_table(lesson: str, containing: str = "", folder: Path | None = None) -> DataFrame:
-    """A lesson's committed table, or the effects whose name holds some words, ready to be shown.
+class Table:
+    """Rows of an effect table, shown in a notebook without cutting the effects' names short."""
 
-    Raises FileNotFoundError where the table is missing, with the command that makes it.
+    SHOWN = ("effect", "mean", "half_width", "unit", "verdict", "by_seed")
+
+    def __init__(self, rows: Sequence[Mapping[str, str]]) -> None:
+        self.rows = list(rows)
+
+    def __repr__(self) -> str:
+        lines = [
+            f"{row['effect']}: {row['mean']} ± {row['half_width'] or '?'} {row['unit']}, {row['verdict']} (seeds: "
+            f"{row['by_seed']})"
+            for row in self.rows
+        ]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        def cells(tag: str, values: Sequence[str]) -> str:
+            return "<tr>" + "".join(f"<{tag}>{html.escape(value)}</{tag}>" for value in values) + "</tr>"
+
+        head = cells("th", [name.replace("half_width", "±").replace("_", " ") for name in self.SHOWN])
+        return f"<table>{head}{''.join(cells('td', [row[n] for n in self.SHOWN]) for row in self.rows)}</table>"
+
+
+def effects_table(lesson: str, containing: str = "", folder: Path | None = None) -> Table:
+    """A lesson's committed table, or the effects whose name holds some words.
+
+    Raises FileNotFoundError where the table is missing, with the command that makes it; ValueError where no effect's
+    name holds the words.
     """
-    import pandas
-
     path = (folder or data_root() / "results" / "effects") / f"{lesson}.csv"
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is not there: expected an effect table. `adamix-lab effects {lesson}` makes it."
         )
-    table = pandas.read_csv(path)
-    shown = table[table["effect"].str.contains(containing, regex=False)]
-    with pandas.option_context("display.max_colwidth", None):
-        return shown[["effect", "unit", "mean", "half_width", "verdict", "by_seed"]].set_index("effect")
+    every = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+    found = [row for row in every if containing in row["effect"]]
+    if not found:
+        raise ValueError(f"No effect of lesson {lesson} is about {containing!r}: expected words of one of {path}.")
+    return Table(found)
 
 
 def write_effects(path: Path, effects: Sequence[Effect]) -> Path:

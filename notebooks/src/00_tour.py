@@ -171,7 +171,7 @@ Picture(figure, prediction.mark(ax, compare(bars, ax)))
 effects_table("00")
 
 # %% [markdown]
-# Read the verdict. *null* means that the 95 % interval over three seeds holds 0: AdaMix's own loss
+# Read the verdict. *null result* means that the 95 % interval over three seeds holds 0: AdaMix's own loss
 # by merging is of that kind. The fall of adapters trained apart is not. What makes the difference? Lesson 01 looks
 # at the
 # routes, 02 at consistency, 03 at sharing and at averaging itself.

@@ -131,7 +131,7 @@ pd.DataFrame(rows, index=["seed 0", "seed 1", "seed 2"]).T.round(1)
 # %% [markdown]
 # Without sharing flips are several times as frequent. Without consistency they look more frequent, too, but three
 # seeds
-# cannot tell (see the table: *null*). Adapters trained apart flip least of all: each is simply better. Agreement
+# cannot tell. Adapters trained apart flip least of all: each is simply better. Agreement
 # alone
 # says little about how experts came to agree.
 #

@@ -120,6 +120,9 @@ shown["one adapter,\npermuted"] = scores([answers_with(copies)])
 figure, ax, alt = draw_scores(shown)
 Picture(figure, prediction.mark(ax, alt, axis="y"))
 
+# %%
+effects_table("03", "permuted")
+
 # %% [markdown]
 # The copies agree on every row, and their mean fails like that of adapters trained apart. So *equal functions* are
 # not
