@@ -5,6 +5,7 @@ import tiny
 import tiny_answers
 import tiny_task
 import torch
+from tiny_task import one_thread  # noqa: F401
 
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
