@@ -46,8 +46,7 @@ explorer
 
 # %% [markdown]
 # Two blocks are adapted, with four experts each: 4 × 4 ways through. The map shows what each way answers to one row;
-# your
-# way is outlined. "Show me" finds a row where one changed expert flips the answer.
+# your way is outlined. "Show me" finds a row where one changed expert flips the answer.
 
 # %%
 explorer.press("Show me")
@@ -64,10 +63,9 @@ print("a route:", torch.randint(4, (2,), generator=generator).tolist())
 
 # %% [markdown]
 # The library's `Router` does the same as a function of three numbers: seed, step and view. So any step of any
-# training can
-# be replayed, and every process draws the same route. The sentence is not among its arguments: AdaMix learns no
-# router.
-# A route has two columns, for the way down and the way up. Here the way up is shared, so its column stays 0.
+# training can be replayed, and every process draws the same route. The sentence is not among its arguments: AdaMix
+# learns no router. A route has two columns, for the way down and the way up. Here the way up is shared, so its column
+# stays 0.
 
 # %%
 mixture, tokenizer = load_twin("adamix")
@@ -80,10 +78,8 @@ print("routes there are:", mixture.space.number)
 # ## Do experts specialise?
 #
 # The evaluation rows come in 14 constructions ("but", "neither", "despite", ...). In many mixtures of experts one
-# would
-# look for an expert of each kind. Take the four experts of a block and one construction: how many points lie between
-# the
-# best and the worst, on average?
+# would look for an expert of each kind. Take the four experts of a block and one construction: how many points lie
+# between the best and the worst, on average?
 
 # %%
 prediction = Prediction("Points between the best and the worst expert within a construction", unit="points")
@@ -95,8 +91,7 @@ draw_experts(adamix, task.evaluation, prediction.value)
 # %% [markdown]
 # Columns differ, rows hardly do. Some difference between four experts is there by chance alone, most of all in small
 # constructions. A fair test: let half of the rows choose an expert for each construction, and one expert for all. On
-# the
-# other half, how much better is the tailored choice? With specialists it would pay.
+# the other half, how much better is the tailored choice? With specialists it would pay.
 
 # %%
 names = [row["construction"] for row in task.evaluation]
@@ -114,9 +109,8 @@ effects_table("01", "construct")
 
 # %% [markdown]
 # This is a null result, and it is the lesson: under random routing every expert sees every kind of row, and nothing
-# rewards an expert for being different. (In the last block the tailored choice is even slightly worse, by less than
-# a tenth
-# of a point.)
+# rewards an expert for being different. (In the last block the tailored choice is even slightly worse, by less than a
+# tenth of a point.)
 #
 # ## Break it: change what training held together
 #
@@ -130,10 +124,8 @@ pd.DataFrame(rows, index=["seed 0", "seed 1", "seed 2"]).T.round(1)
 
 # %% [markdown]
 # Without sharing flips are several times as frequent. Without consistency they look more frequent, too, but three
-# seeds
-# cannot tell. Adapters trained apart flip least of all: each is simply better. Agreement
-# alone
-# says little about how experts came to agree.
+# seeds cannot tell. Adapters trained apart flip least of all: each is simply better. Agreement alone says little
+# about how experts came to agree.
 #
 # ## The contrast: a learned gate
 #
@@ -148,26 +140,21 @@ draw_loads(gated, names)
 # %% [markdown]
 # Nobody asked for it, but one expert of a block takes most tokens: the gate scales an expert's output by its own
 # probability, so it learns to be sure, and the first favourite wins. Run the cell again with `balance=0.1`, a loss
-# that
-# asks for an even load.
+# that asks for an even load.
 
 # %%
 effects_table("01", "gate")
 
 # %% [markdown]
 # The favourite is an effect on three seeds. Whether a balanced gate sends different constructions to different
-# experts is
-# a null result here: experts that are all alike leave nothing to choose by. A gate could learn who is good at what,
-# if
-# experts differed. It has to be balanced, and it cannot be merged, because a token's weights depend on the token.
-# AdaMix
-# gives up the first and gets the last.
+# experts is a null result here: experts that are all alike leave nothing to choose by. A gate could learn who is good
+# at what, if experts differed. It has to be balanced, and it cannot be merged, because a token's weights depend on
+# the token. AdaMix gives up the first and gets the last.
 #
 # ## Exercise: a route that can be drawn again (ten minutes)
 #
 # Write `draw(seed, step, view)`: a route `[3, 2]` of experts 0 to 3, uniform, independent in every place, and the
-# same
-# whenever it is asked for again. The version below makes a common mistake.
+# same whenever it is asked for again. The version below makes a common mistake.
 
 
 # %%
@@ -194,19 +181,16 @@ attempt(check_number_of_routes, number_of_routes)
 # 3. tell a drawn route from a learned router.
 #
 # **Three questions.** 1. How many routes have three blocks with two experts down and two up? 2. Why does a best
-# expert
-# for each construction exist in any table of numbers? 3. Why can a Switch gate's experts not be merged?
+# expert for each construction exist in any table of numbers? 3. Why can a Switch gate's experts not be merged?
 #
 # <details><summary>Answers</summary>1. (2 × 2)³ = 64. 2. Something is always the largest; whether it stays so on
-# other
-# rows is the question. 3. Each token would need its own average.</details>
+# other rows is the question. 3. Each token would need its own average.</details>
 
 # %% [markdown]
 # ## Further: an expert that is never drawn
 #
-# In n steps with two views each, an expert of four is missed with probability (3/4)^(2n). How many steps until a
-# miss is
-# rarer than one in a million?
+# In n steps with two views each, an expert of four is missed with probability (3/4)^(2n). How many steps until a miss
+# is rarer than one in a million?
 
 # %%
 pd.Series({n: 0.75 ** (2 * n) for n in (1, 5, 10, 20, 25)}, name="chance that an expert was never drawn")

@@ -51,8 +51,7 @@ triangle
 
 # %% [markdown]
 # Three adapters that were trained apart stand at the corners. A point inside averages their weights; colour is its
-# loss on
-# 64 rows. Each corner is a good model. Where are the bad ones?
+# loss on 64 rows. Each corner is a good model. Where are the bad ones?
 
 # %%
 triangle.press("Show me")
@@ -62,8 +61,7 @@ triangle.picture
 # ## The smallest merge
 #
 # Merging is a mean over experts, weight by weight (Eq. 6). The library's `merge` makes the model of it, with one
-# adapter a
-# layer.
+# adapter a layer.
 
 # %%
 mixture, tokenizer = load_twin("apart")
@@ -73,11 +71,9 @@ merged = merge(mixture)
 print("distance:", float((merged.sites[site].experts["down"][0] - by_hand).abs().max().detach()))
 
 # %% [markdown]
-# A route takes one expert, the merge a quarter of each, the triangle any shares. All are **mixture points**: a
-# weight for
-# each expert, none below 0, with sum 1. A route is a corner, the merge is the centre. In code, any of them selects
-# what
-# the layer applies.
+# A route takes one expert, the merge a quarter of each, the triangle any shares. All are **mixture points**: a weight
+# for each expert, none below 0, with sum 1. A route is a corner, the merge is the centre. In code, any of them
+# selects what the layer applies.
 
 # %%
 space = mixture.space
@@ -93,10 +89,8 @@ print("the centre is the merge:", torch.allclose(at_centre, by_merge, atol=1e-5)
 # ## Four copies of one adapter
 #
 # The units inside a bottleneck have no order. Permute them, down and up alike, and the function is the same. Take
-# *one*
-# good adapter (99 % right) and make three copies, each with its units in another order: four equal functions. What
-# will
-# their merge score? (Chance is 50 %.)
+# *one* good adapter (99 % right) and make three copies, each with its units in another order: four equal functions.
+# What will their merge score? (Chance is 50 %.)
 
 # %%
 prediction = Prediction("Accuracy of the merge of four permuted copies of one adapter")
@@ -125,9 +119,8 @@ effects_table("03", "permuted")
 
 # %% [markdown]
 # The copies agree on every row, and their mean fails like that of adapters trained apart. So *equal functions* are
-# not
-# enough: weights must mean the same in the same place. On the left, experts that grew up together: a shared way up
-# names the units, and random routes make every way down serve it.
+# not enough: weights must mean the same in the same place. On the left, experts that grew up together: a shared way
+# up names the units, and random routes make every way down serve it.
 #
 # Over three seeds, paired:
 
@@ -136,9 +129,8 @@ effects_table("03", "the gap of the merge")
 
 # %% [markdown]
 # What is measured: AdaMix, and its twin without consistency, lose less by merging than adapters trained apart. What
-# is not:
-# which of the steps in between does it. Those intervals hold 0; three seeds of "nothing shared" differ too much among
-# themselves.
+# is not: which of the steps in between does it. Those intervals hold 0; three seeds of "nothing shared" differ too
+# much among themselves.
 #
 # ## Break it: the smallest failure
 #
@@ -151,8 +143,7 @@ print("update of the average:", float((((B - B) / 2) @ ((A - A) / 2)).norm()))
 
 # %% [markdown]
 # The mean of products is no product of means. With one B for all, it is: mean(B Aᵢ) = B mean(Aᵢ). That is what
-# sharing one
-# side buys a LoRA exactly, and a bottleneck with its GELU nearly.
+# sharing one side buys a LoRA exactly, and a bottleneck with its GELU nearly.
 #
 # ## Fail to do it with AdaMix
 #
@@ -182,15 +173,13 @@ effects_table("03", "aligned")
 
 # %% [markdown]
 # Most of what the merge had lost comes back, on every seed. Adapters trained apart had learned much the same units;
-# they
-# had them in another order.
+# they had them in another order.
 #
 # ## Exercise: align (fifteen minutes)
 #
 # Write `align(reference, expert)`: the expert with its units in the reference's order. An expert is a dict of `down`
 # `[r, d]`, `down_bias` `[r]`, `up` `[d, r]`, `up_bias` `[d]`. Hint: `scipy.optimize.linear_sum_assignment`. The
-# version
-# below forgets something. Then give `check_cancelling` two LoRAs of your own, not with flipped signs.
+# version below forgets something. Then give `check_cancelling` two LoRAs of your own, not with flipped signs.
 
 
 # %%
@@ -216,8 +205,7 @@ attempt(check_cancelling, (A, B), (A, -B))
 # 3. What does AdaMix share, and what does that fix?
 #
 # <details><summary>Answers</summary>1. No: an ensemble averages answers, and all four twins' ensembles are good. 2.
-# Not
-# for that reason. 3. The way up: it gives all experts' units the same meaning.</details>
+# Not for that reason. 3. The way up: it gives all experts' units the same meaning.</details>
 
 # %% [markdown]
 # ## Further: merge against ensemble
