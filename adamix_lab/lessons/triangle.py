@@ -118,8 +118,8 @@ def draw_mixed(state: Mixed, highest: float | None = None) -> View:
     drawn = ax.tricontourf(x, y, ground.losses.clamp(max=top).numpy(), levels=levels, cmap="cividis", extend="max")
     bar = figure.colorbar(drawn, ax=ax, label="loss (nats)", format="%.2f")
     bar.ax.plot([0.5], [ground.ensemble], marker=STYLES["ensemble"][1], color=STYLES["ensemble"][0], markersize=9)
-    centre = torch.full((3,), 1 / 3) @ torch.tensor(CORNERS)
-    here = torch.tensor(state.weights) @ torch.tensor(CORNERS)
+    centre = (torch.full((3,), 1 / 3) @ torch.tensor(CORNERS)).tolist()
+    here = (torch.tensor(state.weights) @ torch.tensor(CORNERS)).tolist()
     ax.plot(*centre, marker=STYLES["merged"][1], color=STYLES["merged"][0], markersize=11, markeredgecolor="white",
             linestyle="none", label=f"merge {ground.merged:.3f}")  # fmt: skip
     ax.plot([], [], marker=STYLES["ensemble"][1], color=STYLES["ensemble"][0], linestyle="none",

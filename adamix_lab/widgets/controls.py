@@ -41,7 +41,7 @@ class Number:
         import ipywidgets as w
 
         slider_of, box_of = (w.IntSlider, w.BoundedIntText) if self.whole else (w.FloatSlider, w.BoundedFloatText)
-        cast = int if self.whole else float
+        cast: Callable[[float], float] = int if self.whole else float
         limits = {"min": cast(self.low), "max": cast(self.high), "step": cast(self.step), "value": cast(self.start)}
         slider = slider_of(**limits, continuous_update=False, readout=False, tooltip=self.label)
         box = box_of(**limits, description=self.label, continuous_update=False, **_WIDE)

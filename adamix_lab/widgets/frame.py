@@ -107,7 +107,7 @@ class Explorer:
     # -- inside ---------------------------------------------------------------------------------------
 
     def _build(self, buttons: Mapping[str, State]) -> None:
-        w = _ipywidgets()
+        w = require_ipywidgets()
         built = {name: control.build() for name, control in self.controls.items()}
         self._holders = {name: holder for name, (_, holder) in built.items()}
         for holder in self._holders.values():
@@ -193,7 +193,8 @@ class Explorer:
         return {**data, "text/plain": f"The widget “{self.title}”: run the cell to use it. {self.text}"}, metadata
 
 
-def _ipywidgets() -> Any:
+def require_ipywidgets() -> Any:
+    """The module, imported now. Raises ImportError that names the extra where it is missing."""
     try:
         import ipywidgets
     except ImportError as error:

@@ -6,7 +6,7 @@ import html
 import math
 from typing import TYPE_CHECKING, Any
 
-from adamix_lab.widgets.frame import _ipywidgets
+from adamix_lab.widgets.frame import require_ipywidgets
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +21,7 @@ class Prediction:
     """
 
     def __init__(self, question: str, unit: str = "%", low: float = 0.0, high: float = 100.0) -> None:
-        w = _ipywidgets()
+        w = require_ipywidgets()
         self.question, self.unit, self.low, self.high = question, unit, low, high
         self.value: float | None = None
         self.entry = w.Text(
