@@ -66,7 +66,7 @@ def draw_scores(sets: Mapping[str, Scores]) -> tuple[Figure, Axes, str]:
     ax.set_xticks(range(len(sets)), list(sets))
     ax.set_ylabel("accuracy (%)")
     ax.grid(axis="y", alpha=0.3)
-    ax.legend(frameon=False, loc="lower left", fontsize=9)
+    ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=9)  # no marker below it
     seeds = len(next(iter(sets.values())).fixed)
     return (
         figure,

@@ -67,5 +67,8 @@ def mark_prediction(ax: Axes, alt: str, value: float | None, unit: str = "%", ax
         return f"{alt} No prediction was entered."
     line = ax.axvline if axis == "x" else ax.axhline
     line(value, color="black", linestyle="--", linewidth=1.5, label=f"your prediction: {value:g} {unit}")
-    ax.legend(frameon=False, loc="best", fontsize=9)
+    if ax.get_legend() is None:
+        ax.legend(frameon=False, loc="best", fontsize=9)
+    else:
+        ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, fontsize=9)
     return f"{alt} You predicted {value:g} {unit} (dashed line)."
