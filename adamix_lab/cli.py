@@ -12,6 +12,7 @@ import typer
 from adamix_lab.commands.analysing import landscape, posterior, theory
 from adamix_lab.commands.exchanging import export, import_authors, import_peft, push
 from adamix_lab.commands.experimenting import ablate
+from adamix_lab.commands.measuring import effects, lesson_runs
 from adamix_lab.commands.options import Folder
 from adamix_lab.commands.reporting import report
 from adamix_lab.commands.studies import baselines, few_shot, presets, table
@@ -165,30 +166,14 @@ def predict(
         print(f"{classes[best]:>12}  {100 * float(row[best]):5.1f} %  {shown}")
 
 
-STUDIES = (presets, baselines, table, few_shot, posterior, landscape, theory)
-for command in (*STUDIES, train_generator, generate, pretrain, export, import_authors, import_peft, push):
 COMMANDS = (
-for command in (
-    bundle,
-    presets,
-    baselines,
-    table,
-    few_shot,
-    ablate,
-    posterior,
-    landscape,
-    theory,
-    train_generator,
-    generate,
-    pretrain,
-COMMANDS = (
-    *(presets, baselines, table, few_shot),
+    *(presets, baselines, table, few_shot, ablate, report),
     *(posterior, landscape, theory),
     *(train_generator, generate, pretrain),
-    *(report,),
+    *(export, import_authors, import_peft, push),
+    *(effects, lesson_runs, bundle),
 )
 for command in COMMANDS:
-):
     app.command(command.__name__.replace("_", "-"))(command)
 
 

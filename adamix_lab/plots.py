@@ -91,14 +91,23 @@ class Picture:
         self.figure = figure
         self.alt = alt
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
-        import base64
+    def html(self) -> str:
+        """The picture as `<img alt=...>` with its data inside."""
+        return self._tag(self._encoded())
+
+    def _tag(self, data: str) -> str:
         import html
+
+        return f'<img alt="{html.escape(self.alt)}" src="data:image/png;base64,{data}"/>'
+
+    def _encoded(self) -> str:
+        import base64
         import io
 
         buffer = io.BytesIO()
         self.figure.savefig(buffer, format="png", dpi=100)
-        data = base64.b64encode(buffer.getvalue()).decode()
-        image = f'<img alt="{html.escape(self.alt)}" src="data:image/png;base64,{data}"/>'
-        metadata = {"image/png": {"alt": self.alt}}
-        return {"text/html": image, "image/png": data, "text/plain": self.alt}, metadata
+        return base64.b64encode(buffer.getvalue()).decode()
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        data, metadata = self._encoded(), {"image/png": {"alt": self.alt}}
+        return {"text/html": self._tag(data), "image/png": data, "text/plain": self.alt}, metadata

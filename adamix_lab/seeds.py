@@ -138,8 +138,14 @@ def interval(values: Sequence[float], digits: int = 1) -> str:
     mean = statistics.fmean(values)
     if len(values) == 1:
         return f"{mean:.{digits}f}"
-    t = _T[min(len(values) - 2, len(_T) - 1)]
-    return f"{mean:.{digits}f} ± {t * statistics.stdev(values) / math.sqrt(len(values)):.{digits}f}"
+    return f"{mean:.{digits}f} ± {t_half_width(values):.{digits}f}"
+
+
+def t_half_width(values: Sequence[float]) -> float:
+    """Half of the 95 % t-interval of a mean; nan of one value."""
+    if len(values) < 2:
+        return math.nan
+    return _T[min(len(values) - 2, len(_T) - 1)] * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def print_results(results: Sequence[Evaluation], say: Callable[[str], None] = print) -> None:

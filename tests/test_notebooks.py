@@ -25,10 +25,22 @@ def committed(source):
 
 
 def errors_in_widgets(notebook):
-    """Errors that `with Output()` and `interact` swallow: they stand only in the saved widget state."""
+    """Errors that widgets swallow: they stand only in the saved widget state, as outputs or in our own readouts."""
     state = notebook.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
     outputs = [o for model in state.values() for o in model.get("state", {}).get("outputs", [])]
-    return [o for o in outputs if o.get("output_type") == "error"]
+    readouts = [str(model.get("state", {}).get("value", "")) for model in state.values()]
+    faults = [text for text in readouts if "fault of the widget" in text]
+    return faults + [o for o in outputs if o.get("output_type") == "error"]
+
+
+def test_a_widget_that_swallows_an_error_is_found():
+    def saved(state):
+        widgets = {"application/vnd.jupyter.widget-state+json": {"state": {"a": {"state": state}}}}
+        return nbformat.from_dict({"metadata": {"widgets": widgets}, "cells": []})
+
+    assert errors_in_widgets(saved({"outputs": [{"output_type": "error", "ename": "KeyError"}]}))
+    assert errors_in_widgets(saved({"value": "<div>KeyError: 'x' This is a fault of the widget, not yours.</div>"}))
+    assert not errors_in_widgets(saved({"outputs": [{"output_type": "stream"}], "value": "fine"}))
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda s: s.stem)

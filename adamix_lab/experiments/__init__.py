@@ -1,2 +1,1 @@
-"""Ablations: runs as pure functions of their settings, grids of them, engines, results."""
-"""Grids of runs, their results, and what the results say about the paper."""
+"""Ablations: runs as pure functions of their settings, grids of them, results, and what they say about the paper."""

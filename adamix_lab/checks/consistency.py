@@ -1,0 +1,87 @@
+"""Lesson 02: the consistency loss, its value and its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from adamix_lab.checks.telling import call, close, compare, number, passed, wrong
+from adamix_lab.consistency import reference_kl, symmetric_kl
+from adamix_lab.routing import generator_for
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def check_consistency(loss: Loss) -> None:
+    """Checks `loss(a, b)` of logits `[rows, classes]`: half of KL(p || q) + KL(q || p), mean over rows."""
+    for rows, classes in ((5, 3), (8, 2), (1, 4)):
+        generator = generator_for(rows, classes)
+        a, b = (torch.randn(rows, classes, generator=generator) for _ in range(2))
+        came = number(call(loss, a, b), "The loss")
+        there, back = _kl(a, b), _kl(b, a)
+        over_batch = 0.5 * (_kl(a.mT, b.mT) + _kl(b.mT, a.mT))
+        compare(
+            f"The loss of {rows} rows and {classes} classes",
+            float(symmetric_kl(a, b)),
+            came,
+            {
+                "That is the sum of both directions: Eq. 5 takes half of it.": there + back,
+                "That is KL(p || q) alone: the other direction is missing.": there,
+                "That is KL(q || p) alone: the other direction is missing.": back,
+                "That is the sum over rows: take the mean over rows.": rows * float(symmetric_kl(a, b)),
+                "That is the mean over rows and classes (reduction='mean'): divide by the rows only.": float(
+                    symmetric_kl(a, b)
+                )
+                / classes,
+                "The softmax ran over the batch: each row must sum to 1 (dim=-1).": over_batch,
+                "The softmax ran over the batch (dim=0), then the sum was divided by the rows.": over_batch
+                * classes
+                / rows,
+                "That is the squared distance of the logits: a constant added to them changes no answer.": float(
+                    (a - b).square().mean()
+                ),
+            },
+        )
+        shifted = number(call(loss, a, a + 3.0), "The loss")
+        if not close(shifted, 0.0):
+            wrong("The loss of logits and the same logits plus 3", 0.0, shifted,
+                  "A constant added to a row's logits changes no probability: is the softmax missing?")  # fmt: skip
+    passed("check_consistency")
+
+
+def check_gradient(loss: Loss) -> None:
+    """Checks that the gradient on the first logits is `0.5 * (p - q) / rows`, targets fixed as in the reference."""
+    generator = generator_for(7)
+    a, b = (torch.randn(6, 3, generator=generator) for _ in range(2))
+    expected, symmetric = _gradient(reference_kl, a, b), _gradient(symmetric_kl, a, b)
+    if not close(number(call(loss, a, b), "The loss"), float(reference_kl(a, b))):
+        wrong(
+            "The value", float(reference_kl(a, b)), number(loss(a, b), "The loss"), "Check it with check_consistency."
+        )
+    came = _gradient(lambda x, y: call(loss, x, y), a, b)
+    if not torch.allclose(came, expected, atol=1e-5):
+        cause = ""
+        if torch.allclose(came, symmetric, atol=1e-5):
+            cause = "Gradients flow through both sides: the reference detaches the target of each KL."
+        elif float(came.abs().max()) < 1e-7:
+            cause = "No gradient reaches the first logits: was everything detached?"
+        elif torch.allclose(came, 2 * expected, atol=1e-5):
+            cause = "Twice too large: the half is missing."
+        wrong("The gradient on the first logits", "0.5 * (p - q) / rows", "another", cause)
+    passed("check_gradient")
+
+
+def _kl(a: Tensor, b: Tensor) -> float:
+    p, q = a.log_softmax(-1), b.log_softmax(-1)
+    return float((p.exp() * (p - q)).sum(-1).mean())
+
+
+def _gradient(loss: Loss, a: Tensor, b: Tensor) -> Tensor:
+    first, second = a.clone().requires_grad_(), b.clone().requires_grad_()
+    value = loss(first, second)
+    if not isinstance(value, Tensor) or not value.requires_grad:
+        return torch.zeros_like(a)
+    (gradient,) = torch.autograd.grad(value, [first], allow_unused=True)
+    return torch.zeros_like(a) if gradient is None else gradient

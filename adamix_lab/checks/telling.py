@@ -1,0 +1,81 @@
+"""What all checks share: calling a learner's function safely, and saying what is wrong in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+
+def call(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The function's answer; the global random state is as before. Raises AssertionError, in words, if it fails."""
+    if not callable(function):
+        raise AssertionError(f"Expected a function, but {function!r} came. Pass the function itself, without brackets.")
+    try:
+        with torch.random.fork_rng(devices=[]):
+            answer = function(*arguments)
+    except NotImplementedError:
+        raise AssertionError("The function is not written yet: replace `raise NotImplementedError`.") from None
+    except Exception as error:
+        shown = ", ".join(_short(argument) for argument in arguments)
+        raise AssertionError(
+            f"{_name(function)}({shown}) stopped with {type(error).__name__}: {error}. Call it yourself with these "
+            "arguments to see where."
+        ) from error
+    if answer is None:
+        raise AssertionError(f"{_name(function)} gave None: expected a value. Is the `return` missing?")
+    return answer
+
+
+def wrong(what: str, expected: object, came: object, cause: str = "") -> NoReturn:
+    """Raises AssertionError: what was expected, what came, the likely cause."""
+    raise AssertionError(f"{what}: expected {_short(expected)}, but {_short(came)} came. {cause}".strip())
+
+
+def number(value: Any, what: str) -> float:
+    """One number from a float, an int or a tensor of one element. Raises AssertionError for anything else."""
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            wrong(what, "one number", f"a tensor of shape {list(value.shape)}", "Is a mean or a sum missing?")
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        wrong(what, "one number", type(value).__name__)
+    return float(value)
+
+
+def close(first: float, second: float, tolerance: float = 1e-4) -> bool:
+    """Whether two numbers agree up to rounding."""
+    return abs(first - second) <= tolerance * max(1.0, abs(first), abs(second))
+
+
+def compare(what: str, expected: float, came: float, mistakes: Mapping[str, float], tolerance: float = 1e-4) -> None:
+    """Passes where the numbers agree; else names the mistake whose number came."""
+    if close(expected, came, tolerance):
+        return
+    cause = next((name for name, value in mistakes.items() if close(value, came, tolerance)), "")
+    wrong(what, expected, came, cause)
+
+
+def attempt(check: Callable[..., None], *answers: Any) -> None:
+    """Runs a check and prints what it says, instead of stopping the notebook; marks are given by the check itself."""
+    try:
+        check(*answers)
+    except AssertionError as error:
+        print(f"Not yet. {error}")
+
+
+def passed(name: str) -> None:
+    """One line that says so."""
+    print(f"{name}: right.")
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__name__", "The function")
+
+
+def _short(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"tensor{list(value.shape)}"
+    return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,36 @@
+"""Commands behind the lessons: what they look at, and the effects that are measured before they are written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def effects(
+    lessons: Annotated[list[str] | None, typer.Argument(help="00, 01, 02, 03; default: all.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Default: data/results/effects.")] = None,
+    seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ... of the shipped experts.")] = 3,
+) -> None:
+    """Measures what the lessons show, paired, over the shipped seeds: one table a lesson."""
+    from adamix_lab.lessons.effects import measure_lesson, write_effects
+    from adamix_lab.lessons.measures import LESSONS, measures_of
+    from adamix_lab.tasks import data_root
+
+    folder = out or data_root() / "results" / "effects"
+    chosen = {lesson: measures_of(lesson) for lesson in lessons or LESSONS}
+    for lesson, measures in chosen.items():
+        print(write_effects(folder / f"{lesson}.csv", measure_lesson(measures, range(seeds))))
+
+
+def lesson_runs(
+    out: Annotated[Path | None, typer.Option(help="Default: data/lessons/answers.")] = None,
+    run: Annotated[list[str] | None, typer.Option(help="Once for each; default: all.")] = None,
+    seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ...")] = 3,
+    steps: Annotated[int | None, typer.Option(help="Fewer steps, for a trial.")] = None,
+) -> None:
+    """What every route of the twins answers, and AdaMix trained with other weights of consistency, for the lessons."""
+    from adamix_lab.lessons.runs import RUNS, make_runs
+
+    make_runs(out, run or RUNS, range(seeds), steps)

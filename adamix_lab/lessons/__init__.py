@@ -1,0 +1,1 @@
+"""What the lessons compute, measure and check: plain functions, usable without a notebook."""

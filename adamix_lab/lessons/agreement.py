@@ -1,0 +1,129 @@
+"""Lesson 02: how far routes agree, what they answer, and the consistency dial over trained weights of the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adamix_lab.lessons.answers import Answers
+from adamix_lab.lessons.runs import GRID, load_answers, place_of
+from adamix_lab.plots import STYLES, Picture
+from adamix_lab.twins import SEEDS
+from adamix_lab.widgets.controls import Steps
+from adamix_lab.widgets.frame import Explorer, View
+from adamix_lab.widgets.prediction import Prediction, mark_prediction
+
+
+def pairwise_kl(answers: Answers) -> Tensor:
+    """Mean KL divergence in nats from one route's answer to another's, over all ordered pairs, `[rows]`."""
+    log_p = answers.routes.double()
+    number = log_p.shape[1]
+    cross = torch.einsum("nrc,nsc->nrs", log_p.exp(), log_p)  # sum_c p_r log p_s
+    own = cross.diagonal(dim1=1, dim2=2)
+    return ((own.sum(1) * number - cross.sum((1, 2))) / (number * (number - 1))).float()
+
+
+def agreed_and_wrong(answers: Answers) -> Tensor:
+    """Whether all routes give the same answer and it is wrong, `[rows]`, as 0 and 1."""
+    return (answers.right.amax(1) == 0).float()
+
+
+@dataclass(frozen=True)
+class Dialled:
+    """What the runs of one seed say, by weight of the consistency loss (lists run along `weights`)."""
+
+    weights: tuple[float, ...]
+    chosen: int
+    seed: int
+    kl: list[float]
+    random: list[float]  # accuracy in %
+    merged: list[float]
+    loss: list[float]
+    wrong: list[float]  # all routes agree and are wrong, in %
+
+
+def dialled(weight: float, seed: int, runs: Sequence[Answers] | None = None) -> Dialled:
+    """The state of the consistency dial; `runs` (one a weight) stand in for the stored ones."""
+    weights = tuple(GRID)
+    answers = list(runs) if runs is not None else [load_answers(name, seed) for name in GRID.values()]
+
+    def each(value: Tensor) -> float:
+        return float(value.mean())
+
+    return Dialled(
+        weights,
+        weights.index(weight),
+        seed,
+        [each(pairwise_kl(a)) for a in answers],
+        [100 * each(a.right) for a in answers],
+        [100 * each(a.merged_right) for a in answers],
+        [each(a.loss) for a in answers],
+        [100 * each(agreed_and_wrong(a)) for a in answers],
+    )
+
+
+def draw_dial(state: Dialled, predicted: float | None = None) -> View:
+    """Agreement of routes, and accuracy of a random route and of the merge, against the weight.
+
+    predicted: the accuracy in % that the learner expects of a random route at the largest weight.
+    """
+    from adamix_lab.pictures.landscapes import panels
+
+    figure, (left, right) = panels(2, 8.6, 3.6)
+    places, at = range(len(state.weights)), state.chosen
+    ticks = [f"{w:g}" for w in state.weights]
+    left.plot(places, state.kl, color="#444444", marker="o")
+    left.set_yscale("log")
+    left.set_ylabel("pairwise KL of routes (nats)")
+    for name, values in (("random", state.random), ("merged", state.merged)):
+        colour, marker = STYLES[name]
+        label = "a random route" if name == "random" else "the merge"
+        right.plot(places, values, color=colour, marker=marker, label=label)
+    right.set_ylabel("accuracy (%)")
+    right.set_ylim(45, 101)
+    right.legend(frameon=False, loc="lower left")
+    for ax in (left, right):
+        ax.axvspan(at - 0.25, at + 0.25, color="#0072B2", alpha=0.15)
+        ax.set_xticks(list(places), ticks)
+        ax.set_xlabel("weight of the consistency loss")
+        ax.grid(alpha=0.3)
+    readout = (
+        f"Weight {state.weights[at]:g}, seed {state.seed}: pairwise KL {state.kl[at]:.4f}; a random route answers "
+        f"{state.random[at]:.1f} % rightly (loss {state.loss[at]:.3f}), the merge {state.merged[at]:.1f} %. All routes "
+        f"agree on a wrong answer in {state.wrong[at]:.1f} % of the rows."
+    )
+    told = "; ".join(
+        f"weight {w:g}: KL {k:.4f}, random route {r:.1f} %, merge {m:.1f} %"
+        for w, k, r, m in zip(state.weights, state.kl, state.random, state.merged, strict=True)
+    )
+    chosen = f"seed {state.seed}; {state.weights[at]:g} is chosen"
+    alt = f"Agreement and accuracy against the weight of consistency, {chosen}. {told}."
+    return View(readout, Picture(figure, mark_prediction(right, alt, predicted, axis="y")))
+
+
+def dial_seeds() -> tuple[int, ...]:
+    """The seeds for which every weight's run is there. Raises FileNotFoundError where there is none."""
+    seeds = tuple(seed for seed in SEEDS if all(place_of(name, seed).is_file() for name in GRID.values()))
+    if not seeds:
+        load_answers(GRID[100], SEEDS[0])  # says what is missing and what makes it
+    return seeds
+
+
+def consistency_dial(prediction: Prediction | None = None) -> Explorer:
+    """The widget of lesson 02, over runs that were trained beforehand; it draws the learner's prediction, too."""
+    weights, seeds = tuple(GRID), dial_seeds()
+    return Explorer(
+        "Consistency dial",
+        "Find a weight with a pairwise KL below 0.03 at which a random route loses at most a point to the best "
+        "weight. Does it hold for every seed?",
+        [
+            Steps("weight", "weight of consistency", weights, weights[0]),
+            Steps("seed", "seed", seeds, seeds[0]),
+        ],
+        dialled,
+        lambda state: draw_dial(state, prediction.value if prediction else None),
+        shown={"weight": weights[-1], "seed": seeds[0]},
+    )

@@ -1,0 +1,91 @@
+"""All that a small mixture can answer: each of its routes and the merge, on the same rows.
+
+The shipped twins have 16 routes, so nothing needs to be drawn: a mean over routes is a sum over all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from adamix_lab.analysis.samples import every_route, fix_batches, merged_sample
+from adamix_lab.files import read_tensors, write_tensors
+from adamix_lab.model import MixtureModel
+from adamix_lab.tasks import Task
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers to the evaluation rows.
+
+    Attributes:
+        routes: log-probabilities `[rows, routes, C]`.
+        merged: log-probabilities `[rows, C]` of the averaged weights.
+        labels: `[rows]`.
+        index: the routes themselves, `[routes, sites, sides]`.
+    """
+
+    routes: Tensor
+    merged: Tensor
+    labels: Tensor
+    index: Tensor
+
+    @property
+    def right(self) -> Tensor:
+        """Whether each route answers each row rightly, `[rows, routes]`, as 0 and 1."""
+        return (self.routes.argmax(-1) == self.labels[:, None]).float()
+
+    @property
+    def loss(self) -> Tensor:
+        """Negative log-likelihood in nats, `[rows, routes]`."""
+        return -self.routes.gather(-1, self.labels[:, None, None].expand(-1, self.routes.shape[1], 1)).squeeze(-1)
+
+    @property
+    def merged_right(self) -> Tensor:
+        """Whether the merge answers each row rightly, `[rows]`, as 0 and 1."""
+        return (self.merged.argmax(-1) == self.labels).float()
+
+    @property
+    def merged_loss(self) -> Tensor:
+        """Negative log-likelihood of the merge in nats, `[rows]`."""
+        return -self.merged.gather(-1, self.labels[:, None]).squeeze(-1)
+
+    @property
+    def fixed(self) -> Tensor:
+        """The numbers of the routes that take one expert everywhere, `[M]`: expert 0, 1, ..."""
+        down = self.index[:, :, 0]
+        return torch.stack([(down == expert).all(1).nonzero()[0, 0] for expert in range(int(down.max()) + 1)])
+
+
+def answers_of(mixture: MixtureModel, task: Task, tokenizer: object, rows: int | None = None) -> Answers:
+    """Every route and the merge on the first evaluation rows (None: all). Raises ValueError above 4,096 routes."""
+    fixed = fix_batches(mixture, task, tokenizer, task.evaluation[:rows], batch_size=64)
+    routes, merged = every_route(fixed), merged_sample(fixed)
+    assert routes.routes is not None
+    return Answers(routes.log_probabilities, merged.log_probabilities[:, 0], fixed.labels, routes.routes)
+
+
+def write_answers(path: Path, answers: Answers, notes: Mapping[str, str]) -> None:
+    """Answers over two classes as a small file: float16 log-odds. Raises ValueError for another number of classes."""
+    if answers.routes.shape[-1] != 2:
+        raise ValueError(f"{answers.routes.shape[-1]} classes: expected two, of which the log-odds say all.")
+    odds = {
+        name: (log_p[..., 1] - log_p[..., 0]).half()
+        for name, log_p in (("routes", answers.routes), ("merged", answers.merged))
+    }
+    numbers = {"labels": answers.labels.to(torch.uint8), "index": answers.index.to(torch.uint8)}
+    write_tensors(path, {**odds, **numbers}, notes)
+
+
+def read_answers(path: Path) -> Answers:
+    """What `write_answers` wrote."""
+    packed = read_tensors(path)
+    routes, merged = (
+        torch.stack([torch.zeros_like(packed[name], dtype=torch.float32), packed[name].float()], -1).log_softmax(-1)
+        for name in ("routes", "merged")
+    )
+    return Answers(routes, merged, packed["labels"].long(), packed["index"].long())

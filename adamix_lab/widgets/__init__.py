@@ -1,0 +1,1 @@
+"""Widgets of the lessons: thin over plain functions. ipywidgets is imported when one is made."""

@@ -1,0 +1,205 @@
+"""The frame that all widgets share: controls, a picture with its alt text, a readout in words.
+
+    controls -> state -> compute(**state) -> result -> draw(result) -> View(readout, picture)
+
+`compute` and `draw` are plain functions and are tested without any widget; `Explorer` only joins them to ipywidgets.
+Whatever goes wrong is told in the readout, where the learner looks, and kept in `last_error`.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from adamix_lab.errors import unknown
+from adamix_lab.plots import Picture
+from adamix_lab.widgets.controls import Control, watch
+
+State = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class View:
+    """What a state looks like: a sentence or two, and a picture whose alt text belongs to that state."""
+
+    readout: str
+    picture: Picture
+
+
+class Explorer:
+    """A widget: at most three controls, buttons that set them, a readout, a picture, and its configuration as text.
+
+    Attributes:
+        state: the controls' values by name.
+        view: what the last good state looks like.
+        text: the readout without markup, or what went wrong.
+        last_error: the exception behind it, if any.
+        seconds: of the last update, by part ("compute", "draw").
+        box: the ipywidgets container.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        goal: str,
+        controls: Sequence[Control],
+        compute: Callable[..., Any],
+        draw: Callable[[Any], View],
+        shown: State,
+        buttons: Mapping[str, State] | None = None,
+    ) -> None:
+        """Makes the widget and shows the controls' starting values.
+
+        Args:
+            title: its name, also for screen readers.
+            goal: the number to reach, as a request to the learner.
+            controls: what can be moved.
+            compute: from the controls' values to a result; a ValueError is told to the learner.
+            draw: from the result to a View.
+            shown: what "Show me" sets.
+            buttons: further buttons by label, with what they set.
+        """
+        if len(controls) > 3:
+            raise ValueError(f"{len(controls)} controls: expected at most three, more are not seen at once.")
+        self.title, self.goal = title, goal
+        self.controls = {control.name: control for control in controls}
+        self._compute, self._draw = compute, draw
+        self.last_error: Exception | None = None
+        self.seconds: dict[str, float] = {}
+        self._quiet = False
+        self._build({**(buttons or {}), "Show me": shown})
+        self._update()
+
+    # -- state ----------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """The controls' values by name."""
+        return {name: holder.value for name, holder in self._holders.items()}
+
+    def set(self, **values: Any) -> None:
+        """Sets controls by name and updates once. Raises ValueError for unknown names and values that do not fit."""
+        for name in values:
+            if name not in self.controls:
+                raise unknown("Control", name, self.controls)
+        fitting = {name: self.controls[name].check(value) for name, value in values.items()}
+        with self._together():
+            for name, value in fitting.items():
+                self._holders[name].value = value
+        self._update()
+
+    def press(self, label: str) -> None:
+        """What a click on a button does. Raises ValueError for an unknown label."""
+        if label not in self.buttons:
+            raise unknown("Button", label, self.buttons)
+        self.buttons[label].click()
+
+    @property
+    def picture(self) -> Picture:
+        """The present picture, to stand in a cell of its own."""
+        return self.view.picture
+
+    # -- inside ---------------------------------------------------------------------------------------
+
+    def _build(self, buttons: Mapping[str, State]) -> None:
+        w = require_ipywidgets()
+        built = {name: control.build() for name, control in self.controls.items()}
+        self._holders = {name: holder for name, (_, holder) in built.items()}
+        for holder in self._holders.values():
+            watch(holder, self._update)
+        self.buttons = {label: w.Button(description=label) for label in buttons}
+        for label, button in self.buttons.items():
+            button.on_click(lambda _, state=buttons[label]: self._try(state))
+        self.readout, self.image = w.HTML(), w.HTML()
+        self.readout.add_class("adamix-readout")
+        self.image.add_class("adamix-picture")
+        self.configuration = w.Text(
+            description="Copy or paste this configuration", continuous_update=False,
+            style={"description_width": "initial"}, layout={"width": "95%"},
+        )  # fmt: skip
+        watch(self.configuration, self._paste)
+        head = w.HTML(f"<b>{html.escape(self.title)}</b><br>{html.escape(self.goal)}")
+        shown = [shown for shown, _ in built.values()]
+        self.box = w.VBox(
+            [head, *shown, w.HBox(list(self.buttons.values())), self.readout, self.image, self.configuration]
+        )
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        self._quiet = True
+        try:
+            yield
+        finally:
+            self._quiet = False
+
+    def _update(self) -> None:
+        if self._quiet:
+            return
+        try:
+            state = {name: control.check(self.state[name]) for name, control in self.controls.items()}
+            start = time.perf_counter()
+            result = self._compute(**state)
+            computed = time.perf_counter()
+            view = self._draw(result)
+            image = view.picture.html()
+            self.seconds = {"compute": computed - start, "draw": time.perf_counter() - computed}
+        except Exception as error:  # told where the learner looks; a test that sees last_error set fails
+            self._tell(error)
+            return
+        self.view, self.last_error = view, None
+        self._say(view.readout)
+        self.image.value = image
+        with self._together():
+            self.configuration.value = json.dumps(state, ensure_ascii=False)
+
+    def _try(self, state: State) -> None:
+        try:
+            self.set(**state)
+        except ValueError as error:
+            self._tell(error)
+
+    def _paste(self) -> None:
+        if self._quiet:
+            return
+        try:
+            values = json.loads(self.configuration.value)
+            if not isinstance(values, dict):
+                raise ValueError("no object")
+        except ValueError:
+            kept = json.dumps(self.state, ensure_ascii=False)
+            self._tell(
+                ValueError(f"The configuration cannot be read: expected something like {kept}. Paste a whole one.")
+            )
+            return
+        self._try(values)
+
+    def _tell(self, error: Exception) -> None:
+        self.last_error = error
+        ours = not isinstance(error, ValueError | OSError)
+        self._say(f"{type(error).__name__}: {error} This is a fault of the widget, not yours." if ours else str(error))
+
+    def _say(self, text: str) -> None:
+        self.text = text
+        self.readout.value = f'<div role="status" aria-live="polite">{html.escape(text)}</div>'
+
+    def _repr_mimebundle_(self, **more: Any) -> Any:
+        bundle = self.box._repr_mimebundle_(**more)
+        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
+        return {**data, "text/plain": f"The widget “{self.title}”: run the cell to use it. {self.text}"}, metadata
+
+
+def require_ipywidgets() -> Any:
+    """The module, imported now. Raises ImportError that names the extra where it is missing."""
+    try:
+        import ipywidgets
+    except ImportError as error:
+        raise ImportError(
+            "ipywidgets is missing, which the lessons' widgets need: pip install 'adamix-lab[notebooks]'. The pictures "
+            "without widgets work all the same."
+        ) from error
+    return ipywidgets

@@ -1,0 +1,178 @@
+"""Each check passes a right answer, silently but for one line, and names the cause of typical wrong ones."""
+
+import inspect
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from adamix_lab import checks
+from adamix_lab.checks.consistency import check_consistency, check_gradient
+from adamix_lab.checks.merging import check_align, check_cancelling
+from adamix_lab.checks.routing import check_draw_route, check_number_of_routes
+from adamix_lab.checks.tour import check_count, check_differ
+
+# -- right answers ----------------------------------------------------------------------------------------
+
+
+def count(d, r, experts, sites, shared, biases=1):
+    down, up = d * r + biases * r, d * r + biases * d
+    return sites * (experts * down + (1 if shared else experts) * up), sites * (down + up)
+
+
+def differ(first, second):
+    gaps = torch.tensor(first).double() - torch.tensor(second).double()
+    return bool(gaps.mean().abs() > 1.96 * gaps.std() / len(gaps) ** 0.5)
+
+
+def draw(seed, step, view):
+    generator = torch.Generator().manual_seed(1_000_003 * seed + 101 * step + view)
+    return torch.randint(4, (3, 2), generator=generator)
+
+
+def routes(down, up, sites):
+    return (down * up) ** sites
+
+
+def loss(a, b):
+    p, q = a.log_softmax(-1), b.log_softmax(-1)
+    one = F.kl_div(p, q.detach(), reduction="batchmean", log_target=True)
+    return 0.5 * (one + F.kl_div(q, p.detach(), reduction="batchmean", log_target=True))
+
+
+def align(reference, expert):
+    from scipy.optimize import linear_sum_assignment
+
+    def units(e):
+        return torch.cat([e["down"], e["down_bias"][:, None], e["up"].T], 1)
+
+    order = linear_sum_assignment((units(reference) @ units(expert).T).numpy(), maximize=True)[1].tolist()
+    return {**expert, "down": expert["down"][order], "down_bias": expert["down_bias"][order],
+            "up": expert["up"][:, order]}  # fmt: skip
+
+
+A, B = torch.randn(2, 5, generator=torch.Generator().manual_seed(0)), torch.ones(4, 2)
+
+RIGHT = [
+    (check_count, (count,)),
+    (check_differ, (differ,)),
+    (check_draw_route, (draw,)),
+    (check_number_of_routes, (routes,)),
+    (check_consistency, (loss,)),
+    (check_gradient, (loss,)),
+    (check_cancelling, ((A, B), (-A, -B))),
+    (check_align, (align,)),
+]
+
+
+@pytest.mark.parametrize(("check", "given"), RIGHT, ids=lambda v: getattr(v, "__name__", ""))
+def test_a_right_answer_passes_with_one_line_and_leaves_the_random_state(check, given, capsys):
+    before = torch.random.get_rng_state()
+    assert check(*given) is None
+    out = capsys.readouterr()
+    assert out.out.count("\n") == 1 and "right" in out.out and not out.err
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+# -- wrong ones, by their name ----------------------------------------------------------------------------
+
+
+def unpaired(first, second):
+    import math
+
+    rates = [sum(rows) / len(rows) for rows in (first, second)]
+    widths = [1.96 * math.sqrt(p * (1 - p) / len(first)) for p in rates]
+    return abs(rates[0] - rates[1]) > sum(widths)
+
+
+def undone_twice(reference, expert):
+    from scipy.optimize import linear_sum_assignment
+
+    likeness = reference["down"] @ expert["down"].T
+    order = linear_sum_assignment(likeness.T.numpy(), maximize=True)[1].tolist()  # the wrong way round
+    return {**expert, "down": expert["down"][order], "down_bias": expert["down_bias"][order],
+            "up": expert["up"][:, order]}  # fmt: skip
+
+
+def draw_tied(seed, step, view):
+    return draw(seed, step, view)[:, :1].repeat(1, 2)
+
+
+WRONG = {
+    "no biases": (check_count, lambda *a: count(*a, biases=0), "biases are missing"),
+    "shared ignored": (check_count, lambda d, r, m, n, s: count(d, r, m, n, False), "exists once a site"),
+    "merged keeps all": (check_count, lambda d, r, m, n, s: (count(d, r, m, n, s)[0], count(d, r, m, n, False)[0]),
+                         "one module a site is left"),
+    "one site": (check_count, lambda d, r, m, n, s: count(d, r, m, 1, s), "multiply by the number of sites"),
+    "third digit": (check_differ, lambda a, b: sum(a) != sum(b), "two rows of 400"),
+    "any row": (check_differ, lambda a, b: a != b, "which rows they miss|two rows of 400"),
+    "unpaired": (check_differ, unpaired, "pair the rows"),
+    "global generator": (check_draw_route, lambda *a: torch.randint(4, (3, 2)), "global generator"),
+    "no step": (check_draw_route, lambda seed, step, view: draw(seed, 0, view), "depend on the step"),
+    "no view": (check_draw_route, lambda seed, step, view: draw(seed, step, 0), "depend on the view"),
+    "sides share": (check_draw_route, draw_tied, "each site, each side"),
+    "never the last": (check_draw_route, lambda *a: draw(*a) % 3, "last expert left out"),
+    "counts from one": (check_draw_route, lambda *a: draw(*a) + 1, "count from 0"),
+    "number of experts": (check_number_of_routes, lambda d, u, n: max(d, u), "number of experts"),
+    "sum over sites": (check_number_of_routes, lambda d, u, n: d * u * n, "multiply over sites"),
+    "one side": (check_number_of_routes, lambda d, u, n: d**n, "Both sides choose"),
+    "sum of sides": (check_number_of_routes, lambda d, u, n: (d + u) ** n, "sides multiply"),
+    "both directions": (check_consistency, lambda a, b: 2 * loss(a, b), "takes half"),
+    "one direction": (check_consistency, lambda a, b: F.kl_div(b.log_softmax(-1), a.softmax(-1), reduction="batchmean"),
+                      r"KL\(p \|\| q\) alone"),
+    "sum over rows": (check_consistency, lambda a, b: len(a) * loss(a, b), "mean over rows"),
+    "over the batch": (check_consistency, lambda a, b: loss(a.T, b.T), "softmax ran over the batch"),
+    "logits": (check_consistency, F.mse_loss, "squared distance of the logits"),
+    "all classes": (check_consistency, lambda a, b: loss(a, b) / a.shape[1], "divide by the rows only"),
+    "both sides flow": (check_gradient, lambda a, b: 0.5 * ((a.softmax(-1) - b.softmax(-1)) * (
+        a.log_softmax(-1) - b.log_softmax(-1))).sum(-1).mean(), "detaches the target"),
+    "all detached": (check_gradient, lambda a, b: loss(a, b).detach(), "everything detached"),
+    "no half": (check_gradient, lambda a, b: loss(a, b) + loss(a, b) - loss(a, b).detach(), "half is missing"),
+    "nothing moved": (check_align, lambda r, e: e, "Nothing was moved"),
+    "inverse": (check_align, undone_twice, "inverse|Compare each unit"),
+    "bias left": (check_align, lambda r, e: {**align(r, e), "down_bias": e["down_bias"]}, "move all three"),
+    "reference given back": (check_align, lambda r, e: {**r, "down": r["down"] + 1}, "the same as before"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_answer_is_told_its_cause(name):
+    check, answer, cause = WRONG[name]
+    with pytest.raises(AssertionError, match=cause):
+        check(answer)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "cause"),
+    [((A, B), (A, -B), "sign of both"), ((A, B), (A, B), "same matrices twice"),
+     ((0 * A, B), (0 * A, -B), "agree trivially"),
+     ((A, B), (A[:, :4], B), "equal shapes")],
+)  # fmt: skip
+def test_pairs_that_do_not_cancel_are_told_why(first, second, cause):
+    with pytest.raises(AssertionError, match=cause):
+        check_cancelling(first, second)
+
+
+@pytest.mark.parametrize("check", [check_count, check_differ, check_draw_route, check_consistency, check_align])
+def test_blanks_errors_and_things_that_are_no_function_are_told(check):
+    def blank(*_):
+        raise NotImplementedError
+
+    def broken(*_):
+        raise KeyError("oops")
+
+    for given, told in ((blank, "not written yet"), (broken, "stopped with KeyError"), (lambda *_: None, "return"),
+                        (3, "Expected a function")):  # fmt: skip
+        with pytest.raises(AssertionError, match=told):
+            check(given)
+
+
+def test_every_check_is_tested_here():
+    import importlib
+    import pkgutil
+
+    found = set()
+    for part in pkgutil.iter_modules(checks.__path__):
+        module = importlib.import_module(f"adamix_lab.checks.{part.name}")
+        found |= {name for name, _ in inspect.getmembers(module, inspect.isfunction) if name.startswith("check_")}
+    assert found == {check.__name__ for check, _ in RIGHT}

@@ -1,0 +1,121 @@
+"""Effect tables: intervals against a plain recomputation, verdicts, what is committed, the commands."""
+
+import csv
+import math
+import statistics
+
+import pytest
+import tiny_answers
+import torch
+
+from adamix_lab.lessons import effects, measures, runs
+from adamix_lab.lessons.effects import COLUMNS, effects_table, measure, measure_lesson, write_effects
+from adamix_lab.lessons.measures import LESSONS, measures_of, merged_minus_experts
+from adamix_lab.tasks import data_root
+
+TABLES = data_root() / "results" / "effects"
+
+
+def test_an_effect_has_intervals_over_rows_and_over_seeds():
+    values = {0: torch.tensor([1.0, 0.0, 1.0, 0.0]), 1: torch.tensor([1.0, 1.0, 1.0, 0.0]), 2: torch.ones(4)}
+    found = measure("one minus other", "points", values.__getitem__)
+    assert found.values == (50.0, 75.0, 100.0) and found.rows == 4
+    assert found.over_rows[0] == pytest.approx(1.96 * 100 * statistics.stdev([1, 0, 1, 0]) / 2)
+    assert found.half_width == pytest.approx(4.303 * 25 / math.sqrt(3), rel=1e-3)
+    assert found.verdict == "effect" and found.row()["by_seed"] == "50.00 75.00 100.00"
+    assert measure("e", "nats", lambda seed: torch.tensor([0.1, -0.1]) * (seed - 1)).verdict == "null result"
+    with pytest.raises(ValueError, match="unit 'metres' is not known"):
+        measure("e", "metres", values.__getitem__)
+
+
+def test_missing_seeds_are_left_out_and_counted_and_none_at_all_is_an_error():
+    def only_first(seed):
+        if seed:
+            raise FileNotFoundError("run 1 is not there")
+        return torch.tensor([1.0, 0.0])
+
+    found = measure("e", "points", only_first)
+    assert found.verdict == "one seed" and found.row()["seeds"] == "1" and found.row()["half_width"] == ""
+    with pytest.raises(FileNotFoundError, match="run 1"):
+        measure("e", "points", only_first, seeds=(1,))
+
+
+def test_the_gap_of_the_merge_is_against_the_mean_of_its_experts():
+    answers = tiny_answers.answers(50)
+    alone = torch.stack([(answers.routes[:, n].argmax(-1) == answers.labels).float() for n in (0, 5, 10, 15)]).mean(0)
+    assert torch.allclose(merged_minus_experts(answers), (answers.merged.argmax(-1) == answers.labels).float() - alone)
+    loss = merged_minus_experts(answers, "loss").mean()
+    nll = torch.nn.functional.nll_loss
+    plain = (
+        nll(answers.merged, answers.labels) - sum(nll(answers.routes[:, n], answers.labels) for n in (0, 5, 10, 15)) / 4
+    )
+    assert torch.allclose(loss, plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_committed_tables_hold_every_effect(lesson):
+    with (TABLES / f"{lesson}.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == COLUMNS and [row["effect"] for row in rows] == list(measures_of(lesson))
+    for row in rows:
+        mean, values = float(row["mean"]), [float(value) for value in row["by_seed"].split()]
+        assert len(values) == int(row["seeds"]) and mean == pytest.approx(statistics.fmean(values), abs=0.011)
+        inside = row["half_width"] and abs(mean) <= float(row["half_width"])
+        assert row["verdict"] == ("one seed" if len(values) == 1 else "null result" if inside else "effect"), row[
+            "effect"
+        ]
+
+
+def test_a_committed_figure_is_what_is_measured_again():
+    unit, function = measures_of("03")["apart: merged minus its experts alone"]
+    (row,) = effects_table("03", "apart: merged minus its experts alone", None).rows[:1]
+    assert measure(row["effect"], unit, function).row()["by_seed"] == row["by_seed"]
+
+
+def test_a_table_is_shown_whole_and_missing_ones_are_told(tmp_path):
+    found = measure_lesson({"a & b": ("points", lambda seed: torch.rand(9))}, say=lambda line: None)
+    write_effects(tmp_path / "01.csv", found)
+    table = effects_table("01", "", tmp_path)
+    assert "a & b: " in repr(table) and "<td>a &amp; b</td>" in table._repr_html_()
+    with pytest.raises(ValueError, match="No effect of lesson 01 is about 'zebra'"):
+        effects_table("01", "zebra", tmp_path)
+    with pytest.raises(FileNotFoundError, match="adamix-lab effects 02"):
+        effects_table("02", "", tmp_path)
+    with pytest.raises(ValueError, match="Lesson '1' is not known"):
+        measures_of("1")
+
+
+def test_the_commands(tmp_path, monkeypatch, capsys):
+    from adamix_lab.commands.teaching import effects as effects_command
+    from adamix_lab.commands.teaching import lesson_runs
+
+    made = {"x": ("points", lambda seed: torch.rand(5))}
+    monkeypatch.setattr(measures, "LESSONS", {"00": lambda: made, "01": lambda: made})
+    effects_command(None, tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00.csv", "01.csv"]
+    assert effects.effects_table("00", "", tmp_path).rows[0]["seeds"] == "2"
+    asked = []
+    monkeypatch.setattr(runs, "make_runs", lambda *given: asked.append(given))
+    lesson_runs(tmp_path, ["adamix"], 1, 5)
+    assert asked == [(tmp_path, ["adamix"], range(1), 5)]
+    assert capsys.readouterr().out.count(".csv") == 2
+
+
+def test_a_run_is_trained_kept_and_left_alone_afterwards(tmp_path, monkeypatch):
+    import tiny
+    import tiny_task
+
+    answers = tiny_answers.answers()
+    calls = []
+
+    def fresh(task, experts, share, seed, tied):
+        return tiny.shake(tiny_task.mixture()), tiny_task.tokenizer()
+
+    monkeypatch.setattr(runs, "fresh", fresh)
+    monkeypatch.setattr(runs, "train", lambda mixture, task, tokenizer, recipe, progress: calls.append(recipe))
+    monkeypatch.setattr(runs, "answers_of", lambda mixture, task, tokenizer: answers)
+    for _ in range(2):
+        runs.make_runs(tmp_path, ["weight-10"], [2], steps=3, say=lambda line: None)
+    (recipe,) = calls
+    assert recipe.consistency.weight == 10 and recipe.seed == 2 and recipe.steps == 3
+    assert torch.equal(runs.load_answers("weight-10", 2, tmp_path).labels, answers.labels)

@@ -1,0 +1,250 @@
+"""What the lessons compute and draw, against plain recomputation; each widget driven without a browser."""
+
+import pytest
+import tiny
+import tiny_answers
+import tiny_task
+import torch
+from tiny_task import one_thread  # noqa: F401
+
+pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
+
+from adamix_lab.lessons import agreement, routing, runs, strength, symmetry
+from adamix_lab.lessons.agreement import agreed_and_wrong, consistency_dial, dialled, pairwise_kl
+from adamix_lab.lessons.answers import answers_of, read_answers, write_answers
+from adamix_lab.lessons.bars import draw_scores, scores
+from adamix_lab.lessons.gates import draw_loads, train_gates
+from adamix_lab.lessons.routing import by_expert, flips, routing_explorer, specialist_gain
+from adamix_lab.lessons.strength import strength_dial
+from adamix_lab.lessons.symmetry import aligned, permuted_copies
+from adamix_lab.lessons.triangle import mixed, mixing_triangle, prepare
+from adamix_lab.routing import generator_for
+from adamix_lab.saving import load_trained, trained_tensors
+from adamix_lab.tasks import load_task
+from adamix_lab.widgets.prediction import Prediction
+
+TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
+
+
+@pytest.fixture
+def stored(monkeypatch):
+    """Made-up answers for every run, so that nothing is read from the project's data."""
+
+    def load(name, seed=0):
+        return tiny_answers.answers(200, seed=len(name) + seed)
+
+    monkeypatch.setattr(agreement, "load_answers", load)
+
+
+def apart(**more):
+    return tiny.shake(tiny_task.mixture(share=None, tied=True, experts=4, **more)).eval()
+
+
+# -- 01 -----------------------------------------------------------------------------------------------------
+
+
+def test_flips_are_changes_of_one_expert_only():
+    labels = torch.zeros(2, dtype=torch.long)
+    odds = torch.full((2, 16), -1.0)
+    odds[1, 6] = 1.0  # expert 1 then 2: six neighbours, and itself
+    found = flips(tiny_answers.of_odds(odds, labels))
+    assert found[0].sum() == 0 and found[1].sum() == 7
+    assert {n for n in range(16) if found[1, n]} == {6, 4, 5, 7, 2, 10, 14}
+
+
+def test_by_expert_averages_over_the_other_block():
+    answers = tiny_answers.answers()
+    values = answers.right
+    found = by_expert(answers, values)
+    assert torch.allclose(found[:, 0, 2], values[:, 8:12].mean(1))
+    assert torch.allclose(found[:, 1, 3], values[:, 3::4].mean(1))
+
+
+def test_the_specialist_gain_finds_specialists_and_nothing_where_there_is_nothing():
+    generator = generator_for(3)
+    kinds = torch.randint(2, (2000,), generator=generator)
+    names = ["ab"[kind] for kind in kinds.tolist()]
+    alike = (torch.rand(2000, 4, generator=generator) < 0.7).float()
+    specialised = alike.clone()
+    specialised[kinds == 0, 1] = 1.0  # expert 1 is for a, expert 2 for b
+    specialised[kinds == 1, 2] = 1.0
+    assert specialist_gain(specialised, names).mean() > 0.1
+    assert specialist_gain(alike, names).mean().abs() < 0.03
+
+
+def test_the_routing_explorer_is_driven():
+    answers = tiny_answers.answers(996, noise=1.5)
+    widget = routing_explorer(answers)
+    assert widget.last_error is None and "Route 0, 0" in widget.text and "16 routes" in widget.picture.alt
+    widget.set(row=40, first=3)
+    before = widget.picture.alt
+    widget.press("Show me")
+    assert "Flips with" in widget.text and widget.picture.alt != before
+    rows = load_task("aspects").evaluation
+    for row, first, second in ((0, 0, 0), (63, 3, 3), (10, 3, 0)):
+        widget.set(row=row, first=first, second=second)
+        chance = float(answers.routes[row, 4 * first + second, 1].exp())
+        assert f"{100 * chance:.1f} % positive" in widget.text and str(rows[row]["sentence"]) in widget.text
+    assert 1 <= int(widget.goal.split("them all: ")[1].split()[0]) <= 64
+
+
+def test_the_map_of_experts_tells_the_prediction():
+    answers, rows = tiny_answers.answers(996), load_task("aspects").evaluation
+    picture = routing.draw_experts(answers, rows, 12.0)
+    assert "You predicted 12." in picture.alt
+    assert "No prediction" in routing.draw_experts(answers, rows).alt
+    assert len(picture.figure.axes[0].texts) == 8 * 14
+
+
+def test_gates_train_alone_and_leave_no_trace():
+    mixture = tiny.shake(tiny_task.mixture(experts=4)).eval()
+    before = {name: p.clone() for name, p in mixture.named_parameters()}
+    flags = [p.requires_grad for p in mixture.parameters()]
+    gated = train_gates(mixture, TASK, TOKENIZER, steps=3, rows=12)
+    assert gated.loads.shape == (12, len(mixture.sites), 4) and torch.allclose(gated.loads.sum(-1), torch.ones(12, 3))
+    after = dict(mixture.named_parameters())
+    assert before.keys() == after.keys() and all(torch.equal(before[n], after[n]) for n in before)
+    assert flags == [p.requires_grad for p in mixture.parameters()]
+    two = train_gates(tiny.shake(tiny_task.mixture(experts=4, blocks=(-2, -1))).eval(), TASK, TOKENIZER, 2, 12)
+    assert "answers" in draw_loads(two, ["a", "b"] * 6).alt
+
+
+# -- 02 -----------------------------------------------------------------------------------------------------
+
+
+def test_pairwise_kl_is_the_mean_over_ordered_pairs():
+    answers = tiny_answers.answers(6)
+    log_p = answers.routes
+    pairs = [(log_p[:, a].exp() * (log_p[:, a] - log_p[:, b])).sum(-1) for a in range(16) for b in range(16) if a != b]
+    assert torch.allclose(pairwise_kl(answers), torch.stack(pairs).mean(0), atol=1e-5)
+
+
+def test_agreeing_on_a_wrong_answer():
+    labels = torch.tensor([0, 0, 1])
+    odds = torch.tensor([[1.0] * 16, [-1.0] * 16, [-1.0] * 15 + [1.0]])
+    assert agreed_and_wrong(tiny_answers.of_odds(odds, labels)).tolist() == [1, 0, 0]
+
+
+def test_the_consistency_dial_is_driven(stored):
+    prediction = Prediction("Accuracy?")
+    widget = consistency_dial(prediction)
+    assert widget.last_error is None and "Weight 0, seed 0" in widget.text
+    for weight in (0, 1, 10, 100):
+        widget.set(weight=weight)
+        told = dialled(weight, 0)
+        assert f"pairwise KL {told.kl[told.chosen]:.4f}" in widget.text and f"{weight} is chosen" in widget.picture.alt
+    prediction.entry.value = "70"
+    widget.press("Show me")
+    assert "You predicted 70 %" in widget.picture.alt
+    with pytest.raises(ValueError, match=r"weight of consistency = 5: expected one of 0, 1, 10, 100"):
+        widget.set(weight=5)
+
+
+# -- 03 -----------------------------------------------------------------------------------------------------
+
+
+def test_permuted_copies_compute_the_same_and_alignment_brings_the_merge_back():
+    mixture = apart(blocks=(-2, -1))
+    trained = {name: tensor.clone() for name, tensor in trained_tensors(mixture).items()}
+    alone = answers_of(mixture, TASK, TOKENIZER).routes[:, 5 * 1]
+    copies = permuted_copies(trained, 1, generator_for(0))
+    load_trained(mixture, copies)
+    answers = answers_of(mixture, TASK, TOKENIZER)
+    assert torch.allclose(answers.routes, alone[:, None].expand_as(answers.routes), atol=1e-4)
+    assert (answers.merged - alone).abs().max() > 1e-3
+    load_trained(mixture, aligned(copies))
+    assert torch.allclose(answers_of(mixture, TASK, TOKENIZER).merged, alone, atol=1e-4)
+
+
+def test_alignment_leaves_every_function_as_it_is_and_refuses_what_it_cannot_order():
+    mixture = apart(blocks=(-2, -1))
+    before = answers_of(mixture, TASK, TOKENIZER).routes
+    load_trained(mixture, aligned({name: tensor.clone() for name, tensor in trained_tensors(mixture).items()}))
+    assert torch.allclose(answers_of(mixture, TASK, TOKENIZER).routes, before, atol=1e-4)
+    with pytest.raises(ValueError, match="shares a side"):
+        aligned(trained_tensors(tiny_task.mixture()))
+    with pytest.raises(ValueError, match="No bottleneck"):
+        list(symmetry.bottleneck_sites({"head.classifier.weight": torch.zeros(2, 2)}))
+
+
+@pytest.fixture(scope="module")
+def ground():
+    return prepare(apart(blocks=(-2, -1)), TASK, TOKENIZER, "tiny", rows=24, steps=3)
+
+
+def test_a_mixture_is_what_the_model_says_at_that_point(ground):
+    mixture = apart(blocks=(-2, -1))
+    spread = TASK.evaluation[:24]
+    batch = TOKENIZER([row["sentence"] for row in spread], padding=True, return_tensors="pt")
+    labels = torch.tensor([row["label"] for row in spread])
+    for given, weights in (((1, 0, 0), (1, 0, 0)), ((1, 1, 1), (1 / 3,) * 3), ((0.5, 0, 1), (1 / 3, 0, 2 / 3))):
+        found = mixed(ground, *given)
+        point = torch.tensor([*weights, 0.0]).expand(*mixture.space.shape, -1)
+        with torch.no_grad():
+            loss = torch.nn.functional.cross_entropy(mixture(selection=point, **batch).logits, labels)
+        assert abs(found.loss - float(loss)) < 1e-4 and sum(found.weights) == pytest.approx(1)
+    assert mixed(ground, 1, 1, 1).loss == pytest.approx(ground.merged, abs=1e-4)
+    assert mixed(ground, 0, 1, 0).loss == pytest.approx(ground.alone[1], abs=1e-4)
+
+
+def test_the_mixing_triangle_is_driven(ground):
+    widget = mixing_triangle(ground)
+    assert "Weights 100, 0, 0 %" in widget.text and widget.last_error is None
+    for label, told in (("expert 2", "0, 0, 100 %"), ("centre", "33, 33, 33 %"), ("Show me", "33, 33, 33 %")):
+        widget.press(label)
+        assert f"Weights {told}" in widget.text and told in widget.picture.alt
+    before = widget.image.value
+    widget.set(first=0.0, second=0.0, third=0.0)
+    assert "are no mixture" in widget.text and widget.image.value == before
+    widget.set(first=1.0, second=0.5)
+    assert "67, 33, 0 %" in widget.text and widget.last_error is None
+
+
+def test_bars_hold_every_seed():
+    shown = {"a": scores([tiny_answers.answers(seed=s) for s in range(3)]), "b": scores([tiny_answers.answers()])}
+    _, ax, alt = draw_scores(shown)
+    assert len(shown["a"].gap) == 3 and "mean of 3 seeds" in alt and "±" in alt.split(";")[0]
+    assert len(ax.lines) == 12
+
+
+# -- 00, and what is stored ---------------------------------------------------------------------------------
+
+
+def test_the_strength_dial_is_driven():
+    mixture = tiny.shake(tiny_task.mixture(blocks=(-2, -1))).eval()
+    widget = strength_dial(mixture, TASK, TOKENIZER, rows=20)
+    assert widget.last_error is None and "Strength 0.0" in widget.text
+    batch = TOKENIZER([strength.SENTENCE], return_tensors="pt")
+    with torch.no_grad():
+        frozen = mixture(**batch).logits.softmax(-1)
+        widget.press("Show me")
+    assert "Strength 1.0" in widget.text and f"{100 * float(frozen.max()):.1f} %" in widget.text
+    field = widget.box.children[2]
+    field.value = ""
+    assert "sentence is empty" in widget.text
+    field.value = "w1 " * 100
+    assert "at most 200" in widget.text
+    field.value = "w1 w2"
+    assert widget.last_error is None and "1.0 is chosen" in widget.picture.alt
+
+
+def test_answers_are_kept_and_read_again(tmp_path, monkeypatch):
+    answers = tiny_answers.answers()
+    write_answers(tmp_path / "adamix-seed0.safetensors", answers, {"seed": "0"})
+    again = read_answers(tmp_path / "adamix-seed0.safetensors")
+    assert torch.allclose(answers.routes, again.routes, atol=5e-3) and torch.equal(answers.labels, again.labels)
+    assert torch.equal(answers.fixed, torch.tensor([0, 5, 10, 15])) and torch.equal(answers.index, again.index)
+    assert torch.equal(runs.load_answers("adamix", 0, tmp_path).labels, answers.labels)
+    with pytest.raises(FileNotFoundError, match=r"adamix-lab lesson-runs"):
+        runs.load_answers("apart", 0, tmp_path)
+    with pytest.raises(ValueError, match=r"Run 'adamx' is not known.*'adamix'"):
+        runs.load_answers("adamx", 0, tmp_path)
+
+
+def test_the_stored_answers_are_those_of_the_shipped_experts():
+    from adamix_lab.twins import load_twin
+
+    mixture, tokenizer = load_twin("adamix", 1)
+    found, kept = answers_of(mixture, load_task("aspects"), tokenizer, 24), runs.load_answers("adamix", 1)
+    assert (found.routes.exp() - kept.routes[:24].exp()).abs().max() < 0.01
+    assert (found.merged.exp() - kept.merged[:24].exp()).abs().max() < 0.01

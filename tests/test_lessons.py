@@ -1,0 +1,99 @@
+"""Lessons hold what a lesson needs: abilities, minutes, a widget with a static picture, a check, a quiz, budgets."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat", reason="the notebooks extra is not installed")
+
+ROOT = Path(__file__).resolve().parent.parent / "notebooks"
+LESSONS = ["00_tour", "01_routing", "02_consistency", "03_merging"]
+WIDGETS = {"00_tour": 1, "01_routing": 1, "02_consistency": 1, "03_merging": 2}
+
+
+@pytest.fixture(params=LESSONS)
+def lesson(request):
+    return request.param, nbformat.read(ROOT / f"{request.param}.ipynb", as_version=4).cells
+
+
+def core(cells):
+    """The cells before the first section marked Further."""
+    further = [n for n, cell in enumerate(cells) if cell.source.startswith("## Further")]
+    return cells[: further[0]] if further else cells
+
+
+def words(cells):
+    return sum(len(re.findall(r"\w+", cell.source)) for cell in cells if cell.cell_type == "markdown")
+
+
+def shown(cell):
+    """All that a cell's outputs say as text."""
+    texts = [
+        output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in cell.get("outputs", [])
+    ]
+    return "\n".join(texts)
+
+
+def test_the_core_fits_a_class_and_the_whole_its_budget(lesson):
+    _, cells = lesson
+    assert len(core(cells)) <= 25 and words(core(cells)) <= 900
+    assert len(cells) <= 45 and words(cells) <= 1500
+
+
+def test_it_begins_with_abilities_minutes_and_device(lesson):
+    _, cells = lesson
+    first = cells[0].source
+    assert "you will be able to" in first and all(f"\n{n}. " in first for n in (1, 2, 3))
+    assert "minutes in class" in first and "No network, no GPU" in first
+
+
+def test_something_moves_within_the_first_cells_and_a_static_picture_follows_each_widget(lesson):
+    name, cells = lesson
+    widgets = [n for n, cell in enumerate(cells) if "run the cell to use it" in shown(cell)]
+    assert len(widgets) == WIDGETS[name] and widgets[0] <= 6
+    for n in widgets:
+        after = [cell for cell in cells[n + 1 : n + 3] if "image/png" in str(cell.get("outputs", ""))]
+        assert after, f"no picture after the widget of cell {n}"
+    views = [o for cell in cells for o in cell.get("outputs", []) if "widget-view" in str(o.get("data", {}).keys())]
+    assert not views  # without its state a widget is an error box
+
+
+def test_a_prediction_comes_before_a_main_picture(lesson):
+    _, cells = lesson
+    asked = [n for n, cell in enumerate(cells) if "enter a prediction" in shown(cell)]
+    assert len(asked) == 1
+    answered = [cell for cell in cells[asked[0] + 1 : asked[0] + 3] if "No prediction was entered" in shown(cell)]
+    assert answered
+    assert any(cell.metadata.get("jupyter", {}).get("outputs_hidden") for cell in answered)
+
+
+def test_it_breaks_something_checks_something_and_ends_with_a_quiz(lesson):
+    _, cells = lesson
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    for part in ("reak it", "## Exercise", "## Where the library has it", "## You can now", "**Three questions.**"):
+        assert part in text, part
+    assert re.search(
+        r"Three questions\.\*\* 1\..+2\..+3\..+<details><summary>Answers</summary>1\..+2\..+3\.", text, re.S
+    )
+    checks = [cell for cell in cells if "attempt(check_" in cell.source]
+    assert checks and all("Not yet." in shown(cell) for cell in checks)  # stubs are told their mistake, in words
+
+
+def test_every_effect_is_told_from_the_committed_tables(lesson):
+    name, cells = lesson
+    asked = [cell for cell in cells if f'effects_table("{name[:2]}"' in cell.source]
+    assert asked and all(re.search("effect|null result|one seed", shown(cell)) for cell in asked)
+
+
+def test_the_card_of_prerequisites_has_five_questions():
+    cells = nbformat.read(ROOT / "00_tour.ipynb", as_version=4).cells
+    (card,) = [cell.source for cell in cells if "a card" in cell.source]
+    assert all(re.search(rf"\b{n}\. ", card) for n in range(1, 6)) and "<details>" in card
+    assert all(term in card for term in ("KL", "NLL", "FFN", "LoRA", "[r, d]"))
+
+
+def test_a_mixture_point_enters_in_lesson_three_only():
+    for name in LESSONS:
+        text = (ROOT / "src" / f"{name}.py").read_text(encoding="utf-8").lower()
+        assert ("mixture point" in text) == (name == "03_merging")

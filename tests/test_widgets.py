@@ -1,0 +1,166 @@
+"""The widgets' frame: one update a change, errors in words where the learner looks, configurations, predictions."""
+
+import json
+
+import pytest
+
+pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
+
+from adamix_lab.plots import Picture, new_figure
+from adamix_lab.widgets.controls import Number, Steps, Words
+from adamix_lab.widgets.frame import Explorer, View
+from adamix_lab.widgets.prediction import Prediction
+
+CALLS = []
+
+
+def compute(number, step, words):
+    CALLS.append((number, step, words))
+    if number == 7:
+        raise ValueError("Seven was not measured: expected another number.")
+    if number == 8:
+        raise KeyError("a bug")
+    return number, step, words
+
+
+def draw(result):
+    figure, ax = new_figure(2, 1)
+    ax.plot([result[0]])
+    return View(f"number {result[0]}, step {result[1]}, “{result[2]}”", Picture(figure, f"A line at {result[0]}."))
+
+
+@pytest.fixture
+def widget():
+    controls = [Number("number", "the number", 0, 10, 1, 2), Steps("step", "the step", (0, 1, 10), 1),
+                Words("words", "sentence", "hello <b>", 20)]  # fmt: skip
+    made = Explorer("A title", "Reach 5.", controls, compute, draw, {"number": 5}, {"most": {"number": 10, "step": 10}})
+    CALLS.clear()
+    return made
+
+
+def test_it_starts_with_a_picture_a_readout_and_an_alt_text(widget):
+    assert widget.state == {"number": 2, "step": 1, "words": "hello <b>"}
+    assert widget.text == "number 2, step 1, “hello <b>”" and widget.last_error is None
+    assert 'role="status"' in widget.readout.value and "hello &lt;b&gt;" in widget.readout.value
+    assert '<img alt="A line at 2."' in widget.image.value
+    assert widget.picture.alt == "A line at 2." and widget.seconds.keys() == {"compute", "draw"}
+
+
+def test_a_slider_and_its_named_box_follow_each_other(widget):
+    box, slider = widget.box.children[1].children
+    assert box.description == "the number" and slider.tooltip == "the number"
+    slider.value = 4
+    assert box.value == 4 and "number 4" in widget.text
+    box.value = 6
+    assert slider.value == 6 and 'alt="A line at 6."' in widget.image.value
+    assert len(CALLS) == 2  # one update a change
+    menu, steps = widget.box.children[2].children
+    assert menu.description == "the step"
+    menu.value = 10
+    assert steps.value == 10 and "step 10" in widget.text
+
+
+def test_ends_of_sliders_and_what_lies_beyond(widget):
+    _, slider = widget.box.children[1].children
+    for value, reached in ((0, 0), (10, 10), (99, 10), (-3, 0)):
+        slider.value = value
+        assert slider.value == reached and f"number {reached}" in widget.text and widget.last_error is None
+    with pytest.raises(ValueError, match=r"the number = 11: expected a whole number from 0 to 10"):
+        widget.set(number=11)
+    with pytest.raises(ValueError, match=r"the step = 3: expected one of 0, 1, 10"):
+        widget.set(step=3)
+    with pytest.raises(ValueError, match=r"Control 'nmber' is not known.*'number'"):
+        widget.set(nmber=1)
+
+
+def test_empty_and_too_long_texts_are_told_and_the_last_picture_stays(widget):
+    field = widget.box.children[3]
+    before = widget.image.value
+    for text, told in (
+        ("", "sentence is empty"),
+        ("   ", "sentence is empty"),
+        ("x" * 21, "21 characters: at most"),
+    ):
+        field.value = text
+        assert told in widget.text and told in widget.readout.value
+        assert isinstance(widget.last_error, ValueError) and widget.image.value == before
+    field.value = "fine"
+    assert "“fine”" in widget.text and widget.last_error is None
+
+
+def test_errors_of_the_computation_are_told_and_kept(widget):
+    widget.set(number=7)
+    assert widget.text == "Seven was not measured: expected another number."
+    widget.set(number=8)
+    assert "KeyError" in widget.text and "not yours" in widget.text and isinstance(widget.last_error, KeyError)
+    widget.set(number=1)
+    assert widget.last_error is None
+
+
+def test_buttons_set_several_controls_with_one_update(widget):
+    widget.press("most")
+    assert widget.state["number"] == 10 and widget.state["step"] == 10 and len(CALLS) == 1
+    widget.press("Show me")
+    assert widget.state["number"] == 5
+    with pytest.raises(ValueError, match="Button 'Shw me' is not known"):
+        widget.press("Shw me")
+
+
+def test_a_configuration_is_copied_and_pasted(widget):
+    widget.set(number=3)
+    copied = widget.configuration.value
+    assert json.loads(copied) == {"number": 3, "step": 1, "words": "hello <b>"}
+    widget.set(number=9)
+    widget.configuration.value = copied
+    assert widget.state["number"] == 3 and "number 3" in widget.text
+    for pasted, told in (
+        ("{", "cannot be read"), ("[1]", "cannot be read"), ('{"number": 99}', "expected a whole number from 0 to 10"),
+        ('{"numer": 1}', "Did you mean 'number'"), ('{"number": "x"}', "expected a whole number"),
+    ):  # fmt: skip
+        widget.configuration.value = pasted
+        assert told in widget.text and widget.state["number"] == 3
+
+
+def test_without_a_browser_its_text_stands_for_it(widget):
+    data, _ = widget._repr_mimebundle_()
+    assert "A title" in data["text/plain"] and "number 2" in data["text/plain"]
+
+
+def test_at_most_three_controls():
+    with pytest.raises(ValueError, match="4 controls: expected at most three"):
+        Explorer("t", "g", [Number(str(n), str(n), 0, 1, 1, 0) for n in range(4)], compute, draw, {})
+
+
+@pytest.mark.parametrize(("typed", "value"), [("85", 85.0), (" 85 % ", 85.0), ("85,5", 85.5), ("0", 0.0)])
+def test_a_prediction_is_read_and_drawn(typed, value):
+    box = Prediction("How many?")
+    box.entry.value = typed
+    assert box.value == value and f"You predict {value:g} %" in box.text
+    _, ax = new_figure(3, 2)
+    assert box.mark(ax, "A picture.") == f"A picture. You predicted {value:g} % (dashed line)."
+    assert ax.lines[-1].get_linestyle() == "--"
+
+
+@pytest.mark.parametrize(("typed", "told"), [("ninety", "is no number"), ("140", "out of range"), ("nan", "of range"),
+                                             ("1e999", "out of range"), ("x" * 500, "is no number")])  # fmt: skip
+def test_what_is_no_prediction_is_told(typed, told):
+    box = Prediction("How many?")
+    box.entry.value = typed
+    assert box.value is None and told in box.text and len(box.text) < 200
+    _, ax = new_figure(3, 2)
+    assert "No prediction was entered" in box.mark(ax, "A picture.") and not ax.lines
+
+
+def test_the_core_does_not_need_ipywidgets():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; sys.modules['ipywidgets'] = None; sys.modules['matplotlib'] = None; import adamix_lab\n"
+        "from adamix_lab.lessons import routing\n"
+        "from adamix_lab.widgets.prediction import Prediction\n"
+        "try: Prediction('x')\n"
+        "except ImportError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "adamix-lab[notebooks]" in done.stdout, done.stderr
