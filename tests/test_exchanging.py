@@ -1,28 +1,18 @@
 """The commands that exchange mixtures with other libraries, on real files."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import tiny
 import tiny_task
 import torch
+from typer.testing import CliRunner
 
-from adamix_lab import load, save
+from adamix_lab import cli, load, save
 from adamix_lab.adaptations import Bottleneck, LoRA
 from adamix_lab.interop.authors import authors_state
 
-ROOT = Path(__file__).resolve().parent.parent
 
-
-def command(*arguments, folder):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-m", "adamix_lab", *map(str, arguments)],
-        cwd=folder, env=environment, capture_output=True, text=True,
-    )  # fmt: skip
+def command(*arguments):
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -33,32 +23,32 @@ def base(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
-def test_out_as_experts_and_in_again(base, tmp_path):
+def test_out_as_experts_and_in_again(base, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     mixture = tiny.mixed(tiny.bert(), LoRA(2), experts=3, share="B")
     save(mixture, tmp_path / "saved", {"task": "films"})
     first = ["export", "saved", "--format", "peft-experts", "--model", base, "--out", "out"]
-    done = command(*first, folder=tmp_path)
-    assert done.returncode == 0 and "largest difference of logits" in done.stdout, done.stderr
-    again = command(*first, folder=tmp_path)
-    assert again.returncode == 2 and "--overwrite" in again.stderr
+    done = command(*first)
+    assert done.exit_code == 0 and "largest difference of logits" in done.stdout, done.exception
+    again = command(*first)
+    assert "--overwrite" in str(again.exception)
     experts = [f"out/expert{n}" for n in range(3)]
     more = ["--model", base, "--labels", 3, "--out", "back"]
-    done = command("import-peft", *experts, *more, folder=tmp_path)
-    assert done.returncode == 0 and "3 experts" in done.stdout, done.stderr
+    done = command("import-peft", *experts, *more)
+    assert done.exit_code == 0 and "3 experts" in done.stdout, done.exception
     back = load(tiny.bert(), tmp_path / "back")
     assert back.mixture.tied and back.space.experts == 3
-    again = command("import-peft", *experts, *more, folder=tmp_path)
-    assert again.returncode == 2 and "holds a mixture already" in again.stderr
+    again = command("import-peft", *experts, *more)
+    assert "holds a mixture already" in str(again.exception)
 
 
-@pytest.mark.slow
-def test_the_authors_file_by_the_command(base, tmp_path):
+def test_the_authors_file_by_the_command(base, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     mixture = tiny.mixed(tiny.bert(), Bottleneck(4), share="up")
     torch.save(authors_state(mixture), tmp_path / "pytorch_model_x_expert_soup.bin")
     arguments = ["pytorch_model_x_expert_soup.bin", "--model", base, "--labels", 3, "--out", "back"]
-    done = command("import-authors", *arguments, folder=tmp_path)
-    assert done.returncode == 0 and "4 experts at 3 sites" in done.stdout, done.stderr
+    done = command("import-authors", *arguments)
+    assert done.exit_code == 0 and "4 experts at 3 sites" in done.stdout, done.exception
     assert torch.equal(tiny.logits(load(tiny.bert(), tmp_path / "back")), tiny.logits(mixture))
-    wrong = command("import-authors", *arguments[:-1], "other", "--labels", 2, folder=tmp_path)
-    assert wrong.returncode == 2 and "has shape" in wrong.stderr
+    wrong = command("import-authors", *arguments[:-1], "other", "--labels", 2)
+    assert "has shape" in str(wrong.exception)
