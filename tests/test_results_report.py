@@ -10,7 +10,7 @@ import torch
 from adamix_lab import metrics
 from adamix_lab.experiments.contrasts import Scores, minus
 from adamix_lab.experiments.measured import measure
-from adamix_lab.experiments.reading import Results, missing_seeds, read_results
+from adamix_lab.experiments.reading import Results, missing_seeds, read_results, several_runs
 from adamix_lab.experiments.report import report
 from adamix_lab.experiments.statistics import holm, over_seeds, paired_bootstrap, weighted_metric
 from adamix_lab.experiments.tables import TABLES
@@ -100,6 +100,14 @@ def test_values_that_are_not_finite_and_missing_seeds_are_said(tmp_path):
     notes = " ".join(results.notes)
     assert "1 values are not finite" in notes and "predictions.parquet is not there" in notes
     assert "single on rte lacks seeds 1, 2." in missing_seeds(results)
+
+
+def test_several_runs_of_one_seed_are_said():
+    table = made.results({"AdaMix": 0.0, "single": 0.0}, seeds=2, tasks=("rte",))
+    assert several_runs(Results(table)) == []
+    other = table[table["variant"] == "single"].assign(run=lambda frame: frame["run"] + "-lr")
+    (line,) = several_runs(Results(pd.concat([table, other], ignore_index=True)))
+    assert line.startswith("single on rte has several runs")
 
 
 # -- contrasts and tables ------------------------------------------------------------------------------------
@@ -196,7 +204,7 @@ def test_the_report_of_a_folder(tmp_path):
     assert not checker.open and len(checker.images) == 3
     assert all(image["alt"] and image["src"].startswith("data:image/png") for image in checker.images)
     assert not [link for link in checker.links if not link.startswith("data:")]  # self-contained
-    assert "<b>odd" not in page and "&lt;b&gt;odd" in page and "odd \\| name" in text
+    assert "<b>odd" not in page + text and "&lt;b&gt;odd" in page and "odd \\| name" in text
     rows = pd.read_csv(out / "differences.csv")
     assert {"paper", "difference", "low", "high_over_examples", "p_holm"} <= set(rows.columns)
     eight = rows[(rows["table"] == "Table 8") & (rows["task"] == "rte")].set_index("comparison")

@@ -91,10 +91,15 @@ def markdown(block: Block) -> str:
             return "\n".join(f"- {line}" for line in lines)
         case Grid(heads, rows, caption):
             every: list[Sequence[str]] = [heads, ["---"] * len(heads), *rows]
-            table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in every)
+            table = "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in every)
             return f"{caption}\n\n{table}"
         case Image(picture, name):
             return f"![{picture.alt.replace('[', '(').replace(']', ')')}]({name})"
+
+
+def _cell(text: str) -> str:
+    """Text in a Markdown table: neither a new cell nor markup."""
+    return text.replace("|", "\\|").replace("<", "&lt;")
 
 
 def to_html(block: Block) -> str:

@@ -10,7 +10,15 @@ import numpy as np
 
 from adamix_lab.experiments.contrasts import REFERENCE, Scores, Side
 from adamix_lab.experiments.document import Grid
-from adamix_lab.experiments.reading import Results, missing_seeds, settings_of, tasks_of, variant_called, variants_of
+from adamix_lab.experiments.reading import (
+    Results,
+    missing_seeds,
+    settings_of,
+    several_runs,
+    tasks_of,
+    variant_called,
+    variants_of,
+)
 from adamix_lab.experiments.statistics import over_seeds
 
 WANTED = "AdaMix, single, no consistency, no sharing, share down, r-drop, lora, houlsby, bitfit, full, head"
@@ -49,7 +57,7 @@ def provenance(results: Results) -> list[str]:
     shape = sorted({(int(m), int(r)) for m, r in zip(own["experts"], own["size"], strict=True)})
     if shape and shape != [(4, 16)]:
         lines.append(f"{REFERENCE} has (experts, size) {shape}, not (4, 16), which claims 7 and 8 are worded for.")
-    return [*lines, *results.notes, *missing_seeds(results)]
+    return [*lines, *results.notes, *missing_seeds(results), *several_runs(results)]
 
 
 def _versions(text: str) -> str:

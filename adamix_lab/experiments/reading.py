@@ -149,5 +149,16 @@ def missing_seeds(results: Results) -> list[str]:
     return lines
 
 
+def several_runs(results: Results) -> list[str]:
+    """Where one variant has several runs of a seed (other rates, steps, or numbers of examples), a line each."""
+    runs = results.table.drop_duplicates("run")
+    runs = runs.assign(few=runs["examples"] > 0)
+    lines = []
+    for (task, variant), part in runs.groupby(["task", "variant"], sort=False):
+        if part.groupby(["compute", "few", "seed"])["run"].nunique().max() > 1:
+            lines.append(f"{variant} on {task} has several runs of one seed and budget: their mean stands for them.")
+    return lines
+
+
 def _list(numbers: Sequence[int]) -> str:
     return ("s " if len(numbers) > 1 else " ") + ", ".join(map(str, numbers))
