@@ -22,7 +22,8 @@ def execute(*sources, hidden=()):
 
 
 @pytest.mark.slow
-def test_an_empty_home_no_network_and_no_gradebook(tmp_path):
+def test_an_empty_home_no_network_and_no_gradebook(tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET_TOKEN", "of the grader")
     secret = tmp_path / "gradebook"
     secret.mkdir()
     (secret / "gradebook.db").write_text("marks")
