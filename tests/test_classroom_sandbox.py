@@ -8,7 +8,7 @@ from adamix_lab.classroom.sandbox import Limits, isolation, run, unshare
 
 nbformat = pytest.importorskip("nbformat", reason="the notebooks extra is not installed")
 
-LIMITS = Limits(cell_seconds=6, seconds=60, memory_mb=1024)
+LIMITS = Limits(cell_seconds=15, seconds=120, memory_mb=1024)
 
 
 def execute(*sources, hidden=()):
