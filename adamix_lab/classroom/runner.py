@@ -123,7 +123,7 @@ class LimitedClient(NotebookClient):
             self.printed += len(json.dumps(msg["content"], default=str))
             if self.printed > self.limits["output_bytes"]:
                 if before <= self.limits["output_bytes"] and self.km is not None:
-                    self.interruption: Any = asyncio.ensure_future(self.km.interrupt_kernel())  # type: ignore[arg-type]
+                    self.interruption: Any = asyncio.ensure_future(self.km.interrupt_kernel())  # type: ignore[call-overload]
                 return None
         return super().process_message(msg, cell, cell_index)
 
