@@ -92,16 +92,19 @@ def _facts(mixture: MixtureModel, config: Mapping[str, Any]) -> list[tuple[str, 
         ("trained experts", f"{counts.experts:,} parameters"),
         ("after merging", f"{counts.merged:,} parameters"),
         ("head", f"{counts.head:,} parameters"),
+        *([("the base's own weights that train", f"{counts.own:,} parameters")] if counts.own else []),
         ("base", f"{counts.base:,} parameters"),
         ("merged and head", f"{100 * counts.share_of_base:.2f} % of the base, {_megabytes(counts)} MB in float32"),
         ("classes", ", ".join(map(str, notes.get("classes") or [])) or str(config["num_labels"] or "none")),
         ("versions", versions),
     ]
-    return facts + [(key, str(notes[key])) for key in ("train_rows", "seed", "source") if key in notes]
+    source = notes.get("source")
+    told = {**notes, "source": Path(source).name if source and Path(source).is_absolute() else source}
+    return facts + [(key, str(told[key])) for key in ("train_rows", "seed", "source") if told.get(key) is not None]
 
 
 def _megabytes(counts: Any) -> str:
-    return f"{(counts.merged + counts.head) * 4 / 1e6:.2f}"
+    return f"{(counts.merged + counts.head + counts.own) * 4 / 1e6:.2f}"
 
 
 def _results(results: Any) -> list[str]:

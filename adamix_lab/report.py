@@ -27,8 +27,8 @@ class ParameterReport:
 
     @property
     def share_of_base(self) -> float:
-        """Merged module and head, as a share of the base."""
-        return (self.merged + self.head) / self.base
+        """What is kept beside the frozen weights, as a share of the base."""
+        return (self.merged + self.head + self.own) / (self.base + self.own)
 
     def __str__(self) -> str:
         mb = (self.merged + self.head) * 4 / 1e6

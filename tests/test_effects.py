@@ -86,8 +86,8 @@ def test_a_table_is_shown_whole_and_missing_ones_are_told(tmp_path):
 
 
 def test_the_commands(tmp_path, monkeypatch, capsys):
-    from adamix_lab.commands.teaching import effects as effects_command
-    from adamix_lab.commands.teaching import lesson_runs
+    from adamix_lab.commands.measuring import effects as effects_command
+    from adamix_lab.commands.measuring import lesson_runs
 
     made = {"x": ("points", lambda seed: torch.rand(5))}
     monkeypatch.setattr(measures, "LESSONS", {"00": lambda: made, "01": lambda: made})

@@ -134,7 +134,7 @@ def test_a_cluster_that_does_not_answer_is_told_in_time(base, tmp_path, monkeypa
 def test_a_cluster_without_workers_is_told_in_time(base, tmp_path, monkeypatch):
     distributed = pytest.importorskip("dask.distributed")
     monkeypatch.setattr(engines, "TIMEOUT", 1)
-    with distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=None, host="127.0.0.1") as empty:
+    with distributed.LocalCluster(n_workers=0, protocol="tcp", dashboard_address=None, host="127.0.0.1") as empty:
         engine = Engine(cluster=empty.scheduler_address)
         with pytest.raises(ConnectionError, match=r"has no worker after 1 s.*dask worker"):
             ablate(grid_of(tiny_grid.table(base, seeds=1)), tmp_path, engine, print)
