@@ -66,7 +66,7 @@ dial.picture
 # %% [markdown]
 # Agreement rises with every step of the dial: the KL between routes falls towards 0. From 10 on, accuracy falls with
 # it. Routes that must agree before they know the answer find it cheapest to say little. Perfect agreement is easy:
-# always answer alike. What was trained for this dial is one to three seeds a weight; the tables below say how many.
+# always answer alike. Three seeds were trained for each weight.
 #
 # ## The smallest code
 #
@@ -119,7 +119,7 @@ pd.DataFrame(table).T.round(4)
 effects_table("02", "agree")
 
 # %% [markdown]
-# Already at weight 1 the three seeds agree on a small rise. At 10 and 100 every seed there is says it is large.
+# Already at weight 1 the three seeds agree on a small rise. At 10 and 100 it is large.
 #
 # ## Does consistency save the merge?
 #
@@ -130,10 +130,9 @@ effects_table("02", "merged minus its experts")
 
 # %% [markdown]
 # At the paper's weight of 1 the difference is a *null result* on these three seeds: one seed says worse, two say
-# better, and the interval holds 0. At weight 10 both seeds say that merging loses four to six points less; two seeds
-# are too few for an interval that says so. And it has a price: those experts answer six to eight points worse, so
-# they have less to lose. What weights 0 and 1 have in common is random routing and a shared way up. Lesson 03 takes
-# up sharing.
+# better, and the interval holds 0. At weight 10 it is an *effect*: on every seed merging loses four to six points
+# less. And it has a price: those experts answer six to eleven points worse, so they have less to lose. What weights 0
+# and 1 have in common is random routing and a shared way up. Lesson 03 takes up sharing.
 #
 # ## Exercise: find the bug (ten minutes)
 #
