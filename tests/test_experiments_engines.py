@@ -32,6 +32,15 @@ def serial(base, tmp_path_factory):
     return tiny_grid.measured(results)
 
 
+@pytest.fixture(autouse=True)
+def _no_idle_workers():
+    """joblib keeps its processes for the next call: the next test counts, and kills, its own only."""
+    yield
+    reusable = sys.modules.get("joblib.externals.loky.reusable_executor")
+    if reusable is not None and reusable._executor is not None:
+        reusable._executor.shutdown(wait=True, kill_workers=True)
+
+
 @pytest.fixture
 def cluster():
     """Two worker processes on this machine, each with its own memory."""
