@@ -150,7 +150,8 @@ def test_a_cluster_without_workers_is_told_in_time(base, tmp_path, monkeypatch):
 
 
 SBATCH = """#!/bin/sh
-nohup sh "$1" > "{folder}/worker-$$.txt" 2>&1 &
+cp "$1" "{folder}/job-$$.sh" # as sbatch does: the caller deletes its own
+nohup sh "{folder}/job-$$.sh" > "{folder}/worker-$$.txt" 2>&1 &
 echo $! >> "{folder}/workers.txt"
 echo "Submitted batch job $!"
 """
