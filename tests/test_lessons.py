@@ -8,8 +8,8 @@ import pytest
 nbformat = pytest.importorskip("nbformat", reason="the notebooks extra is not installed")
 
 ROOT = Path(__file__).resolve().parent.parent / "notebooks"
-LESSONS = ["00_tour", "01_routing", "02_consistency", "03_merging"]
-WIDGETS = {"00_tour": 1, "01_routing": 1, "02_consistency": 1, "03_merging": 2}
+LESSONS = sorted(path.stem for path in (ROOT / "src").glob("[0-9]*.py"))
+WIDGETS = {"03_merging": 2}  # the others have one
 
 
 @pytest.fixture(params=LESSONS)
@@ -51,7 +51,7 @@ def test_it_begins_with_abilities_minutes_and_device(lesson):
 def test_something_moves_within_the_first_cells_and_a_static_picture_follows_each_widget(lesson):
     name, cells = lesson
     widgets = [n for n, cell in enumerate(cells) if "run the cell to use it" in shown(cell)]
-    assert len(widgets) == WIDGETS[name] and widgets[0] <= 6
+    assert len(widgets) == WIDGETS.get(name, 1) and widgets[0] <= 6
     for n in widgets:
         after = [cell for cell in cells[n + 1 : n + 3] if "image/png" in str(cell.get("outputs", ""))]
         assert after, f"no picture after the widget of cell {n}"
@@ -96,4 +96,5 @@ def test_the_card_of_prerequisites_has_five_questions():
 def test_a_mixture_point_enters_in_lesson_three_only():
     for name in LESSONS:
         text = (ROOT / "src" / f"{name}.py").read_text(encoding="utf-8").lower()
-        assert ("mixture point" in text) == (name == "03_merging")
+        if name <= "03_merging":
+            assert ("mixture point" in text) == (name == "03_merging")

@@ -9,7 +9,7 @@ import typer
 
 
 def effects(
-    lessons: Annotated[list[str] | None, typer.Argument(help="00, 01, 02, 03; default: all.")] = None,
+    lessons: Annotated[list[str] | None, typer.Argument(help="00, 01, ...; default: all.")] = None,
     out: Annotated[Path | None, typer.Option(help="Default: data/results/effects.")] = None,
     seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ... of the shipped experts.")] = 3,
 ) -> None:

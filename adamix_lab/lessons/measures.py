@@ -230,11 +230,16 @@ def merging() -> Measures:
     }  # fmt: skip
 
 
-LESSONS: Mapping[str, Callable[[], Measures]] = {"00": tour, "01": routing, "02": consistency, "03": merging}
+LESSONS: Mapping[str, Callable[[], Measures]] = {
+    "00": tour,
+    "01": routing,
+    "02": consistency,
+    "03": merging,
+}
 
 
 def measures_of(lesson: str) -> Measures:
-    """What is measured for a lesson ("00" to "03"). Raises ValueError for an unknown one."""
+    """What is measured for a lesson ("00", "01", ...). Raises ValueError for an unknown one."""
     if lesson not in LESSONS:
         raise unknown("Lesson", lesson, LESSONS)
     return LESSONS[lesson]()
