@@ -124,6 +124,14 @@ def test_a_run_that_diverges_is_named_and_leaves_the_others_alone():
     assert sound.failed is None and all(bool(w.isfinite().all()) for w in sound.weights.values())
 
 
+def test_a_folder_of_another_set_is_refused(tmp_path):
+    made = recipes(steps=2, checkpoint_every=1)
+    starts = [tiny_task.weights(fresh(recipe.seed)) for recipe in made]
+    train_batched(fresh(0), starts, TASK, TOKENIZER, made, progress=False, folder=tmp_path)
+    with pytest.raises(ValueError, match="belongs to another run: recipes"):
+        train_batched(fresh(0), starts[:2], TASK, TOKENIZER, made[:2], progress=False, folder=tmp_path)
+
+
 def test_what_cannot_batch_is_said():
     mixture, made = tiny_task.mixture(), recipes()
     start = tiny_task.weights(mixture)

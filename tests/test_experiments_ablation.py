@@ -51,7 +51,7 @@ def test_the_table_and_the_progress(finished):
 
 def test_finished_runs_are_not_done_again_and_names_may_change(finished, base, monkeypatch):
     _, out, first, _ = finished
-    monkeypatch.setattr(engines, "perform", lambda job: pytest.fail(f"{job.run.variant} was done again"))
+    monkeypatch.setattr(engines, "perform_set", lambda jobs: pytest.fail(f"{jobs[0].run.variant} was done again"))
     grid = grid_of({"base": base, "rows": [{"variant": "mine"}, {"variant": "other", "method": "single"}]})
     results, _ = ablate(grid, out, QUIET, lambda _: None)
     assert set(results["variant"]) == {"mine", "other"} and results["run"].nunique() == 2
@@ -125,8 +125,8 @@ def test_lost_workers_are_replaced_and_a_run_that_kills_them_is_given_up(base, t
     grid = grid_of(tiny_grid.table(base, seeds=1))
     deadly = grid.runs[0].key
 
-    def fragile(jobs, workers, cluster):
-        for job in jobs:
+    def fragile(sets, workers, cluster):
+        for (job,) in sets:
             if job.run.key == deadly:
                 raise WorkersLost("killed")
             yield running.perform(job)

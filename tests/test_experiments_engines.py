@@ -63,7 +63,7 @@ def test_several_processes_give_the_table_of_one(base, serial, tmp_path):
 @pytest.mark.parametrize("shared_disk", [True, False])
 def test_a_dask_cluster_gives_the_table_of_one_process(base, serial, tmp_path, cluster, shared_disk, monkeypatch):
     if not shared_disk:  # the driver's folder is not what a worker sees under its path
-        monkeypatch.setattr(engines, "perform", not_here)
+        monkeypatch.setattr(engines, "perform_set", not_here)
     engine = Engine(threads=1, cluster=cluster.scheduler_address)
     results, failed = ablate(grid_of(tiny_grid.table(base)), tmp_path, engine, print)
     assert failed == 0
@@ -71,10 +71,10 @@ def test_a_dask_cluster_gives_the_table_of_one_process(base, serial, tmp_path, c
     assert not list(tmp_path.glob("*/work"))
 
 
-def not_here(job):
+def not_here(jobs):
     from dataclasses import replace
 
-    return running.perform(replace(job, place=job.place + "-elsewhere"))
+    return [running.perform(replace(job, place=job.place + "-elsewhere")) for job in jobs]
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ def ablate(
     folder: Annotated[Path | None, typer.Option(help="Holds a folder a task (rte, sst2, ...); default: Hub.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of every run, instead of the grid's.")] = None,
     snapshots: Annotated[bool, typer.Option(help="Keep the experts at three stages of training.")] = True,
+    together: Annotated[int, typer.Option(help="So many runs of equal shape train as one program (for a GPU).")] = 1,
     only_list: Annotated[bool, typer.Option("--list", help="List the runs and their states, and run nothing.")] = False,
     out: Folder = Path("runs/ablation"),
 ) -> None:
@@ -36,7 +37,7 @@ def ablate(
     if only_list:
         print("\n".join(listed(runs, out)))
         return
-    results, failed = perform(runs, out, Engine(workers, threads, cluster, minutes, snapshots))
+    results, failed = perform(runs, out, Engine(workers, threads, cluster, minutes, snapshots, together))
     if results is not None and find_spec("adamix_lab.experiments.report"):
         from adamix_lab.experiments.report import report
 

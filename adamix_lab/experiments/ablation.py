@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,8 +40,7 @@ def ablate(grid: Grid, out: Path, engine: Engine | None = None, say: Say = print
     start = time.perf_counter()
     runs = grid.runs
     if tried := all_trials(grid):
-        quiet = Engine(engine.workers, engine.threads, engine.cluster, engine.minutes, snapshots=False)
-        failed = perform_all(tried, out / FOLDER, quiet, deadline, say)
+        failed = perform_all(tried, out / FOLDER, replace(engine, snapshots=False), deadline, say)
         if any(state(out / FOLDER, trial) != "finished" and trial.key not in failed for trial in tried):
             say("Time is over before all rates were tried: run the command again to go on.")
             return None, len(failed)

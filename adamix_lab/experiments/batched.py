@@ -14,25 +14,32 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from adamix_lab.analysis.stacked import with_heads
-from adamix_lab.batches import Batches, Encoder, Example, check_labels, collate, encode
-from adamix_lab.blocks import cut_last_block
+from adamix_lab.batches import Encoder, Example, check_labels, encode
+from adamix_lab.checkpoints import (
+    check_same,
+    clear_temporary,
+    generator_states,
+    load_optimizer,
+    newest_checkpoint,
+    optimizer_tensors,
+    set_generator_states,
+    write_checkpoint,
+)
 from adamix_lab.experiments.equal_shape import Start, why_apart
+from adamix_lab.experiments.stacked_runs import Runs
 from adamix_lab.model import MixtureModel
-from adamix_lab.objective import Losses, Objective
-from adamix_lab.optim import BETAS, StackedAdamW, on_route
+from adamix_lab.objective import Losses
 from adamix_lab.recipe import Recipe
-from adamix_lab.routing import Router
 from adamix_lab.run import History
 from adamix_lab.tasks import Task
-from adamix_lab.training import draw_routes, prepare_data, start_accelerator, to_device
-from adamix_lab.views import Batch
+from adamix_lab.training import prepare_data, start_accelerator
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,8 @@ def train_batched(
     recipes: Sequence[Recipe],
     encoder: Encoder = encode,
     progress: bool = True,
-    on_step: Callable[[int], None] | None = None,
+    on_step: Callable[[int, Runs], None] | None = None,
+    folder: Path | None = None,
 ) -> list[Trained]:
     """Trains R runs side by side; the mixture lends its backbone and shape, its own weights stay as they are.
 
@@ -70,12 +78,11 @@ def train_batched(
         recipes: each run's settings.
         encoder: as in `train`.
         progress: show a bar.
-        on_step: called after each step with the number of steps done.
+        on_step: called after each step with the number of steps done and the runs.
+        folder: for checkpoints, every `checkpoint_every` steps of the first recipe; a killed set goes on there.
 
-    Nothing is kept while it trains: a killed set begins again.
-
-    Raises ValueError for runs that cannot be one program (says why), another number of tasks than of runs, and labels
-    outside the head's classes.
+    Raises ValueError for runs that cannot be one program (says why), another number of tasks than of runs, labels
+    outside the head's classes, and a folder that holds another set's checkpoint.
     """
     from tqdm.auto import tqdm
 
@@ -98,8 +105,10 @@ def train_batched(
         raise ValueError(f"The runs take {sorted(totals)} steps: expected equally many. Give steps instead of epochs.")
     (total,) = totals
     histories, failed = [History() for _ in recipes], [""] * len(recipes)
-    began = time.perf_counter()
-    for step in tqdm(range(total), disable=None if progress else True):
+    facts = {"recipes": [asdict(recipe) for recipe in recipes], "rows": [len(own) for own in runs.examples]}
+    first = 0 if folder is None else resume(folder, runs, histories, failed, facts)
+    began = time.perf_counter() - histories[0].seconds
+    for step in tqdm(range(first, total), initial=first, total=total, disable=None if progress else True):
         student.train()
         with accelerator.autocast():
             losses = runs.losses(step, pad, accelerator.device)
@@ -108,8 +117,10 @@ def train_batched(
             history.steps, history.seconds = step + 1, time.perf_counter() - began
             if not failed[n] and ((step + 1) % recipe.log_every == 0 or step + 1 in (1, total)):
                 failed[n] = _log(history, losses[n], recipe, recipe.rate(step, total), runs.routes[n])
+        if folder is not None and ((step + 1) % (recipes[0].checkpoint_every or total) == 0 or step + 1 == total):
+            keep(folder, step + 1, runs, histories, failed, facts)
         if on_step is not None:
-            on_step(step + 1)
+            on_step(step + 1, runs)
     student.eval()
     return [Trained(runs.weights(n), history, failed[n] or None) for n, history in enumerate(histories)]
 
@@ -125,153 +136,37 @@ def _log(history: History, losses: Losses, recipe: Recipe, factor: float, routes
     return ""
 
 
-class Runs:
-    """The stacked weights of R runs, what each draws a step, and their optimiser.
-
-    Attributes:
-        stacked: `[R * M, ...]` for experts, `[R, ...]` for the head, run by run, by the names of `trained_tensors`.
-        orders: each run's batches.
-        routes: of the last step, `[views, sites, sides]` a run (with rows after the views where each has its own).
-    """
-
-    def __init__(
-        self,
-        student: MixtureModel,
-        starts: Sequence[Start],
-        recipes: Sequence[Recipe],
-        examples: Sequence[list[Example]],
-    ) -> None:
-        self.student, self.recipes, self.examples = student, recipes, examples
-        device = next(student.parameters()).device
-        self.copies = {name: len(w) if name.startswith("experts.") else 1 for name, w in starts[0].items()}
-        self.stacked = {
-            name: nn.Parameter(torch.cat([_copies(name, start[name]) for start in starts]).to(device, copy=True))
-            for name in starts[0]
-        }
-        self.objectives = [Objective(student, recipe.consistency) for recipe in recipes]
-        self.orders = [
-            Batches(own, recipe.batch_size, recipe.seed, recipe.bucket)
-            for own, recipe in zip(examples, recipes, strict=True)
-        ]
-        self.routers = [Router(student.space, recipe.seed, recipe.per) for recipe in recipes]
-        self.routes: list[Tensor] = []
-        self.clip = torch.tensor([recipe.clip or math.inf for recipe in recipes], device=device)
-        self.optimizer = self._optimizer()
-
-    def weights(self, run: int) -> dict[str, Tensor]:
-        """One run's weights now."""
-        own = {name: p.detach().unflatten(0, (len(self.recipes), -1))[run].clone() for name, p in self.stacked.items()}
-        return {name: w if name.startswith("experts.") else w[0] for name, w in own.items()}
-
-    # -- a step ---------------------------------------------------------------------------------------
-
-    def losses(self, step: int, pad: int, device: torch.device) -> list[Losses]:
-        """Each run's losses at a step, by one forward pass of all runs' batches and views."""
-        chosen = [order.at(step) for order in self.orders]
-        most = max(map(len, chosen))
-        self.routes = [
-            draw_routes(router, step, recipe, [own[n] for n in batch])
-            for router, recipe, own, batch in zip(self.routers, self.recipes, self.examples, chosen, strict=True)
-        ]
-        # An epoch's last batch may be smaller: its first row fills the place, and the losses leave it out again.
-        filled = [[*batch, *batch[:1] * (most - len(batch))] for batch in chosen]
-        rows = [own[n] for own, each in zip(self.examples, filled, strict=True) for n in each]
-        batch = to_device(collate(rows, pad), device)
-        labels = batch["labels"].unflatten(0, (-1, most))
-        logits = self._logits(batch, most).unflatten(0, (-1, most))
-        found, group = [], 0
-        for run, (objective, own) in enumerate(zip(self.objectives, map(len, chosen), strict=True)):
-            views = len(self.routes[run])
-            found.append(objective.losses(logits[group : group + views, :own], labels[run, :own]))
-            group += views
-        return found
-
-    def _logits(self, batch: Batch, rows: int) -> Tensor:
-        """Logits of all groups of rows, a group for each run's view: `[groups * rows, ...]`."""
-        runs = torch.cat([torch.full((len(routes),), n) for n, routes in enumerate(self.routes)])
-        where = (runs[:, None] * rows + torch.arange(rows)).flatten().to(batch["labels"].device)
-        inputs = {name: value[where] for name, value in batch.items() if name != "labels"}
-        served = with_heads(self.student, self._heads(runs))
-        with cut_last_block(served.model):
-            logits: Tensor = served(selection=self._selection(runs, rows), **inputs).logits
-        return logits
-
-    def _heads(self, runs: Tensor) -> dict[str, Tensor]:
-        heads = {name: weight for name, weight in self.stacked.items() if name.startswith("head.")}
-        return {name: weight.index_select(0, runs.to(weight.device)) for name, weight in heads.items()}
-
-    def _selection(self, runs: Tensor, rows: int) -> dict[str, dict[str, Tensor]]:
-        """Effective weights of each group, or of each row where any run routes by the example."""
-        routes = self.routes
-        if any(each.dim() == 4 for each in routes):
-            routes = [_by_row(each, rows) for each in routes]
-            runs = runs.repeat_interleave(rows)
-        all_routes = torch.cat([each.flatten(0, -3) for each in routes])  # [groups, sites, sides]
-        selection: dict[str, dict[str, Tensor]] = {}
-        for n, (path, layer) in enumerate(self.student.sites.items()):
-            selection[path] = {}
-            for name, side in layer.side_of.items():
-                stacked = self.stacked[f"experts.{path}.{name}"]
-                index = runs * self.copies[f"experts.{path}.{name}"] + all_routes[:, n, side]
-                selection[path][name] = stacked.index_select(0, index.to(stacked.device))
-        return selection
-
-    def update(self, losses: Sequence[Losses], factors: Sequence[float]) -> None:
-        """Every run's backward pass, clipping and AdamW step at its own rate."""
-        torch.stack([each.total for each in losses]).sum().backward()
-        gradients = [p.grad.view(len(self.recipes), -1) for p in self.stacked.values() if p.grad is not None]
-        norms = torch.stack([gradient.square().sum(1) for gradient in gradients]).sum(0).sqrt()
-        shrink = (self.clip / (norms + 1e-6)).clamp(max=1.0)
-        for gradient in gradients:
-            gradient.mul_(shrink[:, None])
-        for group in self.optimizer.param_groups:
-            rates = group["base_lr"] * torch.tensor(factors, dtype=torch.double)
-            group["lr"] = rates.repeat_interleave(group["copies"])
-        if self.recipes[0].off_route == "freeze":
-            self.optimizer.active = self._on_route()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-    # -- the optimiser ----------------------------------------------------------------------------------
-
-    def _optimizer(self) -> StackedAdamW:
-        """A group a weight, with each copy's own rate and decay."""
-        sites = self.student.sites
-        decays = {
-            f"experts.{path}.{name}": layer.decays[name] for path, layer in sites.items() for name in layer.decays
-        }
-        groups: list[dict[str, Any]] = []
-        for name, parameter in self.stacked.items():
-            head = name.startswith("head.")
-            declared = parameter.dim() > 2 if head else decays[name]  # a stacked head weight has a dimension more
-            rates = [recipe.head_lr if head and recipe.head_lr is not None else recipe.lr for recipe in self.recipes]
-            decay = [recipe.weight_decay if declared or recipe.decay == "all" else 0.0 for recipe in self.recipes]
-            copies = self.copies[name]
-            groups.append(
-                {
-                    "params": [parameter],
-                    "base_lr": torch.tensor(rates, dtype=torch.double),  # [R]; `update` sets lr, [R * copies]
-                    "weight_decay": torch.tensor(decay, dtype=torch.double).repeat_interleave(copies),
-                    "copies": copies,
-                    "stacked": True,
-                }
-            )
-        return StackedAdamW(groups, betas=BETAS, eps=self.recipes[0].eps)
-
-    def _on_route(self) -> dict[nn.Parameter, Tensor]:
-        """For each stacked weight which copies the last step's routes took: booleans `[R * M]`."""
-        names = [f"experts.{path}.{name}" for path, layer in self.student.sites.items() for name in layer.experts]
-        masks = [list(on_route(self.student, routes).values()) for routes in self.routes]
-        return {self.stacked[name]: torch.cat([each[n] for each in masks]) for n, name in enumerate(names)}
+# -- checkpoints -------------------------------------------------------------------------------------------
 
 
-def _copies(name: str, weight: Tensor) -> Tensor:
-    return weight if name.startswith("experts.") else weight[None]
+def keep(
+    folder: Path, step: int, runs: Runs, histories: Sequence[History], failed: Sequence[str], facts: dict[str, Any]
+) -> None:
+    """Writes where the set stands. Raises OSError where the disk is full; the last checkpoint is whole."""
+    parts = {
+        "weights": {name: p.detach() for name, p in runs.stacked.items()},
+        "optimizer": optimizer_tensors(runs.optimizer),
+        "generators": generator_states(next(iter(runs.stacked.values())).device),
+    }
+    tensors = {f"{part}.{name}": tensor for part, own in parts.items() for name, tensor in own.items()}
+    logs = {"rows": [h.rows for h in histories], "failed": list(failed), "seconds": histories[0].seconds}
+    write_checkpoint(folder, step, tensors, {"run": facts, **logs})
 
 
-def _by_row(routes: Tensor, rows: int) -> Tensor:
-    """Routes `[views, rows, sites, sides]` of `[views, sites, sides]`, or of too few rows (those that fill take 0)."""
-    if routes.dim() == 3:
-        return routes[:, None].expand(-1, rows, -1, -1)
-    missing = rows - routes.shape[1]
-    return torch.cat([routes, routes.new_zeros(len(routes), missing, *routes.shape[2:])], 1) if missing else routes
+def resume(folder: Path, runs: Runs, histories: Sequence[History], failed: list[str], facts: dict[str, Any]) -> int:
+    """Puts a set back to where its newest checkpoint stood; returns the steps done. Raises ValueError for another's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    clear_temporary(folder)
+    found = newest_checkpoint(folder)
+    if found is None:
+        return 0
+    check_same(found.facts["run"], facts, found.path)
+    with torch.no_grad():
+        for name, tensor in found.part("weights").items():
+            runs.stacked[name].copy_(tensor)
+    load_optimizer(runs.optimizer, found.part("optimizer"))
+    set_generator_states(found.part("generators"), next(iter(runs.stacked.values())).device)
+    for n, history in enumerate(histories):
+        history.rows, history.steps, history.seconds = found.facts["rows"][n], found.step, found.facts["seconds"]
+        history.resumed_from, failed[n] = found.step, found.facts["failed"][n]
+    return found.step

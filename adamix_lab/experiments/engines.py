@@ -1,17 +1,19 @@
 """Where runs are performed: here one by one, on the cores and GPUs of one machine, or on a cluster.
 
-All three are one function of jobs to outcomes, over joblib: its own processes, or its `dask` and `ray` backends. What
-workers send back are bytes, so they need share neither memory nor disk with the driver; where they do share its disk,
-checkpoints lie there and a run goes on on another worker.
+All three are one function of sets of jobs to outcomes, over joblib: its own processes, or its `dask` and `ray`
+backends. What workers send back are bytes, so they need share neither memory nor disk with the driver; where they do
+share its disk, checkpoints lie there and a run goes on on another worker.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import chain
 from typing import Any
 
-from adamix_lab.experiments.running import Job, Outcome, perform
+from adamix_lab.experiments.running import Job, Outcome
+from adamix_lab.experiments.sets import perform_set
 
 TIMEOUT = 15  # seconds that a cluster has to answer
 
@@ -20,11 +22,11 @@ class WorkersLost(RuntimeError):
     """A worker process ended without a word (killed, or out of memory); what it had under way can be done again."""
 
 
-def outcomes(jobs: Iterable[Job], workers: int = 1, cluster: str | None = None) -> Iterator[Outcome]:
-    """What becomes of each job, in the order in which they end. Jobs are taken when a worker is free for them.
+def outcomes(sets: Iterable[Sequence[Job]], workers: int = 1, cluster: str | None = None) -> Iterator[Outcome]:
+    """What becomes of each job, in the order in which sets end. Sets are taken when a worker is free for them.
 
     Args:
-        jobs: taken lazily.
+        sets: jobs that are trained as one program; most are of one job. Taken lazily.
         workers: processes on this machine, or SLURM jobs; 1 performs the runs here.
         cluster: "tcp://HOST:PORT" or a scheduler file (dask), "ray" or "ray://HOST:PORT", "slurm"; None is this
             machine.
@@ -36,7 +38,7 @@ def outcomes(jobs: Iterable[Job], workers: int = 1, cluster: str | None = None) 
         OSError: the disk is full.
     """
     if workers == 1 and cluster is None:
-        yield from map(perform, jobs)
+        yield from chain.from_iterable(map(perform_set, sets))
         return
     try:
         from joblib import Parallel, delayed
@@ -52,7 +54,7 @@ def outcomes(jobs: Iterable[Job], workers: int = 1, cluster: str | None = None) 
             batch_size=1,
         )
         try:
-            yield from parallel(delayed(perform)(job) for job in jobs)
+            yield from chain.from_iterable(parallel(delayed(perform_set)(jobs) for jobs in sets))
         except Exception as error:
             if isinstance(error, TerminatedWorkerError) or type(error).__name__ == "KilledWorker":  # joblib's, dask's
                 raise WorkersLost(" ".join(str(error).split())[:200]) from error

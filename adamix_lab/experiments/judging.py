@@ -3,20 +3,78 @@
 from __future__ import annotations
 
 import io
+import json
 import math
+import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import torch
 
 from adamix_lab.analysis.posterior import marginal
 from adamix_lab.analysis.tree import tree_logits
+from adamix_lab.baselines.making import costs
+from adamix_lab.doctor import versions
 from adamix_lab.evaluation import Evaluation, Indexed, evaluate_batches, evaluating, judge
+from adamix_lab.experiments.preparing import Prepared
+from adamix_lab.experiments.settings import Run
 from adamix_lab.model import MixtureModel
 from adamix_lab.training import to_device
 
 STRATEGIES = ("merged", "fixed", "random", "ensemble")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run behind its last step.
+
+    Attributes:
+        top: the model as it is judged.
+        curve: rows of the learning curve.
+        seconds: of training, earlier tries included.
+        alone: the evaluation of adapters trained apart, each alone.
+        resumed_from: the step of the checkpoint that this try went on from.
+    """
+
+    top: MixtureModel
+    curve: list[dict[str, Any]]
+    seconds: float
+    alone: list[Evaluation] = field(default_factory=list)
+    resumed_from: int | None = None
+
+
+def tables_of(run: Run, prepared: Prepared, done: Trained, cost: int) -> dict[str, bytes]:
+    """The run's three tables as Parquet files. cost: operations of one step."""
+    start = time.perf_counter()
+    results = judged(done.top, prepared.judged, prepared.task.metrics, run.seed, run.exact) + done.alone
+    judging = time.perf_counter() - start
+    parts = run.experts if run.method == "apart-soup" else 1
+    steps = (prepared.recipe.steps or 0) * parts
+    count = costs(run.method, prepared.mixture)
+    found = versions()
+    common = {
+        **{name: getattr(run, name) for name in ("task", "variant", "method", "experts", "size", "share")},
+        **{name: getattr(run, name) for name in ("consistency", "routing", "examples", "seed", "compute")},
+        "steps": steps,
+        "seconds": done.seconds,
+        "evaluation_seconds": judging,
+        "operations": float(cost * steps),
+        "trained": count.stored * parts if run.method == "apart-soup" else count.trained,
+        "stored": count.stored,
+        "inference": count.inference,
+        "device": found["device"],
+        "versions": json.dumps(found, sort_keys=True),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "settings": json.dumps(run.identity(), sort_keys=True),
+    }
+    tables = {
+        "results": [{"run": run.key, **common, **row} for result in results for row in metric_rows(result)],
+        "predictions": [{"run": run.key, **row} for result in results for row in prediction_rows(result)],
+        "curves": [{"run": run.key, **row} for row in done.curve],
+    }
+    return {f"{name}.parquet": parquet(rows) for name, rows in tables.items()}
 
 
 def judged(

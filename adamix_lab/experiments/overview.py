@@ -19,6 +19,8 @@ from adamix_lab.experiments.reading import (
     variant_called,
     variants_of,
 )
+from adamix_lab.experiments.sets import why_alone
+from adamix_lab.experiments.settings import Run
 from adamix_lab.experiments.statistics import over_seeds
 
 WANTED = "AdaMix, single, no consistency, no sharing, share down, r-drop, lora, houlsby, bitfit, full, head"
@@ -57,7 +59,21 @@ def provenance(results: Results) -> list[str]:
     shape = sorted({(int(m), int(r)) for m, r in zip(own["experts"], own["size"], strict=True)})
     if shape and shape != [(4, 16)]:
         lines.append(f"{REFERENCE} has (experts, size) {shape}, not (4, 16), which claims 7 and 8 are worded for.")
+    lines += alone_of(results)
     return [*lines, *results.notes, *missing_seeds(results), *several_runs(results)]
+
+
+def alone_of(results: Results) -> list[str]:
+    """Which variants no set of runs that trains as one program can hold, and why, in one line; none where all can."""
+    reasons = []
+    for variant, own in results.table.groupby("variant", sort=False):
+        try:
+            settings = json.loads(own["settings"].iloc[0])
+            why = why_alone(Run.of({name: value for name, value in settings.items() if name != "format"}))
+        except (TypeError, ValueError, AttributeError):
+            continue
+        reasons += [f"{variant} ({why})"] if why else []
+    return [f"Trained one by one even where --together was given: {'; '.join(reasons)}."] if reasons else []
 
 
 def _versions(text: str) -> str:

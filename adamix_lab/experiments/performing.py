@@ -12,8 +12,9 @@ from pathlib import Path
 from adamix_lab.errors import positive
 from adamix_lab.experiments.engines import WorkersLost, outcomes
 from adamix_lab.experiments.grid import name
-from adamix_lab.experiments.results import begin, check_versions, fail, finish, place_of, state
+from adamix_lab.experiments.results import FINISHED, begin, check_versions, fail, finish, place_of, state
 from adamix_lab.experiments.running import Job, Outcome
+from adamix_lab.experiments.sets import begin_set, begun_sets, end_set, sets_of
 from adamix_lab.experiments.settings import Run
 from adamix_lab.seeds import unit
 
@@ -32,6 +33,8 @@ class Engine:
         cluster: as `engines.outcomes` takes it.
         minutes: of this slice: nothing is begun behind it, and what is under way stops at its next checkpoint.
         snapshots: keep the experts at three stages of training.
+        together: at most so many runs of equal shape train as one program (`experiments.sets`). Under dropout this
+            does decide digits: masks are then drawn for all of them together.
     """
 
     workers: int = 1
@@ -39,9 +42,11 @@ class Engine:
     cluster: str | None = None
     minutes: float | None = None
     snapshots: bool = True
+    together: int = 1
 
     def __post_init__(self) -> None:
         positive("workers", self.workers)
+        positive("together", self.together)
         if self.threads is not None:
             positive("threads", self.threads)
         if self.minutes is not None and not self.minutes > 0:
@@ -75,17 +80,19 @@ def perform_all(runs: Sequence[Run], out: Path, engine: Engine, deadline: float 
     failed: dict[str, str] = {}
     lost = 0
 
-    def go(some: Sequence[Run], view: Progress) -> None:
+    def go(some: Sequence[Sequence[Run]], view: Progress) -> None:
         nonlocal lost
         for outcome in outcomes(_jobs(some, out, engine, deadline), engine.workers, engine.cluster):
             lost = 0
-            store(out, outcome, failed)
-            say(view.after(outcome))
+            if state(out, outcome.job.run) != "finished":  # a set that goes on brings its finished members, too
+                store(out, outcome, failed)
+                say(view.after(outcome))
 
     while todo := [run for run in runs if run.key not in failed and state(out, run) != "finished"]:
         view = Progress(len(runs), len(runs) - len(todo) - len(failed), len(failed), engine.workers)
         try:
-            go(todo, view)
+            begun = begun_sets(out)
+            go(sets_of(_with_their_sets(todo, runs, begun), engine.together, begun), view)
             break
         except WorkersLost as error:
             lost += 1
@@ -94,23 +101,40 @@ def perform_all(runs: Sequence[Run], out: Path, engine: Engine, deadline: float 
             continue
         for run in todo:  # one at a time: which of them ends its worker?
             try:
-                go([run], view)
+                go([(run,)], view)
             except WorkersLost:
                 failed[run.key] = "its worker ended again and again without a word (killed, or out of memory)"
                 fail(place_of(out, run), failed[run.key])
                 lost = 0
                 break
+    for keys in begun_sets(out):
+        if all(key in failed or (out / key / FINISHED).is_file() for key in keys):
+            end_set(out, keys)
     return failed
 
 
-def _jobs(runs: Sequence[Run], out: Path, engine: Engine, deadline: float | None) -> Iterator[Job]:
-    """The jobs of runs, made when they are asked for; none when time is over."""
+def _with_their_sets(todo: Sequence[Run], runs: Sequence[Run], begun: Sequence[Sequence[str]]) -> list[Run]:
+    """What is to be done, with the finished members of sets that were under way: a set goes on as it was."""
+    open_keys = {run.key for run in todo}
+    again = {key for keys in begun if open_keys & set(keys) for key in keys}
+    return [run for run in runs if run.key in open_keys or run.key in again]
+
+
+def _jobs(
+    sets: Sequence[Sequence[Run]], out: Path, engine: Engine, deadline: float | None
+) -> Iterator[tuple[Job, ...]]:
+    """The jobs of sets of runs, made when they are asked for; none when time is over."""
     driver = os.getpid() if engine.workers > 1 and engine.cluster is None else None
-    for run in runs:
+    for runs in sets:
         if deadline is not None and time.time() > deadline:
             return
-        place = begin(out, run).resolve()
-        yield Job(located(run), str(place), engine.threads_each, engine.snapshots, deadline, driver)
+        places = [str(begin(out, run).resolve()) for run in runs]
+        if len(runs) > 1:
+            begin_set(out, [run.key for run in runs])
+        yield tuple(
+            Job(located(run), place, engine.threads_each, engine.snapshots, deadline, driver)
+            for run, place in zip(runs, places, strict=True)
+        )
 
 
 def located(run: Run) -> Run:

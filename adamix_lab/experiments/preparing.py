@@ -14,6 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from adamix_lab.backbones import load_backbone
 from adamix_lab.baselines.making import Blocks, baseline, known
 from adamix_lab.batches import Example, collate, encode, sequential
@@ -119,7 +121,19 @@ def blocks_of(run: Run) -> Blocks:
 
 def load(run: Run, task: Task) -> tuple[Any, Any]:
     """The backbone with the run's head, afresh, and its tokenizer."""
-    return load_backbone(run.backbone, num_labels=task.num_labels, seed=run.seed)
+    model, tokenizer = load_backbone(run.backbone, num_labels=task.num_labels, seed=run.seed)
+    if run.dropout is not None:
+        set_dropout(model, run.dropout)
+    return model, tokenizer
+
+
+def set_dropout(model: nn.Module, share: float) -> None:
+    """Sets all dropout of a backbone: its modules, and the shares that attention keeps as plain numbers."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = share
+        elif isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = share  # type: ignore[assignment]
 
 
 def model_of(run: Run, task: Task) -> tuple[MixtureModel, Any]:

@@ -5,6 +5,7 @@
     OUT/KEY/error.txt          what went wrong, if anything
     OUT/KEY/*.parquet          its results, predictions and curves; experts-*.safetensors: the experts, by stage
     OUT/KEY/finished.json      written last: the files with their hashes
+    OUT/sets/NAME/             members and checkpoints of a set that trains as one program, while it is under way
     OUT/results.parquet, predictions.parquet, curves.parquet
 
 One process writes here: the driver. Workers send bytes.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import tempfile
@@ -13,19 +12,15 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from adamix_lab.baselines.making import costs
 from adamix_lab.baselines.soup import train_apart
 from adamix_lab.checkpoints import newest_checkpoint
-from adamix_lab.doctor import versions
-from adamix_lab.evaluation import Evaluation
-from adamix_lab.experiments.judging import judged, mean_of, metric_rows, parquet, prediction_rows
+from adamix_lab.experiments.judging import Trained, mean_of, tables_of
 from adamix_lab.experiments.preparing import (
     Prepared,
     blocks_of,
@@ -93,24 +88,37 @@ def perform(job: Job) -> Outcome:
     An error becomes the outcome's text, so that other runs go on. Raises OSError where the disk is full: that is no
     fault of this run, and the next would meet it, too.
     """
-    with _ALONE:
-        take_gpu()
-        threads = torch.get_num_threads()
-        torch.set_num_threads(job.threads)
+    with alone(job.threads):
         work = work_folder(job)
         try:
             outcome = measure(job, work)
-            if work.parent != Path(job.place):
-                shutil.rmtree(work, ignore_errors=True)  # nobody else cleans up on this machine
-            return outcome
         except Stopped:
             return Outcome(job)
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in DISK_FULL:
+            if is_full_disk(error):
                 raise
             return Outcome(job, error=traceback.format_exc())
+        if work.parent != Path(job.place):
+            shutil.rmtree(work, ignore_errors=True)  # nobody else cleans up on this machine
+        return outcome
+
+
+@contextmanager
+def alone(threads: int) -> Iterator[None]:
+    """Inside the block this process trains nothing else, on its own GPU, with so many CPU threads."""
+    with _ALONE:
+        take_gpu()
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            yield
         finally:
-            torch.set_num_threads(threads)
+            torch.set_num_threads(before)
+
+
+def is_full_disk(error: Exception) -> bool:
+    """Whether an error is no fault of the run: the next would meet it, too."""
+    return isinstance(error, OSError) and error.errno in DISK_FULL
 
 
 def work_folder(job: Job) -> Path:
@@ -134,64 +142,23 @@ def take_gpu() -> None:
 def measure(job: Job, work: Path) -> Outcome:
     """The result files of a run. Raises Stopped behind a checkpoint where time is over."""
     run = job.run
-    prepared = prepare(run)
-    cost = operations_a_step(run, prepared)
-    steps = run.steps if run.compute == "steps" else equal_steps(run, cost)
-    prepared = replace(prepared, recipe=replace(prepared.recipe, steps=steps, checkpoint_every=EVERY))
+    prepared, cost = with_steps(run, prepare(run))
     done = trained(job, prepared, work)
-    start = time.perf_counter()
-    results = judged(done.top, prepared.judged, prepared.task.metrics, run.seed, run.exact) + done.alone
-    judging = time.perf_counter() - start
-    parts = run.experts if run.method == "apart-soup" else 1
-    count = costs(run.method, prepared.mixture)
-    found = versions()
-    common = {
-        **{name: getattr(run, name) for name in ("task", "variant", "method", "experts", "size", "share")},
-        **{name: getattr(run, name) for name in ("consistency", "routing", "examples", "seed", "compute")},
-        "steps": steps * parts,
-        "seconds": done.seconds,
-        "evaluation_seconds": judging,
-        "operations": float(cost * steps * parts),
-        "trained": count.stored * parts if run.method == "apart-soup" else count.trained,
-        "stored": count.stored,
-        "inference": count.inference,
-        "device": found["device"],
-        "versions": json.dumps(found, sort_keys=True),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "settings": json.dumps(run.identity(), sort_keys=True),
-    }
-    tables = {
-        "results": [{"run": run.key, **common, **row} for result in results for row in metric_rows(result)],
-        "predictions": [{"run": run.key, **row} for result in results for row in prediction_rows(result)],
-        "curves": [{"run": run.key, **row} for row in done.curve],
-    }
-    files = {f"{name}.parquet": parquet(rows) for name, rows in tables.items()}
+    files = tables_of(run, prepared, done, cost)
     if job.snapshots and done.top.mixture.sites:
         files |= {path.name: path.read_bytes() for path in sorted(work.glob("experts-*.safetensors"))}
     resumed = (f"went on from step {done.resumed_from}",) if done.resumed_from else ()
     return Outcome(job, files, (*prepared.notes, *resumed))
 
 
+def with_steps(run: Run, prepared: Prepared) -> tuple[Prepared, int]:
+    """The run with the steps that its budget allows, and the operations of one step."""
+    cost = operations_a_step(run, prepared)
+    steps = run.steps if run.compute == "steps" else equal_steps(run, cost)
+    return replace(prepared, recipe=replace(prepared.recipe, steps=steps, checkpoint_every=EVERY)), cost
+
+
 # -- training ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A run behind its last step.
-
-    Attributes:
-        top: the model as it is judged.
-        curve: rows of the learning curve.
-        seconds: of training, earlier tries included.
-        alone: the evaluation of adapters trained apart, each alone.
-        resumed_from: the step of the checkpoint that this try went on from.
-    """
-
-    top: MixtureModel
-    curve: list[dict[str, Any]]
-    seconds: float
-    alone: list[Evaluation] = field(default_factory=list)
-    resumed_from: int | None = None
 
 
 def trained(job: Job, prepared: Prepared, work: Path) -> Trained:

@@ -46,6 +46,7 @@ class Run:
         lr: of what is adapted.
         head_lr: of the head; None takes `lr`.
         weight_decay: of experts and head.
+        dropout: in the backbone; None leaves it as the backbone has it. Left out of the key where it is None.
         rows: a sample of the training rows (of seed 0, the same for all); None takes all.
         evaluation_rows: a sample of the rows to be judged on; None takes all.
         judged_on: "evaluation", or "slice": a fifth of the training rows, held out (how rates are chosen).
@@ -73,6 +74,7 @@ class Run:
     lr: float = 3e-3
     head_lr: float | None = None
     weight_decay: float = 0.01
+    dropout: float | None = None
     rows: int | None = None
     evaluation_rows: int | None = None
     judged_on: str = "evaluation"
@@ -96,6 +98,8 @@ class Run:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise ValueError(f"{name} = {value!r}: expected a whole number of at least 0.")
+        if self.dropout is not None and self.dropout >= 1:
+            raise ValueError(f"dropout = {self.dropout}: expected a number of at least 0 and below 1.")
         self._only_what_counts()
         one_of("share", self.share, SHARES)
         one_of("routing", self.routing, ("batch", "example", "token"))
@@ -129,6 +133,8 @@ class Run:
     def identity(self) -> dict[str, Any]:
         """What decides the numbers, as plain values."""
         values = {name: value for name, value in asdict(self).items() if name not in ("folder", "variant")}
+        if self.dropout is None:  # the setting is younger than the keys of shipped results
+            del values["dropout"]
         return {"format": FORMAT, **values}
 
     @property
