@@ -83,7 +83,7 @@ def test_half_of_a_gathered_table_is_told_and_made_anew(out):
     gather(out)
     path = out / "results.parquet"
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(ValueError, match=r"results.parquet is no whole Parquet file .*gathered anew"):
+    with pytest.raises(ValueError, match=r"results.parquet is not a whole Parquet file .*gathered anew"):
         read_table(path, "results")
     gather(out)
     assert len(read_table(path, "results")) == 2

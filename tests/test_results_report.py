@@ -1,4 +1,5 @@
 import html.parser
+import json
 import re
 
 import numpy as np
@@ -10,8 +11,10 @@ import torch
 from adamix_lab import metrics
 from adamix_lab.experiments.contrasts import Scores, minus
 from adamix_lab.experiments.measured import measure
+from adamix_lab.experiments.overview import alone_of
 from adamix_lab.experiments.reading import Results, missing_seeds, read_results, several_runs
 from adamix_lab.experiments.report import report
+from adamix_lab.experiments.settings import Run
 from adamix_lab.experiments.statistics import holm, over_seeds, paired_bootstrap, weighted_metric
 from adamix_lab.experiments.tables import TABLES
 
@@ -111,6 +114,14 @@ def test_several_runs_of_one_seed_are_said():
 
 
 # -- contrasts and tables ------------------------------------------------------------------------------------
+
+
+def test_what_no_set_of_runs_can_hold_is_said():
+    table = made.results({"AdaMix": 0.0, "full": 0.0})
+    table["settings"] = [json.dumps(Run(method=name.lower()).identity()) for name in table["variant"]]
+    (line,) = alone_of(Results(table))
+    assert "full (it trains weights of the model itself" in line and "AdaMix" not in line
+    assert alone_of(Results(table[table["variant"] == "AdaMix"])) == []
 
 
 def test_a_contrast_pairs_seeds_and_knows_rows():

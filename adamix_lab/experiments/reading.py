@@ -54,13 +54,13 @@ def read_results(folder: Path) -> Results:
             f"{folder / RESULTS} is not there: expected a folder of results. Make one with adamix-lab ablate GRID.yaml "
             "--out FOLDER, or name another."
         )
-    table = _read(folder / RESULTS)
+    table = read_parquet(folder / RESULTS, COLUMNS[RESULTS])
     if not len(table):
         raise ValueError(f"{folder / RESULTS} holds no results: expected a row at least. Let a run finish first.")
     parts: dict[str, DataFrame | None] = {}
     notes = []
     for name, used in ((PREDICTIONS, "intervals over examples"), (CURVES, "training losses (Figure 7, claim 6)")):
-        parts[name] = _read(folder / name) if (folder / name).is_file() else None
+        parts[name] = read_parquet(folder / name, COLUMNS[name]) if (folder / name).is_file() else None
         if parts[name] is None:
             notes.append(f"{name} is not there: {used} are missing.")
     return check(Results(table, parts[PREDICTIONS], parts[CURVES], tuple(notes)))
@@ -77,7 +77,12 @@ def check(results: Results) -> Results:
     return Results(table[finite], results.predictions, results.curves, tuple(notes))
 
 
-def _read(path: Path) -> DataFrame:
+def read_parquet(path: Path, columns: Sequence[str]) -> DataFrame:
+    """A table of results with at least these columns.
+
+    Raises FileNotFoundError where there is none, ValueError where it is cut short, no Parquet, or lacks columns,
+    ImportError where pandas or pyarrow is missing.
+    """
     try:
         import pandas as pd
         import pyarrow
@@ -85,14 +90,17 @@ def _read(path: Path) -> DataFrame:
         raise ImportError(
             f"Results are Parquet files and need {error.name}: run pip install 'adamix-lab[analysis,plots]'."
         ) from error
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there: expected a table that adamix-lab ablate wrote.")
     try:
         table = pd.read_parquet(path)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise ValueError(
             f"{path} is not a whole Parquet file ({str(error).splitlines()[0]}): expected one that adamix-lab ablate "
-            "wrote. It may have been cut short by a copy or a full disk; gather the results again."
+            "wrote. It may have been cut short by a copy or a full disk. Run the grid again: tables are gathered anew "
+            "from its finished runs."
         ) from error
-    missing = [name for name in COLUMNS[path.name] if name not in table.columns]
+    missing = [name for name in columns if name not in table.columns]
     if missing:
         close = near_misses(missing[0], table.columns)
         hint = f" {missing[0]!r} may be what it calls {close[0]!r}." if close else ""

@@ -21,6 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adamix_lab.experiments.reading import read_parquet
 from adamix_lab.experiments.running import SETTINGS, WORK
 from adamix_lab.experiments.settings import FORMAT, Run
 from adamix_lab.files import inside, write_atomically, write_text
@@ -162,25 +163,8 @@ def write_table(path: Path, table: DataFrame) -> None:
 
 
 def read_table(path: Path, name: str) -> DataFrame:
-    """One of the three tables. Raises ValueError where the file is cut short, no Parquet, or lacks columns."""
-    import pandas as pd
-
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there: expected a table that `adamix-lab ablate` wrote.")
-    try:
-        table = pd.read_parquet(path)
-    except (ValueError, OSError) as error:  # pyarrow's ArrowInvalid is a ValueError
-        raise ValueError(
-            f"{path} is no whole Parquet file ({str(error).splitlines()[0]}): expected one that `adamix-lab ablate` "
-            "wrote. Run it again: tables are gathered anew from the finished runs."
-        ) from error
-    missing = [column for column in TABLES[name].split() if column not in table]
-    if missing:
-        raise ValueError(
-            f"{path} lacks {', '.join(missing)}: expected the table {name!r} of format {FORMAT}. Use the version of "
-            "adamix_lab that wrote it, or gather it anew."
-        )
-    return table
+    """One of the three tables, with all columns that a run writes. Raises as `reading.read_parquet`."""
+    return read_parquet(path, TABLES[name].split())
 
 
 def _same_rows(results: DataFrame, predictions: DataFrame) -> None:
