@@ -197,3 +197,19 @@ def test_an_error_is_told_and_a_full_disk_is_nobodys_error(base, tmp_path, monke
     run = tiny_grid.run(base)
     with pytest.raises(OSError, match="No space left"):
         perform(Job(run, str(begin(tmp_path, run))))
+
+
+def test_several_draws_of_random_routes_are_judged_and_the_first_is_what_one_draw_gives(base, tmp_path):
+    one, several = (tiny_grid.run(base, draws=draws) for draws in (1, 12))
+    assert one.key != several.key and "draws" not in one.identity()
+    few, many = done(one, tmp_path / "one"), done(several, tmp_path / "several")
+    pick = {"strategy": "random", "metric": "loss"}
+    losses = [part.loc[(part[list(pick)] == pick).all(axis=1), "value"] for part in (few["results"], many["results"])]
+    assert len(losses[0]) == 1 and len(losses[1]) == 12 and losses[1].nunique() > 1
+    assert losses[1].iloc[0] == losses[0].iloc[0]
+    pd.testing.assert_frame_equal(
+        *(
+            part["predictions"].drop(columns="run").sort_values(["strategy", "row"], ignore_index=True)
+            for part in (few, many)
+        )
+    )

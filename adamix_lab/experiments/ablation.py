@@ -99,7 +99,8 @@ def table(results: DataFrame, runs: Sequence[Run]) -> str:
             rows = part[part["variant"] == variant].sort_values("seed")
             if rows.empty:
                 continue
-            cells = [[100 * v for v in rows.loc[rows["strategy"] == s, "value"]] for s in strategies]
+            means = rows.groupby(["strategy", "seed"])["value"].mean()  # over a run's draws of random routes
+            cells = [[100 * v for v in means.get(s, ())] for s in strategies]
             shown = "".join(f"{interval(values) if values else '':>16}" for values in cells)
             lines.append(f"{variant:26}{shown}{rows['seed'].nunique():>7}{rows['steps'].iloc[0]:>7}")
     return "\n".join(lines)

@@ -23,6 +23,7 @@ from adamix_lab.experiments.settings import Run
 from adamix_lab.model import MixtureModel
 from adamix_lab.training import to_device
 
+APART = 10_007  # between the seeds of a run's draws of random routes: further than seeds of runs lie apart
 STRATEGIES = ("merged", "fixed", "random", "ensemble")
 
 
@@ -48,7 +49,7 @@ class Trained:
 def tables_of(run: Run, prepared: Prepared, done: Trained, cost: int) -> dict[str, bytes]:
     """The run's three tables as Parquet files. cost: operations of one step."""
     start = time.perf_counter()
-    results = judged(done.top, prepared.judged, prepared.task.metrics, run.seed, run.exact) + done.alone
+    results = judged(done.top, prepared.judged, prepared.task.metrics, run.seed, run.exact, run.draws) + done.alone
     judging = time.perf_counter() - start
     parts = run.experts if run.method == "apart-soup" else 1
     steps = (prepared.recipe.steps or 0) * parts
@@ -69,18 +70,22 @@ def tables_of(run: Run, prepared: Prepared, done: Trained, cost: int) -> dict[st
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "settings": json.dumps(run.identity(), sort_keys=True),
     }
+    first = {result.strategy: result for result in reversed(results)}  # of random draws, the first one's predictions
     tables = {
         "results": [{"run": run.key, **common, **row} for result in results for row in metric_rows(result)],
-        "predictions": [{"run": run.key, **row} for result in results for row in prediction_rows(result)],
+        "predictions": [{"run": run.key, **row} for result in first.values() for row in prediction_rows(result)],
         "curves": [{"run": run.key, **row} for row in done.curve],
     }
     return {f"{name}.parquet": parquet(rows) for name, rows in tables.items()}
 
 
 def judged(
-    top: MixtureModel, batches: Sequence[Indexed], metrics: tuple[str, ...], seed: int, limit: int
+    top: MixtureModel, batches: Sequence[Indexed], metrics: tuple[str, ...], seed: int, limit: int, draws: int = 1
 ) -> list[Evaluation]:
-    """Every strategy that can differ, on the same batches; the exact average where the routes are at most `limit`."""
+    """Every strategy that can differ, on the same batches; the exact average where the routes are at most `limit`.
+
+    draws: how often random routing is judged; the first draw stands beside the other strategies, the rest at the end.
+    """
     device = next(top.parameters()).device
     there = [(rows, to_device(batch, device)) for rows, batch in batches]
     several = top.space.number > 1
@@ -88,7 +93,8 @@ def judged(
     results = [evaluate_batches(top, there, name, seed, metrics) for name in names]
     if several and top.space.number <= limit:
         results.append(exact(top, there, limit, metrics))
-    return results
+    more = range(1, draws) if several else ()
+    return results + [evaluate_batches(top, there, "random", seed + APART * draw, metrics) for draw in more]
 
 
 def exact(top: MixtureModel, batches: Sequence[Indexed], limit: int, metrics: tuple[str, ...]) -> Evaluation:

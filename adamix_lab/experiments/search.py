@@ -34,7 +34,9 @@ def trials(runs: Iterable[Run], search: Search) -> dict[Group, list[Run]]:
     found: dict[Group, list[Run]] = {}
     for run in runs:
         if group_of(run) not in found:
-            trial = replace(run, steps=search.steps, seed=search.seed, judged_on="slice", compute="steps", exact=0)
+            trial = replace(
+                run, steps=search.steps, seed=search.seed, judged_on="slice", compute="steps", exact=0, draws=1
+            )
             found[group_of(run)] = [replace(trial, lr=known(run.method).lr * factor) for factor in search.factors]
     return found
 

@@ -55,6 +55,8 @@ class Run:
         top_blocks: adapted blocks, from the top; what lies below is computed once. None adapts all.
         backbone: as `load_backbone` takes it.
         exact: the most routes that are averaged over exactly; 0 leaves the exact average out.
+        draws: how often random routing is judged, each time with other routes (ten or more tell its best from its
+            mean). Left out of the key where it is 1.
     """
 
     task: str = "aspects"
@@ -83,13 +85,14 @@ class Run:
     top_blocks: int | None = None
     backbone: str = "minilm"
     exact: int = 256
+    draws: int = 1
 
     def __post_init__(self) -> None:
         one_of("method", self.method, BASELINES)
         for name in FLOATS:
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, nonnegative(name, value))
-        for name in ("steps", "batch_size", "max_length", "bucket"):
+        for name in ("steps", "batch_size", "max_length", "bucket", "draws"):
             positive(name, getattr(self, name))
         for name in ("rows", "evaluation_rows", "top_blocks"):
             if getattr(self, name) is not None:
@@ -133,8 +136,9 @@ class Run:
     def identity(self) -> dict[str, Any]:
         """What decides the numbers, as plain values."""
         values = {name: value for name, value in asdict(self).items() if name not in ("folder", "variant")}
-        if self.dropout is None:  # the setting is younger than the keys of shipped results
-            del values["dropout"]
+        for name in YOUNGER:
+            if values[name] == DEFAULTS[name]:
+                del values[name]
         return {"format": FORMAT, **values}
 
     @property
@@ -154,6 +158,7 @@ class Run:
 
 
 DEFAULTS = {f.name: f.default for f in fields(Run) if f.default is not MISSING}
+YOUNGER = ("dropout", "draws")  # than the keys of shipped results, which a default leaves as they were
 FLOATS = [f.name for f in fields(Run) if str(f.type).startswith("float")]
 
 
