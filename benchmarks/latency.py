@@ -29,6 +29,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 import lab_server  # noqa: E402
 import learner  # noqa: E402
+import nbformat  # noqa: E402
 
 from adamix_lab.files import write_text  # noqa: E402
 
@@ -77,11 +78,20 @@ def waits(page: Any, widget: Any, title: str, states: int) -> list[dict[str, flo
     return found
 
 
+def up_to_widgets(lab: Any, name: str) -> str:
+    """Name of a copy of the lesson that ends with its last widget: what comes after it costs time and shows none."""
+    notebook = nbformat.read(lab.folder / f"{name}.ipynb", as_version=4)
+    shown = [n for n, cell in enumerate(notebook.cells) if "run the cell to use it" in str(cell.get("outputs", ""))]
+    notebook.cells = [cell for cell in notebook.cells[: max(shown) + 1] if cell.cell_type == "code"]
+    nbformat.write(notebook, lab.folder / f"{name}-widgets.ipynb")
+    return f"{name}-widgets.ipynb"
+
+
 def measure(lab: Any, browser: Any, name: str, states: int, screenshots: Path | None) -> list[dict[str, Any]]:
     """A row for each widget of a lesson."""
     rows = []
     with lab_server.page_of(browser) as (page, _):
-        lab_server.open_notebook(page, lab, f"{name}.ipynb")
+        lab_server.open_notebook(page, lab, up_to_widgets(lab, name))
         lab_server.run_all(page)
         for n, widget in enumerate(learner.explorers(page), 1):
             learner.show_me(widget)

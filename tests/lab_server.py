@@ -26,7 +26,7 @@ from urllib.parse import urlparse
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = "127.0.0.1"
-STARTING = 180  # seconds until the server answers; a free machine needs three
+STARTING = 600  # seconds until the server answers, and most for the page; a free machine needs three
 
 # No news, no autosave, and every cell in the page: a cell that is scrolled out of sight must still be found.
 SETTINGS = {
