@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+FIRST = ("--LabApp.default_url=/lab/tree/00_tour.ipynb",)  # where the server's address leads, browser or not
 
 
 def _run(*command: str) -> int:
@@ -25,9 +26,7 @@ def _checkout(path: str) -> str:
 
 def lab() -> int:
     """JupyterLab on `notebooks/`, at 00_tour."""
-    return _run(
-        "-m", "jupyter", "lab", "--notebook-dir", _checkout("notebooks"), str(Path("notebooks") / "00_tour.ipynb")
-    )
+    return _run("-m", "jupyter", "lab", f"--ServerApp.root_dir={ROOT / _checkout('notebooks')}", *FIRST)
 
 
 def pytest(arguments: Sequence[str]) -> int:

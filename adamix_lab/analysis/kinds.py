@@ -74,6 +74,17 @@ def points_of_kind(
     return simplex(experts_of(mixture, 3), steps) if kind == "triangle" else square(experts_of(mixture, 4), steps)
 
 
+def place_for(device: str | None) -> str:
+    """The device asked for; without one, a GPU if there is one. Raises ValueError for a GPU that is not there."""
+    there = torch.cuda.is_available()
+    if device and device.startswith("cuda") and not there:
+        raise ValueError(
+            f"device = {device!r}: expected a GPU that PyTorch can use, and there is none here. Leave `device` out: "
+            "the CPU computes the same, with fewer steps in the same time."
+        )
+    return device or ("cuda" if there else "cpu")
+
+
 def look_at(
     name: str,
     kind: str = "plane",
@@ -102,9 +113,10 @@ def look_at(
         store: see `evaluate_points`.
         say: told about resuming and halving.
 
-    Raises ValueError for unknown names, FileNotFoundError for what is not there.
+    Raises ValueError for unknown names and a GPU that is not there, FileNotFoundError for other things missing.
     """
     one_of("dtype", dtype, ("float32", "bfloat16"))
+    place = place_for(device)
     stages = None
     if name in TWINS:
         mixture, tokenizer = load_twin(name, seed, stage)
@@ -117,7 +129,6 @@ def look_at(
     else:
         raise unknown("Twin, or folder,", name, TWINS)
     points = points_of_kind(kind, mixture, steps, seed, stages)
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     mixture = mixture.to(place, getattr(torch, dtype))
     batches = task_batches(task, tokenizer, rows, batch_size)
     return evaluate_points(mixture, points, batches, store, seed=seed, say=say)

@@ -36,15 +36,15 @@ class Number:
             raise ValueError(f"{self.label} = {value!r}: expected {kind} from {self.low:g} to {self.high:g}.")
         return int(value) if self.whole else float(value)
 
-    def build(self) -> tuple[Any, Any]:
-        """(what is shown, what holds `value`)."""
+    def build(self, labels: str = "initial") -> tuple[Any, Any]:
+        """(what is shown, what holds `value`); `labels`: the width of its label."""
         import ipywidgets as w
 
         slider_of, box_of = (w.IntSlider, w.BoundedIntText) if self.whole else (w.FloatSlider, w.BoundedFloatText)
         cast: Callable[[float], float] = int if self.whole else float
         limits = {"min": cast(self.low), "max": cast(self.high), "step": cast(self.step), "value": cast(self.start)}
         slider = slider_of(**limits, continuous_update=False, readout=False, tooltip=self.label)
-        box = box_of(**limits, description=self.label, continuous_update=False, **_WIDE)
+        box = box_of(**limits, description=self.label, continuous_update=False, **_beside(labels))
         w.link((slider, "value"), (box, "value"))
         return w.HBox([box, slider]), slider
 
@@ -64,13 +64,13 @@ class Steps:
             raise ValueError(f"{self.label} = {value!r}: expected one of {', '.join(map(str, self.values))}.")
         return value
 
-    def build(self) -> tuple[Any, Any]:
-        """(what is shown, what holds `value`)."""
+    def build(self, labels: str = "initial") -> tuple[Any, Any]:
+        """(what is shown, what holds `value`); `labels`: the width of its label."""
         import ipywidgets as w
 
         options = [(str(value), value) for value in self.values]
         slider = w.SelectionSlider(options=options, value=self.start, continuous_update=False, readout=False)
-        menu = w.Dropdown(options=options, value=self.start, description=self.label, **_WIDE)
+        menu = w.Dropdown(options=options, value=self.start, description=self.label, **_beside(labels))
         w.link((slider, "value"), (menu, "value"))
         return w.HBox([menu, slider]), slider
 
@@ -94,17 +94,23 @@ class Words:
             )
         return value
 
-    def build(self) -> tuple[Any, Any]:
-        """(what is shown, what holds `value`)."""
+    def build(self, labels: str = "initial") -> tuple[Any, Any]:
+        """(what is shown, what holds `value`); `labels`: the width of its label."""
         import ipywidgets as w
 
-        box = w.Text(value=self.start, description=self.label, continuous_update=False, **_WIDE)
+        box = w.Text(value=self.start, description=self.label, continuous_update=False, **_beside(labels))
         box.layout.width = "95%"
         return box, box
 
 
 Control = Number | Steps | Words
-_WIDE: dict[str, Any] = {"style": {"description_width": "initial"}}
+
+
+def _beside(labels: str) -> dict[str, Any]:
+    """Style of a box: its label as wide as asked for, so that boxes below one another begin at one line."""
+    if labels == "initial":
+        return {"style": {"description_width": labels}}
+    return {"style": {"description_width": labels}, "layout": {"width": f"calc({labels} + 9em)"}}
 
 
 def watch(holder: Any, act: Callable[[], None]) -> None:

@@ -22,6 +22,16 @@ from adamix_lab.widgets.controls import Control, watch
 
 State = dict[str, Any]
 
+LOST = (
+    "The kernel behind this was restarted or has ended, so it no longer answers. In the menu choose Run, then "
+    "Run All Cells: that makes it anew."
+)
+STYLE = """<style>
+.adamix-lost { display: none; }
+.jupyter-widgets-disconnected .adamix-lost { display: block; font-weight: bold; }
+.adamix-picture img { max-width: 100%; height: auto; }
+</style>"""
+
 
 @dataclass(frozen=True)
 class View:
@@ -61,7 +71,7 @@ class Explorer:
             controls: what can be moved.
             compute: from the controls' values to a result; a ValueError is told to the learner.
             draw: from the result to a View.
-            shown: what "Show me" sets.
+            shown: what "Show me" sets; controls that it leaves out go back to their starting values.
             buttons: further buttons by label, with what they set.
         """
         if len(controls) > 3:
@@ -72,7 +82,8 @@ class Explorer:
         self.last_error: Exception | None = None
         self.seconds: dict[str, float] = {}
         self._quiet = False
-        self._build({**(buttons or {}), "Show me": shown})
+        starts = {control.name: control.start for control in controls}
+        self._build({**(buttons or {}), "Show me": {**starts, **shown}})
         self._update()
 
     # -- state ----------------------------------------------------------------------------------------
@@ -108,7 +119,8 @@ class Explorer:
 
     def _build(self, buttons: Mapping[str, State]) -> None:
         w = require_ipywidgets()
-        built = {name: control.build() for name, control in self.controls.items()}
+        labels = f"{max((len(control.label) for control in self.controls.values()), default=0)}ch"  # one right edge
+        built = {name: control.build(labels) for name, control in self.controls.items()}
         self._holders = {name: holder for name, (_, holder) in built.items()}
         for holder in self._holders.values():
             watch(holder, self._update)
@@ -123,11 +135,12 @@ class Explorer:
             style={"description_width": "initial"}, layout={"width": "95%"},
         )  # fmt: skip
         watch(self.configuration, self._paste)
-        head = w.HTML(f"<b>{html.escape(self.title)}</b><br>{html.escape(self.goal)}")
+        head = w.HTML(heading(self.title, self.goal))
         shown = [shown for shown, _ in built.values()]
         self.box = w.VBox(
             [head, *shown, w.HBox(list(self.buttons.values())), self.readout, self.image, self.configuration]
         )
+        self.box.add_class("adamix-explorer")
 
     @contextmanager
     def _together(self) -> Iterator[None]:
@@ -191,6 +204,15 @@ class Explorer:
         bundle = self.box._repr_mimebundle_(**more)
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
         return {**data, "text/plain": f"The widget “{self.title}”: run the cell to use it. {self.text}"}, metadata
+
+
+def heading(title: str, goal: str = "") -> str:
+    """A widget's head as HTML: its title, the goal, and what to do once its kernel is gone.
+
+    The last is hidden while the widget answers: JupyterLab marks widgets whose kernel was restarted with a class.
+    """
+    asked = f"<br>{html.escape(goal)}" if goal else ""
+    return f"{STYLE}<b>{html.escape(title)}</b>{asked}<div class='adamix-lost' role='alert'>{LOST}</div>"
 
 
 def require_ipywidgets() -> Any:

@@ -6,7 +6,7 @@ import html
 import math
 from typing import TYPE_CHECKING, Any
 
-from adamix_lab.widgets.frame import require_ipywidgets
+from adamix_lab.widgets.frame import heading, require_ipywidgets
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,8 @@ class Prediction:
         self.entry.observe(lambda change: self._read(), "value")
         self.readout = w.HTML()
         self.readout.add_class("adamix-readout")
-        self.box = w.VBox([w.HTML(f"<b>{html.escape(question)}</b>"), self.entry, self.readout])
+        self.box = w.VBox([w.HTML(heading(question)), self.entry, self.readout])
+        self.box.add_class("adamix-prediction")
         self._say("Enter a number and press Enter, then run the next cell. Without one, only the measurement is drawn.")
 
     def _read(self) -> None:

@@ -1,0 +1,140 @@
+"""How long a learner waits for a widget: its computing, its drawing, and from the key to the new picture.
+
+    python benchmarks/latency.py                     every lesson, ten states a slider
+    python benchmarks/latency.py 03_merging          one
+    python benchmarks/latency.py --quick             02_consistency, three states a slider
+    python benchmarks/latency.py --screenshots DIR   a picture of each widget besides, as JupyterLab shows it
+
+Computing and drawing are measured by the widget itself (`Explorer.seconds`); the whole way in the page, from the
+`keydown` on a slider to the decoded new image, in a real JupyterLab by headless Chromium. Aims: computing at most 50
+ms, the picture at most 250 ms in the median for live models, 1 s for full passes. The last line is one JSON object.
+Wall times: another load on the machine is in them, and is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import statistics
+import sys
+import tempfile
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
+
+import lab_server  # noqa: E402
+import learner  # noqa: E402
+import nbformat  # noqa: E402
+
+from adamix_lab.files import write_text  # noqa: E402
+
+LESSONS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+QUICK = "02_consistency"
+ARM = """(place) => {
+  const before = place.querySelector('img')?.alt;
+  let start, end = null;
+  addEventListener('keydown', () => { start = performance.now(); }, { capture: true, once: true });
+  const watch = new MutationObserver(() => {
+    const image = place.querySelector('img');
+    if (end !== null || !image || image.alt === before) return;
+    end = image.decode().then(() => performance.now() - start);
+    watch.disconnect();
+  });
+  watch.observe(place, { childList: true, subtree: true, attributes: true });
+  window.adamixWaited = () => end;
+}"""
+SECONDS = (
+    "__import__('json').dumps({e.title: e.seconds for e in __import__('gc').get_objects() "
+    "if type(e).__name__ == 'Explorer'})"
+)
+
+
+def waits(page: Any, widget: Any, title: str, states: int) -> list[dict[str, float]]:
+    """Milliseconds of each change: {"compute", "draw", "picture"}. A key at a slider's end, or one that leads to the
+    same picture, gives none.
+    """
+    place, found = widget.locator(".adamix-picture"), []
+    for handle in learner.sliders(widget):
+        learner.show_me(widget)
+        lab_server.settle(page)
+        for key in islice(cycle(["ArrowRight"] * 3 + ["ArrowLeft"] * 3), states):
+            now, lowest, highest = learner.at(handle)
+            if now == (highest if key == "ArrowRight" else lowest):
+                continue
+            handle.focus()
+            place.evaluate(ARM)
+            handle.press(key)
+            lab_server.settle(page)  # what was asked is answered: a new picture, if there is one, has come
+            picture = page.evaluate("() => window.adamixWaited()")
+            if picture is None:
+                continue
+            seconds = json.loads(ast.literal_eval(lab_server.ask_kernel(page, SECONDS)))[title]
+            found.append({**{part: 1000 * value for part, value in seconds.items()}, "picture": picture})
+    return found
+
+
+def up_to_widgets(lab: Any, name: str) -> str:
+    """Name of a copy of the lesson that ends with its last widget: what comes after it costs time and shows none."""
+    notebook = nbformat.read(lab.folder / f"{name}.ipynb", as_version=4)
+    shown = [n for n, cell in enumerate(notebook.cells) if "run the cell to use it" in str(cell.get("outputs", ""))]
+    notebook.cells = [cell for cell in notebook.cells[: max(shown) + 1] if cell.cell_type == "code"]
+    nbformat.write(notebook, lab.folder / f"{name}-widgets.ipynb")
+    return f"{name}-widgets.ipynb"
+
+
+def measure(lab: Any, browser: Any, name: str, states: int, screenshots: Path | None) -> list[dict[str, Any]]:
+    """A row for each widget of a lesson."""
+    rows = []
+    with lab_server.page_of(browser) as (page, _):
+        lab_server.open_notebook(page, lab, up_to_widgets(lab, name))
+        lab_server.run_all(page)
+        for n, widget in enumerate(learner.explorers(page), 1):
+            learner.show_me(widget)
+            lab_server.settle(page)
+            if screenshots:
+                widget.screenshot(path=screenshots / f"{name}-{n}.png")
+            title = widget.locator("b").first.inner_text()
+            measured = waits(page, widget, title, states)
+            row: dict[str, Any] = {"lesson": name, "widget": title, "states": len(measured)}
+            for part in ("compute", "draw", "picture"):
+                values = [wait[part] for wait in measured]
+                row |= {f"{part} ms": round(statistics.median(values), 1), f"{part} ms, worst": round(max(values), 1)}
+            medians = ", ".join(f"{part} {row[f'{part} ms']:.1f}" for part in ("compute", "draw", "picture"))
+            print(f"{name} / {title}: {row['states']} states, medians in ms: {medians}", flush=True)
+            rows.append(row)
+        lab_server.shut_kernel(page)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("lessons", nargs="*", help="Names; all by default.")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--states", type=int, default=10, help="Changes of each slider.")
+    parser.add_argument("--screenshots", type=Path, help="Folder for a picture of each widget.")
+    parser.add_argument("--out", type=Path, help="File for the JSON object.")
+    options = parser.parse_args()
+    if reason := lab_server.missing():
+        print(json.dumps({"skipped": reason}))
+        return
+    if options.screenshots:
+        options.screenshots.mkdir(parents=True, exist_ok=True)
+    names = [QUICK] if options.quick else options.lessons or LESSONS
+    states, rows = 3 if options.quick else options.states, []
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    with tempfile.TemporaryDirectory() as work, lab_server.serve(Path(work)) as lab, lab_server.chromium() as browser:
+        for name in names:
+            rows += measure(lab, browser, name, states, options.screenshots)
+    result = {"widgets": rows, "cores": os.cpu_count(), "load before": load, "states a slider": states}
+    print(json.dumps(result))
+    if options.out:
+        write_text(options.out, json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

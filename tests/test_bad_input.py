@@ -1,0 +1,48 @@
+"""What is missing or wrong is told in words, where the person looks. Where each kind of bad input is tested:
+
+texts, ends of sliders, configurations      test_widgets.py; in the browser test_browser.py
+a kernel restarted under an open widget     test_browser.py; its words, here
+loops, hogs, deleted tests                  test_classroom_sandbox.py, test_classroom_grading.py
+submissions that are no notebooks           test_classroom_grading.py
+no GPU, missing tables and runs             here; effect tables, test_effects.py
+"""
+
+import pytest
+import torch
+
+pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
+
+from adamix_lab.analysis.kinds import place_for
+from adamix_lab.lessons import agreement, runs
+from adamix_lab.widgets.frame import heading
+from adamix_lab.widgets.prediction import Prediction
+
+
+def test_no_gpu_is_told_with_what_to_do(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device in ("cuda", "cuda:1"):
+        with pytest.raises(ValueError, match=r"there is none here\. Leave `device` out"):
+            place_for(device)
+    assert place_for(None) == "cpu" and place_for("cpu") == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert place_for(None) == "cuda" and place_for("cuda:1") == "cuda:1"
+
+
+def test_a_dial_without_its_runs_says_what_makes_them(monkeypatch, tmp_path):
+    def nowhere(name, seed, folder=None):
+        return tmp_path / f"{name}-{seed}.safetensors"
+
+    monkeypatch.setattr(runs, "place_of", nowhere)
+    monkeypatch.setattr(agreement, "place_of", nowhere)
+    runs.load_answers.cache_clear()
+    try:
+        with pytest.raises(FileNotFoundError, match=r"weight-100.*adamix-lab lesson-runs"):
+            agreement.consistency_dial()
+    finally:
+        runs.load_answers.cache_clear()
+
+
+def test_every_head_carries_hidden_words_for_a_kernel_that_is_gone():
+    for head in (heading("A <b>", "Reach 5."), Prediction("How many?").box.children[0].value):
+        assert "adamix-lost { display: none; }" in head and "Run All Cells" in head
+    assert "A &lt;b&gt;" in heading("A <b>")
