@@ -19,6 +19,7 @@ from adamix_lab.views import Batch
 # Factors on mean(B) mean(A): what peft's "linear" makes of M equal weights w, sqrt(w) on each A and each B: w M².
 LINEAR = {"linear at 1/M²": 1.0, "linear at 1/M": float(EXPERTS), "linear at 1": float(EXPERTS**2)}
 PRODUCTS = "mean of products"
+EVERY = 4  # evaluation rows that are looked at: each fourth
 ALONE = tuple(f"expert {n}" for n in range(EXPERTS))
 
 
@@ -40,12 +41,13 @@ def merged_weights(layer: MixtureLayer, way: str) -> dict[str, Tensor]:
 def _rows() -> FixedBatches:
     # one frozen prefix for every seed and kind: only the last block and the head differ
     mixture, tokenizer = fresh_loras("tied", 0)
-    return fix_batches(mixture.eval(), load_task("aspects"), tokenizer, batch_size=64)
+    task = load_task("aspects")
+    return fix_batches(mixture.eval(), task, tokenizer, task.evaluation[::EVERY], batch_size=64)
 
 
 @lru_cache(maxsize=8)
 def log_probabilities(kind: str, seed: int) -> dict[str, Tensor]:
-    """`{way: [rows, C]}` of a shipped kind on all evaluation rows."""
+    """`{way: [rows, C]}` of a shipped kind on the evaluation rows."""
     trained, fixed = load_loras(kind, seed)[0], _rows()
     for path, module in fixed.mixture.head.items():
         module.load_state_dict(trained.model.get_submodule(path).state_dict())

@@ -29,9 +29,9 @@ KINDS = {"adamix": ("B", 1.0), "tied": (None, 0.0)}  # what is shared, weight of
 EXPERTS = 4
 ADAPTATION = LoRA(rank=4, alpha=8.0)
 BLOCKS = (-1,)
-ROWS = 800  # to train on: a few seconds a LoRA, which is enough to tell the merges apart
+ROWS = 480  # to train on: a few seconds a set of experts, enough to tell the merges apart
 RECIPE = Recipe(
-    steps=250,
+    steps=120,
     batch_size=16,
     lr=2e-3,
     bucket=1,
