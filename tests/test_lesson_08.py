@@ -1,5 +1,6 @@
 """Lesson 08: stock peft's combinations beside the library's merges, the shipped LoRA experts, the effects."""
 
+import own_answers
 import pytest
 import tiny
 import tiny_task
@@ -10,6 +11,7 @@ pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 pytest.importorskip("peft")
 
 from adamix_lab import LoRA, merge, merge_products
+from adamix_lab.checks.exporting import check_gated_lora, check_peft_weight
 from adamix_lab.lessons import combining_effects, loras
 from adamix_lab.lessons.combining import combined, combining_dial, prepare
 from adamix_lab.lessons.combining_effects import LINEAR, PRODUCTS, merged_weights
@@ -70,9 +72,10 @@ def test_merged_weights_are_what_the_library_merges():
         one, whole = merge(made), merge_products(made)
         for path, layer in made.sites.items():
             for way, model in (("linear at 1/M²", one), (PRODUCTS, whole)):
-                expected, found = model.sites[path].experts, merged_weights(layer, way)
+                expected = model.sites[path].experts
+                found = merged_weights(layer.experts["A"], layer.experts["B"], way)
                 torch.testing.assert_close(found["B"] @ found["A"], expected["B"][0] @ expected["A"][0])
-            alone = merged_weights(layer, "expert 2")
+            alone = merged_weights(layer.experts["A"], layer.experts["B"], "expert 2")
             assert torch.equal(alone["A"], layer.experts["A"][2])
     assert LINEAR == {"linear at 1/M²": 1, "linear at 1/M": 4, "linear at 1": 16}
 
@@ -107,3 +110,17 @@ def test_scores_are_of_the_ways_and_the_mean_of_experts(monkeypatch):
     assert combining_effects.score("tied", 0, "alone", "points").tolist() == [0.25, 0.75, 0.25]
     difference = combining_effects.minus("tied", "expert 0", PRODUCTS, "nats")(0)
     assert float(difference[0]) == pytest.approx(float(torch.tensor(0.1 / 0.9).log()))
+
+
+@pytest.mark.parametrize("name", own_answers.WRONG_CLASSES)
+def test_a_wrong_adaptation_is_told_its_cause(name):
+    answer, cause = own_answers.WRONG_CLASSES[name]
+    with pytest.raises(AssertionError, match=cause):
+        check_gated_lora(answer)
+
+
+@pytest.mark.parametrize("name", own_answers.WRONG_WEIGHTS)
+def test_a_wrong_weight_is_told_its_cause(name):
+    answer, cause = own_answers.WRONG_WEIGHTS[name]
+    with pytest.raises(AssertionError, match=cause):
+        check_peft_weight(answer)

@@ -21,7 +21,7 @@ def check_gated_lora(adaptation: type[Adaptation]) -> None:
         wrong("What is checked", "the class itself, a subclass of Adaptation", adaptation)
     inside, outside, rank = 6, 5, 3
     made = call(adaptation, rank)
-    declared = declared_weights(made, inside, outside)
+    declared = call(declared_weights, made, inside, outside)
     shapes = {"A": (rank, inside), "B": (outside, rank), "gate": (outside,)}
     for name, shape in shapes.items():
         if name not in declared or declared[name].shape != shape:

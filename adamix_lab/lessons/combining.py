@@ -14,12 +14,11 @@ from torch import Tensor
 from adamix_lab.errors import one_of
 from adamix_lab.interop.checked import bare, logits_of
 from adamix_lab.interop.peft_out import import_peft_library, write_experts
-from adamix_lab.lessons.loras import load_loras
 from adamix_lab.merging import merge
 from adamix_lab.model import MixtureModel
 from adamix_lab.plots import STYLES, Picture
 from adamix_lab.products import merge_products
-from adamix_lab.tasks import Task, load_task
+from adamix_lab.tasks import Task
 from adamix_lab.widgets.controls import Steps
 from adamix_lab.widgets.frame import Explorer, View
 from adamix_lab.widgets.prediction import Prediction, mark_prediction
@@ -185,13 +184,6 @@ def draw_combined(state: Combined, predicted: float | None = None) -> View:
         f"differ by {found[0]:.2g} from merge and by {found[1]:.2g} from merge_products."
     )
     return View(readout, Picture(figure, mark_prediction(left, alt, predicted, "times", axis="y")))
-
-
-def ground_of(kind: str = "adamix", seed: int = 0) -> Ground:
-    """The shipped LoRA experts of a kind, in both libraries."""
-    mixture, tokenizer = load_loras(kind, seed)
-    names = {"adamix": "AdaMix", "tied": "Tied pairs"}
-    return prepare(mixture, load_task("aspects"), tokenizer, f"{names[kind]} (seed {seed})")
 
 
 def combining_dial(grounds: dict[str, Ground], prediction: Prediction | None = None) -> Explorer:

@@ -10,8 +10,7 @@ from torch import Tensor
 from adamix_lab.analysis.samples import FixedBatches, fix_batches
 from adamix_lab.blocks import cut_last_block
 from adamix_lab.lessons.effects import Measure
-from adamix_lab.lessons.loras import EXPERTS, fresh_loras, load_loras
-from adamix_lab.mixture import MixtureLayer
+from adamix_lab.lessons.loras import EXPERTS, fresh_loras, read_loras
 from adamix_lab.model import MixtureModel
 from adamix_lab.tasks import load_task
 from adamix_lab.views import Batch
@@ -23,17 +22,16 @@ EVERY = 4  # evaluation rows that are looked at: each fourth
 ALONE = tuple(f"expert {n}" for n in range(EXPERTS))
 
 
-def merged_weights(layer: MixtureLayer, way: str) -> dict[str, Tensor]:
-    """A and B of one site, merged in one way: a name of LINEAR, PRODUCTS, or one of ALONE.
+def merged_weights(a: Tensor, b: Tensor, way: str) -> dict[str, Tensor]:
+    """One site's A `[M, r, in]` and B `[M or 1, out, r]` merged: a name of LINEAR, PRODUCTS, or one of ALONE.
 
     PRODUCTS is one LoRA of rank M r, A `[M r, in]` and B `[out, M r]`: what peft's "cat" gives at 1/M.
     """
+    b = b.expand(len(a), -1, -1)
     if way in ALONE:
-        sides = torch.tensor([min(ALONE.index(way), count - 1) for count in layer.counts()])
-        return layer.weights(sides)
-    a, b = layer.experts["A"], layer.experts["B"]
+        return {"A": a[ALONE.index(way)], "B": b[ALONE.index(way)]}
     if way == PRODUCTS:
-        return {"A": a.flatten(0, 1), "B": b.expand(len(a), -1, -1).permute(1, 0, 2).flatten(1) / len(a)}
+        return {"A": a.flatten(0, 1), "B": b.permute(1, 0, 2).flatten(1) / len(a)}
     return {"A": a.mean(0), "B": LINEAR[way] * b.mean(0)}
 
 
@@ -48,12 +46,15 @@ def _rows() -> FixedBatches:
 @lru_cache(maxsize=8)
 def log_probabilities(kind: str, seed: int) -> dict[str, Tensor]:
     """`{way: [rows, C]}` of a shipped kind on the evaluation rows."""
-    trained, fixed = load_loras(kind, seed)[0], _rows()
+    tensors, fixed = read_loras(kind, seed), _rows()
     for path, module in fixed.mixture.head.items():
-        module.load_state_dict(trained.model.get_submodule(path).state_dict())
+        module.load_state_dict({name: tensors[f"head.{path}.{name}"] for name in module.state_dict()})
 
     def under(way: str) -> Tensor:
-        selection = {path: merged_weights(layer, way) for path, layer in trained.sites.items()}
+        selection = {
+            path: merged_weights(tensors[f"experts.{path}.A"], tensors[f"experts.{path}.B"], way)
+            for path in fixed.mixture.sites
+        }
 
         def answer(model: MixtureModel, batch: Batch, n: int) -> Tensor:
             with cut_last_block(model.model):

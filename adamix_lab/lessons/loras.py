@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from adamix_lab.adaptations import LoRA
 from adamix_lab.backbones import load_backbone
 from adamix_lab.doctor import device_name
@@ -59,15 +61,26 @@ def load_loras(kind: str = "adamix", seed: int = 0, folder: Path | None = None) 
 
     Raises ValueError for an unknown kind, FileNotFoundError where the experts are not there.
     """
-    path = _place(kind, seed, folder)
+    tensors = read_loras(kind, seed, folder)
     mixture, tokenizer = fresh_loras(kind, seed)
+    load_trained(mixture, tensors)
+    return mixture.eval(), tokenizer
+
+
+def read_loras(kind: str, seed: int, folder: Path | None = None) -> dict[str, Tensor]:
+    """The shipped tensors by name, float32, without a model: `experts.PATH.A` `[M, r, in]`, ..., `head.PATH`.
+
+    Raises what `load_loras` does.
+    """
+    if kind not in KINDS:
+        raise unknown("Kind of LoRA experts", kind, KINDS)
+    path = _place(kind, seed, folder)
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is not there: expected LoRA experts of seeds {', '.join(map(str, SEEDS))}. `adamix-lab "
             "lesson-loras` makes them."
         )
-    load_trained(mixture, {name: tensor.float() for name, tensor in read_tensors(path).items()})
-    return mixture.eval(), tokenizer
+    return {name: tensor.float() for name, tensor in read_tensors(path).items()}
 
 
 def make_loras(

@@ -38,13 +38,16 @@ from adamix_lab.adaptation import Adaptation, Weight, kaiming, linear, normal, o
 from adamix_lab.checks.exporting import check_gated_lora, check_peft_weight
 from adamix_lab.checks.telling import attempt
 from adamix_lab.evaluation import evaluate
-from adamix_lab.lessons.combining import combining_dial, ground_of
+from adamix_lab.lessons.combining import combining_dial, prepare
 from adamix_lab.lessons.effects import effects_table
 from adamix_lab.lessons.loras import load_loras
 from adamix_lab.widgets.prediction import Prediction
 
 torch.set_num_threads(2)
 OUT = Path(tempfile.mkdtemp())  # everything written here goes there
+task = load_task("aspects")
+loras, tokenizer = load_loras("adamix")  # AdaMix's LoRA experts on MiniLM, B shared, shipped with the project
+pairs, _ = load_loras("tied")  # nothing shared: each A belongs to its own B
 
 # %% [markdown]
 # Four LoRA experts, exported to stock `peft`, one adapter each. Its `add_weighted_adapter` combines them with a weight
@@ -56,7 +59,8 @@ prediction = Prediction("Norm of peft's update at weight 1/4, in multiples of ou
 prediction
 
 # %%
-dial = combining_dial({"AdaMix": ground_of("adamix"), "tied pairs": ground_of("tied")}, prediction)
+grounds = {name: prepare(made, task, tokenizer, name) for name, made in {"AdaMix": loras, "tied pairs": pairs}.items()}
+dial = combining_dial(grounds, prediction)
 dial
 
 # %% jupyter={"outputs_hidden": true}
@@ -135,7 +139,6 @@ with open(OUT / "mine.csv", "w", newline="", encoding="utf-8") as file:
     write.writerow(["review", "recommend"])
     write.writerows([f"the {noun} was {a}", told] for noun in NOUNS for a, told in ADJECTIVES.items() for _ in range(4))
 mine = load_task(OUT / "mine.csv", text="review", label="recommend")
-_, tokenizer = load_backbone("minilm", num_labels=2)
 config = DistilBertConfig(vocab_size=len(tokenizer), dim=64, hidden_dim=128, n_layers=2, n_heads=2, num_labels=2)
 torch.manual_seed(0)
 model = AutoModelForSequenceClassification.from_config(config)
@@ -160,7 +163,6 @@ except ValueError as error:
 # Then anyone can load it, without adamix_lab:
 
 # %%
-loras, tokenizer = load_loras("adamix")
 print(export(loras, OUT / "merged", format="peft"))
 plain = load_backbone("minilm", num_labels=2)[0]  # a fresh base, as a colleague has it
 theirs = PeftModel.from_pretrained(plain, OUT / "merged").eval()
@@ -175,8 +177,7 @@ with torch.no_grad():
 # that were never merged have to be merged by a mean that you choose. Each is refused with a way out:
 
 # %%
-bottleneck, pairs = load_twin("adamix")[0], load_loras("tied")[0]
-for name, made in {"bottleneck": bottleneck, "yours": mixture, "pairs": pairs}.items():
+for name, made in {"bottleneck": load_twin("adamix")[0], "yours": mixture, "pairs": pairs}.items():
     try:
         export(made, OUT / name, format="peft")
     except ValueError as error:

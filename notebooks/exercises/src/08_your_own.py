@@ -24,15 +24,7 @@ import torch
 
 from adamix_lab.adaptation import Adaptation, Weight, along, kaiming, linear, ones, zeros
 
-# %% [markdown]
-# ## 1 · Complete an adaptation
-#
-# `ScaledLoRA` is `y = Wx + s * (B A x)`, with a vector `s [out]` that is learned. Its weights are declared; write
-# `apply`. A pass may carry K views: then each weight has a leading axis K, and x holds K groups of rows, group after
-# group. `linear(x, weight)` takes care of matrices, `along(x, vector)` of vectors.
 
-
-# %%
 @dataclass(frozen=True)
 class ScaledLoRA(Adaptation):
     rank: int = 2
@@ -48,6 +40,14 @@ class ScaledLoRA(Adaptation):
 
     def apply(self, base, x, w, training):
         return apply_scaled(base, x, w)
+
+
+# %% [markdown]
+# ## 1 · Complete an adaptation
+#
+# `ScaledLoRA` is `y = Wx + s * (B A x)`, with a vector `s [out]` that is learned. It is declared above; write what its
+# `apply` calls. A pass may carry K views: then each weight has a leading axis K, and x holds K groups of rows, one after
+# another. `linear(x, weight)` takes care of matrices, `along(x, vector)` of vectors.
 
 
 # %% answer="scaled" minutes=12 difficulty=2 aims="an adaptation sees one set of weights: views never meet inside it"
