@@ -15,6 +15,7 @@ from typing import Any
 
 import nbformat
 
+from adamix_lab.classroom.handouts import glossary_terms, handout_of, page_of, sheet_of, terms_by_lesson
 from adamix_lab.files import write_text
 
 HERE = Path(__file__).resolve().parent
@@ -107,7 +108,7 @@ def relink(body: str, names: set[str]) -> str:
 
     def one(match: re.Match[str]) -> str:
         target, _, anchor = html.unescape(match[1]).partition("#")
-        if not target or target.startswith(("http:", "https:", "mailto:")):
+        if not target or target.startswith(("http:", "https:", "mailto:", "print/")):
             return match[0]
         stem = Path(target).stem
         if stem in names and Path(target).suffix in (".ipynb", ".md", ".html"):
@@ -127,8 +128,21 @@ def style() -> str:
     return f"{STYLE}\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n{clear}"
 
 
+def handouts(out: Path) -> dict[str, str]:
+    """Writes a printable page a lesson under `print/`; `{lesson: address}`."""
+    read = {path.stem: nbformat.read(path, as_version=4).cells for path in sorted(HERE.glob("[0-9][0-9]_*.ipynb"))}
+    texts = {name: "\n".join(c.source for c in cells if c.cell_type == "markdown") for name, cells in read.items()}
+    terms = terms_by_lesson(texts, glossary_terms((TEACHING / "glossary.md").read_text(encoding="utf-8")))
+    sheets = (TEACHING / "sheets.md").read_text(encoding="utf-8")
+    made = {}
+    for name, cells in read.items():
+        made[name] = f"print/{name}.html"
+        write_text(out / made[name], page_of(name, handout_of(cells, sheet_of(sheets, name[:2]), terms[name])))
+    return made
+
+
 def build(out: Path) -> list[Path]:
-    """Writes the site and returns its pages, the index first."""
+    """Writes the site and returns its pages, the index first, the hand-outs last."""
     made = {path.stem: lesson(path) for path in sorted(HERE.glob("[0-9][0-9]_*.ipynb"))}
     lessons = list(made)
     made |= {path.stem: page(path) for path in sorted(TEACHING.glob("*.md"))}
@@ -143,6 +157,9 @@ def build(out: Path) -> list[Path]:
     for heading, names in listed.items():
         items = "".join(f'<li><a href="{name}.html">{html.escape(made[name][0])}</a></li>' for name in names)
         body += f"<h2>{heading}</h2>\n<ul>{items}</ul>\n"
+    printed = handouts(out)
+    items = "".join(f'<li><a href="{printed[name]}">{html.escape(made[name][0])}</a></li>' for name in printed)
+    body += f"<h2>To print</h2>\n<p>A page a lesson, A4 or Letter.</p>\n<ul>{items}</ul>\n"
     made = {"index": ("Contents", body), **made}
     write_text(out / "site.css", style())
     written = []
@@ -156,14 +173,14 @@ def build(out: Path) -> list[Path]:
         written.append(out / f"{name}.html")
         text = relink(text, set(made))
         write_text(written[-1], PAGE.format(title=html.escape(title), nav=nav, body=text))
-    return written
+    return [*written, *(out / address for address in printed.values())]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=HERE.parent / "runs" / "site")
     pages = build(parser.parse_args().out)
-    size = sum(path.stat().st_size for path in pages[0].parent.iterdir())
+    size = sum(path.stat().st_size for path in pages[0].parent.rglob("*") if path.is_file())
     print(f"{len(pages)} pages, {size / 1e6:.1f} MB: open {pages[0]}")
     return 0
 

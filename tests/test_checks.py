@@ -2,12 +2,14 @@
 
 import inspect
 
+import own_answers as exporting
 import pytest
 import torch
 import torch.nn.functional as F
 
 from adamix_lab import checks
 from adamix_lab.checks.consistency import check_consistency, check_gradient
+from adamix_lab.checks.exporting import check_gated_lora, check_peft_weight
 from adamix_lab.checks.merging import check_align, check_cancelling
 from adamix_lab.checks.routing import check_draw_route, check_number_of_routes
 from adamix_lab.checks.tour import check_count, check_differ
@@ -62,6 +64,8 @@ RIGHT = [
     (check_gradient, (loss,)),
     (check_cancelling, ((A, B), (-A, -B))),
     (check_align, (align,)),
+    (check_gated_lora, (exporting.GatedLoRA,)),
+    (check_peft_weight, (exporting.weight,)),
 ]
 
 

@@ -34,3 +34,15 @@ def lesson_runs(
     from adamix_lab.lessons.runs import RUNS, make_runs
 
     make_runs(out, run or RUNS, range(seeds), steps)
+
+
+def lesson_loras(
+    out: Annotated[Path | None, typer.Option(help="Default: data/lessons/loras.")] = None,
+    kind: Annotated[list[str] | None, typer.Option(help="adamix, tied; default: both.")] = None,
+    seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ...")] = 3,
+    steps: Annotated[int | None, typer.Option(help="Fewer steps, for a trial.")] = None,
+) -> None:
+    """Trains the small LoRA experts that lesson 08 exports and combines."""
+    from adamix_lab.lessons.loras import KINDS, make_loras
+
+    make_loras(out, kind or tuple(KINDS), range(seeds), steps)

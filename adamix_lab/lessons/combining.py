@@ -1,0 +1,208 @@
+"""Lesson 08: M LoRA experts combined by stock `peft`, beside the library's own merge; the widget of it."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adamix_lab.errors import one_of
+from adamix_lab.interop.checked import bare, logits_of
+from adamix_lab.interop.peft_out import import_peft_library, write_experts
+from adamix_lab.merging import merge
+from adamix_lab.model import MixtureModel
+from adamix_lab.plots import STYLES, Picture
+from adamix_lab.products import merge_products
+from adamix_lab.tasks import Task
+from adamix_lab.widgets.controls import Steps
+from adamix_lab.widgets.frame import Explorer, View
+from adamix_lab.widgets.prediction import Prediction, mark_prediction
+
+WEIGHTS = ("1", "1/2", "1/4", "1/8", "1/16")
+COMBINATIONS = ("linear", "cat")
+CLOSE = 1e-5  # what two float32 programs of one function may differ by, in logits
+COMBINED = "combined"
+
+
+def in_peft(mixture: MixtureModel) -> Any:
+    """Stock peft with each expert as an adapter ("expert0", ...) on the mixture's base; the head stands in the base."""
+    base = bare(mixture)
+    for path, module in mixture.head.items():
+        base.get_submodule(path).load_state_dict(module.state_dict())
+    with tempfile.TemporaryDirectory() as place:
+        first, *others = write_experts(mixture, Path(place))
+        model = import_peft_library().PeftModel.from_pretrained(base, str(first), adapter_name=first.name)
+        for folder in others:
+            model.load_adapter(str(folder), folder.name)
+    return model.eval()
+
+
+def combine(model: Any, weight: float, combination: str) -> None:
+    """Makes and selects peft's combination of all experts at one weight each. Raises ValueError for another name."""
+    one_of("combination", combination, COMBINATIONS)
+    if COMBINED in model.peft_config:
+        model.delete_adapter(COMBINED)
+    experts = [name for name in model.peft_config if name.startswith("expert")]
+    model.add_weighted_adapter(experts, [weight] * len(experts), COMBINED, combination_type=combination)
+    model.set_adapter(COMBINED)
+
+
+def update_norm(model: Any) -> float:
+    """Frobenius norm of what the selected combination adds to all frozen weights together."""
+    layers = [module for module in model.modules() if COMBINED in getattr(module, "lora_A", {})]
+    with torch.no_grad():
+        return float(torch.stack([layer.get_delta_weight(COMBINED).norm() for layer in layers]).norm())
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Experts in both libraries, and what does not change while weights do.
+
+    Attributes:
+        name: of the experts.
+        experts: M.
+        model: stock peft, an adapter an expert.
+        batch: rows to compare logits on.
+        factors, products: logits `[rows, C]` of the library's two merges.
+        norms: norm of the update by (combination, weight), relative to the mean of factors.
+        target: the same of the mean of products.
+        seen: distances of logits by (combination, weight), filled as they are asked for.
+    """
+
+    name: str
+    experts: int
+    model: Any
+    batch: dict[str, Tensor]
+    factors: Tensor
+    products: Tensor
+    norms: dict[tuple[str, str], float]
+    target: float
+    seen: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
+
+
+def prepare(mixture: MixtureModel, task: Task, tokenizer: Any, name: str = "", rows: int = 16) -> Ground:
+    """Both merges on evaluation rows spread over the set, and the norms of peft's combinations.
+
+    Raises ValueError where the experts are no LoRAs, ImportError without peft.
+    """
+    spread = task.evaluation[:: max(1, len(task.evaluation) // rows)][:rows]
+    batch = dict(tokenizer([row[task.text[0]] for row in spread], padding=True, return_tensors="pt"))
+    model, one = in_peft(mixture), mixture.space.experts
+    norms = {}
+    for combination in COMBINATIONS:
+        for weight in WEIGHTS:
+            combine(model, float(Fraction(weight)), combination)
+            norms[combination, weight] = update_norm(model)
+    combine(model, 1 / one**2, "linear")
+    factors = update_norm(model)
+    combine(model, 1 / one, "cat")
+    relative = {key: norm / factors for key, norm in norms.items()}
+    logits = logits_of(merge(mixture), batch), logits_of(merge_products(mixture), batch)
+    return Ground(name, one, model, batch, *logits, relative, update_norm(model) / factors)
+
+
+@dataclass(frozen=True)
+class Combined:
+    """A state: its norm relative to the mean of factors; largest differences of logits to both merges."""
+
+    ground: Ground
+    weight: str
+    combination: str
+    norm: float
+    from_factors: float
+    from_products: float
+
+
+def combined(ground: Ground, combination: str, weight: str) -> Combined:
+    """Stock peft's combination at one weight for each expert ("1", "1/2", ...)."""
+    key = combination, weight
+    if key not in ground.seen:
+        combine(ground.model, float(Fraction(weight)), combination)
+        logits = logits_of(ground.model, ground.batch)
+        distances = [float((logits - merged).abs().max()) for merged in (ground.factors, ground.products)]
+        ground.seen[key] = distances[0], distances[1]
+    return Combined(ground, weight, combination, ground.norms[key], *ground.seen[key])
+
+
+def draw_combined(state: Combined, predicted: float | None = None) -> View:
+    """The norm of peft's update against the weight, and how far its logits are from the library's two merges.
+
+    predicted: how many times the mean's update the learner expects of "linear" at 1/M.
+    """
+    from adamix_lab.pictures.landscapes import panels
+
+    ground = state.ground
+    figure, (left, right) = panels(2, 9.2, 3.8)
+    places = range(len(WEIGHTS))
+    styles = {"linear": ("random", "-"), "cat": ("fixed", "--")}
+    for combination, (style, line) in styles.items():
+        colour, marker = STYLES[style]
+        values = [ground.norms[combination, weight] for weight in WEIGHTS]
+        left.plot(places, values, color=colour, marker=marker, linestyle=line, label=f"peft, “{combination}”")
+    left.axhline(1, color=STYLES["merged"][0], linewidth=1, label="mean of factors")
+    left.axhline(ground.target, color=STYLES["exact"][0], linestyle=":", linewidth=1.5, label="mean of products")
+    left.plot(WEIGHTS.index(state.weight), state.norm, marker="o", markersize=15, markerfacecolor="none",
+              markeredgecolor="black", linestyle="none")  # fmt: skip
+    left.set_yscale("log", base=2)
+    left.yaxis.set_major_formatter("{x:g}")
+    left.set_xticks(list(places), WEIGHTS)
+    left.set_xlabel("weight of each expert")
+    left.set_ylabel("norm of the update\n(mean of factors = 1)")
+    left.grid(alpha=0.3)
+    names = ("merge\n(mean of factors)", "merge_products\n(mean of products)")
+    found = state.from_factors, state.from_products
+    for n, (value, style) in enumerate(zip(found, ("merged", "exact"), strict=True)):
+        colour, marker = STYLES[style]
+        right.plot(max(value, 1e-8), n, color=colour, marker=marker, markersize=10, linestyle="none")
+    right.axvspan(1e-8, CLOSE, color="#009E73", alpha=0.15)
+    right.set_xscale("log")
+    right.set_xlim(5e-9, 50)
+    right.set_ylim(-0.6, 1.6)
+    right.set_yticks([0, 1], names)
+    right.set_xlabel("largest difference of logits (shaded: below 1e-5)")
+    right.grid(axis="x", alpha=0.3)
+    left.legend(frameon=False, fontsize=8, loc="upper right")
+    same = ", ".join(name for name, value in zip(("merge", "merge_products"), found, strict=True) if value <= CLOSE)
+    readout = (
+        f"{ground.name}: “{state.combination}” at weight {state.weight} for each of {ground.experts} experts gives "
+        f"{state.norm:.3g} times the update of the mean of factors. Largest difference of logits: {found[0]:.2g} to "
+        f"merge, {found[1]:.2g} to merge_products. "
+        + (f"Equal to {same} within 1e-5." if same else "Equal to neither within 1e-5.")
+    )
+    told = "; ".join(
+        f"{combination} " + ", ".join(f"{weight}: {ground.norms[combination, weight]:.3g}" for weight in WEIGHTS)
+        for combination in COMBINATIONS
+    )
+    alt = (
+        f"Norm of the update that peft combines, by weight, where the mean of factors is 1 and the mean of products "
+        f"{ground.target:.3g}: {told}. Chosen: {state.combination} at {state.weight}, {state.norm:.3g} times; logits "
+        f"differ by {found[0]:.2g} from merge and by {found[1]:.2g} from merge_products."
+    )
+    return View(readout, Picture(figure, mark_prediction(left, alt, predicted, "times", axis="y")))
+
+
+def combining_dial(grounds: dict[str, Ground], prediction: Prediction | None = None) -> Explorer:
+    """The widget of lesson 08, over experts by name; it draws the learner's prediction, too."""
+    first = next(iter(grounds))
+    experts = next(iter(grounds.values())).experts
+    goal = (
+        "Find the combination and weight at which stock peft answers as our merge does, within 1e-5 in logits. Which "
+        "merge is it when the experts are tied pairs?"
+    )
+    return Explorer(
+        "Combining dial: stock peft beside our merge",
+        goal,
+        [
+            Steps("experts", "experts", tuple(grounds), first),
+            Steps("combination", "combination_type", COMBINATIONS, COMBINATIONS[0]),
+            Steps("weight", "weight of each expert", WEIGHTS, WEIGHTS[0]),
+        ],
+        lambda experts, combination, weight: combined(grounds[experts], combination, weight),
+        lambda state: draw_combined(state, prediction.value if prediction else None),
+        shown={"experts": first, "combination": "linear", "weight": str(Fraction(1, experts**2))},
+    )

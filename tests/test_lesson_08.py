@@ -1,0 +1,126 @@
+"""Lesson 08: stock peft's combinations beside the library's merges, the shipped LoRA experts, the effects."""
+
+import own_answers
+import pytest
+import tiny
+import tiny_task
+import torch
+from tiny_task import one_thread  # noqa: F401
+
+pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
+pytest.importorskip("peft")
+
+from adamix_lab import LoRA, merge, merge_products
+from adamix_lab.checks.exporting import check_gated_lora, check_peft_weight
+from adamix_lab.lessons import combining_effects, loras
+from adamix_lab.lessons.combining import combined, combining_dial, prepare
+from adamix_lab.lessons.combining_effects import LINEAR, PRODUCTS, merged_weights
+from adamix_lab.widgets.prediction import Prediction
+
+TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
+
+
+def mixture(**settings):
+    model = tiny_task.tiny.bert()
+    made = tiny.attach(model, LoRA(rank=2, alpha=4.0), experts=4, **settings)
+    return tiny.shake(made, 0.3).eval()
+
+
+@pytest.fixture(scope="module")
+def grounds():
+    shared, tied = mixture(share="B"), mixture(tied=True)
+    return {name: prepare(m, TASK, TOKENIZER, name) for name, m in (("AdaMix", shared), ("tied", tied))}
+
+
+def test_linear_gives_m_squared_m_and_once_the_mean_of_factors(grounds):
+    for ground in grounds.values():
+        found = [ground.norms["linear", weight] for weight in ("1", "1/4", "1/16")]
+        assert found == pytest.approx([16, 4, 1], rel=1e-4)
+        assert ground.norms["cat", "1/4"] == pytest.approx(ground.target, rel=1e-4)
+    assert grounds["AdaMix"].target == pytest.approx(1, rel=1e-4)  # a shared B: both means are one
+    assert abs(grounds["tied"].target - 1) > 0.01
+
+
+def test_the_number_to_reach_is_reached_where_the_text_says(grounds):
+    shared, apart = grounds["AdaMix"], grounds["tied"]
+    for combination, weight in (("linear", "1/16"), ("cat", "1/4")):
+        state = combined(shared, combination, weight)
+        assert max(state.from_factors, state.from_products) <= 1e-5
+    assert combined(apart, "linear", "1/16").from_factors <= 1e-5 < combined(apart, "linear", "1/16").from_products
+    assert combined(apart, "cat", "1/4").from_products <= 1e-5 < combined(apart, "cat", "1/4").from_factors
+    assert min(combined(apart, "linear", "1/4").from_products, combined(shared, "linear", "1/4").from_factors) > 0.01
+
+
+def test_the_dial_is_driven(grounds):
+    prediction = Prediction("How many times?", unit="times")
+    dial = combining_dial(grounds, prediction)
+    assert dial.last_error is None and "“linear” at weight 1 " in dial.text and "Equal to neither" in dial.text
+    before = dial.picture.alt
+    prediction.entry.value = "1"
+    dial.press("Show me")
+    assert "Equal to merge, merge_products within 1e-5" in dial.text and dial.picture.alt != before
+    assert "You predicted 1 times" in dial.picture.alt and "linear 1: 16, 1/2: 8" in dial.picture.alt
+    dial.set(experts="tied", combination="cat", weight="1/4")
+    assert "Equal to merge_products within 1e-5" in dial.text and "tied" in dial.text
+    with pytest.raises(ValueError, match=r"weight of each expert = 0\.3: expected one of 1, 1/2"):
+        dial.set(weight=0.3)
+
+
+def test_merged_weights_are_what_the_library_merges():
+    for settings in ({"share": "B"}, {"tied": True}):
+        made = mixture(**settings)
+        one, whole = merge(made), merge_products(made)
+        for path, layer in made.sites.items():
+            for way, model in (("linear at 1/M²", one), (PRODUCTS, whole)):
+                expected = model.sites[path].experts
+                found = merged_weights(layer.experts["A"], layer.experts["B"], way)
+                torch.testing.assert_close(found["B"] @ found["A"], expected["B"][0] @ expected["A"][0])
+            alone = merged_weights(layer.experts["A"], layer.experts["B"], "expert 2")
+            assert torch.equal(alone["A"], layer.experts["A"][2])
+    assert LINEAR == {"linear at 1/M²": 1, "linear at 1/M": 4, "linear at 1": 16}
+
+
+@pytest.mark.parametrize("kind", loras.KINDS)
+def test_the_shipped_loras_load_and_what_is_missing_is_told(kind, tmp_path):
+    made, _ = loras.load_loras(kind, 1)
+    assert made.space.experts == 4 and made.mixture.tied == (kind == "tied")
+    assert all(float(p.detach().norm()) > 0 for _, p in made.expert_parameters())
+    with pytest.raises(FileNotFoundError, match="adamix-lab lesson-loras"):
+        loras.load_loras(kind, 0, tmp_path)
+    with pytest.raises(ValueError, match="Kind of LoRA experts 'adamx'"):
+        loras.fresh_loras("adamx", 0)
+
+
+def test_loras_are_trained_kept_and_left_alone_afterwards(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(loras, "train", lambda m, task, tokenizer, recipe, progress: calls.append(recipe))
+    for _ in range(2):
+        loras.make_loras(tmp_path, ["adamix", "tied"], [2], steps=3, say=lambda line: None)
+    assert [(r.seed, r.consistency.weight, r.steps) for r in calls] == [(2, 1.0, 3), (2, 0.0, 3)]
+    assert loras.load_loras("tied", 2, tmp_path)[0].mixture.tied
+
+
+def test_scores_are_of_the_ways_and_the_mean_of_experts(monkeypatch):
+    labels = torch.tensor([0, 1, 1])
+    log_p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]]).log()
+    answers = {way: log_p if way == "expert 0" else log_p.flip(-1) for way in (*combining_effects.ALONE, PRODUCTS)}
+    monkeypatch.setattr(combining_effects, "log_probabilities", lambda kind, seed: answers)
+    monkeypatch.setattr(combining_effects, "_rows", lambda: type("Rows", (), {"labels": labels}))
+    assert combining_effects.score("tied", 0, "expert 0", "points").tolist() == [1, 0, 1]
+    assert combining_effects.score("tied", 0, "alone", "points").tolist() == [0.25, 0.75, 0.25]
+    difference = combining_effects.minus("tied", "expert 0", PRODUCTS, "nats")(0)
+    assert float(difference[0]) == pytest.approx(float(torch.tensor(0.1 / 0.9).log()))
+
+
+@pytest.mark.parametrize("name", own_answers.WRONG_CLASSES)
+def test_a_wrong_adaptation_is_told_its_cause(name):
+    answer, cause = own_answers.WRONG_CLASSES[name]
+    with pytest.raises(AssertionError, match=cause):
+        check_gated_lora(answer)
+
+
+@pytest.mark.parametrize("name", own_answers.WRONG_WEIGHTS)
+def test_a_wrong_weight_is_told_its_cause(name):
+    answer, cause = own_answers.WRONG_WEIGHTS[name]
+    with pytest.raises(AssertionError, match=cause):
+        check_peft_weight(answer)
