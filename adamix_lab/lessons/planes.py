@@ -1,7 +1,8 @@
-"""Lesson 05: the shipped plane with its origin, a coarse one of the same call made now, and heights against number."""
+"""Lesson 05: the shipped plane with its origin beside one made now; heights by number averaged; stored pictures."""
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -10,13 +11,15 @@ from pathlib import Path
 
 from adamix_lab.analysis.arrays import Landscape, read_landscape
 from adamix_lab.analysis.kinds import look_at
+from adamix_lab.analysis.similarity import expert_similarity
 from adamix_lab.doctor import device_name
 from adamix_lab.lessons.measures_landscape import NAMES
-from adamix_lab.pictures.landscapes import draw, style_of
+from adamix_lab.pictures.landscapes import draw, draw_curvature, style_of
 from adamix_lab.plots import Picture, new_figure
 from adamix_lab.seeds import t_half_width
 from adamix_lab.tasks import data_root
-from adamix_lab.twins import TWINS
+from adamix_lab.twins import TWINS, load_twin
+from adamix_lab.views import Batch
 from adamix_lab.widgets.prediction import mark_prediction
 
 COMMAND = "adamix-lab landscape {twin} --kind plane --rows 256 --out data/results/landscape"
@@ -87,6 +90,29 @@ def stored(kind: str, twins: Sequence[str], metric: str = "loss") -> Picture:
             )
         found[twin] = read_landscape(path)
     return draw(found, metric)
+
+
+def curvatures() -> Picture:
+    """The stored table of curvature at merges, drawn.
+
+    Raises FileNotFoundError where it is missing, with the command that makes it.
+    """
+    path = data_root() / "results" / "landscape" / "theory.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is not there: expected a study. `adamix-lab theory --out {path.parent}` makes it."
+        )
+    return draw_curvature(json.loads(path.read_text(encoding="utf-8"))["curvature"])
+
+
+def likeness(twin: str, batch: Batch, seed: int = 0) -> dict[str, float]:
+    """Means over sites and pairs of what `expert_similarity` measures, by side and measure, on a batch."""
+    rows = expert_similarity(load_twin(twin, seed)[0], batch)
+    names = dict.fromkeys(f"{row['measure']} {row['side']}".strip() for row in rows)
+    return {
+        name: statistics.fmean(row["value"] for row in rows if f"{row['measure']} {row['side']}".strip() == name)
+        for name in names
+    }
 
 
 Heights = dict[str, dict[int, list[float]]]  # twin, number of experts averaged, nats above their mean, one a seed
