@@ -29,6 +29,11 @@ def chosen_pair(found: Faces, highest: bool) -> Tensor:
     return heights[~first, int(means.argmax() if highest else means.argmin())]
 
 
+def four_above_lowest(found: Faces) -> Tensor:
+    """All four's height less that of the pair that half of the rows find lowest, on the other half, `[rows / 2]`."""
+    return height(found, 4)[1::2] - chosen_pair(found, highest=False)
+
+
 def on(twin: str, score: Score) -> Measure:
     """A score of one twin."""
     return lambda seed: score(load_faces(twin, seed))
@@ -50,6 +55,8 @@ def landscapes() -> dict[str, tuple[str, Measure]]:
         for highest, name in ((True, "highest"), (False, "lowest")):
             measures[f"{twin}: the {name} of six pairs, its middle above the chord"] = (
                 "nats", on(twin, partial(chosen_pair, highest=highest)))  # fmt: skip
+        measures[f"{twin}: the middle of all four above the lowest of six pairs"] = (
+            "nats", on(twin, four_above_lowest))  # fmt: skip
     for twin in ("no-consistency", "unshared-tied", "apart"):
         for size, name in NAMES.items():
             measures[f"{name} above their mean loss: {twin} minus AdaMix"] = (
