@@ -6,6 +6,7 @@ a time. What is stored after a batch are sums over rows, so a killed run goes on
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import time
 from collections.abc import Callable, Sequence
@@ -63,6 +64,7 @@ def evaluate_points(
     device, dtype = mixture_place(mixture)
     notes = {"digest": digest_of(points, batches, str(dtype)), "seed": seed, "dtype": str(dtype)}
     notes |= {"device": str(device), "config": describe(mixture), "versions": versions()}
+    notes |= {"date": datetime.date.today().isoformat()}
     landscape = _begun(points, len(batches), notes, store, say)
     points = replace(points, anchors={name: anchors.to(device) for name, anchors in points.anchors.items()})
     written = time.monotonic()

@@ -46,3 +46,15 @@ def lesson_loras(
     from adamix_lab.lessons.loras import KINDS, make_loras
 
     make_loras(out, kind or tuple(KINDS), range(seeds), steps)
+
+
+def lesson_landscapes(
+    out: Annotated[Path | None, typer.Option(help="Default: data/lessons/landscape.")] = None,
+    twin: Annotated[list[str] | None, typer.Option(help="Once for each; default: all.")] = None,
+    seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ...")] = 3,
+    rows: Annotated[int, typer.Option(help="The first so many evaluation rows.")] = 256,
+) -> None:
+    """Losses between the shipped experts, over edges and faces, for the landscape viewer; a killed run goes on."""
+    from adamix_lab.lessons.faces import make_faces
+    from adamix_lab.twins import TWINS
+    make_faces(out, twin or tuple(TWINS), range(seeds), rows)
