@@ -40,15 +40,16 @@ from adamix_lab.tasks import data_root
 TASK, BACKBONE, EXPERTS, SEEDS = "notices", "books-gpt2", 4, (0, 1, 2)
 ADAPTATION = LoRA(rank=32, alpha=64.0, init="reference")  # copies of A start alike, as the authors' do
 TARGETS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")  # every matrix of a block
+BLOCKS = (-2, -1)
 NEW_TOKENS = 40
 GREEDY = Decoding(beams=1, no_repeat=0, new_tokens=NEW_TOKENS)
 ROUTES = (*(f"fixed-{n}" for n in range(EXPERTS)), "anew", "merged")
 STRATEGIES = (*ROUTES, "random", "merged, 4 beams")
-EXPLORED, BEAMS = 10, (1, 2, 4)  # sources, and numbers of beams, of the explorer
+EXPLORED, BEAMS = 10, (1, 4)  # sources, and numbers of beams, of the explorer
 TEXTS, EXPLORED_TEXTS = "texts.json", "explored.json"
 RECIPE = Recipe(
-    steps=600, lr=5e-3, batch_size=16, warmup=0.05, dev_fraction=0.0, max_length=64, precision="bf16",
-    consistency=Consistency(1.0), checkpoint_every=0,
+    steps=300, lr=4e-3, batch_size=8, warmup=0.05, dev_fraction=0.0, max_length=64, precision="bf16",
+    consistency=Consistency(1.0, views="shared_prefix"), checkpoint_every=0,
 )  # fmt: skip
 
 
@@ -150,19 +151,21 @@ def make_writers(
         for seed in seeds:
             place = folder / name / f"seed{seed}"
             if not (place / CONFIG).is_file():
-                _train(WRITERS[name], seed, task, place, steps)
+                _train(WRITERS[name], seed, task, place, steps, say)
             if not (place / TEXTS).is_file():
                 mixture, tokenizer = load_writer(name, seed, folder)
-                if seed == seeds[0]:
+                if seed == SEEDS[0]:
                     _write(place / EXPLORED_TEXTS, explore(mixture, task, tokenizer))
                 _write(place / TEXTS, {each: texts_by(each, mixture, task, tokenizer) for each in STRATEGIES})
             told = {each: _percent(texts, task) for each, texts in load_texts(name, seed, folder).items()}
             say(f"{name}, seed {seed}: " + ", ".join(f"{each} {value:.1f}" for each, value in told.items()))
 
 
-def _train(writer: Writer, seed: int, task: GenerationTask, place: Path, steps: int | None) -> None:
+def _train(
+    writer: Writer, seed: int, task: GenerationTask, place: Path, steps: int | None, say: Callable[[str], None]
+) -> None:
     model, tokenizer = load_backbone(BACKBONE, kind="generation")
-    mixture = attach(model, ADAPTATION, EXPERTS, writer.share, targets=TARGETS, seed=seed)
+    mixture = attach(model, ADAPTATION, EXPERTS, writer.share, targets=TARGETS, blocks=BLOCKS, seed=seed)
     recipe = replace(
         RECIPE,
         seed=seed,
@@ -170,7 +173,12 @@ def _train(writer: Writer, seed: int, task: GenerationTask, place: Path, steps: 
         consistency=replace(RECIPE.consistency, weight=writer.consistency),
     )
     start = time.perf_counter()
-    history = train_generator(mixture, task, tokenizer, recipe, progress=False)
+
+    def tell(step: int) -> None:
+        if step % 25 == 0:
+            say(f"seed {seed}: step {step} of {recipe.steps}, {time.perf_counter() - start:.0f} s")
+
+    history = train_generator(mixture, task, tokenizer, recipe, progress=False, on_step=tell)
     load_trained(mixture, {key: value.half().float() for key, value in trained_tensors(mixture).items()})
     notes = {"task": TASK, "backbone": BACKBONE, "seed": seed, "device": device_name(), "recipe": recipe.to_dict()}
     last = [row["task"] for row in history.rows if "task" in row][-5:]
@@ -192,23 +200,22 @@ def write_card(folder: Path) -> Path:
     configs = [read_config(place_of("adamix", seed, folder)) for seed in seeds or SEEDS[:1]]
     notes, task = [config["notes"] for config in configs], load_generation_task(TASK)
     recipe, versions = notes[0]["recipe"], configs[0]["versions"]
-    rows = {
-        each: [_percent(load_texts("adamix", seed, folder)[each], task) for seed in seeds] for each in STRATEGIES
-    }
+    rows = {each: [_percent(load_texts("adamix", seed, folder)[each], task) for seed in seeds] for each in STRATEGIES}
     size = sum(p.stat().st_size for p in folder.rglob("*.safetensors")) / 1e6
     lines = [
         "# Shipped writers: experts on the embedded decoder",
         "",
         f"AdaMix on `{BACKBONE}` (frozen) and the embedded task `{TASK}`: LoRA of rank {ADAPTATION.rank} on "
-        f"{', '.join(TARGETS)} of {WHERE}, M = {EXPERTS}, a shared B, routes drawn for each batch, consistency "
-        f"{recipe['consistency']['weight']:g}. {recipe['steps']} steps of {recipe['batch_size']} pairs, rate "
+        f"{', '.join(TARGETS)} of the top two blocks, M = {EXPERTS}, a shared B, routes drawn for each batch, "
+        f"consistency {recipe['consistency']['weight']:g}. {recipe['steps']} steps of {recipe['batch_size']} pairs, rate "
         f"{recipe['lr']:g}, precision {recipe['precision']}. Seeds {', '.join(map(str, seeds))}; float16 "
         f"safetensors, {size:.1f} MB in all.",
         "",
         f"Made by `adamix-lab lesson-writers` (which also writes this page): torch {versions['torch']}, transformers "
         f"{versions['transformers']}, {notes[0]['device']}, a busy machine; seconds a seed: "
         f"{', '.join(format(note['seconds'], '.0f') for note in notes)}. `load_writer(seed=0)` loads one; "
-        "`texts.json` holds what each wrote for every evaluation source, `explored.json` what the lesson's widget shows.",
+        "`texts.json` holds what each wrote for every evaluation source, `explored.json` what the lesson's widget "
+        "shows.",
         "",
         "## Slots realised",
         "",

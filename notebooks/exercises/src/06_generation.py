@@ -88,7 +88,9 @@ print("Counted.")
 refuse_library(slot_coverage)
 assert slot_coverage("KING: a Race, at the School; june.", meaning) == 1.0, "Capitals and marks do not matter."
 assert slot_coverage("Asking for the embrace of scholars.", meaning) == 0.0, "asking holds no king, embrace no race."
-assert slot_coverage("A race, a race, a race, a race.", meaning) == 0.25, "Said four times, it is still one of four slots."
+assert slot_coverage("A race, a race, a race, a race.", meaning) == 0.25, (
+    "Said four times, it is still one of four slots."
+)
 ### END HIDDEN TESTS
 
 # %% [markdown]
