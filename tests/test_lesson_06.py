@@ -77,7 +77,7 @@ def test_coverage_counts_whole_words_once():
     assert coverage(["a race of the king", ""], ["event: race, host: king"] * 2) == [1.0, 0.0]
 
 
-@pytest.mark.parametrize("source", ["", "event", "event: ", "event: race, event: play", "event : race | place : park"])
+@pytest.mark.parametrize("source", ["", "event", "event: ", "event: race, event: play", "event: race, the park"])
 def test_sources_that_are_no_meanings_are_refused(source):
     with pytest.raises(ValueError, match=r"expected (slots and values|each slot once)|like event: race"):
         slots_of(source)

@@ -42,7 +42,8 @@ def lesson_writers(
     steps: Annotated[int | None, typer.Option(help="Fewer steps, for a trial.")] = None,
 ) -> None:
     """Experts that write the notices of lesson 06, what they wrote, and their card."""
-    from adamix_lab.generation.shipped import make_writers, write_card
+    from adamix_lab.generation.shipped import make_writers
+    from adamix_lab.generation.shipped_card import write_card
     from adamix_lab.tasks import data_root
 
     folder = out or data_root() / "generators"

@@ -33,8 +33,7 @@ from adamix_lab.model import MixtureModel, attach
 from adamix_lab.objective import Consistency
 from adamix_lab.recipe import Recipe
 from adamix_lab.routing import generator_for
-from adamix_lab.saving import CONFIG, load_trained, read_config, save, trained_tensors
-from adamix_lab.seeds import interval
+from adamix_lab.saving import CONFIG, load_trained, save, trained_tensors
 from adamix_lab.tasks import data_root
 
 TASK, BACKBONE, EXPERTS, SEEDS = "notices", "books-gpt2", 4, (0, 1, 2)
@@ -157,7 +156,7 @@ def make_writers(
                 if seed == SEEDS[0]:
                     _write(place / EXPLORED_TEXTS, explore(mixture, task, tokenizer))
                 _write(place / TEXTS, {each: texts_by(each, mixture, task, tokenizer) for each in STRATEGIES})
-            told = {each: _percent(texts, task) for each, texts in load_texts(name, seed, folder).items()}
+            told = {each: percent(texts, task) for each, texts in load_texts(name, seed, folder).items()}
             say(f"{name}, seed {seed}: " + ", ".join(f"{each} {value:.1f}" for each, value in told.items()))
 
 
@@ -190,48 +189,6 @@ def _write(path: Path, texts: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(texts, indent=0, ensure_ascii=False) + "\n")
 
 
-def _percent(texts: Sequence[str], task: GenerationTask) -> float:
+def percent(texts: Sequence[str], task: GenerationTask) -> float:
+    """Slots realised, in % of all slots, a source counting as much as another."""
     return 100 * sum(coverage(texts, task.sources)) / len(texts)
-
-
-def write_card(folder: Path) -> Path:
-    """Writes `README.md` beside the experts, out of their own notes. Raises FileNotFoundError where none is there."""
-    seeds = [seed for seed in SEEDS if (folder / "adamix" / f"seed{seed}" / CONFIG).is_file()]
-    configs = [read_config(place_of("adamix", seed, folder)) for seed in seeds or SEEDS[:1]]
-    notes, task = [config["notes"] for config in configs], load_generation_task(TASK)
-    recipe, versions = notes[0]["recipe"], configs[0]["versions"]
-    rows = {each: [_percent(load_texts("adamix", seed, folder)[each], task) for seed in seeds] for each in STRATEGIES}
-    size = sum(p.stat().st_size for p in folder.rglob("*.safetensors")) / 1e6
-    lines = [
-        "# Shipped writers: experts on the embedded decoder",
-        "",
-        f"AdaMix on `{BACKBONE}` (frozen) and the embedded task `{TASK}`: LoRA of rank {ADAPTATION.rank} on "
-        f"{', '.join(TARGETS)} of the top two blocks, M = {EXPERTS}, a shared B, routes drawn for each batch, "
-        f"consistency {recipe['consistency']['weight']:g}. {recipe['steps']} steps of {recipe['batch_size']} pairs, rate "
-        f"{recipe['lr']:g}, precision {recipe['precision']}. Seeds {', '.join(map(str, seeds))}; float16 "
-        f"safetensors, {size:.1f} MB in all.",
-        "",
-        f"Made by `adamix-lab lesson-writers` (which also writes this page): torch {versions['torch']}, transformers "
-        f"{versions['transformers']}, {notes[0]['device']}, a busy machine; seconds a seed: "
-        f"{', '.join(format(note['seconds'], '.0f') for note in notes)}. `load_writer(seed=0)` loads one; "
-        "`texts.json` holds what each wrote for every evaluation source, `explored.json` what the lesson's widget "
-        "shows.",
-        "",
-        "## Slots realised",
-        "",
-        f"In % of the slots of {len(task.sources)} evaluation sources, greedy unless said, mean ± 95 % t-interval over "
-        "seeds.",
-        "",
-        "| decoding | slots realised | by seed |",
-        "|---|---|---|",
-        *(
-            f"| {each} | {interval(values)} | {' '.join(f'{value:.1f}' for value in values)} |"
-            for each, values in rows.items()
-        ),
-        "",
-        "*fixed-N*: expert N in every layer. *random*: one random route a text. *anew*: a new route for every token.",
-        "",
-    ]
-    path = folder / "README.md"
-    write_text(path, "\n".join(lines))
-    return path
