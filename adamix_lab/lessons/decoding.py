@@ -155,6 +155,7 @@ def draw_coverage(seeds: Sequence[int] = SEEDS) -> tuple[Figure, Axes, str]:
         ax.plot(place, mean, marker=marker, markersize=11, color=colour)
         told.append(f"{plain(name)} {mean:.1f}" + (f" ± {width:.1f}" if len(values) > 1 else ""))
     ax.set_xticks(range(len(NAMES)), list(NAMES.values()), fontsize=9)
+    ax.set_ylim(0, 104)
     ax.set_ylabel("slots realised (%)")
     ax.grid(axis="y", alpha=0.3)
     return figure, ax, f"Slot coverage in %, mean of {len(seeds)} seeds, each seed a small marker: {'; '.join(told)}."
