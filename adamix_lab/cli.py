@@ -12,7 +12,7 @@ import typer
 from adamix_lab.commands.analysing import landscape, posterior, theory
 from adamix_lab.commands.exchanging import export, import_authors, import_peft, push
 from adamix_lab.commands.experimenting import ablate
-from adamix_lab.commands.measuring import effects, lesson_landscapes, lesson_loras, lesson_runs
+from adamix_lab.commands.measuring import effects, lesson_landscapes, lesson_loras, lesson_runs, lesson_writers
 from adamix_lab.commands.options import Folder
 from adamix_lab.commands.reporting import report
 from adamix_lab.commands.studies import baselines, few_shot, presets, table
@@ -171,7 +171,7 @@ COMMANDS = (
     *(posterior, landscape, theory),
     *(train_generator, generate, pretrain),
     *(export, import_authors, import_peft, push),
-    *(effects, lesson_runs, lesson_loras, lesson_landscapes, bundle),
+    *(effects, lesson_runs, lesson_loras, lesson_landscapes, lesson_writers, bundle),
 )
 for command in COMMANDS:
     app.command(command.__name__.replace("_", "-"))(command)

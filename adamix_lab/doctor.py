@@ -111,6 +111,7 @@ def class_line() -> tuple[bool, str]:
 
 def _assets() -> Iterator[tuple[bool, str]]:
     from adamix_lab.backbones import SHIPPED, find_minilm, find_shipped
+    from adamix_lab.generation.tasks import EMBEDDED as WRITTEN
 
     try:
         yield True, f"MiniLM's weights are whole ({find_minilm().parent.name})"
@@ -121,7 +122,7 @@ def _assets() -> Iterator[tuple[bool, str]]:
             yield True, f"the decoder {name!r} is there ({find_shipped(name)})"
         except FileNotFoundError as error:
             yield False, str(error)
-    for name in EMBEDDED:
+    for name in (*EMBEDDED, *WRITTEN):
         there = (data_root() / name / "train.jsonl").is_file()
         yield (
             there,

@@ -1,4 +1,4 @@
-"""Generation tasks: E2E, WebNLG 2017, DART, or any table of `source` and `target`, from a folder or from the Hub.
+"""Generation tasks: the embedded one, E2E, WebNLG 2017, DART, or any table of `source` and `target`.
 
 Training rows are pairs; evaluation rows hold a source once, with all its references. Equal sources are one: DART's
 equal triplesets, E2E's equal meanings.
@@ -15,10 +15,11 @@ from typing import Any
 from adamix_lab.errors import one_of, positive, unknown
 from adamix_lab.generation.linear import linearise_meaning, linearise_triples, split_triple
 from adamix_lab.rows import SUFFIXES, Row, read_rows
-from adamix_lab.tasks import Task
+from adamix_lab.tasks import DATA_VARIABLE, Task, data_root
 
 Pairs = tuple[str, list[str]]  # a source and its targets
 
+EMBEDDED = ("notices",)  # folders of the project's own data
 HUB = {  # name: (data set, configuration, as its parquet branch has it)
     "e2e": ("tuetschek/e2e_nlg", "default"),
     "webnlg": ("webnlg-challenge/web_nlg", "webnlg_challenge_2017"),
@@ -63,14 +64,15 @@ class GenerationTask(Task):
 def load_generation_task(
     source: str | Path, part: str = "test", rows: int | None = None, seed: int = 0, name: str | None = None
 ) -> GenerationTask:
-    """A generation task from a folder with `train.*` and the evaluation part, or from the Hub.
+    """A generation task: the embedded one, a folder with `train.*` and the evaluation part, or the Hub's.
 
     What kind it is, is told by its columns: E2E (`meaning_representation`, `human_reference`), WebNLG
     (`modified_triple_sets`, `lex`; only lexicalisations marked good), DART (`tripleset`, `annotations`), or `source`
     and `target`. Runs of white space in targets become one space.
 
     Args:
-        source: a folder; "e2e", "webnlg" or "dart" (the Hub's); or any Hub name `owner/data` of parquet files.
+        source: "notices" (embedded); a folder; "e2e", "webnlg" or "dart" (the Hub's); or any Hub name `owner/data`
+            of parquet files.
         part: what is evaluated on: "test", or "validation" to choose settings on.
         rows: a seeded sample of so many training pairs; None takes all.
         seed: of the sample.
@@ -176,7 +178,7 @@ def _pairs(kind: str, row: Mapping[str, Any], where: str) -> Pairs:
 
 
 def _read(source: str | Path, part: str) -> Sequence[Row]:
-    folder = Path(source)
+    folder = embedded_folder(str(source)) if str(source) in EMBEDDED else Path(source)
     if folder.is_dir():
         found = [folder / f"{part}{suffix}" for suffix in SUFFIXES if (folder / f"{part}{suffix}").is_file()]
         if len(found) == 1:
@@ -190,8 +192,19 @@ def _read(source: str | Path, part: str) -> Sequence[Row]:
         return hub_rows(data, part, configuration, PARQUET)
     if isinstance(source, str) and len(folder.parts) == 2 and not folder.is_absolute():
         return hub_rows(source, part)
-    error = unknown("Generation task", source, HUB)
+    error = unknown("Generation task", source, [*EMBEDDED, *HUB])
     raise ValueError(f"{error} Or give the path of a folder with train.* and {part}.*, or a Hub name owner/data.")
+
+
+def embedded_folder(name: str) -> Path:
+    """Where an embedded task lies. Raises FileNotFoundError where it is not there."""
+    folder = data_root() / name
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder} is not there: expected the embedded generation task {name!r}. Clone the repository, or set "
+            f"{DATA_VARIABLE} to its data folder."
+        )
+    return folder
 
 
 def hub_rows(data: str, part: str, configuration: str | None = None, revision: str | None = None) -> Sequence[Row]:

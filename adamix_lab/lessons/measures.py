@@ -19,6 +19,7 @@ from adamix_lab.lessons.combining_effects import exporting
 from adamix_lab.lessons.effects import Measure
 from adamix_lab.lessons.gates import favourite_share, gate_load
 from adamix_lab.lessons.measures_landscape import landscapes
+from adamix_lab.lessons.measures_writing import writing
 from adamix_lab.lessons.routing import by_expert, flips, specialist_gain
 from adamix_lab.lessons.runs import GRID, load_answers
 from adamix_lab.lessons.symmetry import aligned, permuted_copies
@@ -239,6 +240,7 @@ LESSONS: Mapping[str, Callable[[], Measures]] = {
     "03": merging,
     "08": exporting,
     "05": landscapes,
+    "06": writing,
 }
 
 
