@@ -127,8 +127,9 @@ def draw_mixed(state: Mixed, highest: float | None = None) -> View:
     ax.plot(*here, marker="X", color="#D55E00", markersize=13, markeredgecolor="white", linestyle="none",
             label=f"your mixture {state.loss:.3f}")  # fmt: skip
     for n, ((cx, cy), loss) in enumerate(zip(CORNERS, ground.alone, strict=True)):
-        ax.annotate(f"expert {n}: {loss:.3f}", (cx, cy), xytext=(0, 8 if n == 2 else -16),
-                    textcoords="offset points", ha="center")  # fmt: skip
+        apex = n == 2  # its label stands to the right, for the legend is on the left
+        ax.annotate(f"expert {n}: {loss:.3f}", (cx, cy), xytext=(10, -4) if apex else (0, -16),
+                    textcoords="offset points", ha="left" if apex else "center")  # fmt: skip
     ax.set_axis_off()
     ax.set_aspect("equal")
     ax.set_ylim(-0.12, 1.0)
