@@ -22,6 +22,7 @@ from adamix_lab.twins import load_twin
 from adamix_lab.widgets.prediction import mark_prediction
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from pandas import DataFrame
 
 DRAWS = 200
@@ -138,6 +139,15 @@ def worth_elsewhere() -> DataFrame:
     return pd.DataFrame(rows).set_index("experts")
 
 
+def plain_ticks(ax: Axes) -> None:
+    """Numbers rather than powers of ten on a logarithmic y axis."""
+    low, high = ax.get_ylim()
+    ticks = [tick for tick in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if low <= tick <= high]
+    ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.minorticks_off()
+    ax.grid(alpha=0.3)
+
+
 def draw_convergence(runs: Mapping[str, Sequence[DataFrame]], predicted: float | None = None) -> Picture:
     """Distance to the exact marginal against T, a panel a set of experts, a thin line a seed, the merge level.
 
@@ -154,15 +164,13 @@ def draw_convergence(runs: Mapping[str, Sequence[DataFrame]], predicted: float |
         sizes, merges = [int(size) for size in tables[0]["T"][:-1]], errors[:, -1]
         for what, lines in (("random", errors[:, :-1]), ("merged", merges[:, None].expand(-1, len(sizes)))):
             colour, marker = STYLES[what]
-            label = "average of T drawn routes" if what == "random" else "the merge"
+            label = ("average of T drawn routes" if what == "random" else "the merge") if ax is axes[-1] else None
             ax.plot(sizes, lines.T, color=colour, alpha=0.35, linewidth=1)
             ax.plot(sizes, lines.mean(0), color=colour, marker=marker, linewidth=2, label=label)
         ax.set_xscale("symlog", base=2, linthresh=1, linscale=0.7)
         ax.set(yscale="log", title=name, xlabel="routes T", xlim=(-0.1, 80), ylim=(0.15, 60))
         ax.set_xticks([0, *sizes], ["none", *map(str, sizes)])
-        ax.set_yticks([0.2, 1, 5, 20], ["0.2", "1", "5", "20"])
-        ax.minorticks_off()
-        ax.grid(alpha=0.3)
+        plain_ticks(ax)
         drawn = errors.mean(0)
         told.append(
             f"{name}: {drawn[0]:.1f} points with one route, {drawn[-2]:.2f} with {sizes[-1]}; the merge "
@@ -187,8 +195,8 @@ def draw_pulling(table: DataFrame, name: str) -> Picture:
     ax.set_ylabel("points from all 16 routes")
     ax.set_xticks(shares, [f"{share:g}" for share in shares])
     ax.set_xlim(0.85 * min(shares), 1.5 * max(shares))
-    ax.minorticks_off()
-    ax.grid(alpha=0.3)
+    ax.margins(y=0.15)
+    plain_ticks(ax)
     ax.legend(frameon=False)
     told = "; ".join(
         f"share {row.share:g}: one route {100 * row.route:.2f} points, merge {100 * row.merge:.2f}, worth "

@@ -21,7 +21,7 @@ from adamix_lab.lessons.marginals import (
 )
 from adamix_lab.lessons.runs import load_answers
 
-SHARES = {"1/2": 0.5, "1/4": 0.25, "1/8": 0.125}
+SHARES = {"1": 1.0, "1/2": 0.5, "1/4": 0.25, "1/8": 0.125}
 Score = Callable[[Answers], Tensor]  # [rows]
 
 
@@ -100,9 +100,14 @@ def between(first: str, second: str, score: Score) -> Measure:
     return lambda seed: score(load_answers(first, seed)) - score(load_answers(second, seed))
 
 
-def of_pulled(name: str, share: str, score: Score) -> Measure:
-    """A score of a run whose experts are pulled together."""
-    return lambda seed: score(pulled_runs(name, seed)[share])
+def of_pulled(name: str, share: str, score: Score, minus: bool = False) -> Measure:
+    """A score of a run whose experts are pulled together; minus: minus that of the experts as trained, row by row."""
+
+    def measure(seed: int) -> Tensor:
+        answers = pulled_runs(name, seed)
+        return score(answers[share]) - (score(answers["1"]) if minus else 0.0)
+
+    return measure
 
 
 def posterior() -> dict[str, tuple[str, Measure]]:
@@ -113,9 +118,13 @@ def posterior() -> dict[str, tuple[str, Measure]]:
     }
     measures["the merge's distance to all routes: apart minus adamix"] = (
         "points", between("apart", "adamix", merge_distance))  # fmt: skip
-    for share in SHARES:
-        measures[f"adamix, experts pulled to {share} of their distance: the merge minus one route"] = (
-            "points", of_pulled("adamix", share, merge_minus_route))  # fmt: skip
+    for share in list(SHARES)[1:]:
+        told = f"adamix, experts pulled to {share} of their distance"
+        measures |= {
+            f"{told}: the merge minus one route": ("points", of_pulled("adamix", share, merge_minus_route)),
+            f"{told}: the merge's distance, minus that of experts as trained": (
+                "points", of_pulled("adamix", share, merge_distance, minus=True)),
+        }  # fmt: skip
     for name in ("adamix", "apart"):
         measures |= {f"{name}: {effect}": (unit, on(name, score)) for effect, (unit, score) in SCORES.items()}
     return measures | {

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from adamix_lab.analysis.posterior import entropy, marginal
 from adamix_lab.analysis.samples import every_route, fix_batches, merged_sample
+from adamix_lab.lessons.marginals import plain_ticks
 from adamix_lab.model import MixtureModel
 from adamix_lab.plots import STYLES, Picture
 from adamix_lab.routing import generator_for
@@ -156,8 +157,7 @@ def _draw_distances(ax: Any, state: Sampled) -> None:
     ax.axvline(state.size, color="#444444", linestyle=":", linewidth=1)
     ax.set(xscale="log", yscale="log", xlabel="routes T", ylabel=f"points from all {len(state.routes)}")
     ax.set_xticks(sizes, [str(size) for size in sizes])
-    ax.minorticks_off()
-    ax.grid(alpha=0.3)
+    plain_ticks(ax)
 
 
 def route_sampler(models: Mapping[str, tuple[MixtureModel, Any]], task: Task, sentence: str = SENTENCE) -> Explorer:
