@@ -19,6 +19,7 @@ from adamix_lab.lessons.combining_effects import exporting
 from adamix_lab.lessons.effects import Measure
 from adamix_lab.lessons.gates import favourite_share, gate_load
 from adamix_lab.lessons.measures_landscape import landscapes
+from adamix_lab.lessons.measures_posterior import posterior
 from adamix_lab.lessons.measures_writing import writing
 from adamix_lab.lessons.routing import by_expert, flips, specialist_gain
 from adamix_lab.lessons.runs import GRID, load_answers
@@ -238,9 +239,10 @@ LESSONS: Mapping[str, Callable[[], Measures]] = {
     "01": routing,
     "02": consistency,
     "03": merging,
-    "08": exporting,
+    "04": posterior,
     "05": landscapes,
     "06": writing,
+    "08": exporting,
 }
 
 
