@@ -36,7 +36,7 @@ class Explorer:
 
     Attributes:
         state: the controls' values by name.
-        view: what the last good state looks like.
+        result, view: what the last good state came to, and what it looks like.
         text: the readout without markup, or what went wrong.
         last_error: the exception behind it, if any.
         seconds: of the last update, by part ("compute", "draw").
@@ -52,6 +52,7 @@ class Explorer:
         draw: Callable[[Any], View],
         shown: State,
         buttons: Mapping[str, State] | None = None,
+        actions: Mapping[str, Callable[[Any, View], str]] | None = None,
     ) -> None:
         """Makes the widget and shows the controls' starting values.
 
@@ -63,6 +64,7 @@ class Explorer:
             draw: from the result to a View.
             shown: what "Show me" sets.
             buttons: further buttons by label, with what they set.
+            actions: buttons by label that do something with the present result and view and say what they did.
         """
         if len(controls) > 3:
             raise ValueError(f"{len(controls)} controls: expected at most three, more are not seen at once.")
@@ -72,7 +74,8 @@ class Explorer:
         self.last_error: Exception | None = None
         self.seconds: dict[str, float] = {}
         self._quiet = False
-        self._build({**(buttons or {}), "Show me": shown})
+        self._fits = False  # whether the picture is of the present state
+        self._build({**(buttons or {}), "Show me": shown}, actions or {})
         self._update()
 
     # -- state ----------------------------------------------------------------------------------------
@@ -106,7 +109,7 @@ class Explorer:
 
     # -- inside ---------------------------------------------------------------------------------------
 
-    def _build(self, buttons: Mapping[str, State]) -> None:
+    def _build(self, buttons: Mapping[str, State], actions: Mapping[str, Callable[[Any, View], str]]) -> None:
         w = require_ipywidgets()
         built = {name: control.build() for name, control in self.controls.items()}
         self._holders = {name: holder for name, (_, holder) in built.items()}
@@ -115,6 +118,9 @@ class Explorer:
         self.buttons = {label: w.Button(description=label) for label in buttons}
         for label, button in self.buttons.items():
             button.on_click(lambda _, state=buttons[label]: self._try(state))
+        for label, act in actions.items():
+            self.buttons[label] = w.Button(description=label)
+            self.buttons[label].on_click(lambda _, act=act: self._act(act))
         self.readout, self.image = w.HTML(), w.HTML()
         self.readout.add_class("adamix-readout")
         self.image.add_class("adamix-picture")
@@ -149,9 +155,10 @@ class Explorer:
             image = view.picture.html()
             self.seconds = {"compute": computed - start, "draw": time.perf_counter() - computed}
         except Exception as error:  # told where the learner looks; a test that sees last_error set fails
+            self._fits = False
             self._tell(error)
             return
-        self.view, self.last_error = view, None
+        self.result, self.view, self.last_error, self._fits = result, view, None, True
         self._say(view.readout)
         self.image.value = image
         with self._together():
@@ -161,6 +168,15 @@ class Explorer:
         try:
             self.set(**state)
         except ValueError as error:
+            self._tell(error)
+
+    def _act(self, act: Callable[[Any, View], str]) -> None:
+        if not self._fits:
+            self._say(f"Nothing was done, for the picture is not of the present state. {self.last_error}")
+            return
+        try:
+            self._say(act(self.result, self.view))
+        except Exception as error:
             self._tell(error)
 
     def _paste(self) -> None:
