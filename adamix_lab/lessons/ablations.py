@@ -191,8 +191,9 @@ def _sides(scores: Scores, against: str) -> tuple[Side, list[Side], list[str]]:
 
 
 def own_scores(scores: Scores, task: str, variant: str, budget: Budget = "steps") -> dict[int, float]:
-    """A variant's merged score by seed, times 100."""
-    return scores.by_seed(task, Side(variant), Contrast((), few_shot=not scores.tasks()), budget)
+    """A variant's merged score by seed, times 100, in the order of seeds: lists of two variants are pairs."""
+    found = scores.by_seed(task, Side(variant), Contrast((), few_shot=not scores.tasks()), budget)
+    return dict(sorted(found.items()))
 
 
 def league_table(scores: Scores, task: str, seed: int = 0) -> DataFrame:
@@ -222,14 +223,15 @@ def wrong_winner(differences: Sequence[float], seeds: int, draws: int = 20_000) 
 
 
 def fewest_seeds(compared: Compared, below: float = 0.05) -> int | None:
-    """The fewest seeds whose mean names the wrong winner more rarely than that.
+    """The fewest seeds from which on their mean names the wrong winner more rarely than that.
 
     None: not with these runs, because all seeds together name none, or because even as many as there are do not do.
     """
     if not compared.known:
         return None
     values = list(compared.by_seed.values())
-    return next((n for n in range(1, len(values) + 1) if wrong_winner(values, n) < below), None)
+    rare = [wrong_winner(values, n) < below for n in range(1, len(values) + 1)]
+    return next((n for n in range(1, len(values) + 1) if all(rare[n - 1 :])), None)
 
 
 def detectable(rows: int, disagree: float) -> float:
@@ -242,6 +244,11 @@ def detectable(rows: int, disagree: float) -> float:
         disagree: share of rows that exactly one of the two answers rightly.
     """
     return 100 * (1.96 + 0.84) * math.sqrt(disagree / rows)
+
+
+def is_run(name: str, task: str, variant: str, budget: Budget = "steps") -> bool:
+    """Whether shipped results are there and hold a variant at a budget."""
+    return is_there(name) and bool(own_scores(open_results(name), task, variant, budget))
 
 
 def right_rows(scores: Scores, task: str, variant: str, seed: int, budget: Budget = "steps") -> Any:

@@ -17,6 +17,7 @@ from adamix_lab.lessons.agreement import agreed_and_wrong, pairwise_kl
 from adamix_lab.lessons.answers import Answers, answers_of
 from adamix_lab.lessons.effects import Measure
 from adamix_lab.lessons.gates import favourite_share, gate_load
+from adamix_lab.lessons.measures_ablations import SEEDS as RESULT_SEEDS
 from adamix_lab.lessons.measures_ablations import ablations
 from adamix_lab.lessons.routing import by_expert, flips, specialist_gain
 from adamix_lab.lessons.runs import GRID, load_answers
@@ -25,7 +26,7 @@ from adamix_lab.model import MixtureModel
 from adamix_lab.routing import generator_for
 from adamix_lab.saving import load_trained, trained_tensors
 from adamix_lab.tasks import load_task
-from adamix_lab.twins import load_twin
+from adamix_lab.twins import SEEDS, load_twin
 
 Measures = dict[str, tuple[str, Measure]]
 Score = Callable[[Answers], Tensor]  # [rows]
@@ -245,3 +246,8 @@ def measures_of(lesson: str) -> Measures:
     if lesson not in LESSONS:
         raise unknown("Lesson", lesson, LESSONS)
     return LESSONS[lesson]()
+
+
+def seeds_of(lesson: str) -> int:
+    """How many seeds of what a lesson measures are shipped."""
+    return len(RESULT_SEEDS if lesson == "07" else SEEDS)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from adamix_lab.experiments.contrasts import Budget
-from adamix_lab.lessons.ablations import is_there, open_results, right_rows
+from adamix_lab.lessons.ablations import is_run, open_results, right_rows
 from adamix_lab.lessons.effects import Measure
 
-SEEDS = range(5)
+SEEDS = range(5)  # of the results
 CORE = {"tasks": ("rte", "mrpc", "sst2"), "variants": ("single", "no consistency", "no sharing")}
 
 
@@ -24,15 +24,15 @@ def ahead(seed: int, name: str, task: str, variant: str, budget: Budget = "steps
 
 def ablations() -> dict[str, tuple[str, Measure]]:
     """Lesson 07; what is measured on results that are not shipped is left out."""
-    measures: dict[str, tuple[str, Measure]] = {}
-    if is_there("core"):
-        for task in CORE["tasks"]:
-            for variant in CORE["variants"]:
-                measures[f"{task}, accuracy at equal steps: AdaMix minus {variant}"] = (
-                    "points", partial(ahead, name="core", task=task, variant=variant))  # fmt: skip
-    if is_there("budget"):
-        for variant in ("single", "no consistency"):
-            for budget in ("steps", "compute"):
-                measures[f"aspects, accuracy at equal {budget}: AdaMix minus {variant}"] = (
-                    "points", partial(ahead, name="budget", task="aspects", variant=variant, budget=budget))  # fmt: skip
-    return measures
+    wanted: list[tuple[str, str, str, Budget]] = [
+        *(("core", task, variant, "steps") for task in CORE["tasks"] for variant in CORE["variants"]),
+        ("budget", "aspects", "single", "steps"),
+        ("budget", "aspects", "single", "compute"),
+        ("budget", "aspects", "no consistency", "steps"),
+    ]
+    return {
+        f"{task}, accuracy at equal {budget}: AdaMix minus {variant}": (
+            "points", partial(ahead, name=name, task=task, variant=variant, budget=budget))
+        for name, task, variant, budget in wanted
+        if is_run(name, task, variant, budget)
+    }  # fmt: skip

@@ -176,6 +176,7 @@ class Explorer:
             return
         try:
             self._say(act(self.result, self.view))
+            self.last_error = None
         except Exception as error:
             self._tell(error)
 
