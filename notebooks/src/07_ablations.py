@@ -179,8 +179,8 @@ for c in [c for c in compared if c.budget == "steps" and 0 in c.by_seed]:
 print(f"277 rows, 20 % of disagreement: {detectable(277, 0.2):.1f} points")
 
 # %% [markdown]
-# Compare this with differences that papers report on such tasks. The lesson's effect table has both kinds of
-# interval, paired by row, over five seeds:
+# Compare this with differences that papers report on such tasks. The lesson's effect table pairs by row and by seed;
+# its intervals are over seeds:
 
 # %%
 effects_table("07")

@@ -29,7 +29,7 @@ from scipy.stats import t
 # minus second, and the lower and upper end of its 95 % t-interval. `t.ppf(q, freedom)` is the quantile of Student's t.
 
 
-# %% answer="paired" minutes=12 difficulty=2 aims="two intervals that overlap mean no difference, and 1.96 always serves"
+# %% answer="paired" minutes=12 difficulty=2 aims="intervals that overlap mean no difference, and 1.96 always serves"
 def paired_interval(first, second):
     """(mean, low, high) of first minus second, over seeds."""
     ### BEGIN SOLUTION
