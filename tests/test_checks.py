@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from adamix_lab import checks
+from adamix_lab.checks.ablations import check_detectable, check_paired_interval
 from adamix_lab.checks.consistency import check_consistency, check_gradient
 from adamix_lab.checks.exporting import check_gated_lora, check_peft_weight
 from adamix_lab.checks.merging import check_align, check_cancelling
@@ -53,6 +54,14 @@ def align(reference, expert):
             "up": expert["up"][:, order]}  # fmt: skip
 
 
+def paired_interval(first, second):
+    from scipy.stats import t
+
+    gaps = torch.tensor(first).double() - torch.tensor(second).double()
+    half = t.ppf(0.975, len(gaps) - 1) * float(gaps.std()) / len(gaps) ** 0.5
+    return float(gaps.mean()), float(gaps.mean()) - half, float(gaps.mean()) + half
+
+
 A, B = torch.randn(2, 5, generator=torch.Generator().manual_seed(0)), torch.ones(4, 2)
 
 RIGHT = [
@@ -66,6 +75,8 @@ RIGHT = [
     (check_align, (align,)),
     (check_gated_lora, (exporting.GatedLoRA,)),
     (check_peft_weight, (exporting.weight,)),
+    (check_paired_interval, (paired_interval,)),
+    (check_detectable, (lambda rows, disagree: 196 * (disagree / rows) ** 0.5,)),
 ]
 
 

@@ -11,17 +11,17 @@ import typer
 def effects(
     lessons: Annotated[list[str] | None, typer.Argument(help="00, 01, ...; default: all.")] = None,
     out: Annotated[Path | None, typer.Option(help="Default: data/results/effects.")] = None,
-    seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ... of the shipped experts.")] = 3,
+    seeds: Annotated[int | None, typer.Option(help="Seeds 0, 1, ...; default: as many as are shipped.")] = None,
 ) -> None:
     """Measures what the lessons show, paired, over the shipped seeds: one table a lesson."""
     from adamix_lab.lessons.effects import measure_lesson, write_effects
-    from adamix_lab.lessons.measures import LESSONS, measures_of
+    from adamix_lab.lessons.measures import LESSONS, measures_of, seeds_of
     from adamix_lab.tasks import data_root
 
     folder = out or data_root() / "results" / "effects"
     chosen = {lesson: measures_of(lesson) for lesson in lessons or LESSONS}
     for lesson, measures in chosen.items():
-        print(write_effects(folder / f"{lesson}.csv", measure_lesson(measures, range(seeds))))
+        print(write_effects(folder / f"{lesson}.csv", measure_lesson(measures, range(seeds or seeds_of(lesson)))))
 
 
 def lesson_runs(

@@ -18,6 +18,8 @@ from adamix_lab.lessons.answers import Answers, answers_of
 from adamix_lab.lessons.combining_effects import exporting
 from adamix_lab.lessons.effects import Measure
 from adamix_lab.lessons.gates import favourite_share, gate_load
+from adamix_lab.lessons.measures_ablations import SEEDS as RESULT_SEEDS
+from adamix_lab.lessons.measures_ablations import ablations
 from adamix_lab.lessons.measures_landscape import landscapes
 from adamix_lab.lessons.measures_posterior import posterior
 from adamix_lab.lessons.measures_writing import writing
@@ -28,7 +30,7 @@ from adamix_lab.model import MixtureModel
 from adamix_lab.routing import generator_for
 from adamix_lab.saving import load_trained, trained_tensors
 from adamix_lab.tasks import load_task
-from adamix_lab.twins import load_twin
+from adamix_lab.twins import SEEDS, load_twin
 
 Measures = dict[str, tuple[str, Measure]]
 Score = Callable[[Answers], Tensor]  # [rows]
@@ -242,6 +244,7 @@ LESSONS: Mapping[str, Callable[[], Measures]] = {
     "04": posterior,
     "05": landscapes,
     "06": writing,
+    "07": ablations,
     "08": exporting,
 }
 
@@ -251,3 +254,8 @@ def measures_of(lesson: str) -> Measures:
     if lesson not in LESSONS:
         raise unknown("Lesson", lesson, LESSONS)
     return LESSONS[lesson]()
+
+
+def seeds_of(lesson: str) -> int:
+    """How many seeds of what a lesson measures are shipped."""
+    return len(RESULT_SEEDS if lesson == "07" else SEEDS)

@@ -12,7 +12,12 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 OTHER = ("#666666", "x")
-VARIANTS = {"adamix": STYLES["merged"], "single": STYLES["single"]}
+VARIANTS = {
+    "adamix": STYLES["merged"],
+    "single": STYLES["single"],
+    "no consistency": ("#00798C", ">"),
+    "no sharing": ("#9A4C00", "p"),
+}
 Point = tuple[str, float, float]  # name, millions of parameters, score
 
 

@@ -77,20 +77,21 @@ class Steps:
 
 @dataclass(frozen=True)
 class Words:
-    """A line of text of the learner's own, at most so many characters."""
+    """A line of text of the learner's own, at most so many characters; `what` it is, for messages."""
 
     name: str
     label: str
     start: str
     most: int = 200
+    what: str = "sentence"
 
     def check(self, value: Any) -> Any:
         """The text itself, or a ValueError in words."""
         if not isinstance(value, str) or not value.strip():
-            raise ValueError(f"{self.label} is empty: type a sentence, such as “{self.start}”.")
+            raise ValueError(f"{self.label} is empty: type a {self.what}, such as “{self.start}”.")
         if len(value) > self.most:
             raise ValueError(
-                f"{self.label} has {len(value)} characters: at most {self.most} fit. Shorten the sentence."
+                f"{self.label} has {len(value)} characters: at most {self.most} fit. Shorten the {self.what}."
             )
         return value
 

@@ -46,7 +46,7 @@ class Explorer:
 
     Attributes:
         state: the controls' values by name.
-        view: what the last good state looks like.
+        result, view: what the last good state came to, and what it looks like.
         text: the readout without markup, or what went wrong.
         last_error: the exception behind it, if any.
         seconds: of the last update, by part ("compute", "draw").
@@ -62,6 +62,7 @@ class Explorer:
         draw: Callable[[Any], View],
         shown: State,
         buttons: Mapping[str, State] | None = None,
+        actions: Mapping[str, Callable[[Any, View], str]] | None = None,
     ) -> None:
         """Makes the widget and shows the controls' starting values.
 
@@ -73,6 +74,7 @@ class Explorer:
             draw: from the result to a View.
             shown: what "Show me" sets; controls that it leaves out go back to their starting values.
             buttons: further buttons by label, with what they set.
+            actions: buttons by label that do something with the present result and view and say what they did.
         """
         if len(controls) > 3:
             raise ValueError(f"{len(controls)} controls: expected at most three, more are not seen at once.")
@@ -82,8 +84,9 @@ class Explorer:
         self.last_error: Exception | None = None
         self.seconds: dict[str, float] = {}
         self._quiet = False
+        self._fits = False  # whether the picture is of the present state
         starts = {control.name: control.start for control in controls}
-        self._build({**(buttons or {}), "Show me": {**starts, **shown}})
+        self._build({**(buttons or {}), "Show me": {**starts, **shown}}, actions or {})
         self._update()
 
     # -- state ----------------------------------------------------------------------------------------
@@ -117,7 +120,7 @@ class Explorer:
 
     # -- inside ---------------------------------------------------------------------------------------
 
-    def _build(self, buttons: Mapping[str, State]) -> None:
+    def _build(self, buttons: Mapping[str, State], actions: Mapping[str, Callable[[Any, View], str]]) -> None:
         w = require_ipywidgets()
         labels = f"{max((len(control.label) for control in self.controls.values()), default=0)}ch"  # one right edge
         built = {name: control.build(labels) for name, control in self.controls.items()}
@@ -127,6 +130,9 @@ class Explorer:
         self.buttons = {label: w.Button(description=label) for label in buttons}
         for label, button in self.buttons.items():
             button.on_click(lambda _, state=buttons[label]: self._try(state))
+        for label, act in actions.items():
+            self.buttons[label] = w.Button(description=label)
+            self.buttons[label].on_click(lambda _, act=act: self._act(act))
         self.readout, self.image = w.HTML(), w.HTML()
         self.readout.add_class("adamix-readout")
         self.image.add_class("adamix-picture")
@@ -162,9 +168,10 @@ class Explorer:
             image = view.picture.html()
             self.seconds = {"compute": computed - start, "draw": time.perf_counter() - computed}
         except Exception as error:  # told where the learner looks; a test that sees last_error set fails
+            self._fits = False
             self._tell(error)
             return
-        self.view, self.last_error = view, None
+        self.result, self.view, self.last_error, self._fits = result, view, None, True
         self._say(view.readout)
         self.image.value = image
         with self._together():
@@ -174,6 +181,16 @@ class Explorer:
         try:
             self.set(**state)
         except ValueError as error:
+            self._tell(error)
+
+    def _act(self, act: Callable[[Any, View], str]) -> None:
+        if not self._fits:
+            self._say(f"Nothing was done, for the picture is not of the present state. {self.last_error}")
+            return
+        try:
+            self._say(act(self.result, self.view))
+            self.last_error = None
+        except Exception as error:
             self._tell(error)
 
     def _paste(self) -> None:

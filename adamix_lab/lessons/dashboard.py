@@ -1,0 +1,200 @@
+"""Lesson 07: the ablation dashboard. A results folder as paired differences with intervals, saved as PDF and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adamix_lab.experiments.reading import tasks_of, variants_of
+from adamix_lab.experiments.verdicts import OPEN
+from adamix_lab.files import write_atomically, write_text
+from adamix_lab.lessons.ablations import ALL, EFFECT, NULL, Compared, compare, fewest_seeds, open_results, shipped
+from adamix_lab.pictures.experiments import VARIANTS
+from adamix_lab.plots import STYLES, Picture, new_figure
+from adamix_lab.widgets.controls import Words
+from adamix_lab.widgets.frame import Explorer, View
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST = 24  # lines that can be read in one picture
+OTHERS = (("#6B7000", "d"), ("#5B4FA2", "<"), ("#8A1C5B", "*"), ("#1F6F3A", "8"))
+FILES = ("comparisons.csv", "comparisons.pdf")
+COLUMNS = (
+    "task", "reference", "other", "budget", "difference", "low", "high", "seeds", "p", "p_holm", "verdict",
+    "fewest_seeds", "by_seed",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Board:
+    """What is on screen: a folder's comparisons, and what its table holds besides."""
+
+    folder: str
+    compared: list[Compared]
+    tasks: list[str]
+    variants: list[str]
+    notes: tuple[str, ...] = ()
+
+
+def board(folder: str, task: str = ALL, against: str = "AdaMix") -> Board:
+    """Opens a folder of results and compares, as `open_results` and `compare` do."""
+    scores = open_results(folder)
+    results = scores.results
+    return Board(folder, compare(scores, task, against), tasks_of(results), variants_of(results), results.notes)
+
+
+# -- drawing ----------------------------------------------------------------------------------------------
+
+
+def style_of(name: str, variants: Sequence[str]) -> tuple[str, str]:
+    """Colour and marker of a variant or a strategy; those that have none of their own take turns."""
+    known = {**STYLES, **VARIANTS}
+    if name.lower() in known:
+        return known[name.lower()]
+    plain = [variant for variant in variants if variant.lower() not in VARIANTS]
+    return OTHERS[plain.index(name) % len(OTHERS)] if name in plain else ("#666666", "x")
+
+
+def draw_board(state: Board) -> View:
+    """A line a comparison: its mean, its 95 % t-interval over seeds, each seed as a small mark."""
+    shown = state.compared[:MOST]
+    figure, ax = new_figure(8.2, 1.5 + 0.36 * len(shown))
+    for n, each in enumerate(shown):
+        _draw(ax, n, each, style_of(each.other, state.variants))
+    ax.axvline(0, color="black", linewidth=1)
+    several = len({each.task for each in shown}) > 1
+    ax.set_yticks(range(len(shown)), [f"{each.task}: {each.label}" if several else each.label for each in shown])
+    ax.set_ylim(len(shown) - 0.4, -0.6)
+    reference = shown[0].reference
+    ax.set_xlabel(f"{reference} minus the other, points (right of 0: {reference} is ahead)")
+    ax.set_title(
+        "mean and 95 % t-interval over seeds, paired; filled: an effect after Holm's correction",
+        fontsize=9, loc="left",
+    )  # fmt: skip
+    ax.grid(axis="x", alpha=0.3)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    told = "; ".join(f"{each.task}, {each.label} {in_points(each)}, {each.verdict}" for each in shown)
+    alt = f"Differences in points, {reference} minus each other, paired by seed, with 95 % t-intervals: {told}."
+    return View(in_words(state), Picture(figure, alt))
+
+
+def _draw(ax: Axes, n: int, each: Compared, style: tuple[str, str]) -> None:
+    colour, marker = style
+    values = list(each.by_seed.values())
+    ax.plot(values, [n + 0.22] * len(values), marker="|", markersize=7, linestyle="none", color=colour, alpha=0.7)
+    if each.estimate.number > 1:
+        ax.plot([each.estimate.low, each.estimate.high], [n, n], color=colour, linewidth=2, alpha=0.6)
+    filled = colour if each.verdict == EFFECT else "white"
+    ax.plot(each.estimate.mean, n, marker=marker, markersize=9, color=colour, markerfacecolor=filled)
+
+
+def in_points(each: Compared) -> str:
+    """`+1.2 (-0.3 to +2.7)`, or that there is one seed."""
+    e = each.estimate
+    return f"{e.mean:+.1f}, one seed" if e.number == 1 else f"{e.mean:+.1f} ({e.low:+.1f} to {e.high:+.1f})"
+
+
+def in_words(state: Board) -> str:
+    """How many comparisons are made, what intervals and Holm's correction leave, and how many seeds would do."""
+    compared = state.compared
+    seeds = sorted({each.estimate.number for each in compared})
+    several = len(compared) > 1
+    parts = [
+        f"{len(compared)} comparison{'s' if several else ''} on screen, {seeds[0]}"
+        + (f" to {seeds[-1]}" if len(seeds) > 1 else "")
+        + f" seed{'s' if seeds[-1] > 1 else ''} each: {compared[0].reference} minus each other. "
+        f"{sum(each.known for each in compared)} of the 95 % intervals leave out 0; Holm's correction for "
+        f"{len(compared)} leaves {sum(each.verdict == EFFECT for each in compared)}."
+    ]
+    for verdict in (EFFECT, OPEN):
+        named = [f"{each.task}, {each.label} {in_points(each)}" for each in compared if each.verdict == verdict]
+        parts += [f"{verdict[0].upper()}{verdict[1:]}: {'; '.join(named)}."] if named else []
+    if nulls := sum(each.verdict == NULL for each in compared):
+        parts.append(f"{nulls} null result{'s' if nulls > 1 else ''}.")
+    known = [each for each in compared if each.known]
+    needed = [f"{each.task}, {each.label}: {fewest_seeds(each) or 'not with these runs'}" for each in known]
+    parts.append(
+        f"Fewest seeds that name the wrong winner in under 5 % of draws: {'; '.join(needed)}."
+        if needed
+        else "So no winner is known that a few seeds could miss."
+    )
+    if len(compared) > MOST:
+        parts.append(f"The first {MOST} are drawn: choose a task to see the others.")
+    parts.append(f"Tasks here: {', '.join(state.tasks)}. Variants: {', '.join(state.variants)}.")
+    return " ".join([*parts, *state.notes])
+
+
+# -- saving -----------------------------------------------------------------------------------------------
+
+
+def rows_of(compared: Sequence[Compared]) -> list[dict[str, Any]]:
+    """A row a comparison, for a table: see COLUMNS."""
+    rows = []
+    for each in compared:
+        e, fewest = each.estimate, fewest_seeds(each)
+        numbers = {"difference": e.mean, "low": e.low, "high": e.high, "p": e.p, "p_holm": each.adjusted}
+        row: dict[str, Any] = {name: "" if math.isnan(x) else f"{x:.4g}" for name, x in numbers.items()}
+        row |= {name: getattr(each, name) for name in ("task", "reference", "other", "budget", "verdict")}
+        row |= {"seeds": e.number, "fewest_seeds": "" if fewest is None else fewest}
+        row["by_seed"] = " ".join(f"{seed}:{value:.2f}" for seed, value in each.by_seed.items())
+        rows.append({name: row[name] for name in COLUMNS})
+    return rows
+
+
+def save_board(state: Board, view: View, folder: Path) -> tuple[Path, Path]:
+    """Writes the table (CSV) and the picture (PDF, its alt text as the document's subject).
+
+    Raises OSError where the folder cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows_of(state.compared))
+    table, picture = (folder / name for name in FILES)
+    write_text(table, text.getvalue())
+    about = {"Title": "Paired differences", "Subject": view.picture.alt}
+    write_atomically(picture, lambda path: view.picture.figure.savefig(path, format="pdf", metadata=about))
+    return table, picture
+
+
+# -- the widget -------------------------------------------------------------------------------------------
+
+
+def ablation_dashboard(folder: str | None = None, save_to: Path | None = None) -> Explorer:
+    """The widget of lesson 07.
+
+    Args:
+        folder: shipped results by name, or a path; None takes what is shipped.
+        save_to: where PDF and CSV go; None takes the folder in which the notebook runs.
+    """
+    start = folder or shipped()
+
+    def save(state: Board, view: View) -> str:
+        place = save_to or Path()
+        paths = save_board(state, view, place)
+        return f"Saved {len(state.compared)} comparisons: {' and '.join(str(path) for path in paths)}."
+
+    return Explorer(
+        "Ablation dashboard",
+        "Find a comparison that Holm's correction leaves standing, and the fewest seeds that name its winner wrongly "
+        "in under 5 % of draws. “Not with these runs” is an answer. Open a folder of your own, too.",
+        [
+            Words("folder", "folder of results", start, 400, "folder"),
+            Words("task", "task, or all", ALL, 100, "task"),
+            Words("against", "compared with", "AdaMix", 100, "variant"),
+        ],
+        board,
+        draw_board,
+        shown={"folder": start, "task": ALL, "against": "AdaMix, merged"},
+        buttons={
+            "variants": {"task": ALL, "against": "AdaMix"},
+            "two budgets": {"folder": "budget", "task": ALL, "against": "AdaMix"},
+        },
+        actions={"Save PDF and CSV": save},
+    )
