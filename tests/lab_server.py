@@ -116,7 +116,14 @@ def _environment(work: Path) -> dict[str, str]:
     overrides.parent.mkdir(parents=True, exist_ok=True)
     overrides.write_text(json.dumps(SETTINGS), encoding="utf-8")
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, **own, "JUPYTER_PREFER_ENV_PATH": "1", "ADAMIX_LAB_FAST": "1", "PYTHONPATH": paths}
+    return {
+        **os.environ,
+        **own,
+        "JUPYTER_PREFER_ENV_PATH": "1",
+        "ADAMIX_LAB_FAST": "1",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": paths,
+    }
 
 
 def _await_answer(lab: Lab, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -204,10 +211,11 @@ RUN_ALL = """async () => {
   }));
 }"""
 # A reply comes after all that was asked before, and its "idle" after all that was answered. Twice, because a
-# widget holds back a change while an earlier one is on its way.
+# widget holds back a change while an earlier one is on its way. The next frame shows it.
 SETTLED = """async () => {
   const { kernel } = window.jupyterapp.shell.currentWidget.sessionContext.session;
   for (const _ of [1, 2]) await kernel.requestExecute({ code: '', store_history: false }).done;
+  await new Promise(requestAnimationFrame);
 }"""
 RESTART = """async () => {
   const { sessionContext } = window.jupyterapp.shell.currentWidget;

@@ -85,29 +85,28 @@ def changes(page, widget, act):
 
 
 def shown(page, widget):
-    """Presses "Show me"; the state that it leads to."""
+    """Presses "Show me"; the state that it leads to, as its configuration."""
     learner.show_me(widget)
     lab_server.settle(page)
-    return learner.configuration(widget).input_value(), learner.readout(widget).inner_text()
+    assert learner.FAULT not in learner.readout(widget).inner_text()
+    return learner.configuration(widget).input_value()
 
 
 def drive(page, widget):
     """All that every widget must take."""
-    state, text = shown(page, widget)
+    state = shown(page, widget)
     handles, boxes = learner.sliders(widget), learner.named_boxes(widget)
-    assert len(handles) == len(boxes)  # each slider has a box with a name
+    assert len(boxes) >= len(handles)  # each slider has a box with a name
     for handle in handles[:1]:
         changes(page, widget, lambda handle=handle: learner.press_arrow(handle))
     for box in boxes[:1]:
         changes(page, widget, lambda box=box: learner.change_box(box))
-    learner.show_me(widget)
-    see(learner.configuration(widget)).to_have_value(state, timeout=1000 * SECONDS)
-    see(learner.readout(widget)).to_have_text(text)
+    assert shown(page, widget) == state
     for handle in handles:
         to_its_ends(page, widget, handle)
     for box in learner.words_boxes(widget):
         bad_texts(page, widget, box)
-    assert shown(page, widget) == (state, text)
+    assert shown(page, widget) == state
 
 
 def to_its_ends(page, widget, handle):
