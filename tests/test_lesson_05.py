@@ -161,7 +161,7 @@ def test_one_colour_scale_for_both_triangles_and_for_every_state():
         figure = draw_viewed(viewed("apart", pair, seed, scale, made_up)).picture.figure
         maps = [ax.collections[0] for ax in figure.axes[:2]]
         limits |= {drawn.get_clim() for drawn in maps}
-    assert limits == {pytest.approx(scale)}
+    assert len(limits) == 1 and limits.pop() == pytest.approx(scale)
 
 
 def test_what_is_missing_is_told_where_the_learner_looks(monkeypatch, tmp_path):
@@ -272,8 +272,8 @@ def test_right_answers_pass_with_one_line(capsys):
     [
         (lambda t, x: x.max() - x.min(), "above the lowest point"),
         (lambda t, x: (x.max() - x[0]).clamp(min=0), "above the first model"),
-        (lambda t, x: (x.max() - x[[0, -1]].min()).clamp(min=0), "better end|above the first model|lowest"),
-        (lambda t, x: (x.max() - x[[0, -1]].max()).clamp(min=0), "above the worse end"),
+        (lambda t, x: (x.max() - x[[0, -1]].min()).clamp(min=0), "better end"),
+        (lambda t, x: (x.max() - x[[0, -1]].max()).clamp(min=0), "the worse end"),
         (lambda t, x: (x - (1 - t) * x[0] - t * x[-1]).max() - 0.0 * t[0], ""),
         (lambda t, x: (x - (1 - t) * x[0] - t * x[-1]).abs().max(), "without their sign"),
         (lambda t, x: right_barrier(torch.linspace(0, 1, len(t)), x.float()), "places are not evenly spaced"),

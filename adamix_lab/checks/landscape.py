@@ -11,10 +11,10 @@ from torch import Tensor
 from adamix_lab.checks.telling import call, close, compare, number, passed, wrong
 from adamix_lab.routing import generator_for
 
-# places t, losses, the barrier: hills and valleys between equal ends and between unequal ones, even and uneven places
+# places t, losses, the barrier; the second tells by its number what was measured from
 LINES = (
     ((0.0, 0.5, 1.0), (0.4, 0.9, 0.4), 0.5),
-    ((0.0, 0.5, 1.0), (0.2, 0.7, 0.6), 0.3),
+    ((0.0, 0.25, 0.5, 0.75, 1.0), (0.3, 0.1, 0.9, 0.4, 0.5), 0.5),
     ((0.0, 0.25, 0.5, 0.75, 1.0), (0.2, 0.4, 0.6, 0.8, 1.0), 0.0),
     ((0.0, 0.25, 0.5, 0.75, 1.0), (1.0, 0.1, 0.05, 0.1, 0.2), 0.0),
     ((0.0, 0.1, 0.8, 1.0), (0.2, 0.5, 1.1, 1.2), 0.2),
@@ -39,11 +39,9 @@ def check_barrier(barrier: Callable[[Tensor, Tensor], Any]) -> None:
             {
                 "That is the height above the lowest point; a slope or a valley is no barrier. Measure from the chord.":
                     top - float(losses.min()),
-                "That is the height above the first model: a climb to a worse model is no barrier.": top - first,
-                "That is the height above the better end: a climb to a worse model is no barrier.":
-                    top - min(first, last),
-                "That is the height above the worse end: the chord lies below it everywhere else.":
-                    top - max(first, last),
+                "That is the height above the first model, the better end: a climb to a worse one is no barrier.":
+                    top - first,
+                "That is the height above the last model, the worse end: the chord lies below it before.": top - last,
                 "The chord runs from one end's loss to the other's; here it was level, at their mean.":
                     top - (first + last) / 2,
                 "The chord was drawn by number of point: the places are not evenly spaced, use t.":
