@@ -45,7 +45,7 @@ main { height: 252mm; display: flex; flex-direction: column; overflow: hidden; }
 h1 { font-size: 15pt; margin: 0 0 1mm; } h2 { font-size: 11pt; margin: 2.5mm 0 .5mm; }
 p, ol, dl { margin: .5mm 0; } ol { padding-left: 6mm; } dt { font-weight: bold; float: left; margin-right: 2mm; }
 code { font-size: 9.5pt; }
-.line { border-bottom: 1px solid #000; height: 7mm; }
+.line { border-bottom: 1px solid #000; height: 9mm; }
 .fold { border-top: 1px dashed #000; margin-top: 5mm; padding-top: 1mm; font-style: italic; font-size: 9pt; }
 img { flex: 1; min-height: 0; max-width: 100%; object-fit: contain; }
 @media print { nav { display: none; } }
@@ -90,13 +90,17 @@ def handout_of(cells: Sequence[Any], sheet: str, terms: Sequence[tuple[str, str]
         )
     number = re.search(r"^- \*\*Number to reach\*\*: (.+?)(?=\n- |\n\n|\Z)", sheet, re.M | re.S)
     prediction = _plain(cells[predictions[0]]).split(ASKED)[0].strip()
-    reach = " ".join(number[1].split()) if number else NO_NUMBER
+    reach = _capital(" ".join(number[1].split())) if number else NO_NUMBER
     return Handout(title[1].strip(), abilities, tuple(terms), prediction, reach, questions, *shown)
 
 
 def _numbered(text: str) -> tuple[str, ...]:
     parts = re.split(r"(?:^|\s)[123]\. ", " ".join(text.split()))[1:]
     return tuple(part.strip().rstrip(";").strip() for part in parts)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _plain(cell: Any) -> str:

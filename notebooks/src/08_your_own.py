@@ -130,7 +130,8 @@ class TanhUpdate(Adaptation):
 # ## Your own rows, your own model
 #
 # Rows: a CSV or JSON-lines file, or a folder with `train.*` and `validation.*`. Model: any of Hugging Face's. Here a
-# tiny DistilBERT with random weights stands for yours; `targets` says where experts go.
+# tiny DistilBERT with random weights stands for yours; `targets` says where experts go. One that matches nothing is
+# told, with near misses. Sharing, two views, merging and the ensemble come by themselves.
 
 # %%
 NOUNS, ADJECTIVES = ("food", "film", "staff", "music"), {"lovely": "yes", "awful": "no", "superb": "yes", "dull": "no"}
@@ -144,17 +145,12 @@ torch.manual_seed(0)
 model = AutoModelForSequenceClassification.from_config(config)
 mixture = attach(model, TanhUpdate(rank=4), experts=4, share="up", targets=["q_lin", "v_lin"])
 history = train(mixture, mine, tokenizer, Recipe(steps=40, batch_size=16, lr=1e-2, dev_fraction=0.0), progress=False)
-print(f"{mine.classes}, {len(mine.train)} rows; loss {history.rows[0]['task']:.2f} to {history.rows[-1]['task']:.2f}")
-pd.DataFrame([r.row() for r in evaluate(mixture, mine, tokenizer, ["merged", "fixed", "random", "ensemble"])]).round(2)
-
-# %% [markdown]
-# Sharing, two views, merging and the ensemble came with it. A target that matches nothing is told, with near misses:
-
-# %%
 try:
     attach(AutoModelForSequenceClassification.from_config(config), TanhUpdate(), targets="q_line")
 except ValueError as error:
     print(error)
+print(f"{mine.classes}, {len(mine.train)} rows; loss {history.rows[0]['task']:.2f} to {history.rows[-1]['task']:.2f}")
+pd.DataFrame([r.row() for r in evaluate(mixture, mine, tokenizer, ["merged", "fixed", "random", "ensemble"])]).round(2)
 
 # %% [markdown]
 # ## The way out
@@ -163,7 +159,8 @@ except ValueError as error:
 # Then anyone can load it, without adamix_lab:
 
 # %%
-print(export(loras, OUT / "merged", format="peft"))
+done = export(loras, OUT / "merged", format="peft")
+print(f"{done.parameters:,} parameters, {done.bytes / 1e3:.0f} kB, read back by {done.read_by}: {done.difference:.1g}")
 plain = load_backbone("minilm", num_labels=2)[0]  # a fresh base, as a colleague has it
 theirs = PeftModel.from_pretrained(plain, OUT / "merged").eval()
 batch = tokenizer(["food : the food was lovely, but the film was awful."], return_tensors="pt")
@@ -182,7 +179,8 @@ for name, made in {"bottleneck": load_twin("adamix")[0], "yours": mixture, "pair
         export(made, OUT / name, format="peft")
     except ValueError as error:
         print(f"{name}: {error}\n")
-print(export(merge_products(pairs), OUT / "products", format="peft"))
+done = export(merge_products(pairs), OUT / "products", format="peft")
+print(f"pairs, merged by the mean of products: {done.parameters:,} parameters, difference {done.difference:.1g}")
 
 # %% [markdown]
 # ## Exercise: a gated LoRA (fifteen minutes)
@@ -233,7 +231,8 @@ attempt(check_peft_weight, weight)
 #
 # <details><summary>Answers</summary>1. Five times. 2. When one side is shared, or every A meets every B equally often.
 # 3. It cannot hold one; the formats adapters and onnx can.</details>
-#
+
+# %% [markdown]
 # ## Further: experts, not only their merge
 #
 # `format="peft-experts"` writes each expert and the merge, side by side: for peft's own combinations, as in the dial.

@@ -46,8 +46,8 @@ class ScaledLoRA(Adaptation):
 # ## 1 · Complete an adaptation
 #
 # `ScaledLoRA` is `y = Wx + s * (B A x)`, with a vector `s [out]` that is learned. It is declared above; write what its
-# `apply` calls. A pass may carry K views: then each weight has a leading axis K, and x holds K groups of rows, one after
-# another. `linear(x, weight)` takes care of matrices, `along(x, vector)` of vectors.
+# `apply` calls. A pass may carry K views: then each weight has a leading axis K, and x holds K groups of rows, one
+# after another. `linear(x, weight)` takes care of matrices, `along(x, vector)` of vectors.
 
 
 # %% answer="scaled" minutes=12 difficulty=2 aims="an adaptation sees one set of weights: views never meet inside it"
