@@ -139,10 +139,10 @@ draw_pulling(pulled, "AdaMix, seed 0")
 effects_table("04", "pulled")
 
 # %% [markdown]
-# The merge's own distance falls, an effect at each share. Whether it then lies below one route's is not settled: it does on
-# all three seeds at 1/4 and 1/8, but three seeds leave 0 in the interval. A merge stands for the average over routes
-# as far as experts are near to each other. The project's runs on other tasks (adapters in all six blocks, one seed
-# each, so without intervals):
+# The merge's own distance falls, an effect at each share. Whether it then lies below one route's is not settled: it
+# does on all three seeds at 1/4 and 1/8, but three seeds leave 0 in the interval. A merge stands for the average over
+# routes as far as experts are near to each other. The project's runs on other tasks (adapters in all six blocks, one
+# seed each, so without intervals):
 
 # %%
 worth_elsewhere()[["one route", "merge", "worth", "mutual information"]].round(4)
