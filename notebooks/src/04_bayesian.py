@@ -127,8 +127,9 @@ tables["AdaMix"][0][["what", "T", "error", "loss", "loss_bias"]].round(4)
 #
 # ## Break it: pull the experts together
 #
-# Move each expert towards the experts' mean. The merge stays the same model. A route's distance from the average
-# should shrink like the experts' distance; the merge's like its square, because first-order terms cancel in a mean.
+# Move each expert towards the experts' mean. The merge stays the same model. Near the mean a route's distance from
+# the average should shrink with the experts' distance, and the merge's with its square: in a mean, first-order terms
+# cancel. What is the merge worth then?
 
 # %%
 pulled = pulling("adamix", seed=0, shares=(1, 1 / 2, 1 / 4, 1 / 8), rows=ROWS)
@@ -138,9 +139,10 @@ draw_pulling(pulled, "AdaMix, seed 0")
 effects_table("04", "pulled")
 
 # %% [markdown]
-# Now the merge is worth draws. A merge stands for the average over routes where experts are near to each other, and
-# for nothing where they are far. The project's runs on other tasks (adapters in all six blocks, one seed each) have
-# near ones:
+# The merge's own distance falls, an effect at each share. Whether it then lies below one route's is not settled: it
+# does on all three seeds at 1/4 and 1/8, but three seeds leave 0 in the interval. A merge stands for the average over
+# routes as far as experts are near to each other. The project's runs on other tasks (adapters in all six blocks, one
+# seed each, so without intervals):
 
 # %%
 worth_elsewhere()[["one route", "merge", "worth", "mutual information"]].round(4)
@@ -153,9 +155,12 @@ worth_elsewhere()[["one route", "merge", "worth", "mutual information"]].round(4
 # none.
 
 # %%
-effects_table("04", "mutual information")
+effects_table("04", "doubt of all routes")
 
 # %% [markdown]
+# Nearly all of AdaMix's doubt is its routes' own. Adapters trained apart doubt less, and a larger part of it is
+# between them.
+#
 # ## Exercise: average, and split (fifteen minutes)
 #
 # `average(logits)`: from `[rows, routes, classes]` to Eq. 7's probabilities. `split(p)`: from probabilities of the
@@ -200,6 +205,9 @@ attempt(check_split, split)
 effects_table("04", "logits averaged")
 
 # %% [markdown]
+# For AdaMix a null result. For adapters trained apart logits have the lower loss: that Eq. 7 averages probabilities
+# does not make it the better predictor here.
+#
 # ## Further: calibration
 #
 # Is what gets 80 % right in 80 % of the cases? The expected calibration error puts confidences into bins, closed on
@@ -236,5 +244,6 @@ effects_table("04", "AUROC")
 worth_elsewhere()[["AUROC by entropy", "AUROC by mutual information"]].round(2)
 
 # %% [markdown]
-# On other texts (the second table) the mutual information of routes is at chance or below: it is no detector there,
-# and entropy is better.
+# AdaMix's wrong answers (the first table): not shown to be noticed better or worse than by entropy. Texts from
+# elsewhere (the second, one seed each): the mutual information of routes is at chance or below, so it is no detector
+# there, and entropy is a better one.
