@@ -58,8 +58,8 @@ def shipped_plane(twin: str = "adamix", folder: Path | None = None) -> Shipped:
         raise FileNotFoundError(f"{small} is not there: expected a measured plane. `{command}` makes it.")
     plane = read_landscape(small)
     none = (
-        f"No plane from a GPU is in {large.parent.name}/: none has been measured. On one, this makes a larger one: "
-        f"{ON_A_GPU.format(twin=twin)}"
+        f"No plane from a GPU is stored (in {folder.name}/gpu): none has been measured. This makes a larger one on a "
+        f"GPU: {ON_A_GPU.format(twin=twin)}"
     )
     return Shipped(plane, f"{origin_of(plane, command)}.\n{none}")
 
