@@ -42,7 +42,7 @@ from adamix_lab.routing import generator_for
 from adamix_lab.widgets.prediction import Prediction
 
 FAST = os.environ.get("ADAMIX_LAB_FAST", "1") == "1"
-ROWS = 32 if FAST else 256
+ROWS = 64 if FAST else 256
 torch.set_num_threads(2)
 
 beside_now("adamix", steps=11, rows=ROWS)
@@ -50,7 +50,7 @@ beside_now("adamix", steps=11, rows=ROWS)
 # %% [markdown]
 # Each point of these pictures is a whole model: AdaMix's experts 0 and 1 and their merge span a plane in the space of
 # weights, and colour is the loss there. The left one was measured beforehand; the right one came from the same call
-# just now, with fewer points and fewer rows.
+# just now, with fewer points, and fewer rows: so its losses differ.
 #
 # Below, experts stand at the corners of triangles, as in lesson 03, and a segment between two of them is drawn beside
 # them. AdaMix is always on the left. The dotted line is the *chord*.
@@ -126,13 +126,14 @@ effects_table("05", "above that of two")
 # %% [markdown]
 # Averaging four is not shown to be worse than averaging two; but pairs differ widely. Of adapters trained apart, the
 # lowest pair's barrier cannot be told from 0, and the average of all four lies above it: **a line is not the simplex**.
-# It fails in the other direction, too: on seed 0 AdaMix's segment from 1 to 3 has a barrier more than twice
-# as high as the average of all four lies above its parts.
+# In the viewer, seed 2, their segment 2 - 3 has hardly a barrier. It fails in the other direction, too: on seed 0
+# AdaMix's segment 1 - 3 has a barrier more than twice as high as the average of all four lies above its parts. (Both
+# were picked after looking; the table's pairs were not.)
 #
 # ## Break it: choose the scale
 #
-# The hill at the top of this lesson filled its scale from end to end. Beside experts that share nothing, on one
-# scale:
+# At the top of this lesson AdaMix's plane has a ridge that stands out. The same array beside experts that share
+# nothing, on one scale:
 
 # %%
 stored("plane", ["adamix", "unshared-tied"])
@@ -223,7 +224,8 @@ curvatures()
 pd.DataFrame({name: likeness(name, batch) for name in ("adamix", "apart")}).round(2)
 
 # %% [markdown]
-# TEXT-LIKENESS
+# Experts trained apart add about as similar things to the hidden states as AdaMix's do, by CKA, and their weights are
+# close to orthogonal. Alike in what they do, not in their weights: lesson 03's disorder once more (one seed, few rows).
 #
 # ## Further: stages of training
 #
@@ -233,5 +235,5 @@ pd.DataFrame({name: likeness(name, batch) for name in ("adamix", "apart")}).roun
 stored("stages", ["adamix", "apart"])
 
 # %% [markdown]
-# AdaMix's merge gets better from stage to stage. The merge of adapters trained apart hardly does after the middle one,
-# while its parts go on learning.
+# AdaMix's merge gets better from stage to stage; that of adapters trained apart hardly does after the middle one
+# (seed 0).
