@@ -104,7 +104,7 @@ prediction = Prediction("Trained apart: the average of all four above the mean o
 prediction
 
 # %% jupyter={"outputs_hidden": true}
-draw_heights(heights(effects_table("05").rows), prediction.value)
+draw_heights(heights(), prediction.value)
 
 # %%
 effects_table("05", "minus AdaMix")
