@@ -148,8 +148,8 @@ stored("random", ["adamix", "apart"])
 
 # %% [markdown]
 # The merge of adapters trained apart lies in the flatter plane, and it is the worse model: flat is not low. And the
-# hills between experts, which you know by now, are in neither picture. Two directions out of 25,000 had to point at
-# one of them by chance.
+# hills between experts, which you know by now, are in neither picture. Two directions out of 25,000 would have to
+# point at one of them by chance.
 #
 # How special is the direction toward another expert? From each expert, as far as the middles of its segments:
 
