@@ -137,7 +137,7 @@ def test_the_landscape_viewer_is_driven(monkeypatch):
     monkeypatch.setattr(landscape, "load_faces", made_up)
     monkeypatch.setattr(landscape, "viewed", lambda **state: viewed(**state, read=made_up))
     monkeypatch.setattr(landscape, "highest_pair", lambda twin, seed: highest_pair(twin, seed, made_up))
-    monkeypatch.setattr(landscape, "scale_of", lambda *seeds: landscape.torch.tensor([0.0, 2.0]).tolist())
+    monkeypatch.setattr(landscape, "scale_of", lambda *seeds: (0.0, 1.0, 2.0))
     monkeypatch.setattr(landscape, "seeds_there", lambda: (0, 1, 2))
     widget = landscape_viewer()
     assert widget.last_error is None and "from expert 0 (0) to expert 1 (1), 16 rows" in widget.text
@@ -155,13 +155,15 @@ def test_the_landscape_viewer_is_driven(monkeypatch):
 def test_one_colour_scale_for_both_triangles_and_for_every_state():
     scale = landscape.scale_of(0, 1, read=made_up)
     everything = torch.cat([made_up(twin, seed).losses.mean(0) for twin in landscape.TWINS for seed in (0, 1)])
-    assert scale == pytest.approx((float(everything.min()), float(everything.max())))
+    low, high, highest = scale
+    assert (low, highest) == pytest.approx((float(everything.min()), float(everything.max())))
+    assert float((everything <= high).float().mean()) == pytest.approx(0.98, abs=0.01)
     limits = set()
     for pair, seed in (("0 - 1", 0), ("1 - 3", 1)):
         figure = draw_viewed(viewed("apart", pair, seed, scale, made_up)).picture.figure
         maps = [ax.collections[0] for ax in figure.axes[:2]]
         limits |= {drawn.get_clim() for drawn in maps}
-    assert len(limits) == 1 and limits.pop() == pytest.approx(scale)
+    assert len(limits) == 1 and limits.pop() == pytest.approx((low, high))
 
 
 def test_what_is_missing_is_told_where_the_learner_looks(monkeypatch, tmp_path):
@@ -182,7 +184,10 @@ def test_a_plane_from_a_gpu_is_shown_where_there_is_one(tmp_path):
     save_landscape(plane, tmp_path / "plane-adamix.safetensors")
     told = planes.shipped_plane("adamix", tmp_path).origin
     assert f"3 x 3 points, 8 rows; device: cpu: 1 threads; date: {plane.notes['date']}" in told
-    assert "No plane from a GPU is in gpu/: none has been measured" in told and "--steps 51" in told
+    assert (
+        f"No plane from a GPU is stored (in {tmp_path.name}/gpu): none has been measured" in told
+        and "--steps 51" in told
+    )
     plane.notes["versions"]["device"] = "cuda: a card"
     save_landscape(plane, tmp_path / "gpu" / "plane-adamix.safetensors")
     told = planes.shipped_plane("adamix", tmp_path).origin

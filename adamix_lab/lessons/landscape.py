@@ -61,12 +61,12 @@ class Side:
 
 @dataclass(frozen=True)
 class Viewed:
-    """A state of the viewer: two sides with the same experts, on one scale of losses (nats)."""
+    """A state of the viewer: two sides with the same experts; scale: lowest, end of the colours, highest, in nats."""
 
     sides: tuple[Side, Side]
     experts: tuple[int, int, int]
     seed: int
-    scale: tuple[float, float]
+    scale: tuple[float, float, float]
 
 
 def side_of(name: str, seed: int, experts: tuple[int, int, int], read: Read = load_faces) -> Side:
@@ -76,7 +76,7 @@ def side_of(name: str, seed: int, experts: tuple[int, int, int], read: Read = lo
 
 
 def viewed(
-    other: str, pair: str, seed: int, scale: tuple[float, float] | None = None, read: Read = load_faces
+    other: str, pair: str, seed: int, scale: tuple[float, float, float] | None = None, read: Read = load_faces
 ) -> Viewed:
     """AdaMix and another twin. The third corner is the first expert that the pair leaves over."""
     first, second = PAIRS[pair]
@@ -86,11 +86,11 @@ def viewed(
     return Viewed(sides, experts, seed, scale or scale_of(seed, read=read))
 
 
-def scale_of(*seeds: int, read: Read = load_faces) -> tuple[float, float]:
-    """The lowest and the highest stored loss of the twins there are: one colour scale for every state."""
+def scale_of(*seeds: int, read: Read = load_faces) -> tuple[float, float, float]:
+    """The lowest stored loss, 98 % of them (where the colours end), the highest: one scale for every state."""
     there = [(twin, seed) for seed in seeds for twin in TWINS if _there(twin, seed, read)]
     losses = torch.cat([read(twin, seed).losses.mean(0) for twin, seed in there])
-    return float(losses.min()), float(losses.max())
+    return float(losses.min()), float(losses.quantile(0.98)), float(losses.max())
 
 
 def _there(twin: str, seed: int, read: Read) -> bool:
@@ -134,7 +134,7 @@ def draw_viewed(state: Viewed) -> View:
 
 def _draw_face(ax: Axes, side: Side, state: Viewed) -> None:
     x, y = (side.weights.float() @ torch.tensor(CORNERS)).T.numpy()
-    low, high = state.scale
+    low, high, _ = state.scale
     drawn = ax.tripcolor(x, y, side.losses.numpy(), shading="gouraud", cmap="cividis", vmin=low, vmax=high)
     colour, _ = style_of(side.name)
     ax.plot([0, 1], [0, 0], color=colour, linewidth=3, clip_on=False)
@@ -148,7 +148,7 @@ def _draw_face(ax: Axes, side: Side, state: Viewed) -> None:
     ax.set_axis_off()
     if side is state.sides[1]:
         place = ax.figure.add_axes((0.535, 0.2, 0.012, 0.6))
-        ax.figure.colorbar(drawn, cax=place)
+        ax.figure.colorbar(drawn, cax=place, extend="max")
         place.set_title("loss\n(nats)", fontsize=8)
         place.tick_params(labelsize=8)
 
@@ -163,7 +163,7 @@ def _draw_segment(ax: Axes, state: Viewed) -> None:
             top = along[side.top]
             ax.plot([t[side.top]] * 2, [top - side.barrier, top], color=colour, linewidth=4, alpha=0.35)
     first, second, _ = state.experts
-    ax.set_ylim(0, 1.25 * state.scale[1])  # room for the legend, and equal in every state
+    ax.set_ylim(0, 1.25 * state.scale[2])  # room for the legend, and equal in every state
     ax.set_xlabel(f"from expert {first} (0) to expert {second} (1); dotted: chord", fontsize=9)
     ax.set_ylabel("loss (nats)", fontsize=9)
     ax.legend(frameon=False, fontsize=8, loc="upper left")

@@ -13,6 +13,7 @@ from adamix_lab.analysis.arrays import Landscape, read_landscape
 from adamix_lab.analysis.kinds import look_at
 from adamix_lab.analysis.similarity import expert_similarity
 from adamix_lab.doctor import device_name
+from adamix_lab.lessons.effects import effects_table
 from adamix_lab.lessons.measures_landscape import NAMES
 from adamix_lab.pictures.landscapes import draw, draw_curvature, style_of
 from adamix_lab.plots import Picture, new_figure
@@ -58,8 +59,8 @@ def shipped_plane(twin: str = "adamix", folder: Path | None = None) -> Shipped:
         raise FileNotFoundError(f"{small} is not there: expected a measured plane. `{command}` makes it.")
     plane = read_landscape(small)
     none = (
-        f"No plane from a GPU is in {large.parent.name}/: none has been measured. On one, this makes a larger one: "
-        f"{ON_A_GPU.format(twin=twin)}"
+        f"No plane from a GPU is stored (in {folder.name}/gpu): none has been measured. This makes a larger one on a "
+        f"GPU: {ON_A_GPU.format(twin=twin)}"
     )
     return Shipped(plane, f"{origin_of(plane, command)}.\n{none}")
 
@@ -118,8 +119,9 @@ def likeness(twin: str, batch: Batch, seed: int = 0) -> dict[str, float]:
 Heights = dict[str, dict[int, list[float]]]  # twin, number of experts averaged, nats above their mean, one a seed
 
 
-def heights(rows: Sequence[Mapping[str, str]]) -> Heights:
-    """Read from the rows of lesson 05's effect table."""
+def heights(rows: Sequence[Mapping[str, str]] | None = None) -> Heights:
+    """Read from the rows of lesson 05's effect table; None takes the committed one."""
+    rows = effects_table("05", "above their mean loss").rows if rows is None else rows
     by_name = {row["effect"]: [float(value) for value in row["by_seed"].split()] for row in rows}
     return {
         twin: {size: by_name[f"{twin}: {name} above their mean loss"] for size, name in NAMES.items()} for twin in TWINS
