@@ -51,8 +51,8 @@ dashboard
 # %% [markdown]
 # Each line is AdaMix minus a variant, in points: *single* is one adapter of the same size, the others are AdaMix with
 # one part taken away. Small strokes are seeds. Type a folder of your own, one task, or another variant to compare
-# with ("AdaMix, merged" compares its ways of answering). "Save PDF and CSV" writes what is on screen. "core" is a grid of
-# real tasks (RTE, MRPC, SST-2); "budget" is the project's own task at two budgets.
+# with ("AdaMix, merged" compares its ways of answering). "Save PDF and CSV" writes what is on screen. "core" is a grid
+# of real tasks (RTE, MRPC, SST-2); "budget" is the project's own task at two budgets.
 
 # %%
 dashboard.picture
