@@ -127,7 +127,10 @@ equals = np.random.default_rng(0).normal(size=(TABLES, number, 5))  # nothing di
 ps = [[over_seeds(seeds).p for seeds in table] for table in equals]
 print(f"{number} comparisons of equals: some p < 0.05 in {100 * np.mean([min(p) < 0.05 for p in ps]):.0f} %, "
       f"after Holm in {100 * np.mean([min(holm(p)) < 0.05 for p in ps]):.0f} % of {TABLES} made-up tables")  # fmt: skip
-shown = {f"{c.task}: {c.label}": {"p": c.estimate.p, "Holm": c.adjusted, "verdict": c.verdict} for c in compared}
+shown = {
+    f"{c.task}: {c.label}": {"p": round(c.estimate.p, 3), "Holm": round(c.adjusted, 3), "verdict": c.verdict}
+    for c in compared
+}
 pd.DataFrame(shown).T
 
 # %% [markdown]
@@ -140,7 +143,7 @@ for task_name in scores.tasks():
     own = np.array(list(own_scores(scores, task_name, "AdaMix").values()))
     print(f"{task_name}: best of {len(own)} seeds of AdaMix minus their mean: {own.max() - own.mean():+.1f} points")
 turned = sum(np.sign(np.mean(list(c.by_seed.values()))) != np.sign(max(c.by_seed.values())) for c in compared)
-print(f"AdaMix's best difference has another sign than its mean in {turned} of {number} comparisons")
+print(f"AdaMix's luckiest seed, taken for the result, turns the sign of {turned} of {number} comparisons")
 
 # %% [markdown]
 # ## Equal steps, equal compute
