@@ -13,8 +13,7 @@
 # %% [markdown]
 # # 07 · Ablations: which difference is one?
 #
-# An ablation takes one part away and trains again. What may be concluded from the table? Afterwards you will be able
-# to
+# An ablation takes one part away and trains again. What may be concluded from its table? Afterwards you will be able to
 #
 # 1. give a difference between two variants with an interval, paired by seed, and say what many comparisons cost;
 # 2. say how often a few seeds name the wrong winner, and what rows alone can show;
