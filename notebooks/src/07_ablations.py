@@ -252,6 +252,7 @@ from adamix_lab.pictures.experiments import losses
 named = scores.results.table.query("compute == 'steps'").drop_duplicates("run").set_index("run")[["task", "variant"]]
 curves = scores.results.curves.join(named, on="run", how="inner")
 curves["loss"] = curves["task_loss"]
+curves["step"] = 50 * (curves["step"] // 50)  # means over 50 steps: single ones are noisy
 losses({name: part for name, part in curves.groupby("task", sort=False)})
 
 # %% [markdown]
