@@ -82,7 +82,7 @@ def test_verdicts_in_words(scores):
 
 def test_strategies_and_other_references(scores):
     found = compare(scores, "RTE", "adamix, merged")
-    assert [each.other for each in found] == ["fixed", "random", "ensemble"]
+    assert {each.other for each in found} == {"fixed", "random", "ensemble"}
     assert found[0].reference == "AdaMix, merged" and {each.budget for each in found} == {"steps"}
     against = compare(scores, "sst2", "single")
     assert [(each.other, each.budget) for each in against if each.other == "AdaMix"] == [
@@ -101,7 +101,7 @@ def test_a_league_table_is_one_seed_sorted(scores):
     table = league_table(scores, "mrpc", 2)
     (column,) = table.columns
     assert column == "accuracy x 100, seed 2" and list(table[column]) == sorted(table[column], reverse=True)
-    assert table.loc["single", column] == pytest.approx(own_scores(scores, "mrpc", "single")[2])
+    assert table.loc["single", column] == round(own_scores(scores, "mrpc", "single")[2], 1)
     assert list(own_scores(scores, "mrpc", "single")) == [0, 1, 2, 3, 4]  # whatever the order of the file
 
 

@@ -202,9 +202,8 @@ def league_table(scores: Scores, task: str, seed: int = 0) -> DataFrame:
 
     found = {variant: own_scores(scores, task, variant).get(seed) for variant in variants_of(scores.results)}
     column = f"{scores.primary[task]} x 100, seed {seed}"
-    return pd.DataFrame({column: {v: s for v, s in found.items() if s is not None}}).sort_values(
-        column, ascending=False
-    )
+    table = pd.DataFrame({column: {variant: score for variant, score in found.items() if score is not None}})
+    return table.sort_values(column, ascending=False).round(1)
 
 
 # -- how far to trust -------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST = 24  # lines that can be read in one picture
-OTHERS = (("#6B7000", "d"), ("#5B4FA2", "<"), ("#8A1C5B", "*"), ("#1F6F3A", "8"))
+OTHERS = (("#00798C", "d"), ("#5B4FA2", "<"), ("#8A1C5B", "*"), ("#1F6F3A", "8"))
 FILES = ("comparisons.csv", "comparisons.pdf")
 COLUMNS = (
     "task", "reference", "other", "budget", "difference", "low", "high", "seeds", "p", "p_holm", "verdict",

@@ -15,8 +15,8 @@ OTHER = ("#666666", "x")
 VARIANTS = {
     "adamix": STYLES["merged"],
     "single": STYLES["single"],
-    "no consistency": ("#00798C", ">"),
-    "no sharing": ("#9A4C00", "p"),
+    "no consistency": ("#7A3300", ">"),
+    "no sharing": ("#8A8F00", "p"),
 }
 Point = tuple[str, float, float]  # name, millions of parameters, score
 

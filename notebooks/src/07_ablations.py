@@ -13,8 +13,7 @@
 # %% [markdown]
 # # 07 · Ablations: which difference is one?
 #
-# An ablation takes one part away and trains again. What may be concluded from the table? Afterwards you will be able
-# to
+# An ablation takes one part away and trains again. What may be concluded from its table? Afterwards you will be able to
 #
 # 1. give a difference between two variants with an interval, paired by seed, and say what many comparisons cost;
 # 2. say how often a few seeds name the wrong winner, and what rows alone can show;
@@ -51,8 +50,8 @@ dashboard
 # %% [markdown]
 # Each line is AdaMix minus a variant, in points: *single* is one adapter of the same size, the others are AdaMix with
 # one part taken away. Small strokes are seeds. Type a folder of your own, one task, or another variant to compare
-# with ("AdaMix, merged" compares its ways of answering). "Save PDF and CSV" writes what is on screen. "core" is a grid of
-# real tasks (RTE, MRPC, SST-2); "budget" is the project's own task at two budgets.
+# with ("AdaMix, merged" compares its ways of answering). "Save PDF and CSV" writes what is on screen. "core" is a grid
+# of real tasks (RTE, MRPC, SST-2); "budget" is the project's own task at two budgets.
 
 # %%
 dashboard.picture
@@ -127,7 +126,10 @@ equals = np.random.default_rng(0).normal(size=(TABLES, number, 5))  # nothing di
 ps = [[over_seeds(seeds).p for seeds in table] for table in equals]
 print(f"{number} comparisons of equals: some p < 0.05 in {100 * np.mean([min(p) < 0.05 for p in ps]):.0f} %, "
       f"after Holm in {100 * np.mean([min(holm(p)) < 0.05 for p in ps]):.0f} % of {TABLES} made-up tables")  # fmt: skip
-shown = {f"{c.task}: {c.label}": {"p": c.estimate.p, "Holm": c.adjusted, "verdict": c.verdict} for c in compared}
+shown = {
+    f"{c.task}: {c.label}": {"p": round(c.estimate.p, 3), "Holm": round(c.adjusted, 3), "verdict": c.verdict}
+    for c in compared
+}
 pd.DataFrame(shown).T
 
 # %% [markdown]
@@ -140,7 +142,7 @@ for task_name in scores.tasks():
     own = np.array(list(own_scores(scores, task_name, "AdaMix").values()))
     print(f"{task_name}: best of {len(own)} seeds of AdaMix minus their mean: {own.max() - own.mean():+.1f} points")
 turned = sum(np.sign(np.mean(list(c.by_seed.values()))) != np.sign(max(c.by_seed.values())) for c in compared)
-print(f"AdaMix's best difference has another sign than its mean in {turned} of {number} comparisons")
+print(f"AdaMix's luckiest seed, taken for the result, turns the sign of {turned} of {number} comparisons")
 
 # %% [markdown]
 # ## Equal steps, equal compute
@@ -250,6 +252,7 @@ from adamix_lab.pictures.experiments import losses
 named = scores.results.table.query("compute == 'steps'").drop_duplicates("run").set_index("run")[["task", "variant"]]
 curves = scores.results.curves.join(named, on="run", how="inner")
 curves["loss"] = curves["task_loss"]
+curves["step"] = 50 * (curves["step"] // 50)  # means over 50 steps: single ones are noisy
 losses({name: part for name, part in curves.groupby("task", sort=False)})
 
 # %% [markdown]
