@@ -148,6 +148,7 @@ def draw_combined(state: Combined, predicted: float | None = None) -> View:
     left.axhline(ground.target, color=STYLES["exact"][0], linestyle=":", linewidth=1.5, label="mean of products")
     left.plot(WEIGHTS.index(state.weight), state.norm, marker="o", markersize=15, markerfacecolor="none",
               markeredgecolor="black", linestyle="none")  # fmt: skip
+    left.set_title(ground.name, fontsize=10)
     left.set_yscale("log", base=2)
     left.yaxis.set_major_formatter("{x:g}")
     left.set_xticks(list(places), WEIGHTS)
