@@ -88,9 +88,9 @@ for w in (1, 1 / 4, 1 / 16):
 effects_table("08", "AdaMix")
 
 # %% [markdown]
-# It does not: these experts were trained for a few seconds, their updates are small, and against the merge every
-# interval of peft's "linear" holds 0. Logits tell at once. So compare logits whenever weights change hands: that is
-# what `export` does.
+# It does not: over three seeds every interval of peft's "linear" against the merge holds 0. These experts were trained
+# briefly, and seeds differ. Logits tell at once. So compare logits whenever weights change hands: that is what
+# `export` does.
 #
 # ## Pairs: two different means
 #
@@ -105,8 +105,9 @@ dial.picture
 effects_table("08", "tied")
 
 # %% [markdown]
-# Here the two means differ in the size of the update, and on three seeds in loss, by a few thousandths of a nat. In
-# accuracy they do not. Which one is right? The mean of products is the mean of what the experts add.
+# Here it is an effect, on every seed. The mean of products keeps what the experts learned; the mean of factors takes
+# them back to about chance. "linear" at 1/M has the right size by luck and the wrong directions: its loss is higher,
+# too.
 #
 # ## An adaptation of your own
 #
