@@ -45,9 +45,10 @@ def in_peft(mixture: MixtureModel) -> Any:
 def combine(model: Any, weight: float, combination: str) -> None:
     """Makes and selects peft's combination of all experts at one weight each. Raises ValueError for another name."""
     one_of("combination", combination, COMBINATIONS)
-    if COMBINED in model.peft_config:
-        model.delete_adapter(COMBINED)
     experts = [name for name in model.peft_config if name.startswith("expert")]
+    if COMBINED in model.peft_config:
+        model.set_adapter(experts[0])  # deleting the active one warns
+        model.delete_adapter(COMBINED)
     model.add_weighted_adapter(experts, [weight] * len(experts), COMBINED, combination_type=combination)
     model.set_adapter(COMBINED)
 

@@ -106,8 +106,7 @@ effects_table("08", "tied")
 
 # %% [markdown]
 # Here it is an effect, on every seed. The mean of products keeps what the experts learned; the mean of factors takes
-# them back to about chance. "linear" at 1/M has the right size by luck and the wrong directions: its loss is higher,
-# too.
+# them back to about chance. "linear" at 1/M is no substitute: its loss is higher, too.
 #
 # ## An adaptation of your own
 #
