@@ -30,7 +30,7 @@ from adamix_lab.twins import RECIPE as TWINS_RECIPE
 KINDS = {"adamix": ("B", 1.0), "tied": (None, 0.0)}  # what is shared, weight of consistency
 EXPERTS = 4
 ADAPTATION = LoRA(rank=4, alpha=8.0)
-ROWS = 800  # to train on: a quarter of a minute a set of experts, on a free core
+ROWS = 800  # to train on: about 20 seconds of one core a set of experts
 RECIPE = replace(TWINS_RECIPE, steps=150, batch_size=16)  # the twins', shorter
 
 
