@@ -52,15 +52,24 @@ def run(notebook: Any) -> float:
 
 
 def strip(notebook: Any) -> Any:
-    """Drops what differs from run to run, and widget state (hosting sites refuse notebooks with broken ones)."""
+    """Drops what differs from run to run, warnings with this machine's paths, and widget state.
+
+    (Hosting sites refuse notebooks with a broken state.)
+    """
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if not _warns(output)]
         for output in cell.get("outputs", []):
             output.get("metadata", {}).pop("needs_background", None)
             # a widget without its state is an error box; what stays is its text
             output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     return notebook
+
+
+def _warns(output: Any) -> bool:
+    return output.output_type == "stream" and output.name == "stderr" and "Warning: " in output.text
 
 
 def cells(notebook: Any) -> list[tuple[str, str, str, tuple[str, ...]]]:

@@ -45,9 +45,10 @@ def in_peft(mixture: MixtureModel) -> Any:
 def combine(model: Any, weight: float, combination: str) -> None:
     """Makes and selects peft's combination of all experts at one weight each. Raises ValueError for another name."""
     one_of("combination", combination, COMBINATIONS)
-    if COMBINED in model.peft_config:
-        model.delete_adapter(COMBINED)
     experts = [name for name in model.peft_config if name.startswith("expert")]
+    if COMBINED in model.peft_config:
+        model.set_adapter(experts[0])  # deleting the active one warns
+        model.delete_adapter(COMBINED)
     model.add_weighted_adapter(experts, [weight] * len(experts), COMBINED, combination_type=combination)
     model.set_adapter(COMBINED)
 
@@ -148,6 +149,7 @@ def draw_combined(state: Combined, predicted: float | None = None) -> View:
     left.axhline(ground.target, color=STYLES["exact"][0], linestyle=":", linewidth=1.5, label="mean of products")
     left.plot(WEIGHTS.index(state.weight), state.norm, marker="o", markersize=15, markerfacecolor="none",
               markeredgecolor="black", linestyle="none")  # fmt: skip
+    left.set_title(ground.name, fontsize=10)
     left.set_yscale("log", base=2)
     left.yaxis.set_major_formatter("{x:g}")
     left.set_xticks(list(places), WEIGHTS)

@@ -66,7 +66,13 @@ def log_probabilities(kind: str, seed: int) -> dict[str, Tensor]:
 
 
 def score(kind: str, seed: int, way: str, of: str) -> Tensor:
-    """`[rows]`: 1 where the answer is right ("points"), or the loss ("nats"); "alone" is the mean of the experts."""
+    """`[rows]`: 1 where the answer is right ("points"), or the loss ("nats"); "alone" is the mean of the experts.
+
+    way "chance" is always the more frequent class; it has no loss.
+    """
+    if way == "chance":
+        labels = _rows().labels
+        return (labels == labels.mode().values).float()
     if way == "alone":
         return torch.stack([score(kind, seed, expert, of) for expert in ALONE]).mean(0)
     answers, labels = log_probabilities(kind, seed)[way], _rows().labels
@@ -92,7 +98,14 @@ def exporting() -> dict[str, tuple[str, Measure]]:
         ("tied", "tied: mean of factors minus mean of products", factors, PRODUCTS),
         ("tied", "tied: peft's linear at 1/M minus mean of products", "linear at 1/M", PRODUCTS),
     ]
-    return {
+    learned = {
+        f"{name}: merged minus always the more frequent class, accuracy": (
+            "points",
+            minus(kind, way, "chance", "points"),
+        )
+        for kind, name, way in (("adamix", "AdaMix", factors), ("tied", "tied", PRODUCTS))
+    }
+    return learned | {
         f"{name}{what}": (of, minus(kind, way, other, of))
         for kind, name, way, other in asked
         for of, what in (("points", ", accuracy"), ("nats", ", loss"))

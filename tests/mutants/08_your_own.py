@@ -1,24 +1,24 @@
 # %% answer="scaled" name="a vector broadcasts by itself" loses="scaled-views"
 def apply_scaled(base, x, w):
-    return base(x) + w["s"] * linear(linear(x, w["A"]), w["B"])
+    return base(x) + w["s"] * lab.linear(lab.linear(x, w["A"]), w["B"])
 
 
 # %% answer="scaled" name="the first view's vector serves all" loses="scaled-views"
 def apply_scaled(base, x, w):
     s = w["s"] if w["s"].dim() == 1 else w["s"][0]
-    return base(x) + s * linear(linear(x, w["A"]), w["B"])
+    return base(x) + s * lab.linear(lab.linear(x, w["A"]), w["B"])
 
 
 # %% answer="scaled" name="the frozen layer runs twice" loses="scaled-views"
 def apply_scaled(base, x, w):
-    update = linear(linear(x, w["A"]), w["B"])
-    return base(x) + along(update, w["s"]) * update + 0 * base(x)
+    update = lab.linear(lab.linear(x, w["A"]), w["B"])
+    return base(x) + lab.along(update, w["s"]) * update + 0 * base(x)
 
 
 # %% answer="scaled" name="the whole output is scaled" loses="scaled-one scaled-views"
 def apply_scaled(base, x, w):
-    y = base(x) + linear(linear(x, w["A"]), w["B"])
-    return along(y, w["s"]) * y
+    y = base(x) + lab.linear(lab.linear(x, w["A"]), w["B"])
+    return lab.along(y, w["s"]) * y
 
 
 # %% answer="weights" name="a mean is 1/M" loses="weights-many"

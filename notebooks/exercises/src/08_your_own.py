@@ -22,20 +22,20 @@ from typing import ClassVar
 
 import torch
 
-from adamix_lab.adaptation import Adaptation, Weight, along, kaiming, linear, ones, zeros
+from adamix_lab import adaptation as lab
 
 
 @dataclass(frozen=True)
-class ScaledLoRA(Adaptation):
+class ScaledLoRA(lab.Adaptation):
     rank: int = 2
     kind: ClassVar[str] = "scaled-lora"
     sides: ClassVar[tuple[str, ...]] = ("A", "B")
 
     def weights(self, in_features, out_features):
         return {
-            "A": Weight((self.rank, in_features), "A", kaiming),
-            "B": Weight((out_features, self.rank), "B", zeros),
-            "s": Weight((out_features,), "B", ones, decay=False),
+            "A": lab.Weight((self.rank, in_features), "A", lab.kaiming),
+            "B": lab.Weight((out_features, self.rank), "B", lab.zeros),
+            "s": lab.Weight((out_features,), "B", lab.ones, decay=False),
         }
 
     def apply(self, base, x, w, training):
@@ -47,15 +47,16 @@ class ScaledLoRA(Adaptation):
 #
 # `ScaledLoRA` is `y = Wx + s * (B A x)`, with a vector `s [out]` that is learned. It is declared above; write what its
 # `apply` calls. A pass may carry K views: then each weight has a leading axis K, and x holds K groups of rows, one
-# after another. `linear(x, weight)` takes care of matrices, `along(x, vector)` of vectors.
+# after another. `lab.linear(x, weight)` takes care of matrices,
+# `lab.along(x, vector)` of vectors.
 
 
 # %% answer="scaled" minutes=12 difficulty=2 aims="an adaptation sees one set of weights: views never meet inside it"
 def apply_scaled(base, x, w):
     """y = Wx + s * (B A x), for w with A [r, in], B [out, r], s [out], or K of each. base(x) is Wx: call it once."""
     ### BEGIN SOLUTION
-    update = linear(linear(x, w["A"]), w["B"])
-    return base(x) + along(update, w["s"]) * update
+    update = lab.linear(lab.linear(x, w["A"]), w["B"])
+    return base(x) + lab.along(update, w["s"]) * update
     ### END SOLUTION
 
 
