@@ -69,7 +69,7 @@ def waits(page: Any, widget: Any, title: str, states: int) -> list[dict[str, flo
             handle.focus()
             place.evaluate(ARM)
             handle.press(key)
-            lab_server.settle(page)  # what was asked is answered: a new picture, if there is one, has come
+            lab_server.settle(page)  # what was asked is answered: a new picture, if there is one, is there
             picture = page.evaluate("() => window.adamixWaited()")
             if picture is None:
                 continue
