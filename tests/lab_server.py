@@ -26,7 +26,7 @@ from urllib.parse import urlparse
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = "127.0.0.1"
-STARTING = 600  # seconds until the server answers, and most for the page; a free machine needs three
+STARTING = 600  # seconds until the server answers, and then until the page stands; a free machine needs three
 
 # No news, no autosave, and every cell in the page: a cell that is scrolled out of sight must still be found.
 SETTINGS = {
@@ -185,7 +185,7 @@ def page_of(browser: Any, **options: Any) -> Iterator[tuple[Any, Troubles]]:
     """A page in a context of its own, and its troubles."""
     context = browser.new_context(viewport={"width": 1280, "height": 1000}, reduced_motion="reduce", **options)
     page = context.new_page()
-    page.set_default_timeout(1000 * STARTING)
+    page.set_default_timeout(120_000)  # a free machine needs less than one hundredth
     try:
         yield page, watched(page)
     finally:
@@ -233,7 +233,8 @@ SHUT = "async () => { await window.jupyterapp.shell.currentWidget.sessionContext
 
 def open_notebook(page: Any, lab: Lab, name: str) -> None:
     """Opens a notebook alone on the page, in a workspace of its own, and waits for its kernel."""
-    page.goto(f"{lab.url}/doc/workspaces/{secrets.token_hex(6)}/tree/{name}?reset&token={lab.token}")
+    address = f"{lab.url}/doc/workspaces/{secrets.token_hex(6)}/tree/{name}?reset&token={lab.token}"
+    page.goto(address, timeout=1000 * STARTING)
     page.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.context", timeout=1000 * STARTING)
     page.evaluate(READY)
 
