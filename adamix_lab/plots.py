@@ -104,8 +104,14 @@ class Picture:
         import base64
         import io
 
-        buffer = io.BytesIO()
-        self.figure.savefig(buffer, format="png", dpi=100)
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from PIL import Image
+
+        # `savefig` would draw twice, once to lay out; a learner waits for this
+        self.figure.set_dpi(100)
+        canvas, buffer = FigureCanvasAgg(self.figure), io.BytesIO()
+        canvas.draw()
+        Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).save(buffer, format="png")
         return base64.b64encode(buffer.getvalue()).decode()
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:

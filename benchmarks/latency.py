@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import math
 import os
 import statistics
 import sys
@@ -69,7 +70,7 @@ def waits(page: Any, widget: Any, title: str, states: int) -> list[dict[str, flo
             handle.focus()
             place.evaluate(ARM)
             handle.press(key)
-            lab_server.settle(page)  # what was asked is answered: a new picture, if there is one, has come
+            lab_server.settle(page)  # what was asked is answered: a new picture, if there is one, is there
             picture = page.evaluate("() => window.adamixWaited()")
             if picture is None:
                 continue
@@ -102,8 +103,9 @@ def measure(lab: Any, browser: Any, name: str, states: int, screenshots: Path | 
             measured = waits(page, widget, title, states)
             row: dict[str, Any] = {"lesson": name, "widget": title, "states": len(measured)}
             for part in ("compute", "draw", "picture"):
-                values = [wait[part] for wait in measured]
-                row |= {f"{part} ms": round(statistics.median(values), 1), f"{part} ms, worst": round(max(values), 1)}
+                values = [wait[part] for wait in measured]  # none where no key led to a new picture: NaN below
+                median, worst = (statistics.median(values), max(values)) if values else (math.nan, math.nan)
+                row |= {f"{part} ms": round(median, 1), f"{part} ms, worst": round(worst, 1)}
             medians = ", ".join(f"{part} {row[f'{part} ms']:.1f}" for part in ("compute", "draw", "picture"))
             print(f"{name} / {title}: {row['states']} states, medians in ms: {medians}", flush=True)
             rows.append(row)

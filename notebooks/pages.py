@@ -58,6 +58,7 @@ a:focus-visible, summary:focus-visible { outline: 3px solid var(--link); outline
 pre, code { font-family: ui-monospace, monospace; font-size: .92rem; }
 pre { background: var(--soft); border: 1px solid var(--line); border-radius: 6px; padding: .7rem; overflow-x: auto; }
 .output_area pre, .jp-OutputArea pre { background: transparent; border-left: 3px solid var(--line); border-radius: 0; }
+.output_area pre, .jp-OutputArea pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; padding: 4px; }
 table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
 th, td { border: 1px solid var(--line); padding: .3rem .6rem; text-align: left; vertical-align: top; }

@@ -26,7 +26,7 @@ from urllib.parse import urlparse
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = "127.0.0.1"
-STARTING = 600  # seconds until the server answers, and most for the page; a free machine needs three
+STARTING = 600  # seconds until the server answers, and then until the page stands; a free machine needs three
 
 # No news, no autosave, and every cell in the page: a cell that is scrolled out of sight must still be found.
 SETTINGS = {
@@ -185,7 +185,7 @@ def page_of(browser: Any, **options: Any) -> Iterator[tuple[Any, Troubles]]:
     """A page in a context of its own, and its troubles."""
     context = browser.new_context(viewport={"width": 1280, "height": 1000}, reduced_motion="reduce", **options)
     page = context.new_page()
-    page.set_default_timeout(1000 * STARTING)
+    page.set_default_timeout(120_000)  # a free machine needs less than one hundredth
     try:
         yield page, watched(page)
     finally:
@@ -210,11 +210,13 @@ RUN_ALL = """async () => {
     errors: cell.model.outputs.toJSON().filter(o => o.output_type === 'error').map(o => `${o.ename}: ${o.evalue}`),
   }));
 }"""
-# A reply comes after all that was asked before, and its "idle" after all that was answered. Twice, because a
-# widget holds back a change while an earlier one is on its way. The next frame shows it.
+# JupyterLab sends what widgets say over a subshell of the kernel, beside the cells. So a widget is asked for its
+# state, on the same way: its "idle" comes after all that was said and answered before. Twice, because a widget holds
+# back a change while an earlier one is on its way. The next frame shows it.
 SETTLED = """async () => {
   const { kernel } = window.jupyterapp.shell.currentWidget.sessionContext.session;
-  for (const _ of [1, 2]) await kernel.requestExecute({ code: '', store_history: false }).done;
+  const comm = [...kernel._comms.values()].find(comm => comm.targetName === 'jupyter.widget');
+  for (const _ of [1, 2]) await comm.send({ method: 'request_state' }).done;
   await new Promise(requestAnimationFrame);
 }"""
 RESTART = """async () => {
@@ -231,7 +233,8 @@ SHUT = "async () => { await window.jupyterapp.shell.currentWidget.sessionContext
 
 def open_notebook(page: Any, lab: Lab, name: str) -> None:
     """Opens a notebook alone on the page, in a workspace of its own, and waits for its kernel."""
-    page.goto(f"{lab.url}/doc/workspaces/{secrets.token_hex(6)}/tree/{name}?reset&token={lab.token}")
+    address = f"{lab.url}/doc/workspaces/{secrets.token_hex(6)}/tree/{name}?reset&token={lab.token}"
+    page.goto(address, timeout=1000 * STARTING)
     page.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.context", timeout=1000 * STARTING)
     page.evaluate(READY)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -115,6 +116,7 @@ def dial_seeds() -> tuple[int, ...]:
 def consistency_dial(prediction: Prediction | None = None) -> Explorer:
     """The widget of lesson 02, over runs that were trained beforehand; it draws the learner's prediction, too."""
     weights, seeds = tuple(GRID), dial_seeds()
+    measured = cache(lambda seed: dialled(weights[0], seed))  # turning the dial measures nothing anew
     return Explorer(
         "Consistency dial",
         "Find a weight with a pairwise KL below 0.03 at which a random route loses at most a point to the best "
@@ -123,7 +125,7 @@ def consistency_dial(prediction: Prediction | None = None) -> Explorer:
             Steps("weight", "weight of consistency", weights, weights[0]),
             Steps("seed", "seed", seeds, seeds[0]),
         ],
-        dialled,
+        lambda weight, seed: replace(measured(seed), chosen=weights.index(weight)),
         lambda state: draw_dial(state, prediction.value if prediction else None),
         shown={"weight": weights[-1], "seed": seeds[0]},
     )

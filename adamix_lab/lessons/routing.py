@@ -109,7 +109,8 @@ def heat(ax: Axes, values: Tensor, low: float, label: str, high: float = 100) ->
         torch.cartesian_prod(*map(torch.arange, values.shape)), values.flatten(), strict=True
     ):
         dark = float(value) < (low + high) / 2
-        ax.text(int(column), int(row), f"{value:.0f}", ha="center", va="center", fontsize=8, color="w" if dark else "k")
+        ax.text(int(column), int(row), f"{value:.0f}", ha="center", va="center", fontsize=8, color="w" if dark else "k",
+                in_layout=False)  # fmt: skip
     ax.figure.colorbar(drawn, ax=ax, label=label)
 
 
@@ -154,7 +155,7 @@ def draw_routed(state: Routed) -> View:
     ax.add_patch(Rectangle((second - 0.47, first - 0.47), 0.94, 0.94, fill=False, edgecolor="#D55E00", linewidth=4))
     for i, j in torch.cartesian_prod(torch.arange(len(state.positive)), torch.arange(len(state.positive))).tolist():
         ax.text(j, i + 0.3, state.classes[int(state.positive[i, j] > 0.5)], ha="center", fontsize=7,
-                color="w" if state.positive[i, j] < 0.5 else "k")  # fmt: skip
+                color="w" if state.positive[i, j] < 0.5 else "k", in_layout=False)  # fmt: skip
     ax.set_xticks(range(len(state.positive)), [f"expert {e}" for e in range(len(state.positive))])
     ax.set_yticks(range(len(state.positive)), [f"expert {e}" for e in range(len(state.positive))])
     ax.set_xlabel(BLOCKS[1])
