@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from adamix_lab.batches import Encoder, check_labels, encode, sequential
 from adamix_lab.blocks import cut_last_block, plan_blocks
@@ -169,14 +169,15 @@ def predict(
 
 
 @contextmanager
-def evaluating(mixture: MixtureModel) -> Iterator[None]:
-    """Evaluation mode inside the block; the mode that was comes back."""
-    training = mixture.training
-    mixture.eval()
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; every module's own mode comes back, after an error too."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
     try:
         yield
     finally:
-        mixture.train(training)
+        for module, mode in modes:
+            module.training = mode
 
 
 def above_prefix(mixture: MixtureModel, batches: list[Indexed]) -> tuple[MixtureModel, list[Indexed]]:

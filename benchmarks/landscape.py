@@ -25,9 +25,9 @@ from adamix_lab.allocator import keep_freed_memory
 from adamix_lab.analysis.kinds import task_batches
 from adamix_lab.analysis.landscape import evaluate_points
 from adamix_lab.analysis.points import Points, plane, point_of
-from adamix_lab.analysis.stacked import looking
 from adamix_lab.backbones import load_backbone
 from adamix_lab.doctor import versions
+from adamix_lab.evaluation import evaluating
 from adamix_lab.merging import merge
 from adamix_lab.model import MixtureModel, attach
 from adamix_lab.saving import load_trained
@@ -57,7 +57,7 @@ def point_by_point(
     """Loss, accuracy and entropy at some points `[3, points]`: weights copied in, plain passes."""
     single = merge(mixture)
     found = []
-    with torch.no_grad(), looking(single):
+    with torch.no_grad(), evaluating(single):
         for n in which:
             weights = {name: w[0] for name, w in points.weights(n, n + 1).items()}
             load_trained(single, {name: w if name.startswith("head.") else w[None] for name, w in weights.items()})

@@ -10,7 +10,8 @@ from adamix_lab.adaptations import Bottleneck, LoRA
 from adamix_lab.analysis import theory as t
 from adamix_lab.analysis.curvature import eager_attention
 from adamix_lab.analysis.points import anchored, point_of
-from adamix_lab.analysis.stacked import logits_at, looking
+from adamix_lab.analysis.stacked import logits_at
+from adamix_lab.evaluation import evaluating
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 one_thread = tiny_task.one_thread
@@ -35,7 +36,7 @@ def test_derivatives_are_those_of_finite_differences(family):
     first, second = (anchored([end]) for end in ends(mixture))
     way, step = {name: second[name] - first[name] for name in first}, 1e-4
     (batch,) = batches(1)
-    with torch.no_grad(), looking(mixture), eager_attention(mixture.model):
+    with torch.no_grad(), evaluating(mixture), eager_attention(mixture.model):
         f, slope, bend = t.derivatives(mixture, batch, first, way)
         near = {
             n: logits_at(mixture, batch, {name: first[name] + n * step * way[name] for name in first})

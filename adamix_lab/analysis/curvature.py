@@ -16,8 +16,9 @@ from torch import Generator, Tensor, nn
 
 from adamix_lab.analysis.landscape import counted, mixture_place, refuse_batches, targets
 from adamix_lab.analysis.points import Point, anchored, point_of
-from adamix_lab.analysis.stacked import above_prefix, logits_at, looking
+from adamix_lab.analysis.stacked import above_prefix, logits_at
 from adamix_lab.errors import positive
+from adamix_lab.evaluation import evaluating
 from adamix_lab.model import MixtureModel
 from adamix_lab.objective import predicts_next
 from adamix_lab.views import Batch
@@ -62,7 +63,7 @@ class AdapterLoss:
         self.mixture = mixture
         self.shift = predicts_next(mixture.model)
         device, _ = mixture_place(mixture)
-        with torch.no_grad(), looking(mixture):
+        with torch.no_grad(), evaluating(mixture):
             self.top, cache = above_prefix(mixture)
             self.batches = [cache({name: value.to(device) for name, value in batch.items()}) for batch in batches]
         self.rows = sum(len(targets(batch["labels"], self.shift)[1]) for batch in self.batches)
@@ -103,7 +104,7 @@ class AdapterLoss:
     def _sums(self, displacement: Tensor) -> Iterator[Tensor]:
         # the loss summed over the rows of one batch after another
         for batch in self.batches:
-            with looking(self.mixture), eager_attention(self.mixture.model):
+            with evaluating(self.mixture), eager_attention(self.mixture.model):
                 weights = {name: weight[None] for name, weight in self._moved(displacement).items()}
                 keep, gold = targets(batch["labels"], self.shift)
                 logits = counted(logits_at(self.top, batch, weights), keep, self.shift)[0]

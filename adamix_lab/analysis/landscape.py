@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from adamix_lab.analysis.arrays import Landscape, empty_landscape, read_landscape, save_landscape
 from adamix_lab.analysis.points import Point, Points, point_of
-from adamix_lab.analysis.stacked import above_prefix, logits_at, looking
+from adamix_lab.analysis.stacked import above_prefix, logits_at
 from adamix_lab.doctor import versions
 from adamix_lab.errors import positive
+from adamix_lab.evaluation import evaluating
 from adamix_lab.model import MixtureModel
 from adamix_lab.objective import IGNORED, predicts_next
 from adamix_lab.saving import describe
@@ -68,7 +69,7 @@ def evaluate_points(
     landscape = _begun(points, len(batches), notes, store, say)
     points = replace(points, anchors={name: anchors.to(device) for name, anchors in points.anchors.items()})
     written = time.monotonic()
-    with torch.no_grad(), looking(mixture):
+    with torch.no_grad(), evaluating(mixture):
         top, cache = above_prefix(mixture)
         for n in range(landscape.batches[0], len(batches)):
             batch = cache({name: value.to(device) for name, value in batches[n].items()})

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamix_lab.analysis.stacked import inputs_of, looking
+from adamix_lab.analysis.stacked import inputs_of
+from adamix_lab.evaluation import evaluating
 from adamix_lab.mixture import MixtureLayer
 from adamix_lab.model import MixtureModel
 from adamix_lab.views import Batch
@@ -102,7 +103,7 @@ def site_inputs(mixture: MixtureModel, batch: Batch) -> dict[str, Tensor]:
         for path, layer in mixture.sites.items()
     ]
     try:
-        with looking(mixture):
+        with evaluating(mixture):
             mixture(**inputs_of(mixture, batch))
     finally:
         for handle in handles:

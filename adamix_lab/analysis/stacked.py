@@ -6,8 +6,7 @@ theirs by a selection that is taken back when the pass ends, whatever happens in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,18 +18,6 @@ from adamix_lab.model import MixtureModel
 from adamix_lab.objective import reads_labels
 from adamix_lab.prefix import above, shallow
 from adamix_lab.views import Batch, rows_of
-
-
-@contextmanager
-def looking(mixture: MixtureModel) -> Iterator[None]:
-    """Evaluation mode inside the block; every module's own mode comes back, after an error too."""
-    modes = [(module, module.training) for module in mixture.modules()]
-    mixture.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def above_prefix(mixture: MixtureModel) -> tuple[MixtureModel, Callable[[Batch], Batch]]:

@@ -22,7 +22,8 @@ from torch import Tensor
 from adamix_lab.analysis.curvature import eager_attention
 from adamix_lab.analysis.landscape import mixture_place, refuse_batches, refuse_points
 from adamix_lab.analysis.points import Point, anchored, point_of
-from adamix_lab.analysis.stacked import above_prefix, logits_at, looking
+from adamix_lab.analysis.stacked import above_prefix, logits_at
+from adamix_lab.evaluation import evaluating
 from adamix_lab.model import MixtureModel
 from adamix_lab.routing import RouteSpace
 from adamix_lab.views import Batch, shared_prefix
@@ -89,7 +90,7 @@ def _two_points(
     average = {name: torch.lerp(first[name], second[name], share) for name in first}
     direction = {name: second[name] - first[name] for name in first}
     sums, rows = torch.zeros(4, len(next(iter(first.values()))), dtype=torch.float64), 0
-    with torch.no_grad(), looking(mixture), eager_attention(mixture.model):
+    with torch.no_grad(), evaluating(mixture), eager_attention(mixture.model):
         top, cache = above_prefix(mixture)
         for batch in _on_device(mixture, batches):
             states, gold = cache(batch), batch["labels"]
@@ -113,7 +114,7 @@ def barycentre(mixture: MixtureModel, batches: Sequence[Batch], routes: Tensor |
     merge = point_of(mixture, head=False)
     directions, weights = expert_directions(mixture)
     sums, rows = torch.zeros(4, dtype=torch.float64), 0
-    with torch.no_grad(), looking(mixture), eager_attention(mixture.model):
+    with torch.no_grad(), evaluating(mixture), eager_attention(mixture.model):
         top, cache = above_prefix(mixture)
         for batch in _on_device(mixture, batches):
             states, gold = cache(batch), batch["labels"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from adamix_lab.evaluation import evaluating
 from adamix_lab.model import MixtureModel
 
 # Largest difference over max(1, largest logit): float32 folds to a few roundings, narrow weights to more.
@@ -61,22 +61,9 @@ def probe(model: nn.Module, rows: int = 2, tokens: int = 8) -> dict[str, Tensor]
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, without gradients, inside the block; each module's mode is put back."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
 def logits_of(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """The model's logits on a batch without labels, float32."""
-    with evaluating(model):
+    with torch.no_grad(), evaluating(model):
         return model(**{name: value for name, value in batch.items() if name != "labels"}).logits.float()
 
 

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from adamix_lab.adaptation import Adaptation
 from adamix_lab.errors import one_of
+from adamix_lab.evaluation import evaluating
 from adamix_lab.files import write_text
 from adamix_lab.interop.adapters_out import FILES as ADAPTERS_FILES
 from adamix_lab.interop.adapters_out import read_back, write_adapters
-from adamix_lab.interop.checked import bare, check_logits, evaluating, logits_of, narrowest, probe
+from adamix_lab.interop.checked import bare, check_logits, logits_of, narrowest, probe
 from adamix_lab.interop.onnx_out import FILE as ONNX_FILE
 from adamix_lab.interop.onnx_out import run_onnx, write_onnx
 from adamix_lab.interop.peft_out import FILES as PEFT_FILES
@@ -149,7 +150,7 @@ def _write_and_check(
     if format == EXPERTS:
         return _experts(mixture, merged, here, batch, dtype)
     if format == ONNX:
-        with evaluating(merged):
+        with torch.no_grad(), evaluating(merged):
             write_onnx(merged, here / ONNX_FILE, batch)
         found = run_onnx(here / ONNX_FILE, batch)
         return check_logits(expected, found, dtype, "The ONNX graph"), "onnxruntime"

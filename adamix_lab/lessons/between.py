@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from adamix_lab.analysis.points import Point, dot, filter_normalised
-from adamix_lab.analysis.stacked import above_prefix, logits_at, looking
+from adamix_lab.analysis.stacked import above_prefix, logits_at
 from adamix_lab.batches import encode, sequential
+from adamix_lab.evaluation import evaluating
 from adamix_lab.model import MixtureModel
 from adamix_lab.routing import generator_for
 from adamix_lab.tasks import Task
@@ -29,7 +30,7 @@ def losses_of_rows(mixture: MixtureModel, task: Task, tokenizer: Any, points: Po
     examples = encode(task.evaluation[:rows], task, tokenizer)
     number = len(next(iter(points.values())))
     losses = torch.empty(len(examples), number)
-    with looking(mixture):
+    with evaluating(mixture):
         top, cache = above_prefix(mixture)
         for indices, batch in sequential(examples, 64, tokenizer.pad_token_id or 0):
             ready = cache(batch)

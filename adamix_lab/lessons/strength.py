@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from adamix_lab.analysis.kinds import task_batches
-from adamix_lab.analysis.stacked import above_prefix, inputs_of, looking
+from adamix_lab.analysis.stacked import above_prefix, inputs_of
 from adamix_lab.blocks import cut_last_block
-from adamix_lab.evaluation import wilson
+from adamix_lab.evaluation import evaluating, wilson
 from adamix_lab.model import MixtureModel
 from adamix_lab.plots import STYLES, Picture, new_figure
 from adamix_lab.tasks import Task
@@ -36,7 +36,7 @@ def at_strength(mixture: MixtureModel, strength: float) -> Mapping[str, Mapping[
 def accuracies(mixture: MixtureModel, task: Task, tokenizer: Any, rows: int = 256) -> list[float]:
     """The share of the first evaluation rows answered rightly at each of STRENGTHS."""
     right, seen = [0.0] * len(STRENGTHS), 0
-    with torch.no_grad(), looking(mixture):
+    with torch.no_grad(), evaluating(mixture):
         top, cache = above_prefix(mixture)
         for batch in task_batches(task, tokenizer, rows):
             cached = cache(batch)
@@ -68,7 +68,7 @@ def dialled(
     if not any(abs(strength - known) < 1e-6 for known in STRENGTHS):
         raise ValueError(f"Strength {strength:g} was not measured: expected a multiple of 0.1 from 0 to 1.")
     batch = tokenizer([sentence], return_tensors="pt", truncation=True, max_length=128)
-    with torch.no_grad(), looking(mixture):
+    with torch.no_grad(), evaluating(mixture):
         probabilities = mixture(selection=at_strength(mixture, strength), **batch).logits.softmax(-1)[0]
     return Dialled(strength, sentence, probabilities, tuple(classes), curve, rows)
 

@@ -12,9 +12,9 @@ from adamix_lab.analysis.kinds import experts_of, task_batches
 from adamix_lab.analysis.landscape import evaluate_points
 from adamix_lab.analysis.points import simplex
 from adamix_lab.analysis.posterior import marginal
-from adamix_lab.analysis.stacked import above_prefix, inputs_of, looking
+from adamix_lab.analysis.stacked import above_prefix, inputs_of
 from adamix_lab.blocks import cut_last_block
-from adamix_lab.evaluation import wilson
+from adamix_lab.evaluation import evaluating, wilson
 from adamix_lab.merging import weighted
 from adamix_lab.model import MixtureModel
 from adamix_lab.plots import STYLES, Picture, new_figure
@@ -63,7 +63,7 @@ def prepare(
     (batch,) = task_batches(replace(task, evaluation=spread), tokenizer, batch_size=rows)
     measured = evaluate_points(mixture, simplex(experts_of(mixture, 3), steps), [batch])
     shares = measured.coefficients[: -len(measured.marks)].float()
-    with torch.no_grad(), looking(mixture):
+    with torch.no_grad(), evaluating(mixture):
         top, cache = above_prefix(mixture)
         cached = cache(batch)
         passes = [answer(top, cached, vertex) for vertex in torch.eye(3).tolist()]

@@ -41,7 +41,29 @@ class View:
     picture: Picture
 
 
-class Explorer:
+class Told:
+    """What a widget says in words: a live readout, and a text that stands for it where widgets cannot be shown."""
+
+    box: Any
+    readout: Any
+    text: str
+
+    @property
+    def plain(self) -> str:
+        """The text that stands for it."""
+        raise NotImplementedError
+
+    def _say(self, text: str) -> None:
+        self.text = text
+        self.readout.value = f'<div role="status" aria-live="polite">{html.escape(text)}</div>'
+
+    def _repr_mimebundle_(self, **more: Any) -> Any:
+        bundle = self.box._repr_mimebundle_(**more)
+        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
+        return {**data, "text/plain": self.plain}, metadata
+
+
+class Explorer(Told):
     """A widget: at most three controls, buttons that set them, a readout, a picture, and its configuration as text.
 
     Attributes:
@@ -213,14 +235,10 @@ class Explorer:
         ours = not isinstance(error, ValueError | OSError)
         self._say(f"{type(error).__name__}: {error} This is a fault of the widget, not yours." if ours else str(error))
 
-    def _say(self, text: str) -> None:
-        self.text = text
-        self.readout.value = f'<div role="status" aria-live="polite">{html.escape(text)}</div>'
-
-    def _repr_mimebundle_(self, **more: Any) -> Any:
-        bundle = self.box._repr_mimebundle_(**more)
-        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
-        return {**data, "text/plain": f"The widget “{self.title}”: run the cell to use it. {self.text}"}, metadata
+    @property
+    def plain(self) -> str:
+        """What stands where widgets cannot be shown."""
+        return f"The widget “{self.title}”: run the cell to use it. {self.text}"
 
 
 def heading(title: str, goal: str = "") -> str:

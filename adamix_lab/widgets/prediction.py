@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import html
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from adamix_lab.widgets.frame import heading, require_ipywidgets
+from adamix_lab.widgets.frame import Told, heading, require_ipywidgets
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-class Prediction:
+class Prediction(Told):
     """A box for one number.
 
     Attributes:
@@ -52,14 +51,10 @@ class Prediction:
         """Draws the prediction as a dashed line and returns the alt text with it; without one, says so."""
         return mark_prediction(ax, alt, self.value, self.unit, axis)
 
-    def _say(self, text: str) -> None:
-        self.text = text
-        self.readout.value = f'<div role="status" aria-live="polite">{html.escape(text)}</div>'
-
-    def _repr_mimebundle_(self, **more: Any) -> Any:
-        bundle = self.box._repr_mimebundle_(**more)
-        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
-        return {**data, "text/plain": f"{self.question} (Run the cell to enter a prediction.)"}, metadata
+    @property
+    def plain(self) -> str:
+        """What stands where widgets cannot be shown."""
+        return f"{self.question} (Run the cell to enter a prediction.)"
 
 
 def mark_prediction(ax: Axes, alt: str, value: float | None, unit: str = "%", axis: str = "x") -> str:
