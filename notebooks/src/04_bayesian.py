@@ -129,7 +129,7 @@ tables["AdaMix"][0][["what", "T", "error", "loss", "loss_bias"]].round(4)
 #
 # Move each expert towards the experts' mean. The merge stays the same model. Near the mean a route's distance from
 # the average should shrink with the experts' distance, and the merge's with its square: in a mean, first-order terms
-# cancel. What is the merge worth then?
+# cancel. Farther out neither has to hold. What is the merge worth then?
 
 # %%
 pulled = pulling("adamix", seed=0, shares=(1, 1 / 2, 1 / 4, 1 / 8), rows=ROWS)
