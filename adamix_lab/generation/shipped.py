@@ -1,4 +1,4 @@
-"""The shipped writers: experts on the embedded decoder and the task "notices", and what they wrote.
+"""Writers: experts on the embedded decoder and the task "notices", and what they wrote.
 
 Each folder `data/generators/NAME/seedN` holds experts (float16) and `texts.json`: a text for every evaluation source,
 by strategy ("random" holds one random route a text, "anew" draws a new one for every token); seed 0 has
