@@ -175,6 +175,32 @@ def test_writers_are_made_once_and_described(tmp_path, monkeypatch):
     assert "1 steps of 8 pairs" in card and "| anew |" in card and str(tmp_path) not in card
 
 
+def test_the_shipped_writer_writes_what_is_stored():
+    mixture, tokenizer = shipped.load_writer()
+    task, texts = load_generation_task("notices"), shipped.load_texts()
+    for n in (0, 50):
+        assert shipped.write_one(mixture, task.sources[n], tokenizer, "merged") == texts["merged"][n]
+        assert shipped.write_one(mixture, task.sources[n], tokenizer, "anew", seed=n) == texts["anew"][n]
+    assert set(texts) == set(shipped.STRATEGIES) and {len(each) for each in texts.values()} == {80}
+
+
+def test_the_explorer_is_driven():
+    pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
+    from adamix_lab.lessons.decoding import decoding_explorer, inputs, written
+
+    widget = decoding_explorer()
+    assert widget.last_error is None
+    before = widget.picture.alt
+    widget.press("Show me")
+    assert widget.picture.alt != before and "Chosen: merged, 1 beam" in widget.picture.alt
+    for number, route, beams in ((1, "fixed-0", 1), (10, "anew", 4), (5, "merged", 4)):
+        widget.set(number=number, route=route, beams=beams)
+        state = written(number, route, beams)
+        assert inputs()[number - 1] in widget.text and f"{100 * state.share:.0f} % of the slots" in widget.text
+    with pytest.raises(ValueError, match=r"beams = 3: expected one of 1, 4"):
+        widget.set(beams=3)
+
+
 # -- checks -------------------------------------------------------------------------------------------------
 
 

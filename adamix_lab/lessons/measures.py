@@ -17,6 +17,7 @@ from adamix_lab.lessons.agreement import agreed_and_wrong, pairwise_kl
 from adamix_lab.lessons.answers import Answers, answers_of
 from adamix_lab.lessons.effects import Measure
 from adamix_lab.lessons.gates import favourite_share, gate_load
+from adamix_lab.lessons.measures_writing import writing
 from adamix_lab.lessons.routing import by_expert, flips, specialist_gain
 from adamix_lab.lessons.runs import GRID, load_answers
 from adamix_lab.lessons.symmetry import aligned, permuted_copies
@@ -235,6 +236,7 @@ LESSONS: Mapping[str, Callable[[], Measures]] = {
     "01": routing,
     "02": consistency,
     "03": merging,
+    "06": writing,
 }
 
 
