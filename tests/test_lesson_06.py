@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -12,7 +13,7 @@ import torch
 
 from adamix_lab.adaptations import LoRA
 from adamix_lab.checks.generation import check_coverage, check_prefix_labels
-from adamix_lab.generation import shipped
+from adamix_lab.generation import shipped, shipped_card
 from adamix_lab.generation.coverage import coverage, realised, slots_of
 from adamix_lab.generation.decoding import Decoding, generate_texts
 from adamix_lab.generation.stepwise import a_route_each, one_route, search
@@ -149,6 +150,29 @@ def test_missing_writers_name_the_command(tmp_path):
         shipped.load_writer(folder=tmp_path)
     with pytest.raises(ValueError, match="adamx"):
         shipped.place_of("adamx")
+
+
+def test_writers_are_made_once_and_described(tmp_path, monkeypatch):
+    task = load_generation_task("notices")
+    few = replace(task, train=task.train[:8], evaluation=task.evaluation[:3])
+    short = {"STRATEGIES": ("merged", "fixed-0", "random", "anew"), "BEAMS": (1, 2), "EXPLORED": 2, "NEW_TOKENS": 6}
+    short["GREEDY"] = replace(shipped.GREEDY, new_tokens=6)
+    for name, value in {**short, "load_generation_task": lambda name: few}.items():
+        monkeypatch.setattr(shipped, name, value)
+    monkeypatch.setattr(shipped_card, "STRATEGIES", short["STRATEGIES"])
+    monkeypatch.setattr(shipped_card, "load_generation_task", lambda name: few)
+    said = []
+    shipped.make_writers(tmp_path, seeds=(0,), steps=1, say=said.append)
+    shipped.make_writers(tmp_path, seeds=(0,), steps=1, say=said.append)
+    assert len(said) == 2 and said[0] == said[1] and "merged" in said[0]
+    mixture, tokenizer = shipped.load_writer(folder=tmp_path)
+    texts, explored = shipped.load_texts(folder=tmp_path), shipped.load_explored(folder=tmp_path)
+    assert {len(each) for each in texts.values()} == {3} and set(texts) == set(short["STRATEGIES"])
+    assert set(explored) == set(shipped.ROUTES) and explored["merged"].keys() == {"1", "2"}
+    for strategy, seed in (("anew", 1), ("fixed-0", 0)):
+        assert shipped.write_one(mixture, few.sources[1], tokenizer, strategy, seed=seed) == texts[strategy][1]
+    card = shipped_card.write_card(tmp_path).read_text(encoding="utf-8")
+    assert "1 steps of 8 pairs" in card and "| anew |" in card and str(tmp_path) not in card
 
 
 def test_the_shipped_writer_writes_what_is_stored():

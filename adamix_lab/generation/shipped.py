@@ -1,4 +1,4 @@
-"""The shipped writers: experts on the embedded decoder and the task "notices", and what they wrote.
+"""Writers: experts on the embedded decoder and the task "notices", and what they wrote.
 
 Each folder `data/generators/NAME/seedN` holds experts (float16) and `texts.json`: a text for every evaluation source,
 by strategy ("random" holds one random route a text, "anew" draws a new one for every token); seed 0 has
@@ -47,7 +47,7 @@ STRATEGIES = (*ROUTES, "random", "merged, 4 beams")
 EXPLORED, BEAMS = 10, (1, 4)  # sources, and numbers of beams, of the explorer
 TEXTS, EXPLORED_TEXTS = "texts.json", "explored.json"
 RECIPE = Recipe(
-    steps=300, lr=4e-3, batch_size=8, warmup=0.05, dev_fraction=0.0, max_length=64, precision="bf16",
+    steps=1000, lr=4e-3, batch_size=8, warmup=0.05, dev_fraction=0.0, max_length=64, precision="bf16",
     consistency=Consistency(1.0, views="shared_prefix"), checkpoint_every=0,
 )  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from adamix_lab.widgets.frame import Explorer, View
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
 NAMES = {
     **{f"fixed-{n}": f"expert {n}" for n in range(4)},
@@ -116,10 +117,10 @@ def plain(name: str) -> str:
     return NAMES.get(name, name).replace("\n", " ")
 
 
-def _cell(column: int, row: int, height: int = 1, **how: object) -> object:
+def _cell(column: int, row: int, height: int = 1, **how: Any) -> Rectangle:
     from matplotlib.patches import Rectangle
 
-    return Rectangle((column - 0.5, row - 0.5), 1, height, **how)  # type: ignore[arg-type]
+    return Rectangle((column - 0.5, row - 0.5), 1, height, **how)
 
 
 def decoding_explorer(seed: int = 0) -> Explorer:
