@@ -210,13 +210,13 @@ RUN_ALL = """async () => {
     errors: cell.model.outputs.toJSON().filter(o => o.output_type === 'error').map(o => `${o.ename}: ${o.evalue}`),
   }));
 }"""
-# JupyterLab sends what widgets say over a subshell of the kernel, beside the cells. So a widget is asked for its
-# state, on the same way: its "idle" comes after all that was said and answered before. Twice, because a widget holds
+# JupyterLab sends what widgets say over subshells of the kernel, beside the cells. So each widget is asked for its
+# state, on its own way: its "idle" comes after all that was said and answered before. Twice, because a widget holds
 # back a change while an earlier one is on its way. The next frame shows it.
 SETTLED = """async () => {
   const { kernel } = window.jupyterapp.shell.currentWidget.sessionContext.session;
-  const comm = [...kernel._comms.values()].find(comm => comm.targetName === 'jupyter.widget');
-  for (const _ of [1, 2]) await comm.send({ method: 'request_state' }).done;
+  const comms = [...kernel._comms.values()].filter(comm => comm.targetName === 'jupyter.widget');
+  for (const _ of [1, 2]) await Promise.all(comms.map(comm => comm.send({ method: 'request_state' }).done));
   await new Promise(requestAnimationFrame);
 }"""
 RESTART = """async () => {

@@ -106,12 +106,14 @@ def drive(page, widget):
         changes(page, widget, lambda handle=handle: learner.press_arrow(handle))
     for box in boxes[:1]:
         changes(page, widget, lambda box=box: learner.change_box(box))
-    assert shown(page, widget) == state
+    learner.show_me(widget)
+    see(learner.configuration(widget)).to_have_value(state, timeout=1000 * SECONDS)
     for handle in handles:
         to_its_ends(page, widget, handle)
     for box in learner.words_boxes(widget):
         bad_texts(page, widget, box)
-    assert shown(page, widget) == state
+    learner.show_me(widget)
+    see(learner.configuration(widget)).to_have_value(state, timeout=1000 * SECONDS)
 
 
 def to_its_ends(page, widget, handle):
