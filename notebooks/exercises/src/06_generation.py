@@ -27,7 +27,7 @@ import torch
 # compares it with the prediction one position earlier. Return the ids and the labels, two lists of equal length.
 
 
-# %% answer="mask" minutes=10 difficulty=2 aims="the model should learn to write the source, too; or the label is the next id, shifted twice"
+# %% answer="mask" minutes=10 difficulty=2 aims="a decoder learns its source, too, or labels are shifted twice"
 def encode(source, target, sep, end):
     """(ids, labels) of a pair; source and target are lists of ids."""
     ### BEGIN SOLUTION
@@ -102,7 +102,7 @@ assert slot_coverage("A race, a race, a race, a race.", meaning) == 0.25, (
 # between. Return the new tokens and the route.
 
 
-# %% answer="replay" minutes=15 difficulty=2 aims="random routing at generation is a coin at every token, and cannot be repeated"
+# %% answer="replay" minutes=15 difficulty=2 aims="routes of a text are a coin at every token, not to be repeated"
 def write(next_token, prompt, n, seed, layers=4, experts=4):
     """(list of n new tokens, route): one route for the whole text, a function of the seed."""
     ### BEGIN SOLUTION
