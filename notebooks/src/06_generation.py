@@ -88,8 +88,8 @@ for name, wrong in (
     print(f"{name:18} loss {float(next_token_loss(logits, wrong)):.2f} nats a token, over {counted} tokens")
 
 # %% [markdown]
-# The second learns to write every second word: at each place it is asked for the token after the next. The third
-# spends itself on telling slots that are always given.
+# The second is asked, at each place, for the token after the next. The third is asked for the slots, too, which are
+# always given.
 #
 # ## Does it say what it should?
 #
@@ -204,5 +204,4 @@ pd.DataFrame(rows).T[["BLEU", "NIST", "ROUGE-L"]].astype(float).round(2)
 
 # %% [markdown]
 # One seed, 800 steps, a model seventy times smaller: this does not contradict the paper. It says that a result belongs
-# to the size at which it was measured. Few trained weights suffice where the frozen model can already copy a name; this
-# one cannot.
+# to the size at which it was measured.
