@@ -68,7 +68,10 @@ def search(
     running, totals = [list[int]()], torch.zeros(1)  # what is written, and its log-likelihood [beams]
     inputs, cache, finished = torch.tensor([list(prompt)]), None, list[Hypothesis]()
     for step in range(new_tokens):
-        made = mixture(selection=route_at(step), input_ids=inputs, past_key_values=cache, use_cache=True)
+        seen = torch.ones(len(inputs), len(prompt) + step, dtype=torch.long)  # nothing is padded
+        made = mixture(
+            selection=route_at(step), input_ids=inputs, attention_mask=seen, past_key_values=cache, use_cache=True
+        )
         cache = made.past_key_values
         scores = totals[:, None] + made.logits[:, -1].float().log_softmax(-1)  # [beams, V]
         best = scores.flatten().topk(2 * beams)
