@@ -192,7 +192,7 @@ def test_the_explorer_is_driven():
     assert widget.last_error is None
     before = widget.picture.alt
     widget.press("Show me")
-    assert widget.picture.alt != before and "Chosen: merged, 1 beam" in widget.picture.alt
+    assert widget.picture.alt != before and "Chosen: expert 1, 1 beam" in widget.picture.alt
     for number, route, beams in ((1, "fixed-0", 1), (10, "anew", 4), (5, "merged", 4)):
         widget.set(number=number, route=route, beams=beams)
         state = written(number, route, beams)
