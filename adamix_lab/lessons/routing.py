@@ -169,8 +169,9 @@ def draw_routed(state: Routed) -> View:
     )
     low, high = 100 * float(state.positive.min()), 100 * float(state.positive.max())
     alt = (
-        f"Probability of {state.classes[-1]} under all {state.positive.numel()} routes: {low:.0f} to {high:.0f} %. The "
-        f"chosen route, expert {first} then expert {second}, is outlined: {100 * state.here:.0f} %."
+        f"Probability of {state.classes[-1]} for “{state.row['sentence']}” under all {state.positive.numel()} routes: "
+        f"{low:.0f} to {high:.0f} %. The chosen route, expert {first} then expert {second}, is outlined: "
+        f"{100 * state.here:.0f} %."
     )
     return View(readout, Picture(figure, alt))
 
