@@ -113,6 +113,7 @@ def drive(page, widget):
     for handle in handles:
         to_its_ends(page, widget, handle)
     for box in learner.words_boxes(widget):
+        shown(page, widget)  # only one text is bad at a time: the first bad one is told
         bad_texts(page, widget, box)
     learner.show_me(widget)
     see(learner.configuration(widget)).to_have_value(state, timeout=1000 * SECONDS)
