@@ -1,6 +1,6 @@
 """How long a learner waits for a widget: its computing, its drawing, and from the key to the new picture.
 
-    python benchmarks/latency.py                     every lesson, ten states a slider
+    python benchmarks/latency.py                     every lesson, ten states a slider (or of the buttons)
     python benchmarks/latency.py 03_merging          one
     python benchmarks/latency.py --quick             02_consistency, three states a slider
     python benchmarks/latency.py --screenshots DIR   a picture of each widget besides, as JupyterLab shows it
@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import ast
 import json
-import math
 import os
 import statistics
 import sys
@@ -57,25 +56,31 @@ SECONDS = (
 
 def waits(page: Any, widget: Any, title: str, states: int) -> list[dict[str, float]]:
     """Milliseconds of each change: {"compute", "draw", "picture"}. A key at a slider's end, or one that leads to the
-    same picture, gives none.
+    same picture, gives none. A widget without sliders is moved by its buttons.
     """
     place, found = widget.locator(".adamix-picture"), []
-    for handle in learner.sliders(widget):
+
+    def press(handle: Any, key: str) -> None:
+        handle.focus()
+        place.evaluate(ARM)
+        handle.press(key)
+        lab_server.settle(page)  # what was asked is answered: a new picture, if there is one, is there
+        picture = page.evaluate("() => window.adamixWaited()")
+        if picture is not None:
+            seconds = json.loads(ast.literal_eval(lab_server.ask_kernel(page, SECONDS)))[title]
+            found.append({**{part: 1000 * value for part, value in seconds.items()}, "picture": picture})
+
+    handles = learner.sliders(widget)
+    for handle in handles:
         learner.show_me(widget)
         lab_server.settle(page)
         for key in islice(cycle(["ArrowRight"] * 3 + ["ArrowLeft"] * 3), states):
             now, lowest, highest = learner.at(handle)
-            if now == (highest if key == "ArrowRight" else lowest):
-                continue
-            handle.focus()
-            place.evaluate(ARM)
-            handle.press(key)
-            lab_server.settle(page)  # what was asked is answered: a new picture, if there is one, is there
-            picture = page.evaluate("() => window.adamixWaited()")
-            if picture is None:
-                continue
-            seconds = json.loads(ast.literal_eval(lab_server.ask_kernel(page, SECONDS)))[title]
-            found.append({**{part: 1000 * value for part, value in seconds.items()}, "picture": picture})
+            if now != (highest if key == "ArrowRight" else lowest):
+                press(handle, key)
+    if not handles:
+        for button in islice(cycle(learner.buttons(widget)), states):
+            press(button, "Enter")
     return found
 
 
@@ -103,10 +108,10 @@ def measure(lab: Any, browser: Any, name: str, states: int, screenshots: Path | 
             measured = waits(page, widget, title, states)
             row: dict[str, Any] = {"lesson": name, "widget": title, "states": len(measured)}
             for part in ("compute", "draw", "picture"):
-                values = [wait[part] for wait in measured]  # none where no key led to a new picture: NaN below
-                median, worst = (statistics.median(values), max(values)) if values else (math.nan, math.nan)
-                row |= {f"{part} ms": round(median, 1), f"{part} ms, worst": round(worst, 1)}
-            medians = ", ".join(f"{part} {row[f'{part} ms']:.1f}" for part in ("compute", "draw", "picture"))
+                values = [wait[part] for wait in measured]  # none where no key led to a new picture
+                median, worst = (statistics.median(values), max(values)) if values else (None, None)
+                row |= {f"{part} ms": median and round(median, 1), f"{part} ms, worst": worst and round(worst, 1)}
+            medians = ", ".join(f"{part} {row[f'{part} ms']}" for part in ("compute", "draw", "picture"))
             print(f"{name} / {title}: {row['states']} states, medians in ms: {medians}", flush=True)
             rows.append(row)
         lab_server.shut_kernel(page)

@@ -88,6 +88,11 @@ def type_into(box: Any, text: str) -> None:
     box.press("Enter")
 
 
+def buttons(widget: Any) -> list[Any]:
+    """Its buttons, in order."""
+    return list(widget.get_by_role("button").all())
+
+
 def show_me(widget: Any) -> None:
     """A click on the button, which has a mark before its name once its kernel is gone."""
     widget.get_by_role("button", name="Show me").click()
