@@ -183,7 +183,7 @@ def ablation_dashboard(folder: str | None = None, save_to: Path | None = None) -
     return Explorer(
         "Ablation dashboard",
         "Find a comparison that Holm's correction leaves standing, and the fewest seeds that name its winner wrongly "
-        "in under 5 % of draws. “Not with these runs” is an answer. Open a folder of your own, too.",
+        "in under 5 % of draws. “Not with these runs” is an answer to both. Open “budget”, and a folder of your own.",
         [
             Words("folder", "folder of results", start, 400, "folder"),
             Words("task", "task, or all", ALL, 100, "task"),
