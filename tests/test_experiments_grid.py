@@ -94,7 +94,7 @@ def test_yaml_reads_small_rates_as_words_and_the_grid_takes_them_as_numbers():
 
 def test_the_shipped_grids_are_whole():
     grids = {path.stem: read_grid(path) for path in GRIDS.glob("*.yaml")}
-    assert grids.keys() == {"quick", "core", "full"}
+    assert grids.keys() == {"quick", "core", "budget", "full"} and len(grids["budget"].runs) == 20
     assert len(grids["quick"].runs) == 12 and {run.task for run in grids["quick"].runs} == {"aspects"}
     core = grids["core"].runs
     assert len(core) == 3 * 4 * 5 and {run.max_length for run in core} == {64} and grids["core"].search
