@@ -5,6 +5,7 @@ import pytest
 import tiny
 import tiny_task
 import torch
+from seen import all_inside
 from tiny_task import one_thread  # noqa: F401
 
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
@@ -60,6 +61,9 @@ def test_the_dial_is_driven(grounds):
     dial.press("Show me")
     assert "Equal to merge, merge_products within 1e-5" in dial.text and dial.picture.alt != before
     assert "You predicted 1 times" in dial.picture.alt and "linear 1: 16, 1/2: 8" in dial.picture.alt
+    prediction.value = 12.75  # its line is named in the legend, which once squeezed the panels
+    dial.set(weight="1/2")
+    assert all_inside(dial.picture.figure) and dial.picture.figure.axes[0].get_position().width > 0.3
     dial.set(experts="tied", combination="cat", weight="1/4")
     assert "Equal to merge_products within 1e-5" in dial.text and "tied" in dial.text
     with pytest.raises(ValueError, match=r"weight of each expert = 0\.3: expected one of 1, 1/2"):

@@ -5,6 +5,7 @@ import tiny
 import tiny_answers
 import tiny_task
 import torch
+from seen import all_inside
 from tiny_task import one_thread  # noqa: F401
 
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
@@ -135,7 +136,7 @@ def test_the_consistency_dial_is_driven(stored):
         assert f"pairwise KL {told.kl[told.chosen]:.4f}" in widget.text and f"{weight} is chosen" in widget.picture.alt
     prediction.entry.value = "70"
     widget.press("Show me")
-    assert "You predicted 70 %" in widget.picture.alt
+    assert "You predicted 70 %" in widget.picture.alt and all_inside(widget.picture.figure)
     with pytest.raises(ValueError, match=r"weight of consistency = 5: expected one of 0, 1, 10, 100"):
         widget.set(weight=5)
 
@@ -198,6 +199,7 @@ def test_the_mixing_triangle_is_driven(ground):
     assert "are no mixture" in widget.text and widget.image.value == before
     widget.set(first=1.0, second=0.5)
     assert "67, 33, 0 %" in widget.text and widget.last_error is None
+    assert all_inside(widget.picture.figure)
 
 
 def test_bars_hold_every_seed():

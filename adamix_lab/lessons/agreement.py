@@ -71,13 +71,15 @@ def draw_dial(state: Dialled, predicted: float | None = None) -> View:
 
     predicted: the accuracy in % that the learner expects of a random route at the largest weight.
     """
-    from adamix_lab.pictures.landscapes import panels
+    from adamix_lab.pictures.landscapes import panels, place
 
     figure, (left, right) = panels(2, 8.6, 3.6)
     places, at = range(len(state.weights)), state.chosen
     ticks = [f"{w:g}" for w in state.weights]
     left.plot(places, state.kl, color="#444444", marker="o")
     left.set_yscale("log")
+    left.yaxis.set_major_formatter("{x:g}")
+    left.yaxis.set_minor_formatter("")
     left.set_ylabel("pairwise KL of routes (nats)")
     for name, values in (("random", state.random), ("merged", state.merged)):
         colour, marker = STYLES[name]
@@ -85,7 +87,6 @@ def draw_dial(state: Dialled, predicted: float | None = None) -> View:
         right.plot(places, values, color=colour, marker=marker, label=label)
     right.set_ylabel("accuracy (%)")
     right.set_ylim(45, 101)
-    right.legend(frameon=False, loc="lower left")
     for ax in (left, right):
         ax.axvspan(at - 0.25, at + 0.25, color="#0072B2", alpha=0.15)
         ax.set_xticks(list(places), ticks)
@@ -102,7 +103,10 @@ def draw_dial(state: Dialled, predicted: float | None = None) -> View:
     )
     chosen = f"seed {state.seed}; {state.weights[at]:g} is chosen"
     alt = f"Agreement and accuracy against the weight of consistency, {chosen}. {told}."
-    return View(readout, Picture(figure, mark_prediction(right, alt, predicted, axis="y")))
+    alt = mark_prediction(right, alt, predicted, axis="y")
+    right.legend(edgecolor="none", loc="lower left")  # inside, with the prediction
+    place(figure, left=0.105, right=0.985, bottom=0.14, top=0.97, wspace=0.26)
+    return View(readout, Picture(figure, alt))
 
 
 def dial_seeds() -> tuple[int, ...]:

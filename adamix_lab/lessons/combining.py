@@ -135,7 +135,7 @@ def draw_combined(state: Combined, predicted: float | None = None) -> View:
 
     predicted: how many times the mean's update the learner expects of "linear" at 1/M.
     """
-    from adamix_lab.pictures.landscapes import panels
+    from adamix_lab.pictures.landscapes import panels, place
 
     ground = state.ground
     figure, (left, right) = panels(2, 9.2, 3.8)
@@ -169,7 +169,6 @@ def draw_combined(state: Combined, predicted: float | None = None) -> View:
     right.set_yticks([0, 1], names)
     right.set_xlabel("largest difference of logits (shaded: below 1e-5)")
     right.grid(axis="x", alpha=0.3)
-    left.legend(frameon=False, fontsize=8, loc="upper right")
     same = ", ".join(name for name, value in zip(("merge", "merge_products"), found, strict=True) if value <= CLOSE)
     readout = (
         f"{ground.name}: “{state.combination}” at weight {state.weight} for each of {ground.experts} experts gives "
@@ -186,7 +185,10 @@ def draw_combined(state: Combined, predicted: float | None = None) -> View:
         f"{ground.target:.3g}: {told}. Chosen: {state.combination} at {state.weight}, {state.norm:.3g} times; logits "
         f"differ by {found[0]:.2g} from merge and by {found[1]:.2g} from merge_products."
     )
-    return View(readout, Picture(figure, mark_prediction(left, alt, predicted, "times", axis="y")))
+    alt = mark_prediction(left, alt, predicted, "times", axis="y")
+    left.legend(frameon=False, fontsize=8, loc="upper right")  # inside, with the prediction
+    place(figure, left=0.09, right=0.985, bottom=0.15, top=0.92, wspace=0.48)
+    return View(readout, Picture(figure, alt))
 
 
 def combining_dial(grounds: dict[str, Ground], prediction: Prediction | None = None) -> Explorer:

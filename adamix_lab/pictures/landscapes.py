@@ -253,6 +253,15 @@ def panels(number: int, width: float, height: float) -> tuple[Figure, list[Axes]
     return figure, list(figure.subplots(1, number, squeeze=False)[0])
 
 
+def place(figure: Figure, **margins: float) -> None:
+    """Panels at fixed margins (as of `Figure.subplots_adjust`), for a picture whose labels keep their size.
+
+    A layout that is computed takes about half of the drawing, and a learner waits for it.
+    """
+    figure.set_layout_engine(None)
+    figure.subplots_adjust(**margins)
+
+
 def _quiet(ax: Axes) -> None:
     ax.grid(alpha=0.3)
     ax.spines[["top", "right"]].set_visible(False)
