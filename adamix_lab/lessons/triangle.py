@@ -108,12 +108,13 @@ def mixed(ground: Ground, first: float, second: float, third: float) -> Mixed:
 def draw_mixed(state: Mixed, highest: float | None = None) -> View:
     """The triangle with its loss, the point in it, the merge, and the ensemble's loss on the colour scale.
 
-    highest: loss at the end of the colour scale, so that several triangles share one; None takes this one's own.
+    highest: loss at the end of the colour scale, which begins at 0, so that several triangles share one; None takes
+        this one's own.
     """
     ground = state.ground
     figure, ax = new_figure(6.2, 4.2)
-    low, top = min(ground.ensemble, float(ground.losses.min())), highest or float(ground.losses.max())
-    levels = torch.linspace(low, max(top, low + 1e-3), 15).tolist()
+    top = highest or float(ground.losses.max())
+    levels = torch.linspace(0, max(top, 1e-3), 15).tolist()
     x, y = ground.places.T.numpy()
     drawn = ax.tricontourf(x, y, ground.losses.clamp(max=top).numpy(), levels=levels, cmap="cividis", extend="max")
     bar = figure.colorbar(drawn, ax=ax, label="loss (nats)", format="%.2f")

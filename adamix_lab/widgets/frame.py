@@ -144,7 +144,8 @@ class Explorer(Told):
 
     def _build(self, buttons: Mapping[str, State], actions: Mapping[str, Callable[[Any, View], str]]) -> None:
         w = require_ipywidgets()
-        labels = f"{max((len(control.label) for control in self.controls.values()), default=0)}ch"  # one right edge
+        longest = max((len(control.label) for control in self.controls.values()), default=0)
+        labels = f"{longest + 1}ch"  # one right edge; an "m" is wider than a ch
         built = {name: control.build(labels) for name, control in self.controls.items()}
         self._holders = {name: holder for name, (_, holder) in built.items()}
         for holder in self._holders.values():
