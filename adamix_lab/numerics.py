@@ -1,0 +1,43 @@
+"""How far two floating-point results may be apart: relative to the largest value compared, and to the dtype."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# What one function may differ by when its sums run in another order (another program, batch, or processor), as a
+# share of the largest value: about eighty roundings of float32 through a dozen blocks, about twenty of float16, and
+# of bfloat16, whose products are summed in float32.
+REORDERED = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
+def relative_difference(found: Any, expected: Any) -> float:
+    """The largest |found - expected| over the largest |expected| (or over 1 where that is 0).
+
+    Args:
+        found: A tensor of any shape, or a number, or a list of numbers.
+        expected: The same shape.
+
+    Raises:
+        ValueError: The shapes differ.
+
+    Returns:
+        A share: 0 for equal values, infinity where a NaN stands on one side only.
+
+    >>> relative_difference(torch.tensor([0.0, 10.1]), torch.tensor([0.0, 10.0])) < 0.011
+    True
+    """
+    a, b = (value.detach().double().cpu() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.double)
+            for value in (found, expected))
+    if a.shape != b.shape:
+        raise ValueError(f"two results of shapes {list(a.shape)} and {list(b.shape)}: expected equal shapes to compare.")
+    if not a.numel():
+        return 0.0
+    difference = torch.where(a == b, 0.0, (a - b).abs())  # equal infinities are no difference
+    difference = torch.where(a.isnan() & b.isnan(), 0.0, difference)
+    largest = float(b[b.isfinite()].abs().max()) if bool(b.isfinite().any()) else 0.0
+    worst = float(difference.max()) if not bool(difference.isnan().any()) else math.inf
+    return worst / (largest or 1.0)
