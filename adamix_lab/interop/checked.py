@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,9 +12,7 @@ from torch import Tensor, nn
 
 from adamix_lab.evaluation import evaluating
 from adamix_lab.model import MixtureModel
-
-# Largest difference over max(1, largest logit): float32 folds to a few roundings, narrow weights to more.
-TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+from adamix_lab.numerics import REORDERED, relative_difference
 
 
 def bare(mixture: MixtureModel) -> nn.Module:
@@ -68,24 +67,27 @@ def logits_of(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def check_logits(expected: Tensor, found: Tensor, dtype: torch.dtype, what: str) -> float:
-    """The largest difference. Raises ValueError where it is above the tolerance, or no number."""
+    """The largest difference, as a share of the largest logit expected.
+
+    Raises ValueError where it is above what weights of `dtype` round to (`numerics.REORDERED`), or no number.
+    """
     if expected.shape != found.shape:
         raise ValueError(
             f"{what} answers {list(found.shape)} logits: expected {list(expected.shape)}, as the model's. Nothing was "
             "put into the folder."
         )
-    difference = float((expected - found).abs().max())
-    allowed = TOLERANCE.get(dtype, 1e-5) * max(1.0, float(expected.abs().max()))
+    difference = math.nan if bool(found.isnan().any()) else relative_difference(found, expected)
+    allowed = REORDERED[dtype]
     if not difference <= allowed:  # NaN, too
         raise ValueError(
-            f"{what} answers otherwise than the model (largest difference of logits {difference:.2g}): expected at "
-            f"most {allowed:.2g}. Nothing was put into the folder. If the model is sound, this is a fault of the "
-            "export: please report it with the model's type and the adaptation."
+            f"{what} answers otherwise than the model (largest difference of logits {difference:.2g} of the largest "
+            f"logit): expected at most {allowed:.2g}. Nothing was put into the folder. If the model is sound, this is "
+            "a fault of the export: please report it with the model's type and the adaptation."
         )
     return difference
 
 
 def narrowest(mixture: MixtureModel) -> torch.dtype:
-    """The dtype of the least precise floating-point weight; what the logits can be held to."""
-    found = {p.dtype for p in mixture.parameters() if p.is_floating_point()}
-    return max(found & set(TOLERANCE) or {torch.float32}, key=lambda dtype: TOLERANCE[dtype])
+    """The dtype of the least precise floating-point weight, at best float32 (`logits_of`): what logits are held to."""
+    found = {p.dtype for p in mixture.parameters() if p.is_floating_point()} | {torch.float32}
+    return max(found & set(REORDERED), key=lambda dtype: REORDERED[dtype])

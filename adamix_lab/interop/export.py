@@ -46,7 +46,10 @@ _LOAD = {
 
 @dataclass(frozen=True)
 class Export:
-    """What was written, and the largest difference of logits between it, loaded back, and the model."""
+    """What was written, and how far it, loaded back, answers from the model.
+
+    difference: the largest difference of logits, as a share of the largest logit.
+    """
 
     folder: Path
     format: str
@@ -58,7 +61,7 @@ class Export:
     def __str__(self) -> str:
         return (
             f"{self.folder}: {self.format}, {self.parameters:,} parameters, {self.bytes / 1e6:.2f} MB; read back by "
-            f"{self.read_by}, largest difference of logits {self.difference:.2g}"
+            f"{self.read_by}, largest difference of logits {self.difference:.2g} of the largest"
         )
 
 
