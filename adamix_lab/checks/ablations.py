@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from adamix_lab.checks.telling import call, compare, number, passed, wrong
+from adamix_lab.checks.telling import call, close, compare, number, passed, wrong
 from adamix_lab.experiments.statistics import over_seeds
 
 Interval = Callable[[Sequence[float], Sequence[float]], Any]
@@ -30,7 +30,7 @@ def check_paired_interval(interval: Interval) -> None:
         gaps = [a - b for a, b in zip(first, second, strict=True)]
         expected, case = over_seeds(gaps), f"{len(gaps)} seeds"
         compare(f"The mean ({case})", expected.mean, mean, {"That is second minus first.": -expected.mean})
-        if not math.isclose(mean - low, high - mean, rel_tol=1e-6, abs_tol=1e-9):
+        if not close(high - mean, mean - low):
             wrong(f"The interval ({case})", "as far below the mean as above it", f"{low:.4g} to {high:.4g}")
         compare(f"Half of the interval ({case})", expected.high - expected.mean, high - mean, _mistakes(first, second))
     passed("check_paired_interval")

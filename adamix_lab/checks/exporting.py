@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from adamix_lab.adaptation import Adaptation
-from adamix_lab.checks.telling import call, compare, number, passed, wrong
+from adamix_lab.checks.telling import call, compare, number, passed, same, wrong
 from adamix_lab.mixture import declared_weights
 from adamix_lab.routing import generator_for
 
@@ -40,7 +40,7 @@ def check_gated_lora(adaptation: type[Adaptation]) -> None:
         calls.append(x)
         return x @ frozen.T
 
-    if not torch.allclose(call(made.apply, base, x, started, False), x @ frozen.T):
+    if not same(call(made.apply, base, x, started, False), x @ frozen.T):
         wrong("The output at the start", "the frozen layer's", "another", "One factor of B A has to start at zero.")
     if len(calls) != 1:
         wrong("Calls of the frozen layer", 1, len(calls), "Call base(x) once and keep what it answers.")
@@ -54,7 +54,7 @@ def check_gated_lora(adaptation: type[Adaptation]) -> None:
     except AssertionError as error:
         wrong("Two views in one pass, weights [2, ...]", "an output", "an error",
               f"A vector [K, out] needs along(update, gate) to meet its K groups of rows. {error}")  # fmt: skip
-    if came.shape != expected.shape or not torch.allclose(came, expected, atol=1e-4):
+    if not same(came, expected):
         wrong("Two views in one pass, weights [2, ...]", "each group with its own weights", "another output",
               "A vector [K, out] needs along(update, gate) to meet its K groups of rows.")  # fmt: skip
     passed("check_gated_lora")
@@ -65,7 +65,7 @@ def _output(x: Tensor, frozen: Tensor, w: dict[str, Tensor]) -> Tensor:
 
 
 def _same(came: Tensor, expected: Tensor, x: Tensor, frozen: Tensor, w: dict[str, Tensor]) -> None:
-    if came.shape == expected.shape and torch.allclose(came, expected, atol=1e-4):
+    if same(came, expected):
         return
     y, update = x @ frozen.T, x @ w["A"].T @ w["B"].T
     mistakes = {
@@ -73,9 +73,7 @@ def _same(came: Tensor, expected: Tensor, x: Tensor, frozen: Tensor, w: dict[str
         "The frozen output is missing: add base(x).": w["gate"] * update,
         "The gate acts on the update only, not on the frozen output.": w["gate"] * (y + update),
     }
-    near = [
-        cause for cause, value in mistakes.items() if came.shape == y.shape and torch.allclose(came, value, atol=1e-4)
-    ]
+    near = [cause for cause, value in mistakes.items() if same(came, value)]
     wrong("The output", "Wx + gate * (B A x)", "another", near[0] if near else "")
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamix_lab.checks.telling import call, close, compare, number, passed, wrong
+from adamix_lab.checks.telling import call, compare, number, passed, wrong
+from adamix_lab.numerics import REORDERED
 from adamix_lab.routing import generator_for
 
 # places t, losses, the barrier; the second tells by its number what was measured from
@@ -107,8 +108,9 @@ def _refused(plane: Callable[..., Any], name: str, three: tuple[Tensor, Tensor, 
         wrong(f"Points on one line ({name})", "a ValueError", type(error).__name__,
               "Look before dividing: which length is 0?")  # fmt: skip
     height = float(torch.as_tensor(came, dtype=torch.float64).flatten()[-1])
+    exact = abs(height) <= REORDERED[torch.float64] * max(float(point.norm()) for point in three)
     wrong(
         f"Points on one line ({name})", "a ValueError", f"a plane of height {height:.2g}",
         "They span no plane: what comes is rounding. Compare the height with the other lengths, as it is hardly 0."
-        if not close(height, 0, 1e-12) else "They span no plane: refuse a height that is 0, up to rounding.",
+        if not exact else "They span no plane: refuse a height that is 0, up to rounding.",
     )  # fmt: skip

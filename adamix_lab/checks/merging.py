@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from adamix_lab.adaptations import Bottleneck
-from adamix_lab.checks.telling import call, passed, wrong
+from adamix_lab.checks.telling import call, passed, same, wrong
+from adamix_lab.numerics import REORDERED
 from adamix_lab.routing import generator_for
 
 Expert = dict[str, Tensor]  # "down" [r, d], "down_bias" [r], "up" [d, r], "up_bias" [d]
@@ -22,21 +23,18 @@ def check_cancelling(first: Sequence[Tensor], second: Sequence[Tensor]) -> None:
             wrong(f"The two {name}", "equal shapes", f"{list(one.shape)} and {list(other.shape)}")
     if a.dim() != 2 or b.dim() != 2 or b.shape[1] != a.shape[0]:
         wrong("A pair", "A [r, in] and B [out, r]", f"{list(a.shape)} and {list(b.shape)}")
-    if float((b @ a).norm()) < 1e-6:
+    rounding = REORDERED[torch.float32]
+    if float((b @ a).norm()) <= rounding * float(b.norm() * a.norm()):
         wrong(
             "The update B A", "something else than zero", "zero", "Zero matrices agree trivially: start from any B A."
         )
-    if not torch.allclose(b @ a, d @ c, atol=1e-5):
-        cause = (
-            "The updates are opposite: change the sign of both A and B."
-            if torch.allclose(b @ a, -d @ c, atol=1e-5)
-            else ""
-        )
+    if not same(d @ c, b @ a):
+        cause = "The updates are opposite: change the sign of both A and B." if same(-d @ c, b @ a) else ""
         wrong("The two updates B A", "equal ones", f"a distance of {float((b @ a - d @ c).norm()):.3f}", cause)
-    if float(((b + d) / 2 @ ((a + c) / 2)).norm()) > 1e-5:
-        same = torch.equal(a, c) and torch.equal(b, d)
+    if float(((b + d) / 2 @ ((a + c) / 2)).norm()) > rounding * float((b @ a).norm()):
+        repeated = torch.equal(a, c) and torch.equal(b, d)
         wrong("The update of the averaged factors", 0.0, float(((b + d) / 2 @ ((a + c) / 2)).norm()),
-              "These are the same matrices twice: their mean is themselves." if same else
+              "These are the same matrices twice: their mean is themselves." if repeated else
               "Average A with A and B with B, then multiply: which second pair makes both means vanish?")  # fmt: skip
     passed("check_cancelling")
 
@@ -60,7 +58,7 @@ def check_align(align: Callable[[Expert, Expert], Expert]) -> None:
         _same_function(came, expert, generator)
         if float((came["down"] - reference["down"]).norm()) > 0.5 * float((expert["down"] - reference["down"]).norm()):
             untouched = torch.equal(came["down"], expert["down"])
-            inverse = torch.allclose(came["down"], expert["down"][order], atol=1e-6)
+            inverse = same(came["down"], expert["down"][order])
             wrong(f"Units of {r}, after alignment", "in the reference's order", "another order",
                   "Nothing was moved." if untouched else
                   "The permutation was applied again rather than undone: use its inverse." if inverse else
@@ -83,7 +81,7 @@ def _same_function(came: Expert, expert: Expert, generator: torch.Generator) -> 
     def output(weights: Expert) -> Tensor:
         return Bottleneck(len(weights["down"])).apply(lambda y: y, x, weights, False)
 
-    if not torch.allclose(output(came), output(expert), atol=1e-4):
+    if not same(output(came), output(expert)):
         moved = [name for name in ("down", "down_bias", "up") if not torch.equal(came[name], expert[name])]
         wrong("What the aligned expert computes", "the same as before", "something else",
               f"A unit is a row of down, an entry of down_bias and a column of up: move all three ({moved or 'none'} "

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from adamix_lab.checks.telling import call, passed, wrong
+from adamix_lab.checks.telling import call, passed, same, wrong
 from adamix_lab.routing import generator_for
 
 
@@ -17,7 +17,7 @@ def check_marginal(average: Callable[[Tensor], Tensor]) -> None:
         logits = 3 * torch.randn(rows, routes, classes, generator=generator_for(rows, routes, classes))
         p = logits.softmax(-1)
         came = _tensor(call(average, logits.clone()), "The average", (rows, classes))
-        if not _close(came, p.mean(1)):
+        if not same(came, p.mean(1)):
             cause = _cause(came, _other_averages(logits))
             wrong(f"The average over {routes} routes", "the mean of their probabilities", "another", cause)
     passed("check_marginal")
@@ -43,7 +43,7 @@ def check_split(split: Callable[[Tensor], Sequence[Tensor]]) -> None:
         }
         for name, expected, came in zip(names, (whole, own, whole - own), answer, strict=True):
             value = _tensor(came, name, (rows,))
-            if not _close(value, expected):
+            if not same(value, expected):
                 others = {cause: factor * expected for cause, factor in mistakes.items()}
                 if name.startswith("H"):
                     others["That is the mean of the routes' entropies: average first, then the entropy."] = own
@@ -82,9 +82,5 @@ def _tensor(value: object, what: str, shape: tuple[int, ...]) -> Tensor:
     return value.float()
 
 
-def _close(first: Tensor, second: Tensor) -> bool:
-    return first.shape == second.shape and torch.allclose(first, second, atol=1e-5)
-
-
 def _cause(came: Tensor, mistakes: dict[str, Tensor]) -> str:
-    return next((cause for cause, value in mistakes.items() if _close(came, value)), "")
+    return next((cause for cause, value in mistakes.items() if same(came, value)), "")

@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from adamix_lab.numerics import REORDERED, relative_difference
+
 
 def call(function: Callable[..., Any], *arguments: Any) -> Any:
     """The function's answer; the global random state is as before. Raises AssertionError, in words, if it fails."""
@@ -45,16 +47,25 @@ def number(value: Any, what: str) -> float:
     return float(value)
 
 
-def close(first: float, second: float, tolerance: float = 1e-4) -> bool:
-    """Whether two numbers agree up to rounding."""
-    return abs(first - second) <= tolerance * max(1.0, abs(first), abs(second))
+# A number that a learner computes another way, in float32, perhaps from rounded constants: ten times REORDERED.
+BY_HAND = 1e-4
 
 
-def compare(what: str, expected: float, came: float, mistakes: Mapping[str, float], tolerance: float = 1e-4) -> None:
+def close(found: float, expected: float, tolerance: float = BY_HAND) -> bool:
+    """Whether a number is the expected one, up to a share `tolerance` of it (of 1 where 0 is expected)."""
+    return relative_difference(found, expected) <= tolerance
+
+
+def same(found: Tensor, expected: Tensor) -> bool:
+    """Whether a tensor has the expected shape, and its values up to float32's rounding of the largest."""
+    return found.shape == expected.shape and relative_difference(found, expected) <= REORDERED[torch.float32]
+
+
+def compare(what: str, expected: float, came: float, mistakes: Mapping[str, float], tolerance: float = BY_HAND) -> None:
     """Passes where the numbers agree; else names the mistake whose number came."""
-    if close(expected, came, tolerance):
+    if close(came, expected, tolerance):
         return
-    cause = next((name for name, value in mistakes.items() if close(value, came, tolerance)), "")
+    cause = next((name for name, value in mistakes.items() if close(came, value, tolerance)), "")
     wrong(what, expected, came, cause)
 
 
