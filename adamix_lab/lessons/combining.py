@@ -16,6 +16,7 @@ from adamix_lab.interop.checked import bare, logits_of
 from adamix_lab.interop.peft_out import import_peft_library, write_experts
 from adamix_lab.merging import merge
 from adamix_lab.model import MixtureModel
+from adamix_lab.numerics import REORDERED, relative_difference
 from adamix_lab.plots import STYLES, Picture
 from adamix_lab.products import merge_products
 from adamix_lab.tasks import Task
@@ -25,7 +26,7 @@ from adamix_lab.widgets.prediction import Prediction, mark_prediction
 
 WEIGHTS = ("1", "1/2", "1/4", "1/8", "1/16")
 COMBINATIONS = ("linear", "cat")
-CLOSE = 1e-5  # what two float32 programs of one function may differ by, in logits
+CLOSE = REORDERED[torch.float32]  # of the largest logit: peft and the library sum one function in other orders
 COMBINED = "combined"
 
 
@@ -72,7 +73,7 @@ class Ground:
         factors, products: logits `[rows, C]` of the library's two merges.
         norms: norm of the update by (combination, weight), relative to the mean of factors.
         target: the same of the mean of products.
-        seen: distances of logits by (combination, weight), filled as they are asked for.
+        seen: relative differences of logits by (combination, weight), filled as they are asked for.
     """
 
     name: str
@@ -109,7 +110,7 @@ def prepare(mixture: MixtureModel, task: Task, tokenizer: Any, name: str = "", r
 
 @dataclass(frozen=True)
 class Combined:
-    """A state: its norm relative to the mean of factors; largest differences of logits to both merges."""
+    """A state: its norm relative to the mean of factors; largest differences of logits, relative, to both merges."""
 
     ground: Ground
     weight: str
@@ -125,7 +126,7 @@ def combined(ground: Ground, combination: str, weight: str) -> Combined:
     if key not in ground.seen:
         combine(ground.model, float(Fraction(weight)), combination)
         logits = logits_of(ground.model, ground.batch)
-        distances = [float((logits - merged).abs().max()) for merged in (ground.factors, ground.products)]
+        distances = [relative_difference(logits, merged) for merged in (ground.factors, ground.products)]
         ground.seen[key] = distances[0], distances[1]
     return Combined(ground, weight, combination, ground.norms[key], *ground.seen[key])
 
@@ -167,13 +168,13 @@ def draw_combined(state: Combined, predicted: float | None = None) -> View:
     right.set_xlim(5e-9, 50)
     right.set_ylim(-0.6, 1.6)
     right.set_yticks([0, 1], names)
-    right.set_xlabel("largest difference of logits (shaded: below 1e-5)")
+    right.set_xlabel("largest difference of logits, as a share\nof the largest logit (shaded: below 1e-5)")
     right.grid(axis="x", alpha=0.3)
     same = ", ".join(name for name, value in zip(("merge", "merge_products"), found, strict=True) if value <= CLOSE)
     readout = (
         f"{ground.name}: “{state.combination}” at weight {state.weight} for each of {ground.experts} experts gives "
-        f"{state.norm:.3g} times the update of the mean of factors. Largest difference of logits: {found[0]:.2g} to "
-        f"merge, {found[1]:.2g} to merge_products. "
+        f"{state.norm:.3g} times the update of the mean of factors. Largest difference of logits: {found[0]:.2g} of "
+        f"the largest to merge, {found[1]:.2g} to merge_products. "
         + (f"Equal to {same} within 1e-5." if same else "Equal to neither within 1e-5.")
     )
     told = "; ".join(
@@ -183,7 +184,7 @@ def draw_combined(state: Combined, predicted: float | None = None) -> View:
     alt = (
         f"Norm of the update that peft combines, by weight, where the mean of factors is 1 and the mean of products "
         f"{ground.target:.3g}: {told}. Chosen: {state.combination} at {state.weight}, {state.norm:.3g} times; logits "
-        f"differ by {found[0]:.2g} from merge and by {found[1]:.2g} from merge_products."
+        f"differ by {found[0]:.2g} of the largest from merge and by {found[1]:.2g} from merge_products."
     )
     alt = mark_prediction(left, alt, predicted, "times", axis="y")
     left.legend(frameon=False, fontsize=8, loc="upper right")  # inside, with the prediction
@@ -196,8 +197,8 @@ def combining_dial(grounds: dict[str, Ground], prediction: Prediction | None = N
     first = next(iter(grounds))
     experts = next(iter(grounds.values())).experts
     goal = (
-        "Find the combination and weight at which stock peft answers as our merge does, within 1e-5 in logits. Which "
-        "merge is it when the experts are tied pairs?"
+        "Find the combination and weight at which stock peft answers as our merge does, within 1e-5 of the largest "
+        "logit. Which merge is it when the experts are tied pairs?"
     )
     return Explorer(
         "Combining dial: stock peft beside our merge",
