@@ -2,6 +2,7 @@
 
 import math
 
+import close
 import pytest
 import torch
 import torch.nn.functional as F
@@ -61,14 +62,14 @@ def test_bottleneck(base, name, by_hand):
     w = some_weights(adaptation)
     y = x @ base.weight.T + base.bias
     expected = y + by_hand(y @ w["down"].T + w["down_bias"]) @ w["up"].T + w["up_bias"]
-    torch.testing.assert_close(adaptation.apply(base, x, w, False), expected)
+    close.assert_close(adaptation.apply(base, x, w, False), expected, close.ROUNDED)
 
 
 def test_lora(base):
     adaptation, x = LoRA(2, alpha=6.0), seeded(ROWS, TOKENS, IN)
     w = some_weights(adaptation)
     expected = base(x) + 3.0 * (x @ w["A"].T) @ w["B"].T
-    torch.testing.assert_close(adaptation.apply(base, x, w, False), expected)
+    close.assert_close(adaptation.apply(base, x, w, False), expected, close.ROUNDED)
 
 
 def test_lora_on_slices(base):
@@ -76,22 +77,22 @@ def test_lora_on_slices(base):
     expected = base(x)
     expected[..., 0:3] += 3.0 * (x @ w["A0"].T) @ w["B0"].T
     expected[..., 5:8] += 3.0 * (x @ w["A1"].T) @ w["B1"].T
-    torch.testing.assert_close(SLICED.apply(base, x, w, False), expected)
+    close.assert_close(SLICED.apply(base, x, w, False), expected, close.ROUNDED)
 
 
 def test_ia3(base):
     x = seeded(ROWS, TOKENS, IN)
     scale = some_weights(IA3())["scale"]
-    torch.testing.assert_close(IA3().apply(base, x, {"scale": scale}, False), base(x) * scale)
+    close.assert_close(IA3().apply(base, x, {"scale": scale}, False), base(x) * scale, close.ROUNDED)
     feedforward = IA3(feedforward=True)
     scale = some_weights(feedforward)["scale"]
-    torch.testing.assert_close(feedforward.apply(base, x, {"scale": scale}, False), base(x * scale))
+    close.assert_close(feedforward.apply(base, x, {"scale": scale}, False), base(x * scale), close.ROUNDED)
     assert IA3().keeps_input and not feedforward.keeps_input
 
 
 def test_bias(base):
     x, w = seeded(ROWS, TOKENS, IN), some_weights(Bias())
-    torch.testing.assert_close(Bias().apply(base, x, w, False), base(x) + w["bias"])
+    close.assert_close(Bias().apply(base, x, w, False), base(x) + w["bias"], close.ROUNDED)
 
 
 @pytest.mark.parametrize("adaptation", ADAPTATIONS, ids=ids)
@@ -110,7 +111,7 @@ def test_groups_equal_one_by_one(base, adaptation, shape):
     x, w = seeded(K * shape[0], *shape[1:]), some_weights(adaptation, (K,))
     groups = x.chunk(K)
     alone = [adaptation.apply(base, g, {n: t[k] for n, t in w.items()}, False) for k, g in enumerate(groups)]
-    torch.testing.assert_close(adaptation.apply(base, x, w, False), torch.cat(alone))
+    close.assert_close(adaptation.apply(base, x, w, False), torch.cat(alone), close.ROUNDED)
 
 
 @pytest.mark.parametrize("adaptation", [Bottleneck(4), LoRA(2), SLICED], ids=ids)
@@ -118,7 +119,9 @@ def test_one_shared_side_among_groups(base, adaptation):
     x, w = seeded(K * ROWS, TOKENS, IN), some_weights(adaptation, (K,))
     shared = {n: t[0] if adaptation.weights(IN, OUT)[n].side == adaptation.sides[1] else t for n, t in w.items()}
     repeated = {n: t.expand(K, *t.shape) if t.dim() < w[n].dim() else t for n, t in shared.items()}
-    torch.testing.assert_close(adaptation.apply(base, x, shared, False), adaptation.apply(base, x, repeated, False))
+    close.assert_close(
+        adaptation.apply(base, x, shared, False), adaptation.apply(base, x, repeated, False), close.ROUNDED
+    )
 
 
 # -- fold ----------------------------------------------------------------------------------------------
@@ -130,7 +133,7 @@ def test_fold_equals_apply(adaptation, with_bias):
     base, x, w = nn.Linear(IN, OUT, bias=with_bias), seeded(ROWS, TOKENS, IN), some_weights(adaptation)
     before = base.weight.detach().clone()
     weight, bias = adaptation.fold(w, base.weight.detach(), None if base.bias is None else base.bias.detach())
-    torch.testing.assert_close(F.linear(x, weight, bias), adaptation.apply(base, x, w, False))
+    close.assert_close(F.linear(x, weight, bias), adaptation.apply(base, x, w, False), close.ROUNDED)
     assert torch.equal(base.weight, before)
 
 
@@ -172,7 +175,7 @@ def test_autocast(base, adaptation):
     with torch.autocast("cpu", torch.bfloat16):
         out = made(x)
         assert out.dtype == base(x).dtype == torch.bfloat16
-    torch.testing.assert_close(out.float(), expected, rtol=0.05, atol=0.05)
+    close.assert_close(out.float(), expected, close.BFLOAT)
 
 
 @pytest.mark.parametrize("adaptation", [Bottleneck(4, dropout=0.5), LoRA(2, dropout=0.5)], ids=ids)

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import close
 import pytest
 import tiny
 import tiny_task
@@ -105,8 +106,7 @@ def test_another_folder_by_variable(folder, minilm, tmp_path, monkeypatch):
     assert find_minilm() == copy
     half, _ = load_backbone("minilm")
     assert half.dtype == torch.float32  # stored in 16 bits, trained beside in 32
-    pairs = zip(full.parameters(), half.parameters(), strict=True)
-    assert max(float((a - b).detach().abs().max()) for a, b in pairs) < 2e-2
+    close.assert_all_close(dict(half.named_parameters()), dict(full.named_parameters()), close.STORED)
     monkeypatch.setenv("ADAMIX_LAB_MINILM", str(tmp_path / "nowhere"))
     with pytest.raises(FileNotFoundError, match=r"ADAMIX_LAB_MINILM = .*Correct the variable"):
         load_backbone("minilm")

@@ -2,6 +2,7 @@
 
 import sys
 
+import close
 import pytest
 import tiny
 import torch
@@ -134,7 +135,7 @@ def test_full_fine_tuning_equals_a_plain_loop():
         optimizer.step()
     for (name, ours), theirs in zip(made.model.named_parameters(), plain.parameters(), strict=True):
         if not name.endswith("key.bias"):  # softmax ignores it: its gradient is rounding, which AdamW blows up
-            torch.testing.assert_close(ours, theirs, msg=name)
+            close.assert_close(ours, theirs, close.TRAINED)
 
 
 def test_peft_lora_is_our_lora_of_one_expert():
@@ -149,7 +150,7 @@ def test_peft_lora_is_our_lora_of_one_expert():
                 mine, other = layer.experts[side], values[f"{path}.lora_{side}.default.weight"]
                 other.copy_(torch.randn(other.shape, generator=generator))
                 mine.copy_(other[None])
-    torch.testing.assert_close(tiny.logits(theirs), tiny.logits(ours))
+    close.assert_close(tiny.logits(theirs), tiny.logits(ours))
 
 
 def test_ia3_leaves_the_attention_output_alone():
@@ -165,7 +166,7 @@ def test_virtual_tokens_are_heard(name):
     with torch.no_grad():
         for _, parameter in made.own_parameters():
             parameter.normal_(generator=torch.Generator().manual_seed(9))
-    assert (tiny.logits(made) - before).abs().max() > 0.01
+    assert tiny.relative(tiny.logits(made), before) > 0.01
 
 
 def test_peft_draws_from_the_seed_and_leaves_the_global_generator():
@@ -211,7 +212,7 @@ def test_the_cut_of_the_last_block_changes_no_gradient():
         Objective(made, type(consistency)(0.0, views=views))(batch, routes).total.backward()
         trained = {name: p.grad for name, p in made.own_parameters() if p.grad is not None}
         grads.append({n: g for n, g in trained.items() if not n.endswith("key.bias")})  # 0 but for rounding
-    assert tiny.largest_difference(*grads) < 1e-4
+    close.assert_all_close(*grads, close.GRADIENTS)
     assert plan_blocks(made) is None
 
 
@@ -224,7 +225,7 @@ def test_r_drop_views_differ_by_dropout_alone():
         routes = made.space.draw(torch.Generator().manual_seed(0), (2,))
         assert torch.equal(routes[0], routes[1])
         first, second = routed_logits(made, tiny.batch(), routes, consistency.views)
-        assert torch.allclose(first, second, atol=1e-6) == (dropout == 0)
+        assert close.is_close(first, second) == (dropout == 0)
 
 
 def test_the_gate_of_unipelt_closes_and_opens():
@@ -237,7 +238,7 @@ def test_the_gate_of_unipelt_closes_and_opens():
             for name, parameter in made.expert_parameters():
                 if name.endswith("gate_bias"):
                     parameter.fill_(bias)
-        assert torch.allclose(tiny.logits(made), frozen, atol=1e-4) == closed
+        assert close.is_close(tiny.logits(made), frozen) == closed
 
 
 def test_unipelt_can_be_mixed_like_any_adaptation():
@@ -249,7 +250,7 @@ def test_unipelt_can_be_mixed_like_any_adaptation():
     sites = sites_of(model, QUERY_VALUE, "unipelt") + sites_of(model, FFN, "unipelt")
     mixed = tiny.mixed(model, UniPELT(4, 2), experts=3, share="up", targets=sites)
     assert mixed.space.counts == ((3, 1),) * (3 * L)
-    assert not torch.allclose(tiny.logits(mixed), tiny.logits(mixed, selection=mixed.space.fixed(1)))
+    assert not close.is_close(tiny.logits(mixed), tiny.logits(mixed, selection=mixed.space.fixed(1)))
 
 
 def test_a_missing_peft_says_how_to_get_it(monkeypatch):

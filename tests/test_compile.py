@@ -1,5 +1,6 @@
 """Routes reach compiled code as tensors: many routes, one compilation."""
 
+import close
 import pytest
 import tiny
 import torch
@@ -47,7 +48,7 @@ def test_twenty_routes_one_compilation(record_property, adaptation, lead):
     for route in routes:
         with mixture.select(route):
             found, expected = compiled(**batch).logits, plain(**batch).logits
-        torch.testing.assert_close(found, expected)
+        close.assert_close(found, expected)
         first = first or backend.graphs
     record_property("graphs", backend.graphs)
     record_property("graph_breaks", breaks())
@@ -63,7 +64,7 @@ def test_the_whole_mixture_compiles_too(record_property):
     graphs = []
     for n in range(20):
         route = Router(mixture.space).route(n)
-        torch.testing.assert_close(compiled(selection=route, **batch).logits, mixture(selection=route, **batch).logits)
+        close.assert_close(compiled(selection=route, **batch).logits, mixture(selection=route, **batch).logits)
         graphs.append(backend.graphs)
     record_property("graphs", backend.graphs)
     record_property("graph_breaks", breaks())
@@ -79,7 +80,7 @@ def test_a_merged_model_is_one_graph(adaptation):
     for seed in range(3):
         batch = tiny.batch(seed=seed)
         with torch.no_grad():
-            torch.testing.assert_close(compiled(**batch).logits, merged(**batch).logits)
+            close.assert_close(compiled(**batch).logits, merged(**batch).logits)
     assert backend.graphs == 1
 
 
@@ -92,7 +93,7 @@ def test_two_views_of_a_compiled_model(way):
     mixture.model.compile(backend=backend)
     graphs = []
     for route, logits in zip(routes, expected, strict=True):
-        torch.testing.assert_close(routed_logits(mixture, batch, route, way), logits, rtol=1e-4, atol=1e-5)
+        close.assert_close(routed_logits(mixture, batch, route, way), logits)
         graphs.append(backend.graphs)
     print(f"\n{way}: graphs {graphs[-1]}")
     assert graphs[-1] == graphs[1]
@@ -113,4 +114,4 @@ def test_hooks_come_and_go_with_compiled_models(adaptation):
     mixture.model.compile(backend=Count())
     for _ in range(2):
         for call, logits in zip(calls, expected, strict=True):
-            torch.testing.assert_close(call(), logits, rtol=1e-4, atol=1e-5)
+            close.assert_close(call(), logits)

@@ -1,5 +1,6 @@
 """Gradients and Hessian-vector products against finite differences in float64; eigenvalues and traces."""
 
+import close
 import pytest
 import tiny
 import tiny_task
@@ -37,13 +38,13 @@ def test_gradients_and_products_are_those_of_finite_differences(family, adaptati
     loss = loss_of(family, adaptation, head)
     along, step = direction(loss), 1e-5
     slope = (loss.value(step * along) - loss.value(-step * along)) / (2 * step)
-    assert float(loss.gradient() @ along) == pytest.approx(slope, rel=1e-5, abs=1e-8)
+    close.assert_close(loss.gradient() @ along, slope, close.DIFFERENCES)
     product = loss.hvp(along)
     expected = (loss.gradient(step * along) - loss.gradient(-step * along)) / (2 * step)
-    assert torch.allclose(product, expected, rtol=1e-4, atol=1e-6 * float(expected.abs().max()) + 1e-9)
+    close.assert_close(product, expected, close.DIFFERENCES)
     there = 0.1 * direction(loss, 1)
     expected = (loss.gradient(there + step * along) - loss.gradient(there - step * along)) / (2 * step)
-    assert tiny.relative(loss.hvp(along, there), expected) < 1e-4
+    close.assert_close(loss.hvp(along, there), expected, close.DIFFERENCES)
 
 
 def test_the_loss_is_the_mean_over_rows_at_the_point():
@@ -63,7 +64,7 @@ def test_the_loss_is_the_mean_over_rows_at_the_point():
 def test_eigenvalues_and_trace_are_those_of_the_whole_hessian():
     loss = loss_of(blocks=(-1,), adaptation=Bottleneck(1))
     hessian = torch.stack([loss.hvp(row) for row in torch.eye(loss.size, dtype=torch.float64)])
-    assert torch.allclose(hessian, hessian.T, atol=1e-8)
+    close.assert_close(hessian, hessian.T, close.DOUBLE)
     values = torch.linalg.eigvalsh(hessian)
     assert c.top_eigenvalues(loss, 2) == pytest.approx([float(values[-1]), float(values[-2])], rel=1e-3)
     trace, error = c.trace(loss, torch.Generator().manual_seed(0), 40)

@@ -2,6 +2,7 @@
 
 import math
 
+import close
 import pytest
 import tiny
 import tiny_task
@@ -27,13 +28,13 @@ def test_every_strategy_answers_with_probabilities_in_the_order_of_the_rows(mixt
     task, tokenizer = tiny_task.task(), tiny_task.tokenizer()
     results = {r.strategy: r for r in evaluate(mixture, task, tokenizer, ALL)}
     for result in results.values():
-        torch.testing.assert_close(result.log_probabilities.exp().sum(-1), torch.ones(len(task.evaluation)))
+        close.assert_close(result.log_probabilities.exp().sum(-1), torch.ones(len(task.evaluation)), close.ROUNDED)
         assert result.labels.tolist() == [row["label"] for row in task.evaluation]
         right = sum(result.log_probabilities.argmax(-1) == result.labels)
         assert math.isclose(result.accuracy, int(right) / len(task.evaluation))
     sentences = [row["sentence"] for row in task.evaluation]
     merged = predict(mixture, tokenizer, sentences)
-    torch.testing.assert_close(results["merged"].log_probabilities.exp(), merged, atol=1e-6, rtol=1e-5)
+    close.assert_close(results["merged"].log_probabilities.exp(), merged)
     assert torch.equal(results["fixed"].log_probabilities, results["fixed-0"].log_probabilities)
 
 
@@ -42,7 +43,7 @@ def test_one_strategy_alone_gives_what_it_gives_beside_others(mixture):
     together = evaluate(mixture, task, tokenizer, ALL, seed=3)
     for result in together:
         alone = evaluate(mixture, task, tokenizer, [result.strategy], seed=3)[0]
-        torch.testing.assert_close(alone.log_probabilities, result.log_probabilities, atol=1e-6, rtol=1e-5)
+        close.assert_close(alone.log_probabilities, result.log_probabilities)
 
 
 def test_the_ensemble_averages_logits_or_probabilities_over_routes(mixture):
@@ -52,8 +53,8 @@ def test_the_ensemble_averages_logits_or_probabilities_over_routes(mixture):
         logits = torch.stack([mixture(selection=route, **batch).logits for route in routes])
         by_logits = ensemble(4)(mixture, batch, generator_for(1))
         by_probabilities = ensemble(4, "probabilities")(mixture, batch, generator_for(1))
-    torch.testing.assert_close(by_logits, logits.mean(0).log_softmax(-1))
-    torch.testing.assert_close(by_probabilities.exp(), logits.softmax(-1).mean(0))
+    close.assert_close(by_logits, logits.mean(0).log_softmax(-1), close.ROUNDED)
+    close.assert_close(by_probabilities.exp(), logits.softmax(-1).mean(0), close.ROUNDED)
 
 
 def test_random_routes_are_replayable(mixture):
@@ -68,7 +69,7 @@ def test_a_route_a_token_mixes_experts_inside_a_row(mixture):
     with torch.no_grad():
         one = random_token(mixture, batch, generator_for(0))
         fixed_ones = [fixed(n)(mixture, batch, generator_for(0)) for n in range(3)]
-    assert all(not torch.allclose(one, other) for other in fixed_ones)
+    assert all(not close.is_close(one, other) for other in fixed_ones)
 
 
 def test_evaluation_leaves_the_mode_as_it_was_and_ignores_dropout():
@@ -101,11 +102,11 @@ def test_a_regression_is_trained_judged_and_predicted():
         assert result.log_probabilities.shape == (len(task.evaluation), 1) and math.isnan(result.accuracy)
         assert list(result.metrics) == ["pearson", "spearman"] and "accuracy" not in result.row()
         wrong = (result.predictions - result.labels).square().mean()
-        assert math.isclose(result.loss, float(wrong), rel_tol=1e-5)
+        close.assert_close(result.loss, float(wrong))
     assert results[0].loss < before.loss and results[0].metrics["pearson"] > before.metrics["pearson"]
     numbers = predict(mixture, tokenizer, [row["sentence"] for row in task.evaluation])
     assert numbers.shape == (len(task.evaluation), 1)
-    torch.testing.assert_close(numbers[:, 0], results[0].predictions, atol=1e-5, rtol=1e-4)
+    close.assert_close(numbers[:, 0], results[0].predictions)
 
 
 def test_a_table_shows_the_tasks_own_metrics(mixture):

@@ -5,6 +5,7 @@ import io
 import json
 from pathlib import Path
 
+import close
 import pandas as pd
 import pytest
 import tiny_grid
@@ -58,8 +59,8 @@ def test_a_run_is_what_train_and_evaluate_do(base, tmp_path):
     found = values(tables["results"])
     for result in evaluate(mixture, task, tokenizer, names, max_length=10):
         assert found[result.strategy, "accuracy"] == pytest.approx(result.accuracy)
-        assert found[result.strategy, "loss"] == pytest.approx(result.loss, abs=1e-5)
-    assert tables["curves"]["loss"].tolist() == pytest.approx(history.losses, abs=1e-5)
+        close.assert_close(found[result.strategy, "loss"], result.loss)
+    close.assert_close(tables["curves"]["loss"].tolist(), history.losses)
     batch = dict(tokenizer([row["sentence"] for row in task.evaluation], padding=True, return_tensors="pt"))
     with torch.no_grad():
         passes = [mixture(selection=route, **batch).logits.softmax(-1) for route in mixture.space.enumerate()]
@@ -67,7 +68,7 @@ def test_a_run_is_what_train_and_evaluate_do(base, tmp_path):
     labels = torch.tensor([row["label"] for row in task.evaluation])
     rows = tables["predictions"].query("strategy == 'exact'").sort_values("row")
     expected = mean.gather(1, labels.unsqueeze(1)).squeeze(1).tolist()
-    assert rows["probability_of_label"].tolist() == pytest.approx(expected, abs=1e-5)
+    close.assert_close(rows["probability_of_label"].tolist(), expected)
     assert rows["label"].tolist() == labels.tolist() and rows["prediction"].tolist() == mean.argmax(-1).tolist()
 
 

@@ -4,6 +4,7 @@ import io
 import json
 from dataclasses import replace
 
+import close
 import pandas as pd
 import pytest
 import tiny_grid
@@ -88,16 +89,17 @@ def test_with_dropout_off_each_run_equals_the_run_alone(base, tmp_path):
         mine, other = (pd.read_parquet(io.BytesIO(each.files["results.parquet"])) for each in (found, alone))
         same = ["strategy", "metric", "steps", "operations", "trained", "stored", "inference", "settings"]
         pd.testing.assert_frame_equal(mine[same], other[same])
-        assert (mine["value"] - other["value"]).abs().max() < 1e-4
-        losses = ["step", "loss", "task_loss", "consistency"]
-        curves = [pd.read_parquet(io.BytesIO(each.files["curves.parquet"]))[losses] for each in (found, alone)]
-        assert (curves[0] - curves[1]).abs().max().max() < 1e-4
+        close.assert_close(mine["value"].tolist(), other["value"].tolist(), close.TRAINED)
+        losses = ["loss", "task_loss", "consistency"]
+        curves = [pd.read_parquet(io.BytesIO(each.files["curves.parquet"])) for each in (found, alone)]
+        assert curves[0]["step"].tolist() == curves[1]["step"].tolist()
+        close.assert_close(*(curve[losses].to_numpy() for curve in curves), close.TRAINED)
         for name in ("experts-early.safetensors", "experts-late.safetensors"):
             for place, each in ((tmp_path / "a", found), (tmp_path / "b", alone)):
                 place.mkdir(exist_ok=True)
                 (place / name).write_bytes(each.files[name])
             one, two = read_tensors(tmp_path / "a" / name), read_tensors(tmp_path / "b" / name)
-            assert max(float((one[n].float() - two[n].float()).abs().max()) for n in two) < 2e-3  # float16
+            close.assert_all_close(one, two, close.STORED)
         assert any("one of 4 runs of one program" in note for note in found.notes)
 
 
@@ -106,7 +108,7 @@ def test_few_examples_are_each_runs_own(base, tmp_path):
     for run, found in zip(runs, perform_set(jobs(tmp_path / "together", runs)), strict=True):
         alone = running.perform(Job(run, str(begin(tmp_path / "alone", run))))
         losses = [pd.read_parquet(io.BytesIO(each.files["curves.parquet"]))["loss"] for each in (found, alone)]
-        assert (losses[0] - losses[1]).abs().max() < 1e-4
+        close.assert_close(losses[0].tolist(), losses[1].tolist(), close.TRAINED)
 
 
 def test_a_grid_together_gives_the_table_of_one_by_one(base, tmp_path):
@@ -116,7 +118,7 @@ def test_a_grid_together_gives_the_table_of_one_by_one(base, tmp_path):
     together, failed = ablate(grid_of(table), tmp_path / "sets", Engine(threads=1, together=4), lines.append)
     assert not failed and not list((tmp_path / "sets" / SETS).iterdir())
     mine, other = tiny_grid.measured(together), tiny_grid.measured(one)
-    assert (mine["value"] - other["value"]).abs().max() < 1e-4
+    close.assert_close(mine["value"].tolist(), other["value"].tolist(), close.TRAINED)
     pd.testing.assert_frame_equal(mine.drop(columns="value"), other.drop(columns="value"))
 
 

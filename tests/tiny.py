@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from adamix_lab.adaptation import Adaptation
 from adamix_lab.model import MixtureModel, attach
+from adamix_lab.numerics import relative_difference
 
 WIDTH, LAYERS, HEADS, INNER, VOCABULARY, LABELS = 16, 3, 2, 32, 50, 3
 
@@ -171,7 +172,7 @@ def largest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 
 def relative(a: Tensor, b: Tensor) -> float:
     """max|a - b| / max|b|."""
-    return float((a - b).abs().max() / b.abs().max().clamp_min(1e-12))
+    return relative_difference(a, b)
 
 
 def state(model: nn.Module) -> dict[str, tuple[Tensor, bool]]:

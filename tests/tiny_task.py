@@ -12,6 +12,7 @@ import torch
 
 from adamix_lab.adaptations import Bottleneck
 from adamix_lab.model import MixtureModel, attach
+from adamix_lab.numerics import relative_difference
 from adamix_lab.objective import Consistency
 from adamix_lab.recipe import Recipe
 from adamix_lab.tasks import Task
@@ -75,6 +76,9 @@ def weights(model: MixtureModel) -> dict[str, torch.Tensor]:
 
 
 def apart(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
-    """The largest difference of two sets of weights."""
+    """The largest difference of two sets of weights, over the largest weight of the second.
+
+    Over the largest of all, as AdamW moves every weight by steps of one size, small ones too.
+    """
     assert first.keys() == second.keys()
-    return max(float((first[name] - second[name]).abs().max()) for name in first)
+    return relative_difference(*(torch.cat([each[name].flatten() for name in first]) for each in (first, second)))
