@@ -4,6 +4,7 @@ import itertools
 import json
 import statistics
 
+import close
 import pytest
 import tiny
 import tiny_task
@@ -61,7 +62,7 @@ def test_losses_are_what_the_model_says_at_each_point_row_by_row(measured):
         point = weighted(model.space, [1 / len(group) if n in group else 0 for n in range(4)])
         with torch.no_grad():
             log_p = model(selection=point, **batch).logits.log_softmax(-1)
-        assert torch.allclose(measured.at(group), -log_p.gather(1, labels[:, None])[:, 0], atol=1e-4)
+        close.assert_close(measured.at(group), -log_p.gather(1, labels[:, None])[:, 0])
 
 
 def test_the_surface_is_that_of_evaluated_simplices(measured):
@@ -69,21 +70,23 @@ def test_the_surface_is_that_of_evaluated_simplices(measured):
     points = points_of_kind("triangle", model, 6)
     found = evaluate_points(model, points, task_batches(TASK, TOKENIZER, ROWS))
     weights, losses = face(measured, (0, 1, 2))
-    assert len(weights) == 28 and torch.allclose(weights.sum(1), torch.ones(28))
+    assert len(weights) == 28
+    close.assert_close(weights.sum(1), torch.ones(28), close.ROUNDED)
     for where, loss in zip(found.coefficients[:28].float(), found.values("loss"), strict=True):
-        assert losses[(weights - where).abs().amax(1).argmin()] == pytest.approx(float(loss), abs=1e-4)
+        close.assert_close(float(losses[(weights - where).abs().amax(1).argmin()]), float(loss))
     ends = points_of_kind("line", model, 7)
     t, along = edge(measured, 0, 1)
-    assert torch.allclose(t, torch.linspace(0, 1, 7)) and len(ends.marks) == 2
-    assert float(along[0]) == pytest.approx(found.at("expert 0"), abs=1e-4)
-    assert float(along[-1]) == pytest.approx(found.at("expert 1"), abs=1e-4)
+    assert len(ends.marks) == 2
+    close.assert_close(t, torch.linspace(0, 1, 7), close.ROUNDED)
+    close.assert_close(float(along[0]), found.at("expert 0"))
+    close.assert_close(float(along[-1]), found.at("expert 1"))
     backwards = edge(measured, 1, 0)[1]
-    assert barrier(t, along) == pytest.approx(barrier(t, backwards), abs=1e-5)
+    close.assert_close(barrier(t, along), barrier(t, backwards), scale=float(along.max()))
 
 
 def test_a_barrier_is_above_the_chord_and_never_below_zero():
     t = torch.tensor([0.0, 0.1, 0.8, 1.0])
-    assert barrier(t, torch.tensor([0.2, 0.5, 1.1, 1.2])) == pytest.approx(0.2)
+    close.assert_close(barrier(t, torch.tensor([0.2, 0.5, 1.1, 1.2])), 0.2, close.ROUNDED, scale=1.2)
     assert barrier(t, torch.tensor([0.2, 0.1, 0.1, 1.2])) == 0
 
 
@@ -92,10 +95,12 @@ def test_heights_and_rises_start_from_the_experts_they_are_of():
     two = found.height(2)
     assert two.shape == (16, 6) and found.height(3).shape == (16, 4) and found.height(4).shape == (16, 1)
     by_hand = found.at((1, 3)) - (found.at((1,)) + found.at((3,))) / 2
-    assert torch.allclose(two[:, 4], by_hand) and bool((found.height(4).mean() > two.mean()).all())
+    scale = float(found.losses.max())
+    close.assert_close(two[:, 4], by_hand, close.ROUNDED, scale)
+    assert bool((found.height(4).mean() > two.mean()).all())
     assert found.toward_rise().shape == (16, 12) and found.random_rise().shape == (16, 8)
-    assert torch.allclose(found.toward_rise()[:, 0], found.at((0, 1)) - found.at((0,)))
-    assert torch.allclose(found.random_rise()[:, 2], found.random[:, 2] - found.at((1,)))
+    close.assert_close(found.toward_rise()[:, 0], found.at((0, 1)) - found.at((0,)), close.ROUNDED, scale)
+    close.assert_close(found.random_rise()[:, 2], found.random[:, 2] - found.at((1,)), close.ROUNDED, scale)
 
 
 def test_random_points_lie_as_far_away_as_the_middles_and_leave_the_head():
@@ -106,7 +111,7 @@ def test_random_points_lie_as_far_away_as_the_middles_and_leave_the_head():
         start = experts[n // 2]
         step = {name: point[name] - start[name] for name in start}
         wanted = statistics.fmean(half_way(start, other) for other in experts if other is not start)
-        assert dot(step, step) ** 0.5 == pytest.approx(wanted, rel=1e-4)
+        close.assert_close(dot(step, step) ** 0.5, wanted)
         assert all(float(step[name].abs().max()) == 0 for name in step if name.startswith("head."))
     again = random_points(experts, 3, 2)
     assert all(torch.equal(points[5][name], again[5][name]) for name in points[5])
@@ -122,7 +127,8 @@ def test_faces_are_kept_read_again_and_missing_ones_told(tmp_path, monkeypatch, 
         faces.make_faces(tmp_path, ["adamix"], [0], ROWS, said.append)
     assert said[0].startswith("adamix, seed 0: 75 points, 20 rows") and "already there" in said[1]
     again = load_faces("adamix", 0, tmp_path)
-    assert torch.allclose(again.losses, measured.losses, atol=2e-3) and torch.equal(again.weights, measured.weights)
+    close.assert_close(again.losses, measured.losses, close.STORED)
+    assert torch.equal(again.weights, measured.weights)
     assert again.notes["seed"] == 0 and again.notes["versions"]["torch"]
     with pytest.raises(FileNotFoundError, match=r"adamix-lab lesson-landscapes"):
         load_faces("apart", 1, tmp_path)

@@ -1,5 +1,6 @@
 """Lesson 08: stock peft's combinations beside the library's merges, the shipped LoRA experts, the effects."""
 
+import close
 import own_answers
 import pytest
 import tiny
@@ -36,9 +37,9 @@ def grounds():
 def test_linear_gives_m_squared_m_and_once_the_mean_of_factors(grounds):
     for ground in grounds.values():
         found = [ground.norms["linear", weight] for weight in ("1", "1/4", "1/16")]
-        assert found == pytest.approx([16, 4, 1], rel=1e-4)
-        assert ground.norms["cat", "1/4"] == pytest.approx(ground.target, rel=1e-4)
-    assert grounds["AdaMix"].target == pytest.approx(1, rel=1e-4)  # a shared B: both means are one
+        close.assert_close(found, [16, 4, 1])
+        close.assert_close(ground.norms["cat", "1/4"], ground.target)
+    close.assert_close(grounds["AdaMix"].target, 1.0)  # a shared B: both means are one
     assert abs(grounds["tied"].target - 1) > 0.01
 
 
@@ -78,7 +79,7 @@ def test_merged_weights_are_what_the_library_merges():
             for way, model in (("linear at 1/M²", one), (PRODUCTS, whole)):
                 expected = model.sites[path].experts
                 found = merged_weights(layer.experts["A"], layer.experts["B"], way)
-                torch.testing.assert_close(found["B"] @ found["A"], expected["B"][0] @ expected["A"][0])
+                close.assert_close(found["B"] @ found["A"], expected["B"][0] @ expected["A"][0])
             alone = merged_weights(layer.experts["A"], layer.experts["B"], "expert 2")
             assert torch.equal(alone["A"], layer.experts["A"][2])
     assert LINEAR == {"linear at 1/M²": 1, "linear at 1/M": 4, "linear at 1": 16}
@@ -113,7 +114,7 @@ def test_scores_are_of_the_ways_and_the_mean_of_experts(monkeypatch):
     assert combining_effects.score("tied", 0, "expert 0", "points").tolist() == [1, 0, 1]
     assert combining_effects.score("tied", 0, "alone", "points").tolist() == [0.25, 0.75, 0.25]
     difference = combining_effects.minus("tied", "expert 0", PRODUCTS, "nats")(0)
-    assert float(difference[0]) == pytest.approx(float(torch.tensor(0.1 / 0.9).log()))
+    close.assert_close(difference[0], torch.tensor(0.1 / 0.9).log(), close.ROUNDED)
 
 
 @pytest.mark.parametrize("name", own_answers.WRONG_CLASSES)

@@ -1,5 +1,6 @@
 """Merging, soups, folding and the merge gap."""
 
+import close
 import pytest
 import tiny
 import torch
@@ -24,7 +25,7 @@ def test_merge_is_the_mean_of_the_weights_and_leaves_one_expert(adaptation, shar
     assert torch.equal(logits(merged), logits(mixture))
     for (name, stacked), (_, one) in zip(mixture.expert_parameters(), merged.expert_parameters(), strict=True):
         assert one.shape[0] == 1, name
-        torch.testing.assert_close(one[0], stacked.mean(0))
+        close.assert_close(one[0], stacked.mean(0), close.ROUNDED)
     assert merged.space.number == 1
 
 
@@ -45,14 +46,14 @@ def test_a_narrow_merge_rounds_after_averaging():
     narrow = merge(mixture, dtype=torch.bfloat16)
     for (_, stacked), (_, one) in zip(mixture.expert_parameters(), narrow.expert_parameters(), strict=True):
         assert torch.equal(one[0], stacked.mean(0).bfloat16())
-    torch.testing.assert_close(logits(narrow), logits(mixture), atol=0.05, rtol=0.05)
+    close.assert_close(logits(narrow), logits(mixture), close.BFLOAT)
 
 
 def test_merge_at_a_vertex_is_that_route():
     mixture = tiny.mixed(tiny.bert(), LoRA(2), experts=3)
     route = mixture.space.draw(torch.Generator().manual_seed(3))
     vertex = merge(mixture, mixture.space.vertices(route))
-    torch.testing.assert_close(logits(vertex), logits(mixture, selection=route))
+    close.assert_close(logits(vertex), logits(mixture, selection=route))
 
 
 @pytest.mark.parametrize(("adaptation", "share"), ADAPTATIONS[1:])
@@ -60,7 +61,7 @@ def test_merge_at_a_vertex_is_that_route():
 def test_folding_gives_a_plain_model_with_equal_logits(build, adaptation, share):
     mixture = tiny.mixed(build(), adaptation, experts=4, share=share)
     plain = fold(mixture)
-    torch.testing.assert_close(logits(plain), logits(mixture), atol=1e-5, rtol=1e-5)
+    close.assert_close(logits(plain), logits(mixture))
     assert not [name for name in plain.state_dict() if "experts" in name or ".base." in name]
 
 
@@ -70,7 +71,7 @@ def test_a_folded_model_is_saved_by_the_base_library(tmp_path):
     mixture = tiny.mixed(tiny.bert(), LoRA(2), experts=2)
     fold(mixture).save_pretrained(tmp_path)
     back = BertForSequenceClassification.from_pretrained(tmp_path).eval()
-    torch.testing.assert_close(logits(back), logits(mixture), atol=1e-5, rtol=1e-5)
+    close.assert_close(logits(back), logits(mixture))
     with pytest.raises(RuntimeError, match="save_pretrained"):
         mixture.model.save_pretrained(tmp_path)
 
@@ -103,7 +104,7 @@ def test_the_greedy_soup_takes_the_best_first_and_never_gets_worse():
 
     point, chosen = greedy(space, score)
     assert chosen == [1, 3]
-    assert torch.allclose(point[0, 0], torch.tensor([0, 0.5, 0, 0.5]))
+    close.assert_close(point[0, 0], [0, 0.5, 0, 0.5], close.ROUNDED)
     assert score(point) >= max(score(weighted(space, row)) for row in torch.eye(4).tolist())
 
 
@@ -114,7 +115,7 @@ def test_the_learned_soup_lowers_the_loss_on_its_batches_and_leaves_the_experts_
     point = learned(mixture, [batch] * 30)
     loss = torch.nn.functional.cross_entropy
     assert loss(logits(mixture, selection=point), batch["labels"]) < loss(logits(mixture), batch["labels"])
-    assert torch.allclose(point.sum(-1), torch.ones(mixture.space.shape))
+    close.assert_close(point.sum(-1), torch.ones(mixture.space.shape), close.ROUNDED)
     assert all(torch.equal(before[name], tensor) for name, tensor in trained_tensors(mixture).items())
 
 
@@ -140,4 +141,4 @@ def test_adapters_trained_apart_stand_side_by_side():
     load_trained(together, side_by_side(tensors))
     for n in range(3):
         route = together.space.fixed(n)
-        torch.testing.assert_close(logits(together, selection=route), logits(singles[n]))
+        close.assert_close(logits(together, selection=route), logits(singles[n]))

@@ -1,5 +1,6 @@
 """The mixture layer: what each kind of selection means, on its own."""
 
+import close
 import pytest
 import torch
 from torch import nn
@@ -44,7 +45,7 @@ def routes_of(made, *lead):
 def test_none_is_the_mean_of_the_weights(adaptation):
     made = layer(adaptation)
     mean = {name: weight.mean(0) for name, weight in made.experts.items()}
-    torch.testing.assert_close(made(x()), adaptation.apply(made.base, x(), mean, False))
+    close.assert_close(made(x()), adaptation.apply(made.base, x(), mean, False))
 
 
 @every_adaptation
@@ -53,7 +54,7 @@ def test_a_route_picks_copies(adaptation, share):
     made = layer(adaptation, adaptation.sides[-1:] if share else ())
     for route in routes_of(made, 6):
         made.selection = route
-        torch.testing.assert_close(made(x()), vertex(made, route.tolist()))
+        close.assert_close(made(x()), vertex(made, route.tolist()))
 
 
 @every_adaptation
@@ -63,13 +64,13 @@ def test_groups_examples_and_tokens(adaptation, share):
     routes = routes_of(made, ROWS)
     expected = torch.stack([vertex(made, route.tolist())[n] for n, route in enumerate(routes)])
     made.selection = routes  # per example: as many groups as rows
-    torch.testing.assert_close(made(x()), expected)
+    close.assert_close(made(x()), expected)
     made.selection = routes[:, None].expand(ROWS, TOKENS, -1)
-    torch.testing.assert_close(made(x()), expected)
+    close.assert_close(made(x()), expected)
     made.selection = tokens = routes_of(made, ROWS, TOKENS)
     for b in range(ROWS):
         for t in range(TOKENS):
-            torch.testing.assert_close(made(x())[b, t], vertex(made, tokens[b, t].tolist())[b, t])
+            close.assert_close(made(x())[b, t], vertex(made, tokens[b, t].tolist())[b, t])
 
 
 @every_adaptation
@@ -79,16 +80,16 @@ def test_points_of_the_mixture(adaptation):
     made.selection = torch.full((sides, M), 1 / M)
     barycentre = made(x())
     made.selection = None
-    torch.testing.assert_close(barycentre, made(x()))
+    close.assert_close(barycentre, made(x()))
     route = routes_of(made)
     made.selection = torch.nn.functional.one_hot(route, M).float()
-    torch.testing.assert_close(made(x()), vertex(made, route.tolist()))
+    close.assert_close(made(x()), vertex(made, route.tolist()))
     points = torch.rand(ROWS, sides, M)
     made.selection = points
     together = made(x())
     for n, point in enumerate(points):
         made.selection = point
-        torch.testing.assert_close(together[n], made(x())[n])
+        close.assert_close(together[n], made(x())[n])
 
 
 @every_adaptation
@@ -96,10 +97,10 @@ def test_any_weights_at_all(adaptation):
     made = layer(adaptation)
     free = {name: torch.randn(weight.shape[1:]) for name, weight in made.experts.items()}
     made.selection = free
-    torch.testing.assert_close(made(x()), adaptation.apply(made.base, x(), free, False))
+    close.assert_close(made(x()), adaptation.apply(made.base, x(), free, False))
     made.selection = {name: torch.stack([weight] * ROWS) for name, weight in free.items()}
     assert made.groups() == ROWS
-    torch.testing.assert_close(made(x()), adaptation.apply(made.base, x(), free, False))
+    close.assert_close(made(x()), adaptation.apply(made.base, x(), free, False))
 
 
 @every_adaptation
@@ -111,10 +112,10 @@ def test_fan_out_shares_the_frozen_output(adaptation):
     calls.clear()
     made.fan_out = "here"
     if adaptation.keeps_input:
-        torch.testing.assert_close(made(x()), expected)
+        close.assert_close(made(x()), expected)
         assert calls == [1]
     made.enabled = False
-    torch.testing.assert_close(made(x()), made.base(x()).expand(3, ROWS, TOKENS, OUT))
+    close.assert_close(made(x()), made.base(x()).expand(3, ROWS, TOKENS, OUT))
 
 
 @every_adaptation
@@ -136,7 +137,7 @@ def test_one_expert_is_the_plain_module():
     made = layer(Bottleneck(4), experts=1)
     merged = made(x())
     made.selection = torch.zeros(3, 2).long()
-    torch.testing.assert_close(made(x()), merged)
+    close.assert_close(made(x()), merged)
     assert made.counts() == (1, 1)
 
 

@@ -1,5 +1,6 @@
 """The objective: task loss on the first view, consistency between the two, everything returned."""
 
+import close
 import pytest
 import tiny
 import torch
@@ -34,10 +35,10 @@ def test_the_sum_by_hand():
     mixture = tiny.mixed(tiny.bert(), Bottleneck(4))
     first, second = two(mixture)
     losses = step(mixture, Consistency(weight=3.0))
-    torch.testing.assert_close(losses.task, F.cross_entropy(first, tiny.labels()))
-    torch.testing.assert_close(losses.consistency, reference_kl(first, second))
-    torch.testing.assert_close(losses.total, losses.task + 3.0 * losses.consistency)
-    torch.testing.assert_close(losses.logits, first)
+    close.assert_close(losses.task, F.cross_entropy(first, tiny.labels()))
+    close.assert_close(losses.consistency, reference_kl(first, second))
+    close.assert_close(losses.total, losses.task + 3.0 * losses.consistency, close.ROUNDED)
+    close.assert_close(losses.logits, first)
 
 
 def test_weight_zero_is_one_view():
@@ -45,7 +46,7 @@ def test_weight_zero_is_one_view():
     assert Consistency(0.0).number == 1 and Consistency().number == 2
     for views in (1, 2):
         losses = step(mixture, Consistency(0.0), views=views)
-        torch.testing.assert_close(losses.total, F.cross_entropy(two(mixture)[0], tiny.labels()))
+        close.assert_close(losses.total, F.cross_entropy(two(mixture)[0], tiny.labels()))
         assert float(losses.consistency) == 0
     losses.total.backward()
 
@@ -87,7 +88,7 @@ def test_token_labels_outside_the_vocabulary():
 def test_a_loss_of_ones_own():
     mixture = tiny.mixed(tiny.bert(), Bottleneck(4))
     losses = step(mixture, Consistency(0.0), task_loss=lambda logits, labels: logits.square().mean())
-    torch.testing.assert_close(losses.total, two(mixture)[0].square().mean())
+    close.assert_close(losses.total, two(mixture)[0].square().mean())
 
 
 # -- which loss ------------------------------------------------------------------------------------------
@@ -109,8 +110,8 @@ def test_regression():
     labels = torch.tensor([0.5, 1.0, -2.0, 4.0])
     losses = step(mixture, Consistency(kind="mse"), labels)
     first, second = two(mixture)
-    torch.testing.assert_close(losses.task, ((first[:, 0] - labels) ** 2).mean())
-    torch.testing.assert_close(losses.consistency, squared(first, second))
+    close.assert_close(losses.task, ((first[:, 0] - labels) ** 2).mean())
+    close.assert_close(losses.consistency, squared(first, second))
     with pytest.raises(ValueError, match="one class"):
         step(mixture, Consistency(), labels)
 
@@ -125,11 +126,11 @@ def test_language_model_loss_equals_the_models_own(build):
     losses = step(mixture, Consistency(100.0), labels)
     first, second = two(mixture)
     own = mixture(selection=Router(mixture.space).route(0), labels=labels, **batch).loss
-    torch.testing.assert_close(losses.task, own)
+    close.assert_close(losses.task, own)
     mask = labels[:, 1:] != -100
-    torch.testing.assert_close(losses.consistency, reference_kl(first[:, :-1][mask], second[:, :-1][mask]))
+    close.assert_close(losses.consistency, reference_kl(first[:, :-1][mask], second[:, :-1][mask]))
     tokens = int(mask.sum())
-    torch.testing.assert_close(reference_next_token_loss(first, labels), own * tokens / (tokens + 1e-4))
+    close.assert_close(reference_next_token_loss(first, labels), own * tokens / (tokens + 1e-4))
 
 
 def test_masked_language_model_loss_is_not_shifted():
@@ -139,8 +140,8 @@ def test_masked_language_model_loss_is_not_shifted():
     labels[:, 2] = batch["input_ids"][:, 2]
     losses = step(mixture, Consistency(), labels)
     first, second = two(mixture)
-    torch.testing.assert_close(losses.task, F.cross_entropy(first[:, 2], labels[:, 2]))
-    torch.testing.assert_close(losses.consistency, reference_kl(first[:, 2], second[:, 2]))
+    close.assert_close(losses.task, F.cross_entropy(first[:, 2], labels[:, 2]))
+    close.assert_close(losses.consistency, reference_kl(first[:, 2], second[:, 2]))
 
 
 def test_token_classification():
@@ -149,8 +150,8 @@ def test_token_classification():
     labels[:, 0] = -100
     losses = step(mixture, Consistency(), labels)
     first, second = two(mixture)
-    torch.testing.assert_close(losses.task, F.cross_entropy(first.flatten(0, 1), labels.flatten()))
-    torch.testing.assert_close(losses.consistency, reference_kl(first[:, 1:], second[:, 1:]))
+    close.assert_close(losses.task, F.cross_entropy(first.flatten(0, 1), labels.flatten()))
+    close.assert_close(losses.consistency, reference_kl(first[:, 1:], second[:, 1:]))
 
 
 def test_encoder_decoder_reads_shifted_labels():
@@ -160,8 +161,8 @@ def test_encoder_decoder_reads_shifted_labels():
     labels[0, 3] = -100
     losses = step(mixture, Consistency(), labels)
     own = mixture(selection=Router(mixture.space).route(0), labels=labels, **batch)
-    torch.testing.assert_close(losses.task, own.loss)
-    torch.testing.assert_close(losses.logits, own.logits)
+    close.assert_close(losses.task, own.loss)
+    close.assert_close(losses.logits, own.logits)
 
 
 def test_bad_settings():

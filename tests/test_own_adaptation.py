@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import close
 import pytest
 import tiny
 import torch
@@ -56,7 +57,7 @@ def test_a_route_picks_one_expert_a_side(mixture):
     x = torch.randn(2, 5, layer.in_features)
     up = layer.counts()[1] - 1
     layer.selection = torch.tensor([1, up])
-    torch.testing.assert_close(layer(x), by_hand(layer, x, 1, up))
+    close.assert_close(layer(x), by_hand(layer, x, 1, up))
 
 
 def test_routes_per_batch_example_and_token(mixture):
@@ -69,23 +70,23 @@ def test_routes_per_batch_example_and_token(mixture):
         lead = {"batch": (), "example": (3,), "token": (3, 5)}[per]
         everywhere = space.fixed(0).expand(*lead, *space.shape)
         alone = mixture(selection=space.fixed(0), **batch).logits
-        torch.testing.assert_close(mixture(selection=everywhere, **batch).logits, alone)
+        close.assert_close(mixture(selection=everywhere, **batch).logits, alone)
 
 
 def test_merging_averages_the_weights(mixture):
     layer, batch = next(iter(mixture.sites.values())), tiny.batch()
     x = torch.randn(2, 5, layer.in_features)
     mean = {name: weight.mean(0) for name, weight in layer.experts.items()}
-    torch.testing.assert_close(layer(x), layer.adaptation.apply(layer.base, x, mean, False))
+    close.assert_close(layer(x), layer.adaptation.apply(layer.base, x, mean, False))
     point = mixture.space.barycentre()
-    torch.testing.assert_close(mixture(**batch).logits, mixture(selection=point, **batch).logits)
+    close.assert_close(mixture(**batch).logits, mixture(selection=point, **batch).logits)
 
 
 def test_an_ensemble_averages_the_outputs(mixture):
     batch, routes = tiny.batch(), mixture.space.draw(torch.Generator().manual_seed(0), (6,))
     one_by_one = torch.stack([mixture(selection=route, **batch).logits for route in routes])
     for views in ("independent", "shared_prefix", "same_dropout"):
-        torch.testing.assert_close(routed_logits(mixture, batch, routes, views), one_by_one)
+        close.assert_close(routed_logits(mixture, batch, routes, views), one_by_one)
 
 
 def test_two_views_train_it(mixture):

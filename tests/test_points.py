@@ -1,5 +1,6 @@
 """Points of adapter space: what they hold, and lines, planes and simplices of them."""
 
+import close
 import pytest
 import tiny
 import torch
@@ -34,7 +35,7 @@ def test_a_point_holds_the_effective_weights_and_the_head():
     assert torch.equal(point["head.classifier.weight"], mixture.model.classifier.weight)
     assert not any(name.startswith("head.") for name in p.point_of(mixture, head=False))
     soup = p.point_of(mixture, mixture.space.barycentre())
-    assert max(float((soup[name] - point[name]).abs().max()) for name in point) < 1e-6
+    close.assert_close(flat(soup), flat(point), close.ROUNDED)
     assert all(not weight.requires_grad for weight in point.values())
 
 
@@ -45,7 +46,7 @@ def test_a_line_reaches_both_ends_bit_for_bit_and_goes_beyond():
     for n, end in ((0, first), (4, second), (5, first), (6, second)):
         assert all(torch.equal(at(line, n)[name], end[name]) for name in end)
     middle = {name: (first[name] + second[name]) / 2 for name in first}
-    assert torch.allclose(flat(at(line, 2)), flat(middle), atol=1e-6)
+    close.assert_close(flat(at(line, 2)), flat(middle), close.ROUNDED)
     assert p.line(ends, 5, beyond=0.5).axes["t"][:5].tolist() == [-0.5, 0, 0.5, 1, 1.5]
 
 
@@ -58,7 +59,7 @@ def test_a_plane_passes_through_its_points_and_measures_in_distances_between_wei
     for a, b in ((0, 15), (3, 9), (2, 17)):
         coordinates = torch.stack([plane.axes["x"], plane.axes["y"]], -1)
         there = float((flat(at(plane, a)) - flat(at(plane, b))).norm())
-        assert there == pytest.approx(float((coordinates[a] - coordinates[b]).norm()), rel=1e-4)
+        close.assert_close(there, float((coordinates[a] - coordinates[b]).norm()))
 
 
 def test_filters_keep_their_norm_and_random_planes_their_seed():
@@ -66,7 +67,7 @@ def test_filters_keep_their_norm_and_random_planes_their_seed():
     origin = p.point_of(mixture)
     direction = p.filter_normalised(origin, torch.Generator().manual_seed(0))
     for name, weight in origin.items():
-        assert torch.allclose(direction[name].norm(dim=-1), weight.norm(dim=-1), rtol=1e-5)
+        close.assert_close(direction[name].norm(dim=-1), weight.norm(dim=-1))
     planes = [p.random_plane({"merged": origin}, torch.Generator().manual_seed(seed), 3) for seed in (1, 1, 2)]
     assert torch.equal(flat(planes[0].anchors), flat(planes[1].anchors))
     assert not torch.equal(flat(planes[0].anchors), flat(planes[2].anchors))
@@ -79,8 +80,8 @@ def test_a_simplex_holds_every_mixture_once_and_its_mean():
         some = dict(list(corners.items())[:number])
         simplex = p.simplex(some, 10)
         assert len(simplex) == size == len(torch.unique(simplex.coefficients[:size], dim=0))
-        assert torch.allclose(simplex.coefficients.sum(-1), torch.ones(size + number + 1).double())
-        assert torch.allclose(flat(at(simplex, size + number)), flat(p.mean(list(some.values()))), atol=1e-6)
+        close.assert_close(simplex.coefficients.sum(-1), torch.ones(size + number + 1), close.DOUBLE)
+        close.assert_close(flat(at(simplex, size + number)), flat(p.mean(list(some.values()))), close.ROUNDED)
 
 
 def test_a_slice_at_a_quarter_and_the_middle_of_a_square_are_the_merge_of_four():
@@ -88,8 +89,8 @@ def test_a_slice_at_a_quarter_and_the_middle_of_a_square_are_the_merge_of_four()
     corners, merge = vertices(mixture, 4), flat(p.point_of(mixture))
     for points in (p.tetrahedron_slice(corners, 0.25, 3), p.square(corners, 5)):
         mean = len(points) + points.marks.index("mean")
-        assert torch.allclose(flat(at(points, mean)), merge, atol=1e-6)
-    assert torch.allclose(flat(at(p.square(corners, 5), 4)), flat(corners["expert 2"]))
+        close.assert_close(flat(at(points, mean)), merge, close.ROUNDED)
+    close.assert_close(flat(at(p.square(corners, 5), 4)), flat(corners["expert 2"]), close.ROUNDED)
     with pytest.raises(ValueError, match=r"weight = 1: expected a number from 0"):
         p.tetrahedron_slice(corners, 1)
 

@@ -1,18 +1,16 @@
 """The authors' implementation, reproduced: logits, loss and gradients of `shared/reference`."""
 
+import close
 import pytest
 import reference
 import torch
-from tiny import relative
+from tiny import largest_difference
 
+from adamix_lab.numerics import relative_difference
 from adamix_lab.objective import Consistency, Objective, reference_next_token_loss
 from adamix_lab.views import routed_logits
 
 pytestmark = pytest.mark.parametrize("name", reference.NAMES)
-
-
-def apart(a, b):
-    return float((a - b).abs().max())
 
 
 def note(record_property, name, **figures):
@@ -52,13 +50,13 @@ def test_vectors(shared, record_property, name, views):
     theirs = vector.expected_gradients()
     assert gradients.keys() == theirs.keys()
     figures = {
-        "merged": apart(merged, expected["merged_logits"]),
-        "routed": apart(routed, expected["routed_logits"]),
-        "loss": apart(loss, expected["pair_loss"][0]),
-        "gradients": max(relative(gradients[key], theirs[key]) for key in theirs),
+        "merged": relative_difference(merged, expected["merged_logits"]),
+        "routed": relative_difference(routed, expected["routed_logits"]),
+        "loss": relative_difference(loss, expected["pair_loss"][0]),
+        "gradients": largest_difference(gradients, theirs),
     }
     note(record_property, f"{name} {views}", **figures)
-    assert all(value <= 1e-5 for value in figures.values()), figures
+    assert all(value <= close.REORDERED.share for value in figures.values()), figures
 
 
 def test_experts_off_the_route_get_zero_gradients(shared, name):
@@ -77,4 +75,4 @@ def test_routes_taken_one_by_one(shared, name):
     routes = unshared(vector.mixture, vector.tensors["routes"])
     with torch.no_grad():
         for route, logits in zip(routes, vector.tensors["routed_logits"], strict=True):
-            assert apart(vector.mixture(selection=route, **vector.inputs()).logits, logits) <= 1e-5
+            close.assert_close(vector.mixture(selection=route, **vector.inputs()).logits, logits)

@@ -1,5 +1,6 @@
 """Where samples come from, on rows that stay the same."""
 
+import close
 import pytest
 import tiny
 import tiny_task
@@ -35,14 +36,12 @@ def test_every_source_answers_in_the_rows_order(blocks):
     model = mixture(blocks=blocks)
     batches = fixed(model)
     merged, routes = merged_sample(batches), every_route(batches)
-    torch.testing.assert_close(
-        merged.log_probabilities[:, 0].exp(), predict(model, TOKENIZER, SENTENCES), atol=1e-6, rtol=1e-4
-    )
+    close.assert_close(merged.log_probabilities[:, 0].exp(), predict(model, TOKENIZER, SENTENCES))
     assert routes.labels.tolist() == [row["label"] for row in TASK.evaluation]
     assert routes.exact and len(routes) == model.space.number == len(routes.routes)
     number = (routes.routes == model.space.fixed(1)).all(-1).all(-1).nonzero().item()
     alone = evaluate(model, TASK, TOKENIZER, ["fixed-1"])[0].log_probabilities
-    torch.testing.assert_close(routes.log_probabilities[:, number], alone, atol=1e-5, rtol=1e-4)
+    close.assert_close(routes.log_probabilities[:, number], alone)
 
 
 def test_drawn_routes_are_those_of_the_tree_and_replay():
@@ -51,10 +50,10 @@ def test_drawn_routes_are_those_of_the_tree_and_replay():
     drawn, every = drawn_routes(batches, 6, seed=2), every_route(batches)
     for n, route in enumerate(drawn.routes):
         number = (every.routes == route).all(-1).all(-1).nonzero().item()
-        torch.testing.assert_close(drawn.logits[:, n], every.logits[:, number], atol=1e-5, rtol=1e-4)
+        close.assert_close(drawn.logits[:, n], every.logits[:, number])
     assert not drawn.exact
     small = drawn_routes(batches, 6, seed=2, memory=1)
-    torch.testing.assert_close(small.logits, drawn.logits, atol=1e-5, rtol=1e-4)
+    close.assert_close(small.logits, drawn.logits)
     assert not torch.equal(drawn_routes(batches, 6, seed=3).routes, drawn.routes)
 
 

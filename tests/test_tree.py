@@ -3,6 +3,7 @@
 import re
 import warnings
 
+import close
 import pytest
 import tiny
 import torch
@@ -36,7 +37,7 @@ def test_the_tree_gives_what_a_pass_a_route_gives_in_the_order_of_enumerate(name
     mixture, batch = tiny.mixed(CUT[name](), adaptation, **more), tiny.batch()
     wanted = plain(mixture, batch)
     assert float(wanted.std(1).mean()) > 0.02  # routes matter
-    torch.testing.assert_close(tree_logits(mixture, batch), wanted, rtol=0, atol=1e-5)
+    close.assert_close(tree_logits(mixture, batch), wanted)
 
 
 @pytest.mark.parametrize("memory", [1, 20_000, 60_000])
@@ -45,7 +46,7 @@ def test_small_chunks_give_the_same(kind, memory):
     adaptation, more = KINDS[kind]
     mixture, batch = tiny.mixed(tiny.bert(), adaptation, **more), tiny.batch()
     assert memory < 16 * group_bytes(mixture, batch)
-    torch.testing.assert_close(tree_logits(mixture, batch, memory=memory), plain(mixture, batch), rtol=0, atol=1e-5)
+    close.assert_close(tree_logits(mixture, batch, memory=memory), plain(mixture, batch))
 
 
 @pytest.mark.parametrize("blocks", [[1, 2], [2]], ids=str)
@@ -53,13 +54,13 @@ def test_small_chunks_give_the_same(kind, memory):
 def test_it_takes_what_lies_above_a_cached_prefix(adaptation, blocks):
     mixture, batch = tiny.mixed(tiny.bert(), adaptation, experts=2, blocks=blocks), tiny.batch()
     top, cache = above(mixture)
-    torch.testing.assert_close(tree_logits(top.eval(), cache(batch)), plain(mixture, batch), rtol=0, atol=1e-5)
+    close.assert_close(tree_logits(top.eval(), cache(batch)), plain(mixture, batch))
 
 
 def test_one_row_and_no_padding():
     mixture = tiny.mixed(tiny.bert(), Bottleneck(4), experts=2, share="up")
     for batch in (tiny.batch(rows=1), tiny.batch(rows=2, pad=False), tiny.batch(rows=1, tokens=1)):
-        torch.testing.assert_close(tree_logits(mixture, batch), plain(mixture, batch), rtol=0, atol=1e-5)
+        close.assert_close(tree_logits(mixture, batch), plain(mixture, batch))
 
 
 def test_a_block_runs_once_for_all_children_of_a_node():
@@ -93,7 +94,7 @@ def test_other_models_run_plain_passes_and_say_so_once(build):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("default")
         answers = [tree_logits(mixture, batch) for _ in range(2)]
-    torch.testing.assert_close(answers[1], plain(mixture, batch), rtol=0, atol=1e-5)
+    close.assert_close(answers[1], plain(mixture, batch))
     ours = [str(warning.message) for warning in said if "pass of its own" in str(warning.message)]
     assert len(ours) == 1 and type(mixture.model).__name__ in ours[0]
 
@@ -118,7 +119,7 @@ def test_out_of_memory_halves_the_chunk_and_says_so(monkeypatch):
 
     monkeypatch.setattr(Replay, "block", small)
     with pytest.warns(UserWarning, match=r"Out of memory: going on with \d groups of rows") as said:
-        torch.testing.assert_close(tree_logits(mixture, batch), wanted, rtol=0, atol=1e-5)
+        close.assert_close(tree_logits(mixture, batch), wanted)
     sizes = [int(re.search(r"with (\d+) groups", str(warning.message))[1]) for warning in said]
     assert sizes == sorted(sizes, reverse=True) and sizes[-1] >= 1
     monkeypatch.setattr(Replay, "block", lambda *args: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
@@ -143,4 +144,4 @@ def test_minilm_with_every_block_adapted():
     model, _ = load_backbone("minilm", num_labels=2)
     mixture = tiny.shake(attach(model.eval(), Bottleneck(16), experts=2, share="up"), scale=0.1)
     batch = {name: value.clone() for name, value in tiny.batch(rows=3, tokens=12).items()}
-    torch.testing.assert_close(tree_logits(mixture, batch), plain(mixture, batch), rtol=0, atol=1e-5)
+    close.assert_close(tree_logits(mixture, batch), plain(mixture, batch))

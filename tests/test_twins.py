@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import close
 import pytest
 import torch
 
@@ -34,9 +35,10 @@ def test_a_shipped_twin_loads_and_scores_what_its_notes_say(twin):
     found = strategies_of(mixture, load_task("aspects"), tokenizer)
     told = notes(twin, 1, "late")["results"]
     assert found.keys() <= told.keys()  # of adapters trained apart the notes tell each one's own head, too
+    close.assert_close(*([each[name]["loss"] for name in found] for each in (found, told)))
     for strategy, result in ((name, told[name]) for name in found):
+        # measured on another processor: a row or two may turn
         assert abs(found[strategy]["accuracy"] - result["accuracy"]) < 0.004, strategy
-        assert abs(found[strategy]["loss"] - result["loss"]) < 0.01, strategy
 
 
 def test_the_task_is_as_hard_as_it_must_be():
