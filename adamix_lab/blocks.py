@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from adamix_lab.checkpointing import checkpoints_gradients
-from adamix_lab.model import MixtureModel
-from adamix_lab.targets import pattern_to_regex
+from adamix_lab.core.checkpointing import checkpoints_gradients
+from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.targets import pattern_to_regex
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from adamix_lab.files import write_text
-from adamix_lab.saving import read_config
+from adamix_lab.core.files import write_text
+from adamix_lab.core.saving import read_config
 from adamix_lab.seeds import interval
 from adamix_lab.twins import EXPERTS, RECIPE, SEEDS, STAGES, TWINS
 

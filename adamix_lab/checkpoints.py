@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adamix_lab.files import read_tensors, write_tensors
+from adamix_lab.core.files import read_tensors, write_tensors
 
 FORMAT = 1
 KEEP = 2

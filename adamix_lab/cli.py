@@ -71,8 +71,8 @@ def train(
     out: Folder = Path("runs/train"),
 ) -> None:
     """Trains AdaMix on a task and prints a table of inference strategies; a killed run goes on where it was."""
-    from adamix_lab.adaptations import adaptation_from
-    from adamix_lab.objective import Consistency
+    from adamix_lab.core.adaptations import adaptation_from
+    from adamix_lab.core.objective import Consistency
     from adamix_lab.recipe import Recipe
     from adamix_lab.seeds import train_seeds
     from adamix_lab.tasks import load_task

@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from adamix_lab.core.errors import positive, unknown
+from adamix_lab.core.files import write_text
 from adamix_lab.doctor import versions
-from adamix_lab.errors import positive, unknown
-from adamix_lab.files import write_text
 from adamix_lab.known_tasks import KNOWN
 from adamix_lab.methods import METHODS, Budget, Outcome
 from adamix_lab.seeds import unit

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from adamix_lab.comparison import finite, run_cell
+from adamix_lab.core.errors import positive, unknown
+from adamix_lab.core.files import write_text
 from adamix_lab.doctor import versions
-from adamix_lab.errors import positive, unknown
-from adamix_lab.files import write_text
 from adamix_lab.methods import METHODS, Budget
 from adamix_lab.tasks import Task
 

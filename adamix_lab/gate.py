@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.mixture import MixtureLayer, once
-from adamix_lab.model import MixtureModel
-from adamix_lab.routing import generator_for
+from adamix_lab.core.mixture import MixtureLayer, once
+from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.routing import generator_for
 
 
 @dataclass

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from adamix_lab.errors import unknown
+from adamix_lab.core.errors import unknown
 from adamix_lab.rows import Row
 
 Part = tuple[str, list[Row]]  # where the rows are from, for messages, and the rows

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from adamix_lab.errors import unknown
+from adamix_lab.core.errors import unknown
 
 Metric = Callable[[Tensor, Tensor], float]
 

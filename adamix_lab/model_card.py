@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from adamix_lab.files import write_text
-from adamix_lab.model import MixtureModel
+from adamix_lab.core.files import write_text
+from adamix_lab.core.model import MixtureModel
 from adamix_lab.report import parameter_report
 
 CARD = "README.md"

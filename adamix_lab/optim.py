@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.model import MixtureModel
+from adamix_lab.core.model import MixtureModel
 from adamix_lab.recipe import Recipe
 
 BETAS = (0.9, 0.999)

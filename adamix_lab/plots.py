@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adamix_lab.files import write_atomically, write_text
+from adamix_lab.core.files import write_atomically, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.blocks import FAMILIES, BlockPlan, plan_blocks
-from adamix_lab.model import MixtureModel
+from adamix_lab.core.model import MixtureModel
 
 Cache = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adamix_lab import preset_tables as t
-from adamix_lab.adaptation import Adaptation
-from adamix_lab.adaptations import Bottleneck, LoRA, adaptation_from
-from adamix_lab.errors import unknown
-from adamix_lab.model import MixtureModel, attach
-from adamix_lab.objective import IGNORED, Consistency, TaskLoss
+from adamix_lab.core.adaptation import Adaptation
+from adamix_lab.core.adaptations import Bottleneck, LoRA, adaptation_from
+from adamix_lab.core.errors import unknown
+from adamix_lab.core.model import MixtureModel, attach
+from adamix_lab.core.objective import IGNORED, Consistency, TaskLoss
 from adamix_lab.recipe import Recipe
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from adamix_lab.backbones import load_backbone
 from adamix_lab.batches import Encoder, Example
-from adamix_lab.errors import positive
+from adamix_lab.core.errors import positive
 from adamix_lab.tasks import Task
 
 FIELDS = ("first", "second", "mask")

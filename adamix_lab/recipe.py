@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-from adamix_lab.errors import fraction, one_of, positive, unknown
-from adamix_lab.objective import Consistency
-from adamix_lab.routing import Scope
+from adamix_lab.core.errors import fraction, one_of, positive, unknown
+from adamix_lab.core.objective import Consistency
+from adamix_lab.core.routing import Scope
 
 Precision = Literal["no", "bf16", "fp16"]
 OffRoute = Literal["drift", "freeze"]

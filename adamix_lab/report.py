@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from adamix_lab.model import MixtureModel
-from adamix_lab.objective import Consistency, Objective
-from adamix_lab.routing import Router
-from adamix_lab.views import Batch
+from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.objective import Consistency, Objective
+from adamix_lab.core.routing import Router
+from adamix_lab.core.views import Batch
 
 
 @dataclass(frozen=True)

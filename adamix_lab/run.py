@@ -26,11 +26,11 @@ from adamix_lab.checkpoints import (
     set_generator_states,
     write_checkpoint,
 )
-from adamix_lab.files import write_text
-from adamix_lab.model import MixtureModel
-from adamix_lab.objective import TaskLoss, task_loss_of
+from adamix_lab.core.files import write_text
+from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.objective import TaskLoss, task_loss_of
+from adamix_lab.core.saving import describe, load_trained, trained_tensors
 from adamix_lab.recipe import Recipe
-from adamix_lab.saving import describe, load_trained, trained_tensors
 from adamix_lab.tasks import Task
 
 LOG = "log.jsonl"

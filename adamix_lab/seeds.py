@@ -11,15 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from adamix_lab.adaptation import Adaptation
 from adamix_lab.backbones import load_backbone
+from adamix_lab.core.adaptation import Adaptation
+from adamix_lab.core.files import write_text
+from adamix_lab.core.model import MixtureModel, attach
+from adamix_lab.core.saving import load, read_config, save
 from adamix_lab.doctor import versions
 from adamix_lab.evaluation import Evaluation, evaluate
-from adamix_lab.files import write_text
-from adamix_lab.model import MixtureModel, attach
 from adamix_lab.recipe import Recipe
 from adamix_lab.report import parameter_report
-from adamix_lab.saving import load, read_config, save
 from adamix_lab.tasks import Task
 from adamix_lab.training import train
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 from torch import Generator, Tensor
 
-from adamix_lab.errors import unknown
-from adamix_lab.model import MixtureModel
-from adamix_lab.views import Batch, rows_of, shared_prefix
+from adamix_lab.core.errors import unknown
+from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.views import Batch, rows_of, shared_prefix
 
 Strategy = Callable[[MixtureModel, Batch, Generator], Tensor]
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from adamix_lab.errors import fraction as check_fraction
-from adamix_lab.errors import positive, unknown
+from adamix_lab.core.errors import fraction as check_fraction
+from adamix_lab.core.errors import positive, unknown
 from adamix_lab.hub import hub_rows
 from adamix_lab.known_tasks import KNOWN, KnownTask
 from adamix_lab.labels import Part, check_columns, name_labels, number_labels

@@ -20,16 +20,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamix_lab.adaptations import Bottleneck
 from adamix_lab.backbones import load_backbone
+from adamix_lab.core.adaptations import Bottleneck
+from adamix_lab.core.errors import unknown
+from adamix_lab.core.merging import side_by_side
+from adamix_lab.core.model import MixtureModel, attach
+from adamix_lab.core.objective import Consistency
+from adamix_lab.core.saving import CONFIG, load, load_trained, save, trained_tensors
 from adamix_lab.doctor import device_name
-from adamix_lab.errors import unknown
 from adamix_lab.evaluation import evaluate
-from adamix_lab.merging import side_by_side
-from adamix_lab.model import MixtureModel, attach
-from adamix_lab.objective import Consistency
 from adamix_lab.recipe import Recipe
-from adamix_lab.saving import CONFIG, load, load_trained, save, trained_tensors
 from adamix_lab.tasks import Task, data_root, load_task
 from adamix_lab.training import train
 

@@ -28,7 +28,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 import classroom_helpers as made  # noqa: E402
 
-from adamix_lab.files import write_text  # noqa: E402
+from adamix_lab.core.files import write_text  # noqa: E402
 
 NAME = "01_routing"
 FULL = 10

@@ -29,12 +29,12 @@ from typing import Any
 
 import torch
 
-from adamix_lab.adaptations import LoRA
 from adamix_lab.backbones import load_backbone
 from adamix_lab.batches import Batches, Example, encode
+from adamix_lab.core.adaptations import LoRA
+from adamix_lab.core.model import attach
+from adamix_lab.core.objective import Consistency
 from adamix_lab.doctor import versions
-from adamix_lab.model import attach
-from adamix_lab.objective import Consistency
 from adamix_lab.recipe import Recipe
 from adamix_lab.tasks import Task, load_task
 from adamix_lab.training import train

@@ -20,20 +20,20 @@ from collections.abc import Sequence
 
 import torch
 
-from adamix_lab.adaptations import Bottleneck
 from adamix_lab.allocator import keep_freed_memory
 from adamix_lab.analysis.kinds import task_batches
 from adamix_lab.analysis.landscape import evaluate_points
 from adamix_lab.analysis.points import Points, plane, point_of
 from adamix_lab.backbones import load_backbone
+from adamix_lab.core.adaptations import Bottleneck
+from adamix_lab.core.merging import merge
+from adamix_lab.core.model import MixtureModel, attach
+from adamix_lab.core.saving import load_trained
+from adamix_lab.core.views import Batch
 from adamix_lab.doctor import versions
 from adamix_lab.evaluation import evaluating
-from adamix_lab.merging import merge
-from adamix_lab.model import MixtureModel, attach
-from adamix_lab.saving import load_trained
 from adamix_lab.tasks import load_task
 from adamix_lab.twins import load_twin
-from adamix_lab.views import Batch
 
 
 def every_block() -> MixtureModel:

@@ -31,7 +31,7 @@ import lab_server  # noqa: E402
 import learner  # noqa: E402
 import nbformat  # noqa: E402
 
-from adamix_lab.files import write_text  # noqa: E402
+from adamix_lab.core.files import write_text  # noqa: E402
 
 LESSONS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 QUICK = "02_consistency"

@@ -21,7 +21,7 @@ from typing import Any
 
 import nbformat
 
-from adamix_lab.files import write_text
+from adamix_lab.core.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 BUDGETS = {"cells": 45, "words": 1500, "seconds, fast": 60, "seconds, full": 300}

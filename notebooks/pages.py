@@ -16,7 +16,7 @@ from typing import Any
 import nbformat
 
 from adamix_lab.classroom.handouts import glossary_terms, handout_of, page_of, sheet_of, terms_by_lesson
-from adamix_lab.files import write_text
+from adamix_lab.core.files import write_text
 
 HERE = Path(__file__).resolve().parent
 TEACHING = HERE.parent / "docs" / "teaching"

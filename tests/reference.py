@@ -14,10 +14,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from adamix_lab.adaptation import Adaptation
-from adamix_lab.adaptations import Bottleneck, LoRA
-from adamix_lab.model import MixtureModel, attach
-from adamix_lab.objective import Consistency
+from adamix_lab.core.adaptation import Adaptation
+from adamix_lab.core.adaptations import Bottleneck, LoRA
+from adamix_lab.core.model import MixtureModel, attach
+from adamix_lab.core.objective import Consistency
 
 NAMES = [
     "bert_upshared", "roberta_upshared", "roberta_downshared", "roberta_unshared", "gpt2_bottleneck",

@@ -7,7 +7,7 @@ from adamix_lab.analysis.calibration import fit_temperature, nll, scores, temper
 from adamix_lab.analysis.comparison import Method, compare_uncertainty
 from adamix_lab.analysis.posterior import marginal
 from adamix_lab.analysis.samples import Samples
-from adamix_lab.routing import generator_for
+from adamix_lab.core.routing import generator_for
 
 
 def made(rows, number, sharp, seed):

@@ -10,14 +10,14 @@ from tiny_task import apart, one_thread, recipe, task, tokenizer, weights  # noq
 
 from adamix_lab.baselines.making import BASELINES, baseline, costs, fitted, load_baseline
 from adamix_lab.blocks import plan_blocks
+from adamix_lab.core.model import attach, detach
+from adamix_lab.core.objective import Objective
+from adamix_lab.core.saving import load_trained, save, trained_parameters
+from adamix_lab.core.views import routed_logits
 from adamix_lab.evaluation import evaluate
-from adamix_lab.model import attach, detach
-from adamix_lab.objective import Objective
 from adamix_lab.optim import make_optimizer
 from adamix_lab.report import parameter_report
-from adamix_lab.saving import load_trained, save, trained_parameters
 from adamix_lab.training import train
-from adamix_lab.views import routed_logits
 
 W, L, C, INNER = tiny.WIDTH, tiny.LAYERS, tiny.LABELS, tiny.INNER
 HEAD = W * C + C
@@ -139,7 +139,7 @@ def test_full_fine_tuning_equals_a_plain_loop():
 
 
 def test_peft_lora_is_our_lora_of_one_expert():
-    from adamix_lab.adaptations import LoRA
+    from adamix_lab.core.adaptations import LoRA
 
     theirs, ours = baseline("lora", tiny.bert(), rank=2, alpha=4.0), attach(tiny.bert(), LoRA(2, 4.0), experts=1)
     values = dict(theirs.own_parameters())
@@ -244,7 +244,7 @@ def test_the_gate_of_unipelt_closes_and_opens():
 def test_unipelt_can_be_mixed_like_any_adaptation():
     from adamix_lab.baselines.placing import sites_of
     from adamix_lab.baselines.unipelt import UniPELT
-    from adamix_lab.targets import FFN, QUERY_VALUE
+    from adamix_lab.core.targets import FFN, QUERY_VALUE
 
     model = tiny.bert()
     sites = sites_of(model, QUERY_VALUE, "unipelt") + sites_of(model, FFN, "unipelt")

@@ -14,11 +14,11 @@ from adamix_lab.baselines import comparison
 from adamix_lab.baselines.comparison import RECIPE, Clock, Setting, best_rate, compare_baselines, table
 from adamix_lab.baselines.making import baseline, costs
 from adamix_lab.baselines.soup import ensemble, train_apart
+from adamix_lab.core.merging import merge
+from adamix_lab.core.saving import trained_tensors
 from adamix_lab.evaluation import evaluate
-from adamix_lab.merging import merge
 from adamix_lab.recipe import Recipe
 from adamix_lab.run import History
-from adamix_lab.saving import trained_tensors
 from adamix_lab.training import train
 
 

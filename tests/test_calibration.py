@@ -18,7 +18,7 @@ from adamix_lab.analysis.calibration import (
     scores,
     tempered,
 )
-from adamix_lab.routing import generator_for
+from adamix_lab.core.routing import generator_for
 
 
 def binary(confidences):

@@ -16,7 +16,7 @@ import tiny_task
 import torch
 from tiny_task import one_thread  # noqa: F401
 
-from adamix_lab import checkpoints, files
+from adamix_lab import checkpoints
 from adamix_lab.checkpoints import (
     generator_states,
     newest_checkpoint,
@@ -24,6 +24,7 @@ from adamix_lab.checkpoints import (
     set_generator_states,
     write_checkpoint,
 )
+from adamix_lab.core import files
 from adamix_lab.run import read_log
 from adamix_lab.training import train
 
@@ -61,7 +62,7 @@ def child(folder, pause, settings, die_at):
 
         os.replace = replace
     mixture, history = run(folder, pause, **settings)
-    from adamix_lab.files import write_tensors
+    from adamix_lab.core.files import write_tensors
 
     write_tensors(Path(folder) / "end.safetensors", tiny_task.weights(mixture))
     (Path(folder) / "resumed").write_text(str(history.resumed_from))

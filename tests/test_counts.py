@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from adamix_lab.adaptations import Bottleneck, LoRA
-from adamix_lab.model import attach, detach
+from adamix_lab.core.adaptations import Bottleneck, LoRA
+from adamix_lab.core.model import attach, detach
 from adamix_lab.report import parameter_report
 
 

@@ -6,9 +6,9 @@ import tiny
 import tiny_task
 import torch
 
-from adamix_lab.adaptations import IA3, Bottleneck, LoRA
 from adamix_lab.analysis import curvature as c
 from adamix_lab.analysis.points import point_of
+from adamix_lab.core.adaptations import IA3, Bottleneck, LoRA
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 one_thread = tiny_task.one_thread

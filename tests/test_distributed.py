@@ -16,7 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 if __name__ != "__main__":
     from tiny_task import one_thread  # noqa: F401
 
-from adamix_lab.files import read_tensors, write_tensors
+from adamix_lab.core.files import read_tensors, write_tensors
 from adamix_lab.run import read_log
 from adamix_lab.training import train
 

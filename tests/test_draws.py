@@ -61,7 +61,7 @@ def test_what_shares_a_route(mixture):
     # answers that name the route: sample s puts all of its mass on class s of 27
     named = torch.full((len(fixed), 27, 27), -50.0) + 100 * torch.eye(27)
     from adamix_lab.analysis.draws import _scopes
-    from adamix_lab.routing import generator_for
+    from adamix_lab.core.routing import generator_for
 
     groups = {name: draw(named, generator_for(0)).argmax(-1) for name, draw in _scopes(fixed).items()}
     assert len(groups["random-route"].unique()) == 1

@@ -8,11 +8,11 @@ import tiny
 import tiny_task
 import torch
 
-from adamix_lab.adaptations import Bottleneck
+from adamix_lab.core.adaptations import Bottleneck
+from adamix_lab.core.model import attach
+from adamix_lab.core.objective import Consistency
+from adamix_lab.core.routing import generator_for
 from adamix_lab.evaluation import evaluate, paired_difference, predict, wilson
-from adamix_lab.model import attach
-from adamix_lab.objective import Consistency
-from adamix_lab.routing import generator_for
 from adamix_lab.strategies import STRATEGIES, ensemble, fixed, random_token
 from adamix_lab.training import train
 

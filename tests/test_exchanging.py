@@ -7,7 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 from adamix_lab import cli, load, save
-from adamix_lab.adaptations import Bottleneck, LoRA
+from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.interop.authors import authors_state
 
 

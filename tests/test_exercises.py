@@ -51,8 +51,8 @@ def test_checks_return_nothing_and_write_nothing_to_stderr(name):
 
 
 def test_borrowing_is_seen_however_it_is_spelt():
-    import adamix_lab.routing as routing
-    from adamix_lab.consistency import reference_kl
+    import adamix_lab.core.routing as routing
+    from adamix_lab.core.consistency import reference_kl
 
     def by_name(a, b):
         return reference_kl(a, b)
@@ -76,7 +76,7 @@ def test_borrowing_is_seen_however_it_is_spelt():
 
     space = {"reference_kl": reference_kl}
     exec("def helper(a, b):\n    return reference_kl(a, b)\ndef through(a, b):\n    return helper(a, b)", space)
-    exec("import adamix_lab.routing as r\ndef aliased():\n    return r.generator_for(0)", space)
+    exec("import adamix_lab.core.routing as r\ndef aliased():\n    return r.generator_for(0)", space)
     for function in (by_name, by_module, inside, by_string, space["through"], space["aliased"], reference_kl):
         with pytest.raises(AssertionError, match="write it yourself"):
             refuse_library(function)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from adamix_lab import files
+from adamix_lab.core import files
 from adamix_lab.experiments import results as stored
 from adamix_lab.experiments.judging import parquet
 from adamix_lab.experiments.results import begin, check_versions, error_of, fail, finish, gather, read_table, state

@@ -14,16 +14,16 @@ from tiny_task import one_thread  # noqa: F401
 
 from adamix_lab.backbones import load_backbone
 from adamix_lab.baselines.making import BASELINES, baseline
+from adamix_lab.core.files import read_tensors
+from adamix_lab.core.objective import Consistency
+from adamix_lab.core.saving import trained_tensors
 from adamix_lab.evaluation import evaluate
 from adamix_lab.experiments import running
 from adamix_lab.experiments.preparing import prepare
 from adamix_lab.experiments.results import TABLES, begin
 from adamix_lab.experiments.running import Job, perform
 from adamix_lab.experiments.settings import PLACED, Run
-from adamix_lab.files import read_tensors
-from adamix_lab.objective import Consistency
 from adamix_lab.recipe import Recipe
-from adamix_lab.saving import trained_tensors
 from adamix_lab.tasks import load_task
 from adamix_lab.training import train
 

@@ -10,6 +10,7 @@ import pytest
 import tiny_grid
 from tiny_task import one_thread  # noqa: F401
 
+from adamix_lab.core.files import read_tensors
 from adamix_lab.experiments import performing, running, sets
 from adamix_lab.experiments.ablation import ablate
 from adamix_lab.experiments.grid import grid_of
@@ -18,7 +19,6 @@ from adamix_lab.experiments.results import begin, gather, place_of, state
 from adamix_lab.experiments.running import Job
 from adamix_lab.experiments.sets import SETS, begin_set, name_of, perform_set, sets_of, why_alone
 from adamix_lab.experiments.settings import Run
-from adamix_lab.files import read_tensors
 
 ADAMIX = {
     "AdaMix": {}, "no consistency": {"consistency": 0}, "gentle": {"lr": 1e-3},

@@ -4,7 +4,7 @@ import close
 import tiny
 import torch
 
-from adamix_lab.adaptations import Bottleneck
+from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.gate import attach_gates, collect_gates, detach_gates
 
 

@@ -9,11 +9,11 @@ import tiny_generation
 from typer.testing import CliRunner
 
 from adamix_lab import cli
+from adamix_lab.core.objective import Consistency
 from adamix_lab.generation import comparison
 from adamix_lab.generation.comparison import compare_generators, load_generator, spread, thinned
 from adamix_lab.generation.decoding import Decoding, generate_texts
 from adamix_lab.generation.variants import SHOWN, VARIANTS, Settings
-from adamix_lab.objective import Consistency
 from adamix_lab.recipe import Recipe
 
 pytest.importorskip("sacrebleu")

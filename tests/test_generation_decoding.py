@@ -10,16 +10,16 @@ import tiny_generation
 import torch
 from tiny_task import apart, weights
 
-from adamix_lab.adaptations import Bottleneck, LoRA
 from adamix_lab.baselines.making import baseline
+from adamix_lab.core.adaptations import Bottleneck, LoRA
+from adamix_lab.core.merging import merge
+from adamix_lab.core.model import attach
+from adamix_lab.core.objective import Consistency, next_token_loss
+from adamix_lab.core.routing import generator_for
 from adamix_lab.generation.decoding import Decoding, generate_texts, selection_of, trim
 from adamix_lab.generation.encoding import encode_pairs
 from adamix_lab.generation.training import one_view, smoothed_next_token_loss, train_generator
-from adamix_lab.merging import merge
-from adamix_lab.model import attach
-from adamix_lab.objective import Consistency, next_token_loss
 from adamix_lab.recipe import Recipe
-from adamix_lab.routing import generator_for
 
 TASK, TOKENIZER = tiny_generation.task(), tiny_generation.tokenizer()
 SHORT = Decoding(beams=3, new_tokens=12, batch_size=3)

@@ -5,10 +5,10 @@ import torch
 from tiny_task import one_thread  # noqa: F401
 
 from adamix_lab.batches import encode
-from adamix_lab.files import read_tensors
-from adamix_lab.model import attach
-from adamix_lab.objective import Consistency
-from adamix_lab.saving import load
+from adamix_lab.core.files import read_tensors
+from adamix_lab.core.model import attach
+from adamix_lab.core.objective import Consistency
+from adamix_lab.core.saving import load
 from adamix_lab.training import train
 
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
@@ -105,7 +105,7 @@ def test_resuming_and_the_best_model(tmp_path):
 def test_the_wrapped_model_cannot_be_saved_by_the_base_library(tmp_path):
     import tiny
 
-    from adamix_lab.adaptations import Bottleneck
+    from adamix_lab.core.adaptations import Bottleneck
 
     model = tiny.bert()
     attach(model, Bottleneck(4), experts=2)

@@ -15,6 +15,7 @@ pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 from adamix_lab.analysis.samples import every_route, fix_batches, merged_sample
 from adamix_lab.analysis.selective import auroc
 from adamix_lab.checks.posterior import check_marginal, check_split
+from adamix_lab.core.saving import load_trained, trained_tensors
 from adamix_lab.lessons import marginals
 from adamix_lab.lessons import measures_posterior as measured
 from adamix_lab.lessons.doubts import calibrations, risks
@@ -31,7 +32,6 @@ from adamix_lab.lessons.marginals import (
     worth_elsewhere,
 )
 from adamix_lab.lessons.sampler import DRAWS, MOST, asker, picks, route_sampler, sampled, smallest
-from adamix_lab.saving import load_trained, trained_tensors
 from adamix_lab.twins import load_twin as shipped
 
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()

@@ -11,6 +11,8 @@ from tiny_task import one_thread  # noqa: F401
 
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
+from adamix_lab.core.routing import generator_for
+from adamix_lab.core.saving import load_trained, trained_tensors
 from adamix_lab.lessons import agreement, routing, runs, strength, symmetry
 from adamix_lab.lessons.agreement import agreed_and_wrong, consistency_dial, dialled, pairwise_kl
 from adamix_lab.lessons.answers import answers_of, read_answers, write_answers
@@ -20,8 +22,6 @@ from adamix_lab.lessons.routing import by_expert, flips, routing_explorer, speci
 from adamix_lab.lessons.strength import strength_dial
 from adamix_lab.lessons.symmetry import aligned, permuted_copies
 from adamix_lab.lessons.triangle import mixed, mixing_triangle, prepare
-from adamix_lab.routing import generator_for
-from adamix_lab.saving import load_trained, trained_tensors
 from adamix_lab.tasks import load_task
 from adamix_lab.widgets.prediction import Prediction
 

@@ -5,8 +5,8 @@ import torch
 from tiny_task import one_thread  # noqa: F401
 from torch import nn
 
-from adamix_lab.adaptations import IA3
-from adamix_lab.model import attach
+from adamix_lab.core.adaptations import IA3
+from adamix_lab.core.model import attach
 from adamix_lab.optim import StackedAdamW, make_optimizer, on_route, parameter_groups, set_rate
 from adamix_lab.recipe import Recipe
 

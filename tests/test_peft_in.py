@@ -8,8 +8,8 @@ import tiny
 import torch
 
 from adamix_lab import export, import_peft, merge, merge_gap, merge_products
-from adamix_lab.adaptations import LoRA
-from adamix_lab.numerics import relative_difference
+from adamix_lab.core.adaptations import LoRA
+from adamix_lab.core.numerics import relative_difference
 
 peft = pytest.importorskip("peft")
 M = 3
@@ -172,7 +172,7 @@ def test_a_lying_header_is_refused(folders, tmp_path):
 
 
 def test_merging_products_needs_pairs():
-    from adamix_lab.adaptations import Bottleneck
+    from adamix_lab.core.adaptations import Bottleneck
 
     with pytest.raises(ValueError, match="expected LoRA"):
         merge_products(tiny.mixed(tiny.bert(), Bottleneck(4)))

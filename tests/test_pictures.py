@@ -8,9 +8,9 @@ from adamix_lab.analysis.calibration import reliability as bins
 from adamix_lab.analysis.posterior import convergence as converge
 from adamix_lab.analysis.samples import Samples
 from adamix_lab.analysis.selective import risk_coverage as curve
+from adamix_lab.core.routing import generator_for
 from adamix_lab.pictures import routes, uncertainty
 from adamix_lab.plots import STYLES, Picture
-from adamix_lab.routing import generator_for
 
 
 def draws():

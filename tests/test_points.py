@@ -5,8 +5,8 @@ import pytest
 import tiny
 import torch
 
-from adamix_lab.adaptations import Bottleneck, LoRA
 from adamix_lab.analysis import points as p
+from adamix_lab.core.adaptations import Bottleneck, LoRA
 
 
 def model(**more):

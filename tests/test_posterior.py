@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from adamix_lab.analysis.posterior import convergence, distance, entropy, marginal, uncertainty, worth
 from adamix_lab.analysis.samples import Samples
-from adamix_lab.routing import generator_for
+from adamix_lab.core.routing import generator_for
 
 
 def samples(rows=40, number=27, classes=3, spread=1.0, seed=0, exact=True):

@@ -11,7 +11,7 @@ from test_counts import bert_base, gpt2_medium, roberta_large
 from tiny_task import one_thread  # noqa: F401
 
 from adamix_lab.backbones import HUB_NAMES, _source, load_backbone
-from adamix_lab.objective import Consistency, Objective, next_token_loss
+from adamix_lab.core.objective import Consistency, Objective, next_token_loss
 from adamix_lab.presets import PRESETS, describe_preset, preset, smoothed_next_token_loss
 from adamix_lab.recipe import Recipe
 from adamix_lab.report import parameter_report

@@ -14,7 +14,7 @@ import tiny_text
 import torch
 
 from adamix_lab import LoRA, attach, load_backbone, merge
-from adamix_lab.files import read_tensors
+from adamix_lab.core.files import read_tensors
 from adamix_lab.generation import pretraining
 from adamix_lab.generation.decoder import Pretraining
 from adamix_lab.generation.pretraining import pretrain

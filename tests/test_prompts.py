@@ -6,15 +6,15 @@ import tiny
 import tiny_task
 import torch
 
-from adamix_lab.adaptations import Bottleneck, LoRA
 from adamix_lab.backbones import load_backbone
+from adamix_lab.core.adaptations import Bottleneck, LoRA
+from adamix_lab.core.merging import merge
+from adamix_lab.core.model import attach
+from adamix_lab.core.objective import Consistency
+from adamix_lab.core.saving import load, save
 from adamix_lab.evaluation import evaluate
 from adamix_lab.known_tasks import KNOWN
-from adamix_lab.merging import merge
-from adamix_lab.model import attach
-from adamix_lab.objective import Consistency
 from adamix_lab.prompts import PROMPTS, Prompt, PromptModel, load_prompted, prompt_encoder, word_ids
-from adamix_lab.saving import load, save
 from adamix_lab.strategies import STRATEGIES
 from adamix_lab.tasks import Task
 from adamix_lab.training import train

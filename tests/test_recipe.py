@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from adamix_lab.objective import Consistency
+from adamix_lab.core.objective import Consistency
 from adamix_lab.recipe import STEPS, Recipe
 
 

@@ -2,8 +2,8 @@
 
 import tiny
 
-from adamix_lab.adaptations import Bottleneck
-from adamix_lab.model import attach
+from adamix_lab.core.adaptations import Bottleneck
+from adamix_lab.core.model import attach
 from adamix_lab.report import parameter_report, structure
 
 

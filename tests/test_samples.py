@@ -6,7 +6,6 @@ import tiny
 import tiny_task
 import torch
 
-from adamix_lab.adaptations import Bottleneck
 from adamix_lab.analysis.samples import (
     drawn_routes,
     dropout_samples,
@@ -16,6 +15,7 @@ from adamix_lab.analysis.samples import (
     merged_sample,
     token_samples,
 )
+from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.evaluation import evaluate, predict
 from adamix_lab.tasks import Task
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from adamix_lab.analysis.selective import aurc, auroc, risk_coverage
-from adamix_lab.routing import generator_for
+from adamix_lab.core.routing import generator_for
 
 
 def test_risk_by_hand():

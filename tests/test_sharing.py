@@ -13,14 +13,14 @@ import torch
 from hub_server import serve
 
 from adamix_lab import from_pretrained, save
-from adamix_lab.adaptations import Bottleneck, LoRA
+from adamix_lab.core.adaptations import Bottleneck, LoRA
 
 ROOT = Path(__file__).resolve().parent.parent
 
 CLIENT = """
 import json, sys, torch, tiny
 from adamix_lab import from_pretrained, merge, push_to_hub
-from adamix_lab.adaptations import Bottleneck
+from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.backbones import load_backbone
 asked = json.loads(sys.argv[1])
 try:

@@ -7,8 +7,8 @@ import pytest
 import tiny
 import torch
 
-from adamix_lab.adaptations import IA3, Bottleneck, LoRA
 from adamix_lab.analysis import similarity as s
+from adamix_lab.core.adaptations import IA3, Bottleneck, LoRA
 
 
 def random(*shape, seed=0):

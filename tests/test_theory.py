@@ -7,11 +7,11 @@ import tiny_task
 import torch
 import torch.nn.functional as F
 
-from adamix_lab.adaptations import Bottleneck, LoRA
 from adamix_lab.analysis import theory as t
 from adamix_lab.analysis.curvature import eager_attention
 from adamix_lab.analysis.points import anchored, point_of
 from adamix_lab.analysis.stacked import logits_at
+from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.evaluation import evaluating
 
 pytestmark = pytest.mark.usefixtures("one_thread")

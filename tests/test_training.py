@@ -8,8 +8,8 @@ import torch
 from tiny_task import one_thread  # noqa: F401
 
 from adamix_lab import training
-from adamix_lab.objective import Consistency
-from adamix_lab.routing import Router
+from adamix_lab.core.objective import Consistency
+from adamix_lab.core.routing import Router
 from adamix_lab.run import read_log
 from adamix_lab.training import train
 
@@ -155,8 +155,8 @@ def test_a_loss_of_ones_own():
 
 
 def test_regression_selects_by_loss():
-    from adamix_lab.adaptations import Bottleneck
-    from adamix_lab.model import attach
+    from adamix_lab.core.adaptations import Bottleneck
+    from adamix_lab.core.model import attach
     from adamix_lab.tasks import Task
 
     rows = [{**row, "label": float(row["label"])} for row in TASK.train]

@@ -8,10 +8,10 @@ import pytest
 import tiny
 import torch
 
-from adamix_lab.adaptations import IA3, Bias, Bottleneck, LoRA
 from adamix_lab.analysis import tree
 from adamix_lab.analysis.replay import Replay, capture, group_bytes
 from adamix_lab.analysis.tree import check_budget, tree_logits
+from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA
 from adamix_lab.prefix import above
 
 CUT = {"bert": tiny.bert, "roberta": tiny.roberta, "distilbert": tiny.distilbert, "electra": tiny.electra}
@@ -139,7 +139,7 @@ def test_memory_defaults_to_what_there_is(monkeypatch):
 @pytest.mark.slow
 def test_minilm_with_every_block_adapted():
     from adamix_lab.backbones import load_backbone
-    from adamix_lab.model import attach
+    from adamix_lab.core.model import attach
 
     model, _ = load_backbone("minilm", num_labels=2)
     mixture = tiny.shake(attach(model.eval(), Bottleneck(16), experts=2, share="up"), scale=0.1)

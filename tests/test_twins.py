@@ -7,8 +7,8 @@ import close
 import pytest
 import torch
 
+from adamix_lab.core.saving import read_config
 from adamix_lab.evaluation import evaluate
-from adamix_lab.saving import read_config
 from adamix_lab.tasks import data_root, load_task
 from adamix_lab.twins import SEEDS, STAGES, TWINS, load_twin, strategies_of, train_stages
 

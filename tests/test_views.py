@@ -5,9 +5,9 @@ import pytest
 import tiny
 import torch
 
-from adamix_lab.adaptations import IA3, Bottleneck, LoRA
-from adamix_lab.routing import Router
-from adamix_lab.views import grouped, routed_logits
+from adamix_lab.core.adaptations import IA3, Bottleneck, LoRA
+from adamix_lab.core.routing import Router
+from adamix_lab.core.views import grouped, routed_logits
 
 WAYS = ["independent", "shared_prefix", "same_dropout"]
 MODELS = {

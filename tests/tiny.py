@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.adaptation import Adaptation
-from adamix_lab.model import MixtureModel, attach
-from adamix_lab.numerics import relative_difference
+from adamix_lab.core.adaptation import Adaptation
+from adamix_lab.core.model import MixtureModel, attach
+from adamix_lab.core.numerics import relative_difference
 
 WIDTH, LAYERS, HEADS, INNER, VOCABULARY, LABELS = 16, 3, 2, 32, 50, 3
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from adamix_lab.core.routing import RouteSpace, generator_for
 from adamix_lab.lessons.answers import Answers
-from adamix_lab.routing import RouteSpace, generator_for
 
 SPACE = RouteSpace(((4, 1), (4, 1)))
 

@@ -10,10 +10,10 @@ import pytest
 import tiny
 import torch
 
-from adamix_lab.adaptations import Bottleneck
-from adamix_lab.model import MixtureModel, attach
-from adamix_lab.numerics import relative_difference
-from adamix_lab.objective import Consistency
+from adamix_lab.core.adaptations import Bottleneck
+from adamix_lab.core.model import MixtureModel, attach
+from adamix_lab.core.numerics import relative_difference
+from adamix_lab.core.objective import Consistency
 from adamix_lab.recipe import Recipe
 from adamix_lab.tasks import Task
 
@@ -70,7 +70,7 @@ def one_thread() -> Iterator[None]:
 
 
 def weights(model: MixtureModel) -> dict[str, torch.Tensor]:
-    from adamix_lab.saving import trained_tensors
+    from adamix_lab.core.saving import trained_tensors
 
     return {name: tensor.clone() for name, tensor in trained_tensors(model).items()}
 

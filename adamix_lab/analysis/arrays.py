@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from adamix_lab.analysis.points import Points
-from adamix_lab.errors import unknown
-from adamix_lab.files import read_tensors, write_tensors
+from adamix_lab.core.errors import unknown
+from adamix_lab.core.files import read_tensors, write_tensors
 
 METRICS = ("loss", "accuracy", "entropy", "consistency")
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adamix_lab.errors import positive
+from adamix_lab.core.errors import positive
 
 if TYPE_CHECKING:
     from pandas import DataFrame

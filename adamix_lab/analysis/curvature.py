@@ -17,11 +17,11 @@ from torch import Generator, Tensor, nn
 from adamix_lab.analysis.landscape import counted, mixture_place, refuse_batches, targets
 from adamix_lab.analysis.points import Point, anchored, point_of
 from adamix_lab.analysis.stacked import above_prefix, logits_at
-from adamix_lab.errors import positive
+from adamix_lab.core.errors import positive
+from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.objective import predicts_next
+from adamix_lab.core.views import Batch
 from adamix_lab.evaluation import evaluating
-from adamix_lab.model import MixtureModel
-from adamix_lab.objective import predicts_next
-from adamix_lab.views import Batch
 
 
 @contextmanager

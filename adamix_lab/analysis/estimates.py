@@ -12,12 +12,12 @@ from adamix_lab.analysis.kinds import task_batches
 from adamix_lab.analysis.points import Point, point_of
 from adamix_lab.analysis.similarity import expert_similarity
 from adamix_lab.analysis.theory import Gap, barycentre, pulled, two_points
-from adamix_lab.merging import merge_gap
-from adamix_lab.model import MixtureModel
-from adamix_lab.routing import generator_for
+from adamix_lab.core.merging import merge_gap
+from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.routing import generator_for
+from adamix_lab.core.views import Batch
 from adamix_lab.tasks import load_task
 from adamix_lab.twins import SEEDS, STAGES, TWINS, load_twin
-from adamix_lab.views import Batch
 
 Row = dict[str, Any]
 Tables = dict[str, list[Row]]

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from adamix_lab.analysis.arrays import Landscape, empty_landscape, read_landscape, save_landscape
 from adamix_lab.analysis.points import Point, Points, point_of
 from adamix_lab.analysis.stacked import above_prefix, logits_at
+from adamix_lab.core.errors import positive
+from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.objective import IGNORED, predicts_next
+from adamix_lab.core.saving import describe
+from adamix_lab.core.views import Batch
 from adamix_lab.doctor import versions
-from adamix_lab.errors import positive
 from adamix_lab.evaluation import evaluating
-from adamix_lab.model import MixtureModel
-from adamix_lab.objective import IGNORED, predicts_next
-from adamix_lab.saving import describe
-from adamix_lab.views import Batch
 
 Say = Callable[[str], None]
 CPU_BYTES = 2**30  # activations of one pass; more gains nothing

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from adamix_lab.errors import positive
-from adamix_lab.model import MixtureModel
+from adamix_lab.core.errors import positive
+from adamix_lab.core.model import MixtureModel
 
 Point = dict[str, Tensor]
 

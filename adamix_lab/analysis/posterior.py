@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from adamix_lab.analysis.samples import Samples
-from adamix_lab.errors import one_of, positive
-from adamix_lab.routing import generator_for
+from adamix_lab.core.errors import one_of, positive
+from adamix_lab.core.routing import generator_for
 
 if TYPE_CHECKING:
     from pandas import DataFrame

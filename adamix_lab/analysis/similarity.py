@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from adamix_lab.analysis.stacked import inputs_of
+from adamix_lab.core.mixture import MixtureLayer
+from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.views import Batch
 from adamix_lab.evaluation import evaluating
-from adamix_lab.mixture import MixtureLayer
-from adamix_lab.model import MixtureModel
-from adamix_lab.views import Batch
 
 Row = dict[str, Any]
 

@@ -30,12 +30,12 @@ from adamix_lab.analysis.samples import (
 )
 from adamix_lab.analysis.selective import risk_coverage
 from adamix_lab.analysis.tree import check_budget
+from adamix_lab.core.errors import positive
+from adamix_lab.core.files import write_atomically, write_text
+from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.routing import generator_for
 from adamix_lab.doctor import versions
-from adamix_lab.errors import positive
-from adamix_lab.files import write_atomically, write_text
-from adamix_lab.model import MixtureModel
 from adamix_lab.plots import Picture, save_figure
-from adamix_lab.routing import generator_for
 from adamix_lab.rows import Row
 from adamix_lab.seeds import load_saved
 from adamix_lab.tasks import Task, hold_out, load_task

@@ -23,10 +23,10 @@ from adamix_lab.analysis.curvature import eager_attention
 from adamix_lab.analysis.landscape import mixture_place, refuse_batches, refuse_points
 from adamix_lab.analysis.points import Point, anchored, point_of
 from adamix_lab.analysis.stacked import above_prefix, logits_at
+from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.routing import RouteSpace
+from adamix_lab.core.views import Batch, shared_prefix
 from adamix_lab.evaluation import evaluating
-from adamix_lab.model import MixtureModel
-from adamix_lab.routing import RouteSpace
-from adamix_lab.views import Batch, shared_prefix
 
 
 @dataclass(frozen=True)

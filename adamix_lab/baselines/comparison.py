@@ -14,11 +14,11 @@ from adamix_lab.backbones import load_backbone
 from adamix_lab.baselines.making import BASELINES, EXPERTS, Costs, baseline, costs, fitted, known
 from adamix_lab.baselines.soup import Loader, ensemble, train_apart
 from adamix_lab.batches import collate, encode
+from adamix_lab.core.errors import positive
+from adamix_lab.core.files import write_text
+from adamix_lab.core.model import MixtureModel
 from adamix_lab.doctor import versions
-from adamix_lab.errors import positive
 from adamix_lab.evaluation import Evaluation, evaluate, wilson
-from adamix_lab.files import write_text
-from adamix_lab.model import MixtureModel
 from adamix_lab.recipe import Recipe
 from adamix_lab.report import step_operations
 from adamix_lab.tasks import Task

@@ -10,20 +10,20 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from adamix_lab.adaptation import Adaptation
-from adamix_lab.adaptations import Bottleneck, LoRA
 from adamix_lab.baselines.placing import all_weights, biases, houlsby_sites, sites_of
 from adamix_lab.baselines.through_peft import Prepared, ia3, lora, prefix, prompt
 from adamix_lab.baselines.unipelt import UniPELT
-from adamix_lab.errors import positive, unknown
-from adamix_lab.files import inside, read_tensors
-from adamix_lab.heads import Head, find_head
-from adamix_lab.model import MixtureConfig, MixtureModel, attach
-from adamix_lab.objective import Consistency
+from adamix_lab.core.adaptation import Adaptation
+from adamix_lab.core.adaptations import Bottleneck, LoRA
+from adamix_lab.core.errors import positive, unknown
+from adamix_lab.core.files import inside, read_tensors
+from adamix_lab.core.heads import Head, find_head
+from adamix_lab.core.model import MixtureConfig, MixtureModel, attach
+from adamix_lab.core.objective import Consistency
+from adamix_lab.core.saving import describe, load, load_trained, read_config
+from adamix_lab.core.targets import FFN, QUERY_VALUE, default_targets
 from adamix_lab.recipe import Recipe
 from adamix_lab.report import parameter_report
-from adamix_lab.saving import describe, load, load_trained, read_config
-from adamix_lab.targets import FFN, QUERY_VALUE, default_targets
 
 Blocks = Iterable[int] | None  # layer numbers to adapt, negative ones from the top; None adapts all
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from adamix_lab.errors import unknown
-from adamix_lab.heads import Head
-from adamix_lab.targets import FFN, find_sites
+from adamix_lab.core.errors import unknown
+from adamix_lab.core.heads import Head
+from adamix_lab.core.targets import FFN, find_sites
 
 _BERTS = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
 _LLAMAS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "olmo2", "smollm3")

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from adamix_lab.baselines.making import EXPERTS, Blocks, baseline
+from adamix_lab.core.merging import side_by_side
+from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.saving import load_trained, trained_tensors
 from adamix_lab.evaluation import Evaluation, evaluate
-from adamix_lab.merging import side_by_side
-from adamix_lab.model import MixtureModel
 from adamix_lab.recipe import Recipe
-from adamix_lab.saving import load_trained, trained_tensors
 from adamix_lab.tasks import Task
 from adamix_lab.training import train
 

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from adamix_lab.baselines.placing import KEY_VALUE, model_type, sites_of
-from adamix_lab.heads import Head
-from adamix_lab.routing import generator_for
-from adamix_lab.targets import FFN, QUERY_VALUE
+from adamix_lab.core.heads import Head
+from adamix_lab.core.routing import generator_for
+from adamix_lab.core.targets import FFN, QUERY_VALUE
 
 Prepared = tuple[nn.Module, list[str], Head]  # the model, the names of what peft added, the head
 _PROMPTED = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "gpt2", "llama", "mistral", "qwen2", "qwen3")

@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from adamix_lab.adaptation import Adaptation, Base, Weight, Weights, linear, normal, zeros
-from adamix_lab.adaptations import Bottleneck, LoRA
-from adamix_lab.errors import positive
-from adamix_lab.mixture import constant
-from adamix_lab.targets import FFN, pattern_to_regex
+from adamix_lab.core.adaptation import Adaptation, Base, Weight, Weights, linear, normal, zeros
+from adamix_lab.core.adaptations import Bottleneck, LoRA
+from adamix_lab.core.errors import positive
+from adamix_lab.core.mixture import constant
+from adamix_lab.core.targets import FFN, pattern_to_regex
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from adamix_lab.checks.telling import call, close, compare, number, passed, same, wrong
-from adamix_lab.consistency import reference_kl, symmetric_kl
-from adamix_lab.numerics import REORDERED
-from adamix_lab.routing import generator_for
+from adamix_lab.core.consistency import reference_kl, symmetric_kl
+from adamix_lab.core.numerics import REORDERED
+from adamix_lab.core.routing import generator_for
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from adamix_lab.checks.telling import call, compare, number, passed, wrong
-from adamix_lab.numerics import REORDERED
-from adamix_lab.routing import generator_for
+from adamix_lab.core.numerics import REORDERED
+from adamix_lab.core.routing import generator_for
 
 # places t, losses, the barrier; the second tells by its number what was measured from
 LINES = (

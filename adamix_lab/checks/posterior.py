@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from adamix_lab.checks.telling import call, passed, same, wrong
-from adamix_lab.routing import generator_for
+from adamix_lab.core.routing import generator_for
 
 
 def check_marginal(average: Callable[[Tensor], Tensor]) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from adamix_lab.checks.telling import call, compare, number, passed, wrong
-from adamix_lab.routing import RouteSpace
+from adamix_lab.core.routing import RouteSpace
 
 SITES, SIDES, EXPERTS, STEPS = 3, 2, 4, 400
 

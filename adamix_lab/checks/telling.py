@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from adamix_lab.numerics import REORDERED, relative_difference
+from adamix_lab.core.numerics import REORDERED, relative_difference
 
 
 def call(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adamix_lab.classroom.sources import SOURCES
-from adamix_lab.files import write_text
+from adamix_lab.core.files import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = (

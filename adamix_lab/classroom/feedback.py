@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from adamix_lab.classroom.course import api, done
-from adamix_lab.files import write_text
+from adamix_lab.core.files import write_text
 
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title></head>

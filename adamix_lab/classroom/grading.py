@@ -19,7 +19,7 @@ from adamix_lab.classroom.course import FOLDERS, api, done, needs_nbgrader
 from adamix_lab.classroom.sandbox import Limits, NotStarted, run
 from adamix_lab.classroom.sources import SOURCES
 from adamix_lab.classroom.submissions import Submission
-from adamix_lab.files import write_text
+from adamix_lab.core.files import write_text
 
 HIDDEN_SOURCES = Path(__file__).resolve().parents[2] / SOURCES.parent
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adamix_lab.classroom.grading import Marked
-from adamix_lab.files import write_text
+from adamix_lab.core.files import write_text
 from adamix_lab.plots import new_figure, save_figure
 
 if TYPE_CHECKING:

@@ -65,7 +65,7 @@ class Limits:
     file_mb: int = 50
 
     def __post_init__(self) -> None:
-        from adamix_lab.errors import positive
+        from adamix_lab.core.errors import positive
 
         for name, value in asdict(self).items():
             positive(name, value)

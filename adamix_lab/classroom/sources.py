@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adamix_lab.errors import unknown
+from adamix_lab.core.errors import unknown
 
 STUB = "raise NotImplementedError()"
 SOURCES = Path("notebooks") / "exercises" / "src"

@@ -44,9 +44,9 @@ def import_authors(
 ) -> None:
     """Saves the experts of the authors' checkpoints as a mixture of this library."""
     from adamix_lab.backbones import load_backbone
+    from adamix_lab.core.saving import save
     from adamix_lab.interop.authors import import_authors as read
     from adamix_lab.report import parameter_report
-    from adamix_lab.saving import save
 
     _refuse(out, overwrite)
     base, _ = load_backbone(model, num_labels=labels, kind=kind)
@@ -69,9 +69,9 @@ def import_peft(
 ) -> None:
     """Saves existing LoRA adapters as one mixture: each an expert, its A tied to its B."""
     from adamix_lab.backbones import load_backbone
+    from adamix_lab.core.products import merge_products
+    from adamix_lab.core.saving import save
     from adamix_lab.interop.peft_in import import_peft as read
-    from adamix_lab.products import merge_products
-    from adamix_lab.saving import save
 
     _refuse(out, overwrite)
     base, _ = load_backbone(model, num_labels=labels, kind=kind)
@@ -95,7 +95,7 @@ def push(
 
 
 def _refuse(out: Path, overwrite: bool) -> None:
-    from adamix_lab.saving import CONFIG
+    from adamix_lab.core.saving import CONFIG
 
     if (out / CONFIG).exists() and not overwrite:
         raise FileExistsError(f"{out} holds a mixture already: expected another folder (--out), or --overwrite.")

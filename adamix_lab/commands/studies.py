@@ -87,7 +87,7 @@ def few_shot(
     """Few labelled examples, no validation set, several seeds: mean and standard deviation, as the paper's Table 6."""
     from dataclasses import replace
 
-    from adamix_lab.errors import one_of
+    from adamix_lab.core.errors import one_of
     from adamix_lab.fewshot import FEW_SHOT, run_few_shot
     from adamix_lab.prompts import PROMPTS
     from adamix_lab.tasks import load_task

@@ -32,10 +32,10 @@ from adamix_lab.checkpoints import (
     set_generator_states,
     write_checkpoint,
 )
+from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.objective import Losses
 from adamix_lab.experiments.equal_shape import Start, why_apart
 from adamix_lab.experiments.stacked_runs import Runs
-from adamix_lab.model import MixtureModel
-from adamix_lab.objective import Losses
 from adamix_lab.recipe import Recipe
 from adamix_lab.run import History
 from adamix_lab.tasks import Task

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adamix_lab.files import write_text
+from adamix_lab.core.files import write_text
 from adamix_lab.plots import Picture, save_figure
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from adamix_lab.checkpointing import checkpoints_gradients
-from adamix_lab.model import MixtureModel
-from adamix_lab.objective import reads_labels
+from adamix_lab.core.checkpointing import checkpoints_gradients
+from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.objective import reads_labels
 from adamix_lab.recipe import Recipe
 
 Start = Mapping[str, Tensor]

@@ -20,7 +20,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from adamix_lab.errors import positive, unknown
+from adamix_lab.core.errors import positive, unknown
 from adamix_lab.experiments.settings import Run, nonnegative
 from adamix_lab.known_tasks import KNOWN
 from adamix_lab.tasks import EMBEDDED

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from adamix_lab.errors import positive
+from adamix_lab.core.errors import positive
 from adamix_lab.experiments.engines import WorkersLost, outcomes
 from adamix_lab.experiments.grid import name
 from adamix_lab.experiments.results import FINISHED, begin, check_versions, fail, finish, place_of, state

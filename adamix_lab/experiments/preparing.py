@@ -20,11 +20,11 @@ from adamix_lab.backbones import load_backbone
 from adamix_lab.baselines.making import Blocks, baseline, known
 from adamix_lab.batches import Example, collate, encode, sequential
 from adamix_lab.comparison import few_to_judge
+from adamix_lab.core.model import MixtureModel
 from adamix_lab.evaluation import Indexed
 from adamix_lab.experiments.settings import DEFAULTS, MULTIPLIED, ONE_MODULE, PLACED, SIZED, Run
 from adamix_lab.fewshot import few_shot
 from adamix_lab.known_tasks import KNOWN
-from adamix_lab.model import MixtureModel
 from adamix_lab.prefix import above
 from adamix_lab.recipe import Recipe
 from adamix_lab.report import step_operations

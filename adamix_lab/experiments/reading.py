@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adamix_lab.errors import near_misses
+from adamix_lab.core.errors import near_misses
 
 if TYPE_CHECKING:
     from pandas import DataFrame

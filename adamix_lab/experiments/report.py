@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from adamix_lab.core.files import write_text
 from adamix_lab.experiments.claims import MARGIN, RULES, SEEDS, SIGNIFICANT
 from adamix_lab.experiments.contrasts import Scores
 from adamix_lab.experiments.document import Block, Bullets, Grid, Heading, Paragraph, write_report
@@ -17,7 +18,6 @@ from adamix_lab.experiments.reading import read_results
 from adamix_lab.experiments.statistics import Estimate
 from adamix_lab.experiments.tables import TABLES, Table
 from adamix_lab.experiments.verdicts import Verdict, judge
-from adamix_lab.files import write_text
 
 NOT_RUN = "not run"
 HOW = (

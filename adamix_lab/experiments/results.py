@@ -21,10 +21,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adamix_lab.core.files import inside, write_atomically, write_text
 from adamix_lab.experiments.reading import read_parquet
 from adamix_lab.experiments.running import SETTINGS, WORK
 from adamix_lab.experiments.settings import FORMAT, Run
-from adamix_lab.files import inside, write_atomically, write_text
 
 if TYPE_CHECKING:
     from pandas import DataFrame

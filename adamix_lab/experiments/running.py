@@ -20,6 +20,9 @@ from torch import Tensor
 
 from adamix_lab.baselines.soup import train_apart
 from adamix_lab.checkpoints import newest_checkpoint
+from adamix_lab.core.files import write_tensors
+from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.saving import trained_tensors
 from adamix_lab.experiments.judging import Trained, mean_of, tables_of
 from adamix_lab.experiments.preparing import (
     Prepared,
@@ -30,11 +33,8 @@ from adamix_lab.experiments.preparing import (
     prepare,
 )
 from adamix_lab.experiments.settings import Run
-from adamix_lab.files import write_tensors
-from adamix_lab.model import MixtureModel
 from adamix_lab.prefix import above
 from adamix_lab.run import read_log
-from adamix_lab.saving import trained_tensors
 from adamix_lab.training import train
 from adamix_lab.twins import STAGES
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from adamix_lab.baselines.making import known
+from adamix_lab.core.files import write_text
 from adamix_lab.experiments.grid import Grid, Search
 from adamix_lab.experiments.preparing import SLICE
 from adamix_lab.experiments.results import place_of, read_table, state
 from adamix_lab.experiments.settings import FORMAT, Run
-from adamix_lab.files import write_text
 
 FOLDER = "search"
 RECORD = "search.json"

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from adamix_lab.core.files import write_tensors, write_text
+from adamix_lab.core.saving import load_trained, trained_tensors
 from adamix_lab.experiments.batched import Runs, train_batched
 from adamix_lab.experiments.equal_shape import Start, why_apart
 from adamix_lab.experiments.judging import Trained, tables_of
@@ -35,8 +37,6 @@ from adamix_lab.experiments.running import (
     with_steps,
 )
 from adamix_lab.experiments.settings import DEFAULTS, Run
-from adamix_lab.files import write_tensors, write_text
-from adamix_lab.saving import load_trained, trained_tensors
 
 SETS = "sets"
 MEMBERS = "members.json"

@@ -10,7 +10,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from adamix_lab.baselines.making import BASELINES
-from adamix_lab.errors import one_of, positive, unknown
+from adamix_lab.core.errors import one_of, positive, unknown
 
 FORMAT = 1  # of settings and results; another one is refused by name
 SHARES = ("up", "down", "none")

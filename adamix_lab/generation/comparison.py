@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from adamix_lab.backbones import load_backbone
+from adamix_lab.core.errors import one_of, positive
+from adamix_lab.core.files import write_text
+from adamix_lab.core.merging import merge
+from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.saving import load, read_config, save
 from adamix_lab.doctor import versions
-from adamix_lab.errors import one_of, positive
-from adamix_lab.files import write_text
 from adamix_lab.generation.decoding import generate_texts
 from adamix_lab.generation.encoding import check_decoder
 from adamix_lab.generation.scores import missing, score, table
 from adamix_lab.generation.tasks import GenerationTask
 from adamix_lab.generation.training import train_generator
 from adamix_lab.generation.variants import SHOWN, VARIANTS, Settings, Variant
-from adamix_lab.merging import merge
-from adamix_lab.model import MixtureModel
-from adamix_lab.saving import load, read_config, save
 
 Record = dict[str, Any]
 EXAMPLES = 5

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adamix_lab.errors import positive
-from adamix_lab.files import write_atomically, write_text
+from adamix_lab.core.errors import positive
+from adamix_lab.core.files import write_atomically, write_text
 
 OPENERS = {".txt": open, ".xz": lzma.open, ".gz": gzip.open}
 SUFFIXES = (".txt", ".txt.xz", ".txt.gz")

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import torch
 
-from adamix_lab.errors import fraction, one_of, positive
-from adamix_lab.files import write_tensors
+from adamix_lab.core.errors import fraction, one_of, positive
+from adamix_lab.core.files import write_tensors
 
 WEIGHTS = "model.safetensors"
 

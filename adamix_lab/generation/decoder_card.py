@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from adamix_lab.files import write_text
+from adamix_lab.core.files import write_text
 from adamix_lab.generation.decoder import WEIGHTS
 
 CARD = "README.md"

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from adamix_lab.errors import positive, unknown
+from adamix_lab.core.errors import positive, unknown
+from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.routing import RouteSpace, generator_for
 from adamix_lab.generation.encoding import check_decoder, ids_of, most_positions, prompts, separators
-from adamix_lab.model import MixtureModel
-from adamix_lab.routing import RouteSpace, generator_for
 
 STRATEGIES = ("merged", "fixed", "fixed-N", "random", "random-example")
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from adamix_lab.batches import IGNORED, Example
-from adamix_lab.errors import positive
-from adamix_lab.objective import predicts_next
+from adamix_lab.core.errors import positive
+from adamix_lab.core.objective import predicts_next
 from adamix_lab.tasks import Task
 
 

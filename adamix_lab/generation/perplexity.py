@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamix_lab.errors import positive
+from adamix_lab.core.errors import positive
 from adamix_lab.generation.corpus import open_text
 
 

@@ -23,8 +23,8 @@ from adamix_lab.checkpoints import (
     optimizer_tensors,
     write_checkpoint,
 )
+from adamix_lab.core.files import write_text
 from adamix_lab.doctor import versions
-from adamix_lab.files import write_text
 from adamix_lab.generation.corpus import Corpus, Windows, known_corpus, text_files, text_sha256, tokenize
 from adamix_lab.generation.decoder import Pretraining, new_decoder, save_decoder
 from adamix_lab.generation.decoder_card import write_card

@@ -17,11 +17,15 @@ from typing import Any
 
 import torch
 
-from adamix_lab.adaptations import LoRA
 from adamix_lab.backbones import load_backbone
+from adamix_lab.core.adaptations import LoRA
+from adamix_lab.core.errors import one_of
+from adamix_lab.core.files import write_text
+from adamix_lab.core.model import MixtureModel, attach
+from adamix_lab.core.objective import Consistency
+from adamix_lab.core.routing import generator_for
+from adamix_lab.core.saving import CONFIG, load_trained, save, trained_tensors
 from adamix_lab.doctor import device_name
-from adamix_lab.errors import one_of
-from adamix_lab.files import write_text
 from adamix_lab.generation.comparison import load_generator, spread
 from adamix_lab.generation.coverage import coverage
 from adamix_lab.generation.decoding import Decoding, generate_texts, selection_of, trim
@@ -29,11 +33,7 @@ from adamix_lab.generation.encoding import prompts, separators
 from adamix_lab.generation.stepwise import RouteAt, a_route_each, one_route, search
 from adamix_lab.generation.tasks import GenerationTask, load_generation_task
 from adamix_lab.generation.training import train_generator
-from adamix_lab.model import MixtureModel, attach
-from adamix_lab.objective import Consistency
 from adamix_lab.recipe import Recipe
-from adamix_lab.routing import generator_for
-from adamix_lab.saving import CONFIG, load_trained, save, trained_tensors
 from adamix_lab.tasks import data_root
 
 TASK, BACKBONE, EXPERTS, SEEDS = "notices", "books-gpt2", 4, (0, 1, 2)

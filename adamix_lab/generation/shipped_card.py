@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from adamix_lab.files import write_text
+from adamix_lab.core.files import write_text
+from adamix_lab.core.saving import CONFIG, read_config
 from adamix_lab.generation.shipped import (
     ADAPTATION,
     BACKBONE,
@@ -18,7 +19,6 @@ from adamix_lab.generation.shipped import (
     place_of,
 )
 from adamix_lab.generation.tasks import load_generation_task
-from adamix_lab.saving import CONFIG, read_config
 from adamix_lab.seeds import interval
 
 

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from adamix_lab.errors import positive
+from adamix_lab.core.errors import positive
+from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.routing import RouteSpace, generator_for
 from adamix_lab.generation.encoding import check_decoder
-from adamix_lab.model import MixtureModel
-from adamix_lab.routing import RouteSpace, generator_for
 
 RouteAt = Callable[[int], Tensor | None]  # step -> a route [sites, sides], or None for the merge
 

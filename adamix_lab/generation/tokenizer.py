@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from adamix_lab.errors import positive
+from adamix_lab.core.errors import positive
 from adamix_lab.generation.corpus import open_text
 
 END = "<|endoftext|>"

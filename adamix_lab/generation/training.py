@@ -11,10 +11,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from adamix_lab.errors import fraction
+from adamix_lab.core.errors import fraction
+from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.objective import IGNORED, next_token_loss
 from adamix_lab.generation.encoding import check_decoder, encode_pairs
-from adamix_lab.model import MixtureModel
-from adamix_lab.objective import IGNORED, next_token_loss
 from adamix_lab.recipe import Recipe
 from adamix_lab.run import History
 from adamix_lab.tasks import Task

@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from adamix_lab.adaptation import Adaptation
-from adamix_lab.adaptations import Bottleneck, LoRA
 from adamix_lab.baselines.making import baseline
-from adamix_lab.errors import fraction, positive
+from adamix_lab.core.adaptation import Adaptation
+from adamix_lab.core.adaptations import Bottleneck, LoRA
+from adamix_lab.core.errors import fraction, positive
+from adamix_lab.core.model import MixtureModel, attach
+from adamix_lab.core.objective import Consistency
 from adamix_lab.generation.decoding import Decoding
 from adamix_lab.generation.training import one_view
-from adamix_lab.model import MixtureModel, attach
-from adamix_lab.objective import Consistency
 from adamix_lab.recipe import Recipe
 
 

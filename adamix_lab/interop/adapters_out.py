@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adamix_lab.adaptations import ACTIVATIONS, Bottleneck
-from adamix_lab.files import read_tensors, write_atomically, write_tensors, write_text
-from adamix_lab.model import MixtureModel
-from adamix_lab.saving import base_name
+from adamix_lab.core.adaptations import ACTIVATIONS, Bottleneck
+from adamix_lab.core.files import read_tensors, write_atomically, write_tensors, write_text
+from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.saving import base_name
 
 NAME = "adamix"
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter.safetensors", "pytorch_adapter.bin"

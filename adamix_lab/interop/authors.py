@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.adaptation import Adaptation
-from adamix_lab.adaptations import Bottleneck, LoRA
+from adamix_lab.core.adaptation import Adaptation
+from adamix_lab.core.adaptations import Bottleneck, LoRA
+from adamix_lab.core.model import MixtureModel, attach
+from adamix_lab.core.saving import MOST_EXPERTS, check_fit, declared_shapes, load_trained
 from adamix_lab.interop.pickles import read_pickle
-from adamix_lab.model import MixtureModel, attach
-from adamix_lab.saving import MOST_EXPERTS, check_fit, declared_shapes, load_trained
 
 _EXPERT = re.compile(
     r"(?P<block>.+)\.(?:ExpertSoup\.MoA_(?P<half>[AB])\.deepspeed_experts\.(?P<n>\d{1,9})\.(?P<what>weight|bias)"

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.numerics import REORDERED, relative_difference
 from adamix_lab.evaluation import evaluating
-from adamix_lab.model import MixtureModel
-from adamix_lab.numerics import REORDERED, relative_difference
 
 
 def bare(mixture: MixtureModel) -> nn.Module:

@@ -13,10 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.adaptation import Adaptation
-from adamix_lab.errors import one_of
+from adamix_lab.core.adaptation import Adaptation
+from adamix_lab.core.errors import one_of
+from adamix_lab.core.files import write_text
+from adamix_lab.core.merging import merge
+from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.saving import describe
 from adamix_lab.evaluation import evaluating
-from adamix_lab.files import write_text
 from adamix_lab.interop.adapters_out import FILES as ADAPTERS_FILES
 from adamix_lab.interop.adapters_out import read_back, write_adapters
 from adamix_lab.interop.checked import bare, check_logits, logits_of, narrowest, probe
@@ -25,10 +28,7 @@ from adamix_lab.interop.onnx_out import run_onnx, write_onnx
 from adamix_lab.interop.peft_out import FILES as PEFT_FILES
 from adamix_lab.interop.peft_out import load_with_peft, write_experts, write_peft
 from adamix_lab.interop.plain import load_plain, write_plain
-from adamix_lab.merging import merge
-from adamix_lab.model import MixtureModel
 from adamix_lab.model_card import write_card
-from adamix_lab.saving import describe
 
 MANIFEST = "adamix_export.json"
 PEFT, ADAPTERS, TRANSFORMERS, ONNX, EXPERTS = FORMATS = ("peft", "adapters", "transformers", "onnx", "peft-experts")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.model import MixtureModel
+from adamix_lab.core.model import MixtureModel
 
 FILE = "model.onnx"
 

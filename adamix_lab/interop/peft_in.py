@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.adaptations import LoRA
-from adamix_lab.files import read_tensors
+from adamix_lab.core.adaptations import LoRA
+from adamix_lab.core.files import read_tensors
+from adamix_lab.core.mixture import sizes
+from adamix_lab.core.model import MixtureModel, attach
+from adamix_lab.core.saving import MOST_EXPERTS, load_trained, trained_tensors
 from adamix_lab.interop.peft_out import CONFIG, PREFIX, WEIGHTS
-from adamix_lab.mixture import sizes
-from adamix_lab.model import MixtureModel, attach
-from adamix_lab.saving import MOST_EXPERTS, load_trained, trained_tensors
 
 _KEY = re.compile(re.escape(PREFIX) + r"(?P<path>.+)\.lora_(?P<side>[AB])\.weight")
 # Settings that would change what the two factors mean; falsy values are fine.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adamix_lab.errors import unknown
+from adamix_lab.core.errors import unknown
 from adamix_lab.experiments.claims import SIGNIFICANT
 from adamix_lab.experiments.contrasts import Budget, Contrast, Scores, Side, minus
 from adamix_lab.experiments.measured import BUDGETS

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamix_lab.errors import one_of
+from adamix_lab.core.errors import one_of
+from adamix_lab.core.merging import merge
+from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.numerics import REORDERED, relative_difference
+from adamix_lab.core.products import merge_products
 from adamix_lab.interop.checked import bare, logits_of
 from adamix_lab.interop.peft_out import import_peft_library, write_experts
-from adamix_lab.merging import merge
-from adamix_lab.model import MixtureModel
-from adamix_lab.numerics import REORDERED, relative_difference
 from adamix_lab.plots import STYLES, Picture
-from adamix_lab.products import merge_products
 from adamix_lab.tasks import Task
 from adamix_lab.widgets.controls import Steps
 from adamix_lab.widgets.frame import Explorer, View

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from adamix_lab.errors import one_of
-from adamix_lab.files import write_text
+from adamix_lab.core.errors import one_of
+from adamix_lab.core.files import write_text
 from adamix_lab.seeds import t_half_width
 from adamix_lab.tasks import data_root
 from adamix_lab.twins import SEEDS

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from adamix_lab.analysis.kinds import experts_of
 from adamix_lab.analysis.points import anchored, simplex
+from adamix_lab.core.errors import one_of
+from adamix_lab.core.files import read_tensors, write_tensors
+from adamix_lab.core.model import MixtureModel
 from adamix_lab.doctor import versions
-from adamix_lab.errors import one_of
-from adamix_lab.files import read_tensors, write_tensors
 from adamix_lab.lessons.between import losses_of_rows, random_points
-from adamix_lab.model import MixtureModel
 from adamix_lab.tasks import Task, data_root, load_task
 from adamix_lab.twins import SEEDS, TWINS, load_twin
 

@@ -11,7 +11,10 @@ from torch import Tensor
 
 from adamix_lab.analysis.posterior import marginal
 from adamix_lab.analysis.samples import FixedBatches, fix_batches, merged_sample
-from adamix_lab.errors import unknown
+from adamix_lab.core.errors import unknown
+from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.routing import generator_for
+from adamix_lab.core.saving import load_trained, trained_tensors
 from adamix_lab.evaluation import evaluate
 from adamix_lab.lessons.agreement import agreed_and_wrong, pairwise_kl
 from adamix_lab.lessons.answers import Answers, answers_of
@@ -26,9 +29,6 @@ from adamix_lab.lessons.measures_writing import writing
 from adamix_lab.lessons.routing import by_expert, flips, specialist_gain
 from adamix_lab.lessons.runs import GRID, load_answers
 from adamix_lab.lessons.symmetry import aligned, permuted_copies
-from adamix_lab.model import MixtureModel
-from adamix_lab.routing import generator_for
-from adamix_lab.saving import load_trained, trained_tensors
 from adamix_lab.tasks import load_task
 from adamix_lab.twins import SEEDS, load_twin
 

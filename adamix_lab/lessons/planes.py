@@ -12,6 +12,7 @@ from pathlib import Path
 from adamix_lab.analysis.arrays import Landscape, read_landscape
 from adamix_lab.analysis.kinds import look_at
 from adamix_lab.analysis.similarity import expert_similarity
+from adamix_lab.core.views import Batch
 from adamix_lab.doctor import device_name
 from adamix_lab.lessons.effects import effects_table
 from adamix_lab.lessons.measures_landscape import NAMES
@@ -20,7 +21,6 @@ from adamix_lab.plots import Picture, new_figure
 from adamix_lab.seeds import t_half_width
 from adamix_lab.tasks import data_root
 from adamix_lab.twins import TWINS, load_twin
-from adamix_lab.views import Batch
 from adamix_lab.widgets.prediction import mark_prediction
 
 COMMAND = "adamix-lab landscape {twin} --kind plane --rows 256 --out data/results/landscape"

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from adamix_lab.analysis.posterior import entropy, marginal
 from adamix_lab.analysis.samples import every_route, fix_batches, merged_sample
+from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.routing import generator_for
 from adamix_lab.lessons.marginals import plain_ticks
-from adamix_lab.model import MixtureModel
 from adamix_lab.plots import STYLES, Picture
-from adamix_lab.routing import generator_for
 from adamix_lab.tasks import Task
 from adamix_lab.widgets.controls import Number, Steps, Words
 from adamix_lab.widgets.frame import Explorer, View

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from adamix_lab.errors import unknown
+from adamix_lab.core.errors import unknown
 from adamix_lab.plots import Picture
 from adamix_lab.widgets.controls import Control, watch
 

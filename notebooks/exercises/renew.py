@@ -13,7 +13,7 @@ from pathlib import Path
 
 from adamix_lab.classroom.course import release
 from adamix_lab.classroom.sources import assignments, exercises
-from adamix_lab.files import write_text
+from adamix_lab.core.files import write_text
 
 HERE = Path(__file__).resolve().parent
 SHEETS = HERE.parents[1] / "docs" / "teaching" / "sheets.md"

@@ -191,7 +191,7 @@ attempt(check_count, count)
 # ## Where the library has it
 #
 # `attach`, `train`, `evaluate`, `merge` and `predict` are the five verbs of the README. The layer is
-# `adamix_lab/mixture.py`; the training loop, on one screen, `adamix_lab/training.py`.
+# `adamix_lab/core/mixture.py`; the training loop, on one screen, `adamix_lab/training.py`.
 
 # %%
 merged = merge(mixture)

@@ -29,7 +29,7 @@ import torch
 from adamix_lab import Router
 from adamix_lab.checks.consistency import check_consistency, check_gradient
 from adamix_lab.checks.telling import attempt
-from adamix_lab.consistency import reference_kl
+from adamix_lab.core.consistency import reference_kl
 from adamix_lab.lessons.agreement import agreed_and_wrong, consistency_dial, dial_seeds, pairwise_kl
 from adamix_lab.lessons.bars import draw_scores, scores
 from adamix_lab.lessons.effects import effects_table
@@ -152,7 +152,7 @@ attempt(check_gradient, consistency)
 # %% [markdown]
 # ## Where the library has it
 #
-# Distances: `adamix_lab/consistency.py`. Both views in one call: `adamix_lab/views.py`, `adamix_lab/objective.py`. To
+# Distances: `adamix_lab/core/consistency.py`. Both views in one call: `adamix_lab/core/views.py`, `adamix_lab/core/objective.py`. To
 # train another weight: `adamix-lab train --consistency 3`.
 #
 # ## You can now

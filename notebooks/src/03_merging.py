@@ -36,8 +36,8 @@ from adamix_lab.lessons.runs import load_answers
 from adamix_lab.lessons.symmetry import aligned, permuted_copies
 from adamix_lab.lessons.triangle import ground_of, mixing_triangle
 from adamix_lab.plots import Picture
-from adamix_lab.routing import generator_for
-from adamix_lab.saving import load_trained, trained_tensors
+from adamix_lab.core.routing import generator_for
+from adamix_lab.core.saving import load_trained, trained_tensors
 from adamix_lab.widgets.prediction import Prediction
 
 FAST = os.environ.get("ADAMIX_LAB_FAST", "1") == "1"
@@ -194,7 +194,7 @@ attempt(check_cancelling, (A, B), (A, -B))
 # %% [markdown]
 # ## Where the library has it
 #
-# `adamix_lab/merging.py` has the merge and soups (mixture points chosen on held-out rows). `merge_gap` says how far a
+# `adamix_lab/core/merging.py` has the merge and soups (mixture points chosen on held-out rows). `merge_gap` says how far a
 # layer's merged output is from the mean of its routes' outputs.
 #
 # ## You can now

@@ -37,8 +37,8 @@ from adamix_lab.lessons.effects import effects_table
 from adamix_lab.lessons.faces import barrier, edge, load_faces
 from adamix_lab.lessons.landscape import landscape_viewer
 from adamix_lab.lessons.planes import beside_now, curvatures, draw_heights, heights, likeness, stored
-from adamix_lab.merging import weighted
-from adamix_lab.routing import generator_for
+from adamix_lab.core.merging import weighted
+from adamix_lab.core.routing import generator_for
 from adamix_lab.widgets.prediction import Prediction
 
 FAST = os.environ.get("ADAMIX_LAB_FAST", "1") == "1"

@@ -34,7 +34,7 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, DistilBertConfig
 
 from adamix_lab import Recipe, attach, export, load_backbone, load_task, load_twin, merge_products, train
-from adamix_lab.adaptation import Adaptation, Weight, kaiming, linear, normal, ones, zeros
+from adamix_lab.core.adaptation import Adaptation, Weight, kaiming, linear, normal, ones, zeros
 from adamix_lab.checks.exporting import check_gated_lora, check_peft_weight
 from adamix_lab.checks.telling import attempt
 from adamix_lab.evaluation import evaluate
@@ -230,7 +230,7 @@ attempt(check_peft_weight, weight)
 # %% [markdown]
 # ## Where the library has it
 #
-# Adaptations: `adamix_lab/adaptations.py`. Exports: `adamix_lab/interop/` and `adamix-lab export`; formats peft,
+# Adaptations: `adamix_lab/core/adaptations.py`. Exports: `adamix_lab/interop/` and `adamix-lab export`; formats peft,
 # adapters, transformers, onnx, peft-experts. LoRAs from elsewhere as experts: `import_peft`.
 #
 # ## You can now

@@ -41,7 +41,7 @@ def draw_route(counts, seed, step, view):
 
 # %% answer="route" name="borrowed from the library" loses="route-replay"
 def draw_route(counts, seed, step, view):
-    from adamix_lab.routing import RouteSpace, generator_for
+    from adamix_lab.core.routing import RouteSpace, generator_for
 
     return RouteSpace(tuple(map(tuple, counts))).draw(generator_for(seed, step, view))
 

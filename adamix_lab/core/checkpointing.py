@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from adamix_lab.mixture import MixtureLayer, Selection
+from adamix_lab.core.mixture import MixtureLayer, Selection
 
 
 @contextmanager

@@ -12,9 +12,9 @@ from dataclasses import replace
 
 from torch import nn
 
-from adamix_lab.adaptation import Adaptation
-from adamix_lab.adaptations import IA3, LoRA
-from adamix_lab.errors import near_misses
+from adamix_lab.core.adaptation import Adaptation
+from adamix_lab.core.adaptations import IA3, LoRA
+from adamix_lab.core.errors import near_misses
 
 # The FFN's second linear map: one module a layer, before dropout, residual and LayerNorm (REFERENCE 1.1).
 _BERTS = ("bert", "roberta", "xlm-roberta", "camembert", "electra")

@@ -17,8 +17,8 @@ from typing import Literal, cast
 import torch
 from torch import Generator, Tensor, nn
 
-from adamix_lab.adaptation import Adaptation, Base, Weight, Weights
-from adamix_lab.errors import unknown
+from adamix_lab.core.adaptation import Adaptation, Base, Weight, Weights
+from adamix_lab.core.errors import unknown
 
 Selection = Tensor | Mapping[str, Tensor] | None
 

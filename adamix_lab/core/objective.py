@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adamix_lab.consistency import DISTANCES
-from adamix_lab.errors import one_of
-from adamix_lab.model import MixtureModel
-from adamix_lab.views import WAYS, Batch, Views, routed_logits
+from adamix_lab.core.consistency import DISTANCES
+from adamix_lab.core.errors import one_of
+from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.views import WAYS, Batch, Views, routed_logits
 
 TaskLoss = Callable[[Tensor, Tensor], Tensor]
 IGNORED = -100  # labels of positions that do not count
@@ -25,7 +25,7 @@ class Consistency:
 
     kind: "reference" (targets detached), "symmetric", "jensen-shannon", "mse" (regression).
     weight: lambda of Eq. 5; the reference takes 1 for classification, 100 a target token for generation.
-    views: "independent", "shared_prefix" or "same_dropout" (see `adamix_lab.views`).
+    views: "independent", "shared_prefix" or "same_dropout" (see `adamix_lab.core.views`).
     """
 
     weight: float = 1.0

@@ -8,11 +8,11 @@ import pytest
 import tiny
 import torch
 
-from adamix_lab.adaptation import Adaptation, Weight, along, linear, normal, ones
-from adamix_lab.model import attach, detach
-from adamix_lab.objective import Consistency, Objective
-from adamix_lab.routing import Router
-from adamix_lab.views import routed_logits
+from adamix_lab.core.adaptation import Adaptation, Weight, along, linear, normal, ones
+from adamix_lab.core.model import attach, detach
+from adamix_lab.core.objective import Consistency, Objective
+from adamix_lab.core.routing import Router
+from adamix_lab.core.views import routed_logits
 
 # -- the new method --------------------------------------------------------------------------------------
 

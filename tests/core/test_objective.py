@@ -6,9 +6,9 @@ import tiny
 import torch
 import torch.nn.functional as F
 
-from adamix_lab.adaptations import Bottleneck, LoRA
-from adamix_lab.consistency import reference_kl, squared
-from adamix_lab.objective import (
+from adamix_lab.core.adaptations import Bottleneck, LoRA
+from adamix_lab.core.consistency import reference_kl, squared
+from adamix_lab.core.objective import (
     Consistency,
     Objective,
     cross_entropy,
@@ -18,7 +18,7 @@ from adamix_lab.objective import (
     task_loss_of,
     token_loss,
 )  # fmt: skip
-from adamix_lab.routing import Router
+from adamix_lab.core.routing import Router
 
 
 def step(mixture, consistency=None, labels=None, views=2, **more):

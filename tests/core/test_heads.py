@@ -4,9 +4,9 @@ import pytest
 import tiny
 import torch
 
-from adamix_lab.adaptations import Bottleneck, LoRA
-from adamix_lab.heads import find_head, new_head
-from adamix_lab.model import attach, detach
+from adamix_lab.core.adaptations import Bottleneck, LoRA
+from adamix_lab.core.heads import find_head, new_head
+from adamix_lab.core.model import attach, detach
 
 every_family = pytest.mark.parametrize("family", tiny.FAMILIES)
 

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from adamix_lab.files import inside, read_tensors, write_atomically, write_tensors, write_text
+from adamix_lab.core.files import inside, read_tensors, write_atomically, write_tensors, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path):

@@ -13,11 +13,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.adaptations import LoRA
-from adamix_lab.errors import positive
-from adamix_lab.merging import merge
-from adamix_lab.mixture import MixtureLayer
-from adamix_lab.model import MixtureModel
+from adamix_lab.core.adaptations import LoRA
+from adamix_lab.core.errors import positive
+from adamix_lab.core.merging import merge
+from adamix_lab.core.mixture import MixtureLayer
+from adamix_lab.core.model import MixtureModel
 
 
 def merge_products(mixture: MixtureModel, rank: int | None = None) -> MixtureModel:

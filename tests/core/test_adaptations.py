@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from adamix_lab.adaptations import IA3, Bias, Bottleneck, LoRA, adaptation_from
-from adamix_lab.mixture import MixtureLayer
-from adamix_lab.routing import generator_for
+from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA, adaptation_from
+from adamix_lab.core.mixture import MixtureLayer
+from adamix_lab.core.routing import generator_for
 
 IN, OUT, K, ROWS, TOKENS = 6, 8, 3, 2, 5
 SLICED = LoRA(2, alpha=6.0, slices=((0, 3), (5, 8)))

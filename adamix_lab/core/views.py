@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from adamix_lab.blocks import cut_last_block, fan_out, plan_blocks
-from adamix_lab.errors import one_of
-from adamix_lab.model import MixtureModel
+from adamix_lab.core.errors import one_of
+from adamix_lab.core.model import MixtureModel
 
 Views = Literal["independent", "shared_prefix", "same_dropout"]
 Batch = dict[str, Tensor]

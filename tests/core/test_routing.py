@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adamix_lab.routing import Router, RouteSpace, generator_for
+from adamix_lab.core.routing import Router, RouteSpace, generator_for
 
 SHARED = RouteSpace(((4, 1),) * 3)
 FREE = RouteSpace(((4, 3),) * 2)

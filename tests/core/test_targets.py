@@ -5,9 +5,9 @@ import tiny
 import torch
 from torch import nn
 
-from adamix_lab.adaptations import IA3, Bias, Bottleneck, LoRA
-from adamix_lab.model import attach
-from adamix_lab.targets import find_sites
+from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA
+from adamix_lab.core.model import attach
+from adamix_lab.core.targets import find_sites
 
 every_family = pytest.mark.parametrize("family", tiny.FAMILIES)
 

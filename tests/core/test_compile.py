@@ -5,10 +5,10 @@ import pytest
 import tiny
 import torch
 
-from adamix_lab.adaptations import Bottleneck, LoRA
-from adamix_lab.merging import merge
-from adamix_lab.routing import Router
-from adamix_lab.views import routed_logits
+from adamix_lab.core.adaptations import Bottleneck, LoRA
+from adamix_lab.core.merging import merge
+from adamix_lab.core.routing import Router
+from adamix_lab.core.views import routed_logits
 
 pytestmark = pytest.mark.slow
 

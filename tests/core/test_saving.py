@@ -10,11 +10,11 @@ import pytest
 import tiny
 import torch
 
-from adamix_lab import files
-from adamix_lab.adaptations import Bottleneck, LoRA
-from adamix_lab.model import attach
+from adamix_lab.core import files
+from adamix_lab.core.adaptations import Bottleneck, LoRA
+from adamix_lab.core.model import attach
+from adamix_lab.core.saving import CONFIG, load, read_config, save
 from adamix_lab.model_card import CARD, MARK
-from adamix_lab.saving import CONFIG, load, read_config, save
 
 
 def saved(folder, adaptation=None, **more):
@@ -135,8 +135,8 @@ def test_a_kill_at_any_step_of_a_save_leaves_a_loadable_folder(tmp_path):
         torch.set_num_threads(1)  # a forked child has no thread pool
         sys.path[:0] = sys.argv[2:4]
         import tiny
-        from adamix_lab.adaptations import Bottleneck
-        from adamix_lab.saving import save
+        from adamix_lab.core.adaptations import Bottleneck
+        from adamix_lab.core.saving import save
         mixture = tiny.mixed(tiny.bert(), Bottleneck(4), experts=2)
 
         def watch(function, budget):
@@ -156,13 +156,13 @@ def test_a_kill_at_any_step_of_a_save_leaves_a_loadable_folder(tmp_path):
                 save(mixture, sys.argv[1])
                 os._exit(0)
             killed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
-            back = __import__("adamix_lab.saving").saving.load(tiny.bert(), sys.argv[1])
+            back = __import__("adamix_lab.core.saving").saving.load(tiny.bert(), sys.argv[1])
             print(steps, "killed" if killed else "ended", back.space.experts, flush=True)
             if not killed:
                 break
         """
     )
-    here = os.path.dirname(__file__)
+    here = os.path.dirname(os.path.dirname(__file__))
     command = [sys.executable, "-c", script, str(tmp_path), here, os.path.dirname(here)]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
@@ -211,7 +211,7 @@ def test_a_configuration_that_asks_for_too_much_is_refused_before_anything_is_at
     saved(tmp_path)
     config = json.loads((tmp_path / CONFIG).read_text())
     (tmp_path / CONFIG).write_text(json.dumps({**config, "experts": 1024}))
-    monkeypatch.setattr("adamix_lab.saving.attach", lambda *args, **kwargs: pytest.fail("attached"))
+    monkeypatch.setattr("adamix_lab.core.saving.attach", lambda *args, **kwargs: pytest.fail("attached"))
     with pytest.raises(ValueError, match="has shape"):
         load(tiny.bert(), tmp_path)
 
@@ -228,7 +228,7 @@ def test_the_card_tells_what_was_saved_and_one_of_your_own_stays(tmp_path):
 
 
 def test_the_base_is_named_without_telling_where_it_lay(tmp_path):
-    from adamix_lab.saving import base_name
+    from adamix_lab.core.saving import base_name
 
     assert base_name("FacebookAI/roberta-large") == "FacebookAI/roberta-large" and base_name("gpt2") == "gpt2"
     assert base_name(str(tmp_path)) == tmp_path.name and base_name("/some/where/mine") == "mine"

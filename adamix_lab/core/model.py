@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from adamix_lab.adaptation import Adaptation
-from adamix_lab.checkpointing import carry_selection, checkpoints_gradients, held, release_carry, switched
-from adamix_lab.errors import positive, unknown
-from adamix_lab.heads import Head, TaskModules, find_head, new_head
-from adamix_lab.mixture import MixtureLayer, Selection
-from adamix_lab.routing import RouteSpace, generator_for
-from adamix_lab.targets import default_targets, find_sites
+from adamix_lab.core.adaptation import Adaptation
+from adamix_lab.core.checkpointing import carry_selection, checkpoints_gradients, held, release_carry, switched
+from adamix_lab.core.errors import positive, unknown
+from adamix_lab.core.heads import Head, TaskModules, find_head, new_head
+from adamix_lab.core.mixture import MixtureLayer, Selection
+from adamix_lab.core.routing import RouteSpace, generator_for
+from adamix_lab.core.targets import default_targets, find_sites
 
 ModelSelection = Tensor | Mapping[str, Mapping[str, Tensor]] | None
 

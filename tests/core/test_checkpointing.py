@@ -7,12 +7,12 @@ import pytest
 import tiny
 import torch
 
-from adamix_lab import checkpointing
-from adamix_lab.adaptations import Bottleneck, LoRA
-from adamix_lab.checkpointing import CarrySelection, checkpoints_gradients
-from adamix_lab.model import detach
-from adamix_lab.objective import Consistency, Objective
-from adamix_lab.routing import Router
+from adamix_lab.core import checkpointing
+from adamix_lab.core.adaptations import Bottleneck, LoRA
+from adamix_lab.core.checkpointing import CarrySelection, checkpoints_gradients
+from adamix_lab.core.model import detach
+from adamix_lab.core.objective import Consistency, Objective
+from adamix_lab.core.routing import Router
 
 MODELS = {"bert": tiny.bert, "gpt2": tiny.gpt2, "llama": tiny.llama}
 WAYS = ["independent", "shared_prefix", "same_dropout"]

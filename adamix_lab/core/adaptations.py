@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adamix_lab.adaptation import (
+from adamix_lab.core.adaptation import (
     Adaptation,
     Base,
     Weight,
@@ -23,7 +23,7 @@ from adamix_lab.adaptation import (
     ones,
     zeros,
 )
-from adamix_lab.errors import fraction, one_of, positive, unknown
+from adamix_lab.core.errors import fraction, one_of, positive, unknown
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,

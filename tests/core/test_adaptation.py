@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from adamix_lab.adaptation import along, kaiming, linear, normal
-from adamix_lab.adaptations import IA3, Bias, Bottleneck, LoRA
-from adamix_lab.mixture import MixtureLayer
-from adamix_lab.routing import generator_for
+from adamix_lab.core.adaptation import along, kaiming, linear, normal
+from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA
+from adamix_lab.core.mixture import MixtureLayer
+from adamix_lab.core.routing import generator_for
 
 IN, OUT, K, ROWS, TOKENS = 6, 8, 3, 2, 5
 SLICED = LoRA(2, alpha=6.0, slices=((0, 3), (5, 8)))

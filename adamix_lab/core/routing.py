@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from adamix_lab.errors import one_of
+from adamix_lab.core.errors import one_of
 
 Scope = Literal["batch", "example", "token"]
 

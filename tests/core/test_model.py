@@ -8,10 +8,10 @@ import pytest
 import tiny
 import torch
 
-from adamix_lab.adaptations import Bias, Bottleneck, LoRA
-from adamix_lab.mixture import MixtureLayer
-from adamix_lab.model import attach, detach
-from adamix_lab.routing import Router
+from adamix_lab.core.adaptations import Bias, Bottleneck, LoRA
+from adamix_lab.core.mixture import MixtureLayer
+from adamix_lab.core.model import attach, detach
+from adamix_lab.core.routing import Router
 
 every_family = pytest.mark.parametrize("family", tiny.FAMILIES)
 

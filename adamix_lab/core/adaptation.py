@@ -2,7 +2,7 @@
 
 An adaptation declares its weights (name, shape, side, start, decay) and one pure function,
 `Adaptation.apply`. Mixing, sharing, routing, merging, ensembling and landscapes then work for it at
-once: the layer in `adamix_lab.mixture` keeps M copies of every weight and hands `apply` the
+once: the layer in `adamix_lab.core.mixture` keeps M copies of every weight and hands `apply` the
 *effective* ones. To add your own, subclass `Adaptation`; ARCHITECTURE.md shows one in fifteen lines.
 
 Effective weights may carry one leading axis K (views, points, runs or examples). The input then holds

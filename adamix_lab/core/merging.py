@@ -13,11 +13,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.mixture import MixtureLayer
-from adamix_lab.model import MixtureModel
-from adamix_lab.objective import TaskLoss, task_loss_of
-from adamix_lab.routing import RouteSpace
-from adamix_lab.views import Batch
+from adamix_lab.core.mixture import MixtureLayer
+from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.objective import TaskLoss, task_loss_of
+from adamix_lab.core.routing import RouteSpace
+from adamix_lab.core.views import Batch
 
 Score = Callable[[Tensor], float]
 

@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.adaptation import Adaptation
-from adamix_lab.adaptations import adaptation_from
-from adamix_lab.files import inside, read_tensors, write_tensors, write_text
-from adamix_lab.heads import find_head, kind_of
-from adamix_lab.mixture import declared_weights, sizes
-from adamix_lab.model import MixtureModel, attach, shared_sides
+from adamix_lab.core.adaptation import Adaptation
+from adamix_lab.core.adaptations import adaptation_from
+from adamix_lab.core.files import inside, read_tensors, write_tensors, write_text
+from adamix_lab.core.heads import find_head, kind_of
+from adamix_lab.core.mixture import declared_weights, sizes
+from adamix_lab.core.model import MixtureModel, attach, shared_sides
+from adamix_lab.core.targets import find_sites
 from adamix_lab.model_card import write_card
-from adamix_lab.targets import find_sites
 
 CONFIG = "adamix.json"
 FORMAT = 1

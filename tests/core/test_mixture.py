@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from adamix_lab.adaptation import Adaptation, Weight, zeros
-from adamix_lab.adaptations import IA3, Bias, Bottleneck, LoRA
-from adamix_lab.mixture import MixtureLayer, effective, once, sizes
-from adamix_lab.routing import generator_for
+from adamix_lab.core.adaptation import Adaptation, Weight, zeros
+from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA
+from adamix_lab.core.mixture import MixtureLayer, effective, once, sizes
+from adamix_lab.core.routing import generator_for
 
 IN, OUT, M, ROWS, TOKENS = 6, 8, 4, 3, 5
 ADAPTATIONS = [Bottleneck(4), LoRA(2), LoRA(2, slices=((0, 3), (5, 8))), IA3(), IA3(feedforward=True), Bias()]

@@ -1,0 +1,1 @@
+"""AdaMix itself: adaptations, routes, mixtures, the objective, merging."""
