@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from adamix_lab.batches import Example, sequential
-from adamix_lab.blocks import cut_last_block
 from adamix_lab.checkpoints import (
     Checkpoint,
     check_same,
@@ -30,6 +29,7 @@ from adamix_lab.core.files import write_text
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import TaskLoss, task_loss_of
 from adamix_lab.core.saving import describe, load_trained, trained_tensors
+from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.recipe import Recipe
 from adamix_lab.tasks import Task
 

@@ -17,8 +17,8 @@ from adamix_lab.core.merging import merge
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.saving import save
 from adamix_lab.evaluation import Evaluation, evaluate, paired_difference, wilson
+from adamix_lab.fast.prefix import above
 from adamix_lab.plots import Bar, compare, new_figure, save_figure
-from adamix_lab.prefix import above
 from adamix_lab.probe import linear_probe
 from adamix_lab.recipe import Recipe
 from adamix_lab.report import parameter_report, step_operations

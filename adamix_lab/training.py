@@ -19,8 +19,8 @@ from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import Objective, TaskLoss
 from adamix_lab.core.routing import Router
 from adamix_lab.core.views import Batch
+from adamix_lab.fast.prefix import above
 from adamix_lab.optim import StackedAdamW, make_optimizer, on_route, set_rate
-from adamix_lab.prefix import above
 from adamix_lab.recipe import Recipe
 from adamix_lab.run import History, Run
 from adamix_lab.tasks import Task, hold_out

@@ -9,12 +9,12 @@ import torch
 from tiny_task import apart, one_thread, recipe, task, tokenizer, weights  # noqa: F401
 
 from adamix_lab.baselines.making import BASELINES, baseline, costs, fitted, load_baseline
-from adamix_lab.blocks import plan_blocks
 from adamix_lab.core.model import attach, detach
 from adamix_lab.core.objective import Objective
 from adamix_lab.core.saving import load_trained, save, trained_parameters
 from adamix_lab.core.views import routed_logits
 from adamix_lab.evaluation import evaluate
+from adamix_lab.fast.blocks import plan_blocks
 from adamix_lab.optim import make_optimizer
 from adamix_lab.report import parameter_report
 from adamix_lab.training import train

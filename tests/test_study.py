@@ -82,7 +82,7 @@ def test_temperatures_need_rows_that_training_did_not_see(saved, tmp_path, monke
 
 def test_too_many_routes_are_refused_before_any_work_and_can_be_drawn(saved, tmp_path, monkeypatch):
     monkeypatch.setattr(study, "check_budget", lambda space: study_budget(space, 50))
-    from adamix_lab.analysis.tree import check_budget as study_budget
+    from adamix_lab.fast.tree import check_budget as study_budget
 
     with pytest.raises(ValueError, match=r"64 routes: expected at most 50.*--routes N"):
         run_study(tmp_path / "large", tmp_path / "out", SMALL)

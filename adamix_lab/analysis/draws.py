@@ -23,10 +23,10 @@ from adamix_lab.analysis.samples import (
     merged_sample,
     token_samples,
 )
-from adamix_lab.analysis.tree import LIMIT
 from adamix_lab.core.errors import positive
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
+from adamix_lab.fast.tree import LIMIT
 from adamix_lab.tasks import Task
 
 if TYPE_CHECKING:

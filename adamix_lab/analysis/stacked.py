@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.analysis.points import Point
-from adamix_lab.blocks import cut_last_block, fan_out, plan_blocks
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import reads_labels
 from adamix_lab.core.views import Batch, rows_of
-from adamix_lab.prefix import above, shallow
+from adamix_lab.fast.blocks import cut_last_block, fan_out, plan_blocks
+from adamix_lab.fast.prefix import above, shallow
 
 
 def above_prefix(mixture: MixtureModel) -> tuple[MixtureModel, Callable[[Batch], Batch]]:

@@ -29,12 +29,12 @@ from adamix_lab.analysis.samples import (
     token_samples,
 )
 from adamix_lab.analysis.selective import risk_coverage
-from adamix_lab.analysis.tree import check_budget
 from adamix_lab.core.errors import positive
 from adamix_lab.core.files import write_atomically, write_text
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
 from adamix_lab.doctor import versions
+from adamix_lab.fast.tree import check_budget
 from adamix_lab.plots import Picture, save_figure
 from adamix_lab.rows import Row
 from adamix_lab.seeds import load_saved

@@ -55,7 +55,7 @@ class MixtureLayer(nn.Module):
         experts: stacked weights, `[M, ...]` each, `[1, ...]` on shared sides; float32.
         selection: see the module's text; None is the merge.
         enabled: False gives the frozen layer alone, bit for bit.
-        fan_out: set by `adamix_lab.blocks` for a pass whose K children share work. "here": the input has B rows
+        fan_out: set by `adamix_lab.fast.blocks` for a pass whose K children share work. "here": the input has B rows
             and the output gets `[K, B, ...]`; "elsewhere": the pass fans out at another place. Every forward reads
             it, so compiled code of one kind of pass never serves another.
     """

@@ -14,9 +14,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from adamix_lab.blocks import cut_last_block, fan_out, plan_blocks
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.model import MixtureModel
+from adamix_lab.fast.blocks import cut_last_block, fan_out, plan_blocks
 
 Views = Literal["independent", "shared_prefix", "same_dropout"]
 Batch = dict[str, Tensor]

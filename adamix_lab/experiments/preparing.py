@@ -23,9 +23,9 @@ from adamix_lab.comparison import few_to_judge
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.evaluation import Indexed
 from adamix_lab.experiments.settings import DEFAULTS, MULTIPLIED, ONE_MODULE, PLACED, SIZED, Run
+from adamix_lab.fast.prefix import above
 from adamix_lab.fewshot import few_shot
 from adamix_lab.known_tasks import KNOWN
-from adamix_lab.prefix import above
 from adamix_lab.recipe import Recipe
 from adamix_lab.report import step_operations
 from adamix_lab.tasks import Task, hold_out, load_task

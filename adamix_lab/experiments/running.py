@@ -33,7 +33,7 @@ from adamix_lab.experiments.preparing import (
     prepare,
 )
 from adamix_lab.experiments.settings import Run
-from adamix_lab.prefix import above
+from adamix_lab.fast.prefix import above
 from adamix_lab.run import read_log
 from adamix_lab.training import train
 from adamix_lab.twins import STAGES

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from adamix_lab.analysis.samples import FixedBatches, fix_batches
-from adamix_lab.blocks import cut_last_block
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.views import Batch
+from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.lessons.effects import Measure
 from adamix_lab.lessons.loras import EXPERTS, fresh_loras, read_loras
 from adamix_lab.tasks import load_task

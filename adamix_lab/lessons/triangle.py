@@ -13,11 +13,11 @@ from adamix_lab.analysis.landscape import evaluate_points
 from adamix_lab.analysis.points import simplex
 from adamix_lab.analysis.posterior import marginal
 from adamix_lab.analysis.stacked import above_prefix, inputs_of
-from adamix_lab.blocks import cut_last_block
 from adamix_lab.core.merging import weighted
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.views import Batch
 from adamix_lab.evaluation import evaluating, wilson
+from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.plots import STYLES, Picture, new_figure
 from adamix_lab.tasks import Task, load_task
 from adamix_lab.twins import load_twin

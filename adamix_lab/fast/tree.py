@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adamix_lab.analysis.replay import Replay, capture, free_memory, group_bytes
-from adamix_lab.blocks import cut_last_block
 from adamix_lab.core.errors import positive
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import RouteSpace
 from adamix_lab.core.views import Batch, routed_logits, rows_of
 from adamix_lab.evaluation import evaluating
+from adamix_lab.fast.blocks import cut_last_block
+from adamix_lab.fast.replay import Replay, capture, free_memory, group_bytes
 
 LIMIT = 4096
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.blocks import FAMILIES, BlockPlan, plan_blocks
 from adamix_lab.core.model import MixtureModel
+from adamix_lab.fast.blocks import FAMILIES, BlockPlan, plan_blocks
 
 Cache = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
