@@ -13,9 +13,9 @@ __version__ = "0.1.0"
 
 # name: the file that holds it, in the order of the data's way
 _WHERE = {
-    "load_backbone": "backbones",
-    "load_task": "tasks",
-    "Task": "tasks",
+    "load_backbone": "tasks.backbones",
+    "load_task": "tasks.tasks",
+    "Task": "tasks.tasks",
     "Adaptation": "core.adaptation",
     "Weight": "core.adaptation",
     "Bottleneck": "core.adaptations",
@@ -56,7 +56,6 @@ _WHERE = {
 __all__ = sorted(_WHERE)
 
 if TYPE_CHECKING:
-    from adamix_lab.backbones import load_backbone
     from adamix_lab.baselines.making import baseline
     from adamix_lab.core.adaptation import Adaptation, Weight
     from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA
@@ -76,7 +75,8 @@ if TYPE_CHECKING:
     from adamix_lab.presets import preset
     from adamix_lab.recipe import Recipe
     from adamix_lab.report import parameter_report, structure
-    from adamix_lab.tasks import Task, load_task
+    from adamix_lab.tasks.backbones import load_backbone
+    from adamix_lab.tasks.tasks import Task, load_task
     from adamix_lab.training import train
     from adamix_lab.twins import load_twin
 

@@ -75,7 +75,7 @@ def train(
     from adamix_lab.core.objective import Consistency
     from adamix_lab.recipe import Recipe
     from adamix_lab.seeds import train_seeds
-    from adamix_lab.tasks import load_task
+    from adamix_lab.tasks.tasks import load_task
 
     if preset is not None:
         from adamix_lab.presets import preset as chosen_preset
@@ -125,7 +125,7 @@ def evaluate(
     """Compares inference strategies of a saved mixture on a task's evaluation rows."""
     from adamix_lab.evaluation import evaluate as compare
     from adamix_lab.seeds import SHOWN, load_saved, print_results
-    from adamix_lab.tasks import load_task
+    from adamix_lab.tasks.tasks import load_task
 
     mixture, tokenizer, config = load_saved(folder)
     source = task or config["notes"].get("source") or config["notes"].get("task", "aspects")
@@ -204,7 +204,7 @@ def twins(
 ) -> None:
     """Trains the shipped experts: AdaMix and three controls on the embedded task, three stages of training each."""
     from adamix_lab.cards import write_card
-    from adamix_lab.tasks import data_root
+    from adamix_lab.tasks.tasks import data_root
     from adamix_lab.twins import SEEDS, make_twins
 
     folder = out or data_root() / "experts"

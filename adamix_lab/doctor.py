@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from adamix_lab.tasks import EMBEDDED, data_root
+from adamix_lab.tasks.tasks import EMBEDDED, data_root
 
 CORE = ("torch", "transformers", "safetensors", "accelerate", "numpy")
 EXTRAS = {  # module: (package, extra, what it is for)
@@ -110,8 +110,8 @@ def class_line() -> tuple[bool, str]:
 
 
 def _assets() -> Iterator[tuple[bool, str]]:
-    from adamix_lab.backbones import SHIPPED, find_minilm, find_shipped
     from adamix_lab.generation.tasks import EMBEDDED as WRITTEN
+    from adamix_lab.tasks.backbones import SHIPPED, find_minilm, find_shipped
 
     try:
         yield True, f"MiniLM's weights are whole ({find_minilm().parent.name})"

@@ -12,16 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adamix_lab.batches import Encoder, check_labels, encode, sequential
 from adamix_lab.core.errors import unknown
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import cut_last_block, plan_blocks
 from adamix_lab.fast.prefix import above
-from adamix_lab.metrics import score
 from adamix_lab.strategies import STRATEGIES
-from adamix_lab.tasks import Task
+from adamix_lab.tasks.batches import Encoder, check_labels, encode, sequential
+from adamix_lab.tasks.metrics import score
+from adamix_lab.tasks.tasks import Task
 
 Indexed = tuple[list[int], Batch]
 

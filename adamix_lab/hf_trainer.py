@@ -13,7 +13,6 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
-from adamix_lab.batches import Batches, Example, collate, length
 from adamix_lab.core.files import read_tensors, write_tensors
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import Objective, TaskLoss
@@ -21,6 +20,7 @@ from adamix_lab.core.routing import Router
 from adamix_lab.core.saving import load_trained, save, trained_tensors
 from adamix_lab.optim import StackedAdamW, make_optimizer, on_route
 from adamix_lab.recipe import Recipe
+from adamix_lab.tasks.batches import Batches, Example, collate, length
 
 WEIGHTS = "trained.safetensors"
 

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamix_lab.batches import Example, sequential
 from adamix_lab.checkpoints import (
     Checkpoint,
     check_same,
@@ -31,7 +30,8 @@ from adamix_lab.core.objective import TaskLoss, task_loss_of
 from adamix_lab.core.saving import describe, load_trained, trained_tensors
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.recipe import Recipe
-from adamix_lab.tasks import Task
+from adamix_lab.tasks.batches import Example, sequential
+from adamix_lab.tasks.tasks import Task
 
 LOG = "log.jsonl"
 

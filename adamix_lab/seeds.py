@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from adamix_lab.backbones import load_backbone
 from adamix_lab.core.adaptation import Adaptation
 from adamix_lab.core.files import write_text
 from adamix_lab.core.model import MixtureModel, attach
@@ -20,7 +19,8 @@ from adamix_lab.doctor import versions
 from adamix_lab.evaluation import Evaluation, evaluate
 from adamix_lab.recipe import Recipe
 from adamix_lab.report import parameter_report
-from adamix_lab.tasks import Task
+from adamix_lab.tasks.backbones import load_backbone
+from adamix_lab.tasks.tasks import Task
 from adamix_lab.training import train
 
 SHOWN = ("merged", "fixed", "random", "random-example", "random-token", "ensemble", "ensemble-probabilities")

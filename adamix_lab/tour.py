@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from adamix_lab.batches import collate, encode
 from adamix_lab.core.files import write_text
 from adamix_lab.core.merging import merge
 from adamix_lab.core.model import MixtureModel
@@ -22,7 +21,8 @@ from adamix_lab.plots import Bar, compare, new_figure, save_figure
 from adamix_lab.probe import linear_probe
 from adamix_lab.recipe import Recipe
 from adamix_lab.report import parameter_report, step_operations
-from adamix_lab.tasks import Task, load_task
+from adamix_lab.tasks.batches import collate, encode
+from adamix_lab.tasks.tasks import Task, load_task
 from adamix_lab.training import train
 from adamix_lab.twins import EXPERTS, TWINS, fresh, load_twin, twin_recipe
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from adamix_lab.allocator import keep_freed_memory
-from adamix_lab.batches import Batches, Encoder, Example, check_labels, collate, encode, length, sequential
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import Objective, TaskLoss
 from adamix_lab.core.routing import Router
@@ -23,7 +22,8 @@ from adamix_lab.fast.prefix import above
 from adamix_lab.optim import StackedAdamW, make_optimizer, on_route, set_rate
 from adamix_lab.recipe import Recipe
 from adamix_lab.run import History, Run
-from adamix_lab.tasks import Task, hold_out
+from adamix_lab.tasks.batches import Batches, Encoder, Example, check_labels, collate, encode, length, sequential
+from adamix_lab.tasks.tasks import Task, hold_out
 
 
 def train(

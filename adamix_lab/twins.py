@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamix_lab.backbones import load_backbone
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.errors import unknown
 from adamix_lab.core.merging import side_by_side
@@ -30,7 +29,8 @@ from adamix_lab.core.saving import CONFIG, load, load_trained, save, trained_ten
 from adamix_lab.doctor import device_name
 from adamix_lab.evaluation import evaluate
 from adamix_lab.recipe import Recipe
-from adamix_lab.tasks import Task, data_root, load_task
+from adamix_lab.tasks.backbones import load_backbone
+from adamix_lab.tasks.tasks import Task, data_root, load_task
 from adamix_lab.training import train
 
 EXPERTS = 4

@@ -29,14 +29,14 @@ from typing import Any
 
 import torch
 
-from adamix_lab.backbones import load_backbone
-from adamix_lab.batches import Batches, Example, encode
 from adamix_lab.core.adaptations import LoRA
 from adamix_lab.core.model import attach
 from adamix_lab.core.objective import Consistency
 from adamix_lab.doctor import versions
 from adamix_lab.recipe import Recipe
-from adamix_lab.tasks import Task, load_task
+from adamix_lab.tasks.backbones import load_backbone
+from adamix_lab.tasks.batches import Batches, Example, encode
+from adamix_lab.tasks.tasks import Task, load_task
 from adamix_lab.training import train
 
 SHARED = Path(os.environ.get("ADAMIX_LAB_SHARED") or Path(__file__).resolve().parent.parent.parent / "shared")

@@ -24,7 +24,6 @@ from adamix_lab.allocator import keep_freed_memory
 from adamix_lab.analysis.kinds import task_batches
 from adamix_lab.analysis.landscape import evaluate_points
 from adamix_lab.analysis.points import Points, plane, point_of
-from adamix_lab.backbones import load_backbone
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.merging import merge
 from adamix_lab.core.model import MixtureModel, attach
@@ -32,7 +31,8 @@ from adamix_lab.core.saving import load_trained
 from adamix_lab.core.views import Batch
 from adamix_lab.doctor import versions
 from adamix_lab.evaluation import evaluating
-from adamix_lab.tasks import load_task
+from adamix_lab.tasks.backbones import load_backbone
+from adamix_lab.tasks.tasks import load_task
 from adamix_lab.twins import load_twin
 
 

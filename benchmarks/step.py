@@ -27,7 +27,6 @@ import torch
 from torch import nn
 
 from adamix_lab.allocator import keep_freed_memory
-from adamix_lab.backbones import load_backbone
 from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.merging import fold, merge
 from adamix_lab.core.model import attach
@@ -35,6 +34,7 @@ from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.routing import Router
 from adamix_lab.doctor import versions
 from adamix_lab.fast.blocks import cut_last_block
+from adamix_lab.tasks.backbones import load_backbone
 
 BATCH = 32
 Step = Callable[[], None]

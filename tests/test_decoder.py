@@ -5,10 +5,11 @@ import json
 import pytest
 import torch
 
-from adamix_lab import Bottleneck, LoRA, attach, backbones, load_backbone, merge
-from adamix_lab.backbones import find_shipped
+from adamix_lab import Bottleneck, LoRA, attach, load_backbone, merge
 from adamix_lab.generation.decoder_card import card
 from adamix_lab.generation.perplexity import perplexity
+from adamix_lab.tasks import backbones
+from adamix_lab.tasks.backbones import find_shipped
 
 NAME = "books-gpt2"
 # Written for this test; in no corpus.

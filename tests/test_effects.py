@@ -12,7 +12,7 @@ import torch
 from adamix_lab.lessons import effects, measures, runs
 from adamix_lab.lessons.effects import COLUMNS, effects_table, measure, measure_lesson, write_effects
 from adamix_lab.lessons.measures import LESSONS, measures_of, merged_minus_experts
-from adamix_lab.tasks import data_root
+from adamix_lab.tasks.tasks import data_root
 
 TABLES = data_root() / "results" / "effects"
 

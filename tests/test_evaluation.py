@@ -82,7 +82,7 @@ def test_evaluation_leaves_the_mode_as_it_was_and_ignores_dropout():
 
 def regression():
     """Similarity of a kind: how many of the words are good ones, from 0 to 1; learnable by a tiny model."""
-    from adamix_lab.tasks import Task
+    from adamix_lab.tasks.tasks import Task
 
     base = tiny_task.task(rows=200)
 

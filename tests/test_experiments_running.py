@@ -12,7 +12,6 @@ import tiny_grid
 import torch
 from tiny_task import one_thread  # noqa: F401
 
-from adamix_lab.backbones import load_backbone
 from adamix_lab.baselines.making import BASELINES, baseline
 from adamix_lab.core.files import read_tensors
 from adamix_lab.core.objective import Consistency
@@ -24,7 +23,8 @@ from adamix_lab.experiments.results import TABLES, begin
 from adamix_lab.experiments.running import Job, perform
 from adamix_lab.experiments.settings import PLACED, Run
 from adamix_lab.recipe import Recipe
-from adamix_lab.tasks import load_task
+from adamix_lab.tasks.backbones import load_backbone
+from adamix_lab.tasks.tasks import load_task
 from adamix_lab.training import train
 
 

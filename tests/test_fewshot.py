@@ -11,8 +11,8 @@ import tiny_task
 
 from adamix_lab.fewshot import few_shot, run_few_shot
 from adamix_lab.methods import Budget
-from adamix_lab.prompts import Prompt
-from adamix_lab.tasks import Task
+from adamix_lab.tasks.prompts import Prompt
+from adamix_lab.tasks.tasks import Task
 
 TASK = tiny_task.task(rows=300)
 

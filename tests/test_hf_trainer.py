@@ -4,11 +4,11 @@ import tiny_task
 import torch
 from tiny_task import one_thread  # noqa: F401
 
-from adamix_lab.batches import encode
 from adamix_lab.core.files import read_tensors
 from adamix_lab.core.model import attach
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.saving import load
+from adamix_lab.tasks.batches import encode
 from adamix_lab.training import train
 
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()

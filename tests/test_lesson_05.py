@@ -25,7 +25,7 @@ from adamix_lab.lessons.effects import effects_table
 from adamix_lab.lessons.faces import Faces, barrier, edge, face, load_faces, measure_faces
 from adamix_lab.lessons.landscape import draw_viewed, highest_pair, landscape_viewer, viewed
 from adamix_lab.lessons.measures_landscape import landscapes
-from adamix_lab.tasks import data_root
+from adamix_lab.tasks.tasks import data_root
 
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
 ROWS = 20

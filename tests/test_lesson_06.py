@@ -20,7 +20,7 @@ from adamix_lab.generation.coverage import coverage, realised, slots_of
 from adamix_lab.generation.decoding import Decoding, generate_texts
 from adamix_lab.generation.stepwise import a_route_each, one_route, search
 from adamix_lab.generation.tasks import load_generation_task
-from adamix_lab.tasks import data_root
+from adamix_lab.tasks.tasks import data_root
 
 TASK, TOKENIZER = tiny_generation.task(), tiny_generation.tokenizer()
 END = TOKENIZER.eos_token_id

@@ -22,7 +22,7 @@ from adamix_lab.lessons.routing import by_expert, flips, routing_explorer, speci
 from adamix_lab.lessons.strength import strength_dial
 from adamix_lab.lessons.symmetry import aligned, permuted_copies
 from adamix_lab.lessons.triangle import mixed, mixing_triangle, prepare
-from adamix_lab.tasks import load_task
+from adamix_lab.tasks.tasks import load_task
 from adamix_lab.widgets.prediction import Prediction
 
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()

@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from adamix_lab.experiments.paper import TABLES, paper_table, printed, printed_difference, read
-from adamix_lab.tasks import data_root
+from adamix_lab.tasks.tasks import data_root
 
 SHAPES = {
     1: (7, 11), 2: (8, 3), 3: (10, 7), 6: (7, 14), 7: (5, 3), 8: (4, 6), 9: (3, 6), 10: (3, 7), 11: (2, 3),

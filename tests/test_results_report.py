@@ -9,7 +9,6 @@ import pytest
 import results_by_construction as made
 import torch
 
-from adamix_lab import metrics
 from adamix_lab.experiments.contrasts import Scores, minus
 from adamix_lab.experiments.measured import measure
 from adamix_lab.experiments.overview import alone_of
@@ -18,6 +17,7 @@ from adamix_lab.experiments.report import report
 from adamix_lab.experiments.settings import Run
 from adamix_lab.experiments.statistics import holm, over_seeds, paired_bootstrap, weighted_metric
 from adamix_lab.experiments.tables import TABLES
+from adamix_lab.tasks import metrics
 
 EFFECTS = {"AdaMix": 2.0, "single": 0.0, "no consistency": 1.0, "no sharing": 2.0}
 

@@ -17,7 +17,7 @@ from adamix_lab.analysis.samples import (
 )
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.evaluation import evaluate, predict
-from adamix_lab.tasks import Task
+from adamix_lab.tasks.tasks import Task
 
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
 SENTENCES = [row["sentence"] for row in TASK.evaluation]

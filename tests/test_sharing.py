@@ -21,7 +21,7 @@ CLIENT = """
 import json, sys, torch, tiny
 from adamix_lab import from_pretrained, merge, push_to_hub
 from adamix_lab.core.adaptations import Bottleneck
-from adamix_lab.backbones import load_backbone
+from adamix_lab.tasks.backbones import load_backbone
 asked = json.loads(sys.argv[1])
 try:
     if asked["what"] == "push":

@@ -8,7 +8,7 @@ import tiny_task
 
 from adamix_lab.analysis import study
 from adamix_lab.analysis.study import Settings, run_study
-from adamix_lab.tasks import hold_out
+from adamix_lab.tasks.tasks import hold_out
 
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
 SMALL = Settings(rows=20, other_rows=10, draws=6, token_draws=2, dropout=3)

@@ -157,7 +157,7 @@ def test_a_loss_of_ones_own():
 def test_regression_selects_by_loss():
     from adamix_lab.core.adaptations import Bottleneck
     from adamix_lab.core.model import attach
-    from adamix_lab.tasks import Task
+    from adamix_lab.tasks.tasks import Task
 
     rows = [{**row, "label": float(row["label"])} for row in TASK.train]
     task = Task("numbers", rows, rows[:10], ("sentence",))
@@ -187,7 +187,7 @@ def test_a_loss_that_is_not_finite_stops_the_run():
 
 
 def test_a_head_that_does_not_fit_the_task():
-    from adamix_lab.tasks import Task
+    from adamix_lab.tasks.tasks import Task
 
     two = Task("two", TASK.train, TASK.evaluation, ("sentence",), "label", ("a", "b"))
     with pytest.raises(ValueError, match=r"head answers 3 labels: expected 2 for task 'two'.*num_labels=2"):

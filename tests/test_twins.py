@@ -9,7 +9,7 @@ import torch
 
 from adamix_lab.core.saving import read_config
 from adamix_lab.evaluation import evaluate
-from adamix_lab.tasks import data_root, load_task
+from adamix_lab.tasks.tasks import data_root, load_task
 from adamix_lab.twins import SEEDS, STAGES, TWINS, load_twin, strategies_of, train_stages
 
 EXPERTS = data_root() / "experts"
@@ -53,8 +53,8 @@ def test_the_task_is_as_hard_as_it_must_be():
 
 @pytest.mark.slow
 def test_without_adapters_the_model_answers_at_least_ten_points_less_and_a_probe_at_most_80_percent():
-    from adamix_lab.backbones import load_backbone
     from adamix_lab.probe import POOLINGS, linear_probe
+    from adamix_lab.tasks.backbones import load_backbone
 
     task = load_task("aspects")
     for seed in SEEDS:

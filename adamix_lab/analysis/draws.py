@@ -27,7 +27,7 @@ from adamix_lab.core.errors import positive
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
 from adamix_lab.fast.tree import LIMIT
-from adamix_lab.tasks import Task
+from adamix_lab.tasks.tasks import Task
 
 if TYPE_CHECKING:
     from pandas import DataFrame

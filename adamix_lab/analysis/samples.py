@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamix_lab.batches import encode, sequential
 from adamix_lab.core.errors import positive
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
@@ -23,8 +22,9 @@ from adamix_lab.evaluation import Indexed, above_prefix, evaluating
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.fast.replay import free_memory, group_bytes
 from adamix_lab.fast.tree import LIMIT, tree_logits
-from adamix_lab.rows import Row
-from adamix_lab.tasks import Task
+from adamix_lab.tasks.batches import encode, sequential
+from adamix_lab.tasks.rows import Row
+from adamix_lab.tasks.tasks import Task
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,9 @@ from adamix_lab.core.routing import generator_for
 from adamix_lab.doctor import versions
 from adamix_lab.fast.tree import check_budget
 from adamix_lab.plots import Picture, save_figure
-from adamix_lab.rows import Row
 from adamix_lab.seeds import load_saved
-from adamix_lab.tasks import Task, hold_out, load_task
+from adamix_lab.tasks.rows import Row
+from adamix_lab.tasks.tasks import Task, hold_out, load_task
 
 if TYPE_CHECKING:
     from pandas import DataFrame

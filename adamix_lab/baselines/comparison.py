@@ -10,10 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from adamix_lab.backbones import load_backbone
 from adamix_lab.baselines.making import BASELINES, EXPERTS, Costs, baseline, costs, fitted, known
 from adamix_lab.baselines.soup import Loader, ensemble, train_apart
-from adamix_lab.batches import collate, encode
 from adamix_lab.core.errors import positive
 from adamix_lab.core.files import write_text
 from adamix_lab.core.model import MixtureModel
@@ -21,7 +19,9 @@ from adamix_lab.doctor import versions
 from adamix_lab.evaluation import Evaluation, evaluate, wilson
 from adamix_lab.recipe import Recipe
 from adamix_lab.report import step_operations
-from adamix_lab.tasks import Task
+from adamix_lab.tasks.backbones import load_backbone
+from adamix_lab.tasks.batches import collate, encode
+from adamix_lab.tasks.tasks import Task
 from adamix_lab.training import train
 
 RATES = (1 / 3, 1.0, 3.0)  # of a baseline's own rate, tried on a slice of the training rows

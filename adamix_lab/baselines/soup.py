@@ -15,7 +15,7 @@ from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.saving import load_trained, trained_tensors
 from adamix_lab.evaluation import Evaluation, evaluate
 from adamix_lab.recipe import Recipe
-from adamix_lab.tasks import Task
+from adamix_lab.tasks.tasks import Task
 from adamix_lab.training import train
 
 Loader = Callable[[], tuple[Any, Any]]

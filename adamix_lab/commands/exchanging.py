@@ -43,10 +43,10 @@ def import_authors(
     out: Folder = Path("runs/authors"),
 ) -> None:
     """Saves the experts of the authors' checkpoints as a mixture of this library."""
-    from adamix_lab.backbones import load_backbone
     from adamix_lab.core.saving import save
     from adamix_lab.interop.authors import import_authors as read
     from adamix_lab.report import parameter_report
+    from adamix_lab.tasks.backbones import load_backbone
 
     _refuse(out, overwrite)
     base, _ = load_backbone(model, num_labels=labels, kind=kind)
@@ -68,10 +68,10 @@ def import_peft(
     out: Folder = Path("runs/from-peft"),
 ) -> None:
     """Saves existing LoRA adapters as one mixture: each an expert, its A tied to its B."""
-    from adamix_lab.backbones import load_backbone
     from adamix_lab.core.products import merge_products
     from adamix_lab.core.saving import save
     from adamix_lab.interop.peft_in import import_peft as read
+    from adamix_lab.tasks.backbones import load_backbone
 
     _refuse(out, overwrite)
     base, _ = load_backbone(model, num_labels=labels, kind=kind)

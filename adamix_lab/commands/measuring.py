@@ -16,7 +16,7 @@ def effects(
     """Measures what the lessons show, paired, over the shipped seeds: one table a lesson."""
     from adamix_lab.lessons.effects import measure_lesson, write_effects
     from adamix_lab.lessons.measures import LESSONS, measures_of, seeds_of
-    from adamix_lab.tasks import data_root
+    from adamix_lab.tasks.tasks import data_root
 
     folder = out or data_root() / "results" / "effects"
     chosen = {lesson: measures_of(lesson) for lesson in lessons or LESSONS}
@@ -69,7 +69,7 @@ def lesson_writers(
     """Experts that write the notices of lesson 06, what they wrote, and their card."""
     from adamix_lab.generation.shipped import make_writers
     from adamix_lab.generation.shipped_card import write_card
-    from adamix_lab.tasks import data_root
+    from adamix_lab.tasks.tasks import data_root
 
     folder = out or data_root() / "generators"
     make_writers(folder, seeds=range(seeds), steps=steps)

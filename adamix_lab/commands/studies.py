@@ -44,7 +44,7 @@ def baselines(
 
     from adamix_lab.baselines.comparison import RECIPE, Setting, compare_baselines
     from adamix_lab.baselines.making import BASELINES
-    from adamix_lab.tasks import load_task
+    from adamix_lab.tasks.tasks import load_task
 
     data = load_task(task, rows=rows)
     setting = Setting(data, model, replace(RECIPE, steps=steps, batch_size=batch_size), size, experts, seed, search)
@@ -89,8 +89,8 @@ def few_shot(
 
     from adamix_lab.core.errors import one_of
     from adamix_lab.fewshot import FEW_SHOT, run_few_shot
-    from adamix_lab.prompts import PROMPTS
-    from adamix_lab.tasks import load_task
+    from adamix_lab.tasks.prompts import PROMPTS
+    from adamix_lab.tasks.tasks import load_task
 
     rows = load_task(task, folder=folder)
     budget = replace(FEW_SHOT, epochs=epochs, top_blocks=top_blocks or None)

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamix_lab.batches import Encoder, Example, check_labels, encode
 from adamix_lab.checkpoints import (
     check_same,
     clear_temporary,
@@ -38,7 +37,8 @@ from adamix_lab.experiments.equal_shape import Start, why_apart
 from adamix_lab.experiments.stacked_runs import Runs
 from adamix_lab.recipe import Recipe
 from adamix_lab.run import History
-from adamix_lab.tasks import Task
+from adamix_lab.tasks.batches import Encoder, Example, check_labels, encode
+from adamix_lab.tasks.tasks import Task
 from adamix_lab.training import prepare_data, start_accelerator
 
 

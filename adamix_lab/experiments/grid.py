@@ -22,8 +22,8 @@ from typing import Any
 
 from adamix_lab.core.errors import positive, unknown
 from adamix_lab.experiments.settings import Run, nonnegative
-from adamix_lab.known_tasks import KNOWN
-from adamix_lab.tasks import EMBEDDED
+from adamix_lab.tasks.known_tasks import KNOWN
+from adamix_lab.tasks.tasks import EMBEDDED
 
 KEYS = ("base", "axes", "rows", "parts", "search")
 

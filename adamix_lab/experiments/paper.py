@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 
 from adamix_lab.core.errors import unknown
-from adamix_lab.tasks import data_root
+from adamix_lab.tasks.tasks import data_root
 
 TABLES = (1, 2, 3, 6, 7, 8, 9, 10, 11, 12, 13, 14)
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.analysis.stacked import with_heads
-from adamix_lab.batches import Batches, Example, collate
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import Losses, Objective
 from adamix_lab.core.routing import Router
@@ -19,6 +18,7 @@ from adamix_lab.experiments.equal_shape import Start
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.optim import BETAS, StackedAdamW, on_route
 from adamix_lab.recipe import Recipe
+from adamix_lab.tasks.batches import Batches, Example, collate
 from adamix_lab.training import draw_routes, to_device
 
 

@@ -68,7 +68,7 @@ def holm(ps: Sequence[float]) -> list[float]:
 def weighted_metric(name: str, predictions: Any, labels: Any, weights: Any) -> Any:
     """A metric of rows that count so often: `[draws]` of predictions and labels `[rows]`, weights `[draws, rows]`.
 
-    The metrics of `adamix_lab.metrics`, from sums; undefined ones are 0, as there. Raises KeyError for another.
+    The metrics of `adamix_lab.tasks.metrics`, from sums; undefined ones are 0, as there. Raises KeyError for another.
     """
     total = weights.sum(1)
     if name == "accuracy":

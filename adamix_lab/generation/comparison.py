@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from adamix_lab.backbones import load_backbone
 from adamix_lab.core.errors import one_of, positive
 from adamix_lab.core.files import write_text
 from adamix_lab.core.merging import merge
@@ -23,6 +22,7 @@ from adamix_lab.generation.scores import missing, score, table
 from adamix_lab.generation.tasks import GenerationTask
 from adamix_lab.generation.training import train_generator
 from adamix_lab.generation.variants import SHOWN, VARIANTS, Settings, Variant
+from adamix_lab.tasks.backbones import load_backbone
 
 Record = dict[str, Any]
 EXAMPLES = 5

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from adamix_lab.batches import IGNORED, Example
 from adamix_lab.core.errors import positive
 from adamix_lab.core.objective import predicts_next
-from adamix_lab.tasks import Task
+from adamix_lab.tasks.batches import IGNORED, Example
+from adamix_lab.tasks.tasks import Task
 
 
 def encode_pairs(rows: Sequence[Mapping[str, Any]], task: Task, tokenizer: Any, max_length: int = 128) -> list[Example]:

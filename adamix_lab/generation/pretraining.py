@@ -117,7 +117,7 @@ def read_sources(source: Path) -> list[dict[str, Any]]:
 
 def measure(folder: Path, source: Path) -> dict[str, Any]:
     """The perplexity of the decoder in a folder, as it is shipped, on the source's files named valid or test."""
-    from adamix_lab.backbones import load_backbone
+    from adamix_lab.tasks.backbones import load_backbone
 
     files = text_files(source, held_out=True)
     model, tokenizer = load_backbone(str(folder), kind="generation") if files else (None, None)

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-from adamix_lab.backbones import load_backbone
 from adamix_lab.core.adaptations import LoRA
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.files import write_text
@@ -34,7 +33,8 @@ from adamix_lab.generation.stepwise import RouteAt, a_route_each, one_route, sea
 from adamix_lab.generation.tasks import GenerationTask, load_generation_task
 from adamix_lab.generation.training import train_generator
 from adamix_lab.recipe import Recipe
-from adamix_lab.tasks import data_root
+from adamix_lab.tasks.backbones import load_backbone
+from adamix_lab.tasks.tasks import data_root
 
 TASK, BACKBONE, EXPERTS, SEEDS = "notices", "books-gpt2", 4, (0, 1, 2)
 ADAPTATION = LoRA(rank=32, alpha=64.0, init="reference")  # copies of A start alike, as the authors' do

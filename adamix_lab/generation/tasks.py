@@ -14,8 +14,8 @@ from typing import Any
 
 from adamix_lab.core.errors import one_of, positive, unknown
 from adamix_lab.generation.linear import linearise_meaning, linearise_triples, split_triple
-from adamix_lab.rows import SUFFIXES, Row, read_rows
-from adamix_lab.tasks import DATA_VARIABLE, Task, data_root
+from adamix_lab.tasks.rows import SUFFIXES, Row, read_rows
+from adamix_lab.tasks.tasks import DATA_VARIABLE, Task, data_root
 
 Pairs = tuple[str, list[str]]  # a source and its targets
 

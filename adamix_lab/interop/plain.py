@@ -6,9 +6,9 @@ from pathlib import Path
 
 from torch import nn
 
-from adamix_lab.backbones import quiet_transformers
 from adamix_lab.core.merging import fold
 from adamix_lab.core.model import MixtureModel
+from adamix_lab.tasks.backbones import quiet_transformers
 
 
 def write_plain(mixture: MixtureModel, folder: Path) -> None:

@@ -19,7 +19,7 @@ from adamix_lab.experiments.measured import BUDGETS
 from adamix_lab.experiments.reading import CURVES, PREDICTIONS, RESULTS, read_results, variants_of
 from adamix_lab.experiments.statistics import Estimate, holm
 from adamix_lab.experiments.verdicts import OPEN
-from adamix_lab.tasks import data_root
+from adamix_lab.tasks.tasks import data_root
 
 if TYPE_CHECKING:
     from pandas import DataFrame

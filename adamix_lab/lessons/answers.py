@@ -15,7 +15,7 @@ from torch import Tensor
 from adamix_lab.analysis.samples import every_route, fix_batches, merged_sample
 from adamix_lab.core.files import read_tensors, write_tensors
 from adamix_lab.core.model import MixtureModel
-from adamix_lab.tasks import Task
+from adamix_lab.tasks.tasks import Task
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from adamix_lab.core.products import merge_products
 from adamix_lab.interop.checked import bare, logits_of
 from adamix_lab.interop.peft_out import import_peft_library, write_experts
 from adamix_lab.plots import STYLES, Picture
-from adamix_lab.tasks import Task
+from adamix_lab.tasks.tasks import Task
 from adamix_lab.widgets.controls import Steps
 from adamix_lab.widgets.frame import Explorer, View
 from adamix_lab.widgets.prediction import Prediction, mark_prediction

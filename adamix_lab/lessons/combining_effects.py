@@ -13,7 +13,7 @@ from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.lessons.effects import Measure
 from adamix_lab.lessons.loras import EXPERTS, fresh_loras, read_loras
-from adamix_lab.tasks import load_task
+from adamix_lab.tasks.tasks import load_task
 
 # Factors on mean(B) mean(A): what peft's "linear" makes of M equal weights w, sqrt(w) on each A and each B: w M².
 LINEAR = {"linear at 1/M²": 1.0, "linear at 1/M": float(EXPERTS), "linear at 1": float(EXPERTS**2)}

@@ -29,7 +29,7 @@ from adamix_lab.lessons.measures_writing import writing
 from adamix_lab.lessons.routing import by_expert, flips, specialist_gain
 from adamix_lab.lessons.runs import GRID, load_answers
 from adamix_lab.lessons.symmetry import aligned, permuted_copies
-from adamix_lab.tasks import load_task
+from adamix_lab.tasks.tasks import load_task
 from adamix_lab.twins import SEEDS, load_twin
 
 Measures = dict[str, tuple[str, Measure]]

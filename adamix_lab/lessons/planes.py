@@ -19,7 +19,7 @@ from adamix_lab.lessons.measures_landscape import NAMES
 from adamix_lab.pictures.landscapes import draw, draw_curvature, style_of
 from adamix_lab.plots import Picture, new_figure
 from adamix_lab.seeds import t_half_width
-from adamix_lab.tasks import data_root
+from adamix_lab.tasks.tasks import data_root
 from adamix_lab.twins import TWINS, load_twin
 from adamix_lab.widgets.prediction import mark_prediction
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from adamix_lab.lessons.answers import Answers
 from adamix_lab.plots import Picture, new_figure
-from adamix_lab.rows import Row
-from adamix_lab.tasks import load_task
+from adamix_lab.tasks.rows import Row
+from adamix_lab.tasks.tasks import load_task
 from adamix_lab.widgets.controls import Number
 from adamix_lab.widgets.frame import Explorer, View
 

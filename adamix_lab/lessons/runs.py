@@ -15,7 +15,7 @@ from pathlib import Path
 from adamix_lab.core.errors import one_of
 from adamix_lab.doctor import device_name
 from adamix_lab.lessons.answers import Answers, answers_of, read_answers, write_answers
-from adamix_lab.tasks import data_root, load_task
+from adamix_lab.tasks.tasks import data_root, load_task
 from adamix_lab.training import train
 from adamix_lab.twins import EXPERTS, SEEDS, TWINS, fresh, load_twin, twin_recipe
 

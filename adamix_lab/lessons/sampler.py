@@ -20,7 +20,7 @@ from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
 from adamix_lab.lessons.marginals import plain_ticks
 from adamix_lab.plots import STYLES, Picture
-from adamix_lab.tasks import Task
+from adamix_lab.tasks.tasks import Task
 from adamix_lab.widgets.controls import Number, Steps, Words
 from adamix_lab.widgets.frame import Explorer, View
 

@@ -19,7 +19,7 @@ from adamix_lab.core.views import Batch
 from adamix_lab.evaluation import evaluating, wilson
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.plots import STYLES, Picture, new_figure
-from adamix_lab.tasks import Task, load_task
+from adamix_lab.tasks.tasks import Task, load_task
 from adamix_lab.twins import load_twin
 from adamix_lab.widgets.controls import Number
 from adamix_lab.widgets.frame import Explorer, View

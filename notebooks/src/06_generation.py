@@ -39,7 +39,7 @@ from adamix_lab.lessons.decoding import decoding_explorer, draw_coverage, draw_s
 from adamix_lab.lessons.effects import effects_table
 from adamix_lab.core.objective import next_token_loss
 from adamix_lab.plots import Picture
-from adamix_lab.tasks import data_root
+from adamix_lab.tasks.tasks import data_root
 from adamix_lab.widgets.prediction import Prediction
 
 torch.set_num_threads(2)

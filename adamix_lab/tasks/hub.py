@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from adamix_lab.labels import Part
+from adamix_lab.tasks.labels import Part
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 

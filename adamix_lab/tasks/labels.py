@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from adamix_lab.core.errors import unknown
-from adamix_lab.rows import Row
+from adamix_lab.tasks.rows import Row
 
 Part = tuple[str, list[Row]]  # where the rows are from, for messages, and the rows
 

@@ -6,17 +6,17 @@ import tiny
 import tiny_task
 import torch
 
-from adamix_lab.backbones import load_backbone
 from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.merging import merge
 from adamix_lab.core.model import attach
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.saving import load, save
 from adamix_lab.evaluation import evaluate
-from adamix_lab.known_tasks import KNOWN
-from adamix_lab.prompts import PROMPTS, Prompt, PromptModel, load_prompted, prompt_encoder, word_ids
 from adamix_lab.strategies import STRATEGIES
-from adamix_lab.tasks import Task
+from adamix_lab.tasks.backbones import load_backbone
+from adamix_lab.tasks.known_tasks import KNOWN
+from adamix_lab.tasks.prompts import PROMPTS, Prompt, PromptModel, load_prompted, prompt_encoder, word_ids
+from adamix_lab.tasks.tasks import Task
 from adamix_lab.training import train
 
 PROMPT = Prompt("{first} w20 {mask} .", ("w0", "w4", "w8"))

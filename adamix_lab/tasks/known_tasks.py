@@ -17,7 +17,7 @@ class KnownTask:
         config: of that data set.
         text: one column, or two for pairs.
         classes: names in the order of their numbers; empty for a regression.
-        metrics: names in `adamix_lab.metrics`; the first is the one in the paper's Table 1.
+        metrics: names in `adamix_lab.tasks.metrics`; the first is the one in the paper's Table 1.
         judged: splits to be judged on, the one that stands for the task first (test labels of GLUE are not public).
         bounds: of a regression's labels.
         hub_text: the text columns' names on the Hub, where they differ.

@@ -156,7 +156,7 @@ def load_backbone(
 
 def find_shipped(name: str) -> Path:
     """The folder of a shipped decoder. Raises FileNotFoundError where the data folder has none."""
-    from adamix_lab.tasks import data_root
+    from adamix_lab.tasks.tasks import data_root
 
     folder = data_root() / "backbones" / name
     if not (folder / WEIGHTS).is_file():

@@ -1,7 +1,7 @@
 """A task: rows to train on, rows to be judged on, and which columns are the text and the label.
 
-Rows come from the embedded data, a folder, one file (see `adamix_lab.rows`), or the Hub (see `adamix_lab.hub`). What
-the paper's tasks are made of stands in `adamix_lab.known_tasks`.
+Rows come from the embedded data, a folder, one file (see `adamix_lab.tasks.rows`), or the Hub (see `adamix_lab.tasks.hub`). What
+the paper's tasks are made of stands in `adamix_lab.tasks.known_tasks`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any
 
 from adamix_lab.core.errors import fraction as check_fraction
 from adamix_lab.core.errors import positive, unknown
-from adamix_lab.hub import hub_rows
-from adamix_lab.known_tasks import KNOWN, KnownTask
-from adamix_lab.labels import Part, check_columns, name_labels, number_labels
-from adamix_lab.rows import SUFFIXES, Row, read_rows
+from adamix_lab.tasks.hub import hub_rows
+from adamix_lab.tasks.known_tasks import KNOWN, KnownTask
+from adamix_lab.tasks.labels import Part, check_columns, name_labels, number_labels
+from adamix_lab.tasks.rows import SUFFIXES, Row, read_rows
 
 EMBEDDED = {"aspects": ("negative", "positive")}  # name: what the label numbers mean
 DATA_VARIABLE = "ADAMIX_LAB_DATA"
@@ -47,7 +47,7 @@ class Task:
         text: one column, or two for pairs.
         label: the label's column.
         classes: the classes' names in the order of their numbers; empty for regression.
-        metrics: names in `adamix_lab.metrics`, the task's own first; none given: accuracy, or the two correlations.
+        metrics: names in `adamix_lab.tasks.metrics`, the task's own first; none given: accuracy, or the two correlations.
         further: more rows to be judged on, by name (MNLI's "mismatched").
         source: where `load_task` found it: a name, or the whole path.
     """

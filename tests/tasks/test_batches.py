@@ -4,8 +4,8 @@ import pytest
 import tiny_task
 import torch
 
-from adamix_lab.batches import Batches, collate, encode, length, sequential
-from adamix_lab.tasks import Task
+from adamix_lab.tasks.batches import Batches, collate, encode, length, sequential
+from adamix_lab.tasks.tasks import Task
 
 TASK = tiny_task.task()
 

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.backbones import load_backbone
-from adamix_lab.batches import Encoder, Example
 from adamix_lab.core.errors import positive
-from adamix_lab.tasks import Task
+from adamix_lab.tasks.backbones import load_backbone
+from adamix_lab.tasks.batches import Encoder, Example
+from adamix_lab.tasks.tasks import Task
 
 FIELDS = ("first", "second", "mask")
 
