@@ -30,10 +30,10 @@ _WHERE = {
     "Consistency": "core.objective",
     "Objective": "core.objective",
     "routed_logits": "core.views",
-    "Recipe": "recipe",
-    "train": "training",
-    "evaluate": "evaluation",
-    "predict": "evaluation",
+    "Recipe": "training.recipe",
+    "train": "training.train",
+    "evaluate": "training.evaluation",
+    "predict": "training.evaluation",
     "few_shot": "fewshot",
     "merge": "core.merging",
     "fold": "core.merging",
@@ -41,11 +41,11 @@ _WHERE = {
     "merge_products": "core.products",
     "save": "core.saving",
     "load": "core.saving",
-    "parameter_report": "report",
-    "structure": "report",
-    "load_twin": "twins",
+    "parameter_report": "training.report",
+    "structure": "training.report",
+    "load_twin": "training.twins",
     "baseline": "baselines.making",
-    "preset": "presets",
+    "preset": "training.presets",
     "export": "interop.export",
     "import_authors": "interop.authors",
     "import_peft": "interop.peft_in",
@@ -66,19 +66,19 @@ if TYPE_CHECKING:
     from adamix_lab.core.routing import Router, RouteSpace
     from adamix_lab.core.saving import load, save
     from adamix_lab.core.views import routed_logits
-    from adamix_lab.evaluation import evaluate, predict
     from adamix_lab.fewshot import few_shot
     from adamix_lab.interop.authors import import_authors
     from adamix_lab.interop.export import export
     from adamix_lab.interop.peft_in import import_peft
     from adamix_lab.interop.sharing import from_pretrained, push_to_hub
-    from adamix_lab.presets import preset
-    from adamix_lab.recipe import Recipe
-    from adamix_lab.report import parameter_report, structure
     from adamix_lab.tasks.backbones import load_backbone
     from adamix_lab.tasks.tasks import Task, load_task
-    from adamix_lab.training import train
-    from adamix_lab.twins import load_twin
+    from adamix_lab.training.evaluation import evaluate, predict
+    from adamix_lab.training.presets import preset
+    from adamix_lab.training.recipe import Recipe
+    from adamix_lab.training.report import parameter_report, structure
+    from adamix_lab.training.train import train
+    from adamix_lab.training.twins import load_twin
 
 
 def __getattr__(name: str) -> Any:

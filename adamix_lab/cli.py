@@ -73,12 +73,12 @@ def train(
     """Trains AdaMix on a task and prints a table of inference strategies; a killed run goes on where it was."""
     from adamix_lab.core.adaptations import adaptation_from
     from adamix_lab.core.objective import Consistency
-    from adamix_lab.recipe import Recipe
     from adamix_lab.seeds import train_seeds
     from adamix_lab.tasks.tasks import load_task
+    from adamix_lab.training.recipe import Recipe
 
     if preset is not None:
-        from adamix_lab.presets import preset as chosen_preset
+        from adamix_lab.training.presets import preset as chosen_preset
 
         given = {name for name in context.params if context.get_parameter_source(name).name != "DEFAULT"}  # type: ignore[union-attr]
         chosen = chosen_preset(preset).changed(**{name: context.params[name] for name in given})
@@ -123,9 +123,9 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of random routes.")] = 0,
 ) -> None:
     """Compares inference strategies of a saved mixture on a task's evaluation rows."""
-    from adamix_lab.evaluation import evaluate as compare
     from adamix_lab.seeds import SHOWN, load_saved, print_results
     from adamix_lab.tasks.tasks import load_task
+    from adamix_lab.training.evaluation import evaluate as compare
 
     mixture, tokenizer, config = load_saved(folder)
     source = task or config["notes"].get("source") or config["notes"].get("task", "aspects")
@@ -143,8 +143,8 @@ def predict(
     strategy: Annotated[str, typer.Option(help="How to use the experts.")] = "merged",
 ) -> None:
     """Class probabilities of sentences, or the numbers of a regression."""
-    from adamix_lab.evaluation import predict as answer
     from adamix_lab.seeds import load_saved
+    from adamix_lab.training.evaluation import predict as answer
 
     mixture, tokenizer, config = load_saved(folder)
     inputs: Any = texts
@@ -182,7 +182,7 @@ def doctor(
     for_class: Annotated[bool, typer.Option("--class", help="One line, to paste where the class can see it.")] = False,
 ) -> None:
     """Versions, device, embedded assets; what is missing and how to get it."""
-    from adamix_lab.doctor import class_line, diagnose
+    from adamix_lab.training.doctor import class_line, diagnose
 
     if for_class:
         fine, line = class_line()
@@ -205,7 +205,7 @@ def twins(
     """Trains the shipped experts: AdaMix and three controls on the embedded task, three stages of training each."""
     from adamix_lab.cards import write_card
     from adamix_lab.tasks.tasks import data_root
-    from adamix_lab.twins import SEEDS, make_twins
+    from adamix_lab.training.twins import SEEDS, make_twins
 
     folder = out or data_root() / "experts"
     make_twins(folder, seeds=range(seeds), steps=steps)

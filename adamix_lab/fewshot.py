@@ -13,9 +13,9 @@ from typing import Any
 from adamix_lab.comparison import finite, run_cell
 from adamix_lab.core.errors import positive, unknown
 from adamix_lab.core.files import write_text
-from adamix_lab.doctor import versions
 from adamix_lab.methods import METHODS, Budget
 from adamix_lab.tasks.tasks import Task
+from adamix_lab.training.doctor import versions
 
 # From the runs on whole training sets; nothing was chosen on few-shot results.
 FEW_SHOT = Budget(epochs=50, batch_size=16, lr=3e-3, head_lr=1e-2, top_blocks=2)

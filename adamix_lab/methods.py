@@ -13,15 +13,15 @@ from adamix_lab.baselines.making import BASELINES, Blocks
 from adamix_lab.core.adaptations import LoRA
 from adamix_lab.core.model import MixtureModel, attach
 from adamix_lab.core.objective import Consistency
-from adamix_lab.evaluation import Evaluation, evaluate
 from adamix_lab.probe import linear_probe
-from adamix_lab.recipe import Recipe
-from adamix_lab.report import parameter_report
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import Encoder, encode
 from adamix_lab.tasks.prompts import Prompt, load_prompted, prompt_encoder
 from adamix_lab.tasks.tasks import Task
-from adamix_lab.training import train
+from adamix_lab.training.evaluation import Evaluation, evaluate
+from adamix_lab.training.recipe import Recipe
+from adamix_lab.training.report import parameter_report
+from adamix_lab.training.train import train
 
 
 @dataclass(frozen=True)

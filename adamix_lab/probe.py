@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.evaluation import Evaluation, judge
 from adamix_lab.tasks.batches import encode, sequential
 from adamix_lab.tasks.tasks import Task
+from adamix_lab.training.evaluation import Evaluation, judge
 
 POOLINGS = ("mean", "first")
 

@@ -15,13 +15,13 @@ from adamix_lab.core.adaptation import Adaptation
 from adamix_lab.core.files import write_text
 from adamix_lab.core.model import MixtureModel, attach
 from adamix_lab.core.saving import load, read_config, save
-from adamix_lab.doctor import versions
-from adamix_lab.evaluation import Evaluation, evaluate
-from adamix_lab.recipe import Recipe
-from adamix_lab.report import parameter_report
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.tasks import Task
-from adamix_lab.training import train
+from adamix_lab.training.doctor import versions
+from adamix_lab.training.evaluation import Evaluation, evaluate
+from adamix_lab.training.recipe import Recipe
+from adamix_lab.training.report import parameter_report
+from adamix_lab.training.train import train
 
 SHOWN = ("merged", "fixed", "random", "random-example", "random-token", "ensemble", "ensemble-probabilities")
 PAPER_SHARE = {"bottleneck": "up", "lora": "B"}

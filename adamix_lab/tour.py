@@ -15,16 +15,16 @@ from adamix_lab.core.files import write_text
 from adamix_lab.core.merging import merge
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.saving import save
-from adamix_lab.evaluation import Evaluation, evaluate, paired_difference, wilson
 from adamix_lab.fast.prefix import above
 from adamix_lab.plots import Bar, compare, new_figure, save_figure
 from adamix_lab.probe import linear_probe
-from adamix_lab.recipe import Recipe
-from adamix_lab.report import parameter_report, step_operations
 from adamix_lab.tasks.batches import collate, encode
 from adamix_lab.tasks.tasks import Task, load_task
-from adamix_lab.training import train
-from adamix_lab.twins import EXPERTS, TWINS, fresh, load_twin, twin_recipe
+from adamix_lab.training.evaluation import Evaluation, evaluate, paired_difference, wilson
+from adamix_lab.training.recipe import Recipe
+from adamix_lab.training.report import parameter_report, step_operations
+from adamix_lab.training.train import train
+from adamix_lab.training.twins import EXPERTS, TWINS, fresh, load_twin, twin_recipe
 
 SHOWN = ("merged", "fixed", "random", "ensemble")
 
@@ -186,7 +186,7 @@ def _write(
     seconds: float,
     say: Callable[[str], None],
 ) -> None:
-    from adamix_lab.doctor import versions
+    from adamix_lab.training.doctor import versions
 
     figure, ax = new_figure(8.5, 4.8)
     bars = [

@@ -32,12 +32,12 @@ import torch
 from adamix_lab.core.adaptations import LoRA
 from adamix_lab.core.model import attach
 from adamix_lab.core.objective import Consistency
-from adamix_lab.doctor import versions
-from adamix_lab.recipe import Recipe
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import Batches, Example, encode
 from adamix_lab.tasks.tasks import Task, load_task
-from adamix_lab.training import train
+from adamix_lab.training.doctor import versions
+from adamix_lab.training.recipe import Recipe
+from adamix_lab.training.train import train
 
 SHARED = Path(os.environ.get("ADAMIX_LAB_SHARED") or Path(__file__).resolve().parent.parent.parent / "shared")
 BATCH, LENGTH, RATE = 32, 128, 1e-3

@@ -20,14 +20,14 @@ from collections.abc import Callable
 
 import torch
 
-from adamix_lab.allocator import keep_freed_memory
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.model import MixtureModel, attach
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.views import routed_logits
-from adamix_lab.doctor import versions
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.tasks.backbones import load_backbone
+from adamix_lab.training.allocator import keep_freed_memory
+from adamix_lab.training.doctor import versions
 
 ROUTES = 16
 

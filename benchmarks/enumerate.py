@@ -19,14 +19,14 @@ from collections.abc import Callable
 
 import torch
 
-from adamix_lab.allocator import keep_freed_memory
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.model import MixtureModel, attach
 from adamix_lab.core.routing import generator_for
-from adamix_lab.doctor import versions
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.fast.tree import tree_logits
 from adamix_lab.tasks.backbones import load_backbone
+from adamix_lab.training.allocator import keep_freed_memory
+from adamix_lab.training.doctor import versions
 
 SAMPLED = 64
 

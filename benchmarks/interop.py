@@ -14,7 +14,7 @@ import json
 import sys
 from pathlib import Path
 
-from adamix_lab.doctor import versions
+from adamix_lab.training.doctor import versions
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "environments"))

@@ -20,7 +20,6 @@ from collections.abc import Sequence
 
 import torch
 
-from adamix_lab.allocator import keep_freed_memory
 from adamix_lab.analysis.kinds import task_batches
 from adamix_lab.analysis.landscape import evaluate_points
 from adamix_lab.analysis.points import Points, plane, point_of
@@ -29,11 +28,12 @@ from adamix_lab.core.merging import merge
 from adamix_lab.core.model import MixtureModel, attach
 from adamix_lab.core.saving import load_trained
 from adamix_lab.core.views import Batch
-from adamix_lab.doctor import versions
-from adamix_lab.evaluation import evaluating
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.tasks import load_task
-from adamix_lab.twins import load_twin
+from adamix_lab.training.allocator import keep_freed_memory
+from adamix_lab.training.doctor import versions
+from adamix_lab.training.evaluation import evaluating
+from adamix_lab.training.twins import load_twin
 
 
 def every_block() -> MixtureModel:

@@ -26,15 +26,15 @@ import psutil
 import torch
 from torch import nn
 
-from adamix_lab.allocator import keep_freed_memory
 from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.merging import fold, merge
 from adamix_lab.core.model import attach
 from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.routing import Router
-from adamix_lab.doctor import versions
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.tasks.backbones import load_backbone
+from adamix_lab.training.allocator import keep_freed_memory
+from adamix_lab.training.doctor import versions
 
 BATCH = 32
 Step = Callable[[], None]

@@ -27,12 +27,12 @@ from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.model import MixtureModel, attach
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.saving import load_trained, trained_tensors
-from adamix_lab.doctor import versions
 from adamix_lab.experiments.batched import Trained, train_batched
-from adamix_lab.recipe import Recipe
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.tasks import Task, load_task
-from adamix_lab.training import train
+from adamix_lab.training.doctor import versions
+from adamix_lab.training.recipe import Recipe
+from adamix_lab.training.train import train
 
 SETTINGS = {"top-two": range(-2, 0), "every-block": None}
 Weights = dict[str, torch.Tensor]

@@ -13,11 +13,11 @@ from adamix_lab.core.model import attach, detach
 from adamix_lab.core.objective import Objective
 from adamix_lab.core.saving import load_trained, save, trained_parameters
 from adamix_lab.core.views import routed_logits
-from adamix_lab.evaluation import evaluate
 from adamix_lab.fast.blocks import plan_blocks
-from adamix_lab.optim import make_optimizer
-from adamix_lab.report import parameter_report
-from adamix_lab.training import train
+from adamix_lab.training.evaluation import evaluate
+from adamix_lab.training.optim import make_optimizer
+from adamix_lab.training.report import parameter_report
+from adamix_lab.training.train import train
 
 W, L, C, INNER = tiny.WIDTH, tiny.LAYERS, tiny.LABELS, tiny.INNER
 HEAD = W * C + C

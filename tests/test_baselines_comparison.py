@@ -16,10 +16,10 @@ from adamix_lab.baselines.making import baseline, costs
 from adamix_lab.baselines.soup import ensemble, train_apart
 from adamix_lab.core.merging import merge
 from adamix_lab.core.saving import trained_tensors
-from adamix_lab.evaluation import evaluate
-from adamix_lab.recipe import Recipe
-from adamix_lab.run import History
-from adamix_lab.training import train
+from adamix_lab.training.evaluation import evaluate
+from adamix_lab.training.recipe import Recipe
+from adamix_lab.training.run import History
+from adamix_lab.training.train import train
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from adamix_lab.core.objective import Consistency
 from adamix_lab.experiments.batched import train_batched
 from adamix_lab.experiments.equal_shape import why_apart
 from adamix_lab.gate import attach_gates
-from adamix_lab.training import train
+from adamix_lab.training.train import train
 
 TASK, TOKENIZER = tiny_task.task(rows=93), tiny_task.tokenizer()  # 93 rows: an epoch's last batch is smaller
 # Settings in which runs may differ. Rates stay gentle: Adam turns rounding of gradients near 0 into parts of a step.

@@ -5,7 +5,7 @@ import torch
 
 from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.model import attach, detach
-from adamix_lab.report import parameter_report
+from adamix_lab.training.report import parameter_report
 
 
 def bert_base():

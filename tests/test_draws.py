@@ -9,7 +9,7 @@ from adamix_lab.analysis.calibration import scores
 from adamix_lab.analysis.draws import compare_strategies, fixed_experts, strategy_table, summary
 from adamix_lab.analysis.posterior import marginal
 from adamix_lab.analysis.samples import every_route, fix_batches, merged_sample, token_samples
-from adamix_lab.evaluation import evaluate
+from adamix_lab.training.evaluation import evaluate
 
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
 

@@ -61,14 +61,14 @@ def test_borrowing_is_seen_however_it_is_spelt():
         return routing.generator_for(0)
 
     def inside():
-        from adamix_lab.evaluation import wilson
+        from adamix_lab.training.evaluation import wilson
 
         return wilson(0.5, 10)
 
     def by_string():
         import importlib
 
-        return importlib.import_module("adamix_lab.evaluation")
+        return importlib.import_module("adamix_lab.training.evaluation")
 
     def honest(x):
         """Not adamix_lab's."""

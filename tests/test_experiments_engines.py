@@ -18,7 +18,7 @@ from adamix_lab.experiments.ablation import ablate
 from adamix_lab.experiments.grid import grid_of
 from adamix_lab.experiments.performing import Engine
 from adamix_lab.experiments.results import begin, place_of
-from adamix_lab.run import read_log
+from adamix_lab.training.run import read_log
 
 
 @pytest.fixture(scope="module")

@@ -16,16 +16,16 @@ from adamix_lab.baselines.making import BASELINES, baseline
 from adamix_lab.core.files import read_tensors
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.saving import trained_tensors
-from adamix_lab.evaluation import evaluate
 from adamix_lab.experiments import running
 from adamix_lab.experiments.preparing import prepare
 from adamix_lab.experiments.results import TABLES, begin
 from adamix_lab.experiments.running import Job, perform
 from adamix_lab.experiments.settings import PLACED, Run
-from adamix_lab.recipe import Recipe
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.tasks import load_task
-from adamix_lab.training import train
+from adamix_lab.training.evaluation import evaluate
+from adamix_lab.training.recipe import Recipe
+from adamix_lab.training.train import train
 
 
 @pytest.fixture(scope="module")

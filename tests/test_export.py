@@ -11,7 +11,7 @@ from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA
 from adamix_lab.core.merging import merge
 from adamix_lab.interop.checked import bare, probe
 from adamix_lab.interop.export import MANIFEST, export
-from adamix_lab.model_card import CARD
+from adamix_lab.training.model_card import CARD
 
 BUILDS = {"bert": tiny.bert, "roberta": tiny.roberta, "gpt2": tiny.gpt2, "distilbert": tiny.distilbert}
 BUILDS["llama"] = tiny.llama

@@ -14,7 +14,7 @@ from adamix_lab.generation import comparison
 from adamix_lab.generation.comparison import compare_generators, load_generator, spread, thinned
 from adamix_lab.generation.decoding import Decoding, generate_texts
 from adamix_lab.generation.variants import SHOWN, VARIANTS, Settings
-from adamix_lab.recipe import Recipe
+from adamix_lab.training.recipe import Recipe
 
 pytest.importorskip("sacrebleu")
 TASK = tiny_generation.task()

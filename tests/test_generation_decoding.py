@@ -19,7 +19,7 @@ from adamix_lab.core.routing import generator_for
 from adamix_lab.generation.decoding import Decoding, generate_texts, selection_of, trim
 from adamix_lab.generation.encoding import encode_pairs
 from adamix_lab.generation.training import one_view, smoothed_next_token_loss, train_generator
-from adamix_lab.recipe import Recipe
+from adamix_lab.training.recipe import Recipe
 
 TASK, TOKENIZER = tiny_generation.task(), tiny_generation.tokenizer()
 SHORT = Decoding(beams=3, new_tokens=12, batch_size=3)

@@ -17,7 +17,7 @@ from adamix_lab.generation.linear import linearise_meaning, linearise_triples, s
 from adamix_lab.generation.tasks import GenerationTask, load_generation_task
 from adamix_lab.tasks.batches import encode
 from adamix_lab.tasks.tasks import hold_out
-from adamix_lab.training import train
+from adamix_lab.training.train import train
 
 ROWS = {
     "e2e": [

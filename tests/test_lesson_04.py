@@ -32,7 +32,7 @@ from adamix_lab.lessons.marginals import (
     worth_elsewhere,
 )
 from adamix_lab.lessons.sampler import DRAWS, MOST, asker, picks, route_sampler, sampled, smallest
-from adamix_lab.twins import load_twin as shipped
+from adamix_lab.training.twins import load_twin as shipped
 
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
 

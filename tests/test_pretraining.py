@@ -18,7 +18,7 @@ from adamix_lab.core.files import read_tensors
 from adamix_lab.generation import pretraining
 from adamix_lab.generation.decoder import Pretraining
 from adamix_lab.generation.pretraining import pretrain
-from adamix_lab.run import read_log
+from adamix_lab.training.run import read_log
 
 SETTINGS = tiny_text.SETTINGS
 ROOT = Path(__file__).resolve().parent.parent

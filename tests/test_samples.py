@@ -16,8 +16,8 @@ from adamix_lab.analysis.samples import (
     token_samples,
 )
 from adamix_lab.core.adaptations import Bottleneck
-from adamix_lab.evaluation import evaluate, predict
 from adamix_lab.tasks.tasks import Task
+from adamix_lab.training.evaluation import evaluate, predict
 
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
 SENTENCES = [row["sentence"] for row in TASK.evaluation]

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from adamix_lab.evaluation import Evaluation
 from adamix_lab.tour import Line, puzzle, sentence, table
+from adamix_lab.training.evaluation import Evaluation
 
 
 def evaluation(right, rows=200, strategy="merged"):

@@ -14,8 +14,8 @@ from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.model import MixtureModel, attach
 from adamix_lab.core.numerics import relative_difference
 from adamix_lab.core.objective import Consistency
-from adamix_lab.recipe import Recipe
 from adamix_lab.tasks.tasks import Task
+from adamix_lab.training.recipe import Recipe
 
 WORDS = [f"w{n}" for n in range(40)]
 GOOD, BAD, PLAIN = WORDS[:4], WORDS[4:8], WORDS[8:]

@@ -21,7 +21,7 @@ from adamix_lab.core.errors import positive
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import predicts_next
 from adamix_lab.core.views import Batch
-from adamix_lab.evaluation import evaluating
+from adamix_lab.training.evaluation import evaluating
 
 
 @contextmanager

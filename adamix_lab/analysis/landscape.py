@@ -25,8 +25,8 @@ from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import IGNORED, predicts_next
 from adamix_lab.core.saving import describe
 from adamix_lab.core.views import Batch
-from adamix_lab.doctor import versions
-from adamix_lab.evaluation import evaluating
+from adamix_lab.training.doctor import versions
+from adamix_lab.training.evaluation import evaluating
 
 Say = Callable[[str], None]
 CPU_BYTES = 2**30  # activations of one pass; more gains nothing

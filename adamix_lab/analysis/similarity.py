@@ -12,7 +12,7 @@ from adamix_lab.analysis.stacked import inputs_of
 from adamix_lab.core.mixture import MixtureLayer
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.views import Batch
-from adamix_lab.evaluation import evaluating
+from adamix_lab.training.evaluation import evaluating
 
 Row = dict[str, Any]
 

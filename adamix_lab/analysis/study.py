@@ -33,12 +33,12 @@ from adamix_lab.core.errors import positive
 from adamix_lab.core.files import write_atomically, write_text
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
-from adamix_lab.doctor import versions
 from adamix_lab.fast.tree import check_budget
 from adamix_lab.plots import Picture, save_figure
 from adamix_lab.seeds import load_saved
 from adamix_lab.tasks.rows import Row
 from adamix_lab.tasks.tasks import Task, hold_out, load_task
+from adamix_lab.training.doctor import versions
 
 if TYPE_CHECKING:
     from pandas import DataFrame

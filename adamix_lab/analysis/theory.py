@@ -26,7 +26,7 @@ from adamix_lab.analysis.stacked import above_prefix, logits_at
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import RouteSpace
 from adamix_lab.core.views import Batch, shared_prefix
-from adamix_lab.evaluation import evaluating
+from adamix_lab.training.evaluation import evaluating
 
 
 @dataclass(frozen=True)

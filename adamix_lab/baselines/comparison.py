@@ -15,14 +15,14 @@ from adamix_lab.baselines.soup import Loader, ensemble, train_apart
 from adamix_lab.core.errors import positive
 from adamix_lab.core.files import write_text
 from adamix_lab.core.model import MixtureModel
-from adamix_lab.doctor import versions
-from adamix_lab.evaluation import Evaluation, evaluate, wilson
-from adamix_lab.recipe import Recipe
-from adamix_lab.report import step_operations
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import collate, encode
 from adamix_lab.tasks.tasks import Task
-from adamix_lab.training import train
+from adamix_lab.training.doctor import versions
+from adamix_lab.training.evaluation import Evaluation, evaluate, wilson
+from adamix_lab.training.recipe import Recipe
+from adamix_lab.training.report import step_operations
+from adamix_lab.training.train import train
 
 RATES = (1 / 3, 1.0, 3.0)  # of a baseline's own rate, tried on a slice of the training rows
 SUBJECT = "adamix"  # its compute is what the others get

@@ -22,8 +22,8 @@ from adamix_lab.core.model import MixtureConfig, MixtureModel, attach
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.saving import describe, load, load_trained, read_config
 from adamix_lab.core.targets import FFN, QUERY_VALUE, default_targets
-from adamix_lab.recipe import Recipe
-from adamix_lab.report import parameter_report
+from adamix_lab.training.recipe import Recipe
+from adamix_lab.training.report import parameter_report
 
 Blocks = Iterable[int] | None  # layer numbers to adapt, negative ones from the top; None adapts all
 

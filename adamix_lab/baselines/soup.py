@@ -13,10 +13,10 @@ from adamix_lab.baselines.making import EXPERTS, Blocks, baseline
 from adamix_lab.core.merging import side_by_side
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.saving import load_trained, trained_tensors
-from adamix_lab.evaluation import Evaluation, evaluate
-from adamix_lab.recipe import Recipe
 from adamix_lab.tasks.tasks import Task
-from adamix_lab.training import train
+from adamix_lab.training.evaluation import Evaluation, evaluate
+from adamix_lab.training.recipe import Recipe
+from adamix_lab.training.train import train
 
 Loader = Callable[[], tuple[Any, Any]]
 

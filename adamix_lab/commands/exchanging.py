@@ -45,8 +45,8 @@ def import_authors(
     """Saves the experts of the authors' checkpoints as a mixture of this library."""
     from adamix_lab.core.saving import save
     from adamix_lab.interop.authors import import_authors as read
-    from adamix_lab.report import parameter_report
     from adamix_lab.tasks.backbones import load_backbone
+    from adamix_lab.training.report import parameter_report
 
     _refuse(out, overwrite)
     base, _ = load_backbone(model, num_labels=labels, kind=kind)

@@ -16,8 +16,8 @@ def presets(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Settings of the paper, of the authors' code, and for laptops, each value with its source."""
-    from adamix_lab.presets import PRESETS, describe_preset
-    from adamix_lab.presets import preset as chosen_preset
+    from adamix_lab.training.presets import PRESETS, describe_preset
+    from adamix_lab.training.presets import preset as chosen_preset
 
     if name is None:
         print(json.dumps(list(PRESETS), indent=2) if as_json else "\n".join(PRESETS))

@@ -41,7 +41,7 @@ def train_generator(
     from adamix_lab.generation.decoding import Decoding
     from adamix_lab.generation.tasks import load_generation_task
     from adamix_lab.generation.variants import SHOWN, Settings
-    from adamix_lab.recipe import Recipe
+    from adamix_lab.training.recipe import Recipe
 
     recipe = Recipe(
         steps=steps,

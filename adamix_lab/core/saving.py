@@ -23,7 +23,7 @@ from adamix_lab.core.heads import find_head, kind_of
 from adamix_lab.core.mixture import declared_weights, sizes
 from adamix_lab.core.model import MixtureModel, attach, shared_sides
 from adamix_lab.core.targets import find_sites
-from adamix_lab.model_card import write_card
+from adamix_lab.training.model_card import write_card
 
 CONFIG = "adamix.json"
 FORMAT = 1

@@ -21,7 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamix_lab.checkpoints import (
+from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.objective import Losses
+from adamix_lab.experiments.equal_shape import Start, why_apart
+from adamix_lab.experiments.stacked_runs import Runs
+from adamix_lab.tasks.batches import Encoder, Example, check_labels, encode
+from adamix_lab.tasks.tasks import Task
+from adamix_lab.training.checkpoints import (
     check_same,
     clear_temporary,
     generator_states,
@@ -31,15 +37,9 @@ from adamix_lab.checkpoints import (
     set_generator_states,
     write_checkpoint,
 )
-from adamix_lab.core.model import MixtureModel
-from adamix_lab.core.objective import Losses
-from adamix_lab.experiments.equal_shape import Start, why_apart
-from adamix_lab.experiments.stacked_runs import Runs
-from adamix_lab.recipe import Recipe
-from adamix_lab.run import History
-from adamix_lab.tasks.batches import Encoder, Example, check_labels, encode
-from adamix_lab.tasks.tasks import Task
-from adamix_lab.training import prepare_data, start_accelerator
+from adamix_lab.training.recipe import Recipe
+from adamix_lab.training.run import History
+from adamix_lab.training.train import prepare_data, start_accelerator
 
 
 @dataclass(frozen=True)

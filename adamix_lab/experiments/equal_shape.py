@@ -9,7 +9,7 @@ from torch import Tensor
 from adamix_lab.core.checkpointing import checkpoints_gradients
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import reads_labels
-from adamix_lab.recipe import Recipe
+from adamix_lab.training.recipe import Recipe
 
 Start = Mapping[str, Tensor]
 

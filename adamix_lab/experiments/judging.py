@@ -16,12 +16,12 @@ import torch
 from adamix_lab.analysis.posterior import marginal
 from adamix_lab.baselines.making import costs
 from adamix_lab.core.model import MixtureModel
-from adamix_lab.doctor import versions
-from adamix_lab.evaluation import Evaluation, Indexed, evaluate_batches, evaluating, judge
 from adamix_lab.experiments.preparing import Prepared
 from adamix_lab.experiments.settings import Run
 from adamix_lab.fast.tree import tree_logits
-from adamix_lab.training import to_device
+from adamix_lab.training.doctor import versions
+from adamix_lab.training.evaluation import Evaluation, Indexed, evaluate_batches, evaluating, judge
+from adamix_lab.training.train import to_device
 
 APART = 10_007  # between the seeds of a run's draws of random routes: further than seeds of runs lie apart
 STRATEGIES = ("merged", "fixed", "random", "ensemble")

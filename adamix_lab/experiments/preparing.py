@@ -19,17 +19,17 @@ from torch import nn
 from adamix_lab.baselines.making import Blocks, baseline, known
 from adamix_lab.comparison import few_to_judge
 from adamix_lab.core.model import MixtureModel
-from adamix_lab.evaluation import Indexed
 from adamix_lab.experiments.settings import DEFAULTS, MULTIPLIED, ONE_MODULE, PLACED, SIZED, Run
 from adamix_lab.fast.prefix import above
 from adamix_lab.fewshot import few_shot
-from adamix_lab.recipe import Recipe
-from adamix_lab.report import step_operations
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import Example, collate, encode, sequential
 from adamix_lab.tasks.known_tasks import KNOWN
 from adamix_lab.tasks.tasks import Task, hold_out, load_task
-from adamix_lab.training import cached_states, to_device
+from adamix_lab.training.evaluation import Indexed
+from adamix_lab.training.recipe import Recipe
+from adamix_lab.training.report import step_operations
+from adamix_lab.training.train import cached_states, to_device
 
 SLICE = 0.2  # of the training rows, where a run is judged on them
 JUDGED_AT_ONCE = 64

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from adamix_lab.baselines.soup import train_apart
-from adamix_lab.checkpoints import newest_checkpoint
 from adamix_lab.core.files import write_tensors
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.saving import trained_tensors
@@ -34,9 +33,10 @@ from adamix_lab.experiments.preparing import (
 )
 from adamix_lab.experiments.settings import Run
 from adamix_lab.fast.prefix import above
-from adamix_lab.run import read_log
-from adamix_lab.training import train
-from adamix_lab.twins import STAGES
+from adamix_lab.training.checkpoints import newest_checkpoint
+from adamix_lab.training.run import read_log
+from adamix_lab.training.train import train
+from adamix_lab.training.twins import STAGES
 
 DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 SETTINGS = "settings.json"

@@ -16,10 +16,10 @@ from adamix_lab.core.routing import Router
 from adamix_lab.core.views import Batch
 from adamix_lab.experiments.equal_shape import Start
 from adamix_lab.fast.blocks import cut_last_block
-from adamix_lab.optim import BETAS, StackedAdamW, on_route
-from adamix_lab.recipe import Recipe
 from adamix_lab.tasks.batches import Batches, Example, collate
-from adamix_lab.training import draw_routes, to_device
+from adamix_lab.training.optim import BETAS, StackedAdamW, on_route
+from adamix_lab.training.recipe import Recipe
+from adamix_lab.training.train import draw_routes, to_device
 
 
 class Runs:

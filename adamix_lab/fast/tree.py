@@ -17,9 +17,9 @@ from adamix_lab.core.errors import positive
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import RouteSpace
 from adamix_lab.core.views import Batch, routed_logits, rows_of
-from adamix_lab.evaluation import evaluating
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.fast.replay import Replay, capture, free_memory, group_bytes
+from adamix_lab.training.evaluation import evaluating
 
 LIMIT = 4096
 

@@ -15,7 +15,6 @@ from adamix_lab.core.files import write_text
 from adamix_lab.core.merging import merge
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.saving import load, read_config, save
-from adamix_lab.doctor import versions
 from adamix_lab.generation.decoding import generate_texts
 from adamix_lab.generation.encoding import check_decoder
 from adamix_lab.generation.scores import missing, score, table
@@ -23,6 +22,7 @@ from adamix_lab.generation.tasks import GenerationTask
 from adamix_lab.generation.training import train_generator
 from adamix_lab.generation.variants import SHOWN, VARIANTS, Settings, Variant
 from adamix_lab.tasks.backbones import load_backbone
+from adamix_lab.training.doctor import versions
 
 Record = dict[str, Any]
 EXAMPLES = 5

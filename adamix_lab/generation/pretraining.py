@@ -14,8 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.allocator import keep_freed_memory
-from adamix_lab.checkpoints import (
+from adamix_lab.core.files import write_text
+from adamix_lab.generation.corpus import Corpus, Windows, known_corpus, text_files, text_sha256, tokenize
+from adamix_lab.generation.decoder import Pretraining, new_decoder, save_decoder
+from adamix_lab.generation.decoder_card import write_card
+from adamix_lab.generation.perplexity import perplexities
+from adamix_lab.generation.tokenizer import train_tokenizer
+from adamix_lab.training.allocator import keep_freed_memory
+from adamix_lab.training.checkpoints import (
     check_same,
     clear_temporary,
     load_optimizer,
@@ -23,16 +29,10 @@ from adamix_lab.checkpoints import (
     optimizer_tensors,
     write_checkpoint,
 )
-from adamix_lab.core.files import write_text
-from adamix_lab.doctor import versions
-from adamix_lab.generation.corpus import Corpus, Windows, known_corpus, text_files, text_sha256, tokenize
-from adamix_lab.generation.decoder import Pretraining, new_decoder, save_decoder
-from adamix_lab.generation.decoder_card import write_card
-from adamix_lab.generation.perplexity import perplexities
-from adamix_lab.generation.tokenizer import train_tokenizer
-from adamix_lab.optim import set_rate
-from adamix_lab.run import LOG, read_log
-from adamix_lab.training import shares
+from adamix_lab.training.doctor import versions
+from adamix_lab.training.optim import set_rate
+from adamix_lab.training.run import LOG, read_log
+from adamix_lab.training.train import shares
 
 BETAS = (0.9, 0.95)
 WORK, RECORD, SOURCES = "work", "pretraining.json", "MANIFEST.json"

@@ -24,7 +24,6 @@ from adamix_lab.core.model import MixtureModel, attach
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.saving import CONFIG, load_trained, save, trained_tensors
-from adamix_lab.doctor import device_name
 from adamix_lab.generation.comparison import load_generator, spread
 from adamix_lab.generation.coverage import coverage
 from adamix_lab.generation.decoding import Decoding, generate_texts, selection_of, trim
@@ -32,9 +31,10 @@ from adamix_lab.generation.encoding import prompts, separators
 from adamix_lab.generation.stepwise import RouteAt, a_route_each, one_route, search
 from adamix_lab.generation.tasks import GenerationTask, load_generation_task
 from adamix_lab.generation.training import train_generator
-from adamix_lab.recipe import Recipe
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.tasks import data_root
+from adamix_lab.training.doctor import device_name
+from adamix_lab.training.recipe import Recipe
 
 TASK, BACKBONE, EXPERTS, SEEDS = "notices", "books-gpt2", 4, (0, 1, 2)
 ADAPTATION = LoRA(rank=32, alpha=64.0, init="reference")  # copies of A start alike, as the authors' do

@@ -15,10 +15,10 @@ from adamix_lab.core.errors import fraction
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import IGNORED, next_token_loss
 from adamix_lab.generation.encoding import check_decoder, encode_pairs
-from adamix_lab.recipe import Recipe
-from adamix_lab.run import History
 from adamix_lab.tasks.tasks import Task
-from adamix_lab.training import train
+from adamix_lab.training.recipe import Recipe
+from adamix_lab.training.run import History
+from adamix_lab.training.train import train
 
 
 def train_generator(

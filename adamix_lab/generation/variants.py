@@ -16,7 +16,7 @@ from adamix_lab.core.model import MixtureModel, attach
 from adamix_lab.core.objective import Consistency
 from adamix_lab.generation.decoding import Decoding
 from adamix_lab.generation.training import one_view
-from adamix_lab.recipe import Recipe
+from adamix_lab.training.recipe import Recipe
 
 
 def _recipe() -> Recipe:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.numerics import REORDERED, relative_difference
-from adamix_lab.evaluation import evaluating
+from adamix_lab.training.evaluation import evaluating
 
 
 def bare(mixture: MixtureModel) -> nn.Module:

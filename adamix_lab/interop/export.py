@@ -19,7 +19,6 @@ from adamix_lab.core.files import write_text
 from adamix_lab.core.merging import merge
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.saving import describe
-from adamix_lab.evaluation import evaluating
 from adamix_lab.interop.adapters_out import FILES as ADAPTERS_FILES
 from adamix_lab.interop.adapters_out import read_back, write_adapters
 from adamix_lab.interop.checked import bare, check_logits, logits_of, narrowest, probe
@@ -28,7 +27,8 @@ from adamix_lab.interop.onnx_out import run_onnx, write_onnx
 from adamix_lab.interop.peft_out import FILES as PEFT_FILES
 from adamix_lab.interop.peft_out import load_with_peft, write_experts, write_peft
 from adamix_lab.interop.plain import load_plain, write_plain
-from adamix_lab.model_card import write_card
+from adamix_lab.training.evaluation import evaluating
+from adamix_lab.training.model_card import write_card
 
 MANIFEST = "adamix_export.json"
 PEFT, ADAPTERS, TRANSFORMERS, ONNX, EXPERTS = FORMATS = ("peft", "adapters", "transformers", "onnx", "peft-experts")

@@ -22,10 +22,10 @@ from adamix_lab.analysis.points import anchored, simplex
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.files import read_tensors, write_tensors
 from adamix_lab.core.model import MixtureModel
-from adamix_lab.doctor import versions
 from adamix_lab.lessons.between import losses_of_rows, random_points
 from adamix_lab.tasks.tasks import Task, data_root, load_task
-from adamix_lab.twins import SEEDS, TWINS, load_twin
+from adamix_lab.training.doctor import versions
+from adamix_lab.training.twins import SEEDS, TWINS, load_twin
 
 STEPS = 6  # halves and thirds are on the grid: the middles of edges and faces are points of it
 ROWS = 256  # of the evaluation set, as in data/results/landscape

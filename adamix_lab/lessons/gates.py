@@ -20,7 +20,7 @@ from adamix_lab.lessons.routing import BLOCKS, by_construction, heat
 from adamix_lab.plots import Picture, new_figure
 from adamix_lab.tasks.batches import collate, encode
 from adamix_lab.tasks.tasks import Task, load_task
-from adamix_lab.twins import load_twin
+from adamix_lab.training.twins import load_twin
 
 
 @dataclass(frozen=True)

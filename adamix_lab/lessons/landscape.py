@@ -15,7 +15,7 @@ from adamix_lab.lessons.faces import Faces, above_chord, barrier, edge, face, lo
 from adamix_lab.lessons.triangle import CORNERS
 from adamix_lab.pictures.landscapes import style_of
 from adamix_lab.plots import Picture
-from adamix_lab.twins import SEEDS, TWINS
+from adamix_lab.training.twins import SEEDS, TWINS
 from adamix_lab.widgets.controls import Steps
 from adamix_lab.widgets.frame import Explorer, View
 

@@ -20,12 +20,12 @@ from adamix_lab.core.files import read_tensors, write_tensors
 from adamix_lab.core.model import MixtureModel, attach
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.saving import load_trained, trained_tensors
-from adamix_lab.doctor import device_name
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.tasks import data_root, load_task
-from adamix_lab.training import train
-from adamix_lab.twins import BLOCKS, SEEDS
-from adamix_lab.twins import RECIPE as TWINS_RECIPE
+from adamix_lab.training.doctor import device_name
+from adamix_lab.training.train import train
+from adamix_lab.training.twins import BLOCKS, SEEDS
+from adamix_lab.training.twins import RECIPE as TWINS_RECIPE
 
 KINDS = {"adamix": ("B", 1.0), "tied": (None, 0.0)}  # what is shared, weight of consistency
 EXPERTS = 4

@@ -18,7 +18,7 @@ from adamix_lab.core.saving import load_trained, trained_tensors
 from adamix_lab.lessons.answers import Answers
 from adamix_lab.plots import STYLES, Picture, new_figure
 from adamix_lab.tasks.tasks import data_root, load_task
-from adamix_lab.twins import load_twin
+from adamix_lab.training.twins import load_twin
 from adamix_lab.widgets.prediction import mark_prediction
 
 if TYPE_CHECKING:

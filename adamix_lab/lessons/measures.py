@@ -15,7 +15,6 @@ from adamix_lab.core.errors import unknown
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.saving import load_trained, trained_tensors
-from adamix_lab.evaluation import evaluate
 from adamix_lab.lessons.agreement import agreed_and_wrong, pairwise_kl
 from adamix_lab.lessons.answers import Answers, answers_of
 from adamix_lab.lessons.combining_effects import exporting
@@ -30,7 +29,8 @@ from adamix_lab.lessons.routing import by_expert, flips, specialist_gain
 from adamix_lab.lessons.runs import GRID, load_answers
 from adamix_lab.lessons.symmetry import aligned, permuted_copies
 from adamix_lab.tasks.tasks import load_task
-from adamix_lab.twins import SEEDS, load_twin
+from adamix_lab.training.evaluation import evaluate
+from adamix_lab.training.twins import SEEDS, load_twin
 
 Measures = dict[str, tuple[str, Measure]]
 Score = Callable[[Answers], Tensor]  # [rows]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adamix_lab.lessons.effects import Measure
 from adamix_lab.lessons.faces import Faces, load_faces
-from adamix_lab.twins import TWINS
+from adamix_lab.training.twins import TWINS
 
 Score = Callable[[Faces], Tensor]  # [rows]
 NAMES = {2: "the middle of two", 3: "the middle of three", 4: "the middle of all four"}

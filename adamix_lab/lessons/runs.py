@@ -13,11 +13,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from adamix_lab.core.errors import one_of
-from adamix_lab.doctor import device_name
 from adamix_lab.lessons.answers import Answers, answers_of, read_answers, write_answers
 from adamix_lab.tasks.tasks import data_root, load_task
-from adamix_lab.training import train
-from adamix_lab.twins import EXPERTS, SEEDS, TWINS, fresh, load_twin, twin_recipe
+from adamix_lab.training.doctor import device_name
+from adamix_lab.training.train import train
+from adamix_lab.training.twins import EXPERTS, SEEDS, TWINS, fresh, load_twin, twin_recipe
 
 GRID = {0: "no-consistency", 1: "adamix", 10: "weight-10", 100: "weight-100"}  # weight of consistency: the run's name
 RUNS = (*TWINS, "weight-10", "weight-100")

@@ -16,11 +16,11 @@ from adamix_lab.analysis.stacked import above_prefix, inputs_of
 from adamix_lab.core.merging import weighted
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.views import Batch
-from adamix_lab.evaluation import evaluating, wilson
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.plots import STYLES, Picture, new_figure
 from adamix_lab.tasks.tasks import Task, load_task
-from adamix_lab.twins import load_twin
+from adamix_lab.training.evaluation import evaluating, wilson
+from adamix_lab.training.twins import load_twin
 from adamix_lab.widgets.controls import Number
 from adamix_lab.widgets.frame import Explorer, View
 

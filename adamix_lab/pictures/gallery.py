@@ -13,9 +13,9 @@ from adamix_lab.analysis.estimates import Study, Tables, empty_tables, study_set
 from adamix_lab.analysis.kinds import KINDS, look_at_all
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.files import write_text
-from adamix_lab.doctor import versions
 from adamix_lab.pictures.landscapes import draw, draw_curvature, draw_gaps, draw_scales, draw_stages
 from adamix_lab.plots import Picture, save_figure
+from adamix_lab.training.doctor import versions
 
 
 def write_landscapes(

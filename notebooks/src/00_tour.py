@@ -32,12 +32,12 @@ import torch
 from adamix_lab import attach, load_backbone, load_task, load_twin, merge, parameter_report, predict, structure, train
 from adamix_lab.checks.telling import attempt
 from adamix_lab.checks.tour import check_count
-from adamix_lab.evaluation import evaluate, wilson
+from adamix_lab.training.evaluation import evaluate, wilson
 from adamix_lab.lessons.effects import effects_table
 from adamix_lab.lessons.runs import load_answers
 from adamix_lab.lessons.strength import at_strength, strength_dial
 from adamix_lab.plots import Bar, Picture, compare, new_figure
-from adamix_lab.twins import ADAPTATION, BLOCKS, RECIPE
+from adamix_lab.training.twins import ADAPTATION, BLOCKS, RECIPE
 from adamix_lab.widgets.prediction import Prediction
 
 FAST = os.environ.get("ADAMIX_LAB_FAST", "1") == "1"  # set ADAMIX_LAB_FAST=0 for the full training
@@ -191,7 +191,7 @@ attempt(check_count, count)
 # ## Where the library has it
 #
 # `attach`, `train`, `evaluate`, `merge` and `predict` are the five verbs of the README. The layer is
-# `adamix_lab/core/mixture.py`; the training loop, on one screen, `adamix_lab/training.py`.
+# `adamix_lab/core/mixture.py`; the training loop, on one screen, `adamix_lab/training/train.py`.
 
 # %%
 merged = merge(mixture)

@@ -14,7 +14,7 @@ from adamix_lab.core import files
 from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.model import attach
 from adamix_lab.core.saving import CONFIG, load, read_config, save
-from adamix_lab.model_card import CARD, MARK
+from adamix_lab.training.model_card import CARD, MARK
 
 
 def saved(folder, adaptation=None, **more):

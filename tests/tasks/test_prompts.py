@@ -11,13 +11,13 @@ from adamix_lab.core.merging import merge
 from adamix_lab.core.model import attach
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.saving import load, save
-from adamix_lab.evaluation import evaluate
-from adamix_lab.strategies import STRATEGIES
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.known_tasks import KNOWN
 from adamix_lab.tasks.prompts import PROMPTS, Prompt, PromptModel, load_prompted, prompt_encoder, word_ids
 from adamix_lab.tasks.tasks import Task
-from adamix_lab.training import train
+from adamix_lab.training.evaluation import evaluate
+from adamix_lab.training.strategies import STRATEGIES
+from adamix_lab.training.train import train
 
 PROMPT = Prompt("{first} w20 {mask} .", ("w0", "w4", "w8"))
 PAIR = Prompt("{first} ? {mask} , {second}", ("w0", "w4"))

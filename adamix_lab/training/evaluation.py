@@ -18,10 +18,10 @@ from adamix_lab.core.routing import generator_for
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import cut_last_block, plan_blocks
 from adamix_lab.fast.prefix import above
-from adamix_lab.strategies import STRATEGIES
 from adamix_lab.tasks.batches import Encoder, check_labels, encode, sequential
 from adamix_lab.tasks.metrics import score
 from adamix_lab.tasks.tasks import Task
+from adamix_lab.training.strategies import STRATEGIES
 
 Indexed = tuple[list[int], Batch]
 

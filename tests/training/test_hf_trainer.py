@@ -9,7 +9,7 @@ from adamix_lab.core.model import attach
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.saving import load
 from adamix_lab.tasks.batches import encode
-from adamix_lab.training import train
+from adamix_lab.training.train import train
 
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
 STEPS = 20  # into the second epoch of twelve batches
@@ -18,7 +18,7 @@ STEPS = 20  # into the second epoch of twelve batches
 def trainer(folder, mixture, recipe, dataset=None, **more):
     from transformers import TrainingArguments
 
-    from adamix_lab.hf_trainer import AdaMixTrainer
+    from adamix_lab.training.hf_trainer import AdaMixTrainer
 
     values = {
         "output_dir": str(folder), "max_steps": recipe.steps, "per_device_train_batch_size": recipe.batch_size,

@@ -18,9 +18,9 @@ from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import Objective, TaskLoss
 from adamix_lab.core.routing import Router
 from adamix_lab.core.saving import load_trained, save, trained_tensors
-from adamix_lab.optim import StackedAdamW, make_optimizer, on_route
-from adamix_lab.recipe import Recipe
 from adamix_lab.tasks.batches import Batches, Example, collate, length
+from adamix_lab.training.optim import StackedAdamW, make_optimizer, on_route
+from adamix_lab.training.recipe import Recipe
 
 WEIGHTS = "trained.safetensors"
 

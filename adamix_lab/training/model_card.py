@@ -9,7 +9,7 @@ from typing import Any
 
 from adamix_lab.core.files import write_text
 from adamix_lab.core.model import MixtureModel
-from adamix_lab.report import parameter_report
+from adamix_lab.training.report import parameter_report
 
 CARD = "README.md"
 MARK = "<!-- written by adamix_lab: a card without this line is left alone -->"

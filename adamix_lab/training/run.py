@@ -13,7 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamix_lab.checkpoints import (
+from adamix_lab.core.files import write_text
+from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.objective import TaskLoss, task_loss_of
+from adamix_lab.core.saving import describe, load_trained, trained_tensors
+from adamix_lab.fast.blocks import cut_last_block
+from adamix_lab.tasks.batches import Example, sequential
+from adamix_lab.tasks.tasks import Task
+from adamix_lab.training.checkpoints import (
     Checkpoint,
     check_same,
     clear_temporary,
@@ -24,14 +31,7 @@ from adamix_lab.checkpoints import (
     set_generator_states,
     write_checkpoint,
 )
-from adamix_lab.core.files import write_text
-from adamix_lab.core.model import MixtureModel
-from adamix_lab.core.objective import TaskLoss, task_loss_of
-from adamix_lab.core.saving import describe, load_trained, trained_tensors
-from adamix_lab.fast.blocks import cut_last_block
-from adamix_lab.recipe import Recipe
-from adamix_lab.tasks.batches import Example, sequential
-from adamix_lab.tasks.tasks import Task
+from adamix_lab.training.recipe import Recipe
 
 LOG = "log.jsonl"
 

@@ -16,17 +16,17 @@ import tiny_task
 import torch
 from tiny_task import one_thread  # noqa: F401
 
-from adamix_lab import checkpoints
-from adamix_lab.checkpoints import (
+from adamix_lab.core import files
+from adamix_lab.training import checkpoints
+from adamix_lab.training.checkpoints import (
     generator_states,
     newest_checkpoint,
     read_checkpoint,
     set_generator_states,
     write_checkpoint,
 )
-from adamix_lab.core import files
-from adamix_lab.run import read_log
-from adamix_lab.training import train
+from adamix_lab.training.run import read_log
+from adamix_lab.training.train import train
 
 STEPS = 60
 SETTINGS = {"steps": STEPS, "checkpoint_every": 4, "log_every": 1, "dev_fraction": 0.2, "evaluate_every": 10}
@@ -75,7 +75,7 @@ def context():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     slow = ["transformers.models.bert.modeling_bert", "accelerate", "tqdm.auto", "safetensors.torch"]
-    context.set_forkserver_preload(["tiny_task", "adamix_lab.training", *slow])
+    context.set_forkserver_preload(["tiny_task", "adamix_lab.training.train", *slow])
     return context
 
 

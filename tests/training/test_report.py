@@ -4,7 +4,7 @@ import tiny
 
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.model import attach
-from adamix_lab.report import parameter_report, structure
+from adamix_lab.training.report import parameter_report, structure
 
 
 def test_counts_are_kept_apart():

@@ -11,10 +11,10 @@ from test_counts import bert_base, gpt2_medium, roberta_large
 from tiny_task import one_thread  # noqa: F401
 
 from adamix_lab.core.objective import Consistency, Objective, next_token_loss
-from adamix_lab.presets import PRESETS, describe_preset, preset, smoothed_next_token_loss
-from adamix_lab.recipe import Recipe
-from adamix_lab.report import parameter_report
 from adamix_lab.tasks.backbones import HUB_NAMES, _source, load_backbone
+from adamix_lab.training.presets import PRESETS, describe_preset, preset, smoothed_next_token_loss
+from adamix_lab.training.recipe import Recipe
+from adamix_lab.training.report import parameter_report
 
 FAMILY = {"bert-base": tiny.bert, "roberta-large": tiny.roberta, "gpt2-medium": tiny.gpt2, "minilm": tiny.bert}
 UNDERSTANDING = {"mrpc", "cola", "sst2", "stsb", "qnli", "mnli", "qqp", "rte"}

@@ -1,7 +1,7 @@
 """The training loop, on one screen, over accelerate.
 
 What makes it AdaMix is two lines: routes are drawn before the forward pass, and the objective runs both views.
-The rest is what any loop needs: the best weights on a slice of train, a log, checkpoints (`adamix_lab.run`).
+The rest is what any loop needs: the best weights on a slice of train, a log, checkpoints (`adamix_lab.training.run`).
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamix_lab.allocator import keep_freed_memory
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import Objective, TaskLoss
 from adamix_lab.core.routing import Router
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.prefix import above
-from adamix_lab.optim import StackedAdamW, make_optimizer, on_route, set_rate
-from adamix_lab.recipe import Recipe
-from adamix_lab.run import History, Run
 from adamix_lab.tasks.batches import Batches, Encoder, Example, check_labels, collate, encode, length, sequential
 from adamix_lab.tasks.tasks import Task, hold_out
+from adamix_lab.training.allocator import keep_freed_memory
+from adamix_lab.training.optim import StackedAdamW, make_optimizer, on_route, set_rate
+from adamix_lab.training.recipe import Recipe
+from adamix_lab.training.run import History, Run
 
 
 def train(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.core.model import MixtureModel
-from adamix_lab.recipe import Recipe
+from adamix_lab.training.recipe import Recipe
 
 BETAS = (0.9, 0.999)
 

@@ -13,13 +13,13 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adamix_lab import preset_tables as t
 from adamix_lab.core.adaptation import Adaptation
 from adamix_lab.core.adaptations import Bottleneck, LoRA, adaptation_from
 from adamix_lab.core.errors import unknown
 from adamix_lab.core.model import MixtureModel, attach
 from adamix_lab.core.objective import IGNORED, Consistency, TaskLoss
-from adamix_lab.recipe import Recipe
+from adamix_lab.training import preset_tables as t
+from adamix_lab.training.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from adamix_lab.core.objective import Consistency
-from adamix_lab.recipe import STEPS, Recipe
+from adamix_lab.training.recipe import STEPS, Recipe
 
 
 def test_plain_values_and_back_through_json():

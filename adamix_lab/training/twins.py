@@ -26,12 +26,12 @@ from adamix_lab.core.merging import side_by_side
 from adamix_lab.core.model import MixtureModel, attach
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.saving import CONFIG, load, load_trained, save, trained_tensors
-from adamix_lab.doctor import device_name
-from adamix_lab.evaluation import evaluate
-from adamix_lab.recipe import Recipe
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.tasks import Task, data_root, load_task
-from adamix_lab.training import train
+from adamix_lab.training.doctor import device_name
+from adamix_lab.training.evaluation import evaluate
+from adamix_lab.training.recipe import Recipe
+from adamix_lab.training.train import train
 
 EXPERTS = 4
 BLOCKS = (-2, -1)

@@ -1,6 +1,6 @@
 """What the doctor finds."""
 
-from adamix_lab import doctor
+from adamix_lab.training import doctor
 
 
 def test_a_cpu_torch_beside_an_nvidia_driver_is_noticed(monkeypatch):

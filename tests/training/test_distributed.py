@@ -17,8 +17,8 @@ if __name__ != "__main__":
     from tiny_task import one_thread  # noqa: F401
 
 from adamix_lab.core.files import read_tensors, write_tensors
-from adamix_lab.run import read_log
-from adamix_lab.training import train
+from adamix_lab.training.run import read_log
+from adamix_lab.training.train import train
 
 # The rate is low because Adam divides by the gradient's own size: rounding in a gradient near 0 becomes a part of a
 # whole step. The gradients themselves are compared, too.
@@ -63,7 +63,7 @@ def context():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     slow = ["transformers.models.bert.modeling_bert", "accelerate", "tqdm.auto", "safetensors.torch"]
-    context.set_forkserver_preload(["tiny_task", "adamix_lab.training", *slow])
+    context.set_forkserver_preload(["tiny_task", "adamix_lab.training.train", *slow])
     return context
 
 

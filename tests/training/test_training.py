@@ -7,11 +7,11 @@ import tiny_task
 import torch
 from tiny_task import one_thread  # noqa: F401
 
-from adamix_lab import training
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.routing import Router
-from adamix_lab.run import read_log
-from adamix_lab.training import train
+from adamix_lab.training import train as training
+from adamix_lab.training.run import read_log
+from adamix_lab.training.train import train
 
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
 # Equal gradients become nearly equal weights: Adam divides by the gradient's own size, so rounding in a gradient near 0
@@ -214,13 +214,13 @@ def test_the_training_code_needs_no_datasets_and_no_jupyter(monkeypatch):
     import sys
     from pathlib import Path
 
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parents[1]
     code = (
         "import sys\n"
         "for name in ('datasets', 'IPython', 'ipywidgets', 'matplotlib', 'sklearn', 'pandas'):\n"
         "    sys.modules[name] = None\n"
         f"sys.path[:0] = [{str(here)!r}, {str(here.parent)!r}]\n"
-        "import torch, tiny_task\ntorch.set_num_threads(1)\nfrom adamix_lab.training import train\n"
+        "import torch, tiny_task\ntorch.set_num_threads(1)\nfrom adamix_lab.training.train import train\n"
         "recipe = tiny_task.recipe(steps=2)\n"
         "train(tiny_task.mixture(), tiny_task.task(), tiny_task.tokenizer(), recipe, progress=False)\n"
     )
