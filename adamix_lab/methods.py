@@ -10,10 +10,10 @@ from typing import Any
 from torch import nn
 
 from adamix_lab.baselines.making import BASELINES, Blocks
+from adamix_lab.baselines.probe import linear_probe
 from adamix_lab.core.adaptations import LoRA
 from adamix_lab.core.model import MixtureModel, attach
 from adamix_lab.core.objective import Consistency
-from adamix_lab.probe import linear_probe
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import Encoder, encode
 from adamix_lab.tasks.prompts import Prompt, load_prompted, prompt_encoder
