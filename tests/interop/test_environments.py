@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PINNED = sorted(path.stem for path in (ROOT / "environments").glob("*.txt"))
 PROXIES = [name for name in os.environ if name.lower() in ("http_proxy", "https_proxy", "all_proxy")]
 

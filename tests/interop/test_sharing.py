@@ -15,7 +15,7 @@ from hub_server import serve
 from adamix_lab import from_pretrained, save
 from adamix_lab.core.adaptations import Bottleneck, LoRA
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 CLIENT = """
 import json, sys, torch, tiny

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hub_server import commit_of, serve
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ROWS = [{"sentence1": f"premise {n}", "sentence2": "" if n == 1 else f"claim {n}", "label": n % 2} for n in range(12)]
 
 CLIENT = """
