@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
+from adamix_lab.analysis.plots import Bar, compare, new_figure, save_figure
 from adamix_lab.baselines.probe import linear_probe
 from adamix_lab.core.files import write_text
 from adamix_lab.core.merging import merge
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.saving import save
 from adamix_lab.fast.prefix import above
-from adamix_lab.plots import Bar, compare, new_figure, save_figure
 from adamix_lab.tasks.batches import collate, encode
 from adamix_lab.tasks.tasks import Task, load_task
 from adamix_lab.training.evaluation import Evaluation, evaluate, paired_difference, wilson

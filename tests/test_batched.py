@@ -5,6 +5,7 @@ import tiny_task
 import torch
 from tiny_task import one_thread  # noqa: F401
 
+from adamix_lab.analysis.gate import attach_gates
 from adamix_lab.baselines.making import baseline
 from adamix_lab.core.adaptations import LoRA
 from adamix_lab.core.model import attach
@@ -12,7 +13,6 @@ from adamix_lab.core.numerics import relative_difference
 from adamix_lab.core.objective import Consistency
 from adamix_lab.experiments.batched import train_batched
 from adamix_lab.experiments.equal_shape import why_apart
-from adamix_lab.gate import attach_gates
 from adamix_lab.training.train import train
 
 TASK, TOKENIZER = tiny_task.task(rows=93), tiny_task.tokenizer()  # 93 rows: an epoch's last batch is smaller

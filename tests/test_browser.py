@@ -17,7 +17,7 @@ LESSONS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.i
 SECONDS = 60  # until a new picture must stand; how long it takes is benchmarks/latency.py's business
 
 FRAME = """
-from adamix_lab.plots import Picture, new_figure
+from adamix_lab.analysis.plots import Picture, new_figure
 from adamix_lab.widgets.controls import Number, Steps, Words
 from adamix_lab.widgets.frame import Explorer, View
 from adamix_lab.widgets.prediction import Prediction

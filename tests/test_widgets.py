@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
-from adamix_lab.plots import Picture, new_figure
+from adamix_lab.analysis.plots import Picture, new_figure
 from adamix_lab.widgets.controls import Number, Steps, Words
 from adamix_lab.widgets.frame import Explorer, View
 from adamix_lab.widgets.prediction import Prediction

@@ -16,6 +16,7 @@ import torch
 from adamix_lab.analysis.calibration import reliability
 from adamix_lab.analysis.comparison import Method, compare_uncertainty
 from adamix_lab.analysis.draws import fixed_experts, strategy_table, summary
+from adamix_lab.analysis.plots import Picture, save_figure
 from adamix_lab.analysis.posterior import convergence, marginal, uncertainty, worth
 from adamix_lab.analysis.samples import (
     FixedBatches,
@@ -34,7 +35,6 @@ from adamix_lab.core.files import write_atomically, write_text
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
 from adamix_lab.fast.tree import check_budget
-from adamix_lab.plots import Picture, save_figure
 from adamix_lab.seeds import load_saved
 from adamix_lab.tasks.rows import Row
 from adamix_lab.tasks.tasks import Task, hold_out, load_task
@@ -272,7 +272,8 @@ def _write(out: Path, tables: Mapping[str, DataFrame], title: str, record: Mappi
 
 
 def _pictures(tables: Mapping[str, DataFrame], title: str) -> dict[str, Picture]:
-    from adamix_lab.pictures import routes, uncertainty
+    from adamix_lab.analysis import pictures_routes as routes
+    from adamix_lab.analysis import pictures_uncertainty as uncertainty
 
     made = {
         "strategies": routes.strategies(tables["draws"]),

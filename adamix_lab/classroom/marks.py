@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from adamix_lab.analysis.plots import new_figure, save_figure
 from adamix_lab.classroom.grading import Marked
 from adamix_lab.core.files import write_text
-from adamix_lab.plots import new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

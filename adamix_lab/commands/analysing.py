@@ -45,7 +45,7 @@ def landscape(
     out: Folder = Path("runs/landscape"),
 ) -> None:
     """Loss over lines, planes and mixtures of experts: arrays and pictures; a killed run goes on where it was."""
-    from adamix_lab.pictures.gallery import write_landscapes
+    from adamix_lab.analysis.gallery import write_landscapes
 
     settings: dict[str, Any] = {"seed": seed, "stage": stage, "steps": steps, "rows": rows}
     settings |= {"batch_size": batch_size, "dtype": dtype}
@@ -61,7 +61,7 @@ def theory(
 ) -> None:
     """Merging against ensembling on the shipped experts: estimates and measurements, likeness, curvature, by stage."""
     from adamix_lab.analysis.estimates import Study
-    from adamix_lab.pictures.gallery import write_theory
+    from adamix_lab.analysis.gallery import write_theory
     from adamix_lab.training.twins import TWINS
 
     write_theory(out, Study(tuple(twin or TWINS), tuple(range(seeds)), rows=rows, pairs=pairs))

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from adamix_lab.analysis.plots import Picture, save_figure
 from adamix_lab.core.files import write_text
-from adamix_lab.plots import Picture, save_figure
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from adamix_lab.analysis.plots import STYLES, Picture
 from adamix_lab.lessons.answers import Answers
 from adamix_lab.lessons.runs import GRID, load_answers, place_of
-from adamix_lab.plots import STYLES, Picture
 from adamix_lab.training.twins import SEEDS
 from adamix_lab.widgets.controls import Steps
 from adamix_lab.widgets.frame import Explorer, View
@@ -71,7 +71,7 @@ def draw_dial(state: Dialled, predicted: float | None = None) -> View:
 
     predicted: the accuracy in % that the learner expects of a random route at the largest weight.
     """
-    from adamix_lab.pictures.landscapes import panels, place
+    from adamix_lab.analysis.pictures_landscapes import panels, place
 
     figure, (left, right) = panels(2, 8.6, 3.6)
     places, at = range(len(state.weights)), state.chosen

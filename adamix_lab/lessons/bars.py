@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from adamix_lab.analysis.plots import STYLES, new_figure
 from adamix_lab.lessons.answers import Answers
-from adamix_lab.plots import STYLES, new_figure
 from adamix_lab.seeds import t_half_width
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adamix_lab.analysis.plots import STYLES, Picture
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.merging import merge
 from adamix_lab.core.model import MixtureModel
@@ -18,7 +19,6 @@ from adamix_lab.core.numerics import REORDERED, relative_difference
 from adamix_lab.core.products import merge_products
 from adamix_lab.interop.checked import bare, logits_of
 from adamix_lab.interop.peft_out import import_peft_library, write_experts
-from adamix_lab.plots import STYLES, Picture
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.widgets.controls import Steps
 from adamix_lab.widgets.frame import Explorer, View
@@ -136,7 +136,7 @@ def draw_combined(state: Combined, predicted: float | None = None) -> View:
 
     predicted: how many times the mean's update the learner expects of "linear" at 1/M.
     """
-    from adamix_lab.pictures.landscapes import panels, place
+    from adamix_lab.analysis.pictures_landscapes import panels, place
 
     ground = state.ground
     figure, (left, right) = panels(2, 9.2, 3.8)

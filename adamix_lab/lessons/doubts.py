@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from adamix_lab.analysis.calibration import adaptive_ece, ece
+from adamix_lab.analysis.plots import Picture
 from adamix_lab.analysis.posterior import entropy, marginal, uncertainty
 from adamix_lab.analysis.selective import risk_coverage
 from adamix_lab.lessons.answers import Answers
 from adamix_lab.lessons.marginals import samples_of
-from adamix_lab.plots import Picture
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -39,7 +39,7 @@ def risks(answers: Answers) -> Picture:
     """Wrong answers among the surest rows: all routes sorted by entropy and by mutual information, the merge."""
     import pandas as pd
 
-    from adamix_lab.pictures.uncertainty import risk_coverage as draw
+    from adamix_lab.analysis.pictures_uncertainty import risk_coverage as draw
 
     right = marginal(answers.routes).argmax(-1) == answers.labels
     told = uncertainty(samples_of(answers)[0])

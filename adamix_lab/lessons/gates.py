@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from adamix_lab.analysis.gate import SwitchLayer, attach_gates, collect_gates, detach_gates
+from adamix_lab.analysis.plots import Picture, new_figure
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import cross_entropy
 from adamix_lab.core.routing import generator_for
-from adamix_lab.gate import SwitchLayer, attach_gates, collect_gates, detach_gates
 from adamix_lab.lessons.routing import BLOCKS, by_construction, heat
-from adamix_lab.plots import Picture, new_figure
 from adamix_lab.tasks.batches import collate, encode
 from adamix_lab.tasks.tasks import Task, load_task
 from adamix_lab.training.twins import load_twin

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from adamix_lab.analysis.pictures_landscapes import style_of
+from adamix_lab.analysis.plots import Picture
 from adamix_lab.lessons.faces import Faces, above_chord, barrier, edge, face, load_faces, place_of
 from adamix_lab.lessons.triangle import CORNERS
-from adamix_lab.pictures.landscapes import style_of
-from adamix_lab.plots import Picture
 from adamix_lab.training.twins import SEEDS, TWINS
 from adamix_lab.widgets.controls import Steps
 from adamix_lab.widgets.frame import Explorer, View

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from adamix_lab.analysis.plots import STYLES, Picture, new_figure
 from adamix_lab.analysis.posterior import convergence, distance, marginal, worth
 from adamix_lab.analysis.samples import Samples, every_route, fix_batches, merged_sample
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.saving import load_trained, trained_tensors
 from adamix_lab.lessons.answers import Answers
-from adamix_lab.plots import STYLES, Picture, new_figure
 from adamix_lab.tasks.tasks import data_root, load_task
 from adamix_lab.training.twins import load_twin
 from adamix_lab.widgets.prediction import mark_prediction
@@ -155,7 +155,7 @@ def draw_convergence(runs: Mapping[str, Sequence[DataFrame]], predicted: float |
         runs: tables of `converging`, one a seed, by the name of the experts.
         predicted: how many drawn routes the learner thinks the first panel's merge is worth.
     """
-    from adamix_lab.pictures.routes import panels
+    from adamix_lab.analysis.pictures_routes import panels
 
     figure, axes = panels(len(runs), 4.4 * len(runs), 3.6)
     told = []

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from adamix_lab.analysis.arrays import Landscape, read_landscape
 from adamix_lab.analysis.kinds import look_at
+from adamix_lab.analysis.pictures_landscapes import draw, draw_curvature, style_of
+from adamix_lab.analysis.plots import Picture, new_figure
 from adamix_lab.analysis.similarity import expert_similarity
 from adamix_lab.core.views import Batch
 from adamix_lab.lessons.effects import effects_table
 from adamix_lab.lessons.measures_landscape import NAMES
-from adamix_lab.pictures.landscapes import draw, draw_curvature, style_of
-from adamix_lab.plots import Picture, new_figure
 from adamix_lab.seeds import t_half_width
 from adamix_lab.tasks.tasks import data_root
 from adamix_lab.training.doctor import device_name

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from adamix_lab.analysis.plots import Picture, new_figure
 from adamix_lab.lessons.answers import Answers
-from adamix_lab.plots import Picture, new_figure
 from adamix_lab.tasks.rows import Row
 from adamix_lab.tasks.tasks import load_task
 from adamix_lab.widgets.controls import Number

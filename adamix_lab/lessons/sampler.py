@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adamix_lab.analysis.plots import STYLES, Picture
 from adamix_lab.analysis.posterior import entropy, marginal
 from adamix_lab.analysis.samples import every_route, fix_batches, merged_sample
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
 from adamix_lab.lessons.marginals import plain_ticks
-from adamix_lab.plots import STYLES, Picture
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.widgets.controls import Number, Steps, Words
 from adamix_lab.widgets.frame import Explorer, View
@@ -102,7 +102,7 @@ def smallest(state: Sampled) -> int | None:
 
 def draw_sampled(state: Sampled) -> View:
     """The routes' answers with the drawn ones marked and the averages of many draws; distances against T."""
-    from adamix_lab.pictures.routes import panels
+    from adamix_lab.analysis.pictures_routes import panels
 
     figure, (left, right) = panels(2, 9.0, 3.5)
     _draw_answers(left, state)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from adamix_lab.analysis.kinds import task_batches
+from adamix_lab.analysis.plots import STYLES, Picture, new_figure
 from adamix_lab.analysis.stacked import above_prefix, inputs_of
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.fast.blocks import cut_last_block
-from adamix_lab.plots import STYLES, Picture, new_figure
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.evaluation import evaluating, wilson
 from adamix_lab.widgets.controls import Number, Words

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from adamix_lab.analysis.kinds import experts_of, task_batches
 from adamix_lab.analysis.landscape import evaluate_points
+from adamix_lab.analysis.plots import STYLES, Picture, new_figure
 from adamix_lab.analysis.points import simplex
 from adamix_lab.analysis.posterior import marginal
 from adamix_lab.analysis.stacked import above_prefix, inputs_of
@@ -17,7 +18,6 @@ from adamix_lab.core.merging import weighted
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import cut_last_block
-from adamix_lab.plots import STYLES, Picture, new_figure
 from adamix_lab.tasks.tasks import Task, load_task
 from adamix_lab.training.evaluation import evaluating, wilson
 from adamix_lab.training.twins import load_twin

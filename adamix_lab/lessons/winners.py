@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from adamix_lab.analysis.pictures_routes import panels
+from adamix_lab.analysis.plots import Picture
 from adamix_lab.experiments.contrasts import Scores
 from adamix_lab.experiments.reading import variants_of
 from adamix_lab.lessons.ablations import Compared, compare, fewest_seeds, league_table, wrong_winner
 from adamix_lab.lessons.dashboard import in_points, style_of
-from adamix_lab.pictures.routes import panels
-from adamix_lab.plots import Picture
 from adamix_lab.widgets.prediction import mark_prediction
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from adamix_lab.pictures.routes import panels
-from adamix_lab.plots import STYLES, Picture
+from adamix_lab.analysis.pictures_routes import panels
+from adamix_lab.analysis.plots import STYLES, Picture
 
 if TYPE_CHECKING:
     from pandas import DataFrame

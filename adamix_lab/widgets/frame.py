@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from adamix_lab.analysis.plots import Picture
 from adamix_lab.core.errors import unknown
-from adamix_lab.plots import Picture
 from adamix_lab.widgets.controls import Control, watch
 
 State = dict[str, Any]

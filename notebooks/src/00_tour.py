@@ -36,7 +36,7 @@ from adamix_lab.training.evaluation import evaluate, wilson
 from adamix_lab.lessons.effects import effects_table
 from adamix_lab.lessons.runs import load_answers
 from adamix_lab.lessons.strength import at_strength, strength_dial
-from adamix_lab.plots import Bar, Picture, compare, new_figure
+from adamix_lab.analysis.plots import Bar, Picture, compare, new_figure
 from adamix_lab.training.twins import ADAPTATION, BLOCKS, RECIPE
 from adamix_lab.widgets.prediction import Prediction
 

@@ -173,7 +173,7 @@ attempt(check_number_of_routes, number_of_routes)
 # ## Where the library has it
 #
 # Routes: `adamix_lab/core/routing.py`. What every route answers, computed by walking the tree of routes:
-# `adamix_lab/fast/tree.py`. The gate: `adamix_lab/gate.py`.
+# `adamix_lab/fast/tree.py`. The gate: `adamix_lab/analysis/gate.py`.
 #
 # ## You can now
 #

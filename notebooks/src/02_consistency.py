@@ -34,7 +34,7 @@ from adamix_lab.lessons.agreement import agreed_and_wrong, consistency_dial, dia
 from adamix_lab.lessons.bars import draw_scores, scores
 from adamix_lab.lessons.effects import effects_table
 from adamix_lab.lessons.runs import GRID, load_answers
-from adamix_lab.plots import Picture
+from adamix_lab.analysis.plots import Picture
 from adamix_lab.widgets.prediction import Prediction
 
 torch.set_num_threads(2)

@@ -35,7 +35,7 @@ from adamix_lab.lessons.effects import effects_table
 from adamix_lab.lessons.runs import load_answers
 from adamix_lab.lessons.symmetry import aligned, permuted_copies
 from adamix_lab.lessons.triangle import ground_of, mixing_triangle
-from adamix_lab.plots import Picture
+from adamix_lab.analysis.plots import Picture
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.saving import load_trained, trained_tensors
 from adamix_lab.widgets.prediction import Prediction

@@ -38,7 +38,7 @@ from adamix_lab.generation.tasks import load_generation_task
 from adamix_lab.lessons.decoding import decoding_explorer, draw_coverage, draw_slots, inputs
 from adamix_lab.lessons.effects import effects_table
 from adamix_lab.core.objective import next_token_loss
-from adamix_lab.plots import Picture
+from adamix_lab.analysis.plots import Picture
 from adamix_lab.tasks.tasks import data_root
 from adamix_lab.widgets.prediction import Prediction
 

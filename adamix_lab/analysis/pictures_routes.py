@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from adamix_lab.plots import STYLES, Picture, new_figure
+from adamix_lab.analysis.plots import STYLES, Picture, new_figure
 
 if TYPE_CHECKING:
     from pandas import DataFrame

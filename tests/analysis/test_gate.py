@@ -4,8 +4,8 @@ import close
 import tiny
 import torch
 
+from adamix_lab.analysis.gate import attach_gates, collect_gates, detach_gates
 from adamix_lab.core.adaptations import Bottleneck
-from adamix_lab.gate import attach_gates, collect_gates, detach_gates
 
 
 def gated():

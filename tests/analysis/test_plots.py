@@ -2,7 +2,7 @@
 
 import tiny  # noqa: F401  (sets nothing; keeps the tests' folder on the path)
 
-from adamix_lab.plots import STYLES, Bar, Picture, compare, new_figure, save_figure
+from adamix_lab.analysis.plots import STYLES, Bar, Picture, compare, new_figure, save_figure
 
 
 def bars():

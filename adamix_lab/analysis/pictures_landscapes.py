@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from adamix_lab.analysis.arrays import Landscape
-from adamix_lab.plots import STYLES, Picture
+from adamix_lab.analysis.plots import STYLES, Picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

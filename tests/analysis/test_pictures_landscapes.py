@@ -4,10 +4,10 @@ import close
 import pytest
 import torch
 
+from adamix_lab.analysis import pictures_landscapes as draw
 from adamix_lab.analysis.arrays import METRICS, empty_landscape
+from adamix_lab.analysis.plots import save_figure
 from adamix_lab.analysis.points import line, plane, random_plane, simplex, square, tetrahedron_slice
-from adamix_lab.pictures import landscapes as draw
-from adamix_lab.plots import save_figure
 
 
 def ends(number):

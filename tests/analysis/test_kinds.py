@@ -6,12 +6,11 @@ from dataclasses import replace
 import pytest
 import tiny_task
 
-from adamix_lab.analysis import kinds
+from adamix_lab.analysis import gallery, kinds
 from adamix_lab.analysis.arrays import read_landscape
 from adamix_lab.analysis.estimates import Study, gaps_of_pairs
+from adamix_lab.analysis.gallery import write_landscapes
 from adamix_lab.analysis.points import point_of
-from adamix_lab.pictures import gallery
-from adamix_lab.pictures.gallery import write_landscapes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 one_thread = tiny_task.one_thread
