@@ -21,7 +21,7 @@ from adamix_lab.generation.pretraining import pretrain
 from adamix_lab.training.run import read_log
 
 SETTINGS = tiny_text.SETTINGS
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Killed(Exception):
