@@ -34,7 +34,7 @@ _WHERE = {
     "train": "training.train",
     "evaluate": "training.evaluation",
     "predict": "training.evaluation",
-    "few_shot": "fewshot",
+    "few_shot": "experiments.fewshot",
     "merge": "core.merging",
     "fold": "core.merging",
     "merge_gap": "core.merging",
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from adamix_lab.core.routing import Router, RouteSpace
     from adamix_lab.core.saving import load, save
     from adamix_lab.core.views import routed_logits
-    from adamix_lab.fewshot import few_shot
+    from adamix_lab.experiments.fewshot import few_shot
     from adamix_lab.interop.authors import import_authors
     from adamix_lab.interop.export import export
     from adamix_lab.interop.peft_in import import_peft

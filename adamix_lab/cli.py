@@ -36,7 +36,7 @@ def tour(
 ) -> None:
     """Trains AdaMix on the embedded task and compares its strategies with what they should be compared with."""
     os.environ.setdefault("OMP_WAIT_POLICY", "ACTIVE")  # before torch: a third faster on free cores
-    from adamix_lab.tour import run_tour
+    from adamix_lab.experiments.tour import run_tour
 
     run_tour(out, steps)
 
@@ -73,7 +73,7 @@ def train(
     """Trains AdaMix on a task and prints a table of inference strategies; a killed run goes on where it was."""
     from adamix_lab.core.adaptations import adaptation_from
     from adamix_lab.core.objective import Consistency
-    from adamix_lab.seeds import train_seeds
+    from adamix_lab.experiments.seeds import train_seeds
     from adamix_lab.tasks.tasks import load_task
     from adamix_lab.training.recipe import Recipe
 
@@ -123,7 +123,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of random routes.")] = 0,
 ) -> None:
     """Compares inference strategies of a saved mixture on a task's evaluation rows."""
-    from adamix_lab.seeds import SHOWN, load_saved, print_results
+    from adamix_lab.experiments.seeds import SHOWN, load_saved, print_results
     from adamix_lab.tasks.tasks import load_task
     from adamix_lab.training.evaluation import evaluate as compare
 
@@ -143,7 +143,7 @@ def predict(
     strategy: Annotated[str, typer.Option(help="How to use the experts.")] = "merged",
 ) -> None:
     """Class probabilities of sentences, or the numbers of a regression."""
-    from adamix_lab.seeds import load_saved
+    from adamix_lab.experiments.seeds import load_saved
     from adamix_lab.training.evaluation import predict as answer
 
     mixture, tokenizer, config = load_saved(folder)
@@ -203,7 +203,7 @@ def twins(
     steps: Annotated[int | None, typer.Option(help="Fewer steps, for a trial.")] = None,
 ) -> None:
     """Trains the shipped experts: AdaMix and three controls on the embedded task, three stages of training each."""
-    from adamix_lab.cards import write_card
+    from adamix_lab.experiments.cards import write_card
     from adamix_lab.tasks.tasks import data_root
     from adamix_lab.training.twins import SEEDS, make_twins
 

@@ -42,8 +42,8 @@ def baselines(
     """Compares AdaMix with its baselines at equal steps and equal compute; a killed run goes on where it was."""
     from dataclasses import replace
 
-    from adamix_lab.baselines.comparison import RECIPE, Setting, compare_baselines
     from adamix_lab.baselines.making import BASELINES
+    from adamix_lab.experiments.baselines_comparison import RECIPE, Setting, compare_baselines
     from adamix_lab.tasks.tasks import load_task
 
     data = load_task(task, rows=rows)
@@ -64,8 +64,8 @@ def table(
     out: Folder = Path("runs/table"),
 ) -> None:
     """Every task by every method under one budget: metric, seconds, parameters. A killed run goes on where it was."""
-    from adamix_lab.comparison import compare
-    from adamix_lab.methods import Budget
+    from adamix_lab.experiments.comparison import compare
+    from adamix_lab.experiments.methods import Budget
 
     budget = Budget(steps=steps, top_blocks=top_blocks, max_length=max_length)
     compare(folder, out, budget, model, task or (), method or (), rows, evaluation_rows)
@@ -88,7 +88,7 @@ def few_shot(
     from dataclasses import replace
 
     from adamix_lab.core.errors import one_of
-    from adamix_lab.fewshot import FEW_SHOT, run_few_shot
+    from adamix_lab.experiments.fewshot import FEW_SHOT, run_few_shot
     from adamix_lab.tasks.prompts import PROMPTS
     from adamix_lab.tasks.tasks import load_task
 

@@ -12,8 +12,8 @@ from adamix_lab.experiments.grid import Grid, name
 from adamix_lab.experiments.performing import Engine, Say, duration, perform_all
 from adamix_lab.experiments.results import begin, check_versions, error_of, gather, state
 from adamix_lab.experiments.search import FOLDER, all_trials, with_rates
+from adamix_lab.experiments.seeds import interval, unit
 from adamix_lab.experiments.settings import Run
-from adamix_lab.seeds import interval, unit
 
 if TYPE_CHECKING:
     from pandas import DataFrame

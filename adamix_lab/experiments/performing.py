@@ -14,9 +14,9 @@ from adamix_lab.experiments.engines import WorkersLost, outcomes
 from adamix_lab.experiments.grid import name
 from adamix_lab.experiments.results import FINISHED, begin, check_versions, fail, finish, place_of, state
 from adamix_lab.experiments.running import Job, Outcome
+from adamix_lab.experiments.seeds import unit
 from adamix_lab.experiments.sets import begin_set, begun_sets, end_set, sets_of
 from adamix_lab.experiments.settings import Run
-from adamix_lab.seeds import unit
 
 Say = Callable[[str], None]
 LOST = 2  # times in a row that workers are lost without any run ending: then runs are tried one by one

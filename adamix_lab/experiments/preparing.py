@@ -17,11 +17,11 @@ from typing import Any
 from torch import nn
 
 from adamix_lab.baselines.making import Blocks, baseline, known
-from adamix_lab.comparison import few_to_judge
 from adamix_lab.core.model import MixtureModel
+from adamix_lab.experiments.comparison import few_to_judge
+from adamix_lab.experiments.fewshot import few_shot
 from adamix_lab.experiments.settings import DEFAULTS, MULTIPLIED, ONE_MODULE, PLACED, SIZED, Run
 from adamix_lab.fast.prefix import above
-from adamix_lab.fewshot import few_shot
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import Example, collate, encode, sequential
 from adamix_lab.tasks.known_tasks import KNOWN

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from adamix_lab.core.files import write_text
 from adamix_lab.core.saving import CONFIG, read_config
+from adamix_lab.experiments.seeds import interval
 from adamix_lab.generation.shipped import (
     ADAPTATION,
     BACKBONE,
@@ -19,7 +20,6 @@ from adamix_lab.generation.shipped import (
     place_of,
 )
 from adamix_lab.generation.tasks import load_generation_task
-from adamix_lab.seeds import interval
 
 
 def write_card(folder: Path) -> Path:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adamix_lab.analysis.plots import STYLES, new_figure
+from adamix_lab.experiments.seeds import t_half_width
 from adamix_lab.lessons.answers import Answers
-from adamix_lab.seeds import t_half_width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

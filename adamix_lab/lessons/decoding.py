@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from adamix_lab.analysis.plots import STYLES, Picture, new_figure
+from adamix_lab.experiments.seeds import t_half_width
 from adamix_lab.generation.comparison import spread
 from adamix_lab.generation.coverage import coverage, realised, slots_of
 from adamix_lab.generation.shipped import BEAMS, EXPLORED, SEEDS, TASK, load_explored, load_texts
 from adamix_lab.generation.tasks import load_generation_task
-from adamix_lab.seeds import t_half_width
 from adamix_lab.widgets.controls import Number, Steps
 from adamix_lab.widgets.frame import Explorer, View
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.files import write_text
-from adamix_lab.seeds import t_half_width
+from adamix_lab.experiments.seeds import t_half_width
 from adamix_lab.tasks.tasks import data_root
 from adamix_lab.training.twins import SEEDS
 

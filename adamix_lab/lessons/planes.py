@@ -15,9 +15,9 @@ from adamix_lab.analysis.pictures_landscapes import draw, draw_curvature, style_
 from adamix_lab.analysis.plots import Picture, new_figure
 from adamix_lab.analysis.similarity import expert_similarity
 from adamix_lab.core.views import Batch
+from adamix_lab.experiments.seeds import t_half_width
 from adamix_lab.lessons.effects import effects_table
 from adamix_lab.lessons.measures_landscape import NAMES
-from adamix_lab.seeds import t_half_width
 from adamix_lab.tasks.tasks import data_root
 from adamix_lab.training.doctor import device_name
 from adamix_lab.training.twins import TWINS, load_twin

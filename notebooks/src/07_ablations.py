@@ -247,7 +247,7 @@ pd.DataFrame(rows).assign(Holm=corrected).round(3)
 # Was the budget long enough? Training loss of the task, a line a variant, mean over seeds.
 
 # %%
-from adamix_lab.pictures.experiments import losses
+from adamix_lab.experiments.pictures import losses
 
 named = scores.results.table.query("compute == 'steps'").drop_duplicates("run").set_index("run")[["task", "variant"]]
 curves = scores.results.curves.join(named, on="run", how="inner")

@@ -112,7 +112,7 @@ def test_a_regression_is_trained_judged_and_predicted():
 def test_a_table_shows_the_tasks_own_metrics(mixture):
     from dataclasses import replace
 
-    from adamix_lab.seeds import over_seeds
+    from adamix_lab.experiments.seeds import over_seeds
 
     task = replace(tiny_task.task(), metrics=("matthews", "f1"))
     result = evaluate(mixture, task, tiny_task.tokenizer())[0]

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from adamix_lab.tour import Line, puzzle, sentence, table
+from adamix_lab.experiments.tour import Line, puzzle, sentence, table
 from adamix_lab.training.evaluation import Evaluation
 
 
@@ -38,7 +38,7 @@ def test_the_table_lines_up():
 
 @pytest.mark.slow
 def test_a_short_tour_writes_all_it_promises(tmp_path):
-    from adamix_lab.tour import run_tour
+    from adamix_lab.experiments.tour import run_tour
 
     said: list[str] = []
     lines = run_tour(tmp_path, steps=20, say=said.append)

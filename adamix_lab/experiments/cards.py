@@ -8,7 +8,7 @@ from typing import Any
 
 from adamix_lab.core.files import write_text
 from adamix_lab.core.saving import read_config
-from adamix_lab.seeds import interval
+from adamix_lab.experiments.seeds import interval
 from adamix_lab.training.twins import EXPERTS, RECIPE, SEEDS, STAGES, TWINS
 
 WHAT = {

@@ -9,8 +9,8 @@ import pytest
 import tiny
 import tiny_task
 
-from adamix_lab.fewshot import few_shot, run_few_shot
-from adamix_lab.methods import Budget
+from adamix_lab.experiments.fewshot import few_shot, run_few_shot
+from adamix_lab.experiments.methods import Budget
 from adamix_lab.tasks.prompts import Prompt
 from adamix_lab.tasks.tasks import Task
 

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from adamix_lab.comparison import finite, run_cell
 from adamix_lab.core.errors import positive, unknown
 from adamix_lab.core.files import write_text
-from adamix_lab.methods import METHODS, Budget
+from adamix_lab.experiments.comparison import finite, run_cell
+from adamix_lab.experiments.methods import METHODS, Budget
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.doctor import versions
 

@@ -10,12 +10,12 @@ import tiny
 import torch
 from tiny_task import one_thread, task, tokenizer  # noqa: F401
 
-from adamix_lab.baselines import comparison
-from adamix_lab.baselines.comparison import RECIPE, Clock, Setting, best_rate, compare_baselines, table
 from adamix_lab.baselines.making import baseline, costs
 from adamix_lab.baselines.soup import ensemble, train_apart
 from adamix_lab.core.merging import merge
 from adamix_lab.core.saving import trained_tensors
+from adamix_lab.experiments import baselines_comparison as comparison
+from adamix_lab.experiments.baselines_comparison import RECIPE, Clock, Setting, best_rate, compare_baselines, table
 from adamix_lab.training.evaluation import evaluate
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.run import History

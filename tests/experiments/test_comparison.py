@@ -6,9 +6,9 @@ import pytest
 import tiny
 import tiny_task
 
-from adamix_lab import comparison
-from adamix_lab.comparison import compare, few_to_judge, finite, table, words
-from adamix_lab.methods import METHODS, Budget
+from adamix_lab.experiments import comparison
+from adamix_lab.experiments.comparison import compare, few_to_judge, finite, table, words
+from adamix_lab.experiments.methods import METHODS, Budget
 
 BUDGET = Budget(steps=3, batch_size=8, max_length=6, top_blocks=1)
 

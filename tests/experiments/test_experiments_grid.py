@@ -8,7 +8,7 @@ import yaml
 from adamix_lab.experiments.grid import grid_of, name, read_grid
 from adamix_lab.experiments.settings import Run
 
-GRIDS = Path(__file__).resolve().parent.parent / "data" / "grids"
+GRIDS = Path(__file__).resolve().parents[2] / "data" / "grids"
 TABLE = """
 base: {task: rte, steps: 7, lr: 1e-3}
 axes:

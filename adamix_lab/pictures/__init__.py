@@ -1,1 +1,0 @@
-"""Pictures of the analyses: tidy data in, a figure and its alt text out."""
