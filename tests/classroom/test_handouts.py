@@ -22,7 +22,7 @@ from adamix_lab.classroom.handouts import (
 
 nbformat = pytest.importorskip("nbformat", reason="the notebooks extra is not installed")
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 LESSONS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 MOST_WORDS = 400  # what leaves a third of the page to the picture
 

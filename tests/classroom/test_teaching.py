@@ -9,7 +9,7 @@ from classroom_helpers import mark, notebook
 
 from adamix_lab.classroom.sources import assignments
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs" / "teaching").glob("*.md"))
 
 
