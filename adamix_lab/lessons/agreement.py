@@ -11,11 +11,11 @@ from torch import Tensor
 
 from adamix_lab.analysis.plots import STYLES, Picture
 from adamix_lab.lessons.answers import Answers
+from adamix_lab.lessons.controls import Steps
+from adamix_lab.lessons.frame import Explorer, View
+from adamix_lab.lessons.prediction import Prediction, mark_prediction
 from adamix_lab.lessons.runs import GRID, load_answers, place_of
 from adamix_lab.training.twins import SEEDS
-from adamix_lab.widgets.controls import Steps
-from adamix_lab.widgets.frame import Explorer, View
-from adamix_lab.widgets.prediction import Prediction, mark_prediction
 
 
 def pairwise_kl(answers: Answers) -> Tensor:

@@ -19,10 +19,10 @@ from adamix_lab.core.numerics import REORDERED, relative_difference
 from adamix_lab.core.products import merge_products
 from adamix_lab.interop.checked import bare, logits_of
 from adamix_lab.interop.peft_out import import_peft_library, write_experts
+from adamix_lab.lessons.controls import Steps
+from adamix_lab.lessons.frame import Explorer, View
+from adamix_lab.lessons.prediction import Prediction, mark_prediction
 from adamix_lab.tasks.tasks import Task
-from adamix_lab.widgets.controls import Steps
-from adamix_lab.widgets.frame import Explorer, View
-from adamix_lab.widgets.prediction import Prediction, mark_prediction
 
 WEIGHTS = ("1", "1/2", "1/4", "1/8", "1/16")
 COMBINATIONS = ("linear", "cat")

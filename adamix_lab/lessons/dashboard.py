@@ -16,8 +16,8 @@ from adamix_lab.experiments.pictures import VARIANTS
 from adamix_lab.experiments.reading import tasks_of, variants_of
 from adamix_lab.experiments.verdicts import OPEN
 from adamix_lab.lessons.ablations import ALL, EFFECT, NULL, Compared, compare, fewest_seeds, open_results, shipped
-from adamix_lab.widgets.controls import Words
-from adamix_lab.widgets.frame import Explorer, View
+from adamix_lab.lessons.controls import Words
+from adamix_lab.lessons.frame import Explorer, View
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

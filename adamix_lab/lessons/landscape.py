@@ -13,11 +13,11 @@ from torch import Tensor
 
 from adamix_lab.analysis.pictures_landscapes import style_of
 from adamix_lab.analysis.plots import Picture
+from adamix_lab.lessons.controls import Steps
 from adamix_lab.lessons.faces import Faces, above_chord, barrier, edge, face, load_faces, place_of
+from adamix_lab.lessons.frame import Explorer, View
 from adamix_lab.lessons.triangle import CORNERS
 from adamix_lab.training.twins import SEEDS, TWINS
-from adamix_lab.widgets.controls import Steps
-from adamix_lab.widgets.frame import Explorer, View
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

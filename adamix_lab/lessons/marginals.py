@@ -17,9 +17,9 @@ from adamix_lab.analysis.samples import Samples, every_route, fix_batches, merge
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.saving import load_trained, trained_tensors
 from adamix_lab.lessons.answers import Answers
+from adamix_lab.lessons.prediction import mark_prediction
 from adamix_lab.tasks.tasks import data_root, load_task
 from adamix_lab.training.twins import load_twin
-from adamix_lab.widgets.prediction import mark_prediction
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

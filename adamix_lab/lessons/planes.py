@@ -18,10 +18,10 @@ from adamix_lab.core.views import Batch
 from adamix_lab.experiments.seeds import t_half_width
 from adamix_lab.lessons.effects import effects_table
 from adamix_lab.lessons.measures_landscape import NAMES
+from adamix_lab.lessons.prediction import mark_prediction
 from adamix_lab.tasks.tasks import data_root
 from adamix_lab.training.doctor import device_name
 from adamix_lab.training.twins import TWINS, load_twin
-from adamix_lab.widgets.prediction import mark_prediction
 
 COMMAND = "adamix-lab landscape {twin} --kind plane --rows 256 --out data/results/landscape"
 ON_A_GPU = "adamix-lab landscape {twin} --kind plane --rows 256 --steps 51 --out data/results/landscape/gpu"

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from adamix_lab.analysis.plots import Picture, new_figure
 from adamix_lab.lessons.answers import Answers
+from adamix_lab.lessons.controls import Number
+from adamix_lab.lessons.frame import Explorer, View
 from adamix_lab.tasks.rows import Row
 from adamix_lab.tasks.tasks import load_task
-from adamix_lab.widgets.controls import Number
-from adamix_lab.widgets.frame import Explorer, View
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,10 +15,10 @@ from adamix_lab.analysis.plots import STYLES, Picture, new_figure
 from adamix_lab.analysis.stacked import above_prefix, inputs_of
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.fast.blocks import cut_last_block
+from adamix_lab.lessons.controls import Number, Words
+from adamix_lab.lessons.frame import Explorer, View
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.evaluation import evaluating, wilson
-from adamix_lab.widgets.controls import Number, Words
-from adamix_lab.widgets.frame import Explorer, View
 
 STRENGTHS = tuple(n / 10 for n in range(11))
 SENTENCE = "food : we found the food lovely, whereas the film was awful."

@@ -18,11 +18,11 @@ from adamix_lab.core.merging import weighted
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import cut_last_block
+from adamix_lab.lessons.controls import Number
+from adamix_lab.lessons.frame import Explorer, View
 from adamix_lab.tasks.tasks import Task, load_task
 from adamix_lab.training.evaluation import evaluating, wilson
 from adamix_lab.training.twins import load_twin
-from adamix_lab.widgets.controls import Number
-from adamix_lab.widgets.frame import Explorer, View
 
 CORNERS = ((0.0, 0.0), (1.0, 0.0), (0.5, math.sqrt(3) / 2))
 

@@ -10,7 +10,7 @@ from adamix_lab.experiments.contrasts import Scores
 from adamix_lab.experiments.reading import variants_of
 from adamix_lab.lessons.ablations import Compared, compare, fewest_seeds, league_table, wrong_winner
 from adamix_lab.lessons.dashboard import in_points, style_of
-from adamix_lab.widgets.prediction import mark_prediction
+from adamix_lab.lessons.prediction import mark_prediction
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

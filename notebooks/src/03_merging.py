@@ -27,8 +27,8 @@ import os
 import torch
 
 from adamix_lab import load_task, load_twin, merge
-from adamix_lab.checks.merging import check_align, check_cancelling
-from adamix_lab.checks.telling import attempt
+from adamix_lab.lessons.checks.merging import check_align, check_cancelling
+from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.lessons.answers import answers_of
 from adamix_lab.lessons.bars import draw_scores, scores
 from adamix_lab.lessons.effects import effects_table
@@ -38,7 +38,7 @@ from adamix_lab.lessons.triangle import ground_of, mixing_triangle
 from adamix_lab.analysis.plots import Picture
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.saving import load_trained, trained_tensors
-from adamix_lab.widgets.prediction import Prediction
+from adamix_lab.lessons.prediction import Prediction
 
 FAST = os.environ.get("ADAMIX_LAB_FAST", "1") == "1"
 ROWS = 128 if FAST else 996

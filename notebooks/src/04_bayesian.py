@@ -28,8 +28,8 @@ import torch
 
 from adamix_lab import load_task, load_twin
 from adamix_lab.analysis.posterior import marginal
-from adamix_lab.checks.posterior import check_marginal, check_split
-from adamix_lab.checks.telling import attempt
+from adamix_lab.lessons.checks.posterior import check_marginal, check_split
+from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.lessons.doubts import calibrations, risks
 from adamix_lab.lessons.effects import effects_table
 from adamix_lab.lessons.marginals import (
@@ -42,7 +42,7 @@ from adamix_lab.lessons.marginals import (
 )
 from adamix_lab.lessons.runs import load_answers
 from adamix_lab.lessons.sampler import route_sampler
-from adamix_lab.widgets.prediction import Prediction
+from adamix_lab.lessons.prediction import Prediction
 
 FAST = os.environ.get("ADAMIX_LAB_FAST", "1") == "1"
 DRAWS, ROWS = (50, 124) if FAST else (200, 996)

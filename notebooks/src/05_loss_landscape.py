@@ -31,15 +31,15 @@ import torch.nn.functional as F
 from adamix_lab import load_task, load_twin
 from adamix_lab.analysis.curvature import AdapterLoss
 from adamix_lab.analysis.kinds import task_batches
-from adamix_lab.checks.landscape import check_barrier, check_plane
-from adamix_lab.checks.telling import attempt
+from adamix_lab.lessons.checks.landscape import check_barrier, check_plane
+from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.lessons.effects import effects_table
 from adamix_lab.lessons.faces import barrier, edge, load_faces
 from adamix_lab.lessons.landscape import landscape_viewer
 from adamix_lab.lessons.planes import beside_now, curvatures, draw_heights, heights, likeness, stored
 from adamix_lab.core.merging import weighted
 from adamix_lab.core.routing import generator_for
-from adamix_lab.widgets.prediction import Prediction
+from adamix_lab.lessons.prediction import Prediction
 
 FAST = os.environ.get("ADAMIX_LAB_FAST", "1") == "1"
 ROWS = 64 if FAST else 256

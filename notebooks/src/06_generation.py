@@ -28,8 +28,8 @@ import pandas as pd
 import torch
 
 from adamix_lab import load_backbone
-from adamix_lab.checks.generation import check_coverage, check_prefix_labels
-from adamix_lab.checks.telling import attempt
+from adamix_lab.lessons.checks.generation import check_coverage, check_prefix_labels
+from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.generation.coverage import realised, slots_of
 from adamix_lab.generation.encoding import encode_pairs
 from adamix_lab.generation.scores import score
@@ -40,7 +40,7 @@ from adamix_lab.lessons.effects import effects_table
 from adamix_lab.core.objective import next_token_loss
 from adamix_lab.analysis.plots import Picture
 from adamix_lab.tasks.tasks import data_root
-from adamix_lab.widgets.prediction import Prediction
+from adamix_lab.lessons.prediction import Prediction
 
 torch.set_num_threads(2)
 

@@ -30,8 +30,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t
 
-from adamix_lab.checks.ablations import check_detectable, check_paired_interval
-from adamix_lab.checks.telling import attempt
+from adamix_lab.lessons.checks.ablations import check_detectable, check_paired_interval
+from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.experiments.statistics import holm, over_seeds
 from adamix_lab.lessons.ablations import (
     MAKERS, compare, detectable, is_run, is_there, league_table, open_results, own_scores, right_rows, shipped,
@@ -39,7 +39,7 @@ from adamix_lab.lessons.ablations import (
 from adamix_lab.lessons.dashboard import ablation_dashboard, in_points
 from adamix_lab.lessons.effects import effects_table
 from adamix_lab.lessons.winners import draw_winners, winners_table
-from adamix_lab.widgets.prediction import Prediction
+from adamix_lab.lessons.prediction import Prediction
 
 FAST = os.environ.get("ADAMIX_LAB_FAST", "1") == "1"
 TABLES = 300 if FAST else 3_000

@@ -35,13 +35,13 @@ from transformers import AutoModelForSequenceClassification, DistilBertConfig
 
 from adamix_lab import Recipe, attach, export, load_backbone, load_task, load_twin, merge_products, train
 from adamix_lab.core.adaptation import Adaptation, Weight, kaiming, linear, normal, ones, zeros
-from adamix_lab.checks.exporting import check_gated_lora, check_peft_weight
-from adamix_lab.checks.telling import attempt
+from adamix_lab.lessons.checks.exporting import check_gated_lora, check_peft_weight
+from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.training.evaluation import evaluate
 from adamix_lab.lessons.combining import combining_dial, prepare
 from adamix_lab.lessons.effects import effects_table
 from adamix_lab.lessons.loras import load_loras
-from adamix_lab.widgets.prediction import Prediction
+from adamix_lab.lessons.prediction import Prediction
 
 torch.set_num_threads(2)
 OUT = Path(tempfile.mkdtemp())  # everything written here goes there

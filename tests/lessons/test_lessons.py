@@ -7,7 +7,7 @@ import pytest
 
 nbformat = pytest.importorskip("nbformat", reason="the notebooks extra is not installed")
 
-ROOT = Path(__file__).resolve().parent.parent / "notebooks"
+ROOT = Path(__file__).resolve().parents[2] / "notebooks"
 LESSONS = sorted(path.stem for path in (ROOT / "src").glob("[0-9]*.py"))
 WIDGETS = {"03_merging": 2}  # the others have one
 

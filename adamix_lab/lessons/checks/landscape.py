@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamix_lab.checks.telling import call, compare, number, passed, wrong
 from adamix_lab.core.numerics import REORDERED
 from adamix_lab.core.routing import generator_for
+from adamix_lab.lessons.checks.telling import call, compare, number, passed, wrong
 
 # places t, losses, the barrier; the second tells by its number what was measured from
 LINES = (

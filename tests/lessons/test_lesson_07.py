@@ -12,7 +12,6 @@ import results_by_construction as made
 
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
-from adamix_lab.checks.ablations import check_detectable, check_paired_interval
 from adamix_lab.experiments.statistics import holm, over_seeds
 from adamix_lab.lessons import ablations, measures_ablations
 from adamix_lab.lessons.ablations import (
@@ -26,6 +25,7 @@ from adamix_lab.lessons.ablations import (
     right_rows,
     wrong_winner,
 )
+from adamix_lab.lessons.checks.ablations import check_detectable, check_paired_interval
 from adamix_lab.lessons.dashboard import COLUMNS, MOST, ablation_dashboard, board, draw_board, save_board
 from adamix_lab.lessons.winners import draw_winners, winners_table
 

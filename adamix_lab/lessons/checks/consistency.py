@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from adamix_lab.checks.telling import call, close, compare, number, passed, same, wrong
 from adamix_lab.core.consistency import reference_kl, symmetric_kl
 from adamix_lab.core.numerics import REORDERED
 from adamix_lab.core.routing import generator_for
+from adamix_lab.lessons.checks.telling import call, close, compare, number, passed, same, wrong
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from adamix_lab.checks.telling import call, passed, same, wrong
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.numerics import REORDERED
 from adamix_lab.core.routing import generator_for
+from adamix_lab.lessons.checks.telling import call, passed, same, wrong
 
 Expert = dict[str, Tensor]  # "down" [r, d], "down_bias" [r], "up" [d, r], "up_bias" [d]
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from adamix_lab.checks.telling import call, passed, same, wrong
 from adamix_lab.core.routing import generator_for
+from adamix_lab.lessons.checks.telling import call, passed, same, wrong
 
 
 def check_marginal(average: Callable[[Tensor], Tensor]) -> None:

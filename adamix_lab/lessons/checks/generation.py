@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from adamix_lab.checks.telling import call, close, number, passed, wrong
+from adamix_lab.lessons.checks.telling import call, close, number, passed, wrong
 
 IGNORED = -100
 

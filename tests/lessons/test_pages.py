@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("nbconvert", reason="the notebooks extra is not installed")
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

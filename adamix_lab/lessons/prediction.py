@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from adamix_lab.widgets.frame import Told, heading, require_ipywidgets
+from adamix_lab.lessons.frame import Told, heading, require_ipywidgets
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,7 +12,7 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 LOOK = """() => ({
   broken: [...document.images].filter(image => !image.complete || !image.naturalWidth).length,
   wide: document.documentElement.scrollWidth > innerWidth,

@@ -12,7 +12,6 @@ import tiny
 import tiny_generation
 import torch
 
-from adamix_lab.checks.generation import check_coverage, check_prefix_labels
 from adamix_lab.core.adaptations import LoRA
 from adamix_lab.core.model import attach
 from adamix_lab.generation import shipped, shipped_card
@@ -20,6 +19,7 @@ from adamix_lab.generation.coverage import coverage, realised, slots_of
 from adamix_lab.generation.decoding import Decoding, generate_texts
 from adamix_lab.generation.stepwise import a_route_each, one_route, search
 from adamix_lab.generation.tasks import load_generation_task
+from adamix_lab.lessons.checks.generation import check_coverage, check_prefix_labels
 from adamix_lab.tasks.tasks import data_root
 
 TASK, TOKENIZER = tiny_generation.task(), tiny_generation.tokenizer()

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamix_lab.checks.telling import call, compare, number, passed, wrong
 from adamix_lab.core.routing import RouteSpace
+from adamix_lab.lessons.checks.telling import call, compare, number, passed, wrong
 
 SITES, SIDES, EXPERTS, STEPS = 3, 2, 4, 400
 

@@ -18,12 +18,12 @@ from adamix_lab.lessons.agreement import agreed_and_wrong, consistency_dial, dia
 from adamix_lab.lessons.answers import answers_of, read_answers, write_answers
 from adamix_lab.lessons.bars import draw_scores, scores
 from adamix_lab.lessons.gates import draw_loads, train_gates
+from adamix_lab.lessons.prediction import Prediction
 from adamix_lab.lessons.routing import by_expert, flips, routing_explorer, specialist_gain
 from adamix_lab.lessons.strength import strength_dial
 from adamix_lab.lessons.symmetry import aligned, permuted_copies
 from adamix_lab.lessons.triangle import mixed, mixing_triangle, prepare
 from adamix_lab.tasks.tasks import load_task
-from adamix_lab.widgets.prediction import Prediction
 
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
 

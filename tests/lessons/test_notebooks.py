@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent / "notebooks"
+ROOT = Path(__file__).resolve().parents[2] / "notebooks"
 SOURCES = sorted((ROOT / "src").glob("*.py"))
 
 nbformat = pytest.importorskip("nbformat", reason="the notebooks extra is not installed")

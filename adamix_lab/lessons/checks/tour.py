@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from adamix_lab.checks.telling import call, compare, number, passed, wrong
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.mixture import MixtureLayer
 from adamix_lab.core.routing import generator_for
+from adamix_lab.lessons.checks.telling import call, compare, number, passed, wrong
 
 Count = Callable[[int, int, int, int, bool], "tuple[int, int]"]
 

@@ -12,15 +12,15 @@ pytestmark = [
     pytest.mark.skipif(lab_server.missing() is not None, reason=str(lab_server.missing())),
 ]
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 LESSONS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 SECONDS = 60  # until a new picture must stand; how long it takes is benchmarks/latency.py's business
 
 FRAME = """
 from adamix_lab.analysis.plots import Picture, new_figure
-from adamix_lab.widgets.controls import Number, Steps, Words
-from adamix_lab.widgets.frame import Explorer, View
-from adamix_lab.widgets.prediction import Prediction
+from adamix_lab.lessons.controls import Number, Steps, Words
+from adamix_lab.lessons.frame import Explorer, View
+from adamix_lab.lessons.prediction import Prediction
 
 def draw(state):
     number, step, words = state

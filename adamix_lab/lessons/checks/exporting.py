@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from adamix_lab.checks.telling import call, compare, number, passed, same, wrong
 from adamix_lab.core.adaptation import Adaptation
 from adamix_lab.core.mixture import declared_weights
 from adamix_lab.core.routing import generator_for
+from adamix_lab.lessons.checks.telling import call, compare, number, passed, same, wrong
 
 SHAPES = {"A": "[rank, in]", "B": "[out, rank]", "gate": "[out]"}
 

@@ -17,10 +17,10 @@ from adamix_lab.analysis.arrays import save_landscape
 from adamix_lab.analysis.kinds import experts_of, points_of_kind, task_batches
 from adamix_lab.analysis.landscape import evaluate_points
 from adamix_lab.analysis.points import dot
-from adamix_lab.checks.landscape import check_barrier, check_plane
 from adamix_lab.core.merging import weighted
 from adamix_lab.lessons import faces, landscape, measures_landscape, planes
 from adamix_lab.lessons.between import half_way, moved, random_points
+from adamix_lab.lessons.checks.landscape import check_barrier, check_plane
 from adamix_lab.lessons.effects import effects_table
 from adamix_lab.lessons.faces import Faces, barrier, edge, face, load_faces, measure_faces
 from adamix_lab.lessons.landscape import draw_viewed, highest_pair, landscape_viewer, viewed

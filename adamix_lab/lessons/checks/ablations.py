@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from adamix_lab.checks.telling import call, close, compare, number, passed, wrong
 from adamix_lab.experiments.statistics import over_seeds
+from adamix_lab.lessons.checks.telling import call, close, compare, number, passed, wrong
 
 Interval = Callable[[Sequence[float], Sequence[float]], Any]
 CASES = (

@@ -18,7 +18,7 @@ from typing import Any
 
 from adamix_lab.analysis.plots import Picture
 from adamix_lab.core.errors import unknown
-from adamix_lab.widgets.controls import Control, watch
+from adamix_lab.lessons.controls import Control, watch
 
 State = dict[str, Any]
 
