@@ -183,7 +183,7 @@ def test_every_adamix_lab_command_of_the_readme_exists():
         pytest.skip("no command line yet")
     import typer
 
-    from adamix_lab import cli
+    from adamix_lab.cli import main as cli
 
     assert named <= typer.main.get_command(cli.app).commands.keys()
 

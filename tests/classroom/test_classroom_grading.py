@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from adamix_lab.classroom import grading
 from adamix_lab.classroom.sandbox import NotStarted
-from adamix_lab.cli import app
+from adamix_lab.cli.main import app
 
 NAME = "01_routing"
 FULL = 10

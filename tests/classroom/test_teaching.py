@@ -22,7 +22,7 @@ def test_links_of_a_page_lead_somewhere(page):
 def test_commands_on_the_pages_exist():
     import typer
 
-    from adamix_lab import cli
+    from adamix_lab.cli import main as cli
 
     known = typer.main.get_command(cli.app).commands
     for page in PAGES:

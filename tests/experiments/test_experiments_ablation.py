@@ -157,8 +157,8 @@ def test_one_process_holds_a_grid(monkeypatch):
 def test_the_command(finished, base, tmp_path, monkeypatch):
     from typer.testing import CliRunner
 
-    from adamix_lab.cli import app
-    from adamix_lab.commands import experimenting
+    from adamix_lab.cli import experimenting
+    from adamix_lab.cli.main import app
 
     monkeypatch.setattr(experimenting, "find_spec", lambda _: None)  # the report has tests of its own
     _, out, _, _ = finished

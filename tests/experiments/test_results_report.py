@@ -238,7 +238,7 @@ def test_the_report_works_from_results_alone(tmp_path):
 def test_the_command(tmp_path):
     from typer.testing import CliRunner
 
-    from adamix_lab.cli import app
+    from adamix_lab.cli.main import app
 
     folder = made.write(tmp_path / "results", made.results(EFFECTS, seeds=3, tasks=("rte",)), with_rest=False)
     done = CliRunner().invoke(app, ["report", str(folder), "--out", str(tmp_path / "out")])

@@ -8,7 +8,7 @@ import tiny
 import tiny_generation
 from typer.testing import CliRunner
 
-from adamix_lab import cli
+from adamix_lab.cli import main as cli
 from adamix_lab.core.objective import Consistency
 from adamix_lab.generation import comparison
 from adamix_lab.generation.comparison import compare_generators, load_generator, spread, thinned

@@ -217,7 +217,7 @@ def test_text_without_held_out_files_or_manifest_serves(text, tmp_path):
 def test_the_command_line_has_the_settings_defaults():
     import inspect
 
-    from adamix_lab.cli import pretrain as command
+    from adamix_lab.cli.main import pretrain as command
 
     for name, parameter in inspect.signature(command).parameters.items():
         if name not in ("source", "out"):

@@ -6,7 +6,8 @@ import tiny_task
 import torch
 from typer.testing import CliRunner
 
-from adamix_lab import cli, load, save
+from adamix_lab import load, save
+from adamix_lab.cli import main as cli
 from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.interop.authors import authors_state
 

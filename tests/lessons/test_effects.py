@@ -88,8 +88,8 @@ def test_a_table_is_shown_whole_and_missing_ones_are_told(tmp_path):
 
 
 def test_the_commands(tmp_path, monkeypatch, capsys):
-    from adamix_lab.commands.measuring import effects as effects_command
-    from adamix_lab.commands.measuring import lesson_runs
+    from adamix_lab.cli.measuring import effects as effects_command
+    from adamix_lab.cli.measuring import lesson_runs
 
     made = {"x": ("points", lambda seed: torch.rand(5))}
     monkeypatch.setattr(measures, "LESSONS", {"00": lambda: made, "01": lambda: made})

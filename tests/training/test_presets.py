@@ -160,7 +160,7 @@ def test_short_names_stand_for_the_hub(monkeypatch, tmp_path):
 def test_the_command_lists_and_prints_presets():
     from typer.testing import CliRunner
 
-    from adamix_lab.cli import app
+    from adamix_lab.cli.main import app
 
     def told(*arguments):
         return CliRunner().invoke(app, ["presets", *arguments])

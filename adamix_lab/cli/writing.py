@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from adamix_lab.commands.options import Folder
+from adamix_lab.cli.options import Folder
 
 
 def train_generator(

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from adamix_lab import workshop
+from adamix_lab.cli import workshop
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_lab_is_started_on_the_notebooks_at_the_tour(monkeypatch):

@@ -9,15 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
-from adamix_lab.commands.analysing import landscape, posterior, theory
-from adamix_lab.commands.exchanging import export, import_authors, import_peft, push
-from adamix_lab.commands.experimenting import ablate
-from adamix_lab.commands.measuring import effects, lesson_landscapes, lesson_loras, lesson_runs, lesson_writers
-from adamix_lab.commands.options import Folder
-from adamix_lab.commands.reporting import report
-from adamix_lab.commands.studies import baselines, few_shot, presets, table
-from adamix_lab.commands.teaching import bundle, classroom
-from adamix_lab.commands.writing import generate, pretrain, train_generator
+from adamix_lab.cli.analysing import landscape, posterior, theory
+from adamix_lab.cli.exchanging import export, import_authors, import_peft, push
+from adamix_lab.cli.experimenting import ablate
+from adamix_lab.cli.measuring import effects, lesson_landscapes, lesson_loras, lesson_runs, lesson_writers
+from adamix_lab.cli.options import Folder
+from adamix_lab.cli.reporting import report
+from adamix_lab.cli.studies import baselines, few_shot, presets, table
+from adamix_lab.cli.teaching import bundle, classroom
+from adamix_lab.cli.writing import generate, pretrain, train_generator
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -216,7 +216,7 @@ def twins(
 @app.command()
 def lab() -> None:
     """Opens JupyterLab on the notebooks, beginning with 00_tour."""
-    from adamix_lab.workshop import lab as run
+    from adamix_lab.cli.workshop import lab as run
 
     raise typer.Exit(run())
 
@@ -224,7 +224,7 @@ def lab() -> None:
 @app.command()
 def test() -> None:
     """The quick tests (of a checkout)."""
-    from adamix_lab.workshop import pytest as run
+    from adamix_lab.cli.workshop import pytest as run
 
     raise typer.Exit(run(["-m", "not slow and not browser"]))
 
@@ -232,7 +232,7 @@ def test() -> None:
 @app.command("test-all")
 def test_all() -> None:
     """Every test (of a checkout)."""
-    from adamix_lab.workshop import pytest as run
+    from adamix_lab.cli.workshop import pytest as run
 
     raise typer.Exit(run([]))
 
@@ -240,7 +240,7 @@ def test_all() -> None:
 @app.command()
 def lint() -> None:
     """Formatting, style and types (of a checkout)."""
-    from adamix_lab.workshop import lint as run
+    from adamix_lab.cli.workshop import lint as run
 
     raise typer.Exit(run())
 
@@ -248,7 +248,7 @@ def lint() -> None:
 @app.command()
 def notebooks() -> None:
     """Builds and runs the notebooks from their sources (of a checkout)."""
-    from adamix_lab.workshop import notebooks as run
+    from adamix_lab.cli.workshop import notebooks as run
 
     raise typer.Exit(run())
 
@@ -256,7 +256,7 @@ def notebooks() -> None:
 @app.command()
 def bench() -> None:
     """The benchmarks in their quick form (of a checkout)."""
-    from adamix_lab.workshop import bench as run
+    from adamix_lab.cli.workshop import bench as run
 
     raise typer.Exit(run())
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from adamix_lab.commands.options import Folder
+from adamix_lab.cli.options import Folder
 
 Saved = Annotated[Path, typer.Argument(help="A saved mixture, as `train` writes it (runs/NAME/seed0).")]
 Base = Annotated[str, typer.Option(help="The base: a local folder, a Hub name, minilm, roberta-large, ...")]
