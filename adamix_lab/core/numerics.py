@@ -30,10 +30,14 @@ def relative_difference(found: Any, expected: Any) -> float:
     >>> relative_difference(torch.tensor([0.0, 10.1]), torch.tensor([0.0, 10.0])) < 0.011
     True
     """
-    a, b = (value.detach().double().cpu() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.double)
-            for value in (found, expected))
+    a, b = (
+        value.detach().double().cpu() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.double)
+        for value in (found, expected)
+    )
     if a.shape != b.shape:
-        raise ValueError(f"two results of shapes {list(a.shape)} and {list(b.shape)}: expected equal shapes to compare.")
+        raise ValueError(
+            f"two results of shapes {list(a.shape)} and {list(b.shape)}: expected equal shapes to compare."
+        )
     if not a.numel():
         return 0.0
     difference = torch.where(a == b, 0.0, (a - b).abs())  # equal infinities are no difference
