@@ -73,29 +73,3 @@ def test_pictures_and_links_are_there():
         assert (ROOT / target).is_file(), target
     for alt in re.findall(r"!\[([^\]]*)\]", README):
         assert len(alt) >= 40
-
-
-def module_files() -> dict[str, Path]:
-    """Every module of the package by its name as imports spell it: `files`, `generation.decoding`."""
-    package = ROOT / "adamix_lab"
-    paths = [path for path in sorted(package.rglob("*.py")) if not path.stem.startswith("__")]
-    return {".".join(path.relative_to(package).with_suffix("").parts): path for path in paths}
-
-
-def listed_modules() -> list[str]:
-    """The same names in the order of the architecture page's list."""
-    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    part = page[page.index("## The parts") : page.index("Beside the package")]
-    return [name.replace("/", ".") for name in re.findall(r"`([a-z_/]+)\.py`", part)]
-
-
-def test_the_architecture_page_names_every_file():
-    assert sorted(listed_modules()) == sorted(module_files())
-
-
-def test_imports_go_down_the_list_of_the_architecture_page():
-    """A file imports only files listed above it (imports inside functions of the command line excepted)."""
-    order, files = listed_modules(), module_files()
-    for place, name in enumerate(order):
-        for imported in re.findall(r"^from adamix_lab\.([a-z_.]+) import", files[name].read_text("utf-8"), flags=re.M):
-            assert imported in order[:place], f"{name}.py imports {imported}.py, which is not listed above it"

@@ -210,7 +210,7 @@ def hold_out(
 def data_root() -> Path:
     """The folder of the embedded data: ADAMIX_LAB_DATA, or `data/` beside the package."""
     named = os.environ.get(DATA_VARIABLE)
-    return Path(named) if named else Path(__file__).resolve().parent.parent / "data"
+    return Path(named) if named else Path(__file__).resolve().parents[2] / "data"
 
 
 def _on_hub(source: str | Path) -> bool:
