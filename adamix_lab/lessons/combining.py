@@ -168,7 +168,7 @@ def draw_combined(state: Combined, predicted: float | None = None) -> View:
     right.set_xlim(5e-9, 50)
     right.set_ylim(-0.6, 1.6)
     right.set_yticks([0, 1], names)
-    right.set_xlabel("largest difference of logits, as a share\nof the largest logit (shaded: below 1e-5)")
+    right.set_xlabel("relative difference of logits (shaded: below 1e-5)")
     right.grid(axis="x", alpha=0.3)
     same = ", ".join(name for name, value in zip(("merge", "merge_products"), found, strict=True) if value <= CLOSE)
     readout = (
