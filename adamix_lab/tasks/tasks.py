@@ -1,7 +1,7 @@
 """A task: rows to train on, rows to be judged on, and which columns are the text and the label.
 
-Rows come from the embedded data, a folder, one file (see `adamix_lab.tasks.rows`), or the Hub (see `adamix_lab.tasks.hub`). What
-the paper's tasks are made of stands in `adamix_lab.tasks.known_tasks`.
+Rows come from the embedded data, a folder, one file (see `adamix_lab.tasks.rows`), or the Hub (see
+`adamix_lab.tasks.hub`). What the paper's tasks are made of stands in `adamix_lab.tasks.known_tasks`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Task:
         text: one column, or two for pairs.
         label: the label's column.
         classes: the classes' names in the order of their numbers; empty for regression.
-        metrics: names in `adamix_lab.tasks.metrics`, the task's own first; none given: accuracy, or the two correlations.
+        metrics: names in `adamix_lab.tasks.metrics`, the task's own first; none given: accuracy, or the two
+            correlations.
         further: more rows to be judged on, by name (MNLI's "mismatched").
         source: where `load_task` found it: a name, or the whole path.
     """

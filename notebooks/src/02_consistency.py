@@ -152,8 +152,8 @@ attempt(check_gradient, consistency)
 # %% [markdown]
 # ## Where the library has it
 #
-# Distances: `adamix_lab/core/consistency.py`. Both views in one call: `adamix_lab/core/views.py`, `adamix_lab/core/objective.py`. To
-# train another weight: `adamix-lab train --consistency 3`.
+# Distances: `adamix_lab/core/consistency.py`. Both views in one call: `adamix_lab/core/views.py`,
+# `adamix_lab/core/objective.py`. To train another weight: `adamix-lab train --consistency 3`.
 #
 # ## You can now
 #

@@ -194,8 +194,8 @@ attempt(check_cancelling, (A, B), (A, -B))
 # %% [markdown]
 # ## Where the library has it
 #
-# `adamix_lab/core/merging.py` has the merge and soups (mixture points chosen on held-out rows). `merge_gap` says how far a
-# layer's merged output is from the mean of its routes' outputs.
+# `adamix_lab/core/merging.py` has the merge and soups (mixture points chosen on held-out rows). `merge_gap` says how
+# far a layer's merged output is from the mean of its routes' outputs.
 #
 # ## You can now
 #
