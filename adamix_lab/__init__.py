@@ -34,7 +34,7 @@ _WHERE = {
     "train": "training.train",
     "evaluate": "training.evaluation",
     "predict": "training.evaluation",
-    "few_shot": "experiments.fewshot",
+    "few_shot": "tasks.tasks",
     "merge": "core.merging",
     "fold": "core.merging",
     "merge_gap": "core.merging",
@@ -66,13 +66,12 @@ if TYPE_CHECKING:
     from adamix_lab.core.routing import Router, RouteSpace
     from adamix_lab.core.saving import load, save
     from adamix_lab.core.views import routed_logits
-    from adamix_lab.experiments.fewshot import few_shot
     from adamix_lab.interop.authors import import_authors
     from adamix_lab.interop.export import export
     from adamix_lab.interop.peft_in import import_peft
     from adamix_lab.interop.sharing import from_pretrained, push_to_hub
     from adamix_lab.tasks.backbones import load_backbone
-    from adamix_lab.tasks.tasks import Task, load_task
+    from adamix_lab.tasks.tasks import Task, few_shot, load_task
     from adamix_lab.training.evaluation import evaluate, predict
     from adamix_lab.training.presets import preset
     from adamix_lab.training.recipe import Recipe

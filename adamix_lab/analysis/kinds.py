@@ -15,9 +15,9 @@ from adamix_lab.core.errors import one_of, unknown
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.views import Batch
-from adamix_lab.experiments.seeds import load_saved
 from adamix_lab.tasks.batches import encode, sequential
 from adamix_lab.tasks.tasks import Task, load_task
+from adamix_lab.training.evaluation import load_saved
 from adamix_lab.training.twins import STAGES, TWINS, load_twin
 
 STEPS = {"line": 41, "plane": 21, "random": 21, "triangle": 10, "square": 11, "stages": 21}

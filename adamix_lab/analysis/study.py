@@ -34,11 +34,11 @@ from adamix_lab.core.errors import positive
 from adamix_lab.core.files import write_atomically, write_text
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
-from adamix_lab.experiments.seeds import load_saved
 from adamix_lab.fast.tree import check_budget
 from adamix_lab.tasks.rows import Row
 from adamix_lab.tasks.tasks import Task, hold_out, load_task
 from adamix_lab.training.doctor import versions
+from adamix_lab.training.evaluation import load_saved
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -27,10 +27,9 @@ def ablate(
     out: Folder = Path("runs/ablation"),
 ) -> None:
     """Performs a grid of runs, resumably, and prints variants by strategies with intervals over seeds."""
+    from adamix_lab.experiments.ablation import Engine, listed
     from adamix_lab.experiments.ablation import ablate as perform
-    from adamix_lab.experiments.ablation import listed
     from adamix_lab.experiments.grid import read_grid
-    from adamix_lab.experiments.performing import Engine
 
     changes = {"folder": None if folder is None else str(folder), "steps": steps}
     runs = read_grid(grid, **{name: value for name, value in changes.items() if value is not None})

@@ -123,9 +123,10 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of random routes.")] = 0,
 ) -> None:
     """Compares inference strategies of a saved mixture on a task's evaluation rows."""
-    from adamix_lab.experiments.seeds import SHOWN, load_saved, print_results
+    from adamix_lab.experiments.seeds import SHOWN, print_results
     from adamix_lab.tasks.tasks import load_task
     from adamix_lab.training.evaluation import evaluate as compare
+    from adamix_lab.training.evaluation import load_saved
 
     mixture, tokenizer, config = load_saved(folder)
     source = task or config["notes"].get("source") or config["notes"].get("task", "aspects")
@@ -143,7 +144,7 @@ def predict(
     strategy: Annotated[str, typer.Option(help="How to use the experts.")] = "merged",
 ) -> None:
     """Class probabilities of sentences, or the numbers of a regression."""
-    from adamix_lab.experiments.seeds import load_saved
+    from adamix_lab.training.evaluation import load_saved
     from adamix_lab.training.evaluation import predict as answer
 
     mixture, tokenizer, config = load_saved(folder)

@@ -37,10 +37,9 @@ def train_generator(
 ) -> None:
     """Trains a decoder on E2E, WebNLG or DART, decodes, and prints scores; finished variants are not done again."""
     from adamix_lab.core.objective import Consistency
-    from adamix_lab.generation.comparison import compare_generators, thinned
+    from adamix_lab.generation.comparison import SHOWN, Settings, compare_generators, thinned
     from adamix_lab.generation.decoding import Decoding
     from adamix_lab.generation.tasks import load_generation_task
-    from adamix_lab.generation.variants import SHOWN, Settings
     from adamix_lab.training.recipe import Recipe
 
     recipe = Recipe(

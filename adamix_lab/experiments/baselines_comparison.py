@@ -10,8 +10,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from adamix_lab.baselines.making import BASELINES, EXPERTS, Costs, baseline, costs, fitted, known
-from adamix_lab.baselines.soup import Loader, ensemble, train_apart
+from adamix_lab.baselines.making import (
+    BASELINES,
+    EXPERTS,
+    Costs,
+    Loader,
+    baseline,
+    costs,
+    ensemble,
+    fitted,
+    known,
+    train_apart,
+)
 from adamix_lab.core.errors import positive
 from adamix_lab.core.files import write_text
 from adamix_lab.core.model import MixtureModel

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-import random
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from adamix_lab.core.errors import positive, unknown
+from adamix_lab.core.errors import unknown
 from adamix_lab.core.files import write_text
 from adamix_lab.experiments.methods import METHODS, Budget, Outcome
 from adamix_lab.experiments.seeds import unit
 from adamix_lab.tasks.known_tasks import KNOWN
-from adamix_lab.tasks.tasks import Task, load_task
+from adamix_lab.tasks.tasks import Task, few_to_judge, load_task
 from adamix_lab.training.doctor import versions
 
 Say = Callable[[str], None]
@@ -102,20 +100,6 @@ def _metrics(task: Task, outcome: Outcome) -> dict[str, float]:
         suffix = part.name.removeprefix(task.name).lstrip("-")
         found |= {f"{name}, {suffix}" if suffix else name: value for name, value in result.shown.items()}
     return found
-
-
-def few_to_judge(task: Task, rows: int | None) -> Task:
-    """The task with a seeded sample of each set of rows to be judged on; None leaves all."""
-    if rows is None:
-        return task
-    positive("evaluation_rows", rows)
-
-    def some(given: Sequence[Any]) -> Sequence[Any]:
-        picked = sorted(random.Random(0).sample(range(len(given)), min(rows, len(given))))
-        return [given[n] for n in picked]
-
-    further = {name: some(part) for name, part in task.further.items()}
-    return replace(task, evaluation=some(task.evaluation), further=further)
 
 
 def _chosen(folder: Path, tasks: Sequence[str], methods: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from adamix_lab.experiments.reading import Results, variant_called
+from adamix_lab.experiments.results import Results, variant_called
 from adamix_lab.experiments.statistics import Estimate, over_seeds, paired_bootstrap
 
 Budget = Literal["steps", "compute"]

@@ -9,7 +9,7 @@ from adamix_lab.experiments.document import Block, Heading, Image, Paragraph
 from adamix_lab.experiments.overview import names_of
 from adamix_lab.experiments.paper import paper_table, read
 from adamix_lab.experiments.pictures import Point, losses, score_against_parameters, strategies_by_seed
-from adamix_lab.experiments.reading import variant_called
+from adamix_lab.experiments.results import variant_called
 
 PANELS = 4
 

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from adamix_lab.experiments.batched import why_alone
 from adamix_lab.experiments.contrasts import REFERENCE, Scores, Side
 from adamix_lab.experiments.document import Grid
-from adamix_lab.experiments.reading import (
+from adamix_lab.experiments.grid import Run
+from adamix_lab.experiments.results import (
     Results,
     missing_seeds,
     settings_of,
@@ -19,8 +21,6 @@ from adamix_lab.experiments.reading import (
     variant_called,
     variants_of,
 )
-from adamix_lab.experiments.sets import why_alone
-from adamix_lab.experiments.settings import Run
 from adamix_lab.experiments.statistics import over_seeds
 
 WANTED = "AdaMix, single, no consistency, no sharing, share down, r-drop, lora, houlsby, bitfit, full, head"

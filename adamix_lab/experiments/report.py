@@ -14,7 +14,7 @@ from adamix_lab.experiments.document import Block, Bullets, Grid, Heading, Parag
 from adamix_lab.experiments.figures import figures
 from adamix_lab.experiments.measured import BUDGETS, Measured, columns_of, detail_rows, measure
 from adamix_lab.experiments.overview import absolute, costs, provenance, what_was_run
-from adamix_lab.experiments.reading import read_results
+from adamix_lab.experiments.results import read_results
 from adamix_lab.experiments.statistics import Estimate
 from adamix_lab.experiments.tables import TABLES, Table
 from adamix_lab.experiments.verdicts import Verdict, judge

@@ -13,8 +13,8 @@ from typing import Any
 
 from adamix_lab.core.adaptation import Adaptation
 from adamix_lab.core.files import write_text
-from adamix_lab.core.model import MixtureModel, attach
-from adamix_lab.core.saving import load, read_config, save
+from adamix_lab.core.model import attach
+from adamix_lab.core.saving import save
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.doctor import versions
@@ -151,16 +151,3 @@ def t_half_width(values: Sequence[float]) -> float:
 def print_results(results: Sequence[Evaluation], say: Callable[[str], None] = print) -> None:
     """One run's strategies, a line each."""
     say(over_seeds([results]))
-
-
-def load_saved(folder: Path) -> tuple[MixtureModel, Any, dict[str, Any]]:
-    """(mixture in evaluation mode, tokenizer, configuration) of a folder that `train` or `tour` wrote."""
-    config = read_config(folder)
-    backbone = config["notes"].get("backbone")
-    if not backbone:
-        raise ValueError(
-            f"{folder} does not say its backbone: expected notes written by `adamix-lab train`. Use "
-            f"adamix_lab.load(model, folder)."
-        )
-    model, tokenizer = load_backbone(backbone, num_labels=config["num_labels"])
-    return load(model, folder).eval(), tokenizer, config

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from adamix_lab.analysis.plots import STYLES, Picture, new_figure
 from adamix_lab.core.files import write_atomically, write_text
 from adamix_lab.experiments.pictures import VARIANTS
-from adamix_lab.experiments.reading import tasks_of, variants_of
+from adamix_lab.experiments.results import tasks_of, variants_of
 from adamix_lab.experiments.verdicts import OPEN
 from adamix_lab.lessons.ablations import ALL, EFFECT, NULL, Compared, compare, fewest_seeds, open_results, shipped
 from adamix_lab.lessons.controls import Words

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from adamix_lab.analysis.pictures_routes import panels
 from adamix_lab.analysis.plots import Picture
 from adamix_lab.experiments.contrasts import Scores
-from adamix_lab.experiments.reading import variants_of
+from adamix_lab.experiments.results import variants_of
 from adamix_lab.lessons.ablations import Compared, compare, fewest_seeds, league_table, wrong_winner
 from adamix_lab.lessons.dashboard import in_points, style_of
 from adamix_lab.lessons.prediction import mark_prediction

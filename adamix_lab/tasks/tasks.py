@@ -205,6 +205,66 @@ def hold_out(
     return [r for n, r in enumerate(rows) if n not in dev], [r for n, r in enumerate(rows) if n in dev]
 
 
+def few_shot(task: Task, examples: int = 30, seed: int = 0, per_class: int | None = None) -> Task:
+    """The task with few training rows, drawn by the seed; the rows to be judged on stay.
+
+    Every class gets the same number; where `examples` does not divide, some (drawn, too) get one more. A regression
+    has no classes: its rows are drawn at random.
+
+    Args:
+        task: where to draw from.
+        examples: in all.
+        seed: of the draw.
+        per_class: so many of each class, instead of `examples`.
+
+    Raises:
+        ValueError: a class has fewer rows than asked for, or `examples` are fewer than the classes.
+    """
+    positive("examples", examples)
+    rng = random.Random(seed)
+    if per_class is not None:
+        positive("per_class", per_class)
+        if task.regression:
+            raise ValueError(f"per_class = {per_class} for {task.name!r}, a regression: expected examples instead.")
+    groups = _groups(task)
+    if examples < len(groups) and per_class is None:
+        raise ValueError(f"examples = {examples} for {len(groups)} classes: expected one of each at least.")
+    more = rng.sample(sorted(groups), examples % len(groups))
+    picked: list[int] = []
+    for value in sorted(groups):
+        wanted = per_class or examples // len(groups) + (value in more)
+        if wanted > len(groups[value]):
+            what = f"class {task.classes[value]!r}" if task.classes else "the task"
+            raise ValueError(
+                f"{wanted} examples of {what} were asked for, {task.name!r} has {len(groups[value])}: expected at most "
+                "these. Ask for fewer."
+            )
+        picked += rng.sample(groups[value], wanted)
+    return replace(task, train=[task.train[n] for n in sorted(picked)])
+
+
+def _groups(task: Task) -> dict[int, list[int]]:
+    """Row numbers by class; every class of the task is there."""
+    groups: dict[int, list[int]] = {n: [] for n in range(len(task.classes) or 1)}
+    for n, row in enumerate(task.train):
+        groups[row[task.label] if task.classes else 0].append(n)
+    return groups
+
+
+def few_to_judge(task: Task, rows: int | None) -> Task:
+    """The task with a seeded sample of each set of rows to be judged on; None leaves all."""
+    if rows is None:
+        return task
+    positive("evaluation_rows", rows)
+
+    def some(given: Sequence[Any]) -> Sequence[Any]:
+        picked = sorted(random.Random(0).sample(range(len(given)), min(rows, len(given))))
+        return [given[n] for n in picked]
+
+    further = {name: some(part) for name, part in task.further.items()}
+    return replace(task, evaluation=some(task.evaluation), further=further)
+
+
 # -- finding files -----------------------------------------------------------------------------------------
 
 

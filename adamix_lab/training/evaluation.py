@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +16,11 @@ from torch import Tensor, nn
 from adamix_lab.core.errors import unknown
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
+from adamix_lab.core.saving import load, read_config
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import cut_last_block, plan_blocks
 from adamix_lab.fast.prefix import above
+from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import Encoder, check_labels, encode, sequential
 from adamix_lab.tasks.metrics import score
 from adamix_lab.tasks.tasks import Task
@@ -203,3 +206,16 @@ def paired_difference(first: Tensor, second: Tensor, z: float = 1.96) -> tuple[f
     """
     difference = first.double() - second.double()
     return float(difference.mean()), z * float(difference.std()) / math.sqrt(len(difference))
+
+
+def load_saved(folder: Path) -> tuple[MixtureModel, Any, dict[str, Any]]:
+    """(mixture in evaluation mode, tokenizer, configuration) of a folder that `train` or `tour` wrote."""
+    config = read_config(folder)
+    backbone = config["notes"].get("backbone")
+    if not backbone:
+        raise ValueError(
+            f"{folder} does not say its backbone: expected notes written by `adamix-lab train`. Use "
+            f"adamix_lab.load(model, folder)."
+        )
+    model, tokenizer = load_backbone(backbone, num_labels=config["num_labels"])
+    return load(model, folder).eval(), tokenizer, config

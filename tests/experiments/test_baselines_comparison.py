@@ -10,8 +10,7 @@ import tiny
 import torch
 from tiny_task import one_thread, task, tokenizer  # noqa: F401
 
-from adamix_lab.baselines.making import baseline, costs
-from adamix_lab.baselines.soup import ensemble, train_apart
+from adamix_lab.baselines.making import baseline, costs, ensemble, train_apart
 from adamix_lab.core.merging import merge
 from adamix_lab.core.saving import trained_tensors
 from adamix_lab.experiments import baselines_comparison as comparison

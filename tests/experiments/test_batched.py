@@ -11,8 +11,7 @@ from adamix_lab.core.adaptations import LoRA
 from adamix_lab.core.model import attach
 from adamix_lab.core.numerics import relative_difference
 from adamix_lab.core.objective import Consistency
-from adamix_lab.experiments.batched import train_batched
-from adamix_lab.experiments.equal_shape import why_apart
+from adamix_lab.experiments.batched import train_batched, why_apart
 from adamix_lab.training.train import train
 
 TASK, TOKENIZER = tiny_task.task(rows=93), tiny_task.tokenizer()  # 93 rows: an epoch's last batch is smaller

@@ -13,11 +13,9 @@ import pytest
 import tiny_grid
 from tiny_task import one_thread  # noqa: F401
 
-from adamix_lab.experiments import engines, performing, running
-from adamix_lab.experiments.ablation import ablate, listed
-from adamix_lab.experiments.engines import WorkersLost
+from adamix_lab.experiments import ablation, running
+from adamix_lab.experiments.ablation import Engine, WorkersLost, ablate, listed
 from adamix_lab.experiments.grid import grid_of
-from adamix_lab.experiments.performing import Engine
 from adamix_lab.experiments.results import place_of, read_table, state
 
 QUIET = Engine(threads=1)
@@ -51,7 +49,7 @@ def test_the_table_and_the_progress(finished):
 
 def test_finished_runs_are_not_done_again_and_names_may_change(finished, base, monkeypatch):
     _, out, first, _ = finished
-    monkeypatch.setattr(engines, "perform_set", lambda jobs: pytest.fail(f"{jobs[0].run.variant} was done again"))
+    monkeypatch.setattr(ablation, "perform_set", lambda jobs: pytest.fail(f"{jobs[0].run.variant} was done again"))
     grid = grid_of({"base": base, "rows": [{"variant": "mine"}, {"variant": "other", "method": "single"}]})
     results, _ = ablate(grid, out, QUIET, lambda _: None)
     assert set(results["variant"]) == {"mine", "other"} and results["run"].nunique() == 2
@@ -131,11 +129,11 @@ def test_lost_workers_are_replaced_and_a_run_that_kills_them_is_given_up(base, t
                 raise WorkersLost("killed")
             yield running.perform(job)
 
-    monkeypatch.setattr(performing, "outcomes", fragile)
+    monkeypatch.setattr(ablation, "outcomes", fragile)
     lines: list[str] = []
     results, failed = ablate(grid, tmp_path, QUIET, lines.append)
     assert failed == 1 and results["run"].nunique() == 2
-    assert sum("A worker ended without a word" in line for line in lines) == performing.LOST
+    assert sum("A worker ended without a word" in line for line in lines) == ablation.LOST
     assert "its worker ended again and again" in (place_of(tmp_path, grid.runs[0]) / "error.txt").read_text()
 
 

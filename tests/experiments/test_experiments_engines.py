@@ -13,10 +13,9 @@ import pytest
 import tiny_grid
 from tiny_task import one_thread  # noqa: F401
 
-from adamix_lab.experiments import engines, running
-from adamix_lab.experiments.ablation import ablate
+from adamix_lab.experiments import ablation, running
+from adamix_lab.experiments.ablation import Engine, ablate
 from adamix_lab.experiments.grid import grid_of
-from adamix_lab.experiments.performing import Engine
 from adamix_lab.experiments.results import begin, place_of
 from adamix_lab.training.run import read_log
 
@@ -63,7 +62,7 @@ def test_several_processes_give_the_table_of_one(base, serial, tmp_path):
 @pytest.mark.parametrize("shared_disk", [True, False])
 def test_a_dask_cluster_gives_the_table_of_one_process(base, serial, tmp_path, cluster, shared_disk, monkeypatch):
     if not shared_disk:  # the driver's folder is not what a worker sees under its path
-        monkeypatch.setattr(engines, "perform_set", not_here)
+        monkeypatch.setattr(ablation, "perform_set", not_here)
     engine = Engine(threads=1, cluster=cluster.scheduler_address)
     results, failed = ablate(grid_of(tiny_grid.table(base)), tmp_path, engine, print)
     assert failed == 0
@@ -130,7 +129,7 @@ def _performs(process) -> bool:
 
 def test_a_cluster_that_does_not_answer_is_told_in_time(base, tmp_path, monkeypatch):
     pytest.importorskip("dask.distributed")
-    monkeypatch.setattr(engines, "TIMEOUT", 1)
+    monkeypatch.setattr(ablation, "TIMEOUT", 1)
     grid = grid_of(tiny_grid.table(base, seeds=1))
     start = time.perf_counter()
     for address in ("tcp://127.0.0.1:9", "nonsense://x"):
@@ -142,7 +141,7 @@ def test_a_cluster_that_does_not_answer_is_told_in_time(base, tmp_path, monkeypa
 
 def test_a_cluster_without_workers_is_told_in_time(base, tmp_path, monkeypatch):
     distributed = pytest.importorskip("dask.distributed")
-    monkeypatch.setattr(engines, "TIMEOUT", 1)
+    monkeypatch.setattr(ablation, "TIMEOUT", 1)
     with distributed.LocalCluster(n_workers=0, protocol="tcp", dashboard_address=None, host="127.0.0.1") as empty:
         engine = Engine(cluster=empty.scheduler_address)
         with pytest.raises(ConnectionError, match=r"has no worker after 1 s.*dask worker"):
@@ -181,7 +180,7 @@ def test_slurm_jobs_give_the_table_of_one_process(base, serial, tmp_path, monkey
 @pytest.mark.parametrize(("cluster", "package"), [("ray", "pip install ray"), ("slurm", r"adamix-lab\[slurm\]")])
 def test_a_missing_package_is_named(cluster, package, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray" if cluster == "ray" else "dask_jobqueue", None)
-    with pytest.raises(ImportError, match=package), engines.connected(cluster, 2):
+    with pytest.raises(ImportError, match=package), ablation.connected(cluster, 2):
         pass
 
 

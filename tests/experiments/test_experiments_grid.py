@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from adamix_lab.experiments.grid import grid_of, name, read_grid
-from adamix_lab.experiments.settings import Run
+from adamix_lab.experiments.grid import Run, grid_of, name, read_grid
 
 GRIDS = Path(__file__).resolve().parents[2] / "data" / "grids"
 TABLE = """

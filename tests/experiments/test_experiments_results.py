@@ -9,9 +9,9 @@ import pytest
 
 from adamix_lab.core import files
 from adamix_lab.experiments import results as stored
-from adamix_lab.experiments.judging import parquet
+from adamix_lab.experiments.grid import Run
 from adamix_lab.experiments.results import begin, check_versions, error_of, fail, finish, gather, read_table, state
-from adamix_lab.experiments.settings import Run
+from adamix_lab.experiments.running import parquet
 
 
 def made(run: Run, rows: int = 3, first: float = 0.0) -> dict[str, bytes]:

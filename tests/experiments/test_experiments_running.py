@@ -17,10 +17,9 @@ from adamix_lab.core.files import read_tensors
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.saving import trained_tensors
 from adamix_lab.experiments import running
-from adamix_lab.experiments.preparing import prepare
+from adamix_lab.experiments.grid import PLACED, Run
 from adamix_lab.experiments.results import TABLES, begin
-from adamix_lab.experiments.running import Job, perform
-from adamix_lab.experiments.settings import PLACED, Run
+from adamix_lab.experiments.running import Job, perform, prepare
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.tasks import load_task
 from adamix_lab.training.evaluation import evaluate

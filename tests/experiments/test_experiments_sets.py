@@ -11,14 +11,12 @@ import tiny_grid
 from tiny_task import one_thread  # noqa: F401
 
 from adamix_lab.core.files import read_tensors
-from adamix_lab.experiments import performing, running, sets
-from adamix_lab.experiments.ablation import ablate
-from adamix_lab.experiments.grid import grid_of
-from adamix_lab.experiments.performing import Engine
+from adamix_lab.experiments import ablation, batched, running
+from adamix_lab.experiments.ablation import Engine, ablate
+from adamix_lab.experiments.batched import SETS, begin_set, name_of, perform_set, sets_of, why_alone
+from adamix_lab.experiments.grid import Run, grid_of
 from adamix_lab.experiments.results import begin, gather, place_of, state
 from adamix_lab.experiments.running import Job
-from adamix_lab.experiments.sets import SETS, begin_set, name_of, perform_set, sets_of, why_alone
-from adamix_lab.experiments.settings import Run
 
 ADAMIX = {
     "AdaMix": {}, "no consistency": {"consistency": 0}, "gentle": {"lr": 1e-3},
@@ -142,7 +140,7 @@ def test_a_driver_killed_while_it_stores_goes_on_with_the_same_set(base, tmp_pat
     """Under dropout a set of other members would give other numbers."""
     table = {"base": {**base, "dropout": 0.1}, "axes": {"seed": [0, 1, 2]}}
     whole, _ = ablate(grid_of(table), tmp_path / "whole", Engine(threads=1, together=3), print)
-    finish, stored = performing.finish, []
+    finish, stored = ablation.finish, []
 
     def killed(place, files, notes=()):
         if stored:
@@ -150,10 +148,10 @@ def test_a_driver_killed_while_it_stores_goes_on_with_the_same_set(base, tmp_pat
         stored.append(place)
         finish(place, files, notes)
 
-    monkeypatch.setattr(performing, "finish", killed)
+    monkeypatch.setattr(ablation, "finish", killed)
     with pytest.raises(KeyboardInterrupt):
         ablate(grid_of(table), tmp_path / "cut", Engine(threads=1, together=3), print)
-    monkeypatch.setattr(performing, "finish", finish)
+    monkeypatch.setattr(ablation, "finish", finish)
     again, _ = ablate(grid_of(table), tmp_path / "cut", Engine(threads=1, together=3), print)
     pd.testing.assert_frame_equal(tiny_grid.measured(again), tiny_grid.measured(whole))
     assert not list((tmp_path / "cut" / SETS).iterdir())
@@ -167,7 +165,7 @@ def test_a_run_that_diverges_fails_and_the_others_stay(base, tmp_path):
 
 
 def test_a_set_that_fails_is_performed_run_by_run(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(sets, "train_batched", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("out of memory")))
+    monkeypatch.setattr(batched, "train_batched", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("out of memory")))
     runs = variants(base)[:2]
     for outcome in perform_set(jobs(tmp_path, runs)):
         assert outcome.files and any("out of memory" in note for note in outcome.notes)
@@ -177,7 +175,7 @@ def test_a_full_disk_is_nobodys_error(base, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sets, "train_batched", full)
+    monkeypatch.setattr(batched, "train_batched", full)
     with pytest.raises(OSError, match="No space"):
         perform_set(jobs(tmp_path, variants(base)[:2]))
 
@@ -187,11 +185,11 @@ def test_half_a_list_of_members_is_forgotten(base, tmp_path):
     keys = [run.key for run in runs]
     begin_set(tmp_path, keys)
     (tmp_path / SETS / name_of(keys) / "members.json").write_text('["abc', encoding="utf-8")
-    assert sets.begun_sets(tmp_path) == [] and not (tmp_path / SETS / name_of(keys)).is_dir()
+    assert batched.begun_sets(tmp_path) == [] and not (tmp_path / SETS / name_of(keys)).is_dir()
 
 
 def test_the_set_stays_where_a_worker_sees_no_disk(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(sets.tempfile, "gettempdir", lambda: str(tmp_path / "own"))
+    monkeypatch.setattr(batched.tempfile, "gettempdir", lambda: str(tmp_path / "own"))
     runs = variants(base)[:2]
     made = [replace(job, place=job.place + "-elsewhere") for job in jobs(tmp_path, runs)]
     assert all(outcome.files for outcome in perform_set(made))
@@ -200,7 +198,7 @@ def test_the_set_stays_where_a_worker_sees_no_disk(base, tmp_path, monkeypatch):
 
 def test_gathered_results_say_nothing_of_sets(base, tmp_path):
     runs = variants(base)[:2]
-    performing.perform_all(runs, tmp_path, Engine(threads=1, together=2), None, print)
+    ablation.perform_all(runs, tmp_path, Engine(threads=1, together=2), None, print)
     assert all(state(tmp_path, run) == "finished" for run in runs)
     assert set(gather(tmp_path)["run"]) == {run.key for run in runs}
     marker = json.loads((place_of(tmp_path, runs[0]) / "finished.json").read_text(encoding="utf-8"))

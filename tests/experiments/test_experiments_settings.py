@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from adamix_lab.experiments.settings import Run, label
+from adamix_lab.experiments.grid import Run, label
 
 
 def test_keys_are_the_same_today_and_tomorrow():

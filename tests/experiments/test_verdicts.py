@@ -5,7 +5,7 @@ import results_by_construction as made
 
 from adamix_lab.experiments.claims import CLAIMS
 from adamix_lab.experiments.contrasts import Scores
-from adamix_lab.experiments.reading import Results
+from adamix_lab.experiments.results import Results
 from adamix_lab.experiments.verdicts import FAILS, HOLDS, OPEN, judge
 
 

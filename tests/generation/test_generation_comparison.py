@@ -11,9 +11,16 @@ from typer.testing import CliRunner
 from adamix_lab.cli import main as cli
 from adamix_lab.core.objective import Consistency
 from adamix_lab.generation import comparison
-from adamix_lab.generation.comparison import compare_generators, load_generator, spread, thinned
+from adamix_lab.generation.comparison import (
+    SHOWN,
+    VARIANTS,
+    Settings,
+    compare_generators,
+    load_generator,
+    spread,
+    thinned,
+)
 from adamix_lab.generation.decoding import Decoding, generate_texts
-from adamix_lab.generation.variants import SHOWN, VARIANTS, Settings
 from adamix_lab.training.recipe import Recipe
 
 pytest.importorskip("sacrebleu")
