@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from adamix_lab import checks
+from adamix_lab.lessons import checks
 from adamix_lab.lessons.checks.ablations import check_detectable, check_paired_interval
 from adamix_lab.lessons.checks.consistency import check_consistency, check_gradient
 from adamix_lab.lessons.checks.exporting import check_gated_lora, check_peft_weight
