@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from adamix_lab.analysis.statistics import Estimate, over_seeds, paired_bootstrap
 from adamix_lab.experiments.results import Results, variant_called
-from adamix_lab.experiments.statistics import Estimate, over_seeds, paired_bootstrap
 
 Budget = Literal["steps", "compute"]
 DRAWS_FOR_BEST = 10  # random draws a run needs before the best of them means something

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from adamix_lab.analysis.statistics import Estimate, holm, over_seeds
 from adamix_lab.experiments.contrasts import Budget, OnTask, Scores
-from adamix_lab.experiments.statistics import Estimate, holm, over_seeds
 from adamix_lab.experiments.tables import Line, Table
 
 BUDGETS: tuple[Budget, ...] = ("steps", "compute")

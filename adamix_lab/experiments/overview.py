@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from adamix_lab.analysis.statistics import over_seeds
 from adamix_lab.experiments.batched import why_alone
 from adamix_lab.experiments.contrasts import REFERENCE, Scores, Side
 from adamix_lab.experiments.document import Grid
@@ -21,7 +22,6 @@ from adamix_lab.experiments.results import (
     variant_called,
     variants_of,
 )
-from adamix_lab.experiments.statistics import over_seeds
 
 WANTED = "AdaMix, single, no consistency, no sharing, share down, r-drop, lora, houlsby, bitfit, full, head"
 SWEPT = "AdaMix M=1, AdaMix M=2, AdaMix M=8, AdaMix r=4, AdaMix r=8, AdaMix r=32"

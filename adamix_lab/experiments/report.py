@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from adamix_lab.analysis.statistics import Estimate
 from adamix_lab.core.files import write_text
 from adamix_lab.experiments.claims import MARGIN, RULES, SEEDS, SIGNIFICANT
 from adamix_lab.experiments.contrasts import Scores
@@ -15,7 +16,6 @@ from adamix_lab.experiments.figures import figures
 from adamix_lab.experiments.measured import BUDGETS, Measured, columns_of, detail_rows, measure
 from adamix_lab.experiments.overview import absolute, costs, provenance, what_was_run
 from adamix_lab.experiments.results import read_results
-from adamix_lab.experiments.statistics import Estimate
 from adamix_lab.experiments.tables import TABLES, Table
 from adamix_lab.experiments.verdicts import Verdict, judge
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from adamix_lab.analysis.statistics import Estimate, holm, over_seeds
 from adamix_lab.experiments.claims import CLAIMS, ROWS, SEEDS, SIGNIFICANT, SMALL_BELOW, Claim, Part
 from adamix_lab.experiments.contrasts import Budget, OnTask, Scores
 from adamix_lab.experiments.results import settings_of, variant_called
-from adamix_lab.experiments.statistics import Estimate, holm, over_seeds
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided by these runs"
 

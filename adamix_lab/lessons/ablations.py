@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from adamix_lab.analysis.statistics import Estimate, holm
 from adamix_lab.core.errors import unknown
 from adamix_lab.experiments.claims import SIGNIFICANT
 from adamix_lab.experiments.contrasts import Budget, Contrast, Scores, Side, minus
 from adamix_lab.experiments.measured import BUDGETS
 from adamix_lab.experiments.results import CURVES, PREDICTIONS, RESULTS, read_results, variants_of
-from adamix_lab.experiments.statistics import Estimate, holm
 from adamix_lab.experiments.verdicts import OPEN
 from adamix_lab.tasks.tasks import data_root
 

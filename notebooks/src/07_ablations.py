@@ -32,7 +32,7 @@ from scipy.stats import t
 
 from adamix_lab.lessons.checks.ablations import check_detectable, check_paired_interval
 from adamix_lab.lessons.checks.telling import attempt
-from adamix_lab.experiments.statistics import holm, over_seeds
+from adamix_lab.analysis.statistics import holm, over_seeds
 from adamix_lab.lessons.ablations import (
     MAKERS, compare, detectable, is_run, is_there, league_table, open_results, own_scores, right_rows, shipped,
 )  # fmt: skip
@@ -212,7 +212,7 @@ attempt(check_detectable, smallest)
 # %% [markdown]
 # ## Where the library has it
 #
-# `adamix_lab/experiments/statistics.py`: intervals, Holm, bootstrap. `contrasts.py` beside it: differences paired by
+# `adamix_lab/analysis/statistics.py`: intervals, Holm, bootstrap. `contrasts.py` beside it: differences paired by
 # seed. Grids of your own: `adamix-lab ablate GRID.yaml` (`data/grids/README.md`), then type their folder above.
 #
 # ## You can now

@@ -9,13 +9,13 @@ import pytest
 import results_by_construction as made
 import torch
 
+from adamix_lab.analysis.statistics import holm, over_seeds, paired_bootstrap, weighted_metric
 from adamix_lab.experiments.contrasts import Scores, minus
 from adamix_lab.experiments.grid import Run
 from adamix_lab.experiments.measured import measure
 from adamix_lab.experiments.overview import alone_of
 from adamix_lab.experiments.report import report
 from adamix_lab.experiments.results import Results, missing_seeds, read_results, several_runs
-from adamix_lab.experiments.statistics import holm, over_seeds, paired_bootstrap, weighted_metric
 from adamix_lab.experiments.tables import TABLES
 from adamix_lab.tasks import metrics
 

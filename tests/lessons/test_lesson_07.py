@@ -12,7 +12,7 @@ import results_by_construction as made
 
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
-from adamix_lab.experiments.statistics import holm, over_seeds
+from adamix_lab.analysis.statistics import holm, over_seeds
 from adamix_lab.lessons import ablations, measures_ablations
 from adamix_lab.lessons.ablations import (
     MAKERS,

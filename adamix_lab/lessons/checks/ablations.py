@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from adamix_lab.experiments.statistics import over_seeds
+from adamix_lab.analysis.statistics import over_seeds
 from adamix_lab.lessons.checks.telling import call, close, compare, number, passed, wrong
 
 Interval = Callable[[Sequence[float], Sequence[float]], Any]
