@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adamix_lab.analysis.statistics import format_interval
 from adamix_lab.baselines.making import known
 from adamix_lab.core.errors import positive
 from adamix_lab.core.files import write_text
@@ -31,7 +32,7 @@ from adamix_lab.experiments.results import (
     state,
 )
 from adamix_lab.experiments.running import SLICE, Job, Outcome
-from adamix_lab.experiments.seeds import interval, unit
+from adamix_lab.experiments.seeds import unit
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -516,6 +517,6 @@ def table(results: DataFrame, runs: Sequence[Run]) -> str:
                 continue
             means = rows.groupby(["strategy", "seed"])["value"].mean()  # over a run's draws of random routes
             cells = [[100 * v for v in means.get(s, ())] for s in strategies]
-            shown = "".join(f"{interval(values) if values else '':>16}" for values in cells)
+            shown = "".join(f"{format_interval(values) if values else '':>16}" for values in cells)
             lines.append(f"{variant:26}{shown}{rows['seed'].nunique():>7}{rows['steps'].iloc[0]:>7}")
     return "\n".join(lines)

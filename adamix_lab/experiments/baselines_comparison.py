@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from adamix_lab.analysis.statistics import wilson
 from adamix_lab.baselines.making import (
     BASELINES,
     EXPERTS,
@@ -29,7 +30,7 @@ from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import collate, encode
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.doctor import versions
-from adamix_lab.training.evaluation import Evaluation, evaluate, wilson
+from adamix_lab.training.evaluation import Evaluation, evaluate
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.report import step_operations
 from adamix_lab.training.train import train

@@ -6,9 +6,9 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from adamix_lab.analysis.statistics import format_interval
 from adamix_lab.core.files import write_text
 from adamix_lab.core.saving import read_config
-from adamix_lab.experiments.seeds import interval
 from adamix_lab.training.twins import EXPERTS, RECIPE, SEEDS, STAGES, TWINS
 
 WHAT = {
@@ -85,18 +85,18 @@ def _row(name: str, runs: list[dict[str, Any]]) -> str:
     merged = [_percent(run, "merged") for run in runs]
     fixed = [_fixed(run) for run in runs]
     cells = [
-        interval(fixed),
-        interval(merged),
-        interval([_percent(run, "ensemble") for run in runs]),
-        interval([m - f for m, f in zip(merged, fixed, strict=True)]),
-        interval([_percent(run, "off") for run in runs]),
+        format_interval(fixed),
+        format_interval(merged),
+        format_interval([_percent(run, "ensemble") for run in runs]),
+        format_interval([m - f for m, f in zip(merged, fixed, strict=True)]),
+        format_interval([_percent(run, "off") for run in runs]),
         f"{statistics.fmean(run['seconds'] for run in runs):.0f}",
     ]
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
 def _own(runs: list[dict[str, Any]]) -> str:
-    return interval([statistics.fmean(_percent(run, f"own-{n}") for n in range(EXPERTS)) for run in runs]) + " %"
+    return format_interval([statistics.fmean(_percent(run, f"own-{n}") for n in range(EXPERTS)) for run in runs]) + " %"
 
 
 def _mean(name: str, stage: str, notes: dict[tuple[str, int, str], dict[str, Any]]) -> float:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from adamix_lab.analysis.statistics import Estimate, over_seeds, paired_bootstrap
+from adamix_lab.analysis.statistics import Estimate, paired_bootstrap, t_interval
 from adamix_lab.experiments.results import Results, variant_called
 
 Budget = Literal["steps", "compute"]
@@ -89,7 +89,7 @@ class OnTask:
     @property
     def estimate(self) -> Estimate:
         """Over seeds."""
-        return over_seeds(list(self.by_seed.values()))
+        return t_interval(list(self.by_seed.values()))
 
 
 class Scores:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from adamix_lab.analysis.statistics import Estimate, holm, over_seeds
+from adamix_lab.analysis.statistics import Estimate, holm, t_interval
 from adamix_lab.experiments.contrasts import Budget, OnTask, Scores
 from adamix_lab.experiments.tables import Line, Table
 
@@ -70,7 +70,7 @@ def mean_over(on: Sequence[OnTask]) -> Estimate | None:
     if not on:
         return None
     seeds = sorted(set.intersection(*(set(each.by_seed) for each in on)))
-    return over_seeds([float(np.mean([each.by_seed[seed] for each in on])) for seed in seeds]) if seeds else None
+    return t_interval([float(np.mean([each.by_seed[seed] for each in on])) for seed in seeds]) if seeds else None
 
 
 def _corrected(found: list[Measured]) -> list[Measured]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from adamix_lab.analysis.statistics import over_seeds
+from adamix_lab.analysis.statistics import t_interval
 from adamix_lab.experiments.batched import why_alone
 from adamix_lab.experiments.contrasts import REFERENCE, Scores, Side
 from adamix_lab.experiments.document import Grid
@@ -117,7 +117,7 @@ def absolute(scores: Scores) -> Grid:
 
 
 def _score(values: Sequence[float]) -> str:
-    estimate = over_seeds(values)
+    estimate = t_interval(values)
     if estimate.number == 1:
         return f"{estimate.mean:.1f}, n = 1"
     return f"{estimate.mean:.1f} ± {estimate.high - estimate.mean:.1f}, n = {estimate.number}"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
-import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from adamix_lab.analysis.statistics import format_interval
 from adamix_lab.core.adaptation import Adaptation
 from adamix_lab.core.files import write_text
 from adamix_lab.core.model import attach
@@ -25,9 +24,6 @@ from adamix_lab.training.train import train
 
 SHOWN = ("merged", "fixed", "random", "random-example", "random-token", "ensemble", "ensemble-probabilities")
 PAPER_SHARE = {"bottleneck": "up", "lora": "B"}
-
-# 0.975 quantiles of Student's t for 1, 2, ... degrees of freedom
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 def train_seeds(
@@ -116,8 +112,8 @@ def over_seeds(results: Sequence[Sequence[Evaluation]]) -> str:
     head = f"{'strategy':24}" + "".join(f"{name:>20}" for name in names) + f"{'loss':>18}{'passes':>8}"
     lines = [head, "-" * len(head)]
     for column in zip(*results, strict=True):
-        values = [interval([100 * result.shown[name] for result in column]) + unit(name) for name in names]
-        loss = interval([result.loss for result in column], digits=3)
+        values = [format_interval([100 * result.shown[name] for result in column]) + unit(name) for name in names]
+        loss = format_interval([result.loss for result in column], digits=3)
         cells = "".join(f"{value:>20}" for value in values)
         lines.append(f"{column[0].strategy:24}{cells}{loss:>18}{column[0].passes:>8}")
     return "\n".join(lines)
@@ -131,21 +127,6 @@ def unit(metric: str) -> str:
 def in_words(result: Evaluation) -> str:
     """The metrics in a line: `accuracy 91.2 %, f1 93.0 %`."""
     return ", ".join(f"{name} {100 * value:.1f}{unit(name)}" for name, value in result.shown.items())
-
-
-def interval(values: Sequence[float], digits: int = 1) -> str:
-    """Mean ± half of the 95 % t-interval; the mean alone of one value."""
-    mean = statistics.fmean(values)
-    if len(values) == 1:
-        return f"{mean:.{digits}f}"
-    return f"{mean:.{digits}f} ± {t_half_width(values):.{digits}f}"
-
-
-def t_half_width(values: Sequence[float]) -> float:
-    """Half of the 95 % t-interval of a mean; nan of one value."""
-    if len(values) < 2:
-        return math.nan
-    return _T[min(len(values) - 2, len(_T) - 1)] * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def print_results(results: Sequence[Evaluation], say: Callable[[str], None] = print) -> None:

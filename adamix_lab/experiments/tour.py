@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from adamix_lab.analysis.plots import Bar, compare, new_figure, save_figure
+from adamix_lab.analysis.statistics import paired_interval, wilson
 from adamix_lab.baselines.probe import linear_probe
 from adamix_lab.core.files import write_text
 from adamix_lab.core.merging import merge
@@ -20,7 +21,7 @@ from adamix_lab.core.saving import save
 from adamix_lab.fast.prefix import above
 from adamix_lab.tasks.batches import collate, encode
 from adamix_lab.tasks.tasks import Task, load_task
-from adamix_lab.training.evaluation import Evaluation, evaluate, paired_difference, wilson
+from adamix_lab.training.evaluation import Evaluation, evaluate
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.report import parameter_report, step_operations
 from adamix_lab.training.train import train
@@ -152,13 +153,14 @@ def sentence(merged: Evaluation, as_much: Evaluation, alone: Evaluation) -> str:
     """What the numbers say about AdaMix against the single adapter, whoever wins: paired over rows, one seed."""
     parts = []
     for name, other in (("as many steps", alone), ("as much compute", as_much)):
-        difference, half = paired_difference(merged.right, other.right)
+        found = paired_interval(merged.right, other.right)
         verdict = (
-            "which these rows cannot tell from 0" if abs(difference) <= half else "more than chance among rows explains"
+            "which these rows cannot tell from 0"
+            if found.low <= 0 <= found.high
+            else "more than chance among rows explains"
         )
-        parts.append(
-            f"{100 * difference:+.1f} ± {100 * half:.1f} points against a single adapter with {name} ({verdict})"
-        )
+        points = f"{100 * found.mean:+.1f} ± {100 * found.half_width:.1f} points"
+        parts.append(f"{points} against a single adapter with {name} ({verdict})")
     said = "; ".join(parts)
     return f"AdaMix merged answers {100 * merged.accuracy:.1f} % rightly: {said}. One seed: another may differ."
 

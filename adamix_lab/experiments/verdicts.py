@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from adamix_lab.analysis.statistics import Estimate, holm, over_seeds
+from adamix_lab.analysis.statistics import Estimate, holm, t_interval
 from adamix_lab.experiments.claims import CLAIMS, ROWS, SEEDS, SIGNIFICANT, SMALL_BELOW, Claim, Part
 from adamix_lab.experiments.contrasts import Budget, OnTask, Scores
 from adamix_lab.experiments.results import settings_of, variant_called
@@ -127,7 +127,7 @@ def _measure(part: Part, scores: Scores, budget: Budget, sizes: Mapping[str, int
         - (float(np.mean([each.by_seed[seed] for each in large])) if large else 0.0)
         for seed in seeds
     ]
-    return Finding(part, OPEN, "", enough, over_seeds(values))
+    return Finding(part, OPEN, "", enough, t_interval(values))
 
 
 def _groups(part: Part, on: Sequence[OnTask], sizes: Mapping[str, int]) -> tuple[list[OnTask], list[OnTask]] | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from adamix_lab.analysis.statistics import format_interval
 from adamix_lab.core.files import write_text
 from adamix_lab.core.saving import CONFIG, read_config
-from adamix_lab.experiments.seeds import interval
 from adamix_lab.generation.shipped import (
     ADAPTATION,
     BACKBONE,
@@ -53,7 +53,7 @@ def write_card(folder: Path) -> Path:
         "| decoding | slots realised | by seed |",
         "|---|---|---|",
         *(
-            f"| {each} | {interval(values)} | {' '.join(f'{value:.1f}' for value in values)} |"
+            f"| {each} | {format_interval(values)} | {' '.join(f'{value:.1f}' for value in values)} |"
             for each, values in rows.items()
         ),
         "",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adamix_lab.analysis.plots import STYLES, new_figure
-from adamix_lab.experiments.seeds import t_half_width
+from adamix_lab.analysis.statistics import format_interval
 from adamix_lab.lessons.answers import Answers
 
 if TYPE_CHECKING:
@@ -57,11 +57,10 @@ def draw_scores(sets: Mapping[str, Scores]) -> tuple[Figure, Axes, str]:
             ax.plot([x] * len(values), values, linestyle="none", marker=marker, markersize=4, color=colour, alpha=0.5)
             ax.plot(x, statistics.fmean(values), marker=marker, markersize=11, color=colour, linestyle="none",
                     label=label if place == 0 else None)  # fmt: skip
-        width = f" ± {t_half_width(found.gap):.1f}" if len(found.gap) > 1 else ""
-        fixed, merged, ensemble, gap = map(statistics.fmean, (found.fixed, found.merged, found.ensemble, found.gap))
+        fixed, merged, ensemble = map(statistics.fmean, (found.fixed, found.merged, found.ensemble))
         told.append(
             f"{name}: alone {fixed:.1f} %, merged {merged:.1f} %, all routes {ensemble:.1f} %, merged minus alone "
-            f"{gap:.1f}{width}"
+            f"{format_interval(found.gap)}"
         )
     ax.set_xticks(range(len(sets)), list(sets))
     ax.set_ylabel("accuracy (%)")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from adamix_lab.analysis.plots import STYLES, Picture, new_figure
-from adamix_lab.experiments.seeds import t_half_width
+from adamix_lab.analysis.statistics import format_interval
 from adamix_lab.generation.comparison import spread
 from adamix_lab.generation.coverage import coverage, realised, slots_of
 from adamix_lab.generation.shipped import BEAMS, EXPLORED, SEEDS, TASK, load_explored, load_texts
@@ -151,11 +151,11 @@ def draw_coverage(seeds: Sequence[int] = SEEDS) -> tuple[Figure, Axes, str]:
     styles = {"merged": "merged", "random": "random", "anew": "dropout"}
     for place, name in enumerate(NAMES):
         values = [100 * float(covered(name, seed).mean()) for seed in seeds]
-        mean, width = sum(values) / len(values), t_half_width(values) if len(values) > 1 else float("nan")
+        mean = sum(values) / len(values)
         colour, marker = STYLES[styles.get(name, "fixed")]
         ax.plot([place] * len(values), values, linestyle="none", marker=marker, markersize=4, color=colour, alpha=0.5)
         ax.plot(place, mean, marker=marker, markersize=11, color=colour)
-        told.append(f"{plain(name)} {mean:.1f}" + (f" ± {width:.1f}" if len(values) > 1 else ""))
+        told.append(f"{plain(name)} {format_interval(values)}")
     ax.set_xticks(range(len(NAMES)), list(NAMES.values()), fontsize=9)
     ax.set_ylim(0, 104)
     ax.set_ylabel("slots realised (%)")

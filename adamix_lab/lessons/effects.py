@@ -19,9 +19,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from adamix_lab.analysis.statistics import t_interval
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.files import write_text
-from adamix_lab.experiments.seeds import t_half_width
 from adamix_lab.tasks.tasks import data_root
 from adamix_lab.training.twins import SEEDS
 
@@ -59,7 +59,7 @@ class Effect:
     @property
     def half_width(self) -> float:
         """Half of the 95 % t-interval over seeds."""
-        return t_half_width(self.values)
+        return t_interval(self.values).half_width
 
     @property
     def verdict(self) -> str:
@@ -101,7 +101,7 @@ def measure(effect: str, unit: str, function: Measure, seeds: Sequence[int] = SE
             continue
         rows = len(of_rows)
         values.append(float(of_rows.mean()))
-        widths.append(1.96 * float(of_rows.std()) / math.sqrt(rows))
+        widths.append(t_interval(of_rows).half_width)
     if not values and missing:
         raise missing[0]
     return Effect(effect, unit, tuple(values), tuple(widths), rows, time.perf_counter() - start)

@@ -14,8 +14,8 @@ from adamix_lab.analysis.kinds import look_at
 from adamix_lab.analysis.pictures_landscapes import draw, draw_curvature, style_of
 from adamix_lab.analysis.plots import Picture, new_figure
 from adamix_lab.analysis.similarity import expert_similarity
+from adamix_lab.analysis.statistics import format_interval
 from adamix_lab.core.views import Batch
-from adamix_lab.experiments.seeds import t_half_width
 from adamix_lab.lessons.effects import effects_table
 from adamix_lab.lessons.measures_landscape import NAMES
 from adamix_lab.lessons.prediction import mark_prediction
@@ -145,9 +145,7 @@ def draw_heights(found: Heights, predicted: float | None = None) -> Picture:
         means = [statistics.fmean(by_size[size]) for size in sizes]
         ax.plot([1, *[size + shift for size in sizes]], [0, *means], color=colour, marker=marker, markersize=9,
                 label=twin)  # fmt: skip
-        listed = ", ".join(
-            f"{size}: {statistics.fmean(values):.3f} ± {t_half_width(values):.3f}" for size, values in by_size.items()
-        )
+        listed = ", ".join(f"{size}: {format_interval(values, 3)}" for size, values in by_size.items())
         told.append(f"{twin} {listed}")
     ax.set_xticks([1, 2, 3, 4])
     ax.set_xlabel("experts averaged")

@@ -192,22 +192,6 @@ def above_prefix(mixture: MixtureModel, batches: list[Indexed]) -> tuple[Mixture
     return top.eval(), [(rows, cache(batch)) for rows, batch in batches]
 
 
-def wilson(right: float, rows: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % Wilson interval of an accuracy on so many rows."""
-    middle = (right + z * z / (2 * rows)) / (1 + z * z / rows)
-    half = z * math.sqrt(right * (1 - right) / rows + z * z / (4 * rows * rows)) / (1 + z * z / rows)
-    return middle - half, middle + half
-
-
-def paired_difference(first: Tensor, second: Tensor, z: float = 1.96) -> tuple[float, float]:
-    """(difference, half width of its 95 % interval) of two accuracies on the same rows.
-
-    first, second: whether each row is answered rightly, `[rows]`.
-    """
-    difference = first.double() - second.double()
-    return float(difference.mean()), z * float(difference.std()) / math.sqrt(len(difference))
-
-
 def load_saved(folder: Path) -> tuple[MixtureModel, Any, dict[str, Any]]:
     """(mixture in evaluation mode, tokenizer, configuration) of a folder that `train` or `tour` wrote."""
     config = read_config(folder)

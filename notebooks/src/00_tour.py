@@ -32,11 +32,12 @@ import torch
 from adamix_lab import attach, load_backbone, load_task, load_twin, merge, parameter_report, predict, structure, train
 from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.lessons.checks.tour import check_count
-from adamix_lab.training.evaluation import evaluate, wilson
+from adamix_lab.training.evaluation import evaluate
 from adamix_lab.lessons.effects import effects_table
 from adamix_lab.lessons.runs import load_answers
 from adamix_lab.lessons.strength import at_strength, strength_dial
 from adamix_lab.analysis.plots import Bar, Picture, compare, new_figure
+from adamix_lab.analysis.statistics import wilson
 from adamix_lab.training.twins import ADAPTATION, BLOCKS, RECIPE
 from adamix_lab.lessons.prediction import Prediction
 

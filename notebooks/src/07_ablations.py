@@ -32,7 +32,7 @@ from scipy.stats import t
 
 from adamix_lab.lessons.checks.ablations import check_detectable, check_paired_interval
 from adamix_lab.lessons.checks.telling import attempt
-from adamix_lab.analysis.statistics import holm, over_seeds
+from adamix_lab.analysis.statistics import holm, t_interval
 from adamix_lab.lessons.ablations import (
     MAKERS, compare, detectable, is_run, is_there, league_table, open_results, own_scores, right_rows, shipped,
 )  # fmt: skip
@@ -82,7 +82,7 @@ apart = student * math.sqrt((adamix.var(ddof=1) + single.var(ddof=1)) / len(gaps
 print("differences by seed:", gaps.round(1))
 print(f"paired:   {gaps.mean():+.2f} ± {paired:.2f} points")
 print(f"unpaired: {gaps.mean():+.2f} ± {apart:.2f} points (at the same t)")
-print("the library's:", over_seeds(gaps))
+print("the library's:", t_interval(gaps))
 
 # %% [markdown]
 # Pairing pays where a seed is lucky for both variants. Where it is not, little is lost. It is decided before looking.
@@ -123,7 +123,7 @@ winners_table(compared)
 # %%
 number = len(compared)
 equals = np.random.default_rng(0).normal(size=(TABLES, number, 5))  # nothing differs, and all are independent
-ps = [[over_seeds(seeds).p for seeds in table] for table in equals]
+ps = [[t_interval(seeds).p for seeds in table] for table in equals]
 print(f"{number} comparisons of equals: some p < 0.05 in {100 * np.mean([min(p) < 0.05 for p in ps]):.0f} %, "
       f"after Holm in {100 * np.mean([min(holm(p)) < 0.05 for p in ps]):.0f} % of {TABLES} made-up tables")  # fmt: skip
 shown = {
@@ -212,8 +212,9 @@ attempt(check_detectable, smallest)
 # %% [markdown]
 # ## Where the library has it
 #
-# `adamix_lab/analysis/statistics.py`: intervals, Holm, bootstrap. `contrasts.py` beside it: differences paired by
-# seed. Grids of your own: `adamix-lab ablate GRID.yaml` (`data/grids/README.md`), then type their folder above.
+# `adamix_lab/analysis/statistics.py`: intervals, Holm, bootstrap. Differences paired by seed:
+# `adamix_lab/experiments/contrasts.py`. Grids of your own: `adamix-lab ablate GRID.yaml` (`data/grids/README.md`), then
+# type their folder above.
 #
 # ## You can now
 #
@@ -235,7 +236,7 @@ attempt(check_detectable, smallest)
 # %%
 variants = list(league_table(scores, task).index)
 by_seed = {variant: own_scores(scores, task, variant) for variant in variants}
-pairs = {f"{a} minus {b}": over_seeds([by_seed[a][n] - by_seed[b][n] for n in by_seed[a]])
+pairs = {f"{a} minus {b}": t_interval([by_seed[a][n] - by_seed[b][n] for n in by_seed[a]])
          for a, b in combinations(variants, 2)}  # fmt: skip
 corrected = holm([each.p for each in pairs.values()])
 rows = [{"pair": name, "points": e.mean, "p": e.p} for name, e in pairs.items()]

@@ -2,14 +2,11 @@ import html.parser
 import json
 import re
 
-import close
 import numpy as np
 import pandas as pd
 import pytest
 import results_by_construction as made
-import torch
 
-from adamix_lab.analysis.statistics import holm, over_seeds, paired_bootstrap, weighted_metric
 from adamix_lab.experiments.contrasts import Scores, minus
 from adamix_lab.experiments.grid import Run
 from adamix_lab.experiments.measured import measure
@@ -17,60 +14,8 @@ from adamix_lab.experiments.overview import alone_of
 from adamix_lab.experiments.report import report
 from adamix_lab.experiments.results import Results, missing_seeds, read_results, several_runs
 from adamix_lab.experiments.tables import TABLES
-from adamix_lab.tasks import metrics
 
 EFFECTS = {"AdaMix": 2.0, "single": 0.0, "no consistency": 1.0, "no sharing": 2.0}
-
-
-# -- statistics --------------------------------------------------------------------------------------------
-
-
-def test_t_interval_and_p_are_scipys():
-    from scipy.stats import ttest_1samp
-
-    values = [0.3, 1.2, -0.4, 0.9, 0.8]
-    found, known = over_seeds(values), ttest_1samp(values, 0.0)
-    interval = known.confidence_interval(0.95)
-    assert (found.low, found.high, found.p) == pytest.approx((interval.low, interval.high, known.pvalue))
-    one = over_seeds([2.0])
-    assert one.number == 1 and np.isnan(one.low) and np.isnan(one.p)
-    assert over_seeds([0.0, 0.0]).p == 1.0 and np.isnan(over_seeds([1.0, 1.0]).p)
-    with pytest.raises(ValueError, match="at least one"):
-        over_seeds([])
-
-
-def test_holm_by_hand():
-    assert holm([0.01, 0.04, 0.03, float("nan")]) == pytest.approx([0.03, 0.06, 0.06, float("nan")], nan_ok=True)
-    assert holm([0.5, 0.9]) == [1.0, 1.0] and holm([]) == []
-
-
-@pytest.mark.parametrize("name", ["accuracy", "f1", "matthews", "pearson", "spearman"])
-@pytest.mark.parametrize("classes", [2, 3])
-def test_weighted_metrics_are_the_metrics_of_repeated_rows(name, classes):
-    rng = np.random.default_rng(0)
-    labels, answers = rng.integers(0, classes, 40).astype(float), rng.integers(0, classes, 40).astype(float)
-    if name in ("pearson", "spearman"):
-        labels, answers = rng.random(40), rng.random(40)
-    weights = rng.multinomial(40, np.full(40, 1 / 40), size=3).astype(float)
-    if name == "spearman":  # exact for the sample itself only
-        weights = np.ones((1, 40))
-    found = weighted_metric(name, answers, labels, weights)
-    for row, value in zip(weights, found, strict=True):
-        repeated = [torch.tensor(np.repeat(x, row.astype(int))) for x in (answers, labels)]
-        repeated = repeated if name in ("pearson", "spearman") else [x.long() for x in repeated]
-        close.assert_close(value, metrics.METRICS[name](*repeated), close.DOUBLE, scale=1.0)
-
-
-def test_the_bootstrap_covers_a_known_difference_and_is_paired():
-    rng = np.random.default_rng(3)
-    labels = rng.integers(0, 2, 400).astype(float)
-    wrong = rng.random(400) < 0.3
-    first = np.where(wrong, 1 - labels, labels)
-    better = np.where(wrong & (rng.random(400) < 0.5), labels, first)  # half of the mistakes mended
-    low, high = paired_bootstrap("accuracy", [(better, first)], labels)
-    assert 0 < low < float((better == labels).mean() - (first == labels).mean()) < high < 0.25
-    assert paired_bootstrap("accuracy", [(first, first)], labels) == (0.0, 0.0)
-    assert paired_bootstrap("accuracy", [(better, first)], labels) == (low, high)  # seeded
 
 
 # -- reading -----------------------------------------------------------------------------------------------

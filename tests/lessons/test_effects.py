@@ -8,6 +8,7 @@ import close
 import pytest
 import tiny_answers
 import torch
+from scipy.stats import t
 
 from adamix_lab.lessons import effects, measures, runs
 from adamix_lab.lessons.effects import COLUMNS, effects_table, measure, measure_lesson, write_effects
@@ -21,8 +22,8 @@ def test_an_effect_has_intervals_over_rows_and_over_seeds():
     values = {0: torch.tensor([1.0, 0.0, 1.0, 0.0]), 1: torch.tensor([1.0, 1.0, 1.0, 0.0]), 2: torch.ones(4)}
     found = measure("one minus other", "points", values.__getitem__)
     assert found.values == (50.0, 75.0, 100.0) and found.rows == 4
-    assert found.over_rows[0] == pytest.approx(1.96 * 100 * statistics.stdev([1, 0, 1, 0]) / 2)
-    assert found.half_width == pytest.approx(4.303 * 25 / math.sqrt(3), rel=1e-3)
+    close.assert_close(found.over_rows[0], t.ppf(0.975, 3) * 100 * statistics.stdev([1, 0, 1, 0]) / 2, close.DOUBLE)
+    close.assert_close(found.half_width, t.ppf(0.975, 2) * 25 / math.sqrt(3), close.DOUBLE)
     assert found.verdict == "effect" and found.row()["by_seed"] == "50.00 75.00 100.00"
     assert measure("e", "nats", lambda seed: torch.tensor([0.1, -0.1]) * (seed - 1)).verdict == "null result"
     with pytest.raises(ValueError, match="unit 'metres' is not known"):

@@ -61,7 +61,7 @@ def test_borrowing_is_seen_however_it_is_spelt():
         return routing.generator_for(0)
 
     def inside():
-        from adamix_lab.training.evaluation import wilson
+        from adamix_lab.analysis.statistics import wilson
 
         return wilson(0.5, 10)
 

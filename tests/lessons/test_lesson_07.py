@@ -12,7 +12,7 @@ import results_by_construction as made
 
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
-from adamix_lab.analysis.statistics import holm, over_seeds
+from adamix_lab.analysis.statistics import holm, t_interval
 from adamix_lab.lessons import ablations, measures_ablations
 from adamix_lab.lessons.ablations import (
     MAKERS,
@@ -60,7 +60,7 @@ def test_differences_are_paired_by_seed_and_corrected_for_their_number(scores):
         ]  # fmt: skip
         gaps = 100 * (sides[0] - sides[1])
         assert each.by_seed == pytest.approx(gaps.to_dict())
-        assert each.estimate.mean == pytest.approx(over_seeds(list(gaps)).mean)
+        assert each.estimate.mean == pytest.approx(t_interval(list(gaps)).mean)
     assert [each.adjusted for each in found] == pytest.approx(holm([each.estimate.p for each in found]))
     assert {each.verdict for each in found if each.other == "single"} == {"effect"}
     assert "effect" not in {each.verdict for each in found if each.other == "no sharing"}
@@ -71,7 +71,7 @@ def test_verdicts_in_words(scores):
 
     def verdict(values, adjusted):
         seeds = dict(enumerate(values))
-        return ablations.replace(some, by_seed=seeds, estimate=over_seeds(values), adjusted=adjusted).verdict
+        return ablations.replace(some, by_seed=seeds, estimate=t_interval(values), adjusted=adjusted).verdict
 
     assert verdict([1.0, 1.1, 0.9], 0.001) == "effect"
     assert verdict([1.0, 1.1, 0.9], 0.2) == "not decided by these runs"
@@ -121,12 +121,12 @@ def test_the_fewest_seeds_need_a_winner_and_stay_below(scores):
     some = compare(scores, "rte")[0]
 
     def fewest(values):
-        return fewest_seeds(ablations.replace(some, by_seed=dict(enumerate(values)), estimate=over_seeds(values)))
+        return fewest_seeds(ablations.replace(some, by_seed=dict(enumerate(values)), estimate=t_interval(values)))
 
     assert fewest([1.0, 1.1, 0.9]) == 1
     assert fewest([1.0, -1.1, 0.9]) is None  # no winner is known
     values = [3.0, 3.2, 2.9, -0.5, 3.1]
-    assert over_seeds(values).low > 0 and fewest(values) == 2
+    assert t_interval(values).low > 0 and fewest(values) == 2
 
 
 def test_a_detectable_difference_is_found_in_four_tests_of_five():

@@ -78,7 +78,7 @@ def interval(right, rows):
 
 # %% answer="interval" name="borrowed from the library" loses="interval-edges"
 def interval(right, rows):
-    from adamix_lab.training.evaluation import wilson
+    from adamix_lab.analysis.statistics import wilson
 
     return wilson(right, rows)
 

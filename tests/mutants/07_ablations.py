@@ -29,9 +29,9 @@ def paired_interval(first, second):
 
 # %% answer="paired" name="borrowed from the library" loses="paired-seeds"
 def paired_interval(first, second):
-    from adamix_lab.analysis.statistics import over_seeds
+    from adamix_lab.analysis.statistics import t_interval
 
-    found = over_seeds([a - b for a, b in zip(first, second, strict=True)])
+    found = t_interval([a - b for a, b in zip(first, second, strict=True)])
     return found.mean, found.low, found.high
 
 

@@ -12,7 +12,7 @@ from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.model import attach
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.routing import generator_for
-from adamix_lab.training.evaluation import evaluate, paired_difference, predict, wilson
+from adamix_lab.training.evaluation import evaluate, predict
 from adamix_lab.training.strategies import STRATEGIES, ensemble, fixed, random_token
 from adamix_lab.training.train import train
 
@@ -133,15 +133,6 @@ def test_bad_input_is_named(mixture):
     assert predict(mixture, tokenizer, [""]).shape == (1, 3)
     with pytest.raises(ValueError, match="Expert 7 is out of range: expected 0 to 2"):
         evaluate(mixture, task, tokenizer, ["fixed-7"])
-
-
-def test_intervals():
-    low, high = wilson(0.9, 1000)
-    assert 0.879 < low < 0.9 < high < 0.918
-    first = torch.tensor([True] * 90 + [False] * 10)
-    assert paired_difference(first, first) == (0.0, 0.0)
-    difference, half = paired_difference(first, ~first)
-    assert math.isclose(difference, 0.8) and 0.1 < half < 0.13
 
 
 def test_a_language_model_is_not_asked_for_classes():

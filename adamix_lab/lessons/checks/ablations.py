@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from adamix_lab.analysis.statistics import over_seeds
+from adamix_lab.analysis.statistics import t_interval
 from adamix_lab.lessons.checks.telling import call, close, compare, number, passed, wrong
 
 Interval = Callable[[Sequence[float], Sequence[float]], Any]
@@ -28,7 +28,7 @@ def check_paired_interval(interval: Interval) -> None:
             wrong("The answer", "three numbers, (mean, low, high)", answer)
         mean, low, high = (number(value, "A number of the interval") for value in answer)
         gaps = [a - b for a, b in zip(first, second, strict=True)]
-        expected, case = over_seeds(gaps), f"{len(gaps)} seeds"
+        expected, case = t_interval(gaps), f"{len(gaps)} seeds"
         compare(f"The mean ({case})", expected.mean, mean, {"That is second minus first.": -expected.mean})
         if not close(high - mean, mean - low):
             wrong(f"The interval ({case})", "as far below the mean as above it", f"{low:.4g} to {high:.4g}")
