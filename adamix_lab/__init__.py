@@ -57,8 +57,7 @@ __all__ = sorted(_WHERE)
 
 if TYPE_CHECKING:
     from adamix_lab.baselines.making import baseline
-    from adamix_lab.core.adaptation import Adaptation, Weight
-    from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA
+    from adamix_lab.core.adaptations import IA3, Adaptation, Bias, Bottleneck, LoRA, Weight
     from adamix_lab.core.merging import fold, merge, merge_gap
     from adamix_lab.core.model import MixtureModel, attach, detach
     from adamix_lab.core.objective import Consistency, Objective

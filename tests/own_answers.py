@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from adamix_lab.core.adaptation import Adaptation, Weight, along, kaiming, linear, ones, zeros
+from adamix_lab.core.adaptations import Adaptation, Weight, along, kaiming, linear, ones, zeros
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from adamix_lab.core.adaptation import Adaptation
-from adamix_lab.core.adaptations import Bottleneck, LoRA
+from adamix_lab.core.adaptations import Adaptation, Bottleneck, LoRA
 from adamix_lab.core.model import MixtureModel, attach
 from adamix_lab.core.objective import Consistency
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.core.adaptation import Adaptation
+from adamix_lab.core.adaptations import Adaptation
 from adamix_lab.core.model import MixtureModel, attach
 from adamix_lab.core.numerics import relative_difference
 

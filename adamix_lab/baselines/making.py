@@ -23,8 +23,7 @@ from adamix_lab.baselines.through_peft import (
     sites_of,
 )
 from adamix_lab.baselines.unipelt import UniPELT
-from adamix_lab.core.adaptation import Adaptation
-from adamix_lab.core.adaptations import Bottleneck, LoRA
+from adamix_lab.core.adaptations import Adaptation, Bottleneck, LoRA
 from adamix_lab.core.errors import positive, unknown
 from adamix_lab.core.files import inside, read_tensors
 from adamix_lab.core.heads import Head, find_head

@@ -8,8 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from adamix_lab.core.adaptation import Adaptation, Base, Weight, Weights, linear, normal, zeros
-from adamix_lab.core.adaptations import Bottleneck, LoRA
+from adamix_lab.core.adaptations import Adaptation, Base, Bottleneck, LoRA, Weight, Weights, linear, normal, zeros
 from adamix_lab.core.errors import positive
 from adamix_lab.core.mixture import constant
 from adamix_lab.core.targets import FFN, pattern_to_regex

@@ -17,7 +17,7 @@ from typing import Literal, cast
 import torch
 from torch import Generator, Tensor, nn
 
-from adamix_lab.core.adaptation import Adaptation, Base, Weight, Weights
+from adamix_lab.core.adaptations import Adaptation, Base, Weight, Weights
 from adamix_lab.core.errors import unknown
 
 Selection = Tensor | Mapping[str, Tensor] | None

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from adamix_lab.core.adaptation import Adaptation
+from adamix_lab.core.adaptations import Adaptation
 from adamix_lab.core.checkpointing import carry_selection, checkpoints_gradients, held, release_carry, switched
 from adamix_lab.core.errors import positive, unknown
 from adamix_lab.core.heads import Head, TaskModules, find_head, new_head

@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.core.adaptation import Adaptation
-from adamix_lab.core.adaptations import adaptation_from
+from adamix_lab.core.adaptations import Adaptation, adaptation_from
 from adamix_lab.core.files import inside, read_tensors, write_tensors, write_text
 from adamix_lab.core.heads import find_head, kind_of
 from adamix_lab.core.mixture import declared_weights, sizes

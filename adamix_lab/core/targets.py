@@ -12,8 +12,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from adamix_lab.core.adaptation import Adaptation
-from adamix_lab.core.adaptations import IA3, LoRA
+from adamix_lab.core.adaptations import IA3, Adaptation, LoRA
 from adamix_lab.core.errors import near_misses
 
 # The FFN's second linear map: one module a layer, before dropout, residual and LayerNorm (REFERENCE 1.1).

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from adamix_lab.analysis.statistics import format_interval
-from adamix_lab.core.adaptation import Adaptation
+from adamix_lab.core.adaptations import Adaptation
 from adamix_lab.core.files import write_text
 from adamix_lab.core.model import attach
 from adamix_lab.core.saving import save

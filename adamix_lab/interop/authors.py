@@ -15,8 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.core.adaptation import Adaptation
-from adamix_lab.core.adaptations import Bottleneck, LoRA
+from adamix_lab.core.adaptations import Adaptation, Bottleneck, LoRA
 from adamix_lab.core.model import MixtureModel, attach
 from adamix_lab.core.saving import MOST_EXPERTS, check_fit, declared_shapes, load_trained
 from adamix_lab.interop.pickles import read_pickle

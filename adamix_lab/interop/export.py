@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.core.adaptation import Adaptation
+from adamix_lab.core.adaptations import Adaptation
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.files import write_text
 from adamix_lab.core.merging import merge

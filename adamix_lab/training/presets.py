@@ -13,8 +13,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adamix_lab.core.adaptation import Adaptation
-from adamix_lab.core.adaptations import Bottleneck, LoRA, adaptation_from
+from adamix_lab.core.adaptations import Adaptation, Bottleneck, LoRA, adaptation_from
 from adamix_lab.core.errors import unknown
 from adamix_lab.core.model import MixtureModel, attach
 from adamix_lab.core.objective import IGNORED, Consistency, TaskLoss

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from adamix_lab.core.adaptation import along, kaiming, linear, normal
-from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA
+from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA, along, kaiming, linear, normal
 from adamix_lab.core.mixture import MixtureLayer
 from adamix_lab.core.routing import generator_for
 

@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from adamix_lab.core.adaptation import Adaptation, Weight, zeros
-from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA
+from adamix_lab.core.adaptations import IA3, Adaptation, Bias, Bottleneck, LoRA, Weight, zeros
 from adamix_lab.core.mixture import MixtureLayer, effective, once, sizes
 from adamix_lab.core.routing import generator_for
 

@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from adamix_lab.core.adaptation import Adaptation, Weight, along, linear, normal, ones
+from adamix_lab.core.adaptations import Adaptation, Weight, along, linear, normal, ones
 from adamix_lab.core.model import attach, detach
 from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.routing import Router

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from adamix_lab.core.adaptation import Adaptation
+from adamix_lab.core.adaptations import Adaptation
 from adamix_lab.core.mixture import declared_weights
 from adamix_lab.core.routing import generator_for
 from adamix_lab.lessons.checks.telling import call, compare, number, passed, same, wrong

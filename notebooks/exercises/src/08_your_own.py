@@ -22,7 +22,7 @@ from typing import ClassVar
 
 import torch
 
-from adamix_lab.core import adaptation as lab
+from adamix_lab.core import adaptations as lab
 
 
 @dataclass(frozen=True)
