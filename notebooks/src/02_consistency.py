@@ -29,7 +29,7 @@ import torch
 from adamix_lab import Router
 from adamix_lab.lessons.checks.consistency import check_consistency, check_gradient
 from adamix_lab.lessons.checks.telling import attempt
-from adamix_lab.core.consistency import reference_kl
+from adamix_lab.core.objective import reference_kl
 from adamix_lab.lessons.agreement import agreed_and_wrong, consistency_dial, dial_seeds, pairwise_kl
 from adamix_lab.lessons.bars import draw_scores, scores
 from adamix_lab.lessons.effects import effects_table

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from adamix_lab.core.consistency import DISTANCES, jensen_shannon, reference_kl, squared, symmetric_kl
+from adamix_lab.core.objective import DISTANCES, jensen_shannon, reference_kl, squared, symmetric_kl
 
 ROWS, CLASSES = 5, 4
 KL = [name for name in DISTANCES if name != "mse"]

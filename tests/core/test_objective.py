@@ -7,14 +7,15 @@ import torch
 import torch.nn.functional as F
 
 from adamix_lab.core.adaptations import Bottleneck, LoRA
-from adamix_lab.core.consistency import reference_kl, squared
 from adamix_lab.core.objective import (
     Consistency,
     Objective,
     cross_entropy,
     mean_squared_loss,
     next_token_loss,
+    reference_kl,
     reference_next_token_loss,
+    squared,
     task_loss_of,
     token_loss,
 )  # fmt: skip

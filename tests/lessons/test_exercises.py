@@ -52,7 +52,7 @@ def test_checks_return_nothing_and_write_nothing_to_stderr(name):
 
 def test_borrowing_is_seen_however_it_is_spelt():
     import adamix_lab.core.routing as routing
-    from adamix_lab.core.consistency import reference_kl
+    from adamix_lab.core.objective import reference_kl
 
     def by_name(a, b):
         return reference_kl(a, b)

@@ -30,7 +30,7 @@ def consistency(a, b):
 
 # %% answer="loss" name="borrowed from the library" loses="loss-value"
 def consistency(a, b):
-    from adamix_lab.core.consistency import symmetric_kl
+    from adamix_lab.core.objective import symmetric_kl
 
     return symmetric_kl(a, b)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from adamix_lab.core.consistency import reference_kl, symmetric_kl
 from adamix_lab.core.numerics import REORDERED
+from adamix_lab.core.objective import reference_kl, symmetric_kl
 from adamix_lab.core.routing import generator_for
 from adamix_lab.lessons.checks.telling import call, close, compare, number, passed, same, wrong
 
