@@ -58,10 +58,9 @@ __all__ = sorted(_WHERE)
 if TYPE_CHECKING:
     from adamix_lab.baselines.making import baseline
     from adamix_lab.core.adaptations import IA3, Adaptation, Bias, Bottleneck, LoRA, Weight
-    from adamix_lab.core.merging import fold, merge, merge_gap
+    from adamix_lab.core.merging import fold, merge, merge_gap, merge_products
     from adamix_lab.core.model import MixtureModel, attach, detach
     from adamix_lab.core.objective import Consistency, Objective
-    from adamix_lab.core.products import merge_products
     from adamix_lab.core.routing import Router, RouteSpace
     from adamix_lab.core.saving import load, save
     from adamix_lab.core.views import routed_logits

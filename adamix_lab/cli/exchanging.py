@@ -68,7 +68,7 @@ def import_peft(
     out: Folder = Path("runs/from-peft"),
 ) -> None:
     """Saves existing LoRA adapters as one mixture: each an expert, its A tied to its B."""
-    from adamix_lab.core.products import merge_products
+    from adamix_lab.core.merging import merge_products
     from adamix_lab.core.saving import save
     from adamix_lab.interop.peft_in import import_peft as read
     from adamix_lab.tasks.backbones import load_backbone

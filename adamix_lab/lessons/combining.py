@@ -13,10 +13,9 @@ from torch import Tensor
 
 from adamix_lab.analysis.plots import STYLES, Picture
 from adamix_lab.core.errors import one_of
-from adamix_lab.core.merging import merge
+from adamix_lab.core.merging import merge, merge_products
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.numerics import REORDERED, relative_difference
-from adamix_lab.core.products import merge_products
 from adamix_lab.interop.checked import bare, logits_of
 from adamix_lab.interop.peft_out import import_peft_library, write_experts
 from adamix_lab.lessons.controls import Steps
