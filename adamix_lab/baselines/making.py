@@ -26,12 +26,11 @@ from adamix_lab.baselines.unipelt import UniPELT
 from adamix_lab.core.adaptations import Adaptation, Bottleneck, LoRA
 from adamix_lab.core.errors import positive, unknown
 from adamix_lab.core.files import inside, read_tensors
-from adamix_lab.core.heads import Head, find_head
 from adamix_lab.core.merging import side_by_side
 from adamix_lab.core.model import MixtureConfig, MixtureModel, attach
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.saving import describe, load, load_trained, read_config, trained_tensors
-from adamix_lab.core.targets import FFN, QUERY_VALUE, default_targets
+from adamix_lab.core.sites import FFN, QUERY_VALUE, Head, default_targets, find_head
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.evaluation import Evaluation, evaluate
 from adamix_lab.training.recipe import Recipe

@@ -11,9 +11,8 @@ import torch
 from torch import nn
 
 from adamix_lab.core.errors import unknown
-from adamix_lab.core.heads import Head
 from adamix_lab.core.routing import generator_for
-from adamix_lab.core.targets import FFN, QUERY_VALUE, find_sites
+from adamix_lab.core.sites import FFN, QUERY_VALUE, Head, find_sites
 
 # -- placing -----------------------------------------------------------------------------------------------------
 #

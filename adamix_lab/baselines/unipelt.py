@@ -11,7 +11,7 @@ from torch import Tensor
 from adamix_lab.core.adaptations import Adaptation, Base, Bottleneck, LoRA, Weight, Weights, linear, normal, zeros
 from adamix_lab.core.errors import positive
 from adamix_lab.core.mixture import constant
-from adamix_lab.core.targets import FFN, pattern_to_regex
+from adamix_lab.core.sites import FFN, pattern_to_regex
 
 
 @dataclass(frozen=True)

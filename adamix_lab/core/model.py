@@ -14,10 +14,9 @@ from torch import Generator, Tensor, nn
 from adamix_lab.core.adaptations import Adaptation
 from adamix_lab.core.checkpointing import carry_selection, checkpoints_gradients, held, release_carry, switched
 from adamix_lab.core.errors import positive, unknown
-from adamix_lab.core.heads import Head, TaskModules, find_head, new_head
 from adamix_lab.core.mixture import MixtureLayer, Selection
 from adamix_lab.core.routing import RouteSpace, generator_for
-from adamix_lab.core.targets import default_targets, find_sites
+from adamix_lab.core.sites import Head, TaskModules, default_targets, find_head, find_sites, new_head
 
 ModelSelection = Tensor | Mapping[str, Mapping[str, Tensor]] | None
 

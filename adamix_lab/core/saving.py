@@ -18,10 +18,9 @@ from torch import Tensor, nn
 
 from adamix_lab.core.adaptations import Adaptation, adaptation_from
 from adamix_lab.core.files import inside, read_tensors, write_tensors, write_text
-from adamix_lab.core.heads import find_head, kind_of
 from adamix_lab.core.mixture import declared_weights, sizes
 from adamix_lab.core.model import MixtureModel, attach, shared_sides
-from adamix_lab.core.targets import find_sites
+from adamix_lab.core.sites import find_head, find_sites, kind_of
 from adamix_lab.training.model_card import write_card
 
 CONFIG = "adamix.json"

@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from adamix_lab.core.checkpointing import checkpoints_gradients
 from adamix_lab.core.model import MixtureModel
-from adamix_lab.core.targets import pattern_to_regex
+from adamix_lab.core.sites import pattern_to_regex
 
 
 @dataclass(frozen=True)

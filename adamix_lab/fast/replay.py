@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from adamix_lab.core.checkpointing import held
 from adamix_lab.core.model import MixtureModel
-from adamix_lab.core.targets import pattern_to_regex
+from adamix_lab.core.sites import pattern_to_regex
 from adamix_lab.core.views import Batch, rows_of
 from adamix_lab.fast.blocks import BlockPlan, plan_blocks
 from adamix_lab.fast.prefix import returns_tuple, with_blocks

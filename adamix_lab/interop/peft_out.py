@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from adamix_lab.core.adaptations import IA3, LoRA
 from adamix_lab.core.files import write_tensors, write_text
-from adamix_lab.core.heads import kind_of
 from adamix_lab.core.mixture import MixtureLayer
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.saving import base_name
+from adamix_lab.core.sites import kind_of
 
 FILES = CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."

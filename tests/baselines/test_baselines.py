@@ -244,7 +244,7 @@ def test_the_gate_of_unipelt_closes_and_opens():
 def test_unipelt_can_be_mixed_like_any_adaptation():
     from adamix_lab.baselines.through_peft import sites_of
     from adamix_lab.baselines.unipelt import UniPELT
-    from adamix_lab.core.targets import FFN, QUERY_VALUE
+    from adamix_lab.core.sites import FFN, QUERY_VALUE
 
     model = tiny.bert()
     sites = sites_of(model, QUERY_VALUE, "unipelt") + sites_of(model, FFN, "unipelt")

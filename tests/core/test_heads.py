@@ -5,8 +5,8 @@ import tiny
 import torch
 
 from adamix_lab.core.adaptations import Bottleneck, LoRA
-from adamix_lab.core.heads import find_head, new_head
 from adamix_lab.core.model import attach, detach
+from adamix_lab.core.sites import find_head, new_head
 
 every_family = pytest.mark.parametrize("family", tiny.FAMILIES)
 

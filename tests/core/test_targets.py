@@ -7,7 +7,7 @@ from torch import nn
 
 from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA
 from adamix_lab.core.model import attach
-from adamix_lab.core.targets import find_sites
+from adamix_lab.core.sites import find_sites
 
 every_family = pytest.mark.parametrize("family", tiny.FAMILIES)
 
