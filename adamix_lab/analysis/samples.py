@@ -19,8 +19,7 @@ from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.views import Batch, routed_logits
 from adamix_lab.fast.blocks import cut_last_block
-from adamix_lab.fast.replay import free_memory, group_bytes
-from adamix_lab.fast.tree import LIMIT, tree_logits
+from adamix_lab.fast.tree import LIMIT, free_memory, group_bytes, tree_logits
 from adamix_lab.tasks.batches import encode, sequential
 from adamix_lab.tasks.rows import Row
 from adamix_lab.tasks.tasks import Task

@@ -7,18 +7,23 @@ that the head reads. Sites inside a block (LoRA on query and value) share what l
 
 from __future__ import annotations
 
+import re
 import warnings
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from adamix_lab.core.checkpointing import held
 from adamix_lab.core.errors import positive
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import RouteSpace
+from adamix_lab.core.sites import pattern_to_regex
 from adamix_lab.core.views import Batch, routed_logits, rows_of
-from adamix_lab.fast.blocks import cut_last_block
-from adamix_lab.fast.replay import Replay, capture, free_memory, group_bytes
+from adamix_lab.fast.blocks import BlockPlan, cut_last_block, plan_blocks
+from adamix_lab.fast.prefix import returns_tuple, with_blocks
 from adamix_lab.training.evaluation import evaluating
 
 LIMIT = 4096
@@ -139,3 +144,159 @@ def _by_plain_passes(mixture: MixtureModel, batch: Batch, limit: int, memory: in
     )
     passes = [routed_logits(mixture, batch, routes) for routes in mixture.space.enumerate(limit).split(8)]
     return torch.cat(passes).transpose(0, 1)
+
+
+# -- blocks replayed one by one: their arguments are captured in one pass of the model's own code --
+#
+# Nothing of a model is written again. Stand-ins take the place of the adapted blocks in a shallow copy and note what each
+# is called with; the blocks are then called with that, on other states, and the head answers through a copy whose only
+# block hands in the states it is given. The model itself is not changed.
+
+
+class StandIn(nn.Module):
+    """Stands in for a block: notes what it is called with, and answers its input or the states it was given.
+
+    last: raises `Reached` once it has noted: what comes behind the blocks is not wanted.
+    """
+
+    def __init__(self, answer: Tensor | None = None, last: bool = False) -> None:
+        super().__init__()
+        self.answer, self.last = answer, last
+        self.states: Tensor | None = None
+        self.args: tuple[Any, ...] = ()
+        self.kwargs: dict[str, Any] = {}
+
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """The states, in the form that blocks answer with."""
+        self.states, self.args, self.kwargs = hidden, args, kwargs
+        if self.last:
+            raise Reached
+        answer = hidden if self.answer is None else self.answer
+        return (answer,) if returns_tuple() else answer
+
+
+class Reached(Exception):
+    """The last block's arguments are noted."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A batch's way through the adapted blocks.
+
+    Attributes:
+        mixture: the model, in evaluation mode.
+        plan: its blocks.
+        batch: the inputs, without labels.
+        states: what enters the first adapted block: `[B, T, d]`, or `[B, T, 2d]` where `prefix.above` caches up to
+            its end.
+        calls: what each block from the first adapted one on is called with besides the states.
+    """
+
+    mixture: MixtureModel
+    plan: BlockPlan
+    batch: Batch
+    states: Tensor
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]]
+
+    @property
+    def levels(self) -> int:
+        """The number of blocks from the first adapted one on."""
+        return len(self.calls)
+
+    def sites(self, level: int) -> list[int]:
+        """The numbers of the sites in a block."""
+        start = f"{self.plan.path}.{self.plan.first + level}."
+        return [n for n, site in enumerate(self.mixture.mixture.sites) if site.startswith(start)]
+
+    def block(self, level: int, states: Tensor, routes: Tensor) -> Tensor:
+        """One block's output for N groups of rows under each of c routes through its own sites.
+
+        A block whose only site ends it is computed once for all c; one with sites inside runs on c times the rows.
+
+        Args:
+            level: of the block, counted from the first adapted one.
+            states: `[N * B, T, d]`.
+            routes: `[c, sites of this block, sides]`.
+
+        Returns:
+            `[c * N * B, T', d]`, route after route; T' is 1 behind a last block that is cut.
+        """
+        block = self.plan.blocks[self.plan.first + level]
+        layers = [self.mixture.sites[self.mixture.mixture.sites[n]] for n in self.sites(level)]
+        shared = bool(layers) and self._ends_block(level)
+        if layers and not shared:
+            states = _repeat(states, len(routes))
+        copies = len(states) // rows_of(self.batch)
+        args, kwargs = self.calls[level]
+        args = tuple(self._widen(value, copies) for value in args)
+        kwargs = {name: self._widen(value, copies) for name, value in kwargs.items()}
+        with ExitStack() as stack:
+            for layer in layers:
+                stack.callback(setattr, layer, "fan_out", layer.fan_out)
+                layer.fan_out = "here" if shared else "elsewhere"
+            routes = routes.to(states.device)
+            stack.enter_context(held(layers, [routes[:, n] for n in range(len(layers))]))
+            out = block(states, *args, **kwargs)
+        out = out[0] if isinstance(out, tuple) else out
+        return out.flatten(0, 1) if shared else out
+
+    def head(self, states: Tensor) -> Tensor:
+        """Logits `[N, B, C]` of the last block's output `[N * B, T', d]`: the head reads position 0."""
+        copies = len(states) // rows_of(self.batch)
+        first = {name: _repeat(value[:, :1], copies) for name, value in self.batch.items()}
+        model = with_blocks(self.mixture.model, self.plan, [StandIn(states[:, :1])])
+        logits: Tensor = model(**first).logits
+        return logits.unflatten(0, (copies, -1))
+
+    def _ends_block(self, level: int) -> bool:
+        tail = pattern_to_regex(f"{self.plan.path}.{self.plan.first + level}.{self.plan.family.tail}")
+        sites = [self.mixture.mixture.sites[n] for n in self.sites(level)]
+        return self.mixture.mixture.adaptation.keeps_input and all(tail.fullmatch(site) for site in sites)
+
+    def _widen(self, value: Any, copies: int) -> Any:
+        if isinstance(value, Tensor) and value.dim() > 1 and value.shape[0] == rows_of(self.batch):
+            return _repeat(value, copies)
+        if isinstance(value, tuple):
+            return tuple(self._widen(part, copies) for part in value)
+        return value
+
+
+def capture(mixture: MixtureModel, batch: Batch) -> Replay | None:
+    """A batch (without labels) ready to be replayed; None where the model's blocks or its head are not known.
+
+    What lies below the first adapted block runs here, once. Call it without gradients and in evaluation mode.
+    """
+    plan = plan_blocks(mixture)
+    classifier = type(mixture.model).__name__.endswith("ForSequenceClassification")
+    if plan is None or plan.family.cut is None or not classifier or not _in_order(mixture, plan):
+        return None
+    adapted = len(plan.blocks) - plan.first
+    stand_ins = [StandIn(last=n == adapted - 1) for n in range(adapted)]
+    with suppress(Reached):
+        with_blocks(mixture.model, plan, [*plan.blocks[: plan.first], *stand_ins])(**batch)
+    states = stand_ins[0].states
+    assert states is not None
+    return Replay(mixture, plan, batch, states, [(s.args, s.kwargs) for s in stand_ins])
+
+
+def _in_order(mixture: MixtureModel, plan: BlockPlan) -> bool:
+    numbers = [re.match(re.escape(plan.path) + r"\.(\d+)\.", site) for site in mixture.mixture.sites]
+    found = [int(match[1]) for match in numbers if match]
+    return found == sorted(found)
+
+
+def _repeat(value: Tensor, copies: int) -> Tensor:
+    return value if copies == 1 else value.repeat(copies, *([1] * (value.dim() - 1)))
+
+
+def group_bytes(mixture: MixtureModel, batch: Batch) -> int:
+    """Bytes that a batch's activations take inside a block, at their largest: 16 widths (the inner layer has 4)."""
+    rows, tokens = next(iter(batch.values())).shape[:2]
+    return int(rows * tokens * getattr(mixture.model.config, "hidden_size", 1024) * 4 * 16)  # type: ignore[union-attr]
+
+
+def free_memory(device: torch.device) -> int:
+    """What an analysis may take for its activations, in bytes: half of what a GPU has free, 256 MB on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 2
+    return 256_000_000

@@ -11,8 +11,7 @@ import torch
 from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA
 from adamix_lab.fast import tree
 from adamix_lab.fast.prefix import above
-from adamix_lab.fast.replay import Replay, capture, group_bytes
-from adamix_lab.fast.tree import check_budget, tree_logits
+from adamix_lab.fast.tree import Replay, capture, check_budget, group_bytes, tree_logits
 
 CUT = {"bert": tiny.bert, "roberta": tiny.roberta, "distilbert": tiny.distilbert, "electra": tiny.electra}
 KINDS = {
