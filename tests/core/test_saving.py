@@ -136,7 +136,7 @@ def test_a_kill_at_any_step_of_a_save_leaves_a_loadable_folder(tmp_path):
         sys.path[:0] = sys.argv[2:4]
         import tiny
         from adamix_lab.core.adaptations import Bottleneck
-        from adamix_lab.core.saving import save
+        from adamix_lab.core.saving import load, save
         mixture = tiny.mixed(tiny.bert(), Bottleneck(4), experts=2)
 
         def watch(function, budget):
@@ -156,7 +156,7 @@ def test_a_kill_at_any_step_of_a_save_leaves_a_loadable_folder(tmp_path):
                 save(mixture, sys.argv[1])
                 os._exit(0)
             killed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
-            back = __import__("adamix_lab.core.saving").saving.load(tiny.bert(), sys.argv[1])
+            back = load(tiny.bert(), sys.argv[1])
             print(steps, "killed" if killed else "ended", back.space.experts, flush=True)
             if not killed:
                 break
