@@ -30,7 +30,7 @@ from adamix_lab.core.merging import side_by_side
 from adamix_lab.core.model import MixtureConfig, MixtureModel, attach
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.saving import describe, load, load_trained, read_config, trained_tensors
-from adamix_lab.core.sites import FFN, QUERY_VALUE, Head, default_targets, find_head
+from adamix_lab.core.sites import Head, default_targets, find_head
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.evaluation import Evaluation, evaluate
 from adamix_lab.training.recipe import Recipe
@@ -94,7 +94,7 @@ def unipelt(
     model: nn.Module, seed: int = 0, size: int = 16, rank: int = 8, alpha: float = 16.0, blocks: Blocks = None
 ) -> MixtureModel:
     """UniPELT-style gated adapters and gated LoRA, without UniPELT's prefix."""
-    sites = sites_of(model, QUERY_VALUE, "unipelt") + sites_of(model, FFN, "unipelt")
+    sites = sites_of(model, "unipelt", "query", "value") + sites_of(model, "unipelt", "ffn")
     _, placed = default_targets(model, LoRA(rank))
     slices = placed.slices if isinstance(placed, LoRA) else None
     return attach(model, UniPELT(size, rank, alpha, slices), experts=1, targets=sites, blocks=blocks, seed=seed)

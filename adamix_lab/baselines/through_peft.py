@@ -12,42 +12,16 @@ from torch import nn
 
 from adamix_lab.core.errors import unknown
 from adamix_lab.core.routing import generator_for
-from adamix_lab.core.sites import FFN, QUERY_VALUE, Head, find_sites
+from adamix_lab.core.sites import ARCHITECTURES, Head, find_sites, known_patterns, model_type
 
 # -- placing -----------------------------------------------------------------------------------------------------
 #
 # Which places and which weights of a model the baselines take.
 
 
-_BERTS = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
-_LLAMAS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "olmo2", "smollm3")
-
-# The attention's output projection: Houlsby's first adapter follows it.
-ATTENTION_OUTPUT: dict[str, list[str]] = {
-    **{kind: ["encoder.layer.*.attention.output.dense"] for kind in (*_BERTS, "deberta", "deberta-v2")},
-    "distilbert": ["transformer.layer.*.attention.out_lin"],
-    "gpt2": ["h.*.attn.c_proj"],
-    **{kind: ["layers.*.self_attn.o_proj"] for kind in _LLAMAS},
-}
-
-# Keys and values: IA3 rescales what they give (of GPT-2, whose projection is fused, queries as well).
-KEY_VALUE: dict[str, list[str]] = {
-    **{kind: ["attention.self.key", "attention.self.value"] for kind in _BERTS},
-    "deberta-v2": ["attention.self.key_proj", "attention.self.value_proj"],
-    "distilbert": ["attention.k_lin", "attention.v_lin"],
-    "gpt2": ["attn.c_attn"],
-    **{kind: ["self_attn.k_proj", "self_attn.v_proj"] for kind in _LLAMAS},
-}
-
-
-def model_type(model: nn.Module) -> str:
-    """The architecture's name in transformers."""
-    return str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
-
-
-def sites_of(model: nn.Module, table: dict[str, list[str]], what: str) -> list[str]:
-    """The module paths of a table's patterns. Raises ValueError for an architecture that it does not know."""
-    kind = model_type(model)
+def sites_of(model: nn.Module, what: str, *parts: str) -> list[str]:
+    """The module paths of parts of every block. Raises ValueError for an architecture where they are not known."""
+    kind, table = model_type(model), known_patterns(*parts)
     if kind not in table:
         raise unknown(f"Architecture for {what},", kind, table)
     return find_sites(model, table[kind])
@@ -55,7 +29,7 @@ def sites_of(model: nn.Module, table: dict[str, list[str]], what: str) -> list[s
 
 def houlsby_sites(model: nn.Module) -> list[str]:
     """After the attention and after the feed-forward part of every layer."""
-    return sites_of(model, ATTENTION_OUTPUT, "houlsby") + sites_of(model, FFN, "houlsby")
+    return sites_of(model, "houlsby", "attention_output") + sites_of(model, "houlsby", "ffn")
 
 
 def all_weights(model: nn.Module, head: Head) -> list[str]:
@@ -76,7 +50,6 @@ def biases(model: nn.Module, head: Head) -> list[str]:
 
 
 Prepared = tuple[nn.Module, list[str], Head]  # the model, the names of what peft added, the head
-_PROMPTED = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "gpt2", "llama", "mistral", "qwen2", "qwen3")
 
 
 def peft() -> Any:
@@ -97,7 +70,7 @@ def lora(model: nn.Module, head: Head, seed: int, rank: int = 8, alpha: float = 
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules=sites_of(model, QUERY_VALUE, "lora"),
+        target_modules=sites_of(model, "lora", "query", "value"),
         fan_in_fan_out=model_type(model) == "gpt2",
     )
     return _injected(model, head, seed, config)
@@ -105,9 +78,9 @@ def lora(model: nn.Module, head: Head, seed: int, rank: int = 8, alpha: float = 
 
 def ia3(model: nn.Module, head: Head, seed: int) -> Prepared:
     """IA3: learned vectors on keys, values and the input of the feed-forward part's second map."""
-    feedforward = sites_of(model, FFN, "ia3")
+    feedforward = sites_of(model, "ia3", "ffn")
     config = peft().IA3Config(
-        target_modules=sites_of(model, KEY_VALUE, "ia3") + feedforward,
+        target_modules=sites_of(model, "ia3", "key", "value") + feedforward,
         feedforward_modules=feedforward,
         fan_in_fan_out=model_type(model) == "gpt2",
     )
@@ -140,10 +113,11 @@ def _injected(model: nn.Module, head: Head, seed: int, config: Any) -> Prepared:
 
 
 def _prompted(model: nn.Module, head: Head, seed: int, config: Any, tokens: int) -> Prepared:
-    if model_type(model) not in _PROMPTED:
+    known = [name for name, architecture in ARCHITECTURES.items() if architecture.prompts]
+    if model_type(model) not in known:
         raise ValueError(
             f"Virtual tokens are not known to work in a model of type {model_type(model)!r}: expected one of "
-            f'{", ".join(_PROMPTED)}. Use "lora" or "pfeiffer".'
+            f'{", ".join(known)}. Use "lora" or "pfeiffer".'
         )
     kind = "SEQ_CLS" if head else "CAUSAL_LM"
     before = {id(parameter) for parameter in model.parameters()}

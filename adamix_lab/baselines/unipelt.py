@@ -11,7 +11,7 @@ from torch import Tensor
 from adamix_lab.core.adaptations import Adaptation, Base, Bottleneck, LoRA, Weight, Weights, linear, normal, zeros
 from adamix_lab.core.errors import positive
 from adamix_lab.core.mixture import constant
-from adamix_lab.core.sites import FFN, pattern_to_regex
+from adamix_lab.core.sites import known_patterns, pattern_to_regex
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class UniPELT(Adaptation):
 
     def at(self, path: str) -> Adaptation:
         """The gated adapter where the feed-forward part ends, gated LoRA elsewhere."""
-        if any(pattern_to_regex(pattern).fullmatch(path) for patterns in FFN.values() for pattern in patterns):
+        if any(pattern_to_regex(*pattern).fullmatch(path) for pattern in known_patterns("ffn").values()):
             return GatedBottleneck(self.size, init="identity")
         return GatedLoRA(self.rank, self.alpha, slices=self.slices)
 

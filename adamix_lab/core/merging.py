@@ -204,10 +204,10 @@ def _gap(layer: MixtureLayer, x: Tensor, limit: int, tied: bool) -> float:
 
 # -- merging LoRA experts that belong in pairs: the mean of products, which is no product of means --
 #
-# Tied experts (imported, trained apart) change the frozen weight by `(alpha / r) B_i A_i`. Their mean is the LoRA of rank
-# M r whose A is the A_i stacked and whose B is the B_i side by side over M; a truncated SVD brings it to a lower rank.
-# `merge` would take `mean(B) mean(A)` instead: with four random pairs, a quarter of the update is left and the rest is
-# cross terms between strangers.
+# Tied experts (imported, trained apart) change the frozen weight by `(alpha / r) B_i A_i`. Their mean is the LoRA of
+# rank M r whose A is the A_i stacked and whose B is the B_i side by side over M; a truncated SVD brings it to a lower
+# rank. `merge` would take `mean(B) mean(A)` instead: with four random pairs, a quarter of the update is left and the
+# rest is cross terms between strangers.
 
 
 def merge_products(mixture: MixtureModel, rank: int | None = None) -> MixtureModel:

@@ -1,4 +1,4 @@
-"""Where adaptations go: sensible sites of known architectures, and patterns for any other.
+"""Sites: where adaptations go. Known architectures in one table, patterns for any other model, and the task head.
 
 A pattern is a module path with wildcards: `*` stands for one part of the path, `**` for any number; it may begin
 anywhere in the path (`h.*.mlp.c_proj` matches `transformer.h.0.mlp.c_proj`).
@@ -16,30 +16,117 @@ import torch
 from torch import Generator, nn
 
 from adamix_lab.core.adaptations import IA3, Adaptation, LoRA
-from adamix_lab.core.errors import near_misses
+from adamix_lab.core.errors import LabError, near_misses
 
-# The FFN's second linear map: one module a layer, before dropout, residual and LayerNorm (REFERENCE 1.1).
-_BERTS = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
-_LLAMAS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "olmo2", "smollm3")
-FFN: dict[str, list[str]] = {
-    **{kind: ["encoder.layer.*.output.dense"] for kind in (*_BERTS, "deberta", "deberta-v2")},
-    "distilbert": ["transformer.layer.*.ffn.lin2"],
-    "albert": ["encoder.albert_layer_groups.*.albert_layers.*.ffn_output"],
-    "gpt2": ["h.*.mlp.c_proj"],
-    "t5": ["block.*.layer.*.DenseReluDense.wo"],
-    **{kind: ["layers.*.mlp.down_proj"] for kind in _LLAMAS},
+
+@dataclass(frozen=True)
+class Architecture:
+    """What is known of one kind of model. Whatever lies in a block is named by its path from the block on.
+
+    Attributes:
+        blocks: the list of blocks, inside the base model.
+        ffn: the feed-forward part's second linear map, where the paper puts adapters: one module a block, before
+            dropout, residual and LayerNorm (REFERENCE 1.1).
+        query, key, value: projections of the attention; the paper puts LoRA at query and value.
+        attention_output: the attention's output projection.
+        fused: query, key and value are slices of one projection.
+        heads: endings of model classes whose head accepts more rows than `input_ids` has. With them the short-cuts of
+            `adamix_lab.fast` were tested and are taken; without, plain passes serve.
+        cut: the module whose inputs, cut to the first position, leave the rest of the block to that position.
+        end: the module that ends the block and is called with (the input of `ffn`, the residual).
+        attention: the module that calls `scaled_dot_product_attention`, where a cut block needs one query.
+        adapters: where the library `adapters` keeps a bottleneck behind the block.
+        prompts: virtual tokens work, through `peft`.
+    """
+
+    blocks: str
+    ffn: str
+    query: str | None = None
+    key: str | None = None
+    value: str | None = None
+    attention_output: str | None = None
+    fused: bool = False
+    heads: tuple[str, ...] = ()
+    cut: str | None = None
+    end: str | None = None
+    attention: str | None = None
+    adapters: str | None = None
+    prompts: bool = False
+
+    def patterns(self, *parts: str) -> list[str]:
+        """The patterns of these parts ("ffn", "query", ...) in every block; none where one of them is not known."""
+        places = [getattr(self, part) for part in parts]
+        return [] if None in places else [f"{self.blocks}.*.{place}" for place in dict.fromkeys(places)]
+
+
+_ENCODER = ("ForSequenceClassification", "ForMaskedLM", "ForTokenClassification")
+_DECODER = ("LMHeadModel", "ForCausalLM")
+_DEBERTA = Architecture("encoder.layer", "output.dense", attention_output="attention.output.dense")
+_BERT = replace(
+    _DEBERTA,
+    query="attention.self.query",
+    key="attention.self.key",
+    value="attention.self.value",
+    heads=_ENCODER,
+    cut="attention.output",
+    end="output",
+    attention="attention.self",
+    prompts=True,
+)
+_LLAMA = Architecture(
+    "layers", "mlp.down_proj", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"
+)
+_FAST_LLAMA = replace(_LLAMA, heads=_DECODER, prompts=True)
+
+ARCHITECTURES: dict[str, Architecture] = {
+    **dict.fromkeys(("bert", "roberta", "electra"), replace(_BERT, adapters="output.adapters")),
+    **dict.fromkeys(("xlm-roberta", "camembert"), _BERT),
+    "deberta": _DEBERTA,
+    "deberta-v2": replace(
+        _DEBERTA,
+        query="attention.self.query_proj",
+        key="attention.self.key_proj",
+        value="attention.self.value_proj",
+        adapters="output.adapters",
+    ),
+    "distilbert": Architecture(
+        "transformer.layer",
+        "ffn.lin2",
+        *("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"),
+        heads=_ENCODER,
+        cut="sa_layer_norm",
+        attention="attention",
+        adapters="output_adapters.adapters",
+    ),
+    "albert": Architecture(
+        "encoder.albert_layer_groups.*.albert_layers", "ffn_output", query="attention.query", value="attention.value"
+    ),
+    "gpt2": Architecture(
+        "h",
+        "mlp.c_proj",
+        *("attn.c_attn", "attn.c_attn", "attn.c_attn", "attn.c_proj"),
+        fused=True,
+        heads=_DECODER,
+        adapters="output_adapters.adapters",
+        prompts=True,
+    ),
+    "t5": Architecture(  # self- and cross-attention
+        "block", "layer.*.DenseReluDense.wo", query="layer.*.*.q", value="layer.*.*.v"
+    ),
+    "llama": replace(_FAST_LLAMA, adapters="output_adapters.adapters"),
+    **dict.fromkeys(("mistral", "qwen2", "qwen3"), _FAST_LLAMA),
+    **dict.fromkeys(("gemma", "gemma2", "olmo2", "smollm3"), _LLAMA),
 }
 
-# Query and value projections, where the paper puts LoRA.
-QUERY_VALUE: dict[str, list[str]] = {
-    **{kind: ["attention.self.query", "attention.self.value"] for kind in _BERTS},
-    "deberta-v2": ["attention.self.query_proj", "attention.self.value_proj"],
-    "distilbert": ["attention.q_lin", "attention.v_lin"],
-    "albert": ["attention.query", "attention.value"],
-    "gpt2": ["attn.c_attn"],
-    "t5": ["q", "v"],  # self- and cross-attention
-    **{kind: ["self_attn.q_proj", "self_attn.v_proj"] for kind in _LLAMAS},
-}
+
+def model_type(model: nn.Module) -> str:
+    """The architecture's name in transformers; the class's name for a model that is not from there."""
+    return str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
+
+
+def known_patterns(*parts: str) -> dict[str, list[str]]:
+    """The patterns of these parts of a block ("ffn"; "query", "value"; ...) by architecture, where they are known."""
+    return {name: found for name, known in ARCHITECTURES.items() if (found := known.patterns(*parts))}
 
 
 def default_targets(model: nn.Module, adaptation: Adaptation) -> tuple[list[str], Adaptation]:
@@ -47,19 +134,18 @@ def default_targets(model: nn.Module, adaptation: Adaptation) -> tuple[list[str]
 
     Raises ValueError for an unknown architecture: it says how to give patterns.
     """
-    config = getattr(model, "config", None)
-    kind = str(getattr(config, "model_type", type(model).__name__))
+    kind = model_type(model)
     attention = isinstance(adaptation, LoRA) or (isinstance(adaptation, IA3) and not adaptation.feedforward)
-    table = QUERY_VALUE if attention else FFN
+    table = known_patterns("query", "value") if attention else known_patterns("ffn")
     if kind not in table:
         some = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][:4]
-        raise ValueError(
+        raise LabError(
             f"No targets are known for {adaptation.kind} in a model of type {kind!r}: expected one of "
             f"{', '.join(sorted(table))}. Give targets=, patterns of module paths (this model has {some!r}), * for "
             "numbers."
         )
-    if kind == "gpt2" and isinstance(adaptation, LoRA) and adaptation.slices is None:
-        width = int(config.hidden_size)  # type: ignore[union-attr]
+    if ARCHITECTURES[kind].fused and isinstance(adaptation, LoRA) and adaptation.slices is None:
+        width = int(model.config.hidden_size)  # type: ignore[union-attr,arg-type]
         adaptation = replace(adaptation, slices=((0, width), (2 * width, 3 * width)))
     return table[kind], adaptation
 

@@ -23,46 +23,14 @@ from torch.overrides import TorchFunctionMode
 
 from adamix_lab.core.checkpointing import checkpoints_gradients
 from adamix_lab.core.model import MixtureModel
-from adamix_lab.core.sites import pattern_to_regex
-
-
-@dataclass(frozen=True)
-class Family:
-    """How a family's blocks are laid out.
-
-    Attributes:
-        blocks: path of the block list inside the base model.
-        tail: the site whose output only meets additions and norms before the block ends (it may fan out in place).
-        cut: the module whose inputs, cut to the first position, leave the rest of the block to that position.
-        heads: endings of model classes whose head accepts more rows than `input_ids` has.
-        end: the module that ends the block and is called with (the tail site's input, the residual).
-        attention: the module that calls `scaled_dot_product_attention`, where a cut block needs one query.
-    """
-
-    blocks: str
-    tail: str
-    cut: str | None
-    heads: tuple[str, ...]
-    end: str | None = None
-    attention: str | None = None
-
-
-_ENCODER = ("ForSequenceClassification", "ForMaskedLM", "ForTokenClassification")
-_BERT = Family("encoder.layer", "output.dense", "attention.output", _ENCODER, end="output", attention="attention.self")
-_DECODER = ("LMHeadModel", "ForCausalLM")
-FAMILIES: dict[str, Family] = {
-    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), _BERT),
-    "distilbert": Family("transformer.layer", "ffn.lin2", "sa_layer_norm", _ENCODER, attention="attention"),
-    "gpt2": Family("h", "mlp.c_proj", None, _DECODER),
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), Family("layers", "mlp.down_proj", None, _DECODER)),
-}
+from adamix_lab.core.sites import ARCHITECTURES, Architecture, model_type, pattern_to_regex
 
 
 @dataclass(frozen=True)
 class BlockPlan:
     """The blocks of a model and the first one that holds a site."""
 
-    family: Family
+    family: Architecture
     path: str
     blocks: nn.ModuleList
     first: int
@@ -77,7 +45,7 @@ class BlockPlan:
 def plan_blocks(mixture: MixtureModel) -> BlockPlan | None:
     """The plan of a supported model, else None: then plain passes serve."""
     model = mixture.model
-    family = FAMILIES.get(str(getattr(getattr(model, "config", None), "model_type", "")))
+    family = ARCHITECTURES.get(model_type(model))
     prefix = getattr(model, "base_model_prefix", "")
     if family is None or not hasattr(model, prefix) or not type(model).__name__.endswith(family.heads):
         return None
@@ -93,7 +61,7 @@ def plan_blocks(mixture: MixtureModel) -> BlockPlan | None:
         numbers.append(int(match.group(1)))
     first = min(numbers)
     here = [site for site, number in zip(mixture.mixture.sites, numbers, strict=True) if number == first]
-    tail = pattern_to_regex(f"{path}.{first}.{family.tail}")
+    tail = pattern_to_regex(f"{path}.{first}.{family.ffn}")
     tail_only = all(tail.fullmatch(site) for site in here) and mixture.mixture.adaptation.keeps_input
     assert isinstance(blocks, nn.ModuleList)
     return BlockPlan(family, path, blocks, first, tail_only)
@@ -142,7 +110,7 @@ def cut_last_block(model: nn.Module) -> Iterator[None]:
 
     Works on plain and on wrapped models; elsewhere it changes nothing. Keys and values are those of all positions.
     """
-    family = FAMILIES.get(str(getattr(getattr(model, "config", None), "model_type", "")))
+    family = ARCHITECTURES.get(model_type(model))
     classifier = type(model).__name__.endswith("ForSequenceClassification")
     if family is None or family.cut is None or not classifier or checkpoints_gradients(model):
         yield

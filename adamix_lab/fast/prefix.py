@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.core.model import MixtureModel
-from adamix_lab.fast.blocks import FAMILIES, BlockPlan, plan_blocks
+from adamix_lab.core.sites import ARCHITECTURES, Architecture
+from adamix_lab.fast.blocks import BlockPlan, plan_blocks
 
 Cache = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
@@ -28,7 +29,7 @@ def above(mixture: MixtureModel) -> tuple[MixtureModel, Cache]:
     """
     plan = plan_blocks(mixture)
     if plan is None or plan.family.cut is None:
-        known = ", ".join(sorted(name for name, family in FAMILIES.items() if family.cut))
+        known = ", ".join(sorted(name for name, family in ARCHITECTURES.items() if family.cut))
         raise ValueError(
             f"The frozen prefix of {type(mixture.model).__name__} cannot be cached: expected one of {known}, with a "
             "task head, sites in its blocks, and no gradient checkpointing. Train without cache."
@@ -125,7 +126,7 @@ class Skip(nn.Module):
 class BlockEnd(nn.Module):
     """Stands in for the first adapted block: only its end runs, on the site's cached frozen output and the residual."""
 
-    def __init__(self, family: Any, end: nn.Module, as_tuple: bool) -> None:
+    def __init__(self, family: Architecture, end: nn.Module, as_tuple: bool) -> None:
         super().__init__()
         copied = shallow(end)
         site = shallow(end.get_submodule(_tail_name(family)))
@@ -153,8 +154,8 @@ def shallow(module: Any) -> Any:
     return clone
 
 
-def _tail_name(family: Any) -> str:
-    return str(family.tail).removeprefix(f"{family.end}.")
+def _tail_name(family: Architecture) -> str:
+    return family.ffn.removeprefix(f"{family.end}.")
 
 
 def returns_tuple() -> bool:

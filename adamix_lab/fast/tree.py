@@ -148,9 +148,9 @@ def _by_plain_passes(mixture: MixtureModel, batch: Batch, limit: int, memory: in
 
 # -- blocks replayed one by one: their arguments are captured in one pass of the model's own code --
 #
-# Nothing of a model is written again. Stand-ins take the place of the adapted blocks in a shallow copy and note what each
-# is called with; the blocks are then called with that, on other states, and the head answers through a copy whose only
-# block hands in the states it is given. The model itself is not changed.
+# Nothing of a model is written again. Stand-ins take the place of the adapted blocks in a shallow copy and note what
+# each is called with; the blocks are then called with that, on other states, and the head answers through a copy whose
+# only block hands in the states it is given. The model itself is not changed.
 
 
 class StandIn(nn.Module):
@@ -249,7 +249,7 @@ class Replay:
         return logits.unflatten(0, (copies, -1))
 
     def _ends_block(self, level: int) -> bool:
-        tail = pattern_to_regex(f"{self.plan.path}.{self.plan.first + level}.{self.plan.family.tail}")
+        tail = pattern_to_regex(f"{self.plan.path}.{self.plan.first + level}.{self.plan.family.ffn}")
         sites = [self.mixture.mixture.sites[n] for n in self.sites(level)]
         return self.mixture.mixture.adaptation.keeps_input and all(tail.fullmatch(site) for site in sites)
 

@@ -19,22 +19,13 @@ from adamix_lab.core.adaptations import ACTIVATIONS, Bottleneck
 from adamix_lab.core.files import read_tensors, write_atomically, write_tensors, write_text
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.saving import base_name
+from adamix_lab.core.sites import ARCHITECTURES, model_type
 
 NAME = "adamix"
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter.safetensors", "pytorch_adapter.bin"
 HEAD_CONFIG, HEAD_WEIGHTS, HEAD_PICKLED = "head_config.json", "model_head.safetensors", "pytorch_model_head.bin"
 FILES = (CONFIG, WEIGHTS, PICKLED, HEAD_CONFIG, HEAD_WEIGHTS, HEAD_PICKLED)
 VERSION = "adapters.1.3.0"  # without it the loader takes gelu for gelu_new; before 1.1.0 it changes scales
-
-# Where a block's feed-forward output is, and what `adapters` calls the place after it, by model type.
-_BERT = (r"(?P<block>.+\.layer\.(?P<n>\d+))\.output\.dense", "{block}.output.adapters")
-_AFTER_BLOCK = "{block}.output_adapters.adapters"
-PLACES = {
-    **dict.fromkeys(("bert", "roberta", "electra", "deberta-v2"), _BERT),
-    "distilbert": (r"(?P<block>.+\.layer\.(?P<n>\d+))\.ffn\.lin2", _AFTER_BLOCK),
-    "gpt2": (r"(?P<block>.+\.h\.(?P<n>\d+))\.mlp\.c_proj", _AFTER_BLOCK),
-    "llama": (r"(?P<block>.+\.layers\.(?P<n>\d+))\.mlp\.down_proj", _AFTER_BLOCK),
-}
 
 
 def write_adapters(mixture: MixtureModel, folder: Path) -> None:
@@ -66,20 +57,21 @@ def write_adapters(mixture: MixtureModel, folder: Path) -> None:
 
 def adapters_place(model: nn.Module, path: str) -> tuple[str, int]:
     """(where `adapters` holds the adapter of a site, the block's number)."""
-    kind = str(model.config.model_type)  # type: ignore[union-attr]
-    if kind not in PLACES:
+    kind = model_type(model)
+    known = {name: architecture for name, architecture in ARCHITECTURES.items() if architecture.adapters}
+    if kind not in known:
         raise ValueError(
-            f"adapters: no place is known for a model of type {kind!r}: expected one of {', '.join(sorted(PLACES))}. "
+            f"adapters: no place is known for a model of type {kind!r}: expected one of {', '.join(sorted(known))}. "
             "Export format='onnx', or keep adamix_lab.save's own folder."
         )
-    pattern, place = PLACES[kind]
-    found = re.fullmatch(pattern, path)
-    if found is None or ".attention." in path:
+    blocks, ffn = known[kind].blocks, known[kind].ffn
+    found = re.fullmatch(rf"(?P<block>(.+\.)?{re.escape(blocks)}\.(?P<n>\d+))\.{re.escape(ffn)}", path)
+    if found is None:
         raise ValueError(
-            f"adapters: site {path!r} is not the feed-forward output of a block: expected paths like {pattern}. "
-            "Attach a bottleneck at the default targets."
+            f"adapters: site {path!r} is not the feed-forward output of a block: expected paths like "
+            f"{blocks}.0.{ffn}. Attach a bottleneck at the default targets."
         )
-    return place.format(block=found["block"]), int(found["n"])
+    return f"{found['block']}.{known[kind].adapters}", int(found["n"])
 
 
 def adapter_config(mixture: MixtureModel, blocks: list[int]) -> dict[str, Any]:

@@ -152,8 +152,6 @@ attempt(check_gradient, consistency)
 # %% [markdown]
 # ## Where the library has it
 #
-# Distances: `adamix_lab/core/consistency.py`. Both views in one call: `adamix_lab/core/views.py`,
-# `adamix_lab/core/objective.py`. To train another weight: `adamix-lab train --consistency 3`.
 # Distances and both views in one call: `adamix_lab/core/objective.py`, `adamix_lab/core/views.py`. To
 # train another weight: `adamix-lab train --consistency 3`.
 #

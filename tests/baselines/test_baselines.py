@@ -244,10 +244,9 @@ def test_the_gate_of_unipelt_closes_and_opens():
 def test_unipelt_can_be_mixed_like_any_adaptation():
     from adamix_lab.baselines.through_peft import sites_of
     from adamix_lab.baselines.unipelt import UniPELT
-    from adamix_lab.core.sites import FFN, QUERY_VALUE
 
     model = tiny.bert()
-    sites = sites_of(model, QUERY_VALUE, "unipelt") + sites_of(model, FFN, "unipelt")
+    sites = sites_of(model, "unipelt", "query", "value") + sites_of(model, "unipelt", "ffn")
     mixed = tiny.mixed(model, UniPELT(4, 2), experts=3, share="up", targets=sites)
     assert mixed.space.counts == ((3, 1),) * (3 * L)
     assert not close.is_close(tiny.logits(mixed), tiny.logits(mixed, selection=mixed.space.fixed(1)))
