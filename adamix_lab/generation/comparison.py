@@ -13,8 +13,7 @@ from typing import Any
 from torch import nn
 
 from adamix_lab.baselines.making import baseline
-from adamix_lab.core.adaptation import Adaptation
-from adamix_lab.core.adaptations import Bottleneck, LoRA
+from adamix_lab.core.adaptations import Adaptation, Bottleneck, LoRA
 from adamix_lab.core.errors import fraction, one_of, positive
 from adamix_lab.core.files import write_text
 from adamix_lab.core.merging import merge
