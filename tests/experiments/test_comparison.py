@@ -7,7 +7,7 @@ import tiny
 import tiny_task
 
 from adamix_lab.experiments import comparison
-from adamix_lab.experiments.comparison import compare, few_to_judge, finite, table, words
+from adamix_lab.experiments.comparison import compare, finite, table, words
 from adamix_lab.experiments.methods import METHODS, Budget
 
 BUDGET = Budget(steps=3, batch_size=8, max_length=6, top_blocks=1)
@@ -88,9 +88,6 @@ def test_bad_input(data, tmp_path):
         compare(data, tmp_path, BUDGET, methods=["lora"])
     with pytest.raises(FileNotFoundError, match="holds no task's folder"):
         compare(tmp_path, tmp_path, BUDGET)
-    with pytest.raises(ValueError, match="evaluation_rows = 0"):
-        few_to_judge(tiny_task.task(), 0)
-    assert few_to_judge(tiny_task.task(), 10**6).evaluation == tiny_task.task().evaluation
 
 
 def test_an_undefined_metric_is_said_and_is_no_number_in_json():
