@@ -15,7 +15,7 @@ from adamix_lab.core.files import write_text
 from adamix_lab.experiments.methods import METHODS, Budget, Outcome
 from adamix_lab.experiments.seeds import unit
 from adamix_lab.tasks.known_tasks import KNOWN
-from adamix_lab.tasks.tasks import Task, few_to_judge, load_task
+from adamix_lab.tasks.tasks import Task, load_task, subsample
 from adamix_lab.training.doctor import versions
 
 Say = Callable[[str], None]
@@ -57,7 +57,7 @@ def compare(
         missing = [method for method in chosen[1] if (name, method) not in done]
         if not missing:
             continue
-        task = few_to_judge(load_task(name, folder=folder / name, rows=rows, seed=budget.seed), evaluation_rows)
+        task = subsample(load_task(name, folder=folder / name, rows=rows, seed=budget.seed), evaluation_rows)
         for method in missing:
             cell = run_cell(task, method, backbone, budget)
             cells.append(cell)

@@ -36,7 +36,7 @@ from adamix_lab.fast.tree import tree_logits
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import Example, collate, encode, sequential
 from adamix_lab.tasks.known_tasks import KNOWN
-from adamix_lab.tasks.tasks import Task, few_shot, few_to_judge, hold_out, load_task
+from adamix_lab.tasks.tasks import Task, few_shot, hold_out, load_task, subsample
 from adamix_lab.training.checkpoints import newest_checkpoint
 from adamix_lab.training.doctor import versions
 from adamix_lab.training.evaluation import Evaluation, Indexed, evaluate_batches, evaluating, judge
@@ -134,7 +134,7 @@ def _loaded(task: str, folder: str | None, rows: int | None, judged: int | None,
     if judged_on == "slice":
         train, held_out = hold_out(found.train, SLICE, 0, found.label)
         found = replace(found, train=train, evaluation=held_out)
-    return few_to_judge(found, judged)
+    return subsample(found, judged)
 
 
 def blocks_of(run: Run) -> Blocks:

@@ -251,7 +251,7 @@ def _groups(task: Task) -> dict[int, list[int]]:
     return groups
 
 
-def few_to_judge(task: Task, rows: int | None) -> Task:
+def subsample(task: Task, rows: int | None) -> Task:
     """The task with a seeded sample of each set of rows to be judged on; None leaves all."""
     if rows is None:
         return task

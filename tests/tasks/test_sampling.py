@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import tiny_task
 
-from adamix_lab.tasks.tasks import Task, few_shot, few_to_judge
+from adamix_lab.tasks.tasks import Task, few_shot, subsample
 
 TASK = tiny_task.task(rows=300)
 
@@ -49,5 +49,5 @@ def test_more_than_there_are():
 
 def test_rows_to_be_judged_on():
     with pytest.raises(ValueError, match="evaluation_rows = 0"):
-        few_to_judge(tiny_task.task(), 0)
-    assert few_to_judge(tiny_task.task(), 10**6).evaluation == tiny_task.task().evaluation
+        subsample(tiny_task.task(), 0)
+    assert subsample(tiny_task.task(), 10**6).evaluation == tiny_task.task().evaluation
