@@ -15,11 +15,10 @@ from typing import Any
 from adamix_lab.core.errors import one_of, positive, unknown
 from adamix_lab.generation.linear import linearise_meaning, linearise_triples, split_triple
 from adamix_lab.tasks.rows import SUFFIXES, Row, read_rows
-from adamix_lab.tasks.tasks import DATA_VARIABLE, Task, data_root
+from adamix_lab.tasks.tasks import DATA_VARIABLE, EMBEDDED_TEXTS, Task, data_root
 
 Pairs = tuple[str, list[str]]  # a source and its targets
 
-EMBEDDED = ("notices",)  # folders of the project's own data
 HUB = {  # name: (data set, configuration, as its parquet branch has it)
     "e2e": ("tuetschek/e2e_nlg", "default"),
     "webnlg": ("webnlg-challenge/web_nlg", "webnlg_challenge_2017"),
@@ -178,7 +177,7 @@ def _pairs(kind: str, row: Mapping[str, Any], where: str) -> Pairs:
 
 
 def _read(source: str | Path, part: str) -> Sequence[Row]:
-    folder = embedded_folder(str(source)) if str(source) in EMBEDDED else Path(source)
+    folder = embedded_folder(str(source)) if str(source) in EMBEDDED_TEXTS else Path(source)
     if folder.is_dir():
         found = [folder / f"{part}{suffix}" for suffix in SUFFIXES if (folder / f"{part}{suffix}").is_file()]
         if len(found) == 1:
@@ -192,7 +191,7 @@ def _read(source: str | Path, part: str) -> Sequence[Row]:
         return hub_rows(data, part, configuration, PARQUET)
     if isinstance(source, str) and len(folder.parts) == 2 and not folder.is_absolute():
         return hub_rows(source, part)
-    error = unknown("Generation task", source, [*EMBEDDED, *HUB])
+    error = unknown("Generation task", source, [*EMBEDDED_TEXTS, *HUB])
     raise ValueError(f"{error} Or give the path of a folder with train.* and {part}.*, or a Hub name owner/data.")
 
 

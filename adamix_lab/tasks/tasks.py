@@ -23,6 +23,7 @@ from adamix_lab.tasks.labels import Part, check_columns, name_labels, number_lab
 from adamix_lab.tasks.rows import SUFFIXES, Row, read_rows
 
 EMBEDDED = {"aspects": ("negative", "positive")}  # name: what the label numbers mean
+EMBEDDED_TEXTS = ("notices",)  # those with texts to write
 DATA_VARIABLE = "ADAMIX_LAB_DATA"
 TEXT_COLUMNS = (
     ("sentence1", "sentence2"),

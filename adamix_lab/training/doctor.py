@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from adamix_lab.tasks.tasks import EMBEDDED, data_root
+from adamix_lab.tasks.tasks import EMBEDDED, EMBEDDED_TEXTS, data_root
 
 CORE = ("torch", "transformers", "safetensors", "accelerate", "numpy")
 EXTRAS = {  # module: (package, extra, what it is for)
@@ -110,7 +110,6 @@ def class_line() -> tuple[bool, str]:
 
 
 def _assets() -> Iterator[tuple[bool, str]]:
-    from adamix_lab.generation.tasks import EMBEDDED as WRITTEN
     from adamix_lab.tasks.backbones import SHIPPED, find_minilm, find_shipped
 
     try:
@@ -122,7 +121,7 @@ def _assets() -> Iterator[tuple[bool, str]]:
             yield True, f"the decoder {name!r} is there ({find_shipped(name)})"
         except FileNotFoundError as error:
             yield False, str(error)
-    for name in (*EMBEDDED, *WRITTEN):
+    for name in (*EMBEDDED, *EMBEDDED_TEXTS):
         there = (data_root() / name / "train.jsonl").is_file()
         yield (
             there,
