@@ -26,8 +26,8 @@ from adamix_lab.core.routing import generator_for
 from adamix_lab.core.views import routed_logits
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.tasks.backbones import load_backbone
-from adamix_lab.training.allocator import keep_freed_memory
 from adamix_lab.training.doctor import versions
+from adamix_lab.training.optim import keep_freed_memory
 
 ROUTES = 16
 

@@ -30,9 +30,9 @@ from adamix_lab.core.saving import load_trained
 from adamix_lab.core.views import Batch
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.tasks import load_task
-from adamix_lab.training.allocator import keep_freed_memory
 from adamix_lab.training.doctor import versions
 from adamix_lab.training.evaluation import evaluating
+from adamix_lab.training.optim import keep_freed_memory
 from adamix_lab.training.twins import load_twin
 
 

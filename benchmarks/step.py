@@ -33,8 +33,8 @@ from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.routing import Router
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.tasks.backbones import load_backbone
-from adamix_lab.training.allocator import keep_freed_memory
 from adamix_lab.training.doctor import versions
+from adamix_lab.training.optim import keep_freed_memory
 
 BATCH = 32
 Step = Callable[[], None]

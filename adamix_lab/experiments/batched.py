@@ -54,7 +54,10 @@ from adamix_lab.experiments.running import (
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.tasks.batches import Batches, Encoder, Example, check_labels, collate, encode
 from adamix_lab.tasks.tasks import Task
-from adamix_lab.training.checkpoints import (
+from adamix_lab.training.optim import BETAS, StackedAdamW, on_route
+from adamix_lab.training.recipe import Recipe
+from adamix_lab.training.run import (
+    History,
     check_same,
     clear_temporary,
     generator_states,
@@ -64,9 +67,6 @@ from adamix_lab.training.checkpoints import (
     set_generator_states,
     write_checkpoint,
 )
-from adamix_lab.training.optim import BETAS, StackedAdamW, on_route
-from adamix_lab.training.recipe import Recipe
-from adamix_lab.training.run import History
 from adamix_lab.training.train import draw_routes, prepare_data, start_accelerator, to_device
 
 # -- equal_shape -------------------------------------------------------------------------------------------------

@@ -37,12 +37,11 @@ from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import Example, collate, encode, sequential
 from adamix_lab.tasks.known_tasks import KNOWN
 from adamix_lab.tasks.tasks import Task, few_shot, hold_out, load_task, subsample
-from adamix_lab.training.checkpoints import newest_checkpoint
 from adamix_lab.training.doctor import versions
 from adamix_lab.training.evaluation import Evaluation, Indexed, evaluate_batches, evaluating, judge
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.report import step_operations
-from adamix_lab.training.run import read_log
+from adamix_lab.training.run import newest_checkpoint, read_log
 from adamix_lab.training.train import cached_states, to_device, train
 from adamix_lab.training.twins import STAGES
 

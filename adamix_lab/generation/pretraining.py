@@ -20,18 +20,18 @@ from adamix_lab.generation.decoder import Pretraining, new_decoder, save_decoder
 from adamix_lab.generation.decoder_card import write_card
 from adamix_lab.generation.perplexity import perplexities
 from adamix_lab.generation.tokenizer import train_tokenizer
-from adamix_lab.training.allocator import keep_freed_memory
-from adamix_lab.training.checkpoints import (
+from adamix_lab.training.doctor import versions
+from adamix_lab.training.optim import keep_freed_memory, set_rate
+from adamix_lab.training.run import (
+    LOG,
     check_same,
     clear_temporary,
     load_optimizer,
     newest_checkpoint,
     optimizer_tensors,
+    read_log,
     write_checkpoint,
 )
-from adamix_lab.training.doctor import versions
-from adamix_lab.training.optim import set_rate
-from adamix_lab.training.run import LOG, read_log
 from adamix_lab.training.train import shares
 
 BETAS = (0.9, 0.95)

@@ -20,8 +20,7 @@ from adamix_lab.core.views import Batch
 from adamix_lab.fast.prefix import above
 from adamix_lab.tasks.batches import Batches, Encoder, Example, check_labels, collate, encode, length, sequential
 from adamix_lab.tasks.tasks import Task, hold_out
-from adamix_lab.training.allocator import keep_freed_memory
-from adamix_lab.training.optim import StackedAdamW, make_optimizer, on_route, set_rate
+from adamix_lab.training.optim import StackedAdamW, keep_freed_memory, make_optimizer, on_route, set_rate
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.run import History, Run
 

@@ -15,8 +15,7 @@ from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.known_tasks import KNOWN
 from adamix_lab.tasks.prompts import PROMPTS, Prompt, PromptModel, load_prompted, prompt_encoder, word_ids
 from adamix_lab.tasks.tasks import Task
-from adamix_lab.training.evaluation import evaluate
-from adamix_lab.training.strategies import STRATEGIES
+from adamix_lab.training.evaluation import STRATEGIES, evaluate
 from adamix_lab.training.train import train
 
 PROMPT = Prompt("{first} w20 {mask} .", ("w0", "w4", "w8"))

@@ -17,15 +17,15 @@ import torch
 from tiny_task import one_thread  # noqa: F401
 
 from adamix_lab.core import files
-from adamix_lab.training import checkpoints
-from adamix_lab.training.checkpoints import (
+from adamix_lab.training import run as runs
+from adamix_lab.training.run import (
     generator_states,
     newest_checkpoint,
     read_checkpoint,
+    read_log,
     set_generator_states,
     write_checkpoint,
 )
-from adamix_lab.training.run import read_log
 from adamix_lab.training.train import train
 
 STEPS = 60
@@ -242,14 +242,14 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(tmp_path, monkeypatch):
 
 def test_a_run_on_a_full_disk_goes_on_when_there_is_space(tmp_path, monkeypatch):
     whole, _ = run(None, steps=12)
-    real, count = checkpoints.write_tensors, iter(range(1, 100))
+    real, count = runs.write_tensors, iter(range(1, 100))
 
     def full(path, tensors, metadata=None):
         if next(count) == 3:
             raise OSError(errno.ENOSPC, "No space left on device")
         real(path, tensors, metadata)
 
-    monkeypatch.setattr(checkpoints, "write_tensors", full)
+    monkeypatch.setattr(runs, "write_tensors", full)
     with pytest.raises(OSError, match="No space left"):
         run(tmp_path, steps=12)
     again, history = run(tmp_path, steps=12)

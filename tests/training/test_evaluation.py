@@ -12,8 +12,7 @@ from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.model import attach
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.routing import generator_for
-from adamix_lab.training.evaluation import evaluate, predict
-from adamix_lab.training.strategies import STRATEGIES, ensemble, fixed, random_token
+from adamix_lab.training.evaluation import STRATEGIES, ensemble, evaluate, fixed, predict, random_token
 from adamix_lab.training.train import train
 
 ALL = [name for name in STRATEGIES if not name.startswith("fixed-") or name in ("fixed-0", "fixed-2")]
