@@ -48,9 +48,9 @@ _WHERE = {
     "preset": "training.presets",
     "export": "interop.export",
     "import_authors": "interop.authors",
-    "import_peft": "interop.peft_in",
-    "from_pretrained": "interop.sharing",
-    "push_to_hub": "interop.sharing",
+    "import_peft": "interop.peft",
+    "from_pretrained": "interop.hub",
+    "push_to_hub": "interop.hub",
 }
 
 __all__ = sorted(_WHERE)
@@ -66,8 +66,8 @@ if TYPE_CHECKING:
     from adamix_lab.core.views import routed_logits
     from adamix_lab.interop.authors import import_authors
     from adamix_lab.interop.export import export
-    from adamix_lab.interop.peft_in import import_peft
-    from adamix_lab.interop.sharing import from_pretrained, push_to_hub
+    from adamix_lab.interop.hub import from_pretrained, push_to_hub
+    from adamix_lab.interop.peft import import_peft
     from adamix_lab.tasks.backbones import load_backbone
     from adamix_lab.tasks.tasks import Task, few_shot, load_task
     from adamix_lab.training.evaluation import evaluate, predict

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from adamix_lab import Bottleneck, attach, load, merge, parameter_report, save
-from adamix_lab.interop.checked import bare
+from adamix_lab.interop.export import bare
 from adamix_lab.training.doctor import versions
 
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096,

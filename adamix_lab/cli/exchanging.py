@@ -25,7 +25,7 @@ def export(
 ) -> None:
     """Writes a merged mixture for stock libraries, and compares its logits before it is put in place."""
     from adamix_lab.interop.export import export as write
-    from adamix_lab.interop.sharing import open_saved
+    from adamix_lab.interop.hub import open_saved
 
     mixture, tokenizer, config = open_saved(folder, model)
     print(write(mixture, out, format, tokenizer=tokenizer, notes=config["notes"], overwrite=overwrite))
@@ -70,7 +70,7 @@ def import_peft(
     """Saves existing LoRA adapters as one mixture: each an expert, its A tied to its B."""
     from adamix_lab.core.merging import merge_products
     from adamix_lab.core.saving import save
-    from adamix_lab.interop.peft_in import import_peft as read
+    from adamix_lab.interop.peft import import_peft as read
     from adamix_lab.tasks.backbones import load_backbone
 
     _refuse(out, overwrite)
@@ -89,7 +89,7 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="Only you may see it.")] = False,
 ) -> None:
     """Uploads a saved or exported folder, its card included, to the Hub (log in first: `hf auth login`)."""
-    from adamix_lab.interop.sharing import push_folder
+    from adamix_lab.interop.hub import push_folder
 
     print(push_folder(folder, name, private or None))
 

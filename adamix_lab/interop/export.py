@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import importlib.util
 import json
+import logging
+import math
 import shutil
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,21 +21,20 @@ from torch import Tensor, nn
 from adamix_lab.core.adaptations import Adaptation
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.files import write_text
-from adamix_lab.core.merging import merge
+from adamix_lab.core.merging import fold, merge
 from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.numerics import REORDERED, relative_difference
 from adamix_lab.core.saving import describe
-from adamix_lab.interop.adapters_out import FILES as ADAPTERS_FILES
-from adamix_lab.interop.adapters_out import read_back, write_adapters
-from adamix_lab.interop.checked import bare, check_logits, logits_of, narrowest, probe
-from adamix_lab.interop.onnx_out import FILE as ONNX_FILE
-from adamix_lab.interop.onnx_out import run_onnx, write_onnx
-from adamix_lab.interop.peft_out import FILES as PEFT_FILES
-from adamix_lab.interop.peft_out import load_with_peft, write_experts, write_peft
-from adamix_lab.interop.plain import load_plain, write_plain
+from adamix_lab.interop.adapters import FILES as ADAPTERS_FILES
+from adamix_lab.interop.adapters import read_back, write_adapters
+from adamix_lab.interop.peft import FILES as PEFT_FILES
+from adamix_lab.interop.peft import load_with_peft, write_experts, write_peft
+from adamix_lab.tasks.backbones import quiet_transformers
 from adamix_lab.training.evaluation import evaluating
 from adamix_lab.training.model_card import write_card
 
-MANIFEST = "adamix_export.json"
+MANIFEST, ONNX_FILE = "adamix_export.json", "model.onnx"
+_WRITTEN = {*PEFT_FILES, *ADAPTERS_FILES, ONNX_FILE, "adapter_model.bin"}
 PEFT, ADAPTERS, TRANSFORMERS, ONNX, EXPERTS = FORMATS = ("peft", "adapters", "transformers", "onnx", "peft-experts")
 
 _LOAD = {
@@ -216,4 +220,166 @@ def _put_in_place(here: Path, folder: Path) -> None:
         (folder / name).unlink()
 
 
-_WRITTEN = {*PEFT_FILES, *ADAPTERS_FILES, ONNX_FILE, "adapter_model.bin"}
+# -- Exports check themselves: what was written is loaded back on a bare base, and its logits are compared --
+
+
+def bare(mixture: MixtureModel) -> nn.Module:
+    """The base model without mixtures, in evaluation mode; frozen weights are shared with `mixture`, not copied.
+
+    A trained head is filled with NaN: an export that forgets to bring it cannot pass its check.
+    """
+    frozen = [p for p in mixture.model.parameters() if not p.requires_grad]
+    shared = {id(t): t for t in [*frozen, *mixture.model.buffers()]}
+    plain = copy.deepcopy(mixture.model, shared)
+    plain.__dict__.pop("save_pretrained", None)
+    for path, layer in mixture.sites.items():
+        plain.set_submodule(path, copy.deepcopy(layer.base, shared))
+    with torch.no_grad():
+        for path in mixture.head_paths:
+            for parameter in plain.get_submodule(path).parameters():
+                parameter.fill_(torch.nan)
+    return plain.eval()
+
+
+def probe(model: nn.Module, rows: int = 2, tokens: int = 8) -> dict[str, Tensor]:
+    """A seeded batch of random token ids, the last row shorter, for a text model.
+
+    Raises ValueError for a model without a vocabulary: it needs a batch of its own.
+    """
+    config: Any = getattr(model, "config", None)
+    vocabulary = getattr(config, "vocab_size", None)
+    if not vocabulary:
+        raise ValueError(
+            f"{type(model).__name__} has no vocabulary to draw a test batch from: give batch=, a small batch of its "
+            "inputs, so that the export can be checked."
+        )
+    pad = getattr(config, "pad_token_id", None)
+    rows = rows if pad is not None else 1  # decoders with a classifier cannot read several rows without a pad token
+    ids = torch.randint(min(2, vocabulary - 1), vocabulary, (rows, tokens), generator=torch.Generator().manual_seed(0))
+    ids = torch.where(ids == (vocabulary if pad is None else pad), (0 if pad else 1), ids)
+    mask = torch.ones_like(ids)
+    if rows > 1 and pad is not None:
+        mask[-1, -2:] = 0
+        ids[-1, -2:] = pad
+    batch = {"input_ids": ids, "attention_mask": mask}
+    if getattr(config, "is_encoder_decoder", False):
+        batch["decoder_input_ids"] = ids[:, :4]
+    device = next(model.parameters()).device
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def logits_of(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """The model's logits on a batch without labels, float32."""
+    with torch.no_grad(), evaluating(model):
+        return model(**{name: value for name, value in batch.items() if name != "labels"}).logits.float()
+
+
+def check_logits(expected: Tensor, found: Tensor, dtype: torch.dtype, what: str) -> float:
+    """The largest difference, as a share of the largest logit expected.
+
+    Raises ValueError where it is above what weights of `dtype` round to (`numerics.REORDERED`), or no number.
+    """
+    if expected.shape != found.shape:
+        raise ValueError(
+            f"{what} answers {list(found.shape)} logits: expected {list(expected.shape)}, as the model's. Nothing was "
+            "put into the folder."
+        )
+    difference = math.nan if bool(found.isnan().any()) else relative_difference(found, expected)
+    allowed = REORDERED[dtype]
+    if not difference <= allowed:  # NaN, too
+        raise ValueError(
+            f"{what} answers otherwise than the model (largest difference of logits {difference:.2g} of the largest "
+            f"logit): expected at most {allowed:.2g}. Nothing was put into the folder. If the model is sound, this is "
+            "a fault of the export: please report it with the model's type and the adaptation."
+        )
+    return difference
+
+
+def narrowest(mixture: MixtureModel) -> torch.dtype:
+    """The dtype of the least precise floating-point weight, at best float32 (`logits_of`): what logits are held to."""
+    found = {p.dtype for p in mixture.parameters() if p.is_floating_point()} | {torch.float32}
+    return max(found & set(REORDERED), key=lambda dtype: REORDERED[dtype])
+
+
+# -- A merged LoRA, IA3 or bias folded into the base: a plain transformers folder, nothing of ours left in it --
+
+
+def write_plain(mixture: MixtureModel, folder: Path) -> None:
+    """Folds and saves by transformers' own `save_pretrained`. Raises ValueError where the adaptation is not linear."""
+    plain = fold(mixture)
+    for path, layer in mixture.sites.items():
+        if layer.bias is None and getattr(plain.get_submodule(path), "bias", None) is not None:
+            raise ValueError(
+                f"transformers cannot express a bias at {path!r}: expected a layer that {type(plain).__name__} builds "
+                "with one; it would be dropped on loading. Export format='onnx', or keep adamix_lab.save's own folder."
+            )
+    with quiet_transformers():
+        plain.save_pretrained(folder)  # type: ignore[operator]
+
+
+def load_plain(base: nn.Module, folder: Path) -> nn.Module:
+    """The folder's model, of the base's class, by transformers alone."""
+    with quiet_transformers():
+        return type(base).from_pretrained(folder, dtype=next(base.parameters()).dtype).eval()  # type: ignore[attr-defined,no-any-return]
+
+
+# -- A merged model as an ONNX graph, with free batch and sequence lengths; run by `onnxruntime` --
+
+
+class _Logits(nn.Module):
+    """The model with positional inputs and its logits alone, as a graph has them."""
+
+    def __init__(self, model: nn.Module, names: list[str]) -> None:
+        super().__init__()
+        self.model, self.names = model, names
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        logits: Tensor = self.model(**dict(zip(self.names, inputs, strict=True))).logits
+        return logits
+
+
+def write_onnx(merged: MixtureModel, path: Path, batch: Mapping[str, Tensor]) -> None:
+    """Traces the merged model on a batch and writes one file. Raises ImportError where a package is missing."""
+    _need("onnx", "onnxscript", "onnxruntime")
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    inputs = {name: torch.cat([value, value]) if len(value) == 1 else value for name, value in inputs.items()}
+    rows, tokens = torch.export.Dim("rows"), torch.export.Dim("tokens")
+    shapes = {
+        name: {0: rows, 1: tokens} if value.dim() == 2 and value.shape[1] > 1 else {0: rows}
+        for name, value in inputs.items()
+    }
+    level = logging.getLogger("torch.onnx").level
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                _Logits(merged.model, list(inputs)).eval(),
+                tuple(inputs.values()),
+                input_names=list(inputs),
+                output_names=["logits"],
+                dynamic_shapes=(tuple(shapes.values()),),
+                dynamo=True,
+                verbose=False,
+            )
+    finally:
+        logging.getLogger("torch.onnx").setLevel(level)
+    assert program is not None
+    program.save(str(path), external_data=False)
+
+
+def run_onnx(path: Path, batch: Mapping[str, Tensor]) -> Tensor:
+    """The graph's logits on a batch, by onnxruntime on the CPU."""
+    _need("onnxruntime")
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    inputs: dict[str, Any] = {node.name: batch[node.name].cpu().numpy() for node in session.get_inputs()}
+    (logits,) = session.run(None, inputs)
+    return torch.from_numpy(logits).float()
+
+
+def _need(*packages: str) -> None:
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(f"ONNX needs the packages {', '.join(missing)}: run pip install 'adamix-lab[onnx]'.")

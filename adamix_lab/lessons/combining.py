@@ -16,8 +16,8 @@ from adamix_lab.core.errors import one_of
 from adamix_lab.core.merging import merge, merge_products
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.numerics import REORDERED, relative_difference
-from adamix_lab.interop.checked import bare, logits_of
-from adamix_lab.interop.peft_out import import_peft_library, write_experts
+from adamix_lab.interop.export import bare, logits_of
+from adamix_lab.interop.peft import import_peft_library, write_experts
 from adamix_lab.lessons.controls import Steps
 from adamix_lab.lessons.frame import Explorer, View
 from adamix_lab.lessons.prediction import Prediction, mark_prediction

@@ -12,8 +12,7 @@ import torch
 from adamix_lab import import_authors
 from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.numerics import relative_difference
-from adamix_lab.interop.authors import authors_state
-from adamix_lab.interop.pickles import read_pickle
+from adamix_lab.interop.authors import authors_state, read_pickle
 
 
 @pytest.mark.parametrize("name", reference.NAMES)

@@ -9,8 +9,7 @@ import torch
 
 from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA
 from adamix_lab.core.merging import merge
-from adamix_lab.interop.checked import bare, probe
-from adamix_lab.interop.export import MANIFEST, export
+from adamix_lab.interop.export import MANIFEST, bare, export, probe
 from adamix_lab.training.model_card import CARD
 
 BUILDS = {"bert": tiny.bert, "roberta": tiny.roberta, "gpt2": tiny.gpt2, "distilbert": tiny.distilbert}
@@ -83,12 +82,12 @@ def test_stock_pipelines_serve_a_folded_classifier_and_generator(tmp_path):
 @pytest.mark.parametrize(("build", "adaptation"), [(tiny.bert, Bottleneck(4)), (tiny.roberta, LoRA(2))])
 def test_onnx_answers_like_the_merge_at_other_sizes_too(tmp_path, build, adaptation):
     pytest.importorskip("onnxruntime")
-    from adamix_lab.interop.onnx_out import FILE, run_onnx
+    from adamix_lab.interop.export import ONNX_FILE, run_onnx
 
     mixture = tiny.mixed(build(), adaptation, experts=2)
     assert export(mixture, tmp_path / "out", "onnx").difference <= close.REORDERED.share
     batch = tiny.batch(rows=5, tokens=11)
-    close.assert_close(run_onnx(tmp_path / "out" / FILE, batch), mixture(**batch).logits.detach())
+    close.assert_close(run_onnx(tmp_path / "out" / ONNX_FILE, batch), mixture(**batch).logits.detach())
 
 
 @pytest.mark.parametrize(
@@ -137,12 +136,12 @@ def test_nothing_is_overwritten_unasked_and_a_stale_head_does_not_stay(tmp_path)
 
 
 def test_an_export_that_answers_otherwise_is_not_put_in_place(tmp_path, monkeypatch):
-    from adamix_lab.interop import adapters_out
+    from adamix_lab.interop import adapters
 
-    config = adapters_out.adapter_config
+    config = adapters.adapter_config
     wrong = {"non_linearity": "relu"}
     monkeypatch.setattr(
-        adapters_out, "adapter_config", lambda *a: {**config(*a), "config": {**config(*a)["config"], **wrong}}
+        adapters, "adapter_config", lambda *a: {**config(*a), "config": {**config(*a)["config"], **wrong}}
     )
     with pytest.raises(ValueError, match="answers otherwise than the model"):
         export(tiny.mixed(tiny.bert(), Bottleneck(4)), tmp_path / "out", "adapters")
@@ -150,9 +149,9 @@ def test_an_export_that_answers_otherwise_is_not_put_in_place(tmp_path, monkeypa
 
 
 def test_a_head_left_out_is_noticed(tmp_path, monkeypatch):
-    from adamix_lab.interop import peft_out
+    from adamix_lab.interop import peft
 
-    write = peft_out.write_peft
+    write = peft.write_peft
     monkeypatch.setattr(
         "adamix_lab.interop.export.write_peft", lambda mixture, folder: write(mixture, folder, head=False)
     )

@@ -12,7 +12,7 @@ from adamix_lab import import_authors, import_peft, load, merge, save
 from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA
 from adamix_lab.core.saving import trained_tensors
 from adamix_lab.interop.authors import authors_state
-from adamix_lab.interop.peft_out import write_peft
+from adamix_lab.interop.peft import write_peft
 
 hypothesis = pytest.importorskip("hypothesis")
 from hypothesis import given, settings  # noqa: E402

@@ -101,7 +101,7 @@ def test_a_configuration_may_not_name_a_path_as_its_base(tmp_path, name):
 def test_neither_a_folder_nor_a_name(tmp_path):
     with pytest.raises(FileNotFoundError, match="or owner/name"):
         from_pretrained(tmp_path / "nowhere" / "at" / "all")
-    from adamix_lab.interop.sharing import push_folder
+    from adamix_lab.interop.hub import push_folder
 
     with pytest.raises(ValueError, match="no repository's name"):
         push_folder(tmp_path, "films")
