@@ -189,7 +189,7 @@ def test_every_check_is_tested_here_or_beside_its_lesson():
 
     found = set()
     for part in pkgutil.iter_modules(checks.__path__):
-        module = importlib.import_module(f"adamix_lab.checks.{part.name}")
+        module = importlib.import_module(f"{checks.__name__}.{part.name}")
         found |= {name for name, _ in inspect.getmembers(module, inspect.isfunction) if name.startswith("check_")}
     here = {check.__name__ for check, _ in RIGHT}
     lessons = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_lesson_0*.py"))
