@@ -29,7 +29,7 @@ _WHERE = {
     "RouteSpace": "core.routing",
     "Consistency": "core.objective",
     "Objective": "core.objective",
-    "routed_logits": "core.views",
+    "routed_logits": "fast.views",
     "Recipe": "training.recipe",
     "train": "training.train",
     "evaluate": "training.evaluation",
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from adamix_lab.core.objective import Consistency, Objective
     from adamix_lab.core.routing import Router, RouteSpace
     from adamix_lab.core.saving import load, save
-    from adamix_lab.core.views import routed_logits
+    from adamix_lab.fast.views import routed_logits
     from adamix_lab.interop.authors import import_authors
     from adamix_lab.interop.export import export
     from adamix_lab.interop.hub import from_pretrained, push_to_hub

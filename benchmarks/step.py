@@ -32,6 +32,7 @@ from adamix_lab.core.model import attach
 from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.routing import Router
 from adamix_lab.fast.blocks import cut_last_block
+from adamix_lab.fast.views import WAYS
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.training.doctor import versions
 from adamix_lab.training.optim import keep_freed_memory
@@ -59,7 +60,7 @@ def two_view(
     dtype: torch.dtype, device: torch.device, batch: dict[str, torch.Tensor], views: str = "shared_prefix"
 ) -> Step:
     mixture = attach(minilm(dtype, device), Bottleneck(16), experts=4, share="up").train()
-    objective = Objective(mixture, Consistency(1.0, views=views))  # type: ignore[arg-type]
+    objective = Objective(mixture, Consistency(1.0, views=views), ways=WAYS)  # type: ignore[arg-type]
     optimizer, router, steps = optimizer_of(mixture), Router(mixture.space), iter(range(10**9))
 
     def step() -> None:

@@ -17,9 +17,10 @@ from torch import Tensor
 from adamix_lab.core.errors import positive
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
-from adamix_lab.core.views import Batch, routed_logits
+from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.fast.tree import LIMIT, free_memory, group_bytes, tree_logits
+from adamix_lab.fast.views import routed_logits
 from adamix_lab.tasks.batches import encode, sequential
 from adamix_lab.tasks.rows import Row
 from adamix_lab.tasks.tasks import Task

@@ -25,7 +25,8 @@ from adamix_lab.analysis.points import Point, anchored, point_of
 from adamix_lab.analysis.stacked import above_prefix, logits_at
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import RouteSpace
-from adamix_lab.core.views import Batch, shared_prefix
+from adamix_lab.core.views import Batch
+from adamix_lab.fast.views import shared_prefix
 from adamix_lab.training.evaluation import evaluating
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.model import MixtureModel
-from adamix_lab.core.views import WAYS, Batch, Views, routed_logits
+from adamix_lab.core.views import WAYS, Batch, Views, Way, check_way, routed_logits
 
 TaskLoss = Callable[[Tensor, Tensor], Tensor]
 IGNORED = -100  # labels of positions that do not count
@@ -24,7 +24,7 @@ class Consistency:
 
     kind: "reference" (targets detached), "symmetric", "jensen-shannon", "mse" (regression).
     weight: lambda of Eq. 5; the reference takes 1 for classification, 100 a target token for generation.
-    views: "independent", "shared_prefix" or "same_dropout" (see `adamix_lab.core.views`).
+    views: "independent", "same_dropout" (see `adamix_lab.core.views`) or "shared_prefix" (`adamix_lab.fast.views`).
     """
 
     weight: float = 1.0
@@ -33,7 +33,7 @@ class Consistency:
 
     def __post_init__(self) -> None:
         one_of("consistency", self.kind, DISTANCES)
-        one_of("views", self.views, WAYS)
+        one_of("views", self.views, get_args(Views))
         if self.weight < 0:
             raise ValueError(f"consistency weight = {self.weight}: expected 0 (off) or more.")
 
@@ -53,14 +53,25 @@ class Losses(NamedTuple):
 
 
 class Objective(nn.Module):
-    """Both views inside one forward call, losses returned: what DDP, accelerate and the Trainer wrap."""
+    """Both views inside one forward call, losses returned: what DDP, accelerate and the Trainer wrap.
+
+    ways: how the views may be taken, by name; `adamix_lab.fast.views.WAYS` has "shared_prefix" as well.
+
+    Raises ValueError where the consistency asks for a way that is not among them.
+    """
 
     def __init__(
-        self, mixture: MixtureModel, consistency: Consistency | None = None, task_loss: TaskLoss | None = None
+        self,
+        mixture: MixtureModel,
+        consistency: Consistency | None = None,
+        task_loss: TaskLoss | None = None,
+        ways: Mapping[str, Way] = WAYS,
     ) -> None:
         super().__init__()
         self.mixture = mixture
         self.consistency = consistency or Consistency()
+        self.ways = ways
+        check_way(self.consistency.views, ways)
         self.task_loss = task_loss or task_loss_of(mixture)
 
     def forward(self, batch: Batch, routes: Tensor) -> Losses:
@@ -69,7 +80,7 @@ class Objective(nn.Module):
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         if reads_labels(self.mixture.model) and "decoder_input_ids" not in inputs:
             inputs["decoder_input_ids"] = self.mixture.model.prepare_decoder_input_ids_from_labels(labels)  # type: ignore[operator]
-        return self.losses(routed_logits(self.mixture, inputs, routes, self.consistency.views), labels)
+        return self.losses(routed_logits(self.mixture, inputs, routes, self.consistency.views, self.ways), labels)
 
     def losses(self, logits: Tensor, labels: Tensor) -> Losses:
         """The losses of logits `[views, B, ...]` that are there already."""

@@ -1,25 +1,26 @@
-"""Several routed views of one batch in one call, in three named ways.
+"""Several routed views of one batch in one call, in named ways.
 
 - "independent": the batch is repeated, each view has its own dropout masks everywhere (the reference);
-- "shared_prefix": what lies below the first site runs once and shares its dropout masks; the last block is cut to
-  the position that the head reads. Exactly the same function with dropout off, and less work;
 - "same_dropout": one pass after another from one saved generator state, so that routing noise stands alone.
+
+A third, "shared_prefix", is a short-cut of `adamix_lab.fast.views`: exactly the same function with dropout off, and
+less work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from adamix_lab.core.errors import one_of
+from adamix_lab.core.errors import LabError, one_of
 from adamix_lab.core.model import MixtureModel
-from adamix_lab.fast.blocks import cut_last_block, fan_out, plan_blocks
 
 Views = Literal["independent", "shared_prefix", "same_dropout"]
 Batch = dict[str, Tensor]
+Way = Callable[[MixtureModel, Batch, Tensor], Tensor]  # (mixture, batch, routes of K views) to logits [K, B, ...]
 
 
 def rows_of(batch: Batch) -> int:
@@ -35,7 +36,7 @@ def grouped(routes: Tensor, rows: int) -> Tensor:
     if routes.dim() == 3:
         return routes
     if routes.shape[1] != rows:
-        raise ValueError(f"Routes of shape {list(routes.shape)} do not fit {rows} rows: expected [views, rows, ...].")
+        raise LabError(f"Routes of shape {list(routes.shape)} do not fit {rows} rows: expected [views, rows, ...].")
     return routes.flatten(0, 1)
 
 
@@ -43,20 +44,8 @@ def independent(mixture: MixtureModel, batch: Batch, routes: Tensor) -> Tensor:
     """All views as one batch of K * B rows."""
     views, rows = len(routes), rows_of(batch)
     repeated = {name: value.repeat(views, *([1] * (value.dim() - 1))) for name, value in batch.items()}
-    return _logits(mixture(selection=grouped(routes, rows), **repeated), views)
-
-
-def shared_prefix(mixture: MixtureModel, batch: Batch, routes: Tensor) -> Tensor:
-    """One pass that fans out at the first adapted block; `independent` serves models that are not supported."""
-    views, rows = len(routes), rows_of(batch)
-    plan = plan_blocks(mixture)
-    if not mixture.mixture.sites:  # a baseline of the model's own weights: nothing fans out, the cut still serves
-        with cut_last_block(mixture.model):
-            return independent(mixture, batch, routes)
-    if plan is None or routes.dim() != 3:
-        return independent(mixture, batch, routes)
-    with cut_last_block(mixture.model), fan_out(mixture, plan, views, rows):
-        return _logits(mixture(selection=routes, **batch), views)
+    logits: Tensor = mixture(selection=grouped(routes, rows), **repeated).logits
+    return logits.unflatten(0, (views, -1))
 
 
 def same_dropout(mixture: MixtureModel, batch: Batch, routes: Tensor) -> Tensor:
@@ -70,28 +59,31 @@ def same_dropout(mixture: MixtureModel, batch: Batch, routes: Tensor) -> Tensor:
     return torch.stack(outputs)
 
 
-WAYS: dict[str, Callable[[MixtureModel, Batch, Tensor], Tensor]] = {
-    "independent": independent,
-    "shared_prefix": shared_prefix,
-    "same_dropout": same_dropout,
-}
+WAYS: dict[str, Way] = {"independent": independent, "same_dropout": same_dropout}
 
 
-def routed_logits(mixture: MixtureModel, batch: Batch, routes: Tensor, views: Views = "independent") -> Tensor:
+def check_way(views: str, ways: Mapping[str, Way]) -> None:
+    """Raises ValueError for a way of viewing that is not among the ways."""
+    if views == "shared_prefix" and views not in ways:
+        raise LabError(
+            f"views = {views!r} is a short-cut of adamix_lab.fast: expected ways that hold it, not {', '.join(ways)} "
+            "alone. Give ways=adamix_lab.fast.views.WAYS, as train does, or take one of these."
+        )
+    one_of("way of viewing", views, ways)
+
+
+def routed_logits(
+    mixture: MixtureModel, batch: Batch, routes: Tensor, views: str = "independent", ways: Mapping[str, Way] = WAYS
+) -> Tensor:
     """Logits `[K, B, ...]` of a batch (without labels) under K routes `[K, sites, sides]`.
 
     Raises ValueError for routes that do not fit, a single one without the leading axis included.
     """
-    one_of("way of viewing", views, WAYS)
+    check_way(views, ways)
     if routes.dim() not in (3, 4, 5):
-        raise ValueError(
+        raise LabError(
             f"Routes of shape {list(routes.shape)} do not fit: expected [views, sites, sides], with rows, or rows "
             "and tokens, after the views. Put one route in a batch of one: route[None]."
         )
     mixture.space.check(routes.flatten(0, -3))
-    return WAYS[views](mixture, batch, routes)
-
-
-def _logits(output: Any, views: int) -> Tensor:
-    logits: Tensor = output.logits
-    return logits.unflatten(0, (views, -1))
+    return ways[views](mixture, batch, routes)

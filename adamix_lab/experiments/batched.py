@@ -52,6 +52,7 @@ from adamix_lab.experiments.running import (
     with_steps,
 )
 from adamix_lab.fast.blocks import cut_last_block
+from adamix_lab.fast.views import WAYS
 from adamix_lab.tasks.batches import Batches, Encoder, Example, check_labels, collate, encode
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.optim import BETAS, StackedAdamW, on_route
@@ -164,7 +165,7 @@ class Runs:
             name: nn.Parameter(torch.cat([_copies(name, start[name]) for start in starts]).to(device, copy=True))
             for name in starts[0]
         }
-        self.objectives = [Objective(student, recipe.consistency) for recipe in recipes]
+        self.objectives = [Objective(student, recipe.consistency, ways=WAYS) for recipe in recipes]
         self.orders = [
             Batches(own, recipe.batch_size, recipe.seed, recipe.bucket)
             for own, recipe in zip(examples, recipes, strict=True)

@@ -21,9 +21,10 @@ from adamix_lab.core.errors import unknown
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.saving import load, read_config
-from adamix_lab.core.views import Batch, rows_of, shared_prefix
+from adamix_lab.core.views import Batch, rows_of
 from adamix_lab.fast.blocks import cut_last_block, plan_blocks
 from adamix_lab.fast.prefix import above
+from adamix_lab.fast.views import shared_prefix
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import Encoder, check_labels, encode, sequential
 from adamix_lab.tasks.metrics import score

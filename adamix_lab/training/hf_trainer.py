@@ -18,6 +18,7 @@ from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import Objective, TaskLoss
 from adamix_lab.core.routing import Router
 from adamix_lab.core.saving import load_trained, save, trained_tensors
+from adamix_lab.fast.views import WAYS
 from adamix_lab.tasks.batches import Batches, Example, collate, length
 from adamix_lab.training.optim import StackedAdamW, make_optimizer, on_route
 from adamix_lab.training.recipe import Recipe
@@ -60,7 +61,7 @@ class AdaMixTrainer(Trainer):
         args.remove_unused_columns = False
         args.label_names = ["labels"]  # the objective's own arguments are a batch and routes
         settings.setdefault("data_collator", lambda examples: collate(examples, pad))
-        objective = Objective(mixture, self.recipe.consistency, task_loss)
+        objective = Objective(mixture, self.recipe.consistency, task_loss, WAYS)
         super().__init__(objective, args, train_dataset=train_dataset, **settings)
         if self.args.n_gpu > 1:
             raise ValueError(

@@ -10,6 +10,7 @@ from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.routing import Router
 from adamix_lab.core.views import Batch
+from adamix_lab.fast.views import WAYS
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def step_operations(mixture: MixtureModel, batch: Batch, consistency: Consistenc
 
     routes = Router(mixture.space).views(0, consistency.number)
     with FlopCounterMode(display=False) as counter:
-        Objective(mixture, consistency)(batch, routes).total.backward()
+        Objective(mixture, consistency, ways=WAYS)(batch, routes).total.backward()
     mixture.zero_grad(set_to_none=True)
     return int(counter.get_total_flops())
 

@@ -60,13 +60,15 @@ def train(
     """
     from tqdm.auto import tqdm
 
+    from adamix_lab.fast.views import WAYS
+
     recipe = recipe or Recipe()
     if encoder is encode:
         check_labels(mixture, task)
     accelerator = start_accelerator(recipe)
     student, examples, dev, pad = prepare_data(mixture.to(accelerator.device), task, tokenizer, recipe, encoder)
     plain = make_optimizer(mixture, recipe)
-    objective, optimizer = accelerator.prepare(Objective(student, recipe.consistency, task_loss), plain)
+    objective, optimizer = accelerator.prepare(Objective(student, recipe.consistency, task_loss, WAYS), plain)
     batches = Batches(examples, recipe.batch_size, recipe.seed, recipe.bucket)
     router = Router(mixture.space, recipe.seed, recipe.per)
     total = recipe.total_steps(len(batches))

@@ -12,8 +12,8 @@ from adamix_lab.baselines.making import BASELINES, baseline, costs, fitted, load
 from adamix_lab.core.model import attach, detach
 from adamix_lab.core.objective import Objective
 from adamix_lab.core.saving import load_trained, save, trained_parameters
-from adamix_lab.core.views import routed_logits
 from adamix_lab.fast.blocks import plan_blocks
+from adamix_lab.fast.views import WAYS, routed_logits
 from adamix_lab.training.evaluation import evaluate
 from adamix_lab.training.optim import make_optimizer
 from adamix_lab.training.report import parameter_report
@@ -122,7 +122,7 @@ def test_full_fine_tuning_equals_a_plain_loop():
     batch = tiny.batch() | {"labels": tiny.labels()}
     made, plain = baseline("full", tiny.bert()), tiny.bert().requires_grad_(True)
     settings = recipe(weight_decay=0.1)
-    Objective(made, fitted("full", settings).consistency)(
+    Objective(made, fitted("full", settings).consistency, ways=WAYS)(
         batch, torch.zeros(1, 0, 0, dtype=torch.long)
     ).total.backward()
     plain(**batch).loss.backward()
@@ -197,7 +197,7 @@ def test_other_families(family, name):
     batch = tiny.batch()
     batch["labels"] = tiny.labels() if made.head_paths else batch["input_ids"]
     routes = made.space.draw(torch.Generator().manual_seed(0), (1,))
-    Objective(made, fitted(name, recipe()).consistency)(batch, routes).total.backward()
+    Objective(made, fitted(name, recipe()).consistency, ways=WAYS)(batch, routes).total.backward()
     # from the identity (B = 0) the other factor waits one step
     assert sum(bool(p.grad is not None and p.grad.any()) for p in trained_parameters(made).values()) > 0
 
@@ -209,7 +209,7 @@ def test_the_cut_of_the_last_block_changes_no_gradient():
     for views in ("shared_prefix", "independent"):
         made = baseline("full", tiny.bert())
         consistency = fitted("full", recipe()).consistency
-        Objective(made, type(consistency)(0.0, views=views))(batch, routes).total.backward()
+        Objective(made, type(consistency)(0.0, views=views), ways=WAYS)(batch, routes).total.backward()
         trained = {name: p.grad for name, p in made.own_parameters() if p.grad is not None}
         grads.append({n: g for n, g in trained.items() if not n.endswith("key.bias")})  # 0 but for rounding
     close.assert_all_close(*grads, close.GRADIENTS)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from adamix_lab.core.adaptations import Bottleneck, LoRA
+from adamix_lab.core.errors import LabError
 from adamix_lab.core.objective import (
     Consistency,
     Objective,
@@ -20,6 +21,7 @@ from adamix_lab.core.objective import (
     token_loss,
 )  # fmt: skip
 from adamix_lab.core.routing import Router
+from adamix_lab.fast.views import WAYS
 
 
 def step(mixture, consistency=None, labels=None, views=2, **more):
@@ -175,3 +177,11 @@ def test_bad_settings():
         Consistency(kind="kl")
     with pytest.raises(ValueError, match=r"views 'independant' is not known.*Did you mean 'independent'"):
         Consistency(views="independant")
+
+
+def test_the_shared_prefix_is_asked_for_with_the_ways_that_hold_it():
+    mixture = tiny.mixed(tiny.bert(), Bottleneck(4), experts=2)
+    consistency = Consistency(views="shared_prefix")
+    with pytest.raises(LabError, match=r"'shared_prefix' is a short-cut.*Give ways=adamix_lab\.fast\.views\.WAYS"):
+        Objective(mixture, consistency)
+    assert step(mixture, consistency, ways=WAYS).total > 0

@@ -12,7 +12,7 @@ from adamix_lab.core.adaptations import Adaptation, Weight, along, linear, norma
 from adamix_lab.core.model import attach, detach
 from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.routing import Router
-from adamix_lab.core.views import routed_logits
+from adamix_lab.fast.views import routed_logits
 
 # -- the new method --------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from tiny import largest_difference
 
 from adamix_lab.core.numerics import relative_difference
 from adamix_lab.core.objective import Consistency, Objective, reference_next_token_loss
-from adamix_lab.core.views import routed_logits
+from adamix_lab.fast.views import routed_logits
 
 pytestmark = pytest.mark.parametrize("name", reference.NAMES)
 

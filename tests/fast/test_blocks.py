@@ -9,9 +9,9 @@ from torch.overrides import TorchFunctionMode
 from adamix_lab.core.adaptations import IA3, Bottleneck, LoRA
 from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.routing import Router
-from adamix_lab.core.views import routed_logits
 from adamix_lab.fast.blocks import cut_last_block, fan_out, plan_blocks
 from adamix_lab.fast.prefix import above, prefix_states
+from adamix_lab.fast.views import WAYS, routed_logits
 
 CUT = {"bert": tiny.bert, "roberta": tiny.roberta, "distilbert": tiny.distilbert, "electra": tiny.electra}
 every_cut = pytest.mark.parametrize("name", CUT)
@@ -179,10 +179,10 @@ def test_above_equals_the_whole_model(name, blocks, adaptation):
     cached = cache(batch)
     assert set(cached) == {"inputs_embeds", "attention_mask", "labels"} and not cached["inputs_embeds"].requires_grad
     for way in ("independent", "shared_prefix", "same_dropout"):
-        whole = Objective(mixture, Consistency(views=way))(batch, routes)
+        whole = Objective(mixture, Consistency(views=way), ways=WAYS)(batch, routes)
         whole.total.backward()
         gradients = tiny.gradients(mixture)
-        part = Objective(top, Consistency(views=way))(cached, routes)
+        part = Objective(top, Consistency(views=way), ways=WAYS)(cached, routes)
         part.total.backward()
         close.assert_close(part.total, whole.total)
         close.assert_close(part.logits, whole.logits)

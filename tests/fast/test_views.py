@@ -7,7 +7,8 @@ import torch
 
 from adamix_lab.core.adaptations import IA3, Bottleneck, LoRA
 from adamix_lab.core.routing import Router
-from adamix_lab.core.views import grouped, routed_logits
+from adamix_lab.core.views import grouped
+from adamix_lab.fast.views import routed_logits
 
 WAYS = ["independent", "shared_prefix", "same_dropout"]
 MODELS = {

@@ -11,6 +11,7 @@ from test_counts import bert_base, gpt2_medium, roberta_large
 from tiny_task import one_thread  # noqa: F401
 
 from adamix_lab.core.objective import Consistency, Objective, next_token_loss
+from adamix_lab.fast.views import WAYS
 from adamix_lab.tasks.backbones import HUB_NAMES, _source, load_backbone
 from adamix_lab.training.presets import PRESETS, describe_preset, preset, smoothed_next_token_loss
 from adamix_lab.training.recipe import Recipe
@@ -36,7 +37,7 @@ def test_it_attaches_to_its_family_and_takes_a_step(name):
     batch = tiny.batch()
     batch["labels"] = {True: batch["input_ids"], False: tiny.labels(classes=2)}[chosen.generates]
     routes = mixture.space.draw(torch.Generator().manual_seed(0), (chosen.recipe.consistency.number,))
-    losses = Objective(mixture, chosen.recipe.consistency, chosen.task_loss())(batch, routes)
+    losses = Objective(mixture, chosen.recipe.consistency, chosen.task_loss(), WAYS)(batch, routes)
     losses.total.backward()
     assert torch.isfinite(losses.total) and any(p.grad.any() for _, p in mixture.expert_parameters())
 
