@@ -25,13 +25,11 @@ from adamix_lab.analysis.landscape import evaluate_points
 from adamix_lab.analysis.points import Points, plane, point_of
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.merging import merge
-from adamix_lab.core.model import MixtureModel, attach
-from adamix_lab.core.saving import load_trained
+from adamix_lab.core.model import MixtureModel, attach, evaluating, load_trained
 from adamix_lab.core.views import Batch
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.tasks import load_task
 from adamix_lab.training.doctor import versions
-from adamix_lab.training.evaluation import evaluating
 from adamix_lab.training.optim import keep_freed_memory
 from adamix_lab.training.twins import load_twin
 

@@ -24,9 +24,8 @@ from typing import Any
 import torch
 
 from adamix_lab.core.adaptations import Bottleneck
-from adamix_lab.core.model import MixtureModel, attach
+from adamix_lab.core.model import MixtureModel, attach, load_trained, trained_tensors
 from adamix_lab.core.objective import Consistency
-from adamix_lab.core.saving import load_trained, trained_tensors
 from adamix_lab.experiments.batched import Trained, train_batched
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.tasks import Task, load_task

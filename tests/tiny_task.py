@@ -70,7 +70,7 @@ def one_thread() -> Iterator[None]:
 
 
 def weights(model: MixtureModel) -> dict[str, torch.Tensor]:
-    from adamix_lab.core.saving import trained_tensors
+    from adamix_lab.core.model import trained_tensors
 
     return {name: tensor.clone() for name, tensor in trained_tensors(model).items()}
 

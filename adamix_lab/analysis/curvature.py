@@ -18,10 +18,9 @@ from adamix_lab.analysis.landscape import counted, mixture_place, refuse_batches
 from adamix_lab.analysis.points import Point, anchored, point_of
 from adamix_lab.analysis.stacked import above_prefix, logits_at
 from adamix_lab.core.errors import positive
-from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.objective import predicts_next
 from adamix_lab.core.views import Batch
-from adamix_lab.training.evaluation import evaluating
 
 
 @contextmanager

@@ -21,12 +21,11 @@ from adamix_lab.analysis.arrays import Landscape, empty_landscape, read_landscap
 from adamix_lab.analysis.points import Point, Points, point_of
 from adamix_lab.analysis.stacked import above_prefix, logits_at
 from adamix_lab.core.errors import positive
-from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.objective import IGNORED, predicts_next
 from adamix_lab.core.saving import describe
 from adamix_lab.core.views import Batch
 from adamix_lab.training.doctor import versions
-from adamix_lab.training.evaluation import evaluating
 
 Say = Callable[[str], None]
 CPU_BYTES = 2**30  # activations of one pass; more gains nothing

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from adamix_lab.core.errors import positive
-from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import cut_last_block
@@ -24,7 +24,7 @@ from adamix_lab.fast.views import routed_logits
 from adamix_lab.tasks.batches import encode, sequential
 from adamix_lab.tasks.rows import Row
 from adamix_lab.tasks.tasks import Task
-from adamix_lab.training.evaluation import Indexed, above_prefix, evaluating
+from adamix_lab.training.evaluation import Indexed, above_prefix
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from adamix_lab.analysis.stacked import inputs_of
 from adamix_lab.core.mixture import MixtureLayer
-from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.views import Batch
-from adamix_lab.training.evaluation import evaluating
 
 Row = dict[str, Any]
 

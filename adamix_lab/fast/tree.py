@@ -18,13 +18,12 @@ from torch import Tensor, nn
 
 from adamix_lab.core.checkpointing import held
 from adamix_lab.core.errors import positive
-from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.routing import RouteSpace
 from adamix_lab.core.sites import pattern_to_regex
 from adamix_lab.core.views import Batch, routed_logits, rows_of
 from adamix_lab.fast.blocks import BlockPlan, cut_last_block, plan_blocks
 from adamix_lab.fast.prefix import returns_tuple, with_blocks
-from adamix_lab.training.evaluation import evaluating
 
 LIMIT = 4096
 

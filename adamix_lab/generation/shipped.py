@@ -20,10 +20,10 @@ import torch
 from adamix_lab.core.adaptations import LoRA
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.files import write_text
-from adamix_lab.core.model import MixtureModel, attach
+from adamix_lab.core.model import MixtureModel, attach, load_trained, trained_tensors
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.routing import generator_for
-from adamix_lab.core.saving import CONFIG, load_trained, save, trained_tensors
+from adamix_lab.core.saving import CONFIG, save
 from adamix_lab.generation.comparison import load_generator, spread
 from adamix_lab.generation.coverage import coverage
 from adamix_lab.generation.decoding import Decoding, generate_texts, selection_of, trim

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.core.adaptations import Adaptation, Bottleneck, LoRA
-from adamix_lab.core.model import MixtureModel, attach
-from adamix_lab.core.saving import MOST_EXPERTS, check_fit, declared_shapes, load_trained
+from adamix_lab.core.model import MixtureModel, attach, check_fit, load_trained
+from adamix_lab.core.saving import MOST_EXPERTS, declared_shapes
 
 _EXPERT = re.compile(
     r"(?P<block>.+)\.(?:ExpertSoup\.MoA_(?P<half>[AB])\.deepspeed_experts\.(?P<n>\d{1,9})\.(?P<what>weight|bias)"

@@ -22,7 +22,7 @@ from adamix_lab.core.adaptations import Adaptation
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.files import write_text
 from adamix_lab.core.merging import fold, merge
-from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.numerics import REORDERED, relative_difference
 from adamix_lab.core.saving import describe
 from adamix_lab.interop.adapters import FILES as ADAPTERS_FILES
@@ -30,7 +30,6 @@ from adamix_lab.interop.adapters import read_back, write_adapters
 from adamix_lab.interop.peft import FILES as PEFT_FILES
 from adamix_lab.interop.peft import load_with_peft, write_experts, write_peft
 from adamix_lab.tasks.backbones import quiet_transformers
-from adamix_lab.training.evaluation import evaluating
 from adamix_lab.training.model_card import write_card
 
 MANIFEST, ONNX_FILE = "adamix_export.json", "model.onnx"

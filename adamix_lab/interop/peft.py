@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from adamix_lab.core.adaptations import IA3, LoRA
 from adamix_lab.core.files import read_tensors, write_tensors, write_text
 from adamix_lab.core.mixture import MixtureLayer, sizes
-from adamix_lab.core.model import MixtureModel, attach
-from adamix_lab.core.saving import MOST_EXPERTS, base_name, load_trained, trained_tensors
+from adamix_lab.core.model import MixtureModel, attach, load_trained, trained_tensors
+from adamix_lab.core.saving import MOST_EXPERTS, base_name
 from adamix_lab.core.sites import kind_of
 
 FILES = CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

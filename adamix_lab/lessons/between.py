@@ -11,11 +11,10 @@ from torch import Tensor
 
 from adamix_lab.analysis.points import Point, dot, filter_normalised
 from adamix_lab.analysis.stacked import above_prefix, logits_at
-from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.routing import generator_for
 from adamix_lab.tasks.batches import encode, sequential
 from adamix_lab.tasks.tasks import Task
-from adamix_lab.training.evaluation import evaluating
 
 DIRECTIONS = 2  # from each expert
 AT_ONCE = 32  # points a pass

@@ -17,9 +17,8 @@ from torch import Tensor
 from adamix_lab.core.adaptations import LoRA
 from adamix_lab.core.errors import unknown
 from adamix_lab.core.files import read_tensors, write_tensors
-from adamix_lab.core.model import MixtureModel, attach
+from adamix_lab.core.model import MixtureModel, attach, load_trained, trained_tensors
 from adamix_lab.core.objective import Consistency
-from adamix_lab.core.saving import load_trained, trained_tensors
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.tasks import data_root, load_task
 from adamix_lab.training.doctor import device_name

@@ -14,8 +14,8 @@ from torch import Tensor
 from adamix_lab.analysis.plots import STYLES, Picture, new_figure
 from adamix_lab.analysis.posterior import convergence, distance, marginal, worth
 from adamix_lab.analysis.samples import Samples, every_route, fix_batches, merged_sample
+from adamix_lab.core.model import load_trained, trained_tensors
 from adamix_lab.core.routing import generator_for
-from adamix_lab.core.saving import load_trained, trained_tensors
 from adamix_lab.lessons.answers import Answers
 from adamix_lab.lessons.prediction import mark_prediction
 from adamix_lab.tasks.tasks import data_root, load_task

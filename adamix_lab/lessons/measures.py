@@ -12,9 +12,8 @@ from torch import Tensor
 from adamix_lab.analysis.posterior import marginal
 from adamix_lab.analysis.samples import FixedBatches, fix_batches, merged_sample
 from adamix_lab.core.errors import unknown
-from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.core.routing import generator_for
-from adamix_lab.core.saving import load_trained, trained_tensors
 from adamix_lab.lessons.agreement import agreed_and_wrong, pairwise_kl
 from adamix_lab.lessons.answers import Answers, answers_of
 from adamix_lab.lessons.combining_effects import exporting

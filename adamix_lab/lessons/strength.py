@@ -14,12 +14,11 @@ from adamix_lab.analysis.kinds import task_batches
 from adamix_lab.analysis.plots import STYLES, Picture, new_figure
 from adamix_lab.analysis.stacked import above_prefix, inputs_of
 from adamix_lab.analysis.statistics import wilson
-from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.lessons.controls import Number, Words
 from adamix_lab.lessons.frame import Explorer, View
 from adamix_lab.tasks.tasks import Task
-from adamix_lab.training.evaluation import evaluating
 
 STRENGTHS = tuple(n / 10 for n in range(11))
 SENTENCE = "food : we found the food lovely, whereas the film was awful."

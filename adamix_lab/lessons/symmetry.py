@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Generator, Tensor
 
-Tensors = dict[str, Tensor]  # as `saving.trained_tensors` gives them: `experts.<site>.<name>`, `[M, ...]`
+Tensors = dict[str, Tensor]  # as `trained_tensors` gives them: `experts.<site>.<name>`, `[M, ...]`
 
 
 def bottleneck_sites(tensors: Tensors) -> Iterator[str]:

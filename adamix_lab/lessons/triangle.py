@@ -16,13 +16,12 @@ from adamix_lab.analysis.posterior import marginal
 from adamix_lab.analysis.stacked import above_prefix, inputs_of
 from adamix_lab.analysis.statistics import wilson
 from adamix_lab.core.merging import weighted
-from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.lessons.controls import Number
 from adamix_lab.lessons.frame import Explorer, View
 from adamix_lab.tasks.tasks import Task, load_task
-from adamix_lab.training.evaluation import evaluating
 from adamix_lab.training.twins import load_twin
 
 CORNERS = ((0.0, 0.0), (1.0, 0.0), (0.5, math.sqrt(3) / 2))

@@ -7,18 +7,18 @@ A strategy (Table 7: merged, fixed, random, ensemble) is a function of a model a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from adamix_lab.core.errors import unknown
-from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.saving import load, read_config
 from adamix_lab.core.views import Batch, rows_of
@@ -174,18 +174,6 @@ def predict(
             answer = STRATEGIES[strategy][0](mixture, inputs, generator_for(seed, start)).cpu()
             answers.append(answer if answer.shape[-1] == 1 else answer.exp())
     return torch.cat(answers)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; every module's own mode comes back, after an error too."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def above_prefix(mixture: MixtureModel, batches: list[Indexed]) -> tuple[MixtureModel, list[Indexed]]:

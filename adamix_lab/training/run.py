@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 from adamix_lab.core.files import read_tensors, write_tensors, write_text
-from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.core.objective import TaskLoss, task_loss_of
-from adamix_lab.core.saving import describe, load_trained, trained_tensors
+from adamix_lab.core.saving import describe
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.tasks.batches import Example, sequential
 from adamix_lab.tasks.tasks import Task

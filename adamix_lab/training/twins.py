@@ -23,9 +23,9 @@ from torch import Tensor
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.errors import unknown
 from adamix_lab.core.merging import side_by_side
-from adamix_lab.core.model import MixtureModel, attach
+from adamix_lab.core.model import MixtureModel, attach, load_trained, trained_tensors
 from adamix_lab.core.objective import Consistency
-from adamix_lab.core.saving import CONFIG, load, load_trained, save, trained_tensors
+from adamix_lab.core.saving import CONFIG, load, save
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.tasks import Task, data_root, load_task
 from adamix_lab.training.doctor import device_name

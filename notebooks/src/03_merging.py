@@ -37,7 +37,7 @@ from adamix_lab.lessons.symmetry import aligned, permuted_copies
 from adamix_lab.lessons.triangle import ground_of, mixing_triangle
 from adamix_lab.analysis.plots import Picture
 from adamix_lab.core.routing import generator_for
-from adamix_lab.core.saving import load_trained, trained_tensors
+from adamix_lab.core.model import load_trained, trained_tensors
 from adamix_lab.lessons.prediction import Prediction
 
 FAST = os.environ.get("ADAMIX_LAB_FAST", "1") == "1"

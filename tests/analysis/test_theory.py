@@ -12,7 +12,7 @@ from adamix_lab.analysis.curvature import eager_attention
 from adamix_lab.analysis.points import anchored, point_of
 from adamix_lab.analysis.stacked import logits_at
 from adamix_lab.core.adaptations import Bottleneck, LoRA
-from adamix_lab.training.evaluation import evaluating
+from adamix_lab.core.model import evaluating
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 one_thread = tiny_task.one_thread

@@ -9,9 +9,9 @@ import torch
 from tiny_task import apart, one_thread, recipe, task, tokenizer, weights  # noqa: F401
 
 from adamix_lab.baselines.making import BASELINES, baseline, costs, fitted, load_baseline
-from adamix_lab.core.model import attach, detach
+from adamix_lab.core.model import attach, detach, load_trained, trained_parameters
 from adamix_lab.core.objective import Objective
-from adamix_lab.core.saving import load_trained, save, trained_parameters
+from adamix_lab.core.saving import save
 from adamix_lab.fast.blocks import plan_blocks
 from adamix_lab.fast.views import WAYS, routed_logits
 from adamix_lab.training.evaluation import evaluate

@@ -12,7 +12,7 @@ from tiny_task import one_thread, task, tokenizer  # noqa: F401
 
 from adamix_lab.baselines.making import baseline, costs, ensemble, train_apart
 from adamix_lab.core.merging import merge
-from adamix_lab.core.saving import trained_tensors
+from adamix_lab.core.model import trained_tensors
 from adamix_lab.experiments import baselines_comparison as comparison
 from adamix_lab.experiments.baselines_comparison import RECIPE, Clock, Setting, best_rate, compare_baselines, table
 from adamix_lab.training.evaluation import evaluate

@@ -14,8 +14,8 @@ from tiny_task import one_thread  # noqa: F401
 
 from adamix_lab.baselines.making import BASELINES, baseline
 from adamix_lab.core.files import read_tensors
+from adamix_lab.core.model import trained_tensors
 from adamix_lab.core.objective import Consistency
-from adamix_lab.core.saving import trained_tensors
 from adamix_lab.experiments import running
 from adamix_lab.experiments.grid import PLACED, Run
 from adamix_lab.experiments.results import TABLES, begin

@@ -10,7 +10,7 @@ import torch
 
 from adamix_lab import import_authors, import_peft, load, merge, save
 from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA
-from adamix_lab.core.saving import trained_tensors
+from adamix_lab.core.model import trained_tensors
 from adamix_lab.interop.authors import authors_state
 from adamix_lab.interop.peft import write_peft
 

@@ -14,7 +14,7 @@ pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
 from adamix_lab.analysis.samples import every_route, fix_batches, merged_sample
 from adamix_lab.analysis.selective import auroc
-from adamix_lab.core.saving import load_trained, trained_tensors
+from adamix_lab.core.model import load_trained, trained_tensors
 from adamix_lab.lessons import marginals
 from adamix_lab.lessons import measures_posterior as measured
 from adamix_lab.lessons.checks.posterior import check_marginal, check_split

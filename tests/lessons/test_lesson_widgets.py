@@ -11,8 +11,8 @@ from tiny_task import one_thread  # noqa: F401
 
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
+from adamix_lab.core.model import load_trained, trained_tensors
 from adamix_lab.core.routing import generator_for
-from adamix_lab.core.saving import load_trained, trained_tensors
 from adamix_lab.lessons import agreement, routing, runs, strength, symmetry
 from adamix_lab.lessons.agreement import agreed_and_wrong, consistency_dial, dialled, pairwise_kl
 from adamix_lab.lessons.answers import answers_of, read_answers, write_answers
