@@ -14,8 +14,7 @@ from adamix_lab.core.errors import unknown
 from adamix_lab.core.files import write_text
 from adamix_lab.experiments.methods import METHODS, Budget, Outcome
 from adamix_lab.experiments.seeds import unit
-from adamix_lab.tasks.known_tasks import KNOWN
-from adamix_lab.tasks.tasks import Task, load_task, subsample
+from adamix_lab.tasks.tasks import KNOWN, Task, load_task, subsample
 from adamix_lab.training.doctor import versions
 
 Say = Callable[[str], None]

@@ -25,8 +25,7 @@ from typing import Any
 
 from adamix_lab.baselines.making import BASELINES
 from adamix_lab.core.errors import one_of, positive, unknown
-from adamix_lab.tasks.known_tasks import KNOWN
-from adamix_lab.tasks.tasks import EMBEDDED
+from adamix_lab.tasks.tasks import EMBEDDED, KNOWN
 
 # -- settings ----------------------------------------------------------------------------------------------------
 #

@@ -34,8 +34,7 @@ from adamix_lab.fast.prefix import above
 from adamix_lab.fast.tree import tree_logits
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import Example, collate, encode, sequential
-from adamix_lab.tasks.known_tasks import KNOWN
-from adamix_lab.tasks.tasks import Task, few_shot, hold_out, load_task, subsample
+from adamix_lab.tasks.tasks import KNOWN, Task, few_shot, hold_out, load_task, subsample
 from adamix_lab.training.doctor import versions
 from adamix_lab.training.evaluation import Evaluation, Indexed, evaluate_batches, judge
 from adamix_lab.training.recipe import Recipe

@@ -12,9 +12,8 @@ from adamix_lab.core.model import attach
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.saving import load, save
 from adamix_lab.tasks.backbones import load_backbone
-from adamix_lab.tasks.known_tasks import KNOWN
 from adamix_lab.tasks.prompts import PROMPTS, Prompt, PromptModel, load_prompted, prompt_encoder, word_ids
-from adamix_lab.tasks.tasks import Task
+from adamix_lab.tasks.tasks import KNOWN, Task
 from adamix_lab.training.evaluation import STRATEGIES, evaluate
 from adamix_lab.training.train import train
 
