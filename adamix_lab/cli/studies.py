@@ -16,11 +16,12 @@ def presets(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Settings of the paper, of the authors' code, and for laptops, each value with its source."""
-    from adamix_lab.training.presets import PRESETS, describe_preset
+    from adamix_lab.training.presets import describe_preset, load_presets
     from adamix_lab.training.presets import preset as chosen_preset
 
     if name is None:
-        print(json.dumps(list(PRESETS), indent=2) if as_json else "\n".join(PRESETS))
+        names = list(load_presets())
+        print(json.dumps(names, indent=2) if as_json else "\n".join(names))
         return
     chosen = chosen_preset(name)
     print(json.dumps(chosen.to_dict(), indent=2) if as_json else describe_preset(chosen))

@@ -8,14 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch.nn.functional as F
-from torch import Tensor
-
 from adamix_lab.core.errors import fraction
 from adamix_lab.core.model import MixtureModel
-from adamix_lab.core.objective import IGNORED, next_token_loss
+from adamix_lab.core.objective import next_token_loss
 from adamix_lab.generation.encoding import check_decoder, encode_pairs
 from adamix_lab.tasks.tasks import Task
+from adamix_lab.training.presets import smoothed_next_token_loss
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.run import History
 from adamix_lab.training.train import train
@@ -42,16 +40,6 @@ def train_generator(
     check_decoder(mixture.model, recipe.max_length)
     loss = partial(smoothed_next_token_loss, smoothing=smoothing) if smoothing else next_token_loss
     return train(mixture, task, tokenizer, recipe, folder, loss, progress, on_step, encode_pairs)
-
-
-def smoothed_next_token_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """`next_token_loss`, smoothed: logits `[B, T, V]`, unshifted labels `[B, T]` with -100 off the target."""
-    return F.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(),
-        labels[:, 1:].flatten(),
-        ignore_index=IGNORED,
-        label_smoothing=smoothing,
-    )
 
 
 def one_view(recipe: Recipe) -> Recipe:

@@ -1,24 +1,29 @@
 """Presets: everything that a run of the paper, of the authors' code, or on a laptop is made of, each value sourced.
 
-`reference-*` do what the authors' code does; `paper-*` what the paper's text says, its misprints included, with a
-warning; `laptop-minilm-*` are our own. `adamix-lab presets` lists them.
+`data/presets.yaml` holds them: `reference-*` do what the authors' code does; `paper-*` what the paper's text says, its
+misprints included, with a warning; `laptop-minilm-*` are our own. `adamix-lab presets` lists them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adamix_lab.core.adaptations import Adaptation, Bottleneck, LoRA, adaptation_from
+from adamix_lab.core.adaptations import Adaptation, adaptation_from
 from adamix_lab.core.errors import unknown
 from adamix_lab.core.model import MixtureModel, attach
-from adamix_lab.core.objective import IGNORED, Consistency, TaskLoss
-from adamix_lab.training import preset_tables as t
+from adamix_lab.core.objective import IGNORED, TaskLoss
+from adamix_lab.tasks.tasks import data_root
 from adamix_lab.training.recipe import Recipe
+
+# The recipe's settings that `adamix-lab train` has options for, under the same names
+OPTIONS = ("steps", "lr", "head_lr", "batch_size", "max_length", "precision")
+SIZES = {"bottleneck": "size", "lora": "rank"}  # what `--size` is called in an adaptation
 
 
 @dataclass(frozen=True)
@@ -57,10 +62,9 @@ class Preset:
 
     def attach(self, model: nn.Module, seed: int | None = None) -> MixtureModel:
         """The preset's mixture on a model, in place; `seed` None takes the recipe's."""
-        if not self.base_dropout:
-            for module in model.modules():
-                if isinstance(module, nn.Dropout):
-                    module.p = 0.0
+        for module in model.modules() if not self.base_dropout else ():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
         seed = self.recipe.seed if seed is None else seed
         share = None if self.share == "none" else self.share
         return attach(model, self.adaptation, self.experts, share, blocks=self.blocks, seed=seed)
@@ -69,35 +73,32 @@ class Preset:
         """The arguments of `attach`, and of `train_seeds`, beside the adaptation."""
         return {"experts": self.experts, "share": self.share, "blocks": self.blocks}
 
+    def task_loss(self) -> TaskLoss | None:
+        """What `train` takes as `task_loss`: None where the head's own serves."""
+        return partial(smoothed_next_token_loss, smoothing=self.label_smoothing) if self.label_smoothing else None
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON: each value with its source, and the warnings."""
         values = {name: {"value": value, "source": source} for name, value, source in self.values()}
         return {"name": self.name, "values": values, "warnings": list(self.warnings)}
 
-    def task_loss(self) -> TaskLoss | None:
-        """What `train` takes as `task_loss`: None where the head's own serves."""
-        return smoothed_next_token_loss(self.label_smoothing) if self.label_smoothing else None
-
     def values(self) -> list[tuple[str, Any, str]]:
         """(name, value, source) of every value that is set, the recipe's and the adaptation's one by one."""
-        flat = {"task": self.task, "backbone": self.backbone, "experts": self.experts, "share": self.share}
-        flat |= {f"adaptation.{name}": value for name, value in self.adaptation.config().items()}
-        flat |= {"blocks": self.blocks, "base_dropout": self.base_dropout, "label_smoothing": self.label_smoothing}
         recipe = self.recipe.to_dict()
         consistency = recipe.pop("consistency")
         if self.recipe.warmup_steps is not None:
             del recipe["warmup"]
-        flat |= {f"recipe.{name}": value for name, value in recipe.items()}
-        flat |= {f"recipe.consistency.{name}": value for name, value in consistency.items()}
-        flat |= {f"decoding.{name}": value for name, value in self.decoding.items()}
+        flat = {"task": self.task, "backbone": self.backbone, "experts": self.experts, "share": self.share}
+        flat |= _prefixed("adaptation", self.adaptation.config())
+        flat |= {"blocks": self.blocks, "base_dropout": self.base_dropout, "label_smoothing": self.label_smoothing}
+        flat |= _prefixed("recipe", recipe) | _prefixed("recipe.consistency", consistency)
+        flat |= _prefixed("decoding", self.decoding)
         return [(name, value, self._source(name)) for name, value in flat.items() if value is not None]
 
     def _source(self, name: str) -> str:
-        while name:
-            if name in self.sources:
-                return self.sources[name]
+        while name and name not in self.sources:
             name = name.rpartition(".")[0]
-        return "this library's default"
+        return self.sources.get(name, "this library's default")
 
     def changed(self, **options: Any) -> Preset:
         """With some values replaced, under the names of `adamix-lab train`'s options.
@@ -106,9 +107,10 @@ class Preset:
         """
         ours = {"experts": "experts", "share": "share", "task": "task", "model": "backbone"}
         settings: dict[str, Any] = {own: options[name] for name, own in ours.items() if name in options}
-        if "adaptation" in options or "size" in options:
-            settings["adaptation"] = _resized(self.adaptation, options)
-        recipe: dict[str, Any] = {name: options[name] for name in t.OPTIONS if name in options}
+        kind = options.get("adaptation", self.adaptation.kind)
+        sized = {SIZES[kind]: options["size"]} if "size" in options and kind in SIZES else {}
+        same = self.adaptation.config() if kind == self.adaptation.kind else {"kind": kind}
+        recipe: dict[str, Any] = {name: options[name] for name in OPTIONS if name in options}
         if "steps" in options:
             recipe["epochs"] = None
         if "consistency" in options:
@@ -116,32 +118,16 @@ class Preset:
         if "top_blocks" in options:
             settings["blocks"] = tuple(range(-options["top_blocks"], 0))
             recipe["cache_prefix"] = True
-        return replace(self, recipe=replace(self.recipe, **recipe), **settings)
-
-
-def _resized(adaptation: Adaptation, options: Mapping[str, Any]) -> Adaptation:
-    kind = options.get("adaptation", adaptation.kind)
-    size = {"bottleneck": "size", "lora": "rank"}.get(kind)
-    if kind == adaptation.kind:
-        return replace(adaptation, **({size: options["size"]} if size and "size" in options else {}))
-    return adaptation_from({"kind": kind, **({size: options["size"]} if size and "size" in options else {})})
+        settings |= {"adaptation": adaptation_from(same | sized), "recipe": replace(self.recipe, **recipe)}
+        return replace(self, **settings)
 
 
 def preset(name: str) -> Preset:
     """The preset of a name. Raises ValueError for an unknown one, with near misses."""
-    if name not in PRESETS:
-        raise unknown("Preset", name, PRESETS)
-    return PRESETS[name]
-
-
-def smoothed_next_token_loss(smoothing: float) -> TaskLoss:
-    """Cross-entropy of the next tokens, a share of each target spread evenly over the vocabulary."""
-
-    def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        logits, labels = logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()
-        return F.cross_entropy(logits, labels, ignore_index=IGNORED, label_smoothing=smoothing)
-
-    return loss
+    known = load_presets()
+    if name not in known:
+        raise unknown("Preset", name, known)
+    return known[name]
 
 
 def describe_preset(chosen: Preset) -> str:
@@ -152,136 +138,67 @@ def describe_preset(chosen: Preset) -> str:
     return "\n".join([chosen.name, *lines, *(f"Note: {warning}" for warning in chosen.warnings)])
 
 
-# -- understanding: Appendix D and the authors' MNLI scripts ------------------------------------------------
+def smoothed_next_token_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """`next_token_loss`, a share of each target spread evenly over the vocabulary: logits `[B, T, V]`, labels `[B, T]`.
+
+    labels: unshifted, -100 off the target.
+    """
+    logits, labels = logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()
+    return F.cross_entropy(logits, labels, ignore_index=IGNORED, label_smoothing=smoothing)
 
 
-def _understanding(encoder: str, task: str, reference: bool) -> Preset:
-    table, size, warmup = t.ENCODERS[encoder]
-    lr, epochs, batch = table[task]
-    one_view = task == "stsb" or (reference and encoder == "bert-base")
-    recipe = Recipe(
-        epochs=epochs,
-        lr=lr,
-        batch_size=batch,
-        weight_decay=0.1,
-        warmup=0.06 if reference else warmup,
-        bucket=1,
-        consistency=Consistency(0.0 if one_view else 1.0, "reference" if reference else "symmetric"),
-        choose_on="evaluation" if reference else "slice",
-        dev_fraction=0.0 if reference else 0.1,
-    )
-    name = f"{'reference' if reference else 'paper'}-{encoder}-{task}"
-    sources, warnings = _understanding_notes(encoder, task, reference)
-    return Preset(name, task, encoder, Bottleneck(size), 4, "up", recipe, sources=sources, warnings=warnings)
+# -- data/presets.yaml -------------------------------------------------------------------------------------
 
 
-def _understanding_notes(encoder: str, task: str, reference: bool) -> tuple[dict[str, str], tuple[str, ...]]:
-    printed = t.SCRIPT if reference and task == "mnli" else t.APPENDIX_D
-    sources = {
-        **dict.fromkeys(("task", "backbone", "recipe.lr", "recipe.epochs", "recipe.batch_size"), printed),
-        **dict.fromkeys(("recipe.weight_decay", "experts", "adaptation.size"), printed),
-        "share": t.SCRIPT if reference else t.FIGURE,
-        "adaptation": t.CODE if reference else t.UNSTATED,
-        "recipe.warmup": t.SCRIPT if reference else t.APPENDIX_D,
-        "recipe.max_length": t.SCRIPT if reference else t.UNSTATED,
-        "recipe.bucket": t.CODE if reference else t.UNSTATED,
-        "recipe.choose_on": t.SCRIPT if reference else t.OURS,
-        "recipe.dev_fraction": t.SCRIPT if reference else t.OURS,
-        "recipe.consistency": t.CODE if reference else t.EQUATION_5,
-        **dict.fromkeys(("recipe.eps", "recipe.clip", "recipe.decay"), t.CODE if reference else t.UNSTATED),
-        "recipe.seed": t.SCRIPT if reference else t.UNSTATED,
-        "recipe.off_route": t.CODE if reference else t.UNSTATED,
+@cache
+def load_presets() -> dict[str, Preset]:
+    """All presets by name. Raises FileNotFoundError where the checkout's data folder is not there."""
+    import yaml
+
+    path = data_root() / "presets.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there: expected the presets of a checkout. Clone the repository again.")
+    book = yaml.safe_load(path.read_text(encoding="utf-8"))
+    presets: dict[str, Preset] = {}
+    for name, family in book["families"].items():
+        layers = [*(book["blocks"][block] for block in family.get("use", ())), family]
+        for task in layers[0]["tasks"]:
+            parts = [*layers, *(layer["tasks"][task] for layer in layers if task in layer.get("tasks", ()))]
+            presets[f"{name}-{task}"] = _layered(f"{name}-{task}", task, parts, book)
+    return presets
+
+
+def _layered(name: str, task: str, parts: list[dict[str, Any]], book: dict[str, Any]) -> Preset:
+    lines: dict[str, list[Any]] = {}
+    names, warnings = dict(book["sources"]), set()
+    for part in parts:
+        lines |= {key: line for key, line in part.items() if key not in ("use", "tasks", "sources", "warnings")}
+        names |= part.get("sources", {})
+        warnings |= set(part.get("warnings", ()))
+    settings: dict[str, Any] = {}
+    for key in sorted(lines, key=lambda key: key.count(".")):  # `adaptation` before `adaptation.size`
+        *path, last = key.split(".")
+        place = settings
+        for step in path:
+            place = place.setdefault(step, {})
+        value = lines[key][0]
+        place[last] = dict(value) if isinstance(value, dict) else tuple(value) if isinstance(value, list) else value
+    settings |= {
+        "name": name,
+        "task": task,
+        "adaptation": adaptation_from(settings["adaptation"]),
+        "recipe": Recipe.from_dict(settings["recipe"]),
+        "sources": {key: _resolved(source, names) for key, (_, source) in lines.items()},
+        "warnings": tuple(text for short, text in book["warnings"].items() if short in warnings),
     }
-    warnings = {
-        t.WARM_UP: encoder == "roberta-large" and not reference,
-        t.SIZES: not reference,
-        t.ONE_OUTPUT: task == "stsb",
-        t.NO_SECOND_VIEW: reference and encoder == "bert-base",
-        t.ONLY_MNLI: reference and task != "mnli",
-        t.ON_EVALUATION: reference,
-        t.BY_ACCURACY: reference and task in ("cola", "stsb"),
-    }
-    return sources, tuple(text for text, told in warnings.items() if told)
+    return Preset(**settings)
 
 
-# -- generation: Appendix D and the authors' scripts -------------------------------------------------------
+def _resolved(source: str, names: Mapping[str, str]) -> str:
+    while source in names:
+        source = names[source]
+    return source
 
 
-def _generation(task: str, kind: str, reference: bool) -> Preset:
-    epochs, warmup_steps, decay, smoothing, dropout = t.GENERATION[task]
-    lora = LoRA(4, 32.0, dropout, init="reference")
-    recipe = Recipe(
-        epochs=epochs,
-        lr=2e-4,
-        batch_size=8,
-        weight_decay=decay,
-        decay="all",
-        eps=1e-6,
-        warmup_steps=warmup_steps,
-        clip=0.0,
-        seed=110,
-        max_length=512,
-        bucket=1,
-        consistency=Consistency(100.0, "reference") if reference else Consistency(1.0, "symmetric"),
-        dev_fraction=0.0,
-    )
-    middle = {"lora": "", "adapter": "adapter-"} if reference else {"lora": "lora-", "adapter": "adapter-"}
-    name = f"{'reference-gpt2' if reference else 'paper-gpt2-medium'}-{middle[kind]}{task}"
-    script = t.NLG_SCRIPT if reference else t.UNSTATED
-    appendix = t.NLG_SCRIPT if reference else t.APPENDIX_D
-    sources = {
-        **dict.fromkeys(("task", "recipe.epochs", "recipe.warmup_steps", "experts"), appendix),
-        **dict.fromkeys(("backbone", "recipe.lr", "recipe.batch_size", "adaptation"), script if reference else t.HU),
-        **dict.fromkeys(("decoding", "label_smoothing", "share", "base_dropout"), script),
-        **{f"recipe.{name}": script for name in t.SCRIPTED},
-        "recipe.consistency": t.CODE if reference else t.EQUATION_5,
-    }
-    if kind == "adapter":
-        sources["adaptation"] = t.CODE if reference else t.UNSTATED
-        sources["adaptation.size"] = t.CODE if reference else t.APPENDIX_D
-    warnings = {
-        t.PRINTED_8: kind == "lora" and not reference,
-        t.NO_WEIGHT: not reference,
-        t.NO_SCRIPT: kind == "adapter" and reference,
-        t.LAST_WEIGHTS: True,
-    }
-    return Preset(
-        name,
-        task,
-        "gpt2-medium",
-        lora if kind == "lora" else Bottleneck(8, "gelu_new"),
-        8,
-        "B" if kind == "lora" else "up",
-        recipe,
-        base_dropout=False,
-        label_smoothing=smoothing,
-        decoding=t.DECODING,
-        sources=sources,
-        warnings=tuple(text for text, told in warnings.items() if told),
-    )
-
-
-# -- our own -----------------------------------------------------------------------------------------------
-
-
-def _laptop(task: str) -> Preset:
-    steps, tokens, reason = t.LAPTOP[task]
-    settings: dict[str, Any] = {"lr": 3e-3, "head_lr": 1e-2} | (t.ASPECTS if task == "aspects" else {})
-    consistency = Consistency(1.0, "mse" if task == "stsb" else "reference", "shared_prefix")
-    sources = t.LAPTOP_REASONS | (t.ASPECTS_REASONS if task == "aspects" else {})
-    sources = sources | {"task": "named", "recipe.steps": reason, "recipe.max_length": "rows of this task are shorter"}
-    if task == "stsb":
-        sources["recipe.consistency.kind"] = "squared: KL over one output is always 0"
-    recipe = Recipe(steps=steps, max_length=tokens, cache_prefix=True, consistency=consistency, **settings)
-    name = f"laptop-minilm-{task}"
-    return Preset(name, task, "minilm", Bottleneck(16), 4, "up", recipe, blocks=(-2, -1), sources=sources)
-
-
-PRESETS: dict[str, Preset] = {
-    made.name: made
-    for made in (
-        *(_understanding(e, task, ref) for ref in (False, True) for e in t.ENCODERS for task in t.ENCODERS[e][0]),
-        *(_generation(task, k, ref) for ref in (False, True) for k in ("lora", "adapter") for task in t.GENERATION),
-        *map(_laptop, t.LAPTOP),
-    )
-}
+def _prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{prefix}.{name}": value for name, value in values.items()}

@@ -1,22 +1,9 @@
 """The command line on a tiny task: real commands, real files, no network."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    environment.pop("ADAMIX_LAB_DEBUG", None)
-    return subprocess.run(
-        [sys.executable, "-m", "adamix_lab", *arguments], cwd=folder, env=environment, capture_output=True, text=True
-    )
+from command_line import command
 
 
 @pytest.fixture(scope="module")

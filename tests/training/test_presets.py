@@ -6,17 +6,18 @@ import close
 import pytest
 import tiny
 import torch
-from test_cli import command
+from command_line import command
 from test_counts import bert_base, gpt2_medium, roberta_large
 from tiny_task import one_thread  # noqa: F401
 
 from adamix_lab.core.objective import Consistency, Objective, next_token_loss
 from adamix_lab.fast.views import WAYS
 from adamix_lab.tasks.backbones import HUB_NAMES, _source, load_backbone
-from adamix_lab.training.presets import PRESETS, describe_preset, preset, smoothed_next_token_loss
+from adamix_lab.training.presets import describe_preset, load_presets, preset, smoothed_next_token_loss
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.report import parameter_report
 
+PRESETS = load_presets()
 FAMILY = {"bert-base": tiny.bert, "roberta-large": tiny.roberta, "gpt2-medium": tiny.gpt2, "minilm": tiny.bert}
 UNDERSTANDING = {"mrpc", "cola", "sst2", "stsb", "qnli", "mnli", "qqp", "rte"}
 
@@ -116,7 +117,7 @@ def test_label_smoothing_is_the_mixture_with_the_uniform_distribution():
     logits, labels = torch.randn(2, 5, 7), torch.tensor([[-100, -100, 3, 1, 2], [-100, 4, 5, 6, 0]])
     uniform = -logits[:, :-1].log_softmax(-1).mean(-1)[labels[:, 1:] != -100].mean()
     expected = 0.9 * next_token_loss(logits, labels) + 0.1 * uniform
-    close.assert_close(smoothed_next_token_loss(0.1)(logits, labels), expected)
+    close.assert_close(smoothed_next_token_loss(logits, labels, 0.1), expected)
 
 
 def test_the_authors_gpt2_has_no_dropout_at_all():
