@@ -14,6 +14,8 @@ from adamix_lab.core.errors import unknown
 from adamix_lab.core.files import write_text
 from adamix_lab.experiments.methods import METHODS, Budget, Outcome
 from adamix_lab.experiments.seeds import unit
+from adamix_lab.tasks.batches import TextsCut
+from adamix_lab.tasks.metrics import Undefined
 from adamix_lab.tasks.tasks import KNOWN, Task, load_task, subsample
 from adamix_lab.training.doctor import versions
 
@@ -76,7 +78,7 @@ def run_cell(task: Task, method: str, backbone: str, budget: Budget) -> dict[str
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         outcome = METHODS[method](task, backbone, budget)
-    said = sorted({str(w.message) for w in caught if "were cut" in str(w.message) or "undefined" in str(w.message)})
+    said = sorted({str(w.message) for w in caught if issubclass(w.category, TextsCut | Undefined)})
     return {
         "task": task.name,
         "method": method,

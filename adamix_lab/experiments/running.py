@@ -33,7 +33,7 @@ from adamix_lab.experiments.grid import DEFAULTS, MULTIPLIED, ONE_MODULE, PLACED
 from adamix_lab.fast.prefix import above
 from adamix_lab.fast.tree import tree_logits
 from adamix_lab.tasks.backbones import load_backbone
-from adamix_lab.tasks.batches import Example, collate, encode, sequential
+from adamix_lab.tasks.batches import Example, TextsCut, collate, encode, sequential
 from adamix_lab.tasks.tasks import KNOWN, Task, few_shot, hold_out, load_task, subsample
 from adamix_lab.training.doctor import versions
 from adamix_lab.training.evaluation import Evaluation, Indexed, evaluate_batches, judge
@@ -101,7 +101,7 @@ def prepare(run: Run) -> Prepared:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             examples = encode(rows, task, tokenizer, run.max_length)
-        said = tuple(str(w.message) for w in caught if "were cut" in str(w.message))
+        said = tuple(str(w.message) for w in caught if issubclass(w.category, TextsCut))
         device = next(mixture.parameters()).device
         return cached_states(examples, cache, device, pad) if cache else examples, said
 

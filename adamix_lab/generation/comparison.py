@@ -26,6 +26,7 @@ from adamix_lab.generation.scores import missing, score, table
 from adamix_lab.generation.tasks import GenerationTask
 from adamix_lab.generation.training import one_view, train_generator
 from adamix_lab.tasks.backbones import load_backbone
+from adamix_lab.tasks.batches import TextsCut
 from adamix_lab.training.doctor import versions
 from adamix_lab.training.recipe import Recipe
 
@@ -190,7 +191,7 @@ def run_variant(variant: Variant, task: GenerationTask, backbone: str, settings:
                 save(mixture, folder, {"task": task.name, "backbone": backbone, "recipe": recipe.to_dict()})
         seconds = time.perf_counter() - began
         rows = [_row(variant, strategy, mixture or model, tokenizer, task, settings) for strategy in variant.strategies]
-    said = sorted({str(warning.message) for warning in caught if "were cut" in str(warning.message)})
+    said = sorted({str(warning.message) for warning in caught if issubclass(warning.category, TextsCut)})
     return {"rows": rows, "trained_parameters": trained, "seconds": seconds, "cut": said, "versions": versions()}
 
 

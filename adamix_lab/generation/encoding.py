@@ -11,7 +11,7 @@ from torch import nn
 
 from adamix_lab.core.errors import positive
 from adamix_lab.core.objective import predicts_next
-from adamix_lab.tasks.batches import IGNORED, Example
+from adamix_lab.tasks.batches import IGNORED, Example, TextsCut
 from adamix_lab.tasks.tasks import Task
 
 
@@ -54,6 +54,7 @@ def encode_pairs(rows: Sequence[Mapping[str, Any]], task: Task, tokenizer: Any, 
         warnings.warn(
             f"{cut[0]} of {len(rows)} sources and {cut[1]} targets were cut: with both, a pair is longer than "
             f"max_length = {max_length} tokens. Raise max_length if the model takes more.",
+            TextsCut,
             stacklevel=2,
         )
     return examples
@@ -68,6 +69,7 @@ def prompts(sources: Sequence[str], tokenizer: Any, most: int) -> list[list[int]
         warnings.warn(
             f"{long} of {len(sources)} sources are longer than the {most} tokens that the model takes beside the text "
             f"it writes (the longest has {max(map(len, ids)) + 1}) and were cut.",
+            TextsCut,
             stacklevel=3,
         )
     return [[*source[: most - 1], separator] for source in ids]

@@ -23,10 +23,14 @@ BUCKET = 32  # batches that are sorted by length together: less padding, and sti
 IGNORED = -100  # pads labels that come one a token
 
 
+class TextsCut(UserWarning):
+    """Texts were longer than the tokens they may have, and lost their ends."""
+
+
 def encode(rows: Sequence[Mapping[str, Any]], task: Task, tokenizer: Any, max_length: int = 128) -> list[Example]:
     """Rows as examples: `input_ids` `[T]`, `attention_mask` `[T]` and so on, and `labels` where the row has one.
 
-    Longer rows are cut to `max_length` tokens, and a warning says how many were. An empty sentence stays a row.
+    Longer rows are cut to `max_length` tokens; a warning, `TextsCut`, counts them. An empty sentence stays a row.
 
     Raises ValueError for a max_length below 1, no rows, or a generation task.
     """
@@ -70,6 +74,7 @@ def _warn_of_cuts(examples: Sequence[Example], columns: list[list[str]], tokeniz
         warnings.warn(
             f"{len(cut)} of {len(examples)} rows are longer than max_length = {max_length} tokens (the longest has "
             f"{max(cut)}) and were cut. Raise max_length if their ends matter.",
+            TextsCut,
             stacklevel=3,
         )
 

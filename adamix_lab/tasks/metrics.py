@@ -17,6 +17,10 @@ from adamix_lab.core.errors import unknown
 Metric = Callable[[Tensor, Tensor], float]
 
 
+class Undefined(UserWarning):
+    """A metric has no value on these rows: it is nan."""
+
+
 def accuracy(predictions: Tensor, labels: Tensor) -> float:
     """Share of right answers."""
     return float((predictions == labels).double().mean())
@@ -89,6 +93,7 @@ def _correlation(name: str, function: Callable[..., float], predictions: Tensor,
             warnings.warn(
                 f"{name}'s correlation of {len(values)} rows is undefined (nan): the {what} are all the same, fewer "
                 "than two, or not finite.",
+                Undefined,
                 stacklevel=4,
             )
             return math.nan

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from adamix_lab.core.errors import positive
 from adamix_lab.tasks.backbones import load_backbone
-from adamix_lab.tasks.batches import Encoder, Example
+from adamix_lab.tasks.batches import Encoder, Example, TextsCut
 from adamix_lab.tasks.tasks import Task
 
 FIELDS = ("first", "second", "mask")
@@ -178,6 +178,7 @@ def prompt_encoder(prompt: Prompt) -> Encoder:
             warnings.warn(
                 f"{cut} of {len(rows)} rows are longer than max_length = {max_length} tokens with their template and "
                 "their sentences were cut. Raise max_length if their ends matter.",
+                TextsCut,
                 stacklevel=2,
             )
         return examples

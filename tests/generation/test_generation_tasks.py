@@ -15,7 +15,7 @@ from adamix_lab.generation import tasks
 from adamix_lab.generation.encoding import check_decoder, encode_pairs, prompts
 from adamix_lab.generation.linear import linearise_meaning, linearise_triples, split_triple
 from adamix_lab.generation.tasks import GenerationTask, load_generation_task
-from adamix_lab.tasks.batches import encode
+from adamix_lab.tasks.batches import TextsCut, encode
 from adamix_lab.tasks.tasks import hold_out
 from adamix_lab.training.train import train
 
@@ -146,13 +146,13 @@ def test_long_sources_are_cut_counted_and_said():
     task, tokenizer = tiny_generation.task(), tiny_generation.tokenizer()
     whole = encode_pairs(task.train, task, tokenizer)
     most = max(len(e["input_ids"]) for e in whole) - 2
-    with pytest.warns(UserWarning, match=rf"of {len(whole)} sources and 0 targets were cut.*max_length = {most}"):
+    with pytest.warns(TextsCut, match=rf"of {len(whole)} sources and 0 targets were cut.*max_length = {most}"):
         cut = encode_pairs(task.train, task, tokenizer, most)
     for before, after in zip(whole, cut, strict=True):
         assert len(after["input_ids"]) <= most and len(after["input_ids"]) == len(after["labels"])
         learned = [e["labels"][e["labels"] != -100].tolist() for e in (before, after)]
         assert learned[0] == learned[1]  # the target stays whole
-    with pytest.warns(UserWarning, match="16 targets were cut"):
+    with pytest.warns(TextsCut, match="16 targets were cut"):
         assert all(len(e["input_ids"]) == 3 for e in encode_pairs(task.train, task, tokenizer, 3))
     with pytest.warns(UserWarning, match="1 of 2 sources are longer than the 4 tokens"):
         ids = prompts(["name", "name : Blue Spice | area : riverside"], tokenizer, 4)

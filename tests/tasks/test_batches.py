@@ -4,7 +4,7 @@ import pytest
 import tiny_task
 import torch
 
-from adamix_lab.tasks.batches import Batches, collate, encode, length, sequential
+from adamix_lab.tasks.batches import Batches, TextsCut, collate, encode, length, sequential
 from adamix_lab.tasks.tasks import Task
 
 TASK = tiny_task.task()
@@ -40,7 +40,7 @@ def test_empty_sentences_survive():
 
 def test_cut_rows_are_counted():
     rows = [{"sentence": "w0 " * n, "label": 0} for n in (2, 4, 5, 9)]
-    with pytest.warns(UserWarning, match=r"2 of 4 rows are longer than max_length = 6 tokens \(the longest has 11\)"):
+    with pytest.warns(TextsCut, match=r"2 of 4 rows are longer than max_length = 6 tokens \(the longest has 11\)"):
         cut = encode(rows, TASK, tiny_task.tokenizer(), max_length=6)
     assert [length(e) for e in cut] == [4, 6, 6, 6]
     with warnings.catch_warnings():

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from adamix_lab.tasks.metrics import METRICS, paper_average, score
+from adamix_lab.tasks.metrics import METRICS, Undefined, paper_average, score
 
 GOLD = torch.tensor([1, 1, 1, 0, 0, 0])
 GUESS = torch.tensor([1, 1, 0, 1, 0, 0])  # tp 2, fp 1, fn 1, tn 2
@@ -40,9 +40,9 @@ def test_undefined_cases():
     assert score(["f1"], same, GOLD) == {"f1": 0.0}
     numbers = torch.arange(6.0)
     for predictions, labels in ((torch.ones(6), numbers), (numbers, torch.ones(6)), (numbers[:1], numbers[:1])):
-        with pytest.warns(UserWarning, match=r"Pearson's correlation of . rows is undefined"):
+        with pytest.warns(Undefined, match=r"Pearson's correlation of . rows is undefined"):
             assert math.isnan(score(["pearson"], predictions, labels)["pearson"])
-    with pytest.warns(UserWarning, match="Spearman"):
+    with pytest.warns(Undefined, match="Spearman"):
         assert math.isnan(score(["spearman"], numbers * math.nan, numbers)["spearman"])
 
 

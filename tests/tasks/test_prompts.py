@@ -12,6 +12,7 @@ from adamix_lab.core.model import attach
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.saving import load, save
 from adamix_lab.tasks.backbones import load_backbone
+from adamix_lab.tasks.batches import TextsCut
 from adamix_lab.tasks.prompts import PROMPTS, Prompt, PromptModel, load_prompted, prompt_encoder, word_ids
 from adamix_lab.tasks.tasks import KNOWN, Task
 from adamix_lab.training.evaluation import STRATEGIES, evaluate
@@ -89,7 +90,7 @@ def test_pairs_stand_around_the_mask():
 def test_long_rows_lose_words_never_the_mask():
     tokens, task = tokenizer(), pairs()
     rows = [{"a": " ".join(["w9"] * 60), "b": "w1 w2 w3", "label": 0}, {"a": "w1", "b": "w2", "label": 1}]
-    with pytest.warns(UserWarning, match="1 of 2 rows are longer than max_length = 16"):
+    with pytest.warns(TextsCut, match="1 of 2 rows are longer than max_length = 16"):
         long, short = prompt_encoder(PAIR)(rows, task, tokens, 16)
     assert len(long["input_ids"]) <= 16 and (long["input_ids"] == tokens.mask_token_id).sum() == 1
     assert tokens.decode(long["input_ids"]).split()[-4:-1] == ["w1", "w2", "w3"]  # the longer sentence is cut
