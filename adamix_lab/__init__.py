@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from adamix_lab.core import __version__
 
 # name: the file that holds it, in the order of the data's way
 _WHERE = {
@@ -39,7 +39,7 @@ _WHERE = {
     "fold": "core.merging",
     "merge_gap": "core.merging",
     "merge_products": "core.merging",
-    "save": "core.saving",
+    "save": "training.model_card",
     "load": "core.saving",
     "parameter_report": "training.report",
     "structure": "training.report",
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from adamix_lab.core.model import MixtureModel, attach, detach
     from adamix_lab.core.objective import Consistency, Objective
     from adamix_lab.core.routing import Router, RouteSpace
-    from adamix_lab.core.saving import load, save
+    from adamix_lab.core.saving import load
     from adamix_lab.fast.views import routed_logits
     from adamix_lab.interop.authors import import_authors
     from adamix_lab.interop.export import export
@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from adamix_lab.tasks.backbones import load_backbone
     from adamix_lab.tasks.tasks import Task, few_shot, load_task
     from adamix_lab.training.evaluation import evaluate, predict
+    from adamix_lab.training.model_card import save
     from adamix_lab.training.presets import preset
     from adamix_lab.training.recipe import Recipe
     from adamix_lab.training.report import parameter_report, structure

@@ -92,8 +92,8 @@ def test_bootstrap_installs_what_the_environment_file_does():
 
 
 def test_one_version_everywhere():
-    package = re.search(r'^__version__ = "([^"]+)"', text("adamix_lab/__init__.py"), re.MULTILINE)
-    assert package, "adamix_lab/__init__.py sets no __version__"
+    package = re.search(r'^__version__ = "([^"]+)"', text("adamix_lab/core/__init__.py"), re.MULTILINE)
+    assert package, "adamix_lab/core/__init__.py sets no __version__"
     assert package[1] == PROJECT["version"]
     assert yaml.safe_load(text("CITATION.cff"))["version"] == PROJECT["version"]
     assert f"## [{PROJECT['version']}]" in text("CHANGELOG.md")

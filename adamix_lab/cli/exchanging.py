@@ -43,9 +43,9 @@ def import_authors(
     out: Folder = Path("runs/authors"),
 ) -> None:
     """Saves the experts of the authors' checkpoints as a mixture of this library."""
-    from adamix_lab.core.saving import save
     from adamix_lab.interop.authors import import_authors as read
     from adamix_lab.tasks.backbones import load_backbone
+    from adamix_lab.training.model_card import save
     from adamix_lab.training.report import parameter_report
 
     _refuse(out, overwrite)
@@ -69,9 +69,9 @@ def import_peft(
 ) -> None:
     """Saves existing LoRA adapters as one mixture: each an expert, its A tied to its B."""
     from adamix_lab.core.merging import merge_products
-    from adamix_lab.core.saving import save
     from adamix_lab.interop.peft import import_peft as read
     from adamix_lab.tasks.backbones import load_backbone
+    from adamix_lab.training.model_card import save
 
     _refuse(out, overwrite)
     base, _ = load_backbone(model, num_labels=labels, kind=kind)

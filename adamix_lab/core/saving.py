@@ -1,4 +1,4 @@
-"""The library's own format: one folder with the experts, the head, what was attached, and a model card.
+"""The library's own format: one folder with the experts, the head, and what was attached.
 
 `adamix.json` names the weights file by its content, so replacing that one JSON file is the moment a save happens:
 a kill before it leaves the old save whole, a kill after it leaves the new one.
@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from adamix_lab.core import __version__
 from adamix_lab.core.adaptations import Adaptation, adaptation_from
 from adamix_lab.core.files import inside, read_tensors, write_tensors, write_text
 from adamix_lab.core.mixture import declared_weights, sizes
 from adamix_lab.core.model import MixtureModel, attach, check_fit, load_trained, shared_sides, trained_tensors
 from adamix_lab.core.sites import find_head, find_sites, kind_of
-from adamix_lab.training.model_card import write_card
 
 CONFIG = "adamix.json"
 FORMAT = 1
@@ -81,8 +81,6 @@ def describe(mixture: MixtureModel, notes: dict[str, Any] | None = None) -> dict
     """The configuration that `save` writes."""
     import transformers
 
-    from adamix_lab import __version__
-
     model, config = mixture.model, mixture.mixture
     base_config = getattr(model, "config", None)
     return {
@@ -108,9 +106,9 @@ def describe(mixture: MixtureModel, notes: dict[str, Any] | None = None) -> dict
 def save(
     mixture: MixtureModel, folder: str | Path, notes: dict[str, Any] | None = None, dtype: torch.dtype | None = None
 ) -> Path:
-    """Writes experts, head, configuration and card into a folder; a save that was there is replaced at one instant.
+    """Writes experts, head and configuration into a folder; a save that was there is replaced at one instant.
 
-    The card (`README.md`) is written last; one of your own, not written here, stays.
+    `adamix_lab.save` writes the model card as well.
 
     Args:
         mixture: the model, merged or not.
@@ -132,7 +130,6 @@ def save(
     for old in (*folder.glob("experts-*.safetensors"), *folder.glob(".experts-*"), *folder.glob(f".{CONFIG}.*")):
         if old.name != weights:  # the former save, and what a killed one left under temporary names
             old.unlink()
-    write_card(folder, mixture, config)
     return folder
 
 

@@ -17,11 +17,11 @@ from adamix_lab.baselines.probe import linear_probe
 from adamix_lab.core.files import write_text
 from adamix_lab.core.merging import merge
 from adamix_lab.core.model import MixtureModel
-from adamix_lab.core.saving import save
 from adamix_lab.fast.prefix import above
 from adamix_lab.tasks.batches import collate, encode
 from adamix_lab.tasks.tasks import Task, load_task
 from adamix_lab.training.evaluation import Evaluation, evaluate
+from adamix_lab.training.model_card import save
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.report import parameter_report, step_operations
 from adamix_lab.training.train import train

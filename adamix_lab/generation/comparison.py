@@ -19,7 +19,7 @@ from adamix_lab.core.files import write_text
 from adamix_lab.core.merging import merge
 from adamix_lab.core.model import MixtureModel, attach
 from adamix_lab.core.objective import Consistency
-from adamix_lab.core.saving import load, read_config, save
+from adamix_lab.core.saving import load, read_config
 from adamix_lab.generation.decoding import Decoding, generate_texts
 from adamix_lab.generation.encoding import check_decoder
 from adamix_lab.generation.scores import missing, score, table
@@ -28,6 +28,7 @@ from adamix_lab.generation.training import one_view, train_generator
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import TextsCut
 from adamix_lab.training.doctor import versions
+from adamix_lab.training.model_card import save
 from adamix_lab.training.recipe import Recipe
 
 # -- variants ----------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from adamix_lab.core.files import write_text
 from adamix_lab.core.model import MixtureModel, attach, load_trained, trained_tensors
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.routing import generator_for
-from adamix_lab.core.saving import CONFIG, save
+from adamix_lab.core.saving import CONFIG
 from adamix_lab.generation.comparison import load_generator, spread
 from adamix_lab.generation.coverage import coverage
 from adamix_lab.generation.decoding import Decoding, generate_texts, selection_of, trim
@@ -34,6 +34,7 @@ from adamix_lab.generation.training import train_generator
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.tasks import data_root
 from adamix_lab.training.doctor import device_name
+from adamix_lab.training.model_card import save
 from adamix_lab.training.recipe import Recipe
 
 TASK, BACKBONE, EXPERTS, SEEDS = "notices", "books-gpt2", 4, (0, 1, 2)

@@ -17,9 +17,9 @@ from adamix_lab.core.files import read_tensors, write_tensors
 from adamix_lab.core.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.core.objective import Objective, TaskLoss
 from adamix_lab.core.routing import Router
-from adamix_lab.core.saving import save
 from adamix_lab.fast.views import WAYS
 from adamix_lab.tasks.batches import Batches, Example, collate, length
+from adamix_lab.training.model_card import save
 from adamix_lab.training.optim import StackedAdamW, make_optimizer, on_route
 from adamix_lab.training.recipe import Recipe
 

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from adamix_lab.core import saving
 from adamix_lab.core.files import write_text
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.training.report import parameter_report
@@ -23,6 +26,26 @@ mixture = from_pretrained("THIS FOLDER, OR ITS NAME ON THE HUB"{base})
 `mixture(**batch)` answers merged; `adamix_lab.merge(mixture)` leaves one module a site, and `adamix_lab.export` writes
 folders that `peft`, `adapters` or `transformers` load without this library.
 """
+
+
+def save(
+    mixture: MixtureModel, folder: str | Path, notes: dict[str, Any] | None = None, dtype: torch.dtype | None = None
+) -> Path:
+    """Writes experts, head, configuration and card into a folder; a save that was there is replaced at one instant.
+
+    The card (`README.md`) is written last; one of your own, not written here, stays.
+
+    Args:
+        mixture: the model, merged or not.
+        folder: made if it is not there.
+        notes: plain values kept beside (task, classes, metrics).
+        dtype: of the stored tensors, e.g. torch.float16; None keeps theirs.
+
+    Raises OSError where the disk is full; the old save survives whole.
+    """
+    folder = saving.save(mixture, folder, notes, dtype)
+    write_card(folder, mixture, saving.read_config(folder))
+    return folder
 
 
 def write_card(folder: Path, mixture: MixtureModel, config: Mapping[str, Any], load: str | None = None) -> None:

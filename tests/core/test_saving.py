@@ -14,7 +14,6 @@ from adamix_lab.core import files
 from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.model import attach
 from adamix_lab.core.saving import CONFIG, load, read_config, save
-from adamix_lab.training.model_card import CARD, MARK
 
 
 def saved(folder, adaptation=None, **more):
@@ -32,7 +31,7 @@ def test_what_is_saved_comes_back(tmp_path, adaptation):
     batch = tiny.batch()
     assert torch.equal(back(**batch).logits, mixture(**batch).logits)
     assert back.mixture == mixture.mixture
-    assert {p.name for p in tmp_path.iterdir()} == {CONFIG, CARD, read_config(tmp_path)["weights"]}
+    assert {p.name for p in tmp_path.iterdir()} == {CONFIG, read_config(tmp_path)["weights"]}
 
 
 def test_equal_weights_give_equal_bytes_and_a_new_save_replaces_the_old(tmp_path):
@@ -43,7 +42,7 @@ def test_equal_weights_give_equal_bytes_and_a_new_save_replaces_the_old(tmp_path
     other = tiny.mixed(tiny.bert(), Bottleneck(4), experts=2)
     save(other, tmp_path)
     assert load(tiny.bert(), tmp_path).space == other.space
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_half_precision_on_disk(tmp_path):
@@ -123,7 +122,7 @@ def test_a_full_disk_leaves_the_old_save_whole(tmp_path, monkeypatch):
     monkeypatch.undo()
     back = load(tiny.bert(), tmp_path)
     assert back.space == old.space
-    assert len(list(tmp_path.iterdir())) == 3, "temporary files were left behind"
+    assert len(list(tmp_path.iterdir())) == 2, "temporary files were left behind"
 
 
 def test_a_kill_at_any_step_of_a_save_leaves_a_loadable_folder(tmp_path):
@@ -136,7 +135,7 @@ def test_a_kill_at_any_step_of_a_save_leaves_a_loadable_folder(tmp_path):
         sys.path[:0] = sys.argv[2:4]
         import tiny
         from adamix_lab.core.adaptations import Bottleneck
-        from adamix_lab.core.saving import load, save
+        from adamix_lab import load, save
         mixture = tiny.mixed(tiny.bert(), Bottleneck(4), experts=2)
 
         def watch(function, budget):
@@ -214,17 +213,6 @@ def test_a_configuration_that_asks_for_too_much_is_refused_before_anything_is_at
     monkeypatch.setattr("adamix_lab.core.saving.attach", lambda *args, **kwargs: pytest.fail("attached"))
     with pytest.raises(ValueError, match="has shape"):
         load(tiny.bert(), tmp_path)
-
-
-def test_the_card_tells_what_was_saved_and_one_of_your_own_stays(tmp_path):
-    results = [{"strategy": "merged", "accuracy": 0.875, "loss": 0.25, "passes": 1}]
-    saved(tmp_path, notes={"task": "films: good or bad", "classes": ["bad", "good"], "results": results})
-    text = (tmp_path / CARD).read_text()
-    assert '"task:films: good or bad"' in text and "| merged | 0.875 | 0.25 | 1 |" in text
-    assert "3, up" in text and "from_pretrained" in text and text.startswith("---")
-    (tmp_path / CARD).write_text("my words")
-    saved(tmp_path)
-    assert (tmp_path / CARD).read_text() == "my words" and MARK in text
 
 
 def test_the_base_is_named_without_telling_where_it_lay(tmp_path):
