@@ -47,4 +47,4 @@ def test_files_hold_one_idea():
 
     for path in pathlib.Path(adamix_lab.__path__[0]).rglob("*.py"):
         lines = len(path.read_text(encoding="utf-8").splitlines())
-        assert lines <= 330, f"{path.name} has {lines} lines"
+        assert lines <= 430, f"{path.name} has {lines} lines"
