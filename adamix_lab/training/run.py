@@ -27,8 +27,6 @@ from torch import Tensor
 from adamix_lab.core.files import read_tensors, write_tensors, write_text
 from adamix_lab.core.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.core.objective import TaskLoss, task_loss_of
-from adamix_lab.core.saving import describe
-from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.tasks.batches import Example, sequential
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.recipe import Recipe
@@ -179,6 +177,8 @@ class Run:
     @torch.no_grad()
     def scores(self) -> dict[str, float]:
         """Loss, and accuracy for classes, of the merged model on the dev slice."""
+        from adamix_lab.fast.blocks import cut_last_block
+
         self.student.eval()
         loss, right, classes = 0.0, 0, False
         for indices, batch in sequential(self.dev, 2 * self.recipe.batch_size, self.pad):
@@ -195,6 +195,8 @@ class Run:
     # -- checkpoints --------------------------------------------------------------------------------
 
     def _facts(self, task: Task) -> dict[str, Any]:
+        from adamix_lab.core.saving import describe
+
         attached = describe(self.mixture)
         model = {name: attached[name] for name in ("adaptation", "experts", "share", "sites", "head", "num_labels")}
         data = {"rows": len(task.train), "sha256": _digest(task)}

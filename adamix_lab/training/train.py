@@ -17,7 +17,6 @@ from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import Objective, TaskLoss
 from adamix_lab.core.routing import Router
 from adamix_lab.core.views import Batch
-from adamix_lab.fast.prefix import above
 from adamix_lab.tasks.batches import Batches, Encoder, Example, check_labels, collate, encode, length, sequential
 from adamix_lab.tasks.tasks import Task, hold_out
 from adamix_lab.training.optim import StackedAdamW, keep_freed_memory, make_optimizer, on_route, set_rate
@@ -132,6 +131,8 @@ def prepare_data(
     pad = tokenizer.pad_token_id or 0
     if not recipe.cache_prefix:
         return mixture, examples, dev, pad
+    from adamix_lab.fast.prefix import above
+
     top, cache = above(mixture)
     device = next(mixture.parameters()).device
     both = cached_states([*examples, *dev], cache, device, pad)
