@@ -39,19 +39,17 @@ def test_the_python_block_runs_as_it_stands(tmp_path):
 def test_the_commands_run_as_they_stand_with_fewer_steps(tmp_path):
     """`adamix-lab` lines, in the README's order; only the number of steps and seeds is lowered, for time.
 
-    The folders that a reader brings, DATA and TEXTS, are made of a few sentences, SUBMISSIONS of one person's answers.
+    The folders that a reader brings: DATA is made of a few sentences, SUBMISSIONS of one person's answers.
     """
     import shlex
 
     import classroom_helpers
     import tiny_generation
-    import tiny_text
 
     (tmp_path / "DATA").mkdir()
     for part in ("train", "test"):
         lines = [json.dumps(row) for row in tiny_generation.pairs()]
         (tmp_path / "DATA" / f"{part}.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    tiny_text.write(tmp_path / "TEXTS")
     shutil.copytree(ROOT / "data" / "grids", tmp_path / "data" / "grids")
     no_grading = importlib.util.find_spec("nbgrader") is None  # the instructor extra
     if not no_grading:

@@ -17,7 +17,7 @@ from adamix_lab.cli.options import Folder
 from adamix_lab.cli.reporting import report
 from adamix_lab.cli.studies import baselines, few_shot, presets, table
 from adamix_lab.cli.teaching import bundle, classroom
-from adamix_lab.cli.writing import generate, pretrain, train_generator
+from adamix_lab.cli.writing import generate, train_generator
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -170,7 +170,7 @@ def predict(
 COMMANDS = (
     *(presets, baselines, table, few_shot, ablate, report),
     *(posterior, landscape, theory),
-    *(train_generator, generate, pretrain),
+    *(train_generator, generate),
     *(export, import_authors, import_peft, push),
     *(effects, lesson_runs, lesson_loras, lesson_landscapes, lesson_writers, bundle),
 )

@@ -1,4 +1,4 @@
-"""Commands for decoders: train on data to be told in words, write, pre-train."""
+"""Commands for decoders: train on data to be told in words, write."""
 
 from __future__ import annotations
 
@@ -75,38 +75,3 @@ def generate(
     mixture, tokenizer = load_generator(folder)
     for text in generate_texts(mixture, sources, tokenizer, Decoding(beams=beams, new_tokens=new_tokens), strategy):
         print(text)
-
-
-def pretrain(
-    source: Annotated[Path, typer.Argument(help="Text (.txt, .txt.xz, .txt.gz), or a folder of such files.")],
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 4000,
-    batch_size: Annotated[int, typer.Option(help="Windows a step.")] = 16,
-    context: Annotated[int, typer.Option(help="Tokens a window, and positions of the model.")] = 256,
-    vocab_size: Annotated[int, typer.Option(help="Entries of the byte-level BPE vocabulary.")] = 8192,
-    width: Annotated[int, typer.Option(help="Of the hidden states.")] = 256,
-    layers: Annotated[int, typer.Option(help="Blocks.")] = 6,
-    heads: Annotated[int, typer.Option(help="Attention heads.")] = 4,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
-    precision: Annotated[str, typer.Option(help="no (float32) or bf16.")] = "no",
-    accumulate: Annotated[int, typer.Option(help="Pieces that a step is computed in.")] = 1,
-    seed: Annotated[int, typer.Option(help="Of the first weights and the order of windows.")] = 0,
-    out: Folder = Path("runs/pretrain"),
-) -> None:
-    """Pre-trains a GPT-2 with a vocabulary of its own on plain text; a killed run goes on where it was."""
-    from adamix_lab.generation.pretraining import Pretraining
-    from adamix_lab.generation.pretraining import pretrain as run
-
-    settings = Pretraining(
-        vocab_size=vocab_size,
-        context=context,
-        width=width,
-        layers=layers,
-        heads=heads,
-        steps=steps,
-        batch_size=batch_size,
-        accumulate=accumulate,
-        lr=lr,
-        precision=precision,  # type: ignore[arg-type]
-        seed=seed,
-    )
-    print(run(source, out, settings))

@@ -162,7 +162,7 @@ def find_shipped(name: str) -> Path:
     if not (folder / WEIGHTS).is_file():
         raise FileNotFoundError(
             f"{folder / WEIGHTS} is not there: expected the shipped decoder {name!r}. Clone the repository again, set "
-            "ADAMIX_LAB_DATA to its data folder, or make one of your own with `adamix-lab pretrain`."
+            "ADAMIX_LAB_DATA to its data folder, or make one of your own: `python data/backbones/make.py TEXTS FOLDER`."
         )
     return folder
 
