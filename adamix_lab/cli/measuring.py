@@ -43,7 +43,7 @@ def lesson_loras(
     steps: Annotated[int | None, typer.Option(help="Fewer steps, for a trial.")] = None,
 ) -> None:
     """Trains the small LoRA experts that lesson 08 exports and combines."""
-    from adamix_lab.lessons.loras import KINDS, make_loras
+    from adamix_lab.lessons.your_own import KINDS, make_loras
 
     make_loras(out, kind or tuple(KINDS), range(seeds), steps)
 
@@ -55,7 +55,7 @@ def lesson_landscapes(
     rows: Annotated[int, typer.Option(help="The first so many evaluation rows.")] = 256,
 ) -> None:
     """Losses between the shipped experts, over edges and faces, for the landscape viewer; a killed run goes on."""
-    from adamix_lab.lessons.faces import make_faces
+    from adamix_lab.lessons.landscape import make_faces
     from adamix_lab.training.twins import TWINS
 
     make_faces(out, twin or tuple(TWINS), range(seeds), rows)

@@ -12,7 +12,7 @@ from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.lessons.effects import Measure
-from adamix_lab.lessons.loras import EXPERTS, fresh_loras, read_loras
+from adamix_lab.lessons.your_own import EXPERTS, fresh_loras, read_loras
 from adamix_lab.tasks.tasks import load_task
 
 # Factors on mean(B) mean(A): what peft's "linear" makes of M equal weights w, sqrt(w) on each A and each B: w M².

@@ -3,25 +3,324 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from adamix_lab.analysis.pictures_landscapes import style_of
-from adamix_lab.analysis.plots import Picture
-from adamix_lab.lessons.controls import Steps
-from adamix_lab.lessons.faces import Faces, above_chord, barrier, edge, face, load_faces, place_of
-from adamix_lab.lessons.frame import Explorer, View
-from adamix_lab.lessons.triangle import CORNERS
-from adamix_lab.training.twins import SEEDS, TWINS
+from adamix_lab.analysis.arrays import Landscape, read_landscape
+from adamix_lab.analysis.kinds import experts_of, look_at
+from adamix_lab.analysis.pictures_landscapes import draw, draw_curvature, style_of
+from adamix_lab.analysis.plots import Picture, new_figure
+from adamix_lab.analysis.points import anchored, simplex
+from adamix_lab.analysis.similarity import expert_similarity
+from adamix_lab.analysis.statistics import format_interval
+from adamix_lab.core.errors import one_of
+from adamix_lab.core.files import read_tensors, write_tensors
+from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.views import Batch
+from adamix_lab.lessons.between import losses_of_rows, random_points
+from adamix_lab.lessons.effects import effects_table
+from adamix_lab.lessons.measures_landscape import NAMES
+from adamix_lab.lessons.merging import CORNERS
+from adamix_lab.lessons.widgets import Explorer, Steps, View, mark_prediction
+from adamix_lab.tasks.tasks import Task, data_root, load_task
+from adamix_lab.training.doctor import device_name, versions
+from adamix_lab.training.twins import SEEDS, TWINS, load_twin
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+# -- lesson 05: losses over the four faces of each tetrahedron of experts, measured once --------------------
+# Four experts span a tetrahedron: experts at the corners, pairs on its edges, triples on its faces, the merge inside.
+# `adamix-lab lesson-landscapes` measures its surface and the merge row by row, for each shipped twin and seed.
+
+
+STEPS = 6  # halves and thirds are on the grid: the middles of edges and faces are points of it
+ROWS = 256  # of the evaluation set, as in data/results/landscape
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Losses between four experts.
+
+    Attributes:
+        weights: of the experts at each point, `[N, 4]`: the surface, and the mean of all four at last.
+        losses: `[rows, N]`, nats.
+        random: `[rows, R]`, R / 4 random directions from each expert, as far as the middles of its edges.
+        notes: twin, seed, versions.
+    """
+
+    weights: Tensor
+    losses: Tensor
+    random: Tensor
+    notes: dict[str, Any]
+
+    def at(self, group: Sequence[int]) -> Tensor:
+        """The losses where the weights of a group of experts are averaged, `[rows]`."""
+        mean = torch.zeros(4)
+        mean[list(group)] = 1 / len(group)
+        apart = (self.weights - mean).abs().amax(1)
+        return self.losses[:, int(apart.argmin())]
+
+    def height(self, size: int) -> Tensor:
+        """Averages of so many experts above the mean of those experts' losses, `[rows, groups of that size]`.
+
+        For two it is the height of a segment's middle above its chord.
+        """
+        groups = list(itertools.combinations(range(4), size))
+        return torch.stack([self.at(g) - torch.stack([self.at((n,)) for n in g]).mean(0) for g in groups], 1)
+
+    def random_rise(self) -> Tensor:
+        """In random directions, above the expert they start from, `[rows, R]`."""
+        experts = torch.stack([self.at((n,)) for n in range(4)], 1)
+        return self.random - experts.repeat_interleave(self.random.shape[1] // 4, 1)
+
+    def toward_rise(self) -> Tensor:
+        """The middle of a segment above an end of it, `[rows, 12]`."""
+        return torch.stack([self.at(pair) - self.at(pair[:1]) for pair in itertools.permutations(range(4), 2)], 1)
+
+
+def measure_faces(mixture: MixtureModel, task: Task, tokenizer: Any, seed: int = 0, rows: int | None = ROWS) -> Faces:
+    """Measures a mixture of four experts. Raises ValueError for fewer."""
+    experts = experts_of(mixture, 4)
+    whole = simplex(experts, STEPS)
+    outside = (whole.coefficients == 0).any(-1)
+    outside[-1] = True  # the mean
+    outside[-5:-1] = False  # the corners once more
+    shares = whole.coefficients[outside].float()
+    between = {name: torch.tensordot(shares.to(w), w, dims=1) for name, w in whole.anchors.items()}
+    away = anchored(random_points(list(experts.values()), seed))
+    points = {name: torch.cat([between[name], away[name]]) for name in between}
+    losses = losses_of_rows(mixture, task, tokenizer, points, rows)
+    return Faces(shares, losses[:, : len(shares)], losses[:, len(shares) :], {"seed": seed, "versions": versions()})
+
+
+def place_of(twin: str, seed: int, folder: Path | None = None) -> Path:
+    """The file of a twin: `data/lessons/landscape/adamix-seed0.safetensors`. Raises ValueError for an unknown twin."""
+    one_of("Twin", twin, TWINS)
+    return (folder or data_root() / "lessons" / "landscape") / f"{twin}-seed{seed}.safetensors"
+
+
+def make_faces(
+    folder: Path | None = None,
+    twins: Sequence[str] = tuple(TWINS),
+    seeds: Sequence[int] = SEEDS,
+    rows: int | None = ROWS,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Measures what is not there yet and writes it in float16; a killed command goes on after the last file."""
+    task = load_task("aspects")
+    for seed in seeds:
+        for twin in twins:
+            path = place_of(twin, seed, folder)
+            if path.is_file():
+                say(f"{twin}, seed {seed}: already there")
+                continue
+            found = measure_faces(*_with_task(twin, seed, task), seed, rows)
+            numbers = {"weights": found.weights, "losses": found.losses.half(), "random": found.random.half()}
+            write_tensors(path, numbers, {"notes": json.dumps({"twin": twin, **found.notes})})
+            say(f"{twin}, seed {seed}: {len(found.weights)} points, {len(found.losses)} rows")
+
+
+def _with_task(twin: str, seed: int, task: Task) -> tuple[MixtureModel, Task, Any]:
+    mixture, tokenizer = load_twin(twin, seed)
+    return mixture, task, tokenizer
+
+
+@lru_cache(maxsize=64)
+def load_faces(twin: str, seed: int = 0, folder: Path | None = None) -> Faces:
+    """What was measured of a twin.
+
+    Raises ValueError for an unknown twin, FileNotFoundError where its file is not there, with what makes it.
+    """
+    from safetensors import safe_open
+
+    path = place_of(twin, seed, folder)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is not there: expected the losses between the experts of seeds {', '.join(map(str, SEEDS))}. "
+            "`adamix-lab lesson-landscapes` makes them."
+        )
+    kept = read_tensors(path)
+    with safe_open(path, "pt") as file:
+        notes = json.loads((file.metadata() or {}).get("notes", "{}"))
+    return Faces(kept["weights"], kept["losses"].float(), kept["random"].float(), notes)
+
+
+def face(faces: Faces, experts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """(weights `[N, k]` of some experts, mean losses `[N]`) at the points where no other expert has a part."""
+    others = [n for n in range(4) if n not in experts]
+    on = (faces.weights[:, others] == 0).all(-1)
+    return faces.weights[on][:, list(experts)], faces.losses[:, on].mean(0)
+
+
+def edge(faces: Faces, first: int, second: int) -> tuple[Tensor, Tensor]:
+    """(t from 0 at the first expert to 1 at the second, mean losses) along a segment, `[7]` each, in order."""
+    weights, losses = face(faces, (first, second))
+    order = weights[:, 1].argsort()
+    return weights[order, 1], losses[order]
+
+
+def above_chord(t: Tensor, losses: Tensor) -> Tensor:
+    """Heights `[N]` above the straight line between the ends' losses, at places t `[N]` from 0 to 1."""
+    return losses - ((1 - t) * losses[0] + t * losses[-1])
+
+
+def barrier(t: Tensor, losses: Tensor) -> float:
+    """The greatest height above the chord, in nats; 0 where the loss is never above it (Frankle et al., 2020)."""
+    return max(0.0, float(above_chord(t, losses).max()))
+
+
+# -- lesson 05: the shipped plane with its origin beside one made now; heights by number averaged; stored pictures ---
+
+
+COMMAND = "adamix-lab landscape {twin} --kind plane --rows 256 --out data/results/landscape"
+ON_A_GPU = "adamix-lab landscape {twin} --kind plane --rows 256 --steps 51 --out data/results/landscape/gpu"
+COMMITTED = "committed on 2026-11-21"  # arrays of that day hold no date of their own
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A measured plane and where it comes from, in words."""
+
+    plane: Landscape
+    origin: str
+
+
+def origin_of(plane: Landscape, command: str) -> str:
+    """Points, rows, device, date and command of a measured landscape."""
+    size = " x ".join(map(str, plane.shape))
+    device = plane.notes.get("versions", {}).get("device", plane.notes.get("device", "unknown"))
+    date = plane.notes.get("date", COMMITTED)
+    return f"{size} points, {plane.rows} rows; device: {device}; date: {date}; command: {command}"
+
+
+def shipped_plane(twin: str = "adamix", folder: Path | None = None) -> Shipped:
+    """The plane measured on a GPU where one is stored, else the one measured on a CPU; its origin says which.
+
+    A GPU's array belongs into `data/results/landscape/gpu`. Raises FileNotFoundError, with the command, for neither.
+    """
+    folder = folder or data_root() / "results" / "landscape"
+    large, small = (place / f"plane-{twin}.safetensors" for place in (folder / "gpu", folder))
+    if large.is_file():
+        plane = read_landscape(large)
+        return Shipped(plane, origin_of(plane, ON_A_GPU.format(twin=twin)))
+    command = COMMAND.format(twin=twin)
+    if not small.is_file():
+        raise FileNotFoundError(f"{small} is not there: expected a measured plane. `{command}` makes it.")
+    plane = read_landscape(small)
+    none = (
+        f"No plane from a GPU is stored (in {folder.name}/gpu): none has been measured. This makes a larger one on a "
+        f"GPU: {ON_A_GPU.format(twin=twin)}"
+    )
+    return Shipped(plane, f"{origin_of(plane, command)}.\n{none}")
+
+
+def beside_now(twin: str = "adamix", steps: int = 11, rows: int = 64, folder: Path | None = None) -> Picture:
+    """The shipped plane and one of the same call made now, on one colour scale; prints where each comes from."""
+    shipped = shipped_plane(twin, folder)
+    start = time.perf_counter()
+    now = look_at(twin, "plane", steps=steps, rows=rows, device="cpu")
+    seconds = time.perf_counter() - start
+    print(f"Left, shipped: {shipped.origin}.")
+    print(f"Right, made now: {steps} x {steps} points, {rows} rows; {device_name()}; {seconds:.0f} s.")
+    return draw({f"{twin}, shipped": shipped.plane, f"{twin}, made now": now})
+
+
+def stored(kind: str, twins: Sequence[str], metric: str = "loss") -> Picture:
+    """Shipped landscapes of a kind on one colour scale.
+
+    Raises FileNotFoundError for a missing one, with the command that makes it.
+    """
+    found = {}
+    for twin in twins:
+        path = data_root() / "results" / "landscape" / f"{kind}-{twin}.safetensors"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} is not there: expected a measured landscape. `adamix-lab landscape {twin} --kind {kind} "
+                "--rows 256 --out data/results/landscape` makes it."
+            )
+        found[twin] = read_landscape(path)
+    return draw(found, metric)
+
+
+def curvatures() -> Picture:
+    """The stored table of curvature at merges, drawn.
+
+    Raises FileNotFoundError where it is missing, with the command that makes it.
+    """
+    path = data_root() / "results" / "landscape" / "theory.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is not there: expected a study. `adamix-lab theory --out {path.parent}` makes it."
+        )
+    return draw_curvature(json.loads(path.read_text(encoding="utf-8"))["curvature"])
+
+
+def likeness(twin: str, batch: Batch, seed: int = 0) -> dict[str, float]:
+    """Means over sites and pairs of what `expert_similarity` measures, by side and measure, on a batch."""
+    rows = expert_similarity(load_twin(twin, seed)[0], batch)
+    names = dict.fromkeys(f"{row['measure']} {row['side']}".strip() for row in rows)
+    return {
+        name: statistics.fmean(row["value"] for row in rows if f"{row['measure']} {row['side']}".strip() == name)
+        for name in names
+    }
+
+
+Heights = dict[str, dict[int, list[float]]]  # twin, number of experts averaged, nats above their mean, one a seed
+
+
+def heights(rows: Sequence[Mapping[str, str]] | None = None) -> Heights:
+    """Read from the rows of lesson 05's effect table; None takes the committed one."""
+    rows = effects_table("05", "above their mean loss").rows if rows is None else rows
+    by_name = {row["effect"]: [float(value) for value in row["by_seed"].split()] for row in rows}
+    return {
+        twin: {size: by_name[f"{twin}: {name} above their mean loss"] for size, name in NAMES.items()} for twin in TWINS
+    }
+
+
+def draw_heights(found: Heights, predicted: float | None = None) -> Picture:
+    """Height of an average above the mean of its experts, against how many are averaged; each seed a small marker.
+
+    predicted: nats that the learner expects of four adapters trained apart.
+    """
+    figure, ax = new_figure(7.4, 3.9)
+    told = []
+    for n, (twin, by_size) in enumerate(found.items()):
+        colour, marker = style_of(twin)
+        shift = 0.05 * (n - (len(found) - 1) / 2)
+        sizes = list(by_size)
+        for size, values in by_size.items():
+            ax.plot([size + shift] * len(values), values, color=colour, marker=marker, markersize=4, linestyle="none",
+                    alpha=0.5)  # fmt: skip
+        means = [statistics.fmean(by_size[size]) for size in sizes]
+        ax.plot([1, *[size + shift for size in sizes]], [0, *means], color=colour, marker=marker, markersize=9,
+                label=twin)  # fmt: skip
+        listed = ", ".join(f"{size}: {format_interval(values, 3)}" for size, values in by_size.items())
+        told.append(f"{twin} {listed}")
+    ax.set_xticks([1, 2, 3, 4])
+    ax.set_xlabel("experts averaged")
+    ax.set_ylabel("loss above the mean of these experts (nats)")
+    ax.grid(alpha=0.3)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, loc="upper left", fontsize=9)
+    seeds = len(next(iter(next(iter(found.values())).values())))
+    alt = (
+        f"Height of averaged experts above the mean of their losses in nats, by how many are averaged, mean and 95 % "
+        f"interval over {seeds} seeds, each seed a small marker. {'; '.join(told)}."
+    )
+    return Picture(figure, mark_prediction(ax, alt, predicted, "nats", axis="y"))
+
 
 PAIRS = {f"{first} - {second}": (first, second) for first, second in itertools.combinations(range(4), 2)}
 OTHERS = ("apart", "unshared-tied", "no-consistency")

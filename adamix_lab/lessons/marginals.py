@@ -17,7 +17,7 @@ from adamix_lab.analysis.samples import Samples, every_route, fix_batches, merge
 from adamix_lab.core.model import load_trained, trained_tensors
 from adamix_lab.core.routing import generator_for
 from adamix_lab.lessons.answers import Answers
-from adamix_lab.lessons.prediction import mark_prediction
+from adamix_lab.lessons.widgets import mark_prediction
 from adamix_lab.tasks.tasks import data_root, load_task
 from adamix_lab.training.twins import load_twin
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from adamix_lab.lessons.effects import Measure
-from adamix_lab.lessons.faces import Faces, load_faces
+from adamix_lab.lessons.landscape import Faces, load_faces
 from adamix_lab.training.twins import TWINS
 
 Score = Callable[[Faces], Tensor]  # [rows]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from adamix_lab.generation.shipped import EXPERTS, TASK, load_texts
 from adamix_lab.generation.tasks import load_generation_task
-from adamix_lab.lessons.decoding import covered
+from adamix_lab.lessons.generation import covered
 
 Measures = dict[str, tuple[str, Callable[[int], Tensor]]]
 

@@ -19,9 +19,8 @@ from adamix_lab.analysis.posterior import entropy, marginal
 from adamix_lab.analysis.samples import every_route, fix_batches, merged_sample
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
-from adamix_lab.lessons.controls import Number, Steps, Words
-from adamix_lab.lessons.frame import Explorer, View
 from adamix_lab.lessons.marginals import plain_ticks
+from adamix_lab.lessons.widgets import Explorer, Number, Steps, View, Words
 from adamix_lab.tasks.tasks import Task
 
 SENTENCE = "film : a slow start, but I loved every minute of it."

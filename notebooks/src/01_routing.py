@@ -31,10 +31,10 @@ from adamix_lab import Router, load_task, load_twin
 from adamix_lab.lessons.checks.routing import check_draw_route, check_number_of_routes
 from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.lessons.effects import effects_table
-from adamix_lab.lessons.gates import draw_loads, train_gates
+from adamix_lab.lessons.routing import draw_loads, train_gates
 from adamix_lab.lessons.routing import by_expert, draw_experts, flips, routing_explorer, specialist_gain
 from adamix_lab.lessons.runs import load_answers
-from adamix_lab.lessons.prediction import Prediction
+from adamix_lab.lessons.widgets import Prediction
 
 FAST = os.environ.get("ADAMIX_LAB_FAST", "1") == "1"
 torch.set_num_threads(2)

@@ -30,12 +30,12 @@ from adamix_lab import Router
 from adamix_lab.lessons.checks.consistency import check_consistency, check_gradient
 from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.core.objective import reference_kl
-from adamix_lab.lessons.agreement import agreed_and_wrong, consistency_dial, dial_seeds, pairwise_kl
-from adamix_lab.lessons.bars import draw_scores, scores
+from adamix_lab.lessons.consistency import agreed_and_wrong, consistency_dial, dial_seeds, pairwise_kl
+from adamix_lab.lessons.consistency import draw_scores, scores
 from adamix_lab.lessons.effects import effects_table
 from adamix_lab.lessons.runs import GRID, load_answers
 from adamix_lab.analysis.plots import Picture
-from adamix_lab.lessons.prediction import Prediction
+from adamix_lab.lessons.widgets import Prediction
 
 torch.set_num_threads(2)
 NAMES = {"trained apart": "apart", "weight 0": "no-consistency", "weight 1 (AdaMix)": "adamix"}

@@ -30,15 +30,14 @@ from adamix_lab import load_task, load_twin, merge
 from adamix_lab.lessons.checks.merging import check_align, check_cancelling
 from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.lessons.answers import answers_of
-from adamix_lab.lessons.bars import draw_scores, scores
+from adamix_lab.lessons.consistency import draw_scores, scores
 from adamix_lab.lessons.effects import effects_table
 from adamix_lab.lessons.runs import load_answers
-from adamix_lab.lessons.symmetry import aligned, permuted_copies
-from adamix_lab.lessons.triangle import ground_of, mixing_triangle
+from adamix_lab.lessons.merging import aligned, ground_of, mixing_triangle, permuted_copies
 from adamix_lab.analysis.plots import Picture
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.model import load_trained, trained_tensors
-from adamix_lab.lessons.prediction import Prediction
+from adamix_lab.lessons.widgets import Prediction
 
 FAST = os.environ.get("ADAMIX_LAB_FAST", "1") == "1"
 ROWS = 128 if FAST else 996

@@ -42,7 +42,7 @@ from adamix_lab.lessons.marginals import (
 )
 from adamix_lab.lessons.runs import load_answers
 from adamix_lab.lessons.sampler import route_sampler
-from adamix_lab.lessons.prediction import Prediction
+from adamix_lab.lessons.widgets import Prediction
 
 FAST = os.environ.get("ADAMIX_LAB_FAST", "1") == "1"
 DRAWS, ROWS = (50, 124) if FAST else (200, 996)

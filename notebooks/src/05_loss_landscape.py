@@ -34,12 +34,12 @@ from adamix_lab.analysis.kinds import task_batches
 from adamix_lab.lessons.checks.landscape import check_barrier, check_plane
 from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.lessons.effects import effects_table
-from adamix_lab.lessons.faces import barrier, edge, load_faces
+from adamix_lab.lessons.landscape import barrier, edge, load_faces
 from adamix_lab.lessons.landscape import landscape_viewer
-from adamix_lab.lessons.planes import beside_now, curvatures, draw_heights, heights, likeness, stored
+from adamix_lab.lessons.landscape import beside_now, curvatures, draw_heights, heights, likeness, stored
 from adamix_lab.core.merging import weighted
 from adamix_lab.core.routing import generator_for
-from adamix_lab.lessons.prediction import Prediction
+from adamix_lab.lessons.widgets import Prediction
 
 FAST = os.environ.get("ADAMIX_LAB_FAST", "1") == "1"
 ROWS = 64 if FAST else 256

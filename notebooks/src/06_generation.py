@@ -35,12 +35,12 @@ from adamix_lab.generation.encoding import encode_pairs
 from adamix_lab.generation.scores import score
 from adamix_lab.generation.shipped import load_texts, load_writer, write_one
 from adamix_lab.generation.tasks import load_generation_task
-from adamix_lab.lessons.decoding import decoding_explorer, draw_coverage, draw_slots, inputs
+from adamix_lab.lessons.generation import decoding_explorer, draw_coverage, draw_slots, inputs
 from adamix_lab.lessons.effects import effects_table
 from adamix_lab.core.objective import next_token_loss
 from adamix_lab.analysis.plots import Picture
 from adamix_lab.tasks.tasks import data_root
-from adamix_lab.lessons.prediction import Prediction
+from adamix_lab.lessons.widgets import Prediction
 
 torch.set_num_threads(2)
 

@@ -36,10 +36,10 @@ from adamix_lab.analysis.statistics import holm, t_interval
 from adamix_lab.lessons.ablations import (
     MAKERS, compare, detectable, is_run, is_there, league_table, open_results, own_scores, right_rows, shipped,
 )  # fmt: skip
-from adamix_lab.lessons.dashboard import ablation_dashboard, in_points
+from adamix_lab.lessons.ablations import ablation_dashboard, in_points
 from adamix_lab.lessons.effects import effects_table
-from adamix_lab.lessons.winners import draw_winners, winners_table
-from adamix_lab.lessons.prediction import Prediction
+from adamix_lab.lessons.ablations import draw_winners, winners_table
+from adamix_lab.lessons.widgets import Prediction
 
 FAST = os.environ.get("ADAMIX_LAB_FAST", "1") == "1"
 TABLES = 300 if FAST else 3_000

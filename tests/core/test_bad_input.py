@@ -14,8 +14,7 @@ pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
 from adamix_lab.analysis.kinds import place_for
 from adamix_lab.lessons import agreement, runs
-from adamix_lab.lessons.frame import heading
-from adamix_lab.lessons.prediction import Prediction
+from adamix_lab.lessons.widgets import Prediction, heading
 
 
 def test_no_gpu_is_told_with_what_to_do(monkeypatch):

@@ -18,9 +18,9 @@ SECONDS = 60  # until a new picture must stand; how long it takes is benchmarks/
 
 FRAME = """
 from adamix_lab.analysis.plots import Picture, new_figure
-from adamix_lab.lessons.controls import Number, Steps, Words
-from adamix_lab.lessons.frame import Explorer, View
-from adamix_lab.lessons.prediction import Prediction
+from adamix_lab.lessons.widgets import Number, Steps, Words
+from adamix_lab.lessons.widgets import Explorer, View
+from adamix_lab.lessons.widgets import Prediction
 
 def draw(state):
     number, step, words = state

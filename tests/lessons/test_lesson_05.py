@@ -22,8 +22,18 @@ from adamix_lab.lessons import faces, landscape, measures_landscape, planes
 from adamix_lab.lessons.between import half_way, moved, random_points
 from adamix_lab.lessons.checks.landscape import check_barrier, check_plane
 from adamix_lab.lessons.effects import effects_table
-from adamix_lab.lessons.faces import Faces, barrier, edge, face, load_faces, measure_faces
-from adamix_lab.lessons.landscape import draw_viewed, highest_pair, landscape_viewer, viewed
+from adamix_lab.lessons.landscape import (
+    Faces,
+    barrier,
+    draw_viewed,
+    edge,
+    face,
+    highest_pair,
+    landscape_viewer,
+    load_faces,
+    measure_faces,
+    viewed,
+)
 from adamix_lab.lessons.measures_landscape import landscapes
 from adamix_lab.tasks.tasks import data_root
 

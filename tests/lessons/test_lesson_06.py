@@ -187,7 +187,7 @@ def test_the_shipped_writer_writes_what_is_stored():
 
 def test_the_explorer_is_driven():
     pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
-    from adamix_lab.lessons.decoding import decoding_explorer, inputs, written
+    from adamix_lab.lessons.generation import decoding_explorer, inputs, written
 
     widget = decoding_explorer()
     assert widget.last_error is None

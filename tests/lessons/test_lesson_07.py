@@ -15,19 +15,25 @@ pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 from adamix_lab.analysis.statistics import holm, t_interval
 from adamix_lab.lessons import ablations, measures_ablations
 from adamix_lab.lessons.ablations import (
+    COLUMNS,
     MAKERS,
+    MOST,
+    ablation_dashboard,
+    board,
     compare,
     detectable,
+    draw_board,
+    draw_winners,
     fewest_seeds,
     league_table,
     open_results,
     own_scores,
     right_rows,
+    save_board,
+    winners_table,
     wrong_winner,
 )
 from adamix_lab.lessons.checks.ablations import check_detectable, check_paired_interval
-from adamix_lab.lessons.dashboard import COLUMNS, MOST, ablation_dashboard, board, draw_board, save_board
-from adamix_lab.lessons.winners import draw_winners, winners_table
 
 TRUTH = {"AdaMix": 3.0, "single": 0.0, "no consistency": 2.8, "no sharing": 3.0}
 

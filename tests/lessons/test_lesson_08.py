@@ -15,9 +15,9 @@ pytest.importorskip("peft")
 from adamix_lab import LoRA, merge, merge_products
 from adamix_lab.lessons import combining_effects, loras
 from adamix_lab.lessons.checks.exporting import check_gated_lora, check_peft_weight
-from adamix_lab.lessons.combining import combined, combining_dial, prepare
 from adamix_lab.lessons.combining_effects import LINEAR, PRODUCTS, merged_weights
-from adamix_lab.lessons.prediction import Prediction
+from adamix_lab.lessons.widgets import Prediction
+from adamix_lab.lessons.your_own import combined, combining_dial, prepare
 
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
 

@@ -14,15 +14,12 @@ pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 from adamix_lab.core.model import load_trained, trained_tensors
 from adamix_lab.core.routing import generator_for
 from adamix_lab.lessons import agreement, routing, runs, strength, symmetry
-from adamix_lab.lessons.agreement import agreed_and_wrong, consistency_dial, dialled, pairwise_kl
 from adamix_lab.lessons.answers import answers_of, read_answers, write_answers
-from adamix_lab.lessons.bars import draw_scores, scores
-from adamix_lab.lessons.gates import draw_loads, train_gates
-from adamix_lab.lessons.prediction import Prediction
-from adamix_lab.lessons.routing import by_expert, flips, routing_explorer, specialist_gain
-from adamix_lab.lessons.strength import strength_dial
-from adamix_lab.lessons.symmetry import aligned, permuted_copies
-from adamix_lab.lessons.triangle import mixed, mixing_triangle, prepare
+from adamix_lab.lessons.consistency import agreed_and_wrong, consistency_dial, dialled, draw_scores, pairwise_kl, scores
+from adamix_lab.lessons.merging import aligned, mixed, mixing_triangle, permuted_copies, prepare
+from adamix_lab.lessons.routing import by_expert, draw_loads, flips, routing_explorer, specialist_gain, train_gates
+from adamix_lab.lessons.tour import strength_dial
+from adamix_lab.lessons.widgets import Prediction
 from adamix_lab.tasks.tasks import load_task
 
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()

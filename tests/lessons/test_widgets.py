@@ -7,9 +7,7 @@ import pytest
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
 from adamix_lab.analysis.plots import Picture, new_figure
-from adamix_lab.lessons.controls import Number, Steps, Words
-from adamix_lab.lessons.frame import Explorer, View
-from adamix_lab.lessons.prediction import Prediction
+from adamix_lab.lessons.widgets import Explorer, Number, Prediction, Steps, View, Words
 
 CALLS = []
 
@@ -158,7 +156,7 @@ def test_the_core_does_not_need_ipywidgets():
     code = (
         "import sys; sys.modules['ipywidgets'] = None; sys.modules['matplotlib'] = None; import adamix_lab\n"
         "from adamix_lab.lessons import routing\n"
-        "from adamix_lab.lessons.prediction import Prediction\n"
+        "from adamix_lab.lessons.widgets import Prediction\n"
         "try: Prediction('x')\n"
         "except ImportError as error: print(error)"
     )

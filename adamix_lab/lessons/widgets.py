@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adamix_lab.analysis.plots import Picture
 from adamix_lab.core.errors import unknown
-from adamix_lab.lessons.controls import Control, watch
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 
 State = dict[str, Any]
 
@@ -261,3 +265,177 @@ def require_ipywidgets() -> Any:
             "without widgets work all the same."
         ) from error
     return ipywidgets
+
+
+# -- what a learner moves: a number, a step of a list, or words. Each slider has a named box beside it ---------------
+# A control is a description; `build` makes its ipywidgets. Sliders tell a screen reader their value but no name, so the
+# box beside a slider carries it, and takes the same values by keyboard.
+
+
+@dataclass(frozen=True)
+class Number:
+    """A slider and a number box that follow each other."""
+
+    name: str
+    label: str
+    low: float
+    high: float
+    step: float
+    start: float
+
+    @property
+    def whole(self) -> bool:
+        """Whether only whole numbers are meant."""
+        return all(float(value).is_integer() for value in (self.low, self.high, self.step, self.start))
+
+    def check(self, value: Any) -> Any:
+        """The value itself, or a ValueError in words."""
+        fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not fits or not self.low <= value <= self.high or (self.whole and not float(value).is_integer()):
+            kind = "a whole number" if self.whole else "a number"
+            raise ValueError(f"{self.label} = {value!r}: expected {kind} from {self.low:g} to {self.high:g}.")
+        return int(value) if self.whole else float(value)
+
+    def build(self, labels: str = "initial") -> tuple[Any, Any]:
+        """(what is shown, what holds `value`); `labels`: the width of its label."""
+        import ipywidgets as w
+
+        slider_of, box_of = (w.IntSlider, w.BoundedIntText) if self.whole else (w.FloatSlider, w.BoundedFloatText)
+        cast: Callable[[float], float] = int if self.whole else float
+        limits = {"min": cast(self.low), "max": cast(self.high), "step": cast(self.step), "value": cast(self.start)}
+        slider = slider_of(**limits, continuous_update=False, readout=False, tooltip=self.label)
+        box = box_of(**limits, description=self.label, continuous_update=False, **_beside(labels))
+        w.link((slider, "value"), (box, "value"))
+        return w.HBox([box, slider]), slider
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A slider over a short list of values, and a menu of the same."""
+
+    name: str
+    label: str
+    values: tuple[Any, ...]
+    start: Any
+
+    def check(self, value: Any) -> Any:
+        """The value itself, or a ValueError in words."""
+        if isinstance(value, bool) or value not in self.values:
+            raise ValueError(f"{self.label} = {value!r}: expected one of {', '.join(map(str, self.values))}.")
+        return value
+
+    def build(self, labels: str = "initial") -> tuple[Any, Any]:
+        """(what is shown, what holds `value`); `labels`: the width of its label."""
+        import ipywidgets as w
+
+        options = [(str(value), value) for value in self.values]
+        slider = w.SelectionSlider(options=options, value=self.start, continuous_update=False, readout=False)
+        menu = w.Dropdown(options=options, value=self.start, description=self.label, **_beside(labels))
+        w.link((slider, "value"), (menu, "value"))
+        return w.HBox([menu, slider]), slider
+
+
+@dataclass(frozen=True)
+class Words:
+    """A line of text of the learner's own, at most so many characters; `what` it is, for messages."""
+
+    name: str
+    label: str
+    start: str
+    most: int = 200
+    what: str = "sentence"
+
+    def check(self, value: Any) -> Any:
+        """The text itself, or a ValueError in words."""
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"{self.label} is empty: type a {self.what}, such as “{self.start}”.")
+        if len(value) > self.most:
+            raise ValueError(
+                f"{self.label} has {len(value)} characters: at most {self.most} fit. Shorten the {self.what}."
+            )
+        return value
+
+    def build(self, labels: str = "initial") -> tuple[Any, Any]:
+        """(what is shown, what holds `value`); `labels`: the width of its label."""
+        import ipywidgets as w
+
+        box = w.Text(value=self.start, description=self.label, continuous_update=False, **_beside(labels))
+        box.layout.width = "95%"
+        return box, box
+
+
+Control = Number | Steps | Words
+
+
+def _beside(labels: str) -> dict[str, Any]:
+    """Style of a box: its label as wide as asked for, so that boxes below one another begin at one line."""
+    if labels == "initial":
+        return {"style": {"description_width": labels}}
+    return {"style": {"description_width": labels}, "layout": {"width": f"calc({labels} + 9em)"}}
+
+
+def watch(holder: Any, act: Callable[[], None]) -> None:
+    """Calls `act` whenever the control's value changes."""
+    holder.observe(lambda change: act(), "value")
+
+
+# -- a prediction before a picture: the learner enters a number, and the picture then shows both ---------------------
+
+
+class Prediction(Told):
+    """A box for one number.
+
+    Attributes:
+        value: what was entered; None before, and where it is no number.
+        text: what the readout says.
+    """
+
+    def __init__(self, question: str, unit: str = "%", low: float = 0.0, high: float = 100.0) -> None:
+        w = require_ipywidgets()
+        self.question, self.unit, self.low, self.high = question, unit, low, high
+        self.value: float | None = None
+        self.entry = w.Text(
+            description=f"Your prediction ({unit})", placeholder=f"{low:g} to {high:g}", continuous_update=False,
+            style={"description_width": "initial"},
+        )  # fmt: skip
+        self.entry.observe(lambda change: self._read(), "value")
+        self.readout = w.HTML()
+        self.readout.add_class("adamix-readout")
+        self.box = w.VBox([w.HTML(heading(question)), self.entry, self.readout])
+        self.box.add_class("adamix-prediction")
+        self._say("Enter a number and press Enter, then run the next cell. Without one, only the measurement is drawn.")
+
+    def _read(self) -> None:
+        self.value = None
+        try:
+            number = float(self.entry.value.strip().rstrip("%").replace(",", "."))
+        except ValueError:
+            self._say(f"“{self.entry.value[:40]}” is no number: expected one from {self.low:g} to {self.high:g}.")
+            return
+        if not math.isfinite(number) or not self.low <= number <= self.high:
+            self._say(f"{number:g} is out of range: expected a number from {self.low:g} to {self.high:g}.")
+            return
+        self.value = number
+        self._say(f"You predict {number:g} {self.unit}. Run the next cell.")
+
+    def mark(self, ax: Axes, alt: str, axis: str = "x") -> str:
+        """Draws the prediction as a dashed line and returns the alt text with it; without one, says so."""
+        return mark_prediction(ax, alt, self.value, self.unit, axis)
+
+    @property
+    def plain(self) -> str:
+        """What stands where widgets cannot be shown."""
+        return f"{self.question} (Run the cell to enter a prediction.)"
+
+
+def mark_prediction(ax: Axes, alt: str, value: float | None, unit: str = "%", axis: str = "x") -> str:
+    """A dashed line at the predicted value on an axis ("x" or "y"); returns the alt text with the prediction in it."""
+    if value is None:
+        return f"{alt} No prediction was entered."
+    line = ax.axvline if axis == "x" else ax.axhline
+    line(value, color="black", linestyle="--", linewidth=1.5, label=f"your prediction: {value:g} {unit}")
+    if ax.get_legend() is None:
+        ax.legend(frameon=False, loc="best", fontsize=9)
+    else:
+        ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, fontsize=9)
+    return f"{alt} You predicted {value:g} {unit} (dashed line)."

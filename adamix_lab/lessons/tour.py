@@ -16,8 +16,7 @@ from adamix_lab.analysis.stacked import above_prefix, inputs_of
 from adamix_lab.analysis.statistics import wilson
 from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.fast.blocks import cut_last_block
-from adamix_lab.lessons.controls import Number, Words
-from adamix_lab.lessons.frame import Explorer, View
+from adamix_lab.lessons.widgets import Explorer, Number, View, Words
 from adamix_lab.tasks.tasks import Task
 
 STRENGTHS = tuple(n / 10 for n in range(11))

@@ -15,13 +15,13 @@ from adamix_lab.generation.comparison import spread
 from adamix_lab.generation.coverage import coverage, realised, slots_of
 from adamix_lab.generation.shipped import BEAMS, EXPLORED, SEEDS, TASK, load_explored, load_texts
 from adamix_lab.generation.tasks import load_generation_task
-from adamix_lab.lessons.controls import Number, Steps
-from adamix_lab.lessons.frame import Explorer, View
+from adamix_lab.lessons.widgets import Explorer, Number, Steps, View
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
+
 
 NAMES = {
     **{f"fixed-{n}": f"expert {n}" for n in range(4)},
