@@ -25,7 +25,7 @@ from adamix_lab.tasks.tasks import Task
 
 SENTENCE = "film : a slow start, but I loved every minute of it."
 MOST = 64
-DRAWS = 1000
+PICKS = 1000
 SURE = 0.95
 Ask = Callable[[str, str], tuple[Tensor, Tensor]]
 
@@ -44,8 +44,8 @@ def asker(models: Mapping[str, tuple[MixtureModel, Any]], task: Task) -> Ask:
 
 @lru_cache(maxsize=4)
 def picks(routes: int) -> Tensor:
-    """Many draws of MOST routes each, `[DRAWS, MOST]`: the first T of a draw are its draw of T routes."""
-    return torch.randint(routes, (DRAWS, MOST), generator=generator_for(0))
+    """Many draws of MOST routes each, `[PICKS, MOST]`: the first T of a draw are its draw of T routes."""
+    return torch.randint(routes, (PICKS, MOST), generator=generator_for(0))
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Sampled:
         routes: that probability under every route, `[S]`.
         exact: under all routes together.
         merged: of the merge.
-        averages: of draws of 1, 2, ..., MOST routes, `[DRAWS, MOST]`.
+        averages: of draws of 1, 2, ..., MOST routes, `[PICKS, MOST]`.
         doubt: (entropy of the average, mean entropy of a route), in nats.
     """
 
@@ -74,7 +74,7 @@ class Sampled:
 
     @property
     def errors(self) -> Tensor:
-        """Distances of the draws' averages to the exact one, `[DRAWS, MOST]`."""
+        """Distances of the draws' averages to the exact one, `[PICKS, MOST]`."""
         return (self.averages - self.exact).abs()
 
     @property
@@ -114,7 +114,7 @@ def draw_sampled(state: Sampled) -> View:
     name, number = state.name, len(state.routes)
     readout = (
         f"{state.experts}, T = {state.size}: this draw says {100 * drawn:.1f} % {name}, all {number} routes "
-        f"{100 * state.exact:.1f} %, the merge {100 * state.merged:.1f} %. {100 * nearer:.0f} % of {DRAWS:,} draws are "
+        f"{100 * state.exact:.1f} %, the merge {100 * state.merged:.1f} %. {100 * nearer:.0f} % of {PICKS:,} draws are "
         f"nearer to all {number} than the merge. Doubt in nats: H {whole:.3f} = E[H] {own:.3f} + MI "
         f"{max(whole - own, 0.0):.3f}."
     )
@@ -137,7 +137,7 @@ def _draw_answers(ax: Any, state: Sampled) -> None:
     spread = torch.linspace(-0.3, 0.3, len(state.routes))  # apart, so that equal answers are seen as many
     ax.scatter(100 * state.routes, 1 + spread, s=14, color="#888888", zorder=2)
     ax.scatter(100 * state.routes, 1 + spread, s=28.0 * counts, color=colour, alpha=0.6, zorder=3)
-    cloud = state.averages[: DRAWS // 5, state.size - 1]
+    cloud = state.averages[: PICKS // 5, state.size - 1]
     ax.scatter(100 * cloud, torch.linspace(-0.3, 0.3, len(cloud)), s=4, color=colour, alpha=0.35, zorder=2)
     ax.plot(100 * float(state.averages[0, state.size - 1]), 0, marker=marker, markersize=11, color=colour,
             markeredgecolor="white", linestyle="none", label=f"this draw of {state.size}", zorder=4)  # fmt: skip

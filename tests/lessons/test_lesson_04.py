@@ -31,7 +31,7 @@ from adamix_lab.lessons.marginals import (
     route_distance,
     worth_elsewhere,
 )
-from adamix_lab.lessons.sampler import DRAWS, MOST, asker, picks, route_sampler, sampled, smallest
+from adamix_lab.lessons.sampler import MOST, PICKS, asker, picks, route_sampler, sampled, smallest
 from adamix_lab.training.twins import load_twin as shipped
 
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
@@ -164,7 +164,7 @@ def of(p, merged, size):
 def test_averages_nest_and_the_smallest_size_is_found():
     p = torch.linspace(0.1, 0.9, 16)
     state = of(p, 0.6, 3)
-    assert state.exact == pytest.approx(0.5) and state.averages.shape == (DRAWS, MOST)
+    assert state.exact == pytest.approx(0.5) and state.averages.shape == (PICKS, MOST)
     close.assert_close(state.averages[7, 2], p[picks(16)[7, :3]].mean(), close.ROUNDED)
     size = smallest(state)
     assert state.nearer[size - 1] >= 0.95 and (state.nearer[: size - 1] < 0.95).all()
