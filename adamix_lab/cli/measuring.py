@@ -31,7 +31,7 @@ def lesson_runs(
     steps: Annotated[int | None, typer.Option(help="Fewer steps, for a trial.")] = None,
 ) -> None:
     """What every route of the twins answers, and AdaMix trained with other weights of consistency, for the lessons."""
-    from adamix_lab.lessons.runs import RUNS, make_runs
+    from adamix_lab.lessons.answers import RUNS, make_runs
 
     make_runs(out, run or RUNS, range(seeds), steps)
 

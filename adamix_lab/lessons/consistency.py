@@ -13,8 +13,7 @@ from torch import Tensor
 
 from adamix_lab.analysis.plots import STYLES, Picture, new_figure
 from adamix_lab.analysis.statistics import format_interval
-from adamix_lab.lessons.answers import Answers
-from adamix_lab.lessons.runs import GRID, load_answers, place_of
+from adamix_lab.lessons.answers import GRID, Answers, load_answers, place_of
 from adamix_lab.lessons.widgets import Explorer, Prediction, Steps, View, mark_prediction
 from adamix_lab.training.twins import SEEDS
 

@@ -28,7 +28,6 @@ from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.views import Batch
 from adamix_lab.lessons.between import losses_of_rows, random_points
 from adamix_lab.lessons.effects import effects_table
-from adamix_lab.lessons.measures_landscape import NAMES
 from adamix_lab.lessons.merging import CORNERS
 from adamix_lab.lessons.widgets import Explorer, Steps, View, mark_prediction
 from adamix_lab.tasks.tasks import Task, data_root, load_task
@@ -277,6 +276,7 @@ def likeness(twin: str, batch: Batch, seed: int = 0) -> dict[str, float]:
     }
 
 
+NAMES = {2: "the middle of two", 3: "the middle of three", 4: "the middle of all four"}
 Heights = dict[str, dict[int, list[float]]]  # twin, number of experts averaged, nats above their mean, one a seed
 
 

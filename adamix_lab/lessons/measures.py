@@ -14,7 +14,7 @@ from adamix_lab.analysis.samples import FixedBatches, fix_batches, merged_sample
 from adamix_lab.core.errors import unknown
 from adamix_lab.core.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.core.routing import generator_for
-from adamix_lab.lessons.answers import Answers, answers_of
+from adamix_lab.lessons.answers import GRID, Answers, answers_of, load_answers
 from adamix_lab.lessons.combining_effects import exporting
 from adamix_lab.lessons.consistency import agreed_and_wrong, pairwise_kl
 from adamix_lab.lessons.effects import Measure
@@ -25,7 +25,6 @@ from adamix_lab.lessons.measures_posterior import posterior
 from adamix_lab.lessons.measures_writing import writing
 from adamix_lab.lessons.merging import aligned, permuted_copies
 from adamix_lab.lessons.routing import by_expert, favourite_share, flips, gate_load, specialist_gain
-from adamix_lab.lessons.runs import GRID, load_answers
 from adamix_lab.tasks.tasks import load_task
 from adamix_lab.training.evaluation import evaluate
 from adamix_lab.training.twins import SEEDS, load_twin

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from adamix_lab.lessons.effects import Measure
-from adamix_lab.lessons.landscape import Faces, load_faces
+from adamix_lab.lessons.landscape import NAMES, Faces, load_faces
 from adamix_lab.training.twins import TWINS
 
 Score = Callable[[Faces], Tensor]  # [rows]
-NAMES = {2: "the middle of two", 3: "the middle of three", 4: "the middle of all four"}
 
 
 def height(found: Faces, size: int) -> Tensor:

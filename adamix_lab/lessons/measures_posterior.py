@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from adamix_lab.analysis.posterior import marginal, uncertainty
-from adamix_lab.lessons.answers import Answers
+from adamix_lab.lessons.answers import Answers, load_answers
 from adamix_lab.lessons.effects import Measure
-from adamix_lab.lessons.marginals import (
+from adamix_lab.lessons.posterior import (
     bayes_weights,
     estimates,
     merge_distance,
@@ -19,7 +19,6 @@ from adamix_lab.lessons.marginals import (
     route_distance,
     samples_of,
 )
-from adamix_lab.lessons.runs import load_answers
 
 SHARES = {"1": 1.0, "1/2": 0.5, "1/4": 0.25, "1/8": 0.125}
 Score = Callable[[Answers], Tensor]  # [rows]

@@ -34,7 +34,7 @@ from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.lessons.checks.tour import check_count
 from adamix_lab.training.evaluation import evaluate
 from adamix_lab.lessons.effects import effects_table
-from adamix_lab.lessons.runs import load_answers
+from adamix_lab.lessons.answers import load_answers
 from adamix_lab.lessons.tour import at_strength, strength_dial
 from adamix_lab.analysis.plots import Bar, Picture, compare, new_figure
 from adamix_lab.analysis.statistics import wilson

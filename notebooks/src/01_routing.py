@@ -31,9 +31,10 @@ from adamix_lab import Router, load_task, load_twin
 from adamix_lab.lessons.checks.routing import check_draw_route, check_number_of_routes
 from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.lessons.effects import effects_table
-from adamix_lab.lessons.routing import draw_loads, train_gates
-from adamix_lab.lessons.routing import by_expert, draw_experts, flips, routing_explorer, specialist_gain
-from adamix_lab.lessons.runs import load_answers
+from adamix_lab.lessons.routing import (
+    by_expert, draw_experts, draw_loads, flips, routing_explorer, specialist_gain, train_gates,
+)  # fmt: skip
+from adamix_lab.lessons.answers import load_answers
 from adamix_lab.lessons.widgets import Prediction
 
 FAST = os.environ.get("ADAMIX_LAB_FAST", "1") == "1"

@@ -26,14 +26,15 @@
 import pandas as pd
 import torch
 
-from adamix_lab import Router
+from adamix_lab import Router, load_twin
 from adamix_lab.lessons.checks.consistency import check_consistency, check_gradient
 from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.core.objective import reference_kl
-from adamix_lab.lessons.consistency import agreed_and_wrong, consistency_dial, dial_seeds, pairwise_kl
-from adamix_lab.lessons.consistency import draw_scores, scores
+from adamix_lab.lessons.consistency import (
+    agreed_and_wrong, consistency_dial, dial_seeds, draw_scores, pairwise_kl, scores,
+)  # fmt: skip
 from adamix_lab.lessons.effects import effects_table
-from adamix_lab.lessons.runs import GRID, load_answers
+from adamix_lab.lessons.answers import GRID, load_answers
 from adamix_lab.analysis.plots import Picture
 from adamix_lab.lessons.widgets import Prediction
 
@@ -174,7 +175,6 @@ attempt(check_gradient, consistency)
 # it once (`views="shared_prefix"`). The two routes of a step are replayable, like all others:
 
 # %%
-from adamix_lab import load_twin
 
 mixture, _ = load_twin("adamix")
 Router(mixture.space, seed=0).views(step=5)[..., 0]  # [views, blocks]: the experts of the way down

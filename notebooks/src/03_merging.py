@@ -29,10 +29,9 @@ import torch
 from adamix_lab import load_task, load_twin, merge
 from adamix_lab.lessons.checks.merging import check_align, check_cancelling
 from adamix_lab.lessons.checks.telling import attempt
-from adamix_lab.lessons.answers import answers_of
+from adamix_lab.lessons.answers import answers_of, load_answers
 from adamix_lab.lessons.consistency import draw_scores, scores
 from adamix_lab.lessons.effects import effects_table
-from adamix_lab.lessons.runs import load_answers
 from adamix_lab.lessons.merging import aligned, ground_of, mixing_triangle, permuted_copies
 from adamix_lab.analysis.plots import Picture
 from adamix_lab.core.routing import generator_for

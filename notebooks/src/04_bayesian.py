@@ -30,18 +30,12 @@ from adamix_lab import load_task, load_twin
 from adamix_lab.analysis.posterior import marginal
 from adamix_lab.lessons.checks.posterior import check_marginal, check_split
 from adamix_lab.lessons.checks.telling import attempt
-from adamix_lab.lessons.doubts import calibrations, risks
-from adamix_lab.lessons.effects import effects_table
-from adamix_lab.lessons.marginals import (
-    bayes_weights,
-    converging,
-    draw_convergence,
-    draw_pulling,
-    pulling,
+from adamix_lab.lessons.posterior import (
+    bayes_weights, calibrations, converging, draw_convergence, draw_pulling, pulling, risks, route_sampler,
     worth_elsewhere,
-)
-from adamix_lab.lessons.runs import load_answers
-from adamix_lab.lessons.sampler import route_sampler
+)  # fmt: skip
+from adamix_lab.lessons.effects import effects_table
+from adamix_lab.lessons.answers import load_answers
 from adamix_lab.lessons.widgets import Prediction
 
 FAST = os.environ.get("ADAMIX_LAB_FAST", "1") == "1"

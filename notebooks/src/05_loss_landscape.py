@@ -34,9 +34,9 @@ from adamix_lab.analysis.kinds import task_batches
 from adamix_lab.lessons.checks.landscape import check_barrier, check_plane
 from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.lessons.effects import effects_table
-from adamix_lab.lessons.landscape import barrier, edge, load_faces
-from adamix_lab.lessons.landscape import landscape_viewer
-from adamix_lab.lessons.landscape import beside_now, curvatures, draw_heights, heights, likeness, stored
+from adamix_lab.lessons.landscape import (
+    barrier, beside_now, curvatures, draw_heights, edge, heights, landscape_viewer, likeness, load_faces, stored,
+)  # fmt: skip
 from adamix_lab.core.merging import weighted
 from adamix_lab.core.routing import generator_for
 from adamix_lab.lessons.widgets import Prediction

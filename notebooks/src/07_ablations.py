@@ -34,11 +34,10 @@ from adamix_lab.lessons.checks.ablations import check_detectable, check_paired_i
 from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.analysis.statistics import holm, t_interval
 from adamix_lab.lessons.ablations import (
-    MAKERS, compare, detectable, is_run, is_there, league_table, open_results, own_scores, right_rows, shipped,
+    MAKERS, ablation_dashboard, compare, detectable, draw_winners, in_points, is_run, is_there, league_table,
+    open_results, own_scores, right_rows, shipped, winners_table,
 )  # fmt: skip
-from adamix_lab.lessons.ablations import ablation_dashboard, in_points
 from adamix_lab.lessons.effects import effects_table
-from adamix_lab.lessons.ablations import draw_winners, winners_table
 from adamix_lab.lessons.widgets import Prediction
 
 FAST = os.environ.get("ADAMIX_LAB_FAST", "1") == "1"

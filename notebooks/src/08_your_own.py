@@ -38,9 +38,8 @@ from adamix_lab.core.adaptations import Adaptation, Weight, kaiming, linear, nor
 from adamix_lab.lessons.checks.exporting import check_gated_lora, check_peft_weight
 from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.training.evaluation import evaluate
-from adamix_lab.lessons.your_own import combining_dial, prepare
+from adamix_lab.lessons.your_own import combining_dial, load_loras, prepare
 from adamix_lab.lessons.effects import effects_table
-from adamix_lab.lessons.your_own import load_loras
 from adamix_lab.lessons.widgets import Prediction
 
 torch.set_num_threads(2)

@@ -13,7 +13,7 @@ import torch
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
 from adamix_lab.analysis.kinds import place_for
-from adamix_lab.lessons import agreement, runs
+from adamix_lab.lessons import answers, consistency
 from adamix_lab.lessons.widgets import Prediction, heading
 
 
@@ -31,14 +31,14 @@ def test_a_dial_without_its_runs_says_what_makes_them(monkeypatch, tmp_path):
     def nowhere(name, seed, folder=None):
         return tmp_path / f"{name}-{seed}.safetensors"
 
-    monkeypatch.setattr(runs, "place_of", nowhere)
-    monkeypatch.setattr(agreement, "place_of", nowhere)
-    runs.load_answers.cache_clear()
+    monkeypatch.setattr(answers, "place_of", nowhere)
+    monkeypatch.setattr(consistency, "place_of", nowhere)
+    answers.load_answers.cache_clear()
     try:
         with pytest.raises(FileNotFoundError, match=r"weight-100.*adamix-lab lesson-runs"):
-            agreement.consistency_dial()
+            consistency.consistency_dial()
     finally:
-        runs.load_answers.cache_clear()
+        answers.load_answers.cache_clear()
 
 
 def test_every_head_carries_hidden_words_for_a_kernel_that_is_gone():

@@ -10,7 +10,8 @@ import tiny_answers
 import torch
 from scipy.stats import t
 
-from adamix_lab.lessons import effects, measures, runs
+from adamix_lab.lessons import answers as answering
+from adamix_lab.lessons import effects, measures
 from adamix_lab.lessons.effects import COLUMNS, effects_table, measure, measure_lesson, write_effects
 from adamix_lab.lessons.measures import LESSONS, measures_of, merged_minus_experts
 from adamix_lab.tasks.tasks import data_root
@@ -98,7 +99,7 @@ def test_the_commands(tmp_path, monkeypatch, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00.csv", "01.csv"]
     assert effects.effects_table("00", "", tmp_path).rows[0]["seeds"] == "2"
     asked = []
-    monkeypatch.setattr(runs, "make_runs", lambda *given: asked.append(given))
+    monkeypatch.setattr(answering, "make_runs", lambda *given: asked.append(given))
     lesson_runs(tmp_path, ["adamix"], 1, 5)
     assert asked == [(tmp_path, ["adamix"], range(1), 5)]
     assert capsys.readouterr().out.count(".csv") == 2
@@ -108,11 +109,11 @@ def test_a_run_is_trained_kept_and_left_alone_afterwards(tmp_path, monkeypatch):
     answers = tiny_answers.answers()
     calls = []
 
-    monkeypatch.setattr(runs, "fresh", lambda task, experts, share, seed, tied: (torch.nn.Identity(), None))
-    monkeypatch.setattr(runs, "train", lambda mixture, task, tokenizer, recipe, progress: calls.append(recipe))
-    monkeypatch.setattr(runs, "answers_of", lambda mixture, task, tokenizer: answers)
+    monkeypatch.setattr(answering, "fresh", lambda task, experts, share, seed, tied: (torch.nn.Identity(), None))
+    monkeypatch.setattr(answering, "train", lambda mixture, task, tokenizer, recipe, progress: calls.append(recipe))
+    monkeypatch.setattr(answering, "answers_of", lambda mixture, task, tokenizer: answers)
     for _ in range(2):
-        runs.make_runs(tmp_path, ["weight-10"], [2], steps=3, say=lambda line: None)
+        answering.make_runs(tmp_path, ["weight-10"], [2], steps=3, say=lambda line: None)
     (recipe,) = calls
     assert recipe.consistency.weight == 10 and recipe.seed == 2 and recipe.steps == 3
-    assert torch.equal(runs.load_answers("weight-10", 2, tmp_path).labels, answers.labels)
+    assert torch.equal(answering.load_answers("weight-10", 2, tmp_path).labels, answers.labels)

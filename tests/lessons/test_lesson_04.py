@@ -15,23 +15,30 @@ pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 from adamix_lab.analysis.samples import every_route, fix_batches, merged_sample
 from adamix_lab.analysis.selective import auroc
 from adamix_lab.core.model import load_trained, trained_tensors
-from adamix_lab.lessons import marginals
 from adamix_lab.lessons import measures_posterior as measured
+from adamix_lab.lessons import posterior
 from adamix_lab.lessons.checks.posterior import check_marginal, check_split
-from adamix_lab.lessons.doubts import calibrations, risks
-from adamix_lab.lessons.marginals import (
+from adamix_lab.lessons.posterior import (
+    MOST,
+    PICKS,
+    asker,
     bayes_weights,
+    calibrations,
     converging,
     draw_convergence,
     draw_pulling,
     estimates,
     merge_distance,
+    picks,
     pulled,
     pulling,
+    risks,
     route_distance,
+    route_sampler,
+    sampled,
+    smallest,
     worth_elsewhere,
 )
-from adamix_lab.lessons.sampler import MOST, PICKS, asker, picks, route_sampler, sampled, smallest
 from adamix_lab.training.twins import load_twin as shipped
 
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
@@ -71,8 +78,8 @@ def test_pulled_experts_keep_their_merge_and_end_in_it():
 
 
 def test_pulling_is_a_row_a_share(monkeypatch):
-    monkeypatch.setattr(marginals, "load_twin", lambda twin, seed: (mixture(seed), TOKENIZER))
-    monkeypatch.setattr(marginals, "load_task", lambda name: TASK)
+    monkeypatch.setattr(posterior, "load_twin", lambda twin, seed: (mixture(seed), TOKENIZER))
+    monkeypatch.setattr(posterior, "load_task", lambda name: TASK)
     table = pulling("adamix", 0, (1.0, 0.25), rows=10)
     assert list(table["share"]) == [1.0, 0.25] and (table["route"].diff().iloc[1:] < 0).all()
     picture = draw_pulling(table, "tiny")
@@ -98,7 +105,7 @@ def test_bayes_weighs_by_likelihood():
 def test_runs_elsewhere_are_read_from_the_committed_tables(monkeypatch, tmp_path):
     table = worth_elsewhere()
     assert len(table) == 3 and (table["worth"] > 1).all() and (table["mutual information"] < 0.01).all()
-    monkeypatch.setattr(marginals, "data_root", lambda: tmp_path)
+    monkeypatch.setattr(posterior, "data_root", lambda: tmp_path)
     with pytest.raises(FileNotFoundError, match="adamix-lab posterior"):
         worth_elsewhere()
 
@@ -195,7 +202,7 @@ def test_the_sampler_is_driven(models):
 
 
 def test_the_shipped_sentence_has_a_number_to_reach():
-    from adamix_lab.lessons.sampler import SENTENCE
+    from adamix_lab.lessons.posterior import SENTENCE
     from adamix_lab.tasks.tasks import load_task
 
     task = load_task("aspects")

@@ -18,7 +18,7 @@ from adamix_lab.analysis.kinds import experts_of, points_of_kind, task_batches
 from adamix_lab.analysis.landscape import evaluate_points
 from adamix_lab.analysis.points import dot
 from adamix_lab.core.merging import weighted
-from adamix_lab.lessons import faces, landscape, measures_landscape, planes
+from adamix_lab.lessons import landscape, measures_landscape
 from adamix_lab.lessons.between import half_way, moved, random_points
 from adamix_lab.lessons.checks.landscape import check_barrier, check_plane
 from adamix_lab.lessons.effects import effects_table
@@ -131,10 +131,10 @@ def test_random_points_lie_as_far_away_as_the_middles_and_leave_the_head():
 
 def test_faces_are_kept_read_again_and_missing_ones_told(tmp_path, monkeypatch, measured):
     said = []
-    monkeypatch.setattr(faces, "load_twin", lambda twin, seed: (mixture(), TOKENIZER))
-    monkeypatch.setattr(faces, "load_task", lambda name: TASK)
+    monkeypatch.setattr(landscape, "load_twin", lambda twin, seed: (mixture(), TOKENIZER))
+    monkeypatch.setattr(landscape, "load_task", lambda name: TASK)
     for _ in range(2):
-        faces.make_faces(tmp_path, ["adamix"], [0], ROWS, said.append)
+        landscape.make_faces(tmp_path, ["adamix"], [0], ROWS, said.append)
     assert said[0].startswith("adamix, seed 0: 75 points, 20 rows") and "already there" in said[1]
     again = load_faces("adamix", 0, tmp_path)
     close.assert_close(again.losses, measured.losses, close.STORED)
@@ -183,12 +183,12 @@ def test_one_colour_scale_for_both_triangles_and_for_every_state():
 
 
 def test_what_is_missing_is_told_where_the_learner_looks(monkeypatch, tmp_path):
-    monkeypatch.setattr(landscape, "place_of", lambda twin, seed: tmp_path / "none")
+    monkeypatch.setattr(landscape, "place_of", lambda twin, seed, *_: tmp_path / "none")
     monkeypatch.setattr(landscape, "load_faces", lambda twin, seed: load_faces(twin, seed, tmp_path))
     with pytest.raises(FileNotFoundError, match=r"adamix-lab lesson-landscapes"):
         landscape_viewer()
     with pytest.raises(FileNotFoundError, match=r"`adamix-lab landscape adamix --kind plane.*` makes it"):
-        planes.shipped_plane("adamix", tmp_path)
+        landscape.shipped_plane("adamix", tmp_path)
 
 
 # -- planes -------------------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ def test_a_plane_from_a_gpu_is_shown_where_there_is_one(tmp_path):
     model = mixture()
     plane = evaluate_points(model, points_of_kind("plane", model, 3), task_batches(TASK, TOKENIZER, 8))
     save_landscape(plane, tmp_path / "plane-adamix.safetensors")
-    told = planes.shipped_plane("adamix", tmp_path).origin
+    told = landscape.shipped_plane("adamix", tmp_path).origin
     assert f"3 x 3 points, 8 rows; device: cpu: 1 threads; date: {plane.notes['date']}" in told
     assert (
         f"No plane from a GPU is stored (in {tmp_path.name}/gpu): none has been measured" in told
@@ -206,22 +206,22 @@ def test_a_plane_from_a_gpu_is_shown_where_there_is_one(tmp_path):
     )
     plane.notes["versions"]["device"] = "cuda: a card"
     save_landscape(plane, tmp_path / "gpu" / "plane-adamix.safetensors")
-    told = planes.shipped_plane("adamix", tmp_path).origin
+    told = landscape.shipped_plane("adamix", tmp_path).origin
     assert "device: cuda: a card" in told and "none has been measured" not in told
     del plane.notes["date"]
-    assert planes.COMMITTED in planes.origin_of(plane, "c")
+    assert landscape.COMMITTED in landscape.origin_of(plane, "c")
 
 
 def test_heights_are_drawn_from_the_table_with_the_prediction():
     rows = [
         {"effect": f"{twin}: {name} above their mean loss", "by_seed": f"0.{size} 0.2 0.3"}
-        for twin in planes.TWINS
-        for size, name in planes.NAMES.items()
+        for twin in landscape.TWINS
+        for size, name in landscape.NAMES.items()
     ]
-    found = planes.heights(rows)
+    found = landscape.heights(rows)
     assert found["apart"][4] == [0.4, 0.2, 0.3]
-    assert "You predicted 0.5 nats" in planes.draw_heights(found, 0.5).alt
-    assert "No prediction was entered" in planes.draw_heights(found).alt and "±" in planes.draw_heights(found).alt
+    assert "You predicted 0.5 nats" in landscape.draw_heights(found, 0.5).alt
+    assert "No prediction was entered" in landscape.draw_heights(found).alt and "±" in landscape.draw_heights(found).alt
 
 
 def test_effects_are_measured_of_every_twin_and_pairs_are_chosen_on_other_rows(monkeypatch):

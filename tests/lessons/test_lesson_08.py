@@ -13,7 +13,7 @@ pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 pytest.importorskip("peft")
 
 from adamix_lab import LoRA, merge, merge_products
-from adamix_lab.lessons import combining_effects, loras
+from adamix_lab.lessons import combining_effects, your_own
 from adamix_lab.lessons.checks.exporting import check_gated_lora, check_peft_weight
 from adamix_lab.lessons.combining_effects import LINEAR, PRODUCTS, merged_weights
 from adamix_lab.lessons.widgets import Prediction
@@ -85,24 +85,24 @@ def test_merged_weights_are_what_the_library_merges():
     assert LINEAR == {"linear at 1/M²": 1, "linear at 1/M": 4, "linear at 1": 16}
 
 
-@pytest.mark.parametrize("kind", loras.KINDS)
+@pytest.mark.parametrize("kind", your_own.KINDS)
 def test_the_shipped_loras_load_and_what_is_missing_is_told(kind, tmp_path):
-    made, _ = loras.load_loras(kind, 1)
+    made, _ = your_own.load_loras(kind, 1)
     assert made.space.experts == 4 and made.mixture.tied == (kind == "tied")
     assert all(float(p.detach().norm()) > 0 for _, p in made.expert_parameters())
     with pytest.raises(FileNotFoundError, match="adamix-lab lesson-loras"):
-        loras.load_loras(kind, 0, tmp_path)
+        your_own.load_loras(kind, 0, tmp_path)
     with pytest.raises(ValueError, match="Kind of LoRA experts 'adamx'"):
-        loras.fresh_loras("adamx", 0)
+        your_own.fresh_loras("adamx", 0)
 
 
 def test_loras_are_trained_kept_and_left_alone_afterwards(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(loras, "train", lambda m, task, tokenizer, recipe, progress: calls.append(recipe))
+    monkeypatch.setattr(your_own, "train", lambda m, task, tokenizer, recipe, progress: calls.append(recipe))
     for _ in range(2):
-        loras.make_loras(tmp_path, ["adamix", "tied"], [2], steps=3, say=lambda line: None)
+        your_own.make_loras(tmp_path, ["adamix", "tied"], [2], steps=3, say=lambda line: None)
     assert [(r.seed, r.consistency.weight, r.steps) for r in calls] == [(2, 1.0, 3), (2, 0.0, 3)]
-    assert loras.load_loras("tied", 2, tmp_path)[0].mixture.tied
+    assert your_own.load_loras("tied", 2, tmp_path)[0].mixture.tied
 
 
 def test_scores_are_of_the_ways_and_the_mean_of_experts(monkeypatch):

@@ -13,8 +13,8 @@ pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
 from adamix_lab.core.model import load_trained, trained_tensors
 from adamix_lab.core.routing import generator_for
-from adamix_lab.lessons import agreement, routing, runs, strength, symmetry
-from adamix_lab.lessons.answers import answers_of, read_answers, write_answers
+from adamix_lab.lessons import consistency, merging, routing, tour
+from adamix_lab.lessons.answers import answers_of, load_answers, read_answers, write_answers
 from adamix_lab.lessons.consistency import agreed_and_wrong, consistency_dial, dialled, draw_scores, pairwise_kl, scores
 from adamix_lab.lessons.merging import aligned, mixed, mixing_triangle, permuted_copies, prepare
 from adamix_lab.lessons.routing import by_expert, draw_loads, flips, routing_explorer, specialist_gain, train_gates
@@ -32,7 +32,7 @@ def stored(monkeypatch):
     def load(name, seed=0):
         return tiny_answers.answers(200, seed=len(name) + seed)
 
-    monkeypatch.setattr(agreement, "load_answers", load)
+    monkeypatch.setattr(consistency, "load_answers", load)
 
 
 def apart(**more):
@@ -164,7 +164,7 @@ def test_alignment_leaves_every_function_as_it_is_and_refuses_what_it_cannot_ord
     with pytest.raises(ValueError, match="shares a side"):
         aligned(trained_tensors(tiny_task.mixture()))
     with pytest.raises(ValueError, match="No bottleneck"):
-        list(symmetry.bottleneck_sites({"head.classifier.weight": torch.zeros(2, 2)}))
+        list(merging.bottleneck_sites({"head.classifier.weight": torch.zeros(2, 2)}))
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +216,7 @@ def test_the_strength_dial_is_driven():
     mixture = tiny.shake(tiny_task.mixture(blocks=(-2, -1))).eval()
     widget = strength_dial(mixture, TASK, TOKENIZER, rows=20)
     assert widget.last_error is None and "Strength 0.0" in widget.text
-    batch = TOKENIZER([strength.SENTENCE], return_tensors="pt")
+    batch = TOKENIZER([tour.SENTENCE], return_tensors="pt")
     with torch.no_grad():
         frozen = mixture(**batch).logits.softmax(-1)
         widget.press("Show me")
@@ -237,17 +237,17 @@ def test_answers_are_kept_and_read_again(tmp_path, monkeypatch):
     close.assert_close(again.routes, answers.routes, close.STORED)
     assert torch.equal(answers.labels, again.labels)
     assert torch.equal(answers.fixed, torch.tensor([0, 5, 10, 15])) and torch.equal(answers.index, again.index)
-    assert torch.equal(runs.load_answers("adamix", 0, tmp_path).labels, answers.labels)
+    assert torch.equal(load_answers("adamix", 0, tmp_path).labels, answers.labels)
     with pytest.raises(FileNotFoundError, match=r"adamix-lab lesson-runs"):
-        runs.load_answers("apart", 0, tmp_path)
+        load_answers("apart", 0, tmp_path)
     with pytest.raises(ValueError, match=r"Run 'adamx' is not known.*'adamix'"):
-        runs.load_answers("adamx", 0, tmp_path)
+        load_answers("adamx", 0, tmp_path)
 
 
 def test_the_stored_answers_are_those_of_the_shipped_experts():
     from adamix_lab.training.twins import load_twin
 
     mixture, tokenizer = load_twin("adamix", 1)
-    found, kept = answers_of(mixture, load_task("aspects"), tokenizer, 24), runs.load_answers("adamix", 1)
+    found, kept = answers_of(mixture, load_task("aspects"), tokenizer, 24), load_answers("adamix", 1)
     close.assert_close(found.routes.exp(), kept.routes[:24].exp(), close.STORED)
     close.assert_close(found.merged.exp(), kept.merged[:24].exp(), close.STORED)
