@@ -52,7 +52,7 @@ from adamix_lab.experiments.running import (
 )
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.fast.views import WAYS
-from adamix_lab.tasks.batches import Batches, Encoder, Example, check_labels, collate, encode
+from adamix_lab.tasks.batches import Batches, Encoder, Example, check_labels, collate, encode, length
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.optim import BETAS, StackedAdamW, on_route
 from adamix_lab.training.recipe import Recipe
@@ -67,7 +67,7 @@ from adamix_lab.training.run import (
     set_generator_states,
     write_checkpoint,
 )
-from adamix_lab.training.train import draw_routes, prepare_data, start_accelerator, to_device
+from adamix_lab.training.train import prepare_data, start_accelerator, to_device
 
 # -- equal_shape -------------------------------------------------------------------------------------------------
 #
@@ -186,7 +186,7 @@ class Runs:
         chosen = [order.at(step) for order in self.orders]
         most = max(map(len, chosen))
         self.routes = [
-            draw_routes(router, step, recipe, [own[n] for n in batch])
+            router.views(step, recipe.consistency.number, len(batch), max(length(own[n]) for n in batch))
             for router, recipe, own, batch in zip(self.routers, self.recipes, self.examples, chosen, strict=True)
         ]
         # An epoch's last batch may be smaller: its first row fills the place, and the losses leave it out again.

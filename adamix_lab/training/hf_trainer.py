@@ -20,7 +20,7 @@ from adamix_lab.core.routing import Router
 from adamix_lab.fast.views import WAYS
 from adamix_lab.tasks.batches import Batches, Example, collate, length
 from adamix_lab.training.model_card import save
-from adamix_lab.training.optim import StackedAdamW, make_optimizer, on_route
+from adamix_lab.training.optim import make_optimizer, rest_off_route
 from adamix_lab.training.recipe import Recipe
 
 WEIGHTS = "trained.safetensors"
@@ -81,9 +81,7 @@ class AdaMixTrainer(Trainer):
         rows, tokens = len(inputs["labels"]), length({"input_ids": next(iter(inputs.values()))[0]})
         step, views = self.state.global_step, self.recipe.consistency.number
         routes = self.router.views(step, views, rows, tokens)
-        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
-        if isinstance(optimizer, StackedAdamW):  # all pieces of an accumulated step take the same routes
-            optimizer.active = on_route(self.mixture, routes)
+        rest_off_route(self.optimizer, self.mixture, routes)  # all pieces of an accumulated step take the same routes
         losses = model(inputs, routes.to(inputs["labels"].device))
         return (losses.total, losses) if return_outputs else losses.total
 

@@ -72,6 +72,13 @@ def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group["base_lr"] * factor
 
 
+def rest_off_route(optimizer: Any, mixture: MixtureModel, routes: Tensor) -> None:
+    """Before a step: names the experts on its routes to a `StackedAdamW`, also inside accelerate's; others drift."""
+    inner = getattr(optimizer, "optimizer", optimizer)
+    if isinstance(inner, StackedAdamW):
+        inner.active = on_route(mixture, routes)
+
+
 def on_route(mixture: MixtureModel, routes: Tensor) -> dict[nn.Parameter, Tensor]:
     """For each stacked weight `[M, ...]` which experts the routes `[..., sites, sides]` take: booleans `[M]`."""
     masks = {}

@@ -14,7 +14,7 @@ import os
 import random
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from adamix_lab.core.files import read_tensors, write_tensors, write_text
 from adamix_lab.core.model import MixtureModel, load_trained, trained_tensors
-from adamix_lab.core.objective import TaskLoss, task_loss_of
+from adamix_lab.core.objective import Objective
 from adamix_lab.tasks.batches import Example, sequential
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.recipe import Recipe
@@ -34,6 +34,7 @@ from adamix_lab.training.recipe import Recipe
 LOG = "log.jsonl"
 FORMAT = 1
 KEEP = 2
+PROGRESS = ("best", "stopped_early", "seconds")  # of a history, beside its steps and rows
 MAY_DIFFER = ("recipe.log_every", "recipe.checkpoint_every")  # these change no weight
 _PATTERN = "checkpoint-????????.safetensors"
 
@@ -71,65 +72,58 @@ class History:
 
 
 class Run:
-    """The mutable side of a training run: `start`, `after` each step, `finish`."""
+    """The mutable side of a training run: `start`, `after` each step, `finish`.
+
+    Args:
+        accelerator, objective, optimizer: as `Accelerator.prepare` gave them.
+        recipe: settings.
+        dev: examples that choose the best weights; none keeps the last.
+        pad: the padding token's id.
+        folder: for the log and checkpoints, or None.
+        identity: which model and data these are (`identify`).
+    """
 
     def __init__(
         self,
         accelerator: Any,
-        mixture: MixtureModel,
-        student: MixtureModel,
-        optimizer: torch.optim.Optimizer,
+        objective: Any,
+        optimizer: Any,
         recipe: Recipe,
-        dev: list[Example],
-        pad: int,
-        folder: str | Path | None,
-        task_loss: TaskLoss | None = None,
+        dev: Sequence[Example] = (),
+        pad: int = 0,
+        folder: str | Path | None = None,
+        identity: Mapping[str, Any] | None = None,
     ) -> None:
-        self.accelerator, self.mixture, self.student = accelerator, mixture, student
-        self.optimizer, self.recipe, self.dev, self.pad = optimizer, recipe, dev, pad
-        self.task_loss = task_loss or task_loss_of(mixture)
+        self.accelerator, self.optimizer, self.recipe, self.dev, self.pad = accelerator, optimizer, recipe, dev, pad
+        self.objective: Objective = accelerator.unwrap_model(objective)
+        self.mixture = self.objective.mixture
         self.folder = None if folder is None else Path(folder)
         self.main: bool = accelerator.is_main_process
+        self.facts = {"recipe": recipe.to_dict(), **(identity or {}), "processes": accelerator.num_processes}
         self.history = History()
         self.best_weights: dict[str, Tensor] = {}
         self.since_best = 0
-        self.facts: dict[str, Any] = {}
 
-    @property
-    def stopped(self) -> bool:
-        """Whether patience has ended the run."""
-        return self.history.stopped_early
+    def start(self, total: int, every: int) -> int:
+        """The step to begin with: 0, or that of the folder's checkpoint.
 
-    # -- start and end ------------------------------------------------------------------------------
-
-    def start(self, task: Task, total: int, every: int) -> int:
-        """The step to begin with: 0, or that of the folder's checkpoint. Raises ValueError if that is another run's."""
+        total: the run's steps. every: steps between looks. Raises ValueError for another run's checkpoint.
+        """
         self.total, self.every = total, every
         if self.folder is not None:
-            self.facts = self._facts(task)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if self.main:
-                clear_temporary(self.folder)
-            found = newest_checkpoint(self.folder)
-            if found is not None:
-                self._resume(found)
-            if self.main:
-                text = "".join(json.dumps(row) + "\n" for row in self.history.rows)
-                write_text(self.folder / LOG, text)  # without rows of steps that are about to be done again
+            self._resume(self.folder)
         self.began = time.perf_counter() - self.history.seconds
         self.accelerator.wait_for_everyone()
-        return self.total if self.stopped else self.history.steps
+        return total if self.history.stopped_early else self.history.steps
 
     def finish(self) -> History:
-        """Keeps the best weights, if there was a choice."""
+        """Puts back the best weights, if there was a choice."""
         if self.best_weights:
             load_trained(self.mixture, self.best_weights)
         self.mixture.eval()
         return self.history
 
-    # -- a step -------------------------------------------------------------------------------------
-
-    def after(self, step: int, losses: Tensor, lr: float, routes: Tensor) -> None:
+    def after(self, step: int, losses: Tensor, routes: Tensor) -> None:
         """Logs, looks and writes a checkpoint, where they are due. `losses`: total, task, consistency `[3]`.
 
         Raises FloatingPointError for a loss that is not finite.
@@ -137,22 +131,27 @@ class Run:
         history, recipe, last = self.history, self.recipe, step == self.total
         history.steps, history.seconds = step, time.perf_counter() - self.began
         if step % recipe.log_every == 0 or step == 1 or last:
-            loss, task, agree = self.accelerator.reduce(losses, "sum").tolist()
-            route = routes.tolist() if recipe.per == "batch" else None  # (seed, step) replays the wider ones
-            if not math.isfinite(loss) and recipe.precision != "fp16":  # there, a scale that is too high heals itself
-                raise FloatingPointError(
-                    f"The loss at step {step} is {loss}: expected a finite number. Lower lr (now {recipe.lr}) or raise "
-                    "warmup, keep clip above 0, and look for odd numbers in the labels or in a task_loss of your own."
-                )
-            row = {"step": step, "loss": loss, "task": task, "consistency": agree, "lr": lr}
-            self._log({**row, "seconds": round(history.seconds, 3), "route": route})
+            self._log_step(step, losses, routes)
         if self.dev and (step % self.every == 0 or last):
             self._look(step)
-        if self.folder and (self._due(step) or last or self.stopped):
-            self._checkpoint(step)
+        due = bool(recipe.checkpoint_every) and step % recipe.checkpoint_every == 0
+        if self.folder and (due or last or history.stopped_early):
+            self._checkpoint(self.folder, step)
 
-    def _due(self, step: int) -> bool:
-        return bool(self.recipe.checkpoint_every) and step % self.recipe.checkpoint_every == 0
+    # -- log and look -------------------------------------------------------------------------------
+
+    def _log_step(self, step: int, losses: Tensor, routes: Tensor) -> None:
+        recipe = self.recipe
+        loss, task, agree = self.accelerator.reduce(losses, "sum").tolist()
+        if not math.isfinite(loss) and recipe.precision != "fp16":  # there, a scale that is too high heals itself
+            raise FloatingPointError(
+                f"The loss at step {step} is {loss}: expected a finite number. Lower lr (now {recipe.lr}) or raise "
+                "warmup, keep clip above 0, and look for odd numbers in the labels or in a task_loss of your own."
+            )
+        row = {"step": step, "loss": loss, "task": task, "consistency": agree}
+        row |= {"lr": self.optimizer.param_groups[0]["lr"], "seconds": round(self.history.seconds, 3)}
+        row["route"] = routes.tolist() if recipe.per == "batch" else None  # (seed, step) replays the wider ones
+        self._log(row)
 
     def _log(self, row: dict[str, Any]) -> None:
         self.history.rows.append(row)
@@ -179,40 +178,26 @@ class Run:
         """Loss, and accuracy for classes, of the merged model on the dev slice."""
         from adamix_lab.fast.blocks import cut_last_block
 
-        self.student.eval()
-        loss, right, classes = 0.0, 0, False
+        self.mixture.eval()
+        loss, right = 0.0, []
         for indices, batch in sequential(self.dev, 2 * self.recipe.batch_size, self.pad):
             batch = {name: value.to(self.accelerator.device) for name, value in batch.items()}
             labels = batch.pop("labels")
-            with self.accelerator.autocast(), cut_last_block(self.student.model):
-                logits = self.student(**batch).logits
-            loss += float(self.task_loss(logits, labels)) * len(indices)
-            if logits.dim() == 2 and not labels.is_floating_point() and labels.dim() == 1:
-                classes, right = True, right + int((logits.argmax(-1) == labels).sum())
+            with self.accelerator.autocast(), cut_last_block(self.mixture.model):
+                logits = self.mixture(**batch).logits
+            loss += float(self.objective.task_loss(logits, labels)) * len(indices)
+            if logits.dim() == 2 and labels.dim() == 1 and not labels.is_floating_point():
+                right += (logits.argmax(-1) == labels).tolist()
         rows = len(self.dev)
-        return {"loss": loss / rows, **({"accuracy": right / rows} if classes else {})}
+        return {"loss": loss / rows, **({"accuracy": sum(right) / rows} if right else {})}
 
     # -- checkpoints --------------------------------------------------------------------------------
 
-    def _facts(self, task: Task) -> dict[str, Any]:
-        from adamix_lab.core.saving import describe
-
-        attached = describe(self.mixture)
-        model = {name: attached[name] for name in ("adaptation", "experts", "share", "sites", "head", "num_labels")}
-        data = {"rows": len(task.train), "sha256": _digest(task)}
-        return {
-            "recipe": self.recipe.to_dict(),
-            "model": {**model, "base": attached["base"]["fingerprint"]},
-            "data": data,
-            "processes": self.accelerator.num_processes,
-        }
-
-    def _checkpoint(self, step: int) -> None:
+    def _checkpoint(self, folder: Path, step: int) -> None:
         from accelerate.utils import gather_object
 
         states = gather_object([generator_states(self.accelerator.device)])
         if self.main:
-            history = self.history
             groups = {
                 "weights": trained_tensors(self.mixture),
                 "best": self.best_weights,
@@ -221,32 +206,46 @@ class Run:
             }
             tensors = {f"{group}.{name}": t for group, named in groups.items() for name, t in named.items()}
             scaler = self.accelerator.scaler
-            progress = {
-                "best": history.best,
-                "since_best": self.since_best,
-                "stopped_early": history.stopped_early,
-                "seconds": history.seconds,
-                "scaler": scaler.state_dict() if scaler else None,
-            }
-            assert self.folder is not None
-            write_checkpoint(self.folder, step, tensors, {"run": self.facts, "progress": progress})
+            progress = {name: getattr(self.history, name) for name in PROGRESS}
+            progress |= {"since_best": self.since_best, "scaler": scaler.state_dict() if scaler else None}
+            write_checkpoint(folder, step, tensors, {"run": self.facts, "progress": progress})
         self.accelerator.wait_for_everyone()
 
-    def _resume(self, found: Checkpoint) -> None:
-        check_same(found.facts["run"], self.facts, found.path)
-        load_trained(self.mixture, found.part("weights"))
-        load_optimizer(self.optimizer, found.part("optimizer"))
-        device = self.accelerator.device
-        set_generator_states(found.part(f"random.{self.accelerator.process_index}"), device)
-        self.best_weights = found.part("best")
-        progress, history = found.facts["progress"], self.history
-        history.best, self.since_best = progress["best"], progress["since_best"]
-        history.stopped_early, history.seconds = progress["stopped_early"], progress["seconds"]
-        history.steps = history.resumed_from = found.step
-        if progress["scaler"] and self.accelerator.scaler:
-            self.accelerator.scaler.load_state_dict(progress["scaler"])
-        assert self.folder is not None
-        history.rows = [row for row in read_log(self.folder / LOG) if row["step"] <= found.step]
+    def _resume(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.main:
+            clear_temporary(folder)
+        found = newest_checkpoint(folder)
+        if found is not None:
+            check_same(found.facts["run"], self.facts, found.path)
+            load_trained(self.mixture, found.part("weights"))
+            load_optimizer(self.optimizer, found.part("optimizer"))
+            device = self.accelerator.device
+            set_generator_states(found.part(f"random.{self.accelerator.process_index}"), device)
+            self.best_weights, progress = found.part("best"), found.facts["progress"]
+            rows = [row for row in read_log(folder / LOG) if row["step"] <= found.step]
+            kept = {name: progress[name] for name in PROGRESS}
+            self.history = History(rows, found.step, resumed_from=found.step, **kept)
+            self.since_best = progress["since_best"]
+            if progress["scaler"] and self.accelerator.scaler:
+                self.accelerator.scaler.load_state_dict(progress["scaler"])
+        if self.main:  # without rows of steps that are about to be done again
+            write_text(folder / LOG, "".join(json.dumps(row) + "\n" for row in self.history.rows))
+
+
+def identify(mixture: MixtureModel, task: Task) -> dict[str, Any]:
+    """Plain values that say which model learns from which rows; a checkpoint of others is refused."""
+    from adamix_lab.core.saving import describe
+
+    attached = describe(mixture)
+    model = {name: attached[name] for name in ("adaptation", "experts", "share", "sites", "head", "num_labels")}
+    digest = hashlib.sha256()
+    for row in task.train:
+        digest.update(json.dumps([row[name] for name in (*task.text, task.label)]).encode())
+    return {
+        "model": {**model, "base": attached["base"]["fingerprint"]},
+        "data": {"rows": len(task.train), "sha256": digest.hexdigest()[:16]},
+    }
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -264,13 +263,6 @@ def _better(new: dict[str, float], old: dict[str, float]) -> bool:
     """By accuracy, as the reference selects; equal ones (and regressions) by loss. A loss of nan is never better."""
     loss = new["loss"] if math.isfinite(new["loss"]) else math.inf
     return (new.get("accuracy", 0.0), -loss) > (old.get("accuracy", 0.0), -old["loss"])
-
-
-def _digest(task: Task) -> str:
-    digest = hashlib.sha256()
-    for row in task.train:
-        digest.update(json.dumps([row[name] for name in (*task.text, task.label)]).encode())
-    return digest.hexdigest()[:16]
 
 
 # -- checkpoints -------------------------------------------------------------------------------------------

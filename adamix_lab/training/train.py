@@ -6,7 +6,7 @@ The rest is what any loop needs: the best weights on a slice of train, a log, ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from adamix_lab.core.routing import Router
 from adamix_lab.core.views import Batch
 from adamix_lab.tasks.batches import Batches, Encoder, Example, check_labels, collate, encode, length, sequential
 from adamix_lab.tasks.tasks import Task, hold_out
-from adamix_lab.training.optim import StackedAdamW, keep_freed_memory, make_optimizer, on_route, set_rate
+from adamix_lab.training.optim import keep_freed_memory, make_optimizer, rest_off_route, set_rate
 from adamix_lab.training.recipe import Recipe
-from adamix_lab.training.run import History, Run
+from adamix_lab.training.run import History, Run, identify
 
 
 def train(
@@ -57,35 +57,62 @@ def train(
         FloatingPointError: a logged loss is not finite.
         OSError: a checkpoint cannot be written; earlier ones are whole.
     """
-    from tqdm.auto import tqdm
-
-    from adamix_lab.fast.views import WAYS
-
     recipe = recipe or Recipe()
     if encoder is encode:
         check_labels(mixture, task)
     accelerator = start_accelerator(recipe)
     student, examples, dev, pad = prepare_data(mixture.to(accelerator.device), task, tokenizer, recipe, encoder)
-    plain = make_optimizer(mixture, recipe)
-    objective, optimizer = accelerator.prepare(Objective(student, recipe.consistency, task_loss, WAYS), plain)
+    identity = identify(mixture, task) if folder is not None else None
+    history = train_examples(
+        student, examples, recipe, accelerator, dev, pad, folder, identity, task_loss, progress, on_step
+    )
+    mixture.eval()
+    return history
+
+
+def train_examples(
+    mixture: MixtureModel,
+    examples: Sequence[Example],
+    recipe: Recipe,
+    accelerator: Any,
+    dev: Sequence[Example] = (),
+    pad: int = 0,
+    folder: str | Path | None = None,
+    identity: Mapping[str, Any] | None = None,
+    task_loss: TaskLoss | None = None,
+    progress: bool = True,
+    on_step: Callable[[int], None] | None = None,
+) -> History:
+    """The loop of `train`, on examples as the mixture takes them: token ids, or cached states.
+
+    Args:
+        dev: examples that choose the best weights; none keeps the last.
+        pad: the padding token's id.
+        identity: plain values that say which model and data these are; a checkpoint of others is refused.
+    """
+    from tqdm.auto import tqdm
+
+    from adamix_lab.fast.views import WAYS
+
+    objective = Objective(mixture, recipe.consistency, task_loss, WAYS)
+    objective, optimizer = accelerator.prepare(objective, make_optimizer(mixture, recipe))
     batches = Batches(examples, recipe.batch_size, recipe.seed, recipe.bucket)
     router = Router(mixture.space, recipe.seed, recipe.per)
     total = recipe.total_steps(len(batches))
-    run = Run(accelerator, mixture, student, plain, recipe, dev, pad, folder, task_loss)
-    first = run.start(task, total, every=recipe.evaluate_every or len(batches))
+    run = Run(accelerator, objective, optimizer, recipe, dev, pad, folder, identity)
+    first = run.start(total, every=recipe.evaluate_every or len(batches))
 
     for step in tqdm(range(first, total), initial=first, total=total, disable=None if progress and run.main else True):
         objective.train()
-        batch = batches.at(step)
-        routes = draw_routes(router, step, recipe, [examples[n] for n in batch])
-        set_rate(plain, recipe.rate(step, total))
-        if isinstance(plain, StackedAdamW):
-            plain.active = on_route(mixture, routes)
+        batch = [examples[n] for n in batches.at(step)]  # which rows: (seed, epoch)
+        tokens = max(map(length, batch))
+        routes = router.views(step, recipe.consistency.number, len(batch), tokens)  # which experts: (seed, step, view)
+        set_rate(optimizer, recipe.rate(step, total))
+        rest_off_route(optimizer, mixture, routes)
         losses = torch.zeros(3, device=accelerator.device)
-        for rows, weight in shares(len(batch), accelerator, recipe.accumulate):
-            piece = to_device(collate([examples[n] for n in batch[rows]], pad), accelerator.device)
+        for piece, own, weight in pieces(batch, routes, accelerator, recipe.accumulate, pad):
             with accelerator.accumulate(objective):
-                out = objective(piece, routes_of(routes, rows, piece))
+                out = objective(piece, own)  # two views: task and consistency
                 # accelerate averages over pieces and processes; the weight makes that the mean over rows
                 accelerator.backward(out.total * weight * recipe.accumulate * accelerator.num_processes)
                 if recipe.clip and accelerator.sync_gradients:
@@ -93,12 +120,52 @@ def train(
                 optimizer.step()
                 optimizer.zero_grad()
             losses += weight * torch.stack([out.total.detach(), out.task, out.consistency])
-        run.after(step + 1, losses, plain.param_groups[0]["lr"], routes)
+        run.after(step + 1, losses, routes)  # log, look, checkpoint
         if on_step is not None:
             on_step(step + 1)
-        if run.stopped:
+        if run.history.stopped_early:
             break
     return run.finish()
+
+
+# -- a step's pieces ---------------------------------------------------------------------------------------
+
+
+def pieces(
+    batch: Sequence[Example], routes: Tensor, accelerator: Any, accumulate: int, pad: int
+) -> Iterator[tuple[Batch, Tensor, float]]:
+    """This process's pieces of a batch: (rows on the device, their routes, their share of all rows); one, as a rule."""
+    for rows, weight in shares(len(batch), accelerator, accumulate):
+        piece = to_device(collate(batch[rows], pad), accelerator.device)
+        yield piece, routes_of(routes, rows, piece), weight
+
+
+def shares(rows: int, accelerator: Any, accumulate: int) -> Iterator[tuple[slice, float]]:
+    """This process's contiguous pieces of a batch, each with its share of the rows.
+
+    All processes run equally many pieces, else they would wait for each other: where rows run out, one row counts 0.
+    """
+    parts = accelerator.num_processes * accumulate
+    for part in range(accelerator.process_index * accumulate, (accelerator.process_index + 1) * accumulate):
+        start, stop = rows * part // parts, rows * (part + 1) // parts
+        yield (slice(start, stop), (stop - start) / rows) if stop > start else (slice(0, 1), 0.0)
+
+
+def routes_of(routes: Tensor, rows: slice, piece: Batch) -> Tensor:
+    """The routes of a piece of the batch: all of `[K, sites, sides]`, else the piece's rows (and tokens)."""
+    if routes.dim() > 3:
+        routes = routes[:, rows]
+    if routes.dim() > 4:
+        routes = routes[:, :, : piece["attention_mask"].shape[1]]
+    return routes.to(piece["labels"].device)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on a device."""
+    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+
+
+# -- before the first step ---------------------------------------------------------------------------------
 
 
 def start_accelerator(recipe: Recipe) -> Any:
@@ -129,14 +196,14 @@ def prepare_data(
     examples = encoder(rows, task, tokenizer, recipe.max_length)
     dev = encoder(dev_rows, task, tokenizer, recipe.max_length) if dev_rows else []
     pad = tokenizer.pad_token_id or 0
-    if not recipe.cache_prefix:
-        return mixture, examples, dev, pad
-    from adamix_lab.fast.prefix import above
+    if recipe.cache_prefix:
+        from adamix_lab.fast.prefix import above
 
-    top, cache = above(mixture)
-    device = next(mixture.parameters()).device
-    both = cached_states([*examples, *dev], cache, device, pad)
-    return top, both[: len(examples)], both[len(examples) :], pad
+        device = next(mixture.parameters()).device
+        mixture, cache = above(mixture)
+        both = cached_states([*examples, *dev], cache, device, pad)
+        examples, dev = both[: len(examples)], both[len(examples) :]
+    return mixture, examples, dev, pad
 
 
 def cached_states(examples: list[Example], cache: Any, device: torch.device, pad: int = 0) -> list[Example]:
@@ -148,34 +215,3 @@ def cached_states(examples: list[Example], cache: Any, device: torch.device, pad
             rest = {name: value for name, value in examples[n].items() if name in ("attention_mask", "labels")}
             kept[n] = {"inputs_embeds": state[: length(examples[n])].clone(), **rest}
     return kept
-
-
-def shares(rows: int, accelerator: Any, accumulate: int) -> Iterator[tuple[slice, float]]:
-    """This process's contiguous pieces of a batch, each with its share of the rows.
-
-    All processes run equally many pieces, else they would wait for each other: where rows run out, one row counts 0.
-    """
-    parts = accelerator.num_processes * accumulate
-    for part in range(accelerator.process_index * accumulate, (accelerator.process_index + 1) * accumulate):
-        start, stop = rows * part // parts, rows * (part + 1) // parts
-        yield (slice(start, stop), (stop - start) / rows) if stop > start else (slice(0, 1), 0.0)
-
-
-def draw_routes(router: Router, step: int, recipe: Recipe, examples: list[Example]) -> Tensor:
-    """The routes of the whole batch's views, the same on every process: a function of (seed, step)."""
-    tokens = max(map(length, examples))
-    return router.views(step, recipe.consistency.number, len(examples), tokens)
-
-
-def routes_of(routes: Tensor, rows: slice, piece: Batch) -> Tensor:
-    """The routes of a piece of the batch: all of `[K, sites, sides]`, else the piece's rows (and tokens)."""
-    if routes.dim() > 3:
-        routes = routes[:, rows]
-    if routes.dim() > 4:
-        routes = routes[:, :, : piece["attention_mask"].shape[1]]
-    return routes.to(piece["labels"].device)
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on a device."""
-    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
