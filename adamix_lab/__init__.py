@@ -39,11 +39,11 @@ _WHERE = {
     "fold": "core.merging",
     "merge_gap": "core.merging",
     "merge_products": "core.merging",
-    "save": "training.model_card",
+    "save": "training.card",
     "load": "core.saving",
     "parameter_report": "training.report",
     "structure": "training.report",
-    "load_twin": "training.twins",
+    "load_twin": "training.shipped",
     "baseline": "baselines.making",
     "preset": "training.presets",
     "export": "interop.export",
@@ -70,13 +70,13 @@ if TYPE_CHECKING:
     from adamix_lab.interop.peft import import_peft
     from adamix_lab.tasks.backbones import load_backbone
     from adamix_lab.tasks.tasks import Task, few_shot, load_task
+    from adamix_lab.training.card import save
     from adamix_lab.training.evaluation import evaluate, predict
-    from adamix_lab.training.model_card import save
     from adamix_lab.training.presets import preset
     from adamix_lab.training.recipe import Recipe
     from adamix_lab.training.report import parameter_report, structure
+    from adamix_lab.training.shipped import load_twin
     from adamix_lab.training.train import train
-    from adamix_lab.training.twins import load_twin
 
 
 def __getattr__(name: str) -> Any:

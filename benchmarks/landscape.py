@@ -31,7 +31,7 @@ from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.tasks import load_task
 from adamix_lab.training.doctor import versions
 from adamix_lab.training.optim import keep_freed_memory
-from adamix_lab.training.twins import load_twin
+from adamix_lab.training.shipped import load_twin
 
 
 def every_block() -> MixtureModel:

@@ -17,7 +17,7 @@ from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.views import Batch
 from adamix_lab.tasks.tasks import load_task
-from adamix_lab.training.twins import SEEDS, STAGES, TWINS, load_twin
+from adamix_lab.training.shipped import SEEDS, STAGES, TWINS, load_twin
 
 Row = dict[str, Any]
 Tables = dict[str, list[Row]]

@@ -62,6 +62,6 @@ def theory(
     """Merging against ensembling on the shipped experts: estimates and measurements, likeness, curvature, by stage."""
     from adamix_lab.analysis.estimates import Study
     from adamix_lab.analysis.gallery import write_theory
-    from adamix_lab.training.twins import TWINS
+    from adamix_lab.training.shipped import TWINS
 
     write_theory(out, Study(tuple(twin or TWINS), tuple(range(seeds)), rows=rows, pairs=pairs))

@@ -45,7 +45,7 @@ def import_authors(
     """Saves the experts of the authors' checkpoints as a mixture of this library."""
     from adamix_lab.interop.authors import import_authors as read
     from adamix_lab.tasks.backbones import load_backbone
-    from adamix_lab.training.model_card import save
+    from adamix_lab.training.card import save
     from adamix_lab.training.report import parameter_report
 
     _refuse(out, overwrite)
@@ -71,7 +71,7 @@ def import_peft(
     from adamix_lab.core.merging import merge_products
     from adamix_lab.interop.peft import import_peft as read
     from adamix_lab.tasks.backbones import load_backbone
-    from adamix_lab.training.model_card import save
+    from adamix_lab.training.card import save
 
     _refuse(out, overwrite)
     base, _ = load_backbone(model, num_labels=labels, kind=kind)

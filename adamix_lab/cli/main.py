@@ -206,7 +206,7 @@ def twins(
     """Trains the shipped experts: AdaMix and three controls on the embedded task, three stages of training each."""
     from adamix_lab.experiments.cards import write_card
     from adamix_lab.tasks.tasks import data_root
-    from adamix_lab.training.twins import SEEDS, make_twins
+    from adamix_lab.training.shipped import SEEDS, make_twins
 
     folder = out or data_root() / "experts"
     make_twins(folder, seeds=range(seeds), steps=steps)

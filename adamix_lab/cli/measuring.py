@@ -56,7 +56,7 @@ def lesson_landscapes(
 ) -> None:
     """Losses between the shipped experts, over edges and faces, for the landscape viewer; a killed run goes on."""
     from adamix_lab.lessons.landscape import make_faces
-    from adamix_lab.training.twins import TWINS
+    from adamix_lab.training.shipped import TWINS
 
     make_faces(out, twin or tuple(TWINS), range(seeds), rows)
 

@@ -9,7 +9,7 @@ from typing import Any
 from adamix_lab.analysis.statistics import format_interval
 from adamix_lab.core.files import write_text
 from adamix_lab.core.saving import read_config
-from adamix_lab.training.twins import EXPERTS, RECIPE, SEEDS, STAGES, TWINS
+from adamix_lab.training.shipped import EXPERTS, RECIPE, SEEDS, STAGES, TWINS
 
 WHAT = {
     "adamix": "shared up-projection, independent routes, consistency 1",

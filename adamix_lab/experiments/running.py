@@ -40,8 +40,8 @@ from adamix_lab.training.evaluation import Evaluation, Indexed, evaluate_batches
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.report import step_operations
 from adamix_lab.training.run import newest_checkpoint, read_log
+from adamix_lab.training.shipped import STAGES
 from adamix_lab.training.train import cached_states, to_device, train
-from adamix_lab.training.twins import STAGES
 
 # -- preparing ---------------------------------------------------------------------------------------------------
 #

@@ -15,9 +15,9 @@ from adamix_lab.core.files import write_text
 from adamix_lab.core.model import attach
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.tasks import Task
+from adamix_lab.training.card import save
 from adamix_lab.training.doctor import versions
 from adamix_lab.training.evaluation import Evaluation, evaluate
-from adamix_lab.training.model_card import save
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.report import parameter_report
 from adamix_lab.training.train import train

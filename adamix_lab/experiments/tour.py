@@ -20,12 +20,12 @@ from adamix_lab.core.model import MixtureModel
 from adamix_lab.fast.prefix import above
 from adamix_lab.tasks.batches import collate, encode
 from adamix_lab.tasks.tasks import Task, load_task
+from adamix_lab.training.card import save
 from adamix_lab.training.evaluation import Evaluation, evaluate
-from adamix_lab.training.model_card import save
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.report import parameter_report, step_operations
+from adamix_lab.training.shipped import EXPERTS, TWINS, fresh, load_twin, twin_recipe
 from adamix_lab.training.train import train
-from adamix_lab.training.twins import EXPERTS, TWINS, fresh, load_twin, twin_recipe
 
 SHOWN = ("merged", "fixed", "random", "ensemble")
 

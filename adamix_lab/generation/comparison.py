@@ -27,8 +27,8 @@ from adamix_lab.generation.tasks import GenerationTask
 from adamix_lab.generation.training import one_view, train_generator
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import TextsCut
+from adamix_lab.training.card import save
 from adamix_lab.training.doctor import versions
-from adamix_lab.training.model_card import save
 from adamix_lab.training.recipe import Recipe
 
 # -- variants ----------------------------------------------------------------------------------------------------

@@ -33,8 +33,8 @@ from adamix_lab.generation.tasks import GenerationTask, load_generation_task
 from adamix_lab.generation.training import train_generator
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.tasks import data_root
+from adamix_lab.training.card import save
 from adamix_lab.training.doctor import device_name
-from adamix_lab.training.model_card import save
 from adamix_lab.training.recipe import Recipe
 
 TASK, BACKBONE, EXPERTS, SEEDS = "notices", "books-gpt2", 4, (0, 1, 2)

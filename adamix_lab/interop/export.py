@@ -30,7 +30,7 @@ from adamix_lab.interop.adapters import read_back, write_adapters
 from adamix_lab.interop.peft import FILES as PEFT_FILES
 from adamix_lab.interop.peft import load_with_peft, write_experts, write_peft
 from adamix_lab.tasks.backbones import quiet_transformers
-from adamix_lab.training.model_card import write_card
+from adamix_lab.training.card import write_card
 
 MANIFEST, ONNX_FILE = "adamix_export.json", "model.onnx"
 _WRITTEN = {*PEFT_FILES, *ADAPTERS_FILES, ONNX_FILE, "adapter_model.bin"}

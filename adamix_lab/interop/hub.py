@@ -12,7 +12,7 @@ from torch import nn
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.saving import CONFIG, load, read_config
 from adamix_lab.tasks.backbones import load_backbone
-from adamix_lab.training.model_card import CARD, save
+from adamix_lab.training.card import CARD, save
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 

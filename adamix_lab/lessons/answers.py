@@ -20,8 +20,8 @@ from adamix_lab.core.files import read_tensors, write_tensors
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.tasks.tasks import Task, data_root, load_task
 from adamix_lab.training.doctor import device_name
+from adamix_lab.training.shipped import EXPERTS, SEEDS, TWINS, fresh, load_twin, twin_recipe
 from adamix_lab.training.train import train
-from adamix_lab.training.twins import EXPERTS, SEEDS, TWINS, fresh, load_twin, twin_recipe
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from adamix_lab.analysis.plots import STYLES, Picture, new_figure
 from adamix_lab.analysis.statistics import format_interval
 from adamix_lab.lessons.answers import GRID, Answers, load_answers, place_of
 from adamix_lab.lessons.widgets import Explorer, Prediction, Steps, View, mark_prediction
-from adamix_lab.training.twins import SEEDS
+from adamix_lab.training.shipped import SEEDS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

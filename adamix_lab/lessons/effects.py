@@ -23,7 +23,7 @@ from adamix_lab.analysis.statistics import t_interval
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.files import write_text
 from adamix_lab.tasks.tasks import data_root
-from adamix_lab.training.twins import SEEDS
+from adamix_lab.training.shipped import SEEDS
 
 Measure = Callable[[int], Tensor]  # seed -> [rows]
 COLUMNS = (

@@ -32,7 +32,7 @@ from adamix_lab.lessons.merging import CORNERS
 from adamix_lab.lessons.widgets import Explorer, Steps, View, mark_prediction
 from adamix_lab.tasks.tasks import Task, data_root, load_task
 from adamix_lab.training.doctor import device_name, versions
-from adamix_lab.training.twins import SEEDS, TWINS, load_twin
+from adamix_lab.training.shipped import SEEDS, TWINS, load_twin
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

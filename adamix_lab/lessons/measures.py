@@ -27,7 +27,7 @@ from adamix_lab.lessons.merging import aligned, permuted_copies
 from adamix_lab.lessons.routing import by_expert, favourite_share, flips, gate_load, specialist_gain
 from adamix_lab.tasks.tasks import load_task
 from adamix_lab.training.evaluation import evaluate
-from adamix_lab.training.twins import SEEDS, load_twin
+from adamix_lab.training.shipped import SEEDS, load_twin
 
 Measures = dict[str, tuple[str, Measure]]
 Score = Callable[[Answers], Tensor]  # [rows]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adamix_lab.lessons.effects import Measure
 from adamix_lab.lessons.landscape import NAMES, Faces, load_faces
-from adamix_lab.training.twins import TWINS
+from adamix_lab.training.shipped import TWINS
 
 Score = Callable[[Faces], Tensor]  # [rows]
 

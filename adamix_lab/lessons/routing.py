@@ -22,7 +22,7 @@ from adamix_lab.lessons.widgets import Explorer, Number, View
 from adamix_lab.tasks.batches import collate, encode
 from adamix_lab.tasks.rows import Row
 from adamix_lab.tasks.tasks import Task, load_task
-from adamix_lab.training.twins import load_twin
+from adamix_lab.training.shipped import load_twin
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -31,9 +31,9 @@ from adamix_lab.lessons.widgets import Explorer, Prediction, Steps, View, mark_p
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.tasks import Task, data_root, load_task
 from adamix_lab.training.doctor import device_name
+from adamix_lab.training.shipped import BLOCKS, SEEDS
+from adamix_lab.training.shipped import RECIPE as TWINS_RECIPE
 from adamix_lab.training.train import train
-from adamix_lab.training.twins import BLOCKS, SEEDS
-from adamix_lab.training.twins import RECIPE as TWINS_RECIPE
 
 KINDS = {"adamix": ("B", 1.0), "tied": (None, 0.0)}  # what is shared, weight of consistency
 EXPERTS = 4

@@ -19,7 +19,7 @@ from adamix_lab.core.objective import Objective, TaskLoss
 from adamix_lab.core.routing import Router
 from adamix_lab.fast.views import WAYS
 from adamix_lab.tasks.batches import Batches, Example, collate, length
-from adamix_lab.training.model_card import save
+from adamix_lab.training.card import save
 from adamix_lab.training.optim import make_optimizer, rest_off_route
 from adamix_lab.training.recipe import Recipe
 

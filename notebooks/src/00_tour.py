@@ -38,7 +38,7 @@ from adamix_lab.lessons.answers import load_answers
 from adamix_lab.lessons.tour import at_strength, strength_dial
 from adamix_lab.analysis.plots import Bar, Picture, compare, new_figure
 from adamix_lab.analysis.statistics import wilson
-from adamix_lab.training.twins import ADAPTATION, BLOCKS, RECIPE
+from adamix_lab.training.shipped import ADAPTATION, BLOCKS, RECIPE
 from adamix_lab.lessons.widgets import Prediction
 
 FAST = os.environ.get("ADAMIX_LAB_FAST", "1") == "1"  # set ADAMIX_LAB_FAST=0 for the full training

@@ -13,8 +13,8 @@ from adamix_lab.core.model import attach, detach, load_trained, trained_paramete
 from adamix_lab.core.objective import Objective
 from adamix_lab.fast.blocks import plan_blocks
 from adamix_lab.fast.views import WAYS, routed_logits
+from adamix_lab.training.card import save
 from adamix_lab.training.evaluation import evaluate
-from adamix_lab.training.model_card import save
 from adamix_lab.training.optim import make_optimizer
 from adamix_lab.training.report import parameter_report
 from adamix_lab.training.train import train

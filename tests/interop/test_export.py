@@ -10,7 +10,7 @@ import torch
 from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA
 from adamix_lab.core.merging import merge
 from adamix_lab.interop.export import MANIFEST, bare, export, probe
-from adamix_lab.training.model_card import CARD
+from adamix_lab.training.card import CARD
 
 BUILDS = {"bert": tiny.bert, "roberta": tiny.roberta, "gpt2": tiny.gpt2, "distilbert": tiny.distilbert}
 BUILDS["llama"] = tiny.llama

@@ -39,7 +39,7 @@ from adamix_lab.lessons.posterior import (
     smallest,
     worth_elsewhere,
 )
-from adamix_lab.training.twins import load_twin as shipped
+from adamix_lab.training.shipped import load_twin as shipped
 
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
 

@@ -245,7 +245,7 @@ def test_answers_are_kept_and_read_again(tmp_path, monkeypatch):
 
 
 def test_the_stored_answers_are_those_of_the_shipped_experts():
-    from adamix_lab.training.twins import load_twin
+    from adamix_lab.training.shipped import load_twin
 
     mixture, tokenizer = load_twin("adamix", 1)
     found, kept = answers_of(mixture, load_task("aspects"), tokenizer, 24), load_answers("adamix", 1)

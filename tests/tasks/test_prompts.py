@@ -15,8 +15,8 @@ from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import TextsCut
 from adamix_lab.tasks.prompts import PROMPTS, Prompt, PromptModel, load_prompted, prompt_encoder, word_ids
 from adamix_lab.tasks.tasks import KNOWN, Task
+from adamix_lab.training.card import save
 from adamix_lab.training.evaluation import STRATEGIES, evaluate
-from adamix_lab.training.model_card import save
 from adamix_lab.training.train import train
 
 PROMPT = Prompt("{first} w20 {mask} .", ("w0", "w4", "w8"))

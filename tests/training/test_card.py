@@ -4,7 +4,7 @@ import tiny
 
 from adamix_lab import save
 from adamix_lab.core.adaptations import Bottleneck
-from adamix_lab.training.model_card import CARD, MARK
+from adamix_lab.training.card import CARD, MARK
 
 
 def test_the_card_tells_what_was_saved_and_one_of_your_own_stays(tmp_path):

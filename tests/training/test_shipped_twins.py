@@ -10,7 +10,7 @@ import torch
 from adamix_lab.core.saving import read_config
 from adamix_lab.tasks.tasks import data_root, load_task
 from adamix_lab.training.evaluation import evaluate
-from adamix_lab.training.twins import SEEDS, STAGES, TWINS, load_twin, strategies_of, train_stages
+from adamix_lab.training.shipped import SEEDS, STAGES, TWINS, load_twin, strategies_of, train_stages
 
 EXPERTS = data_root() / "experts"
 PLACES = [(twin, seed, stage) for twin in TWINS for seed in SEEDS for stage in STAGES]

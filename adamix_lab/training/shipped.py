@@ -28,9 +28,9 @@ from adamix_lab.core.objective import Consistency
 from adamix_lab.core.saving import CONFIG, load
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.tasks import Task, data_root, load_task
+from adamix_lab.training.card import save
 from adamix_lab.training.doctor import device_name
 from adamix_lab.training.evaluation import evaluate
-from adamix_lab.training.model_card import save
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.train import train
 
