@@ -15,7 +15,7 @@ from typing import Any
 from adamix_lab.core.errors import one_of, positive, unknown
 from adamix_lab.generation.linear import linearise_meaning, linearise_triples, split_triple
 from adamix_lab.tasks.rows import SUFFIXES, Row, read_rows
-from adamix_lab.tasks.tasks import DATA_VARIABLE, EMBEDDED_TEXTS, Task, data_root
+from adamix_lab.tasks.tasks import EMBEDDED_TEXTS, Task, embedded_folder
 
 Pairs = tuple[str, list[str]]  # a source and its targets
 
@@ -193,17 +193,6 @@ def _read(source: str | Path, part: str) -> Sequence[Row]:
         return hub_rows(source, part)
     error = unknown("Generation task", source, [*EMBEDDED_TEXTS, *HUB])
     raise ValueError(f"{error} Or give the path of a folder with train.* and {part}.*, or a Hub name owner/data.")
-
-
-def embedded_folder(name: str) -> Path:
-    """Where an embedded task lies. Raises FileNotFoundError where it is not there."""
-    folder = data_root() / name
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder} is not there: expected the embedded generation task {name!r}. Clone the repository, or set "
-            f"{DATA_VARIABLE} to its data folder."
-        )
-    return folder
 
 
 def hub_rows(data: str, part: str, configuration: str | None = None, revision: str | None = None) -> Sequence[Row]:

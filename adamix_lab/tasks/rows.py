@@ -1,6 +1,7 @@
 """Rows, read strictly: from files and from the Hub, their labels as numbers, with errors that name file and line.
 
-The standard library reads files: the core trains where `datasets` is not installed.
+The standard library reads files: the core trains where `datasets` is not installed, and `datasets` reads '01' and '1'
+alike, swallows rows behind a quote and makes "NA" empty, all silently.
 """
 
 from __future__ import annotations
@@ -9,39 +10,78 @@ import csv
 import gzip
 import io
 import json
-import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from adamix_lab.core.errors import unknown
+from adamix_lab.core.errors import LabError, unknown
 
 Row = dict[str, Any]
 
+
+class Part(NamedTuple):
+    """Rows of one split, and where they are from, for messages."""
+
+    split: str
+    place: str
+    rows: list[Row]
+
+
+# -- files ---------------------------------------------------------------------------------------------------
+
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".csv", ".csv.gz", ".tsv")
+
+
+def read_files(path: Path, judged: Sequence[str] = ()) -> list[Part]:
+    """The rows of one file; of a folder those of `train.*`, of what is judged on, and of further splits there.
+
+    judged: splits to be judged on, the one that stands for the task first; none given: validation, else test.
+
+    Raises FileNotFoundError for a folder without them, ValueError for two files of one split, or as `read_rows` does.
+    """
+    files = _split_files(path, judged) if path.is_dir() else [path]
+    return [Part(file.name.split(".")[0], str(file), read_rows(file)) for file in files]
+
+
+def _split_files(folder: Path, judged: Sequence[str]) -> list[Path]:
+    names = [judged[0], judged[0].removesuffix("_matched")] if judged else ["validation", "test"]
+    train, evaluation = split_file(folder, "train"), next(filter(None, (split_file(folder, n) for n in names)), None)
+    if train is None or evaluation is None:
+        there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+        wanted = f"{names[-1]}.*" if judged else "validation.* (or test.*)"
+        raise FileNotFoundError(
+            f"{folder} holds {there}: expected train.* and {wanted}, ending in {', '.join(SUFFIXES)}."
+        )
+    return [train, evaluation, *filter(None, (split_file(folder, name) for name in judged[1:]))]
+
+
+def split_file(folder: Path, split: str) -> Path | None:
+    """The file of a split in a folder, None where there is none. Raises ValueError where there are several."""
+    paths = [path for suffix in SUFFIXES if (path := folder / f"{split}{suffix}").is_file()]
+    if len(paths) > 1:
+        raise LabError(
+            f"{folder} holds {', '.join(p.name for p in paths)}: expected one {split} file. Remove the rest."
+        )
+    return paths[0] if paths else None
 
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of a JSON-lines or CSV file. Raises ValueError, with the line, for what cannot be read or is empty."""
     kind = path.name.removesuffix(".gz").rpartition(".")[2]
-    readers = {"jsonl": _json_rows, "json": _json_rows, "csv": _csv_rows, "tsv": _csv_rows}
-    if kind not in readers:
-        raise ValueError(f"{path} ends in .{kind}: expected one of {', '.join(SUFFIXES)}.")
+    if kind not in _READERS:
+        raise LabError(f"{path} ends in .{kind}: expected one of {', '.join(SUFFIXES)}.")
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         content = data.decode("utf-8-sig")
     except (EOFError, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} is not a whole gzip file ({error}): copy it again, or give it unpacked.") from error
+        raise LabError(f"{path} is not a whole gzip file ({error}): copy it again, or give it unpacked.") from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise ValueError(
-            f"{path}, line {line}: expected UTF-8 text ({error.reason}). Save the file as UTF-8."
-        ) from error
-    rows = list(readers[kind](path, content))
+        raise LabError(f"{path}, line {line}: expected UTF-8 text ({error.reason}). Save the file as UTF-8.") from error
+    rows = list(_READERS[kind](path, content))
     if not rows:
-        raise ValueError(f"{path} holds no rows: expected at least one. Give a file with data.")
+        raise LabError(f"{path} holds no rows: expected at least one. Give a file with data.")
     return rows
 
 
@@ -52,12 +92,12 @@ def _json_rows(path: Path, content: str) -> Iterator[Row]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(
+            raise LabError(
                 f"{path}, line {number}: {line[:60]!r} is not JSON ({error.msg}): expected one object a line. "
                 "Correct or remove the line."
             ) from error
         if not isinstance(row, dict):
-            raise ValueError(
+            raise LabError(
                 f'{path}, line {number}: {line[:60]!r} is no object: expected {{"sentence": ..., "label": ...}}.'
             )
         yield row
@@ -69,158 +109,28 @@ def _csv_rows(path: Path, content: str) -> Iterator[Row]:
     try:
         for row in reader:
             if None in row or None in row.values():
-                raise ValueError(
+                raise LabError(
                     f"{path}, line {reader.line_num}: expected {len(reader.fieldnames or ())} fields, as in the first "
                     "line, found more or fewer. Quote fields that hold the separator."
                 )
             yield row
     except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: not CSV ({error}). Correct the line.") from error
+        raise LabError(f"{path}, line {reader.line_num}: not CSV ({error}). Correct the line.") from error
 
 
-# -- Labels as numbers: classes from 0, or floats for a regression, with errors that name file and row --
+_READERS = {"jsonl": _json_rows, "json": _json_rows, "csv": _csv_rows, "tsv": _csv_rows}
 
 
-Part = tuple[str, list[Row]]  # where the rows are from, for messages, and the rows
+# -- the Hub -------------------------------------------------------------------------------------------------
 
 
-def number_labels(parts: Sequence[Part], label: str) -> tuple[str, ...]:
-    """Replaces labels by class numbers (or floats), in place; returns the classes, known from the first part.
-
-    Whole numbers are class ids from 0; strings become classes in sorted order; numbers with a fraction make it a
-    regression, which has no classes. Raises ValueError for labels that fit none of these.
-    """
-    place, rows = parts[0]
-    values = [_label(row[label], place, n) for n, row in enumerate(rows, start=1)]
-    if any(isinstance(value, float) for value in values):
-        for part_place, part in parts:
-            for n, row in enumerate(part, start=1):
-                row[label] = _score(_label(row[label], part_place, n), part_place, n, None)
-        return ()
-    numbered = all(isinstance(value, int) for value in values)
-    classes = _class_ids(values, place) if numbered else sorted({str(value) for value in values})
-    _replace(parts, label, {(int(c) if numbered else c): n for n, c in enumerate(classes)}, classes, numbered)
-    return tuple(classes)
-
-
-def name_labels(
-    parts: Sequence[Part],
-    label: str,
-    classes: Sequence[str],
-    numbers: Sequence[str] = (),
-    bounds: tuple[float, float] | None = None,
-) -> None:
-    """Replaces labels by numbers of known classes (or by floats where there are none), in place.
-
-    classes: in the order of the numbers to be. numbers: in the order of the numbers that stand in the rows, where that
-    differs. A label may also be a class's name. bounds: of a regression's labels.
-
-    Raises ValueError for a label that is missing or outside the classes or bounds.
-    """
-    if not classes:
-        for place, part in parts:
-            for n, row in enumerate(part, start=1):
-                row[label] = _score(_label(row[label], place, n), place, n, bounds)
-        return
-    ids: dict[Any, int] = {name: n for n, name in enumerate(classes)}
-    ids |= {n: ids[name] for n, name in enumerate(numbers or classes)}
-    _replace(parts, label, ids, classes, None)
-
-
-def _replace(
-    parts: Sequence[Part], label: str, ids: Mapping[Any, int], classes: Sequence[str], numbered: bool | None
-) -> None:
-    for place, part in parts:
-        for n, row in enumerate(part, start=1):
-            value = _label(row[label], place, n)
-            value = str(value) if numbered is False else value
-            if isinstance(value, float) and value.is_integer():
-                value = int(value)
-            if value not in ids:
-                either = " (or its number)" if numbered is None else ""
-                raise ValueError(
-                    f"{place}, row {n}: label {value!r} is outside the {len(classes)} classes of {_file(parts)}: "
-                    f"expected one of {', '.join(classes[:8])}{either}. Leave out rows without a label (-1)."
-                )
-            row[label] = ids[value]
-
-
-def _file(parts: Sequence[Part]) -> str:
-    return parts[0][0].replace("\\", "/").rpartition("/")[2]
-
-
-def _class_ids(values: Sequence[Any], place: str) -> list[str]:
-    there = sorted(set(values))
-    if there != list(range(len(there))):
-        raise ValueError(
-            f"{place} has labels {', '.join(map(str, there[:8]))}: expected whole numbers from 0 without gaps. "
-            "Number the classes from 0, give them as strings, or as floats (1.0) for a regression; leave out rows "
-            "without a label."
-        )
-    return [str(value) for value in there]
-
-
-def _score(value: int | float | str, place: str, number: int, bounds: tuple[float, float] | None) -> float:
-    if isinstance(value, str):
-        raise ValueError(f"{place}, row {number}: label {value!r}: expected a number, as a regression has it.")
-    if bounds and not bounds[0] <= value <= bounds[1]:
-        raise ValueError(
-            f"{place}, row {number}: label {value} is out of range: expected {bounds[0]:g} to {bounds[1]:g}. Leave "
-            "out rows without a label (-1)."
-        )
-    return float(value)
-
-
-def _label(value: Any, place: str, number: int) -> int | float | str:
-    """The label as a whole number, a float, or a string."""
-    if isinstance(value, str):
-        value = _number(value.strip())
-    if isinstance(value, bool):
-        return int(value)
-    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
-        raise ValueError(
-            f"{place}, row {number}: no label ({value!r}): expected a class or a number. Leave such rows out."
-        )
-    if not isinstance(value, int | float | str):
-        raise ValueError(f"{place}, row {number}: label {value!r}: expected a class (number or string) or a float.")
-    return value
-
-
-def _number(value: str) -> int | float | str:
-    for kind in (int, float):
-        try:
-            return kind(value)
-        except ValueError:
-            continue
-    return value
-
-
-def check_columns(rows: Sequence[Row], text: Sequence[str], label: str, place: str) -> None:
-    """Raises ValueError for a row that lacks a column, or whose text is no string (it may be empty)."""
-    for number, row in enumerate(rows, start=1):
-        for column in (*text, label):
-            if column not in row:
-                raise ValueError(f"{place}, row {number}: {unknown('Column', column, row)}")
-        for column in text:
-            if not isinstance(row[column], str):
-                raise ValueError(
-                    f"{place}, row {number}: {column} = {row[column]!r}: expected a string (it may be empty)."
-                )
-
-
-# -- Rows of data sets on the Hub, through `datasets`: data files only, never a loading script --
-#
-# Downloads go to the Hub's cache and are found there without network. HF_ENDPOINT names another Hub than the public
-# one.
-
-
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
-def hub_rows(
+def read_hub(
     hub: str, config: str | None = None, splits: Sequence[str] = (), revision: str | None = None
 ) -> tuple[list[Part], dict[str, tuple[str, ...]]]:
-    """(parts, class names by column): the rows of each split, "train" first.
+    """(rows of each split, "train" first; class names by column) of a data set on the Hub, through `datasets`.
+
+    Data files only, never a loading script. Downloads go to the Hub's cache and are found there without network;
+    HF_ENDPOINT names another Hub than the public one.
 
     Args:
         hub: "owner/name".
@@ -232,27 +142,6 @@ def hub_rows(
         OSError: not on the Hub, not reachable and not in the cache, damaged, or without these splits.
         ImportError: `datasets` is not installed.
     """
-    datasets = _datasets()
-    with quiet(datasets), _explained(hub, config, revision):
-        builder = datasets.load_dataset_builder(hub, config, revision=revision)
-        _check_revision(builder.hash, revision)
-        builder.download_and_prepare()
-        data = builder.as_dataset()
-        there = list(data)
-        wanted = ["train", *(splits or [name for name in ("validation", "test") if name in there][:1])]
-        lacking = [name for name in wanted if name not in there]
-        if lacking or len(wanted) < 2:
-            needed = " and ".join(lacking or ["validation or test"])
-            raise FileNotFoundError(f"it has the splits {', '.join(there)}, and lacks {needed}")
-        names = {
-            column: tuple(feature.names)
-            for column, feature in data[wanted[0]].features.items()
-            if isinstance(feature, datasets.ClassLabel)
-        }
-        return [(f"{hub}, split {name}", data[name].to_list()) for name in wanted], names
-
-
-def _datasets() -> Any:
     try:
         import datasets
     except ImportError as error:
@@ -260,35 +149,46 @@ def _datasets() -> Any:
             "Data from the Hub needs the package datasets: run pip install 'adamix-lab[data]', or give a folder with "
             "train.* and validation.* files."
         ) from error
-    return datasets
-
-
-def _check_revision(found: str | None, revision: str | None) -> None:
-    # Without network, datasets takes whatever the cache holds, of any revision.
-    import huggingface_hub.constants
-
-    if revision is None or found == revision:
-        return
-    if _COMMIT.fullmatch(revision) or huggingface_hub.constants.HF_HUB_OFFLINE:
-        raise FileNotFoundError(f"the cache holds commit {found}; give that as the revision, or none")
-
-
-@contextmanager
-def _explained(hub: str, config: str | None, revision: str | None) -> Iterator[None]:
-    name = hub if config is None else f"{hub} ({config})"
-    if revision:
-        name = f"{name} at revision {revision!r}"
+    bars = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
     try:
-        yield
+        return _hub_splits(hub, config, splits, revision)
+    except ImportError:
+        raise
     except Exception as error:  # datasets raises a dozen kinds, of its own and of the libraries below it
-        if isinstance(error, ImportError):
-            raise
+        name = f"{hub}{f' ({config})' if config else ''}{f' at revision {revision!r}' if revision else ''}"
         raise OSError(
             f"Data set {name} could not be loaded ({_cause(error)}). Expected a data set of Parquet, JSON or CSV files "
             "on the Hub (no loading script) that is in the cache or can be fetched. Check the name, the revision and "
             "the network and run it again: whole files are kept. Without network, give a folder with train.* and "
             "validation.* files."
         ) from error
+    finally:
+        if bars:
+            datasets.enable_progress_bars()
+
+
+def _hub_splits(
+    hub: str, config: str | None, splits: Sequence[str], revision: str | None
+) -> tuple[list[Part], dict[str, tuple[str, ...]]]:
+    import datasets
+    from huggingface_hub import constants
+
+    builder = datasets.load_dataset_builder(hub, config, revision=revision)
+    commit = re.fullmatch(r"[0-9a-f]{40}", revision or "")
+    if revision not in (None, builder.hash) and (commit or constants.HF_HUB_OFFLINE):
+        # Without network, datasets takes whatever the cache holds, of any revision.
+        raise FileNotFoundError(f"the cache holds commit {builder.hash}; give that as the revision, or none")
+    builder.download_and_prepare()
+    data = builder.as_dataset()
+    wanted = ["train", *(splits or [name for name in ("validation", "test") if name in data][:1])]
+    lacking = [name for name in wanted if name not in data]
+    if lacking or len(wanted) < 2:
+        needed = " and ".join(lacking or ["validation or test"])
+        raise FileNotFoundError(f"it has the splits {', '.join(data)}, and lacks {needed}")
+    features = data["train"].features.items()
+    names = {column: tuple(kind.names) for column, kind in features if isinstance(kind, datasets.ClassLabel)}
+    return [Part(name, f"{hub}, split {name}", data[name].to_list()) for name in wanted], names
 
 
 def _cause(error: BaseException) -> str:
@@ -298,13 +198,107 @@ def _cause(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
-@contextmanager
-def quiet(datasets: Any) -> Iterator[None]:
-    """Inside the block datasets shows no progress bars."""
-    shown = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            datasets.enable_progress_bars()
+# -- columns and labels --------------------------------------------------------------------------------------
+
+
+def check_columns(part: Part, text: Sequence[str], label: str) -> None:
+    """Raises ValueError for a row that lacks a column, or whose text is no string (it may be empty)."""
+    for number, row in enumerate(part.rows, start=1):
+        for column in (*text, label):
+            if column not in row:
+                raise LabError(f"{part.place}, row {number}: {unknown('Column', column, row)}")
+        for column in text:
+            if not isinstance(row[column], str):
+                raise LabError(
+                    f"{part.place}, row {number}: {column} = {row[column]!r}: expected a string (it may be empty)."
+                )
+
+
+def number_labels(
+    parts: Sequence[Part],
+    label: str,
+    classes: Sequence[str] | None = None,
+    numbers: Sequence[str] = (),
+    bounds: tuple[float, float] | None = None,
+) -> tuple[str, ...]:
+    """Replaces labels by class numbers from 0, or by floats for a regression, in place; returns the classes.
+
+    Args:
+        parts: the training rows first.
+        label: the labels' column.
+        classes: in the order of the numbers to be, none for a regression; a label is a class's name or number. None
+            lets the training rows tell: whole numbers are class ids from 0, strings become classes in sorted order,
+            and numbers with a fraction make it a regression.
+        numbers: the classes in the order of the numbers that stand in the rows, where that differs.
+        bounds: of a regression's labels.
+
+    Raises ValueError for a label that is missing, or outside the classes or bounds.
+    """
+    values = [[_value(row[label], place, n) for n, row in enumerate(rows, start=1)] for _, place, rows in parts]
+    if classes is None:
+        classes, ids = _told_classes(values[0], parts[0].place)
+        hint = ""
+    else:
+        ids = {name: n for n, name in enumerate(classes)}
+        ids |= {n: ids[name] for n, name in enumerate(numbers or classes)}
+        hint = " (or its number)"
+    expected = (
+        f"the {len(classes)} classes of {Path(parts[0].place).name}: expected one of {', '.join(classes[:8])}{hint}"
+    )
+    for (_, place, rows), given in zip(parts, values, strict=True):
+        for n, (row, value) in enumerate(zip(rows, given, strict=True), start=1):
+            row[label] = ids.get(value, ids.get(str(value))) if classes else _score(value, place, n, bounds)
+            if row[label] is None:
+                raise LabError(
+                    f"{place}, row {n}: label {value!r} is outside {expected}. Leave out rows without a label (-1)."
+                )
+    return tuple(classes)
+
+
+def _told_classes(values: Sequence[int | float | str], place: str) -> tuple[tuple[str, ...], dict[Any, int]]:
+    """(classes, number by label) as the training labels tell; no classes for a regression."""
+    if any(isinstance(value, float) for value in values):
+        return (), {}
+    if not all(isinstance(value, int) for value in values):
+        names = sorted({str(value) for value in values})
+        return tuple(names), {name: n for n, name in enumerate(names)}
+    there = sorted(set(values))
+    if there != list(range(len(there))):
+        raise LabError(
+            f"{place} has labels {', '.join(map(str, there[:8]))}: expected whole numbers from 0 without gaps. "
+            "Number the classes from 0, give them as strings, or as floats (1.0) for a regression; leave out rows "
+            "without a label."
+        )
+    return tuple(map(str, there)), {n: n for n in range(len(there))}
+
+
+def _value(given: Any, place: str, number: int) -> int | float | str:
+    """The label as a whole number, a float, or a string."""
+    value = _number(given.strip()) if isinstance(given, str) else given
+    if value is None or value == "" or value != value:
+        raise LabError(
+            f"{place}, row {number}: no label ({value!r}): expected a class or a number. Leave such rows out."
+        )
+    if not isinstance(value, int | float | str):
+        raise LabError(f"{place}, row {number}: label {value!r}: expected a class (number or string) or a float.")
+    return int(value) if isinstance(value, bool) else value
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _score(value: int | float | str, place: str, number: int, bounds: tuple[float, float] | None) -> float:
+    if isinstance(value, str):
+        raise LabError(f"{place}, row {number}: label {value!r}: expected a number, as a regression has it.")
+    if bounds and not bounds[0] <= value <= bounds[1]:
+        raise LabError(
+            f"{place}, row {number}: label {value} is out of range: expected {bounds[0]:g} to {bounds[1]:g}. Leave "
+            "out rows without a label (-1)."
+        )
+    return float(value)

@@ -1,6 +1,7 @@
 """A task: rows to train on, rows to be judged on, and which columns are the text and the label.
 
-Rows come from the embedded data, a folder, one file, or the Hub (see `adamix_lab.tasks.rows`).
+Rows come from the embedded data, a folder, one file, or the Hub: each source is a function that gives `Part`s (see
+`adamix_lab.tasks.rows`), and whatever is known of a task before its rows are read is a `TaskSpec`.
 """
 
 from __future__ import annotations
@@ -14,23 +15,31 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from adamix_lab.core.errors import LabError, positive, unknown
 from adamix_lab.core.errors import fraction as check_fraction
-from adamix_lab.core.errors import positive, unknown
-from adamix_lab.tasks.rows import SUFFIXES, Part, Row, check_columns, hub_rows, name_labels, number_labels, read_rows
+from adamix_lab.tasks.rows import SUFFIXES, Part, Row, check_columns, number_labels, read_files, read_hub
 
-EMBEDDED = {"aspects": ("negative", "positive")}  # name: what the label numbers mean
-EMBEDDED_TEXTS = ("notices",)  # those with texts to write
 DATA_VARIABLE = "ADAMIX_LAB_DATA"
-TEXT_COLUMNS = (
-    ("sentence1", "sentence2"),
-    ("question1", "question2"),
-    ("question", "sentence"),
-    ("premise", "hypothesis"),
-    ("sentence",),
-    ("text",),
-)
 SLICE_OF_ONE_FILE = 0.2
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+def data_root() -> Path:
+    """The folder of shipped data: ADAMIX_LAB_DATA names it, else a checkout's `data/`, else what a wheel installed."""
+    package = Path(__file__).resolve().parents[1]
+    checkout, installed = package.parent / "data", package / "_data"
+    here = checkout if (checkout / "aspects").is_dir() else installed
+    return Path(os.environ.get(DATA_VARIABLE) or here)
+
+
+def embedded_folder(name: str) -> Path:
+    """Where an embedded task lies. Raises FileNotFoundError where it is not there."""
+    folder = data_root() / name
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder} is not there: expected the embedded task {name!r}. Clone the repository, or set "
+            f"{DATA_VARIABLE} to its data folder."
+        )
+    return folder
 
 
 @dataclass(frozen=True)
@@ -130,43 +139,102 @@ def load_task(
         positive("rows", rows)
     if folder is not None and source not in KNOWN:
         raise unknown("Task with a folder", source, KNOWN)
-    path = None if folder is None and _on_hub(source) else _locate(source if folder is None else folder)
-    key = str(source) if isinstance(source, str) and source in KNOWN else path.name if path else ""
-    known = KNOWN.get(key) if text is None else None
-    if path is None:
-        parts, known, columns = _hub_parts(str(source), known, text, label, config, revision)
+    tables, origin = KNOWN if text is None else {}, str(source)
+    numbers: tuple[str, ...] = ()
+    spec: TaskSpec | None
+    if origin in EMBEDDED:
+        parts, spec = read_files(embedded_folder(origin)), EMBEDDED[origin] if label == "label" else None
+    elif folder is None and _on_hub(source):
+        parts, spec = _from_hub(origin, tables.get(origin), label, config, revision)
+        numbers = spec.hub_classes if spec else ()
     else:
-        parts = _local_parts(path, known)
-        columns = known.text if known else _text_columns(parts[0][1][0], text, parts[0][0])
-    for place, part in parts:
-        check_columns(part, columns, label, place)
-    if known:
-        classes, numbers = known.classes, known.hub_classes if path is None else ()
-        name_labels(parts, label, classes, numbers, known.bounds)
-    else:
-        classes = number_labels(parts, label)
-    train, evaluation = _two(parts, seed, label)
-    if rows is not None and rows < len(train):
-        train = [train[n] for n in sorted(random.Random(seed).sample(range(len(train)), rows))]
-    further = {_short(place): part for place, part in parts[2:]}
-    title = name or (key if known else Path(str(source)).name.split(".")[0])
-    given = str(source) if path is None or str(source) in EMBEDDED else str(path.resolve())
-    metrics = known.metrics if known else ()
-    return Task(title, train, evaluation, columns, label, EMBEDDED.get(str(source), classes), metrics, further, given)
+        path = _locate(source if folder is None else folder)
+        spec = tables.get(path.name if folder is None else origin)
+        parts, origin = read_files(path, spec.judged if spec else ()), str(path.resolve())
+    columns = _text_columns(parts[0], text, spec)
+    for part in parts:
+        check_columns(part, columns, label)
+    classes, bounds = (spec.classes, spec.bounds) if spec else (None, None)
+    classes = number_labels(parts, label, classes, numbers, bounds)
+    if len(parts) == 1:
+        parts = _slice(parts[0], seed, label)
+    train, evaluation = parts[0].rows, parts[1].rows
+    if rows is not None:
+        train = _sample(train, rows, seed)
+    further = {part.split.removeprefix("validation_"): part.rows for part in parts[2:]}
+    title = name or Path(str(source)).name.split(".")[0]
+    return Task(title, train, evaluation, columns, label, classes, spec.metrics if spec else (), further, origin)
 
 
-def _two(parts: Sequence[Part], seed: int, label: str) -> tuple[list[Row], list[Row]]:
-    place, train = parts[0]
-    if len(parts) > 1:
-        return train, parts[1][1]
-    train, evaluation = hold_out(train, SLICE_OF_ONE_FILE, seed, label)
+def _on_hub(source: str | Path) -> bool:
+    """Whether a source is a name for the Hub: one of the table, or owner/name that is no path here."""
+    is_id = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(source)) and not Path(source).exists()
+    return isinstance(source, str) and (source in KNOWN or bool(is_id))
+
+
+def _from_hub(
+    source: str, spec: TaskSpec | None, label: str, config: str | None, revision: str | None
+) -> tuple[list[Part], TaskSpec | None]:
+    """The splits of a data set of the table, its columns renamed as there, or of any other and its class names."""
+    table = KNOWN.get(source)
+    if table is None:
+        parts, names = read_hub(source, config, (), revision)
+        return parts, TaskSpec(classes=names[label]) if label in names else None
+    parts, _ = read_hub(table.hub, table.config, table.judged, revision)
+    for row in (row for part in parts for row in part.rows) if spec else ():
+        row.update({ours: row[theirs] for theirs, ours in zip(table.hub_text, table.text, strict=False)})
+    return parts, spec
+
+
+def _locate(source: str | Path) -> Path:
+    path = Path(source)
+    if path.exists():
+        return path
+    if len(path.parts) == 1 and not path.suffix:
+        error = unknown("Task", source, [*EMBEDDED, *KNOWN])
+        raise LabError(f"{error} Or give the path of a folder or file with JSON lines or CSV, or owner/name.")
+    raise FileNotFoundError(
+        f"{path} is not there: expected a folder with train.* and validation.*, or a file ({', '.join(SUFFIXES)})."
+    )
+
+
+TEXT_COLUMNS = (
+    ("sentence1", "sentence2"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("premise", "hypothesis"),
+    ("sentence",),
+    ("text",),
+)
+
+
+def _text_columns(part: Part, text: str | Sequence[str] | None, spec: TaskSpec | None) -> tuple[str, ...]:
+    if text is not None:
+        given = (text,) if isinstance(text, str) else tuple(text)
+        if not 1 <= len(given) <= 2:
+            raise LabError(f"text = {text!r}: expected one column, or two for pairs.")
+        return given
+    if spec and spec.text:
+        return spec.text
+    row = part.rows[0]
+    for columns in TEXT_COLUMNS:
+        if all(column in row for column in columns):
+            return columns
+    usual = ", ".join(" + ".join(columns) for columns in TEXT_COLUMNS)
+    raise LabError(
+        f"{part.place} has columns {', '.join(map(repr, row))}, none of them a usual name for text: expected {usual}. "
+        'Say which with text="column" or text=("first", "second").'
+    )
+
+
+def _slice(part: Part, seed: int, label: str) -> list[Part]:
+    train, evaluation = hold_out(part.rows, SLICE_OF_ONE_FILE, seed, label)
     if not evaluation:
-        raise ValueError(f"{place} holds {len(train)} rows: expected 2 or more, some to be judged on.")
-    return train, evaluation
+        raise LabError(f"{part.place} holds {len(part.rows)} rows: expected 2 or more, some to be judged on.")
+    return [part._replace(rows=train), part._replace(rows=evaluation)]
 
 
-def _short(place: str) -> str:
-    return "mismatched" if "mismatched" in place else place
+# -- fewer rows ------------------------------------------------------------------------------------------------
 
 
 def hold_out(
@@ -223,29 +291,23 @@ def few_shot(task: Task, examples: int = 30, seed: int = 0, per_class: int | Non
         positive("per_class", per_class)
         if task.regression:
             raise ValueError(f"per_class = {per_class} for {task.name!r}, a regression: expected examples instead.")
-    groups = _groups(task)
-    if examples < len(groups) and per_class is None:
-        raise ValueError(f"examples = {examples} for {len(groups)} classes: expected one of each at least.")
-    more = rng.sample(sorted(groups), examples % len(groups))
-    picked: list[int] = []
-    for value in sorted(groups):
-        wanted = per_class or examples // len(groups) + (value in more)
-        if wanted > len(groups[value]):
-            what = f"class {task.classes[value]!r}" if task.classes else "the task"
-            raise ValueError(
-                f"{wanted} examples of {what} were asked for, {task.name!r} has {len(groups[value])}: expected at most "
-                "these. Ask for fewer."
-            )
-        picked += rng.sample(groups[value], wanted)
-    return replace(task, train=[task.train[n] for n in sorted(picked)])
-
-
-def _groups(task: Task) -> dict[int, list[int]]:
-    """Row numbers by class; every class of the task is there."""
-    groups: dict[int, list[int]] = {n: [] for n in range(len(task.classes) or 1)}
+    groups: list[list[int]] = [[] for _ in task.classes or ("all",)]
     for n, row in enumerate(task.train):
         groups[row[task.label] if task.classes else 0].append(n)
-    return groups
+    if examples < len(groups) and per_class is None:
+        raise ValueError(f"examples = {examples} for {len(groups)} classes: expected one of each at least.")
+    more = rng.sample(range(len(groups)), examples % len(groups))
+    picked: list[int] = []
+    for number, members in enumerate(groups):
+        wanted = per_class or examples // len(groups) + (number in more)
+        if wanted > len(members):
+            what = f"class {task.classes[number]!r}" if task.classes else "the task"
+            raise ValueError(
+                f"{wanted} examples of {what} were asked for, {task.name!r} has {len(members)}: expected at most "
+                "these. Ask for fewer."
+            )
+        picked += rng.sample(members, wanted)
+    return replace(task, train=[task.train[n] for n in sorted(picked)])
 
 
 def subsample(task: Task, rows: int | None) -> Task:
@@ -253,182 +315,85 @@ def subsample(task: Task, rows: int | None) -> Task:
     if rows is None:
         return task
     positive("evaluation_rows", rows)
-
-    def some(given: Sequence[Any]) -> Sequence[Any]:
-        picked = sorted(random.Random(0).sample(range(len(given)), min(rows, len(given))))
-        return [given[n] for n in picked]
-
-    further = {name: some(part) for name, part in task.further.items()}
-    return replace(task, evaluation=some(task.evaluation), further=further)
+    further = {name: _sample(part, rows, 0) for name, part in task.further.items()}
+    return replace(task, evaluation=_sample(task.evaluation, rows, 0), further=further)
 
 
-# -- finding files -----------------------------------------------------------------------------------------
+def _sample(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
+    """So many rows, drawn by the seed, in their order; all where there are no more."""
+    picked = random.Random(seed).sample(range(len(rows)), min(count, len(rows)))
+    return [rows[n] for n in sorted(picked)]
 
 
-def data_root() -> Path:
-    """The folder of the embedded data: ADAMIX_LAB_DATA, or `data/` beside the package."""
-    named = os.environ.get(DATA_VARIABLE)
-    return Path(named) if named else Path(__file__).resolve().parents[2] / "data"
-
-
-def _on_hub(source: str | Path) -> bool:
-    """Whether a source is a name for the Hub: one of the table, or owner/name that is no path here."""
-    if not isinstance(source, str) or source in EMBEDDED:
-        return False
-    return source in KNOWN or (bool(HUB_ID.fullmatch(source)) and not Path(source).exists())
-
-
-def _locate(source: str | Path) -> Path:
-    if str(source) in EMBEDDED:
-        folder = data_root() / str(source)
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"{folder} is not there: expected the embedded task {source!r}. Clone the repository, or set "
-                f"{DATA_VARIABLE} to its data folder."
-            )
-        return folder
-    path = Path(source)
-    if path.exists():
-        return path
-    if len(path.parts) == 1 and not path.suffix:
-        error = unknown("Task", source, [*EMBEDDED, *KNOWN])
-        raise ValueError(f"{error} Or give the path of a folder or file with JSON lines or CSV, or owner/name.")
-    raise FileNotFoundError(
-        f"{path} is not there: expected a folder with train.* and validation.*, or a file ({', '.join(SUFFIXES)})."
-    )
-
-
-def _local_parts(path: Path, known: KnownTask | None) -> list[Part]:
-    files = _files(path, known.judged if known else ()) if path.is_dir() else [path]
-    return [(str(file), read_rows(file)) for file in files]
-
-
-def _files(folder: Path, judged: Sequence[str]) -> list[Path]:
-    """train, then the file to be judged on, then those of further splits that are there."""
-    train = _one(folder, "train")
-    first = judged[:1] or ("validation", "test")
-    names = [*first, *(name.removesuffix("_matched") for name in judged[:1])]
-    evaluation = next((path for name in names if (path := _one(folder, name))), None)
-    if train is None or evaluation is None:
-        there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
-        wanted = f"{names[-1]}.*" if judged else "validation.* (or test.*)"
-        raise FileNotFoundError(
-            f"{folder} holds {there}: expected train.* and {wanted}, ending in {', '.join(SUFFIXES)}."
-        )
-    return [train, evaluation, *(path for name in judged[1:] if (path := _one(folder, name)))]
-
-
-def _one(folder: Path, stem: str) -> Path | None:
-    paths = [folder / f"{stem}{suffix}" for suffix in SUFFIXES if (folder / f"{stem}{suffix}").is_file()]
-    if len(paths) > 1:
-        raise ValueError(
-            f"{folder} holds {', '.join(p.name for p in paths)}: expected one {stem} file. Remove the rest."
-        )
-    return paths[0] if paths else None
-
-
-def _hub_parts(
-    source: str,
-    known: KnownTask | None,
-    text: str | Sequence[str] | None,
-    label: str,
-    config: str | None,
-    revision: str | None,
-) -> tuple[list[Part], KnownTask | None, tuple[str, ...]]:
-    table = KNOWN.get(source)
-    if table is not None:
-        parts, _ = hub_rows(table.hub, table.config, table.judged, revision)
-        for row in (row for _, part in parts for row in part) if known else ():
-            row.update({ours: row[theirs] for theirs, ours in zip(table.hub_text, table.text, strict=False)})
-        return parts, known, known.text if known else _text_columns(parts[0][1][0], text, parts[0][0])
-    parts, names = hub_rows(source, config, (), revision)
-    columns = _text_columns(parts[0][1][0], text, parts[0][0])
-    named = KnownTask(source, config, columns, names[label]) if label in names else None
-    return parts, named, columns
-
-
-# -- columns -----------------------------------------------------------------------------------------------
-
-
-def _text_columns(row: Mapping[str, Any], text: str | Sequence[str] | None, place: str) -> tuple[str, ...]:
-    if text is not None:
-        given = (text,) if isinstance(text, str) else tuple(text)
-        if not 1 <= len(given) <= 2:
-            raise ValueError(f"text = {text!r}: expected one column, or two for pairs.")
-        return given
-    for columns in TEXT_COLUMNS:
-        if all(column in row for column in columns):
-            return columns
-    known = ", ".join(" + ".join(columns) for columns in TEXT_COLUMNS)
-    raise ValueError(
-        f"{place} has columns {', '.join(map(repr, row))}, none of them a usual name for text: expected {known}. "
-        'Say which with text="column" or text=("first", "second").'
-    )
-
-
-# -- The paper's language-understanding tasks as data: where they are, their columns, classes and metrics --
-#
-# Class names stand in the order of their numbers in `nyu-mll/glue`, and, for Subj and MPQA, in LM-BFF's files.
+# -- what is known of a task before its rows are read ------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class KnownTask:
+class TaskSpec:
     """What is known of a task before its rows are read.
 
     Attributes:
+        text: one column, or two for pairs; none: the usual names are looked for.
+        classes: names in the order of their numbers; none for a regression.
+        metrics: names in `adamix_lab.tasks.metrics`; the first is the one in the paper's Table 1.
+        judged: splits to be judged on, the one that stands for the task first (test labels of GLUE are not public);
+            none given: validation, else test.
+        bounds: of a regression's labels.
         hub: the data set's id on the Hub.
         config: of that data set.
-        text: one column, or two for pairs.
-        classes: names in the order of their numbers; empty for a regression.
-        metrics: names in `adamix_lab.tasks.metrics`; the first is the one in the paper's Table 1.
-        judged: splits to be judged on, the one that stands for the task first (test labels of GLUE are not public).
-        bounds: of a regression's labels.
         hub_text: the text columns' names on the Hub, where they differ.
         hub_classes: the classes in the Hub's order, where it differs.
     """
 
-    hub: str
-    config: str | None
-    text: tuple[str, ...]
-    classes: tuple[str, ...]
-    metrics: tuple[str, ...] = ("accuracy",)
-    judged: tuple[str, ...] = ("validation",)
+    text: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+    judged: tuple[str, ...] = ()
     bounds: tuple[float, float] | None = None
+    hub: str = ""
+    config: str | None = None
     hub_text: tuple[str, ...] = ()
     hub_classes: tuple[str, ...] = ()
 
 
-def _glue(config: str, text: tuple[str, ...], classes: tuple[str, ...], *metrics: str) -> KnownTask:
-    return KnownTask("nyu-mll/glue", config, text, classes, metrics or ("accuracy",))
-
+EMBEDDED = {"aspects": TaskSpec(("sentence",), ("negative", "positive"))}
+EMBEDDED_TEXTS = ("notices",)  # those with texts to write
 
 _PAIR = ("sentence1", "sentence2")
 _ENTAILMENT = ("entailment", "not_entailment")
+_GLUE = TaskSpec(metrics=("accuracy",), judged=("validation",), hub="nyu-mll/glue")
+_LM_BFF = TaskSpec(("sentence",), metrics=("accuracy",), judged=("test",), hub_text=("text",))
 
-KNOWN: dict[str, KnownTask] = {
-    "cola": _glue("cola", ("sentence",), ("unacceptable", "acceptable"), "matthews"),
-    "sst2": _glue("sst2", ("sentence",), ("negative", "positive")),
-    "mrpc": _glue("mrpc", _PAIR, ("not_equivalent", "equivalent"), "accuracy", "f1"),
-    "qqp": _glue("qqp", ("question1", "question2"), ("not_duplicate", "duplicate"), "accuracy", "f1"),
-    "stsb": KnownTask("nyu-mll/glue", "stsb", _PAIR, (), ("pearson", "spearman"), bounds=(0.0, 5.0)),
-    "mnli": KnownTask(
-        "nyu-mll/glue",
-        "mnli",
-        ("premise", "hypothesis"),
-        ("entailment", "neutral", "contradiction"),
+# The paper's tasks. Class names stand in the order of their numbers in `nyu-mll/glue`, and, for Subj and MPQA, in
+# LM-BFF's files.
+KNOWN: dict[str, TaskSpec] = {
+    "cola": replace(
+        _GLUE, config="cola", text=("sentence",), classes=("unacceptable", "acceptable"), metrics=("matthews",)
+    ),
+    "sst2": replace(_GLUE, config="sst2", text=("sentence",), classes=("negative", "positive")),
+    "mrpc": replace(
+        _GLUE, config="mrpc", text=_PAIR, classes=("not_equivalent", "equivalent"), metrics=("accuracy", "f1")
+    ),
+    "qqp": replace(
+        _GLUE,
+        config="qqp",
+        text=("question1", "question2"),
+        classes=("not_duplicate", "duplicate"),
+        metrics=("accuracy", "f1"),
+    ),
+    "stsb": replace(_GLUE, config="stsb", text=_PAIR, metrics=("pearson", "spearman"), bounds=(0.0, 5.0)),
+    "mnli": replace(
+        _GLUE,
+        config="mnli",
+        text=("premise", "hypothesis"),
+        classes=("entailment", "neutral", "contradiction"),
         judged=("validation_matched", "validation_mismatched"),
     ),
-    "qnli": _glue("qnli", ("question", "sentence"), _ENTAILMENT),
-    "rte": _glue("rte", _PAIR, _ENTAILMENT),
+    "qnli": replace(_GLUE, config="qnli", text=("question", "sentence"), classes=_ENTAILMENT),
+    "rte": replace(_GLUE, config="rte", text=_PAIR, classes=_ENTAILMENT),
     # SetFit/subj numbers its classes the other way round.
-    "subj": KnownTask(
-        "SetFit/subj",
-        None,
-        ("sentence",),
-        ("subjective", "objective"),
-        judged=("test",),
-        hub_text=("text",),
-        hub_classes=("objective", "subjective"),
+    "subj": replace(
+        _LM_BFF, hub="SetFit/subj", classes=("subjective", "objective"), hub_classes=("objective", "subjective")
     ),
-    "mpqa": KnownTask("jxm/mpqa", None, ("sentence",), ("negative", "positive"), judged=("test",), hub_text=("text",)),
+    "mpqa": replace(_LM_BFF, hub="jxm/mpqa", classes=("negative", "positive")),
 }

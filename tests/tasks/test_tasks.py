@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from adamix_lab.tasks import tasks
 from adamix_lab.tasks.tasks import data_root, hold_out, load_task
 
 ROWS = [{"sentence": f"sentence {n}", "label": n % 2, "aspect": "x"} for n in range(20)]
@@ -29,6 +30,20 @@ def test_embedded_data_may_lie_elsewhere(tmp_path, monkeypatch):
     assert data_root() == tmp_path
     with pytest.raises(FileNotFoundError, match="Clone the repository, or set ADAMIX_LAB_DATA"):
         load_task("aspects")
+
+
+def test_shipped_data_is_the_checkouts_or_what_a_wheel_installed(tmp_path, monkeypatch):
+    monkeypatch.delenv("ADAMIX_LAB_DATA", raising=False)
+    monkeypatch.setattr(tasks, "__file__", str(tmp_path / "adamix_lab" / "tasks" / "tasks.py"))
+    (tmp_path / "data").mkdir()  # another package's
+    assert data_root() == tmp_path / "adamix_lab" / "_data"
+    (tmp_path / "data" / "aspects").mkdir()
+    assert data_root() == tmp_path / "data"
+
+
+def test_the_embedded_task_by_another_label():
+    task = load_task("aspects", label="aspect")
+    assert len(task.classes) > 2 and set(task.classes) != {"negative", "positive"}
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
