@@ -1,38 +1,26 @@
-"""The paper's twelve claims as data: what each says, where, what is compared, and by which rule it is decided.
+"""The paper's twelve claims, and what results say of each: estimates of its parts, Holm over all, a verdict, a reason.
 
-Written before the runs that are judged by it; `RULES` has the rules in words.
+`data/paper/claims.yaml` has the claims and, in words, the rules by which they are decided; both were written before the
+runs that are judged by them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from adamix_lab.experiments.contrasts import Contrast, Side, minus
+from adamix_lab.analysis.statistics import Estimate, holm, t_interval
+from adamix_lab.experiments.contrasts import Budget, Contrast, OnTask, Scores, Side, mean_by_seed
+from adamix_lab.experiments.results import settings_of
+from adamix_lab.experiments.tables import read_paper
 
 SEEDS = 3  # fewer decide nothing
 MARGIN = 1.0  # points that count as alike: the paper's own seeds spread further on small tasks (Table 6)
 SIGNIFICANT = 0.05
 SMALL_BELOW = 10_000  # training rows
-# Training rows, as the data sets count them
-ROWS = {
-    "mnli": 392_702, "qnli": 104_743, "sst2": 67_349, "qqp": 363_846, "mrpc": 3_668, "cola": 8_551, "rte": 2_490,
-    "stsb": 5_749, "subj": 8_000, "mpqa": 8_606,
-}  # fmt: skip
-
-RULES = {
-    "above": "the mean over tasks of the difference, with its 95 % t-interval over seeds. It holds where the mean is "
-    f"above 0 and its p, corrected by Holm over all parts of all claims, is below {SIGNIFICANT}, and no single task is "
-    "below 0 (Holm over the tasks). It does not hold where all that is so the other way round. Anything else is not "
-    "decided.",
-    "alike": "it holds where the whole interval lies within the margin, does not hold where it lies outside. Only "
-    "tasks count on which both sides score above chance (the commonest label's share) by more than the margin.",
-    "not below": "it holds where the interval lies above minus the margin, does not hold where it lies below; tasks "
-    "count as under alike.",
-    "equal": "it holds where the counts of both are the same on every task: a fact that needs no seeds.",
-    "all": f"Fewer than {SEEDS} seeds decide nothing. A claim of several parts holds where all of them hold, and does "
-    "not hold where one does not. It is judged at equal steps and, where there are such runs, at equal compute.",
-}
+HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided by these runs"
 
 Rule = Literal["above", "alike", "not below", "equal"]
 Tasks = Literal["all", "small", "small against large"]
@@ -40,15 +28,14 @@ Tasks = Literal["all", "small", "small against large"]
 
 @dataclass(frozen=True)
 class Part:
-    """One thing that a claim says.
+    """One thing that a claim says; `claims.yaml` explains its rules.
 
     Attributes:
         says: it, in words.
         contrast: what is compared.
-        rule: see the module's text.
+        rule: by which it is decided.
         tasks: the mean is over all tasks, over those of few training rows, or the mean over those minus the mean
             over the others.
-        margin: of the rule, in points.
         most_steps: it is about a first side that may take so many times the steps of the second; it can fail only
             where it was given them.
         count: for "equal", the column that is counted.
@@ -58,7 +45,6 @@ class Part:
     contrast: Contrast
     rule: Rule = "above"
     tasks: Tasks = "all"
-    margin: float = 0.0
     most_steps: float | None = None
     count: str = ""
 
@@ -74,142 +60,216 @@ class Claim:
     remark: str = ""
 
 
-MERGED = Side("AdaMix")
+@dataclass(frozen=True)
+class Finding:
+    """What a part of a claim came to.
+
+    Attributes:
+        on: the tasks that count, each with its seeds.
+        estimate: of the mean over tasks; None where nothing could be compared.
+        adjusted: Holm's p over all parts of all claims; nan where the rule uses no p.
+    """
+
+    part: Part
+    verdict: str
+    why: str
+    on: tuple[OnTask, ...] = ()
+    estimate: Estimate | None = None
+    adjusted: float = math.nan
 
 
-def _strategy(name: str, **more: bool) -> Contrast:
-    return minus(MERGED, Side("AdaMix", name, **more))
+@dataclass(frozen=True)
+class Verdict:
+    """A claim's verdict at a budget, and why."""
+
+    claim: Claim
+    verdict: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def why(self) -> str:
+        """The reasons of its parts."""
+        return " ".join(f"({n}) {f.part.says}: {f.why}" for n, f in enumerate(self.findings, 1))
 
 
-def _gains(low: str, middle: str, high: str) -> Contrast:
-    """The gain from low to middle beyond the gain from middle to high."""
-    return Contrast(((2.0, Side(middle)), (-1.0, Side(low)), (-1.0, Side(high))))
+def read_claims() -> list[Claim]:
+    """The twelve claims."""
+    entries = read_paper("claims.yaml")["claims"]
+    return [Claim(**{**entry, "parts": tuple(_part(**part) for part in entry["parts"])}) for entry in entries]
 
 
-CLAIMS = (
-    Claim(
-        1,
-        "AdaMix, merged, beats the single module that it mixes, at equal inference cost",
-        "sections 1 and 4.2, Tables 1 and 2",
-        (Part("AdaMix is above one module of its kind", minus("AdaMix", "single")),),
-    ),
-    Claim(
-        2,
-        "AdaMix beats full fine-tuning",
-        "sections 1 and 4.2.1, Tables 1 and 2",
-        (Part("AdaMix is above full fine-tuning", minus("AdaMix", "full")),),
-    ),
-    Claim(
-        3,
-        "Merging beats random routing, fixed routing and the logit ensemble of four passes",
-        "section 4.3, Tables 7 and 14",
-        (
-            Part("merging is above the mean of random routing", _strategy("random")),
-            Part("merging is above the first expert alone", _strategy("fixed")),
-            Part("merging is above the ensemble of logits", _strategy("ensemble")),
-        ),
-    ),
-    Claim(
-        4,
-        "Merging sits above the mean of random routes and near their best",
-        "section 4.3, Figures 5 and 6",
-        (
-            Part("merging is above the mean of random routes", _strategy("random")),
-            Part(
-                f"merging is within {MARGIN:g} point of the best of a run's ten or more random draws, or above",
-                _strategy("random", best=True),
-                "not below",
-                margin=MARGIN,
-            ),
-        ),
-    ),
-    Claim(
-        5,
-        "Dropping consistency hurts, most on small data",
-        "section 4.3, Table 8",
-        (
-            Part("AdaMix is above AdaMix without consistency", minus("AdaMix", "no consistency")),
-            Part(
-                "by more on tasks of few training rows",
-                minus("AdaMix", "no consistency"),
-                tasks="small against large",
-            ),
-        ),
-    ),
-    Claim(
-        6,
-        "Dropping sharing hurts, most on small data, and slows convergence",
-        "section 4.3, Table 8, Figure 7",
-        (
-            Part("AdaMix is above AdaMix without sharing", minus("AdaMix", "no sharing")),
-            Part("by more on tasks of few training rows", minus("AdaMix", "no sharing"), tasks="small against large"),
-            Part(
-                "its training loss, averaged over the steps, is lower",
-                minus("AdaMix", "no sharing", measure="loss"),
-            ),
-        ),
-    ),
-    Claim(
-        7,
-        "The number of modules has diminishing returns; small data degrades at M = 8",
-        "section 4.3, Table 9",
-        (
-            Part("M = 4 is above M = 2", minus("AdaMix", "AdaMix M=2")),
-            Part("the gain from M = 2 to 4 is above that from 4 to 8", _gains("AdaMix M=2", "AdaMix", "AdaMix M=8")),
-            Part("on tasks of few rows, M = 4 is above M = 8", minus("AdaMix", "AdaMix M=8"), tasks="small"),
-        ),
-    ),
-    Claim(
-        8,
-        "The bottleneck's size improves the model, with diminishing returns",
-        "section 4.3, Tables 10 and 12",
-        (
-            Part("r = 16 is above r = 8", minus("AdaMix", "AdaMix r=8")),
-            Part(
-                "the gain from r = 8 to 16 is above that from 16 to 32", _gains("AdaMix r=8", "AdaMix", "AdaMix r=32")
-            ),
-        ),
-    ),
-    Claim(
-        9,
-        "Sharing the up- or the down-projection gives similar results",
-        "section 4.3, Table 11",
-        (Part(f"the two are within {MARGIN:g} point", minus("AdaMix", "share down"), "alike", margin=MARGIN),),
-    ),
-    Claim(
-        10,
-        "Inference cost and size equal one module's",
-        "sections 1 and 3.3",
-        (
-            Part(
-                "AdaMix, merged, answers with as many parameters beside the backbone as one module",
-                minus("AdaMix", "single"),
-                "equal",
-                count="inference",
-            ),
-        ),
-        "The paper's 444 times smaller than a full copy is arithmetic: 355 million by 0.8 million, RoBERTa-large.",
-    ),
-    Claim(
-        11,
-        "Training takes one to two times the iterations of standard parameter-efficient tuning",
-        "section 7",
-        (
-            Part(
-                f"with at most twice its steps AdaMix is at most {MARGIN:g} point below one module",
-                minus("AdaMix", "single"),
-                "not below",
-                margin=MARGIN,
-                most_steps=2.0,
-            ),
-        ),
-        "An AdaMix step has two views and costs about twice the operations: the table of costs has both.",
-    ),
-    Claim(
-        12,
-        "With 30 labelled examples, prompt-based, AdaMix beats full prompt fine-tuning",
-        "section 4.2.3, Table 6",
-        (Part("AdaMix is above full fine-tuning on few examples", minus("AdaMix", "full", few_shot=True)),),
-        "Runs whose backbone has no masked-LM head train a new head instead of answering with words: another setting.",
-    ),
-)
+def _part(
+    says: str,
+    contrast: dict[str, float],
+    measure: Literal["score", "loss"] = "score",
+    few_shot: bool = False,
+    **more: Any,
+) -> Part:
+    terms = tuple((float(weight), Side.named(name)) for name, weight in contrast.items())
+    return Part(says, Contrast(terms, measure, few_shot), **more)
+
+
+def read_rules() -> list[str]:
+    """The rules in words, a line each; the last is about all of them."""
+    rules: dict[str, str] = read_paper("claims.yaml")["rules"]
+    return [text if name == "all" else f"{name}: {text}" for name, text in rules.items()]
+
+
+# -- deciding ---------------------------------------------------------------------------------------------
+
+
+def verdicts_of(scores: Scores, budget: Budget = "steps") -> list[Verdict]:
+    """The verdicts on all claims at one budget."""
+    claims, sizes = read_claims(), training_rows(scores)
+    found = [[_estimate(part, scores, budget, sizes) for part in claim.parts] for claim in claims]
+    tests = {  # two claims may rest on one comparison: it counts once
+        (each.part.contrast, each.part.tasks): each.estimate.p
+        for findings in found
+        for each in findings
+        if each.estimate is not None and each.part.rule == "above"
+    }
+    adjusted = dict(zip(tests, holm(list(tests.values())), strict=True))
+    verdicts = []
+    for claim, findings in zip(claims, found, strict=True):
+        decided = tuple(
+            _decide(replace(f, adjusted=adjusted.get((f.part.contrast, f.part.tasks), math.nan)), scores, len(tests))
+            if f.estimate
+            else f
+            for f in findings
+        )
+        verdicts.append(Verdict(claim, overall([each.verdict for each in decided]), decided))
+    return verdicts
+
+
+def overall(verdicts: Sequence[str]) -> str:
+    """Of several parts: fails where one does, holds where all do."""
+    if FAILS in verdicts:
+        return FAILS
+    return HOLDS if all(verdict == HOLDS for verdict in verdicts) else OPEN
+
+
+def training_rows(scores: Scores) -> dict[str, int]:
+    """Training rows a task: the sample that its runs took, or what the data set has; unknown tasks are left out."""
+    sizes = {}
+    for task, rows in read_paper("claims.yaml")["training_rows"].items():
+        samples = [sample for sample in settings_of(scores.results, "rows", task) if isinstance(sample, int)]
+        sizes[task] = min([rows, *samples])
+    return sizes
+
+
+def _estimate(part: Part, scores: Scores, budget: Budget, sizes: Mapping[str, int]) -> Finding:
+    """The part's estimate, or why there is none."""
+    if part.rule == "equal":
+        return _equal(part, scores)
+    nothing = Finding(part, OPEN, "")
+    small = {task for task, rows in sizes.items() if rows < SMALL_BELOW}
+    tasks = [task for task in scores.tasks(part.contrast.few_shot) if part.tasks != "small" or task in small]
+    on = tuple(each for task in tasks if (each := scores.on_task(part.contrast, task, budget)).by_seed)
+    if not on:
+        absent = list(dict.fromkeys(side for task in tasks for side in scores.absent(part.contrast, task, budget)))
+        return replace(nothing, why=f"not run: {', '.join(absent)}." if absent else "no runs of that kind.")
+    most = max(len(each.by_seed) for each in on)
+    if most < SEEDS:
+        why = f"{most} seed{'s' if most > 1 else ''} in pairs, and fewer than {SEEDS} decide nothing."
+        return replace(nothing, why=why, on=on)
+    on = tuple(each for each in on if len(each.by_seed) >= SEEDS)
+    if part.rule != "above":  # two that learned nothing are alike, too
+        on = tuple(each for each in on if scores.learned(part.contrast, each.task, budget, MARGIN))
+        if not on:
+            return replace(nothing, why="no task is known to have been learned: scores above chance, with predictions.")
+    seeds = mean_by_seed(on)
+    first, second = on, ()
+    if part.tasks == "small against large":
+        first = tuple(each for each in on if each.task in small)
+        second = tuple(each for each in on if each.task in sizes and each.task not in small)
+        if not (first and second):
+            named = ", ".join(each.task for each in on)
+            return replace(
+                nothing, why=f"tasks of few and of many training rows are needed, and these are {named}.", on=on
+            )
+    if len(seeds) < SEEDS:
+        why = f"the tasks have {len(seeds)} seeds in common, fewer than {SEEDS}."
+        return replace(nothing, why=why, on=on)
+    plus, less = mean_by_seed(first), mean_by_seed(second)
+    return replace(nothing, on=on, estimate=t_interval([plus[seed] - less.get(seed, 0.0) for seed in seeds]))
+
+
+def _decide(finding: Finding, scores: Scores, comparisons: int) -> Finding:
+    part, estimate = finding.part, finding.estimate
+    if estimate is None:
+        return finding
+    verdict, why = _above(finding, estimate, comparisons) if part.rule == "above" else _within(part, estimate)
+    if part.most_steps is not None and verdict != OPEN:
+        verdict, why = _limit_by_steps(finding, part.most_steps, scores, verdict, why)
+    digits, unit = (3, "nats") if part.contrast.measure == "loss" else (1, "points")
+    interval = f"({estimate.low:+.{digits}f} to {estimate.high:+.{digits}f})"
+    tasks = f"({', '.join(each.task for each in finding.on)}; {estimate.number} seeds)"
+    return replace(finding, verdict=verdict, why=f"{estimate.mean:+.{digits}f} {unit} {interval} {tasks}; {why}")
+
+
+def _above(finding: Finding, estimate: Estimate, comparisons: int) -> tuple[str, str]:
+    if math.isnan(estimate.p):
+        return OPEN, "every seed gives the same number, so there is no spread to judge by."
+    corrected = f"corrected for {comparisons} comparisons, p = {finding.adjusted:.2g}"
+    if finding.adjusted >= SIGNIFICANT:
+        bare = "; before the correction it would be" if estimate.p < SIGNIFICANT else ""
+        return OPEN, f"{corrected}: not told from 0{bare}."
+    on = finding.on if finding.part.tasks != "small against large" else ()
+    single = [each.estimate for each in on]
+    against = [
+        each.task
+        for each, own, p in zip(on, single, holm([own.p for own in single]), strict=True)
+        if own.mean * estimate.mean < 0 and p < SIGNIFICANT
+    ]
+    if against:
+        return OPEN, f"the tasks disagree: {', '.join(against)} goes the other way."
+    return (HOLDS if estimate.mean > 0 else FAILS), f"{corrected}."
+
+
+def _within(part: Part, estimate: Estimate) -> tuple[str, str]:
+    margin = f"the margin of {MARGIN:g} point."
+    if estimate.low > -MARGIN and (part.rule == "not below" or estimate.high < MARGIN):
+        return HOLDS, f"the interval keeps to {margin}"
+    if estimate.high < -MARGIN or (part.rule == "alike" and estimate.low > MARGIN):
+        return FAILS, f"the interval lies outside {margin}"
+    return OPEN, f"the interval reaches across {margin}"
+
+
+def _limit_by_steps(finding: Finding, most: float, scores: Scores, verdict: str, why: str) -> tuple[str, str]:
+    """What was given in steps limits what the verdict may be."""
+    table = scores.results.table
+    here = table[(table["compute"] == "steps") & table["task"].isin([each.task for each in finding.on])]
+    first, second = (
+        here.loc[here["variant"] == scores.variant(side.variant), "steps"] for _, side in finding.part.contrast.terms
+    )
+    ratio = float(first.max() / second.min()) if len(first) and len(second) else math.nan
+    given = f" AdaMix took {ratio:.2g} times the steps."
+    if verdict == FAILS and not ratio >= most:
+        return OPEN, f"{why}{given} Runs with {most:g} times the steps were not made."
+    if verdict == HOLDS and ratio > most:
+        return OPEN, f"{why}{given} That is more than the claim is about."
+    return verdict, why + given
+
+
+def _equal(part: Part, scores: Scores) -> Finding:
+    table = scores.results.table[scores.results.table["examples"] == 0]
+    counts = []
+    for _, side in part.contrast.terms:
+        own = table[table["variant"] == scores.variant(side.variant)]
+        if not len(own):
+            return Finding(part, OPEN, f"not run: {side}.")
+        counts.append({task: sorted({*map(int, values)}) for task, values in own.groupby("task")[part.count]})
+    first, second = counts
+    tasks = [task for task in first if task in second]
+    if not tasks:
+        return Finding(part, OPEN, "no task has both.")
+    for task in tasks:
+        if first[task] != second[task] or len(first[task]) > 1:
+            return Finding(part, FAILS, f"on {task} they are {listed(first[task])} against {listed(second[task])}.")
+    numbers = sorted({first[task][0] for task in tasks})
+    return Finding(part, HOLDS, f"{listed(numbers)} on {', '.join(tasks)}.")
+
+
+def listed(numbers: Sequence[int]) -> str:
+    """`1,000 or 2,000`."""
+    return " or ".join(f"{number:,}" for number in numbers)

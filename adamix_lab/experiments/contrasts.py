@@ -7,18 +7,21 @@ Scores count in points (metrics times 100), training losses in nats.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from adamix_lab.analysis.statistics import Estimate, paired_bootstrap, t_interval
 from adamix_lab.experiments.results import Results, variant_called
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 Budget = Literal["steps", "compute"]
+BUDGETS: tuple[Budget, ...] = ("steps", "compute")
 DRAWS_FOR_BEST = 10  # random draws a run needs before the best of them means something
 REFERENCE = "AdaMix"  # its operations are what "equal compute" means, so its own rows serve both budgets
 
@@ -34,12 +37,15 @@ class Side:
     strategy: str = "merged"
     best: bool = False
 
+    @classmethod
+    def named(cls, name: str) -> Side:
+        """The side that `str` writes like that: "AdaMix", "AdaMix, random", "AdaMix, random, best draw"."""
+        variant, *more = name.split(", ")
+        return cls(variant, *more[:1], best=more[1:] == ["best draw"])
+
     def __str__(self) -> str:
         shown = self.variant if self.strategy == "merged" else f"{self.variant}, {self.strategy}"
         return f"{shown}, best draw" if self.best else shown
-
-
-Terms = tuple[tuple[float, Side], ...]
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class Contrast:
         metric: another metric than the task's primary one.
     """
 
-    terms: Terms
+    terms: tuple[tuple[float, Side], ...]
     measure: Literal["score", "loss"] = "score"
     few_shot: bool = False
     metric: str | None = None
@@ -92,32 +98,30 @@ class OnTask:
         return t_interval(list(self.by_seed.values()))
 
 
+def mean_by_seed(on: Sequence[OnTask]) -> dict[int, float]:
+    """The mean over tasks for each seed that all of them have."""
+    seeds = sorted(set.intersection(*(set(each.by_seed) for each in on))) if on else []
+    return {seed: float(np.mean([each.by_seed[seed] for each in on])) for seed in seeds}
+
+
 class Scores:
     """The results, looked up by what a contrast names."""
 
     def __init__(self, results: Results) -> None:
         self.results = results
-        table = results.table
+        table = results.table.assign(few=results.table["examples"] > 0)
         primary = table[table["primary"]]
         self.primary: dict[str, str] = dict(zip(primary["task"], primary["metric"], strict=True))
-        self._named: dict[str, str | None] = {}
-        self._cells: dict[tuple[Any, ...], dict[int, list[tuple[str, float]]]] = defaultdict(lambda: defaultdict(list))
-        names = ("task", "variant", "strategy", "compute", "examples", "metric", "seed", "run", "value")
-        for task, variant, strategy, compute, examples, metric, seed, run, value in zip(
-            *(table[name] for name in names), strict=True
-        ):
-            key = (task, variant, strategy, compute, examples > 0, metric)
-            self._cells[key][int(seed)].append((run, float(value)))
-        self._runs: dict[tuple[Any, ...], list[tuple[str, int]]] = defaultdict(list)
+        of_cell = ["task", "variant", "strategy", "compute", "few", "metric"]
+        self._cells: dict[Any, DataFrame] = dict(iter(table.groupby(of_cell, sort=False)))
         runs = table.drop_duplicates("run")
-        for run, task, variant, compute, examples, seed in zip(
-            *(runs[name] for name in ("run", "task", "variant", "compute", "examples", "seed")), strict=True
-        ):
-            self._runs[task, variant, compute, examples > 0].append((run, int(seed)))
+        self._runs: dict[Any, DataFrame] = dict(iter(runs.groupby(["task", "variant", "compute", "few"], sort=False)))
+        self._none = table.iloc[:0]
+        self._named: dict[str, str | None] = {}
 
     def tasks(self, few_shot: bool = False) -> list[str]:
         """The tasks that were run on all rows, or on few."""
-        return list(dict.fromkeys(key[0] for key in self._cells if key[4] == few_shot))
+        return list(dict.fromkeys(task for task, *_, few, _ in self._cells if few == few_shot))
 
     def variant(self, name: str) -> str | None:
         """The variant that a name means."""
@@ -128,44 +132,29 @@ class Scores:
     # -- one side -----------------------------------------------------------------------------------------
 
     def cell(
-        self,
-        task: str,
-        side: Side,
-        budget: Budget = "steps",
-        few_shot: bool = False,
-        metric: str | None = None,
-    ) -> dict[int, list[tuple[str, float]]]:
-        """(run, value) pairs by seed; several for random draws. Empty where there are none."""
+        self, task: str, side: Side, budget: Budget = "steps", few_shot: bool = False, metric: str | None = None
+    ) -> DataFrame:
+        """The results' rows of one side, several a seed for random draws; empty where there are none."""
         variant = self.variant(side.variant)
-        named = metric or self.primary.get(task)
-        found = self._cells.get((task, variant, side.strategy, budget, few_shot, named), {})
-        if not found and budget == "compute" and variant == REFERENCE:
+        key = (task, variant, side.strategy, budget, few_shot, metric or self.primary.get(task))
+        if key not in self._cells and budget == "compute" and variant == REFERENCE:
             return self.cell(task, side, "steps", few_shot, metric)
-        return found
+        return self._cells.get(key, self._none)
 
     def by_seed(self, task: str, side: Side, contrast: Contrast, budget: Budget) -> dict[int, float]:
         """One number a seed, in points or nats."""
         if contrast.measure == "loss":
-            return self._losses(task, side, budget, contrast.few_shot)
-        cells = self.cell(task, side, budget, contrast.few_shot, contrast.metric)
-        if side.best:
-            cells = {seed: pairs for seed, pairs in cells.items() if len(pairs) >= DRAWS_FOR_BEST}
-        take = max if side.best else np.mean
-        return {seed: 100 * float(take([value for _, value in pairs])) for seed, pairs in cells.items()}
-
-    def _losses(self, task: str, side: Side, budget: Budget, few_shot: bool) -> dict[int, float]:
-        variant = self.variant(side.variant)
-        runs = self._runs.get((task, variant, budget, few_shot), [])
-        return {seed: -self._mean_loss[run] for run, seed in runs if run in self._mean_loss}
+            runs = self._runs.get((task, self.variant(side.variant), budget, contrast.few_shot), self._none)
+            return {seed: -self._mean_loss[run] for seed, run in zip(runs["seed"], runs["run"], strict=True)
+                    if run in self._mean_loss}  # fmt: skip
+        draws = self.cell(task, side, budget, contrast.few_shot, contrast.metric).groupby("seed")["value"]
+        found = draws.max()[draws.size() >= DRAWS_FOR_BEST] if side.best else draws.mean()
+        return {int(seed): 100 * float(value) for seed, value in found.items()}
 
     @cached_property
     def _mean_loss(self) -> dict[str, float]:
         curves = self.results.curves
-        if curves is None:
-            return {}
-        own = "task_loss" if "task_loss" in curves.columns and curves["task_loss"].notna().any() else "loss"
-        found = curves.groupby("run")[own].mean()
-        return dict(zip(found.index, found, strict=True))
+        return {} if curves is None else curves.groupby("run")[task_loss(curves)].mean().to_dict()
 
     # -- a contrast -----------------------------------------------------------------------------------------
 
@@ -173,8 +162,7 @@ class Scores:
         """The contrast's value for each seed that every side has; with `bootstrap`, its interval over examples."""
         sides = [(weight, self.by_seed(task, side, contrast, budget)) for weight, side in contrast.terms]
         seeds = sorted(set.intersection(*(set(values) for _, values in sides)))
-        values = {seed: sum(weight * own[seed] for weight, own in sides) for seed in seeds}
-        found = OnTask(task, values)
+        found = OnTask(task, {seed: sum(weight * own[seed] for weight, own in sides) for seed in seeds})
         return replace(found, rows=self._over_rows(contrast, task, budget, seeds)) if bootstrap and seeds else found
 
     def absent(self, contrast: Contrast, task: str, budget: Budget = "steps") -> list[str]:
@@ -188,7 +176,7 @@ class Scores:
         """
         if self.primary.get(task) in ("matthews", "pearson", "spearman"):
             return 0.0
-        runs = {run for key, pairs in self._runs.items() if key[0] == task for run, _ in pairs}
+        runs = {run for key, own in self._runs.items() if key[0] == task for run in own["run"]}
         labels = next((answer[0] for (run, _), answer in self._answers.items() if run in runs), None)
         if labels is None or self.primary.get(task) != "accuracy":
             return None
@@ -205,20 +193,19 @@ class Scores:
     ) -> tuple[float, float] | None:
         if [weight for weight, _ in contrast.terms] != [1.0, -1.0] or contrast.measure != "score":
             return None
-        metric = contrast.metric or self.primary[task]
-        pairs, labels = [], None
+        labels, predictions = None, []  # of the first side, then of the second, seed by seed
         for seed in seeds:
-            answers = []
             for _, side in contrast.terms:
-                runs = self.cell(task, side, budget, contrast.few_shot, contrast.metric)[seed]
-                own = self._answers.get((runs[0][0], side.strategy)) if len(runs) == 1 else None
+                rows = self.cell(task, side, budget, contrast.few_shot, contrast.metric)
+                runs = list(rows.loc[rows["seed"] == seed, "run"])
+                own = self._answers.get((runs[0], side.strategy)) if len(runs) == 1 else None
                 if own is None or (labels is not None and not np.array_equal(labels, own[0])):
                     return None
                 labels = own[0]
-                answers.append(own[1])
-            pairs.append((answers[0], answers[1]))
+                predictions.append(own[1])
+        pairs = list(zip(predictions[::2], predictions[1::2], strict=True))
         try:
-            low, high = paired_bootstrap(metric, pairs, labels)
+            low, high = paired_bootstrap(contrast.metric or self.primary[task], pairs, labels)
         except KeyError:  # a metric that is not made of rows
             return None
         return 100 * low, 100 * high
@@ -226,11 +213,15 @@ class Scores:
     @cached_property
     def _answers(self) -> dict[tuple[str, str], tuple[Any, Any]]:
         """(labels, predictions) by run and strategy, in the order of rows; those with a row twice are left out."""
-        table = self.results.predictions
-        if table is None:
+        if (table := self.results.predictions) is None:
             return {}
-        found = {}
-        for key, part in table.sort_values("row").groupby(["run", "strategy"]):
-            if not part["row"].duplicated().any():
-                found[key] = (part["label"].to_numpy(float), part["prediction"].to_numpy(float))
-        return found
+        return {
+            key: (part["label"].to_numpy(float), part["prediction"].to_numpy(float))
+            for key, part in table.sort_values("row").groupby(["run", "strategy"])
+            if not part["row"].duplicated().any()
+        }
+
+
+def task_loss(curves: DataFrame) -> str:
+    """The column of a run's curve that holds the loss of the task: without consistency, where it was logged apart."""
+    return "task_loss" if "task_loss" in curves.columns and curves["task_loss"].notna().any() else "loss"

@@ -1,35 +1,51 @@
-"""The report of a results folder: verdicts on the paper's claims, its tables beside ours, figures, costs."""
+"""The report of a results folder: verdicts on the paper's claims, its tables beside ours, figures, costs.
+
+`data/paper/report.md` is its text; here is what is filled in. The HTML file is that text with the pictures inside.
+"""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from adamix_lab.analysis.statistics import Estimate
+import numpy as np
+
+from adamix_lab.analysis.plots import Picture, save_figure
+from adamix_lab.analysis.statistics import Estimate, format_interval, holm, t_interval
 from adamix_lab.core.files import write_text
-from adamix_lab.experiments.claims import MARGIN, RULES, SEEDS, SIGNIFICANT
-from adamix_lab.experiments.contrasts import Scores
-from adamix_lab.experiments.document import Block, Bullets, Grid, Heading, Paragraph, write_report
-from adamix_lab.experiments.figures import figures
-from adamix_lab.experiments.measured import BUDGETS, Measured, columns_of, detail_rows, measure
-from adamix_lab.experiments.overview import absolute, costs, provenance, what_was_run
-from adamix_lab.experiments.results import read_results
-from adamix_lab.experiments.tables import TABLES, Table
-from adamix_lab.experiments.verdicts import Verdict, judge
+from adamix_lab.experiments.batched import why_alone
+from adamix_lab.experiments.claims import SIGNIFICANT, Verdict, listed, read_rules, verdicts_of
+from adamix_lab.experiments.contrasts import BUDGETS, REFERENCE, OnTask, Scores, mean_by_seed
+from adamix_lab.experiments.figures import FIGURES
+from adamix_lab.experiments.grid import Run
+from adamix_lab.experiments.results import (
+    Results,
+    missing_seeds,
+    read_results,
+    settings_of,
+    several_runs,
+    tasks_of,
+    variant_called,
+)
+from adamix_lab.experiments.tables import Table, read_paper, read_tables
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
 
 NOT_RUN = "not run"
-HOW = (
-    "Differences are in points (metrics times 100) and between runs of the same seed, task by task; brackets are 95 % "
-    "t-intervals over seeds, n their number. A star marks p < 0.05 after Holm's correction over all tasks and lines of "
-    "the table and budget. Intervals over examples (paired bootstrap of 1,000 draws, the same rows for both sides and "
-    "all seeds) are in differences.csv: they say how far other test rows would move it, intervals over seeds how far "
-    "other runs would. The paper's numbers come from other backbones, trained for longer: signs and rough sizes "
-    "compare, absolute numbers do not.",
-    "Equal steps: both sides took as many optimiser steps; an AdaMix step has two views and costs about twice the "
-    "operations. Equal compute: the other side trained with as many operations as AdaMix's steps took.",
-)
+COLUMNS = (
+    "table", "comparison", "column", "task", "budget", "paper", "difference", "seeds", "low", "high",
+    "low_over_examples", "high_over_examples", "p", "on",
+)  # fmt: skip
+COSTS = [
+    "variant", "trained", "stored", "at inference", "steps", "training seconds", "training operations",
+    "evaluation seconds",
+]  # fmt: skip
 
 
 def report(folder: Path, out: Path | None = None, say: Callable[[str], None] = print) -> list[Verdict]:
@@ -44,52 +60,152 @@ def report(folder: Path, out: Path | None = None, say: Callable[[str], None] = p
     """
     results = read_results(folder)
     scores, out = Scores(results), out or folder / "report"
-    verdicts, by_compute = judge(scores), judge(scores, "compute")
-    measured = {table.name: measure(table, scores, results.predictions is not None) for table in TABLES}
-    blocks: list[Block] = [
-        Heading("What was run"), what_was_run(results), Bullets(provenance(results)),
-        Heading("The paper's claims"), _verdicts(verdicts, by_compute),
-        Paragraph("The rules, written before the runs (adamix_lab/experiments/claims.py):"), Bullets(_rules()),
-        Heading("The paper's tables, as differences between variants"), *(Paragraph(text) for text in HOW),
-    ]  # fmt: skip
-    for table in TABLES:
-        blocks += [Heading(f"{table.name}. {table.title}", 3), _beside(table, measured[table.name], scores)]
-        blocks += [Paragraph(table.remark)] if table.remark else []
-    blocks += [Heading("The paper's figures"), *figures(scores)]
-    blocks += [Heading("Scores"), absolute(scores), Heading("Costs"), costs(results)]
-    paths = write_report(blocks, out, "The paper's claims, measured here")
-    _write_csv(out / "differences.csv", [row for table in TABLES for row in detail_rows(table, measured[table.name])])
-    _write_csv(out / "verdicts.csv", _verdict_rows(verdicts, by_compute))
+    verdicts, by_compute = verdicts_of(scores), verdicts_of(scores, "compute")
+    tables = read_tables()
+    found = differences(tables, scores, bootstrap=results.predictions is not None)
+    pictures = {number: picture for number, draw in FIGURES.items() if (picture := draw(scores))}
+    text = read_paper("report.md").format(
+        runs=grid(what_was_run(results)),
+        provenance=bullets(provenance(results)),
+        verdicts=grid(verdict_table(verdicts, by_compute)),
+        rules=bullets(read_rules()),
+        tables="\n\n".join(table_section(table, scores, found) for table in tables),
+        figures="\n\n".join(figure_section(number, pictures.get(number)) for number in FIGURES),
+        scores=grid(absolute(scores)),
+        costs=grid(costs(results)),
+    )
+    for number, picture in pictures.items():
+        save_figure(picture.figure, out / f"figure{number}.png", picture.alt)
+    write_text(out / "report.md", text)
+    write_text(out / "report.html", to_html(text, pictures))
+    frames = {"differences": found.drop(columns="on"), "verdicts": verdict_details(verdicts, by_compute)}
+    for name, frame in frames.items():
+        write_text(out / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))
     for verdict in verdicts:
         say(f"{verdict.claim.number:>2}. {verdict.claim.says}: {verdict.verdict}")
-    say(f"written: {paths[0]}, {paths[1]}")
+    say(f"written: {out / 'report.md'}, {out / 'report.html'}")
     return verdicts
 
 
-def _rules() -> list[str]:
-    named = {name: text for name, text in RULES.items() if name != "all"}
-    return [f"{name}: {text}" for name, text in named.items()] + [RULES["all"]]
-
-
-def _verdicts(verdicts: Sequence[Verdict], by_compute: Sequence[Verdict]) -> Grid:
-    rows = []
-    for steps, compute in zip(verdicts, by_compute, strict=True):
-        claim = steps.claim
-        rows.append(
-            [
-                f"{claim.number}",
-                claim.says,
-                claim.source,
-                steps.verdict,
-                _at_compute(compute),
-                f"{steps.why} {claim.remark}",
-            ]
-        )
-    heads = ("", "claim", "where", "at equal steps", "at equal compute", "why (at equal steps)")
-    caption = (
-        f"Verdicts: at least {SEEDS} seeds, p < {SIGNIFICANT} after Holm's correction, margins of {MARGIN:g} point."
+def grid(frame: DataFrame) -> str:
+    """A table in Markdown; what stands in a cell is text, never markup."""
+    rows = [frame.columns, ["---"] * len(frame.columns), *frame.to_numpy()]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in row) + " |" for row in rows
     )
-    return Grid(heads, rows, caption)
+
+
+def bullets(lines: Iterable[str]) -> str:
+    """A list in Markdown."""
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def figure_section(number: int, picture: Picture | None) -> str:
+    """A figure of the paper: what the paper says of it, and ours."""
+    said = [row["says"] for row in read_paper("figures.csv") if row["figure"] == str(number)]
+    alt = picture.alt.replace("[", "(").replace("]", ")") if picture else ""
+    shown = f"![{alt}](figure{number}.png)" if picture else "Here: not run."
+    return f"### Figure {number}\n\nThe paper: {'; '.join(said)}.\n\n{shown}"
+
+
+def to_html(text: str, pictures: Mapping[int, Picture]) -> str:
+    """The report as one HTML page: the paragraph before a table is its caption, pictures are inside."""
+    from markdown_it import MarkdownIt
+
+    body = MarkdownIt("js-default").render(text)  # "js-default": with tables, and HTML in the text is only text
+    body = re.sub(r"<p>([^\n]*)</p>\n<table>", r"<table>\n<caption>\1</caption>", body)
+    body = re.sub(r"<tr>\n<td>(.*?)</td>", r'<tr>\n<th scope="row">\1</th>', body).replace("<th>", '<th scope="col">')
+    for number, picture in pictures.items():
+        body = re.sub(rf'<img src="figure{number}\.png"[^>]*>', lambda _, shown=picture: shown.html(), body)
+    page: str = read_paper("report.html")
+    return page.replace("{report}", body)
+
+
+# -- what was run -----------------------------------------------------------------------------------------
+
+
+def what_was_run(results: Results) -> DataFrame:
+    """Variants by task: seeds and steps; the variants that the claims need and nobody ran are listed as not run."""
+    import pandas as pd
+
+    runs = results.table.drop_duplicates("run")
+    few = runs["examples"].map(lambda examples: f", {examples} examples" if examples else "")
+    runs = runs.assign(budget="equal " + runs["compute"] + few)
+    cells = {
+        key: f"{own['seed'].nunique()} seeds x {listed(sorted(set(own['steps'])))} steps"
+        for key, own in runs.groupby(["variant", "budget", "task"], sort=False)
+    }
+    wanted = read_paper("claims.yaml")["wanted"]
+    absent = {(name, "", ""): NOT_RUN for name in wanted if variant_called(results, name) is None}
+    return by_task(pd.Series({**cells, **absent}), ["variant", "budget"], tasks_of(results))
+
+
+def by_task(cells: Series[Any], names: Sequence[str], tasks: Sequence[str]) -> DataFrame:
+    """Cells whose last index is the task as a table with a column a task; what is not there was not run."""
+    import pandas as pd
+
+    long = cells.rename_axis([*names, "task"]).rename("cell").reset_index()
+    wide = long.pivot_table(index=list(names), columns="task", values="cell", aggfunc="first", sort=False)
+    return wide.reindex(columns=pd.Index(tasks)).fillna(NOT_RUN).reset_index()
+
+
+def provenance(results: Results) -> list[str]:
+    """What a reader must know: devices, versions, dates, settings, and what is missing."""
+    table = results.table
+    days = sorted(str(value)[:10] for value in table["date"])
+    dates = days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
+    versions = [_versions(text) for text in dict.fromkeys(table["versions"])]
+    lines = [f"Devices: {_several(table['device'])}. Finished: {dates}.", f"Versions: {' | '.join(versions)}."]
+    for name in ("backbone", "batch_size", "max_length", "rows", "top_blocks"):
+        if values := settings_of(results, name):
+            lines.append(f"{name.replace('_', ' ')}: {_several(values)}.")
+    own = table[table["variant"] == variant_called(results, REFERENCE)]
+    shape = sorted({(int(m), int(r)) for m, r in zip(own["experts"], own["size"], strict=True)})
+    if shape and shape != [(4, 16)]:
+        lines.append(f"{REFERENCE} has (experts, size) {shape}, not (4, 16), which claims 7 and 8 are worded for.")
+    lines += alone_of(results)
+    return [*lines, *results.notes, *missing_seeds(results), *several_runs(results)]
+
+
+def alone_of(results: Results) -> list[str]:
+    """Which variants no set of runs that trains as one program can hold, and why, in one line; none where all can."""
+    reasons = []
+    for variant, own in results.table.groupby("variant", sort=False):
+        try:
+            settings = json.loads(own["settings"].iloc[0])
+            why = why_alone(Run.of({name: value for name, value in settings.items() if name != "format"}))
+        except (TypeError, ValueError, AttributeError):
+            continue
+        reasons += [f"{variant} ({why})"] if why else []
+    return [f"Trained one by one even where --together was given: {'; '.join(reasons)}."] if reasons else []
+
+
+def _versions(text: str) -> str:
+    try:
+        found = dict(json.loads(text))
+    except (TypeError, ValueError):
+        return str(text)
+    shown = {name: found[name] for name in ("adamix-lab", "torch", "transformers", "python") if name in found} or found
+    return ", ".join(f"{name} {value}" for name, value in shown.items())
+
+
+def _several(values: Iterable[Any]) -> str:
+    return ", ".join("all" if value is None else str(value) for value in dict.fromkeys(values))
+
+
+# -- the claims -------------------------------------------------------------------------------------------
+
+
+def verdict_table(verdicts: Sequence[Verdict], by_compute: Sequence[Verdict]) -> DataFrame:
+    """A row a claim."""
+    import pandas as pd
+
+    rows = [
+        (str(v.claim.number), v.claim.says, v.claim.source, v.verdict, _at_compute(c), f"{v.why} {v.claim.remark}")
+        for v, c in zip(verdicts, by_compute, strict=True)
+    ]
+    heads = ["", "claim", "where", "at equal steps", "at equal compute", "why (at equal steps)"]
+    return pd.DataFrame(rows, columns=heads)
 
 
 def _at_compute(verdict: Verdict) -> str:
@@ -100,48 +216,85 @@ def _at_compute(verdict: Verdict) -> str:
     return verdict.verdict if any(f.estimate is not None or f.on for f in verdict.findings) else NOT_RUN
 
 
-def _verdict_rows(verdicts: Sequence[Verdict], by_compute: Sequence[Verdict]) -> list[dict[str, Any]]:
+def verdict_details(verdicts: Sequence[Verdict], by_compute: Sequence[Verdict]) -> DataFrame:
+    """A row a part of a claim, with its numbers."""
+    import pandas as pd
+
     rows = []
-    for steps, compute in zip(verdicts, by_compute, strict=True):
-        for n, finding in enumerate(steps.findings):
-            estimate = finding.estimate or Estimate(math.nan, math.nan, math.nan, math.nan, 0)
+    for verdict, compute in zip(verdicts, by_compute, strict=True):
+        for n, finding in enumerate(verdict.findings, 1):
+            estimate, part = finding.estimate or Estimate(math.nan, math.nan, math.nan, math.nan, 0), finding.part
             rows.append(
                 {
-                    "claim": steps.claim.number, "part": n + 1, "says": finding.part.says,
-                    "contrast": str(finding.part.contrast), "rule": finding.part.rule, "tasks": finding.part.tasks,
-                    "verdict": finding.verdict, "verdict_of_claim": steps.verdict,
-                    "verdict_at_equal_compute": _at_compute(compute), "difference": estimate.mean, "low": estimate.low,
-                    "high": estimate.high, "seeds": estimate.number, "p": estimate.p, "p_holm": finding.adjusted,
-                    "why": finding.why,
+                    "claim": verdict.claim.number, "part": n, "says": part.says, "contrast": str(part.contrast),
+                    "rule": part.rule, "tasks": part.tasks, "verdict": finding.verdict,
+                    "verdict_of_claim": verdict.verdict, "verdict_at_equal_compute": _at_compute(compute),
+                    "difference": estimate.mean, "low": estimate.low, "high": estimate.high, "seeds": estimate.number,
+                    "p": estimate.p, "p_holm": finding.adjusted, "why": finding.why,
                 }
             )  # fmt: skip
-    return rows
+    return pd.DataFrame(rows)
 
 
-def _beside(table: Table, found: Sequence[Measured], scores: Scores) -> Grid:
-    """The paper's differences and ours, a group of rows a comparison."""
-    columns = list(columns_of(table, scores))
+# -- the tables -------------------------------------------------------------------------------------------
+
+
+def differences(tables: Sequence[Table], scores: Scores, bootstrap: bool = True) -> DataFrame:
+    """Every comparison of the tables by budget and column, in points, a row each: what is printed, and what is here.
+
+    Column `on` has the seeds, `p_holm` is corrected over all rows of a table and budget.
+    """
+    import pandas as pd
+
     rows = []
-    for each in found:
-        run = [column for column in columns if any(column in own for own in each.ours.values())]
-        here = [each.printed[column] for column in run if column in each.printed]
-        whole = [each.printed[column] for column in table.columns if column in each.printed]
-        printed = [_signed(each.printed.get(column)) for column in columns]
-        rows.append([each.line.says, "paper", *printed, _signed(_mean(here)), _signed(_mean(whole))])
+    for table in tables:
+        for line in table.lines:
+            trained = len({side.variant for _, side in line.contrast.terms}) > 1  # else both budgets are the same runs
+            for budget in BUDGETS if trained else BUDGETS[:1]:
+                for column, (task, metric) in columns_of(table, scores).items():
+                    on = scores.on_task(replace(line.contrast, metric=metric), task, budget, bootstrap)
+                    if on.by_seed:
+                        printed = line.printed.get(column, math.nan)
+                        rows.append((table.name, line.says, column, task, budget, printed, *_numbers(on), on))
+    found = pd.DataFrame(rows, columns=COLUMNS)
+    found["p_holm"] = found.groupby(["table", "budget"])["p"].transform(lambda ps: np.array(holm(ps.tolist())))
+    return found
+
+
+def _numbers(on: OnTask) -> tuple[float, ...]:
+    estimate, over_examples = on.estimate, on.rows or (math.nan, math.nan)
+    return (estimate.mean, estimate.number, estimate.low, estimate.high, *over_examples, estimate.p)
+
+
+def columns_of(table: Table, scores: Scores) -> dict[str, tuple[str, str | None]]:
+    """The printed columns, then further tasks that were run here."""
+    there = {task for task, _ in table.columns.values()}
+    further = [task for task in scores.tasks(table.few_shot) if task not in there and "e2e" not in there]
+    return {**table.columns, **{task: (task, None) for task in further}}
+
+
+def table_section(table: Table, scores: Scores, found: DataFrame) -> str:
+    """A table of the paper beside ours, a group of rows a comparison."""
+    import pandas as pd
+
+    columns, rows = list(columns_of(table, scores)), []
+    for line in table.lines:
+        own = found[(found["table"] == table.name) & (found["comparison"] == line.says)]
+        printed = pd.Series({column: line.printed.get(column, math.nan) for column in columns})
+        means = printed[own["column"].unique()].mean(), printed[list(table.columns)].mean()
+        rows.append([line.says, "paper", *map(_signed, (*printed, *means))])
         for budget in BUDGETS:
-            own = each.ours[budget]
-            if budget == "compute" and not own:
+            part = own[own["budget"] == budget]
+            if budget == "compute" and part.empty:
                 continue
-            cells = [estimate_cell(own[c].estimate, each.adjusted[budget, c]) if c in own else NOT_RUN for c in columns]
-            average = each.mean[budget]
-            mean = NOT_RUN if average is None else estimate_cell(average)
-            rows.append([each.line.says, f"here, equal {budget}", *cells, mean, "–"])
-    heads = ("difference", "whose", *columns, "mean of tasks run here", "mean of the paper's tasks")
-    return Grid(heads, rows, f"{table.name}, as differences in points")
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+            cells = {column: estimate_cell(on.estimate, p) for column, on, p in part[["column", "on", "p_holm"]].values}
+            mean = list(mean_by_seed(list(part["on"])).values())
+            cells["mean"] = estimate_cell(t_interval(mean)) if mean else NOT_RUN
+            shown = [cells.get(column, NOT_RUN) for column in (*columns, "mean")]
+            rows.append([line.says, f"here, equal {budget}", *shown, "–"])
+    heads = ["difference", "whose", *columns, "mean of tasks run here", "mean of the paper's tasks"]
+    parts = [f"### {table.name}. {table.title}", f"{table.name}, as differences in points"]
+    return "\n\n".join([*parts, grid(pd.DataFrame(rows, columns=heads)), *filter(None, [table.remark])])
 
 
 def estimate_cell(estimate: Estimate, adjusted: float = math.nan) -> str:
@@ -152,11 +305,38 @@ def estimate_cell(estimate: Estimate, adjusted: float = math.nan) -> str:
     return f"{estimate.mean:+.1f}{star} ({estimate.low:+.1f} to {estimate.high:+.1f}), n = {estimate.number}"
 
 
-def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.1f}"
+def _signed(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:+.1f}"
 
 
-def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    import pandas as pd
+# -- scores and costs -------------------------------------------------------------------------------------
 
-    write_text(path, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
+
+def absolute(scores: Scores) -> DataFrame:
+    """Each variant's own scores, at every strategy it was judged by."""
+    table = scores.results.table[scores.results.table["primary"]]
+    few = np.where(table["examples"] > 0, ", few examples", "")
+    table = table.assign(budget="equal " + table["compute"] + few, points=100 * table["value"])
+    names = ["variant", "strategy", "budget"]
+    by_seed = table.groupby([*names, "task", "seed"], sort=False)["points"].mean()
+    cells = by_seed.groupby(level=[*names, "task"], sort=False).agg(
+        lambda values: f"{format_interval(values)}, n = {len(values)}"
+    )
+    heads = {task: f"{task} ({metric})" for task, metric in scores.primary.items()}
+    return by_task(cells, names, tasks_of(scores.results)).rename(columns={"strategy": "answers by", **heads})
+
+
+def costs(results: Results) -> DataFrame:
+    """Parameters, and time and operations of training relative to AdaMix on the same tasks."""
+    runs = results.table[(results.table["compute"] == "steps") & (results.table["examples"] == 0)]
+    runs = runs.drop_duplicates("run")
+    names = ["steps", "seconds", "operations", "evaluation_seconds"]
+    medians = runs.groupby(["variant", "task"], sort=False)[names].median()
+    reference = runs[runs["variant"] == variant_called(results, REFERENCE)].groupby("task")[names].median()
+    ratios = medians / reference.reindex(medians.index.get_level_values("task")).to_numpy()
+    means = ratios.replace(math.inf, math.nan).groupby("variant", sort=False).mean()
+    counts = runs.groupby("variant", sort=False)[["trained", "stored", "inference"]].agg(
+        lambda values: listed(sorted({*map(int, values)}))
+    )
+    found = counts.join(means.map(lambda ratio: "–" if math.isnan(ratio) else f"{ratio:.2f}")).reset_index()
+    return found.set_axis(COSTS, axis="columns")

@@ -1,17 +1,69 @@
-"""The paper's tables as differences between variants: what is printed beside what was measured here.
+"""The paper's tables: the numbers that are printed, and which comparison here stands beside a difference of two rows.
 
-Another backbone's absolute numbers do not compare; differences between variants of one backbone do, with care.
+Another backbone's absolute numbers do not compare; differences between variants of one backbone do, with care. All of
+it is data in `data/paper`: `tableN.csv` as printed, `tables.yaml` with the comparisons.
 """
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
+import yaml
+
+from adamix_lab.core.errors import unknown
 from adamix_lab.experiments.contrasts import Contrast, Side, minus
-from adamix_lab.experiments.paper import printed_difference
+from adamix_lab.tasks.tasks import data_root
 
+PRINTED = (1, 2, 3, 6, 7, 8, 9, 10, 11, 12, 13, 14)
 Row = dict[str, str]
+
+
+# -- what is printed --------------------------------------------------------------------------------------
+
+
+def read_paper(name: str) -> Any:
+    """A file of `data/paper`: the rows of a .csv, as they are printed, what a .yaml holds, or another's text."""
+    readers = {".csv": lambda file: list(csv.DictReader(file)), ".yaml": yaml.safe_load}
+    path = data_root() / "paper" / name
+    with path.open(encoding="utf-8", newline="") as file:
+        return readers.get(path.suffix, lambda file: file.read())(file)
+
+
+def printed_table(number: int) -> list[Row]:
+    """The rows of a table as they are printed. Raises ValueError for a table that is not there."""
+    if number not in PRINTED:
+        raise unknown("Table of the paper", number, map(str, PRINTED))
+    rows: list[Row] = read_paper(f"table{number}.csv")
+    return rows
+
+
+def printed(number: int, **which: str) -> dict[str, float]:
+    """The numbers of one row by column, e.g. `printed(8, model="AdaMix")`; empty cells are left out.
+
+    Raises ValueError where no row, or more than one, is meant.
+    """
+    rows = [row for row in printed_table(number) if all(row.get(key) == value for key, value in which.items())]
+    if len(rows) != 1:
+        key = next(iter(which))
+        raise unknown(f"{key} of Table {number}", which[key], {row[key] for row in printed_table(number) if key in row})
+    numbers = {}
+    for column, text in rows[0].items():
+        try:
+            numbers[column] = float(text)
+        except ValueError:
+            continue  # names, sizes such as "0.8M", empty cells
+    return numbers
+
+
+def printed_difference(number: int, first: Row, second: Row) -> dict[str, float]:
+    """One row minus another, by column, in the table's own unit (points)."""
+    a, b = printed(number, **first), printed(number, **second)
+    return {column: round(a[column] - b[column], 2) for column in a if column in b}
+
+
+# -- what stands beside it --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -21,24 +73,17 @@ class Line:
     Attributes:
         says: the two sides in words.
         contrast: ours.
-        table, first, second: the paper's table and the cells that name its two rows.
-        task: where the columns of the printed table are metrics of one task.
+        printed: the paper's difference by column, `average` included where there is one.
     """
 
     says: str
     contrast: Contrast
-    table: int
-    first: Row
-    second: Row
-
-    def printed(self) -> dict[str, float]:
-        """The paper's difference by column."""
-        return printed_difference(self.table, self.first, self.second)
+    printed: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table or figure of the paper.
+    """A table of the paper.
 
     columns: printed column to (task, metric here); metric None is the task's primary one.
     """
@@ -51,124 +96,23 @@ class Table:
     remark: str = ""
 
 
-def _tasks(names: str, **metrics: tuple[str, str | None]) -> dict[str, tuple[str, str | None]]:
-    return {name: (name, None) for name in names.split()} | dict(metrics)
+def read_tables() -> list[Table]:
+    """The paper's nine tables whose differences can be measured here."""
+    return [_table(**entry) for entry in read_paper("tables.yaml")]
 
 
-def _model(
-    table: int, first: str, second: str, ours: str | Side, says: str = "", few: bool = False, **which: str
-) -> Line:
-    """AdaMix against another, both rows found by `model` and `which`."""
-    rows = ({"model": first, **which}, {"model": second, **which})
-    return Line(says or f"AdaMix − {second}", minus("AdaMix", ours, few_shot=few), table, *rows)
+def _table(
+    columns: list[str], lines: list[dict[str, Any]], renamed: dict[str, list[Any]] | None = None, **more: Any
+) -> Table:
+    places = {name: (name, None) for name in columns} | {name: (t, m) for name, (t, m) in (renamed or {}).items()}
+    few_shot = more.get("few_shot", False)
+    return Table(columns=places, lines=tuple(_line(**line, few_shot=few_shot) for line in lines), **more)
 
 
-def _swept(table: int, key: str, first: str, second: str, names: tuple[str, str], says: str) -> Line:
-    return Line(says, minus(*names), table, {key: first}, {key: second})
-
-
-_ONE = "AdaMix − one module (the paper's nearest: Pfeiffer, as many parameters)"
-_ROBERTA = partial(_model, encoder="roberta-large")
-TABLES = (
-    Table(
-        "Table 1",
-        "AdaMix against full and parameter-efficient tuning (paper: RoBERTa-large)",
-        _tasks("mnli qnli sst2 qqp mrpc cola rte stsb"),
-        (
-            _model(1, "AdaMix Adapter", "Full Fine-tuning", "full"),
-            _model(1, "AdaMix Adapter", "Pfeiffer Adapter (small)", "single", _ONE),
-            _model(1, "AdaMix Adapter", "Pfeiffer Adapter (small)", "pfeiffer"),
-            _model(1, "AdaMix Adapter", "Houlsby Adapter (small)", "houlsby"),
-            _model(1, "AdaMix Adapter", "LoRA", "lora"),
-        ),
-    ),
-    Table(
-        "Table 2",
-        "AdaMix against full and parameter-efficient tuning (paper: BERT-base, with Table 13's tasks)",
-        _tasks("mnli qnli sst2 cola rte stsb", qqp_f1=("qqp", "f1"), mrpc_f1=("mrpc", "f1")),
-        tuple(
-            _model(13, "AdaMix Adapter", name, ours)
-            for name, ours in (
-                ("Full Fine-tuning", "full"),
-                ("Houlsby Adapter", "houlsby"),
-                ("BitFit", "bitfit"),
-                ("Prefix-tuning", "prefix"),
-                ("LoRA", "lora"),
-                ("UNIPELT (APL)", "unipelt"),
-            )
-        ),
-        remark="F1 for qqp and mrpc, as the paper averages here. UniPELT here has no prefix.",
-    ),
-    Table(
-        "Table 3",
-        "Generation: E2E (paper: GPT-2 medium)",
-        {name: ("e2e", name) for name in ("bleu", "nist", "meteor", "rouge_l", "cider")},
-        (
-            _model(3, "AdaMix LoRA", "LoRA (repr.)", "lora", "AdaMix LoRA − LoRA (repr.)"),
-            _model(3, "AdaMix LoRA", "Full Fine-tuning", "full", "AdaMix LoRA − Full Fine-tuning"),
-        ),
-        remark="Grids of classification tasks do not run it: adamix-lab train-generator makes such a table.",
-    ),
-    Table(
-        "Table 6",
-        "30 labelled examples (paper: RoBERTa-large with prompts)",
-        _tasks("mnli rte qqp sst2 subj mpqa"),
-        tuple(
-            _model(6, "AdaMix Adapter", name, ours, few=True)
-            for name, ours in (
-                ("Full Prompt Fine-tuning", "full"),
-                ("Head-only", "head"),
-                ("BitFit", "bitfit"),
-                ("Prompt-tuning", "prompt"),
-                ("Houlsby Adapter", "houlsby"),
-            )
-        ),
-        few_shot=True,
-    ),
-    Table(
-        "Table 7",
-        "Merging against answering without it (paper: RoBERTa-large, Table 14; BERT-base's averages are Table 7's)",
-        _tasks("mnli qnli sst2 cola rte stsb", qqp_accuracy=("qqp", None), mrpc_accuracy=("mrpc", None)),
-        (
-            _ROBERTA(14, "AdaMix", "AdaMix-RandomRouting", Side("AdaMix", "random")),
-            _ROBERTA(14, "AdaMix", "AdaMix-FixedRouting", Side("AdaMix", "fixed")),
-            _ROBERTA(14, "AdaMix", "AdaMix-Ensemble", Side("AdaMix", "ensemble")),
-            _ROBERTA(14, "AdaMix", "Full Fine-tuning", "full"),
-        ),
-        remark="BERT-base's averages: merging is above random routing by 1.2, fixed by 0.8, the ensemble by 1.3.",
-    ),
-    Table(
-        "Table 8",
-        "Without consistency, without sharing (paper: RoBERTa-large)",
-        _tasks("mnli qnli sst2 mrpc rte"),
-        (
-            _model(8, "AdaMix", "w/o Consistency", "no consistency"),
-            _model(8, "AdaMix", "w/o Sharing", "no sharing"),
-            _model(8, "AdaMix", "Full Fine-tuning", "full"),
-        ),
-    ),
-    Table(
-        "Table 9",
-        "Number of modules (paper: RoBERTa-large)",
-        _tasks("mnli qnli sst2 mrpc rte"),
-        (
-            _swept(9, "experts", "4", "2", ("AdaMix", "AdaMix M=2"), "M = 4 − M = 2"),
-            _swept(9, "experts", "8", "4", ("AdaMix M=8", "AdaMix"), "M = 8 − M = 4"),
-        ),
-    ),
-    Table(
-        "Table 10",
-        "Adapter size (paper: RoBERTa-large)",
-        _tasks("mnli qnli sst2 mrpc rte"),
-        (
-            _swept(10, "size", "16", "8", ("AdaMix", "AdaMix r=8"), "r = 16 − r = 8"),
-            _swept(10, "size", "32", "16", ("AdaMix r=32", "AdaMix"), "r = 32 − r = 16"),
-        ),
-    ),
-    Table(
-        "Table 11",
-        "Which side is shared (paper: RoBERTa-large)",
-        _tasks("mnli sst2"),
-        (_swept(11, "shared", "up", "down", ("AdaMix", "share down"), "sharing up − sharing down"),),
-    ),
-)
+def _line(printed: dict[str, Any], here: list[str], few_shot: bool, says: str = "") -> Line:
+    rows = dict(printed)
+    number, where = rows.pop("table"), rows.pop("where", {})
+    ((key, (first, second)),) = rows.items()
+    difference = printed_difference(number, {key: first, **where}, {key: second, **where})
+    contrast = minus(*map(Side.named, here), few_shot=few_shot)
+    return Line(says or f"AdaMix − {second}", contrast, difference)

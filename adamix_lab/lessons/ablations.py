@@ -19,12 +19,10 @@ from adamix_lab.analysis.plots import STYLES, Picture, new_figure
 from adamix_lab.analysis.statistics import Estimate, holm
 from adamix_lab.core.errors import unknown
 from adamix_lab.core.files import write_atomically, write_text
-from adamix_lab.experiments.claims import SIGNIFICANT
-from adamix_lab.experiments.contrasts import Budget, Contrast, Scores, Side, minus
-from adamix_lab.experiments.measured import BUDGETS
-from adamix_lab.experiments.pictures import VARIANTS
+from adamix_lab.experiments.claims import OPEN, SIGNIFICANT
+from adamix_lab.experiments.contrasts import BUDGETS, Budget, Contrast, Scores, Side, minus
+from adamix_lab.experiments.figures import VARIANTS
 from adamix_lab.experiments.results import CURVES, PREDICTIONS, RESULTS, read_results, tasks_of, variants_of
-from adamix_lab.experiments.verdicts import OPEN
 from adamix_lab.lessons.widgets import Explorer, View, Words, mark_prediction
 from adamix_lab.tasks.tasks import data_root
 

@@ -247,7 +247,7 @@ pd.DataFrame(rows).assign(Holm=corrected).round(3)
 # Was the budget long enough? Training loss of the task, a line a variant, mean over seeds.
 
 # %%
-from adamix_lab.experiments.pictures import losses
+from adamix_lab.experiments.figures import losses
 
 named = scores.results.table.query("compute == 'steps'").drop_duplicates("run").set_index("run")[["task", "variant"]]
 curves = scores.results.curves.join(named, on="run", how="inner")
@@ -275,6 +275,6 @@ for c in compared:
 # `adamix-lab report FOLDER` judges them by rules that were written before the runs. On these results:
 
 # %%
-from adamix_lab.experiments.verdicts import judge
+from adamix_lab.experiments.claims import verdicts_of
 
-pd.DataFrame([{"claim": v.claim.says, "verdict": v.verdict} for v in judge(scores)])
+pd.DataFrame([{"claim": v.claim.says, "verdict": v.verdict} for v in verdicts_of(scores)])

@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from adamix_lab.experiments.paper import TABLES, paper_table, printed, printed_difference, read
+from adamix_lab.experiments.tables import PRINTED, printed, printed_difference, printed_table, read_paper
 from adamix_lab.tasks.tasks import data_root
 
 SHAPES = {
@@ -14,9 +14,9 @@ SHAPES = {
 PLAIN = ("mnli", "qnli", "sst2", "cola", "rte", "stsb")
 
 
-@pytest.mark.parametrize("number", TABLES)
+@pytest.mark.parametrize("number", PRINTED)
 def test_shapes(number):
-    rows = paper_table(number)
+    rows = printed_table(number)
     assert (len(rows), len(rows[0])) == SHAPES[number]
     with (data_root() / "paper" / f"table{number}.csv").open(encoding="utf-8", newline="") as file:
         assert {len(line) for line in csv.reader(file)} == {SHAPES[number][1]}
@@ -27,13 +27,13 @@ def mean(row, columns):
 
 
 def test_printed_averages_are_those_of_their_rows_but_one():
-    for row in paper_table(1):
+    for row in printed_table(1):
         assert mean(row, (*PLAIN, "qqp", "mrpc")) == pytest.approx(float(row["average"]), abs=0.0501)
-    for row in paper_table(6):
+    for row in printed_table(6):
         assert mean(row, "mnli rte qqp sst2 subj mpqa".split()) == pytest.approx(float(row["average"]), abs=0.0501)
     odd = []
     for number in (13, 14):
-        for row in paper_table(number):
+        for row in printed_table(number):
             kinds = [kind for kind in ("accuracy", "f1") if row[f"qqp_{kind}"]]
             averages = [mean(row, (*PLAIN, f"qqp_{kind}", f"mrpc_{kind}")) for kind in kinds]
             if not any(abs(each - float(row["average"])) < 0.0501 for each in averages):
@@ -42,8 +42,8 @@ def test_printed_averages_are_those_of_their_rows_but_one():
 
 
 def test_tables_repeat_one_another():
-    thirteen = {row["model"]: row for row in paper_table(13)}
-    for row in paper_table(2):
+    thirteen = {row["model"]: row for row in printed_table(13)}
+    for row in printed_table(2):
         assert {name: thirteen[row["model"]][name] for name in row} == row
     full, ours = printed(1, model="Full Fine-tuning"), printed(1, model="AdaMix Adapter")
     for column in ("mnli", "qnli", "sst2", "mrpc", "rte"):
@@ -52,12 +52,12 @@ def test_tables_repeat_one_another():
             assert row[column] == ours[column]
         assert printed(12, encoder="roberta-large", size="8")[column] == printed(10, size="8")[column]
     names = ("Full Fine-tuning", "AdaMix", "AdaMix-RandomRouting", "AdaMix-FixedRouting", "AdaMix-Ensemble")
-    for row, name in zip(paper_table(7), names, strict=True):
+    for row, name in zip(printed_table(7), names, strict=True):
         assert float(row["average"]) == printed(14, encoder="bert-base", model=name)["average"]
 
 
 def test_the_text_s_relative_gains():
-    scores = {row["model"]: float(row["average"]) for row in paper_table(2)}
+    scores = {row["model"]: float(row["average"]) for row in printed_table(2)}
     best = scores["AdaMix Adapter"]
     assert round(100 * (best / scores["Full Fine-tuning"] - 1), 1) == 2.2
     assert round(100 * (best / scores["UNIPELT (APL)"] - 1), 1) == 1.2
@@ -66,8 +66,8 @@ def test_the_text_s_relative_gains():
 def test_lookups():
     assert printed_difference(8, {"model": "AdaMix"}, {"model": "w/o Consistency"})["rte"] == 4.4
     assert "qqp_accuracy" not in printed(13, model="BitFit")  # an empty cell
-    assert {row["figure"] for row in read("figures.csv")} == {"1", "5", "7"}
+    assert {row["figure"] for row in read_paper("figures.csv")} == {"1", "5", "7"}
     with pytest.raises(ValueError, match="Did you mean 'AdaMix'"):
         printed(8, model="AdaMx")
     with pytest.raises(ValueError, match="Table of the paper"):
-        paper_table(4)
+        printed_table(4)

@@ -2,6 +2,7 @@ import html.parser
 import json
 import re
 
+import close
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,11 +10,9 @@ import results_by_construction as made
 
 from adamix_lab.experiments.contrasts import Scores, minus
 from adamix_lab.experiments.grid import Run
-from adamix_lab.experiments.measured import measure
-from adamix_lab.experiments.overview import alone_of
-from adamix_lab.experiments.report import report
+from adamix_lab.experiments.report import alone_of, differences, report
 from adamix_lab.experiments.results import Results, missing_seeds, read_results, several_runs
-from adamix_lab.experiments.tables import TABLES
+from adamix_lab.experiments.tables import read_tables
 
 EFFECTS = {"AdaMix": 2.0, "single": 0.0, "no consistency": 1.0, "no sharing": 2.0}
 
@@ -86,15 +85,17 @@ def test_names_are_found_whatever_their_capitals_and_sizes():
 
 
 def test_every_table_of_the_paper_has_its_printed_differences():
-    assert [table.name for table in TABLES] == [f"Table {n}" for n in (1, 2, 3, 6, 7, 8, 9, 10, 11)]
-    for table in TABLES:
+    tables = {table.name: table for table in read_tables()}
+    assert list(tables) == [f"Table {n}" for n in (1, 2, 3, 6, 7, 8, 9, 10, 11)]
+    for table in tables.values():
         for line in table.lines:
-            printed = line.printed()
-            assert any(column in printed for column in table.columns), (table.name, line.says)
-            assert len(line.contrast.terms) == 2
-    eight = TABLES[5].lines
-    assert eight[0].printed()["rte"] == 4.4 and eight[1].printed()["rte"] == 5.1
-    assert TABLES[6].lines[1].printed() == {
+            assert any(column in line.printed for column in table.columns), (table.name, line.says)
+            assert len(line.contrast.terms) == 2 and line.contrast.few_shot == (table.name == "Table 6")
+    eight = tables["Table 8"].lines
+    assert eight[0].printed["rte"] == 4.4 and eight[1].printed["rte"] == 5.1
+    assert tables["Table 2"].columns["qqp_f1"] == ("qqp", "f1")
+    assert str(tables["Table 7"].lines[0].contrast) == "AdaMix − AdaMix, random"
+    assert tables["Table 9"].lines[1].printed == {
         "experts": 4,
         "mnli": 0,
         "qnli": -0.1,
@@ -106,12 +107,12 @@ def test_every_table_of_the_paper_has_its_printed_differences():
 
 def test_holm_runs_over_a_whole_table_and_budget():
     table = made.results({**EFFECTS, "full": -1.0}, compute=("full",))
-    found = measure(TABLES[5], Scores(Results(table)), bootstrap=False)
+    found = differences(read_tables(), Scores(Results(table)), bootstrap=False)
     for budget, lines in (("steps", 3), ("compute", 1)):
-        ps = {(n, column): on.estimate.p for n, each in enumerate(found) for column, on in each.ours[budget].items()}
-        assert len(ps) == 3 * lines
-        smallest = min(ps, key=ps.get)
-        assert found[smallest[0]].adjusted[budget, smallest[1]] == pytest.approx(min(1, len(ps) * ps[smallest]))
+        rows = found[(found["table"] == "Table 8") & (found["budget"] == budget)]
+        assert len(rows) == 3 * lines
+        smallest = rows.loc[rows["p"].idxmin()]
+        close.assert_close(smallest["p_holm"], min(1.0, len(rows) * smallest["p"]), close.DOUBLE)
 
 
 # -- the whole report --------------------------------------------------------------------------------------------

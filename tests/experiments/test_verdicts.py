@@ -3,25 +3,46 @@
 import pytest
 import results_by_construction as made
 
-from adamix_lab.experiments.claims import CLAIMS
+from adamix_lab.experiments.claims import (
+    FAILS,
+    HOLDS,
+    MARGIN,
+    OPEN,
+    SEEDS,
+    SIGNIFICANT,
+    read_claims,
+    read_rules,
+    verdicts_of,
+)
 from adamix_lab.experiments.contrasts import Scores
 from adamix_lab.experiments.results import Results
-from adamix_lab.experiments.verdicts import FAILS, HOLDS, OPEN, judge
+from adamix_lab.experiments.tables import read_paper
 
 
 def verdicts(table, budget="steps", curves=None, answers=False):
     predictions = made.predictions(table, rows=60) if answers else None
-    return {each.claim.number: each for each in judge(Scores(Results(table, predictions, curves)), budget)}
+    return {each.claim.number: each for each in verdicts_of(Scores(Results(table, predictions, curves)), budget)}
 
 
 def judged(table, answered):
     scores = Scores(Results(table, made.predictions(answered, rows=60)))
-    return {each.claim.number: each for each in judge(scores)}
+    return {each.claim.number: each for each in verdicts_of(scores)}
 
 
 def test_twelve_claims_each_with_source_and_parts():
-    assert [claim.number for claim in CLAIMS] == list(range(1, 13))
-    assert all(claim.source and claim.parts for claim in CLAIMS)
+    assert [claim.number for claim in read_claims()] == list(range(1, 13))
+    assert all(claim.source and claim.parts for claim in read_claims())
+    assert [str(part.contrast) for part in read_claims()[3].parts] == [
+        "AdaMix − AdaMix, random", "AdaMix − AdaMix, random, best draw",
+    ]  # fmt: skip
+    assert str(read_claims()[6].parts[1].contrast) == "2 × AdaMix − AdaMix M=2 − AdaMix M=8"
+
+
+def test_the_rules_in_words_name_the_numbers_that_decide():
+    above, *_, every = read_rules()
+    assert f"below {SIGNIFICANT}" in above and f"Fewer than {SEEDS} seeds" in every
+    shown = f"at least {SEEDS} seeds, p < {SIGNIFICANT} after Holm's correction, margins of {MARGIN:g} point."
+    assert shown in read_paper("report.md")
 
 
 @pytest.mark.parametrize(("effect", "expected"), [(3.0, HOLDS), (0.0, OPEN), (-3.0, FAILS)])
