@@ -1,63 +1,40 @@
 """AdaMix Lab: mixtures of adaptations to read, run, take apart and reuse (Wang et al., EMNLP 2022).
 
 The public names are here; each is imported from its file when it is first used, so that `import adamix_lab`
-stays light.
+stays light. The code begins in `adamix_lab.core`, whose text says in which order to read it.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from adamix_lab.core import __version__
+from adamix_lab.core import __version__, lazy_names
 
-# name: the file that holds it, in the order of the data's way
-_WHERE = {
-    "load_backbone": "tasks.backbones",
-    "load_task": "tasks.tasks",
-    "Task": "tasks.tasks",
-    "Adaptation": "core.adaptations",
-    "Weight": "core.adaptations",
-    "Bottleneck": "core.adaptations",
-    "LoRA": "core.adaptations",
-    "IA3": "core.adaptations",
-    "Bias": "core.adaptations",
-    "attach": "core.model",
-    "detach": "core.model",
-    "MixtureModel": "core.model",
-    "Router": "core.routing",
-    "RouteSpace": "core.routing",
-    "Consistency": "core.objective",
-    "Objective": "core.objective",
-    "routed_logits": "fast.views",
-    "Recipe": "training.recipe",
-    "train": "training.train",
-    "evaluate": "training.evaluation",
-    "predict": "training.evaluation",
-    "few_shot": "tasks.tasks",
-    "merge": "core.merging",
-    "fold": "core.merging",
-    "merge_gap": "core.merging",
-    "merge_products": "core.merging",
-    "save": "training.card",
-    "load": "core.saving",
-    "parameter_report": "training.report",
-    "structure": "training.report",
-    "load_twin": "training.shipped",
-    "baseline": "baselines.making",
-    "preset": "training.presets",
-    "export": "interop.export",
-    "import_authors": "interop.authors",
-    "import_peft": "interop.peft",
-    "from_pretrained": "interop.hub",
-    "push_to_hub": "interop.hub",
-}
-
-__all__ = sorted(_WHERE)
+# fmt: off
+__all__ = [  # noqa: RUF022
+    # models and tasks
+    "load_backbone", "load_task", "few_shot", "Task",
+    # mixtures
+    "attach", "detach", "MixtureModel", "Adaptation", "Weight", "Bottleneck", "LoRA", "IA3", "Bias",
+    # routes
+    "Router", "RouteSpace", "routed_logits",
+    # training
+    "train", "Recipe", "preset", "baseline", "Objective", "Consistency",
+    # merging
+    "merge", "merge_products", "merge_gap", "fold",
+    # looking
+    "evaluate", "predict", "parameter_report", "structure", "load_twin",
+    # in and out
+    "save", "load", "export", "import_authors", "import_peft", "from_pretrained", "push_to_hub",
+    # what is raised for a mistake in what was given
+    "LabError",
+]
+# fmt: on
 
 if TYPE_CHECKING:
     from adamix_lab.baselines.making import baseline
     from adamix_lab.core.adaptations import IA3, Adaptation, Bias, Bottleneck, LoRA, Weight
+    from adamix_lab.core.errors import LabError
     from adamix_lab.core.merging import fold, merge, merge_gap, merge_products
     from adamix_lab.core.model import MixtureModel, attach, detach
     from adamix_lab.core.objective import Consistency, Objective
@@ -78,11 +55,33 @@ if TYPE_CHECKING:
     from adamix_lab.training.shipped import load_twin
     from adamix_lab.training.train import train
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module 'adamix_lab' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(import_module(f"adamix_lab.{_WHERE[name]}"), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "baselines.making": "baseline",
+        "core.adaptations": "IA3 Adaptation Bias Bottleneck LoRA Weight",
+        "core.errors": "LabError",
+        "core.merging": "fold merge merge_gap merge_products",
+        "core.model": "MixtureModel attach detach",
+        "core.objective": "Consistency Objective",
+        "core.routing": "Router RouteSpace",
+        "core.saving": "load",
+        "fast.views": "routed_logits",
+        "interop.authors": "import_authors",
+        "interop.export": "export",
+        "interop.hub": "from_pretrained push_to_hub",
+        "interop.peft": "import_peft",
+        "tasks.backbones": "load_backbone",
+        "tasks.tasks": "Task few_shot load_task",
+        "training.evaluation": "evaluate predict",
+        "training.card": "save",
+        "training.presets": "preset",
+        "training.recipe": "Recipe",
+        "training.report": "parameter_report structure",
+        "training.train": "train",
+        "training.shipped": "load_twin",
+    },
+)
 
 
 def __dir__() -> list[str]:

@@ -48,3 +48,20 @@ def test_files_hold_one_idea():
     for path in pathlib.Path(adamix_lab.__path__[0]).rglob("*.py"):
         lines = len(path.read_text(encoding="utf-8").splitlines())
         assert lines <= 430, f"{path.name} has {lines} lines"
+
+
+def test_training_loads_little():
+    script = (
+        "import sys, adamix_lab; adamix_lab.train; print(*[m for m in sys.modules if m.split('.')[0] == 'adamix_lab'])"
+    )
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert len(out.stdout.split()) <= 20, out.stdout
+
+
+def test_core_exports_its_own_names():
+    import adamix_lab.core
+
+    for name in adamix_lab.core.__all__:
+        getattr(adamix_lab.core, name)
+    with pytest.raises(AttributeError, match=r"'adamix_lab\.core' has no attribute 'atach'"):
+        adamix_lab.core.atach  # noqa: B018

@@ -1,3 +1,52 @@
-"""AdaMix itself: adaptations, routes, mixtures, the objective, merging."""
+"""AdaMix itself, to be read top-down in one evening; nothing here knows the rest of the package.
+
+1. `mixture.effective` is the paper in ten lines: one weight from M stacked ones, by a route or a mixture point.
+2. `adaptations`: what is mixed. A contract, and bottleneck, LoRA, IA3 and bias, which keep it.
+3. `routing`: which expert serves each site and side; routes are data, functions of (seed, step, view).
+4. `mixture`: the layer, M experts around a frozen one.
+5. `sites`: where adaptations go in known architectures and in any other; the task head.
+6. `model`: attach, select a route or a point, switch tasks, detach; `checkpointing` keeps selections when blocks rerun.
+7. `views` and `objective`: two routed views of a batch, the task loss and the consistency between them.
+8. `merging`: from M experts to one; soups, folding, products, the gap.
+9. `saving`, over `files`: weights and configuration in a folder. `errors` and `numerics` serve all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+
+def lazy_names(package: str, files: Mapping[str, str]) -> Callable[[str], Any]:
+    """A package's `__getattr__`: a public name is imported from its file when it is first used.
+
+    files: names by file, e.g. `{"model": "attach detach"}`.
+    """
+    where = {name: f"{package}.{file}" for file, names in files.items() for name in names.split()}
+
+    def find(name: str) -> Any:
+        if name not in where:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}; it has {', '.join(sorted(where))}")
+        return getattr(import_module(where[name]), name)
+
+    return find
+
+
+_NAMES = {
+    "adaptations": "Adaptation Weight Bottleneck LoRA IA3 Bias",
+    "routing": "RouteSpace Router",
+    "mixture": "MixtureLayer effective",
+    "sites": "ARCHITECTURES find_sites",
+    "model": "MixtureModel attach detach evaluating",
+    "views": "routed_logits",
+    "objective": "Consistency Objective",
+    "merging": "merge fold merge_products merge_gap",
+    "saving": "save load",
+    "errors": "LabError",
+    "numerics": "relative_difference",
+}
+__all__ = [name for names in _NAMES.values() for name in names.split()]
+__getattr__ = lazy_names(__name__, _NAMES)
