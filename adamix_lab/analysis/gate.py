@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.core.mixture import MixtureLayer, once
+from adamix_lab.core.mixture import MixtureLayer, memoized
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
 
@@ -79,7 +79,7 @@ class SwitchLayer(nn.Module):
         """Hidden states `[rows, T, in]` to `[rows, T, out]`."""
         probabilities = torch.softmax(x.to(self.gate.dtype) @ self.gate.mT, -1)
         chosen, choice = probabilities.max(-1)
-        base = once(self.layer.base) if self.layer.adaptation.keeps_input else self.layer.base
+        base = memoized(self.layer.base) if self.layer.adaptation.keeps_input else self.layer.base
         y = self.layer.base(x) if not self.layer.adaptation.keeps_input else base(x)
         change = torch.zeros_like(y, dtype=self.gate.dtype)
         for expert in range(self.gate.shape[0]):

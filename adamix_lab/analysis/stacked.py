@@ -17,7 +17,7 @@ from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import reads_labels
 from adamix_lab.core.views import Batch, rows_of
 from adamix_lab.fast.blocks import cut_last_block, fan_out, plan_blocks
-from adamix_lab.fast.prefix import above, shallow
+from adamix_lab.fast.prefix import cached_prefix, shallow_copy
 
 
 def above_prefix(mixture: MixtureModel) -> tuple[MixtureModel, Callable[[Batch], Batch]]:
@@ -25,7 +25,7 @@ def above_prefix(mixture: MixtureModel) -> tuple[MixtureModel, Callable[[Batch],
     plan = plan_blocks(mixture)
     if plan is None or plan.family.cut is None:
         return mixture, lambda batch: batch
-    top, cache = above(mixture)
+    top, cache = cached_prefix(mixture)
     return top.eval(), cache
 
 
@@ -64,8 +64,8 @@ def with_heads(mixture: MixtureModel, points: Point) -> MixtureModel:
     """A shallow copy of the mixture whose head applies K sets of weights; itself where the points have no head."""
     if not any(name.startswith("head.") for name in points):
         return mixture
-    served = shallow(mixture)
-    served.model = shallow(mixture.model)
+    served = shallow_copy(mixture)
+    served.model = shallow_copy(mixture.model)
     for path, module in mixture.head.items():
         weights = {
             name: points[f"head.{path}.{name}"].to(parameter.dtype) for name, parameter in module.named_parameters()

@@ -25,8 +25,8 @@ from adamix_lab.baselines.through_peft import (
 from adamix_lab.baselines.unipelt import UniPELT
 from adamix_lab.core.adaptations import Adaptation, Bottleneck, LoRA
 from adamix_lab.core.errors import positive, unknown
-from adamix_lab.core.files import inside, read_tensors
-from adamix_lab.core.merging import side_by_side
+from adamix_lab.core.files import read_tensors, safe_join
+from adamix_lab.core.merging import stack_experts
 from adamix_lab.core.model import MixtureConfig, MixtureModel, attach, load_trained, trained_tensors
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.saving import describe, load, read_config
@@ -270,7 +270,7 @@ def load_baseline(model: nn.Module, folder: str | Path) -> MixtureModel:
             f"The base model's weights have fingerprint {found}: expected {config['base']['fingerprint']}. Load the "
             "base that this baseline was trained on."
         )
-    load_trained(made, read_tensors(inside(folder, config["weights"])))
+    load_trained(made, read_tensors(safe_join(folder, config["weights"])))
     return made
 
 
@@ -324,7 +324,7 @@ def train_apart(
         parts.append({name: tensor.clone() for name, tensor in trained_tensors(one).items()})
     model, _ = load()
     soup = baseline("apart-soup", model, seed=seed, size=size, experts=experts, blocks=blocks)
-    load_trained(soup, side_by_side(parts))
+    load_trained(soup, stack_experts(parts))
     return soup.eval(), alone
 
 

@@ -17,7 +17,7 @@ from adamix_lab.core.mixture import MixtureLayer, Selection
 
 
 @contextmanager
-def held(layers: Sequence[MixtureLayer], selections: Iterable[Selection]) -> Iterator[None]:
+def use_selection(layers: Sequence[MixtureLayer], selections: Iterable[Selection]) -> Iterator[None]:
     """Sets the sites' selections inside the block and puts the former ones back."""
     before = [layer.selection for layer in layers]
     try:
@@ -30,7 +30,7 @@ def held(layers: Sequence[MixtureLayer], selections: Iterable[Selection]) -> Ite
 
 
 @contextmanager
-def switched(layers: Sequence[MixtureLayer], enabled: Iterable[bool]) -> Iterator[None]:
+def use_enabled(layers: Sequence[MixtureLayer], enabled: Iterable[bool]) -> Iterator[None]:
     """Switches the sites on or off inside the block and puts the former state back."""
     before = [layer.enabled for layer in layers]
     try:
@@ -62,7 +62,7 @@ class CarrySelection:
 
         def run(*inner: Any, **named: Any) -> Any:
             # now, and again in the backward pass
-            with held(layers, selections), switched(layers, enabled):
+            with use_selection(layers, selections), use_enabled(layers, enabled):
                 return function(*inner, **named)
 
         return self.checkpoint(run, *args, **kwargs)

@@ -71,7 +71,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def inside(folder: Path, name: Any) -> Path:
+def safe_join(folder: Path, name: Any) -> Path:
     """`folder / name` for a plain file name. Raises ValueError for a name that would leave the folder."""
     if not isinstance(name, str) or not name or Path(name).name != name or name in (".", "..") or "\\" in name:
         raise ValueError(

@@ -53,9 +53,9 @@ def greedy(space: RouteSpace, score: Score) -> tuple[Tensor, list[int]]:
     def mean_of(experts: list[int]) -> Tensor:
         return weighted(space, [(i in experts) / len(experts) for i in range(space.experts)])
 
-    alone = {i: score(mean_of([i])) for i in range(space.experts)}
-    order = sorted(alone, key=lambda i: (-alone[i], i))
-    chosen, best = [order[0]], alone[order[0]]
+    single = {i: score(mean_of([i])) for i in range(space.experts)}
+    order = sorted(single, key=lambda i: (-single[i], i))
+    chosen, best = [order[0]], single[order[0]]
     for expert in order[1:]:
         candidate = score(mean_of([*chosen, expert]))
         if candidate >= best:
@@ -84,7 +84,7 @@ def learned(
     return free.detach().softmax(-1)
 
 
-def side_by_side(singles: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+def stack_experts(singles: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Trained tensors of M single modules as those of one mixture with M experts, nothing shared; heads are averaged.
 
     singles: as `trained_tensors` gives them, experts `[1, ...]` each.

@@ -143,7 +143,7 @@ class MixtureLayer(nn.Module):
                 "one route for each row and token that the site sees (generation and decoders see other lengths: "
                 "route per example or per batch there)."
             )
-        base = once(self.base) if self.adaptation.keeps_input else self.base
+        base = memoized(self.base) if self.adaptation.keeps_input else self.base
         out: Tensor | None = None
         for vertex in torch.unique(selection.reshape(-1, selection.shape[-1]), dim=0):
             child = self._adapted(base, x, self.weights(vertex))
@@ -207,7 +207,7 @@ def constant(y: Tensor) -> Base:
     return lambda _: y
 
 
-def once(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def memoized(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """The function, computed at its first call and remembered."""
     kept: list[Tensor] = []
 

@@ -12,7 +12,13 @@ import torch
 from torch import Generator, Tensor, nn
 
 from adamix_lab.core.adaptations import Adaptation
-from adamix_lab.core.checkpointing import carry_selection, checkpoints_gradients, held, release_carry, switched
+from adamix_lab.core.checkpointing import (
+    carry_selection,
+    checkpoints_gradients,
+    release_carry,
+    use_enabled,
+    use_selection,
+)
 from adamix_lab.core.errors import positive, unknown
 from adamix_lab.core.mixture import MixtureLayer, Selection
 from adamix_lab.core.routing import RouteSpace, generator_for
@@ -127,14 +133,14 @@ class MixtureModel(nn.Module):
             _ = self.space.check_point(selection) if selection.is_floating_point() else self.space.check(selection)
         if torch.is_grad_enabled() and checkpoints_gradients(self.model):
             carry_selection(self.model)
-        with held(list(sites.values()), [_at(selection, *site) for site in enumerate(sites.items())]):
+        with use_selection(list(sites.values()), [_at(selection, *site) for site in enumerate(sites.items())]):
             yield
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
         """The adaptation switched off inside the block: the frozen layers alone (the head stays)."""
         layers = list(self.sites.values())
-        with switched(layers, [False] * len(layers)):
+        with use_enabled(layers, [False] * len(layers)):
             yield
 
     def generate(self, *args: Any, selection: ModelSelection = None, **settings: Any) -> Tensor:

@@ -129,11 +129,11 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """
     if logits.dim() == 3:
         return token_loss(logits, labels)
-    refuse_outside(labels, logits.shape[-1])
+    check_label_range(labels, logits.shape[-1])
     return F.cross_entropy(logits.float(), labels)
 
 
-def refuse_outside(labels: Tensor, classes: int) -> None:
+def check_label_range(labels: Tensor, classes: int) -> None:
     """Raises ValueError for a label outside the classes (on a GPU the device itself refuses)."""
     outside = (labels < 0) | (labels >= classes)
     if labels.device.type == "cpu" and bool(outside.any()):
@@ -164,7 +164,7 @@ def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
     Raises ValueError for a label outside the classes.
     """
-    refuse_outside(labels[labels != IGNORED], logits.shape[-1])
+    check_label_range(labels[labels != IGNORED], logits.shape[-1])
     return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
 
 
@@ -223,7 +223,7 @@ def jensen_shannon(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
     return 0.5 * to_middle.mean()
 
 
-def squared(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
+def mean_squared_difference(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean squared difference of the outputs: the consistency of a regression."""
     a, b = _rows(a, b, mask)
     return F.mse_loss(a, b)
@@ -233,5 +233,5 @@ DISTANCES: dict[str, Distance] = {
     "reference": reference_kl,
     "symmetric": symmetric_kl,
     "jensen-shannon": jensen_shannon,
-    "mse": squared,
+    "mse": mean_squared_difference,
 }

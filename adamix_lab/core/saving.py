@@ -18,10 +18,10 @@ from torch import nn
 
 from adamix_lab.core import __version__
 from adamix_lab.core.adaptations import Adaptation, adaptation_from
-from adamix_lab.core.files import inside, read_tensors, write_tensors, write_text
+from adamix_lab.core.files import read_tensors, safe_join, write_tensors, write_text
 from adamix_lab.core.mixture import declared_weights, sizes
 from adamix_lab.core.model import MixtureModel, attach, check_fit, load_trained, shared_sides, trained_tensors
-from adamix_lab.core.sites import find_head, find_sites, kind_of
+from adamix_lab.core.sites import find_head, find_sites, head_kind
 
 CONFIG = "adamix.json"
 FORMAT = 1
@@ -94,7 +94,7 @@ def describe(mixture: MixtureModel, notes: dict[str, Any] | None = None) -> dict
         "num_labels": getattr(model, "num_labels", None) if mixture.head_paths else None,
         "base": {
             "name": base_name(str(getattr(base_config, "_name_or_path", ""))),
-            "kind": kind_of(model),
+            "kind": head_kind(model),
             "model_type": getattr(base_config, "model_type", type(model).__name__),
             "fingerprint": fingerprint(model, {*mixture.head_paths, *config.own}),
         },
@@ -179,7 +179,7 @@ def load(model: nn.Module, folder: str | Path, any_base: bool = False) -> Mixtur
     """
     folder = Path(folder)
     config = read_config(folder)
-    tensors = read_tensors(inside(folder, config.get("weights")))
+    tensors = read_tensors(safe_join(folder, config.get("weights")))
     labels = config.get("num_labels")
     if labels is not None and getattr(model, "num_labels", labels) != labels:
         raise ValueError(

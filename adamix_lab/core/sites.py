@@ -246,7 +246,7 @@ def find_head(model: nn.Module) -> Head:
     }
 
 
-def kind_of(model: nn.Module) -> str | None:
+def head_kind(model: nn.Module) -> str | None:
     """What the head is for: "classification", "generation", "masked", "sequence-to-sequence"; None is unknown."""
     return next((kind for end, kind in _KINDS.items() if type(model).__name__.endswith(end)), None)
 

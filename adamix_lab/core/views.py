@@ -28,7 +28,7 @@ def rows_of(batch: Batch) -> int:
     return len(next(iter(batch.values())))
 
 
-def grouped(routes: Tensor, rows: int) -> Tensor:
+def flatten_views(routes: Tensor, rows: int) -> Tensor:
     """Routes of K views as one selection for K * B rows: `[K, ...]`, `[K * B, ...]`, or `[K * B, T, ...]`.
 
     `routes`: `[K, sites, sides]`, per example `[K, B, sites, sides]`, per token `[K, B, T, sites, sides]`.
@@ -44,7 +44,7 @@ def independent(mixture: MixtureModel, batch: Batch, routes: Tensor) -> Tensor:
     """All views as one batch of K * B rows."""
     views, rows = len(routes), rows_of(batch)
     repeated = {name: value.repeat(views, *([1] * (value.dim() - 1))) for name, value in batch.items()}
-    logits: Tensor = mixture(selection=grouped(routes, rows), **repeated).logits
+    logits: Tensor = mixture(selection=flatten_views(routes, rows), **repeated).logits
     return logits.unflatten(0, (views, -1))
 
 

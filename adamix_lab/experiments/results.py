@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adamix_lab.core.errors import near_misses
-from adamix_lab.core.files import inside, write_atomically, write_text
+from adamix_lab.core.files import safe_join, write_atomically, write_text
 from adamix_lab.experiments.grid import FORMAT, Run
 from adamix_lab.experiments.running import SETTINGS, WORK
 
@@ -225,7 +225,7 @@ def finish(place: Path, files: Mapping[str, bytes], notes: Iterable[str] = ()) -
     Raises OSError where the disk is full: the run is then not finished, and whatever was before is whole.
     """
     for name, data in files.items():
-        write_atomically(inside(place, name), lambda path, data=data: _write(path, data))  # type: ignore[misc]
+        write_atomically(safe_join(place, name), lambda path, data=data: _write(path, data))  # type: ignore[misc]
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     marker = {"format": FORMAT, "run": place.name, "files": hashes, "notes": list(notes)}
     write_text(place / FINISHED, json.dumps(marker, indent=1) + "\n")
@@ -259,7 +259,7 @@ def damage(place: Path) -> str:
     """What is wrong with a finished run's files; "" where nothing is. Raises ValueError for another version's."""
     marker = _marker(place / FINISHED)
     for name, digest in marker["files"].items():
-        path = inside(place, name)
+        path = safe_join(place, name)
         if not path.is_file():
             return f"{path} is not there"
         if hashlib.sha256(path.read_bytes()).hexdigest() != digest:

@@ -30,7 +30,7 @@ from adamix_lab.baselines.making import Blocks, baseline, costs, known, train_ap
 from adamix_lab.core.files import write_tensors
 from adamix_lab.core.model import MixtureModel, evaluating, trained_tensors
 from adamix_lab.experiments.grid import DEFAULTS, MULTIPLIED, ONE_MODULE, PLACED, SIZED, Run
-from adamix_lab.fast.prefix import above
+from adamix_lab.fast.prefix import cached_prefix
 from adamix_lab.fast.tree import tree_logits
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import Example, TextsCut, collate, encode, sequential
@@ -91,7 +91,7 @@ def prepare(run: Run) -> Prepared:
     task = task_of(run)
     mixture, tokenizer = model_of(run, task)
     mixture.to(PartialState().device)
-    top, cache = above(mixture) if run.top_blocks else (mixture, None)
+    top, cache = cached_prefix(mixture) if run.top_blocks else (mixture, None)
     pad = tokenizer.pad_token_id or 0
     few = (run.examples, run.seed) if run.examples else ()
     place = "one module" if run.method in ONE_MODULE else run.method
@@ -201,7 +201,7 @@ def operations_a_step(run: Run, prepared: Prepared) -> int:
     if run.method == "apart-soup":
         one = replace(run, method="single", variant="")
         top, _ = model_of(one, prepared.task)
-        top = above(top)[0] if run.top_blocks else top
+        top = cached_prefix(top)[0] if run.top_blocks else top
         top.to(next(prepared.mixture.parameters()).device)
     return step_operations(top, to_device(batch, next(top.parameters()).device), prepared.recipe.consistency)
 
@@ -374,7 +374,7 @@ def trained(job: Job, prepared: Prepared, work: Path) -> Trained:
         logs = [read_log(work / f"adapter{n}" / "log.jsonl") for n in range(run.experts)]
         seconds = sum(log[-1]["seconds"] for log in logs)
         curve = [row for n, log in enumerate(logs) for row in curve_rows(log, n * (recipe.steps or 0))]
-        top = above(mixture)[0] if run.top_blocks else mixture
+        top = cached_prefix(mixture)[0] if run.top_blocks else mixture
         return Trained(top.to(next(prepared.top.parameters()).device), curve, seconds, [mean_of(alone)])
     top = prepared.top
     with snapshots(job, top, work, recipe.steps or 0) as keep:

@@ -17,7 +17,7 @@ from adamix_lab.baselines.probe import linear_probe
 from adamix_lab.core.files import write_text
 from adamix_lab.core.merging import merge
 from adamix_lab.core.model import MixtureModel
-from adamix_lab.fast.prefix import above
+from adamix_lab.fast.prefix import cached_prefix
 from adamix_lab.tasks.batches import collate, encode
 from adamix_lab.tasks.tasks import Task, load_task
 from adamix_lab.training.card import save
@@ -102,7 +102,7 @@ def _trained(
 def _step(mixture: MixtureModel, task: Task, tokenizer: Any, recipe: Recipe) -> int:
     """Operations of one training step on the first rows, above the cached prefix."""
     examples = encode(task.train[: recipe.batch_size], task, tokenizer)
-    top, cache = above(mixture)
+    top, cache = cached_prefix(mixture)
     return step_operations(top, cache(collate(examples, tokenizer.pad_token_id)), recipe.consistency)
 
 

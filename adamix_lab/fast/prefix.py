@@ -21,7 +21,7 @@ from adamix_lab.fast.blocks import BlockPlan, plan_blocks
 Cache = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
-def above(mixture: MixtureModel) -> tuple[MixtureModel, Cache]:
+def cached_prefix(mixture: MixtureModel) -> tuple[MixtureModel, Cache]:
     """The mixture from its first site on, sharing every weight, and what caches a batch for it.
 
     The second value turns `input_ids` into `inputs_embeds` (the cached states); the first takes those. The prefix runs
@@ -35,7 +35,7 @@ def above(mixture: MixtureModel) -> tuple[MixtureModel, Cache]:
             "task head, sites in its blocks, and no gradient checkpointing. Train without cache."
         )
     end = block_end(mixture, plan)
-    top = shallow(mixture)
+    top = shallow_copy(mixture)
     as_tuple = returns_tuple()
     blocks = [Skip(as_tuple) for _ in range(plan.first)] + list(plan.blocks[plan.first :])
     if end is not None:
@@ -56,10 +56,10 @@ def above(mixture: MixtureModel) -> tuple[MixtureModel, Cache]:
 
 def with_blocks(model: Any, plan: BlockPlan, blocks: Sequence[nn.Module]) -> Any:
     """The model with other blocks, in a shallow copy that shares every other module."""
-    top = owner = shallow(model)
+    top = owner = shallow_copy(model)
     *parts, last = plan.path.split(".")
     for part in parts:
-        setattr(owner, part, shallow(getattr(owner, part)))
+        setattr(owner, part, shallow_copy(getattr(owner, part)))
         owner = getattr(owner, part)
     setattr(owner, last, nn.ModuleList(blocks))
     return top
@@ -128,8 +128,8 @@ class BlockEnd(nn.Module):
 
     def __init__(self, family: Architecture, end: nn.Module, as_tuple: bool) -> None:
         super().__init__()
-        copied = shallow(end)
-        site = shallow(end.get_submodule(_tail_name(family)))
+        copied = shallow_copy(end)
+        site = shallow_copy(end.get_submodule(_tail_name(family)))
         site.base = nn.Identity()
         copied.set_submodule(_tail_name(family), site)
         self.add_module(family.end, copied)
@@ -147,7 +147,7 @@ class _Reached(Exception):
     pass
 
 
-def shallow(module: Any) -> Any:
+def shallow_copy(module: Any) -> Any:
     """A copy of a module that shares its parameters and children but can be given others."""
     clone = copy.copy(module)
     clone._modules = dict(module._modules)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.core.checkpointing import held
+from adamix_lab.core.checkpointing import use_selection
 from adamix_lab.core.errors import positive
 from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.routing import RouteSpace
@@ -35,7 +35,7 @@ def tree_logits(mixture: MixtureModel, batch: Batch, limit: int = LIMIT, memory:
     positions, runs plain passes with equal results, and a warning says so.
 
     Args:
-        mixture: a mixture, or what `prefix.above` made of one.
+        mixture: a mixture, or what `cached_prefix` made of one.
         batch: inputs without labels.
         limit: the most routes that may be enumerated.
         memory: bytes for activations; None takes half of a GPU's free memory, or 256 MB on a CPU. Where a GPU runs out
@@ -105,20 +105,20 @@ class _Walk:
         except torch.OutOfMemoryError:
             grown = None
         if grown is None:  # outside of the except clause, which keeps the failed pass's tensors alive
-            self._make_do(len(nodes) * children)
+            self._shrink(len(nodes) * children)
             return self._grow(level, states, nodes, first, last)
         numbers = (nodes * len(self.routes[level]) + torch.arange(first, last).unsqueeze(1)).flatten()
         if answers is None:
             self._grow(level + 1, grown, numbers, 0, len(self.routes[level + 1]))
         else:
-            self._keep(answers, numbers)
+            self._store(answers, numbers)
 
     def _halve(self, level: int, states: Tensor, nodes: Tensor, first: int, last: int) -> None:
         middle = (first + last) // 2
         self._grow(level, states, nodes, first, middle)
         self._grow(level, states, nodes, middle, last)
 
-    def _make_do(self, groups: int) -> None:
+    def _shrink(self, groups: int) -> None:
         if groups == 1:
             raise torch.OutOfMemoryError(
                 f"Out of memory with a single group of {rows_of(self.replay.batch)} rows: expected room for one. Use "
@@ -128,7 +128,7 @@ class _Walk:
         torch.cuda.empty_cache()
         warnings.warn(f"Out of memory: going on with {self.groups} groups of rows at once.", stacklevel=2)
 
-    def _keep(self, answers: Tensor, numbers: Tensor) -> None:
+    def _store(self, answers: Tensor, numbers: Tensor) -> None:
         if self.logits is None:
             number = self.replay.mixture.space.number
             self.logits = answers.new_empty(answers.shape[1], number, *answers.shape[2:])
@@ -186,7 +186,7 @@ class Replay:
         mixture: the model, in evaluation mode.
         plan: its blocks.
         batch: the inputs, without labels.
-        states: what enters the first adapted block: `[B, T, d]`, or `[B, T, 2d]` where `prefix.above` caches up to
+        states: what enters the first adapted block: `[B, T, d]`, or `[B, T, 2d]` where `cached_prefix` caches up to
             its end.
         calls: what each block from the first adapted one on is called with besides the states.
     """
@@ -234,7 +234,7 @@ class Replay:
                 stack.callback(setattr, layer, "fan_out", layer.fan_out)
                 layer.fan_out = "here" if shared else "elsewhere"
             routes = routes.to(states.device)
-            stack.enter_context(held(layers, [routes[:, n] for n in range(len(layers))]))
+            stack.enter_context(use_selection(layers, [routes[:, n] for n in range(len(layers))]))
             out = block(states, *args, **kwargs)
         out = out[0] if isinstance(out, tuple) else out
         return out.flatten(0, 1) if shared else out

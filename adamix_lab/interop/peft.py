@@ -23,7 +23,7 @@ from adamix_lab.core.files import read_tensors, write_tensors, write_text
 from adamix_lab.core.mixture import MixtureLayer, sizes
 from adamix_lab.core.model import MixtureModel, attach, load_trained, trained_tensors
 from adamix_lab.core.saving import MOST_EXPERTS, base_name
-from adamix_lab.core.sites import kind_of
+from adamix_lab.core.sites import head_kind
 
 FILES = CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -59,7 +59,7 @@ def write_peft(mixture: MixtureModel, folder: Path, point: Tensor | None = None,
 
 def _common(mixture: MixtureModel, head: bool) -> dict[str, Any]:
     sites, adaptation = list(mixture.mixture.sites), mixture.mixture.adaptation
-    heads, kind = list(mixture.head_paths) if head else [], kind_of(mixture.model)
+    heads, kind = list(mixture.head_paths) if head else [], head_kind(mixture.model)
     config: dict[str, Any] = {
         "peft_type": adaptation.kind.upper(),
         # "SEQ_CLS" makes peft ask for a head in the file

@@ -23,7 +23,7 @@ from adamix_lab.core.routing import generator_for
 from adamix_lab.core.saving import load, read_config
 from adamix_lab.core.views import Batch, rows_of
 from adamix_lab.fast.blocks import cut_last_block, plan_blocks
-from adamix_lab.fast.prefix import above
+from adamix_lab.fast.prefix import cached_prefix
 from adamix_lab.fast.views import shared_prefix
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import Encoder, check_labels, encode, sequential
@@ -181,7 +181,7 @@ def above_prefix(mixture: MixtureModel, batches: list[Indexed]) -> tuple[Mixture
     plan = plan_blocks(mixture)
     if plan is None or plan.family.cut is None or plan.first == 0:
         return mixture, batches
-    top, cache = above(mixture)
+    top, cache = cached_prefix(mixture)
     return top.eval(), [(rows, cache(batch)) for rows, batch in batches]
 
 

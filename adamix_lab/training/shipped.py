@@ -22,7 +22,7 @@ from torch import Tensor
 
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.errors import unknown
-from adamix_lab.core.merging import side_by_side
+from adamix_lab.core.merging import stack_experts
 from adamix_lab.core.model import MixtureModel, attach, load_trained, trained_tensors
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.saving import CONFIG, load
@@ -147,7 +147,7 @@ def make_twin(name: str, seed: int, task: Task, steps: int | None = None) -> tup
             own[stage][f"own-{n}"] = strategies_of(single, task, tokenizer, ["merged"])["merged"]
             singles[stage].append(tensors)
     mixture, tokenizer = fresh(task, EXPERTS, None, seed, twin.tied)
-    return mixture, tokenizer, {stage: side_by_side(parts) for stage, parts in singles.items()}, own
+    return mixture, tokenizer, {stage: stack_experts(parts) for stage, parts in singles.items()}, own
 
 
 def make_twins(

@@ -197,10 +197,10 @@ def prepare_data(
     dev = encoder(dev_rows, task, tokenizer, recipe.max_length) if dev_rows else []
     pad = tokenizer.pad_token_id or 0
     if recipe.cache_prefix:
-        from adamix_lab.fast.prefix import above
+        from adamix_lab.fast.prefix import cached_prefix
 
         device = next(mixture.parameters()).device
-        mixture, cache = above(mixture)
+        mixture, cache = cached_prefix(mixture)
         both = cached_states([*examples, *dev], cache, device, pad)
         examples, dev = both[: len(examples)], both[len(examples) :]
     return mixture, examples, dev, pad

@@ -140,6 +140,6 @@ def test_input_gradients_are_asked_for_where_needed_and_given_back():
 def test_held_and_switched_put_back():
     layers = list(tiny.mixed(tiny.bert(), Bottleneck(4)).sites.values())
     route = torch.zeros(2).long()
-    with checkpointing.held(layers, [route] * 3), checkpointing.switched(layers, [False] * 3):
+    with checkpointing.use_selection(layers, [route] * 3), checkpointing.use_enabled(layers, [False] * 3):
         assert all(layer.selection is route and not layer.enabled for layer in layers)
     assert all(layer.selection is None and layer.enabled for layer in layers)

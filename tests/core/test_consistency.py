@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from adamix_lab.core.objective import DISTANCES, jensen_shannon, reference_kl, squared, symmetric_kl
+from adamix_lab.core.objective import DISTANCES, jensen_shannon, mean_squared_difference, reference_kl, symmetric_kl
 
 ROWS, CLASSES = 5, 4
 KL = [name for name in DISTANCES if name != "mse"]
@@ -68,8 +68,8 @@ def test_jensen_shannon():
 
 def test_squared():
     a, b = pair(ROWS, 1)
-    close.assert_close(squared(a, b), ((a - b) ** 2).mean())
-    squared(a, b).backward()
+    close.assert_close(mean_squared_difference(a, b), ((a - b) ** 2).mean())
+    mean_squared_difference(a, b).backward()
     close.assert_close(a.grad, (2 * (a - b) / ROWS).detach())
 
 

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from adamix_lab.core.files import inside, read_tensors, write_atomically, write_tensors, write_text
+from adamix_lab.core.files import read_tensors, safe_join, write_atomically, write_tensors, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path):
@@ -44,5 +44,5 @@ def test_garbage_is_no_safetensors_file(tmp_path):
 @pytest.mark.parametrize("name", ["../x", "a/b", "/etc/passwd", "", ".", "..", "a\\b", 3, None])
 def test_names_that_leave_the_folder_are_refused(tmp_path, name):
     with pytest.raises(ValueError, match="leaves its folder"):
-        inside(tmp_path, name)
-    assert inside(tmp_path, "weights.safetensors") == tmp_path / "weights.safetensors"
+        safe_join(tmp_path, name)
+    assert safe_join(tmp_path, "weights.safetensors") == tmp_path / "weights.safetensors"

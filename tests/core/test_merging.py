@@ -6,7 +6,7 @@ import tiny
 import torch
 
 from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA
-from adamix_lab.core.merging import fold, greedy, learned, merge, merge_gap, side_by_side, uniform, weighted
+from adamix_lab.core.merging import fold, greedy, learned, merge, merge_gap, stack_experts, uniform, weighted
 from adamix_lab.core.model import attach, load_trained, trained_tensors
 
 ADAPTATIONS = [(Bottleneck(4), "up"), (LoRA(2), "B"), (LoRA(2), None), (IA3(), None), (IA3(True), None), (Bias(), None)]
@@ -137,7 +137,7 @@ def test_adapters_trained_apart_stand_side_by_side():
     singles = [tiny.mixed(tiny.bert(), Bottleneck(4), experts=1, seed=n) for n in range(3)]
     tensors = [trained_tensors(single) for single in singles]
     together = attach(tiny.bert(), Bottleneck(4), experts=3)
-    load_trained(together, side_by_side(tensors))
+    load_trained(together, stack_experts(tensors))
     for n in range(3):
         route = together.space.fixed(n)
         close.assert_close(logits(together, selection=route), logits(singles[n]))

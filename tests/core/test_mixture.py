@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from adamix_lab.core.adaptations import IA3, Adaptation, Bias, Bottleneck, LoRA, Weight, zeros
-from adamix_lab.core.mixture import MixtureLayer, effective, once, sizes
+from adamix_lab.core.mixture import MixtureLayer, effective, memoized, sizes
 from adamix_lab.core.routing import generator_for
 
 IN, OUT, M, ROWS, TOKENS = 6, 8, 4, 3, 5
@@ -201,7 +201,7 @@ def test_a_packed_base_keeps_its_dtype():
 
 def test_once():
     calls = []
-    remembered = once(lambda x: calls.append(1) or x + 1)
+    remembered = memoized(lambda x: calls.append(1) or x + 1)
     assert remembered(torch.zeros(1)) is remembered(torch.zeros(1)) and calls == [1]
 
 

@@ -12,11 +12,11 @@ from adamix_lab.core.objective import (
     Consistency,
     Objective,
     cross_entropy,
+    mean_squared_difference,
     mean_squared_loss,
     next_token_loss,
     reference_kl,
     reference_next_token_loss,
-    squared,
     task_loss_of,
     token_loss,
 )  # fmt: skip
@@ -114,7 +114,7 @@ def test_regression():
     losses = step(mixture, Consistency(kind="mse"), labels)
     first, second = two(mixture)
     close.assert_close(losses.task, ((first[:, 0] - labels) ** 2).mean())
-    close.assert_close(losses.consistency, squared(first, second))
+    close.assert_close(losses.consistency, mean_squared_difference(first, second))
     with pytest.raises(ValueError, match="one class"):
         step(mixture, Consistency(), labels)
 

@@ -10,7 +10,7 @@ from adamix_lab.core.adaptations import IA3, Bottleneck, LoRA
 from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.routing import Router
 from adamix_lab.fast.blocks import cut_last_block, fan_out, plan_blocks
-from adamix_lab.fast.prefix import above, prefix_states
+from adamix_lab.fast.prefix import cached_prefix, prefix_states
 from adamix_lab.fast.views import WAYS, routed_logits
 
 CUT = {"bert": tiny.bert, "roberta": tiny.roberta, "distilbert": tiny.distilbert, "electra": tiny.electra}
@@ -54,7 +54,7 @@ def test_no_plan_is_no_error(build, targets):
     mixture = tiny.mixed(build(), Bottleneck(4), targets=targets)
     assert plan_blocks(mixture) is None
     with pytest.raises(ValueError, match=r"prefix of .* cannot be cached: expected one of bert"):
-        above(mixture)
+        cached_prefix(mixture)
     with cut_last_block(mixture.model):
         mixture(**tiny.inputs(mixture.model))
 
@@ -174,7 +174,7 @@ def test_nothing_is_cut_where_all_positions_are_read(cls):
 @pytest.mark.parametrize("adaptation", [Bottleneck(4), LoRA(2)], ids=["ffn", "qv"])
 def test_above_equals_the_whole_model(name, blocks, adaptation):
     mixture = tiny.mixed(CUT[name](), adaptation, blocks=blocks).train()
-    top, cache = above(mixture)
+    top, cache = cached_prefix(mixture)
     batch, routes = {**tiny.batch(), "labels": tiny.labels()}, Router(mixture.space).views(0)
     cached = cache(batch)
     assert set(cached) == {"inputs_embeds", "attention_mask", "labels"} and not cached["inputs_embeds"].requires_grad
@@ -198,7 +198,7 @@ def without(batch):
 def test_above_leaves_the_mixture_alone(name):
     mixture = tiny.mixed(CUT[name](), Bottleneck(4), blocks=[-1])
     before = mixture(**tiny.batch()).logits
-    top, cache = above(mixture)
+    top, cache = cached_prefix(mixture)
     calls = []
     prefix = mixture.model.get_submodule(plan_blocks(mixture).path)[0]
     cached = cache(tiny.batch())

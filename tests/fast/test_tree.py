@@ -10,7 +10,7 @@ import torch
 
 from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA
 from adamix_lab.fast import tree
-from adamix_lab.fast.prefix import above
+from adamix_lab.fast.prefix import cached_prefix
 from adamix_lab.fast.tree import Replay, capture, check_budget, group_bytes, tree_logits
 
 CUT = {"bert": tiny.bert, "roberta": tiny.roberta, "distilbert": tiny.distilbert, "electra": tiny.electra}
@@ -52,7 +52,7 @@ def test_small_chunks_give_the_same(kind, memory):
 @pytest.mark.parametrize("adaptation", [Bottleneck(4), LoRA(2)], ids=["end", "inside"])
 def test_it_takes_what_lies_above_a_cached_prefix(adaptation, blocks):
     mixture, batch = tiny.mixed(tiny.bert(), adaptation, experts=2, blocks=blocks), tiny.batch()
-    top, cache = above(mixture)
+    top, cache = cached_prefix(mixture)
     close.assert_close(tree_logits(top.eval(), cache(batch)), plain(mixture, batch))
 
 

@@ -7,7 +7,7 @@ import torch
 
 from adamix_lab.core.adaptations import IA3, Bottleneck, LoRA
 from adamix_lab.core.routing import Router
-from adamix_lab.core.views import grouped
+from adamix_lab.core.views import flatten_views
 from adamix_lab.fast.views import routed_logits
 
 WAYS = ["independent", "shared_prefix", "same_dropout"]
@@ -166,7 +166,7 @@ def test_routes_that_do_not_fit(way):
 
 def test_rows_that_do_not_fit():
     with pytest.raises(ValueError, match=r"\[2, 5, 3, 2\] do not fit 4 rows: expected \[views, rows"):
-        grouped(torch.zeros(2, 5, 3, 2).long(), rows=4)
+        flatten_views(torch.zeros(2, 5, 3, 2).long(), rows=4)
 
 
 def test_unknown_way():
