@@ -13,9 +13,9 @@ from adamix_lab.core.checkpointing import CarrySelection, checkpoints_gradients
 from adamix_lab.core.model import detach
 from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.routing import Router
+from adamix_lab.fast.views import WAYS
 
 MODELS = {"bert": tiny.bert, "gpt2": tiny.gpt2, "llama": tiny.llama}
-WAYS = ["independent", "shared_prefix", "same_dropout"]
 modes = pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "non-reentrant"])
 every_model = pytest.mark.parametrize("name", MODELS)
 
@@ -35,7 +35,9 @@ def two_views(name, adaptation, reentrant=None, views="independent", dropout=0.0
     batch = tiny.batch(pad=name == "bert")
     labels = tiny.labels() if name == "bert" else batch["input_ids"]
     torch.manual_seed(0)
-    losses = Objective(mixture, Consistency(views=views))({**batch, "labels": labels}, Router(mixture.space).views(0))
+    losses = Objective(mixture, Consistency(views=views), ways=WAYS)(
+        {**batch, "labels": labels}, Router(mixture.space).views(0)
+    )
     losses.total.backward()
     return tiny.gradients(mixture)
 

@@ -8,7 +8,7 @@ from tiny import largest_difference
 
 from adamix_lab.core.numerics import relative_difference
 from adamix_lab.core.objective import Consistency, Objective, reference_next_token_loss
-from adamix_lab.fast.views import routed_logits
+from adamix_lab.fast.views import WAYS, routed_logits
 
 pytestmark = pytest.mark.parametrize("name", reference.NAMES)
 
@@ -25,7 +25,7 @@ def training_step(vector, views):
     consistency = Consistency(vector.consistency.weight, views=views)
     routes = vector.tensors["routes"][: vector.views]
     task_loss = reference_next_token_loss if vector.kind == "gpt2" else None
-    total = Objective(mixture, consistency, task_loss)(vector.training_batch(), unshared(mixture, routes)).total
+    total = Objective(mixture, consistency, task_loss, WAYS)(vector.training_batch(), unshared(mixture, routes)).total
     mixture.zero_grad()
     total.backward()
     named = [*mixture.expert_parameters(), *mixture.head_parameters()]
