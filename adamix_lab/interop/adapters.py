@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adamix_lab.core.adaptations import ACTIVATIONS, Bottleneck
+from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import read_tensors, write_atomically, write_tensors, write_text
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.saving import base_name
@@ -60,14 +61,14 @@ def adapters_place(model: nn.Module, path: str) -> tuple[str, int]:
     kind = model_type(model)
     known = {name: architecture for name, architecture in ARCHITECTURES.items() if architecture.adapters}
     if kind not in known:
-        raise ValueError(
+        raise LabError(
             f"adapters: no place is known for a model of type {kind!r}: expected one of {', '.join(sorted(known))}. "
             "Export format='onnx', or keep adamix_lab.save's own folder."
         )
     blocks, ffn = known[kind].blocks, known[kind].ffn
     found = re.fullmatch(rf"(?P<block>(.+\.)?{re.escape(blocks)}\.(?P<n>\d+))\.{re.escape(ffn)}", path)
     if found is None:
-        raise ValueError(
+        raise LabError(
             f"adapters: site {path!r} is not the feed-forward output of a block: expected paths like "
             f"{blocks}.0.{ffn}. Attach a bottleneck at the default targets."
         )
@@ -135,10 +136,10 @@ def read_back(base: nn.Module, folder: Path) -> nn.Module:
             for part in ("adapter_down.0.weight", "adapter_down.0.bias", "adapter_up.weight", "adapter_up.bias")
         )
         if down.shape[0] != size:
-            raise ValueError(f"{place} holds a bottleneck of {down.shape[0]}: expected {size}, as the loader reckons.")
+            raise LabError(f"{place} holds a bottleneck of {down.shape[0]}: expected {size}, as the loader reckons.")
         base.get_submodule(path).register_forward_hook(_bottleneck(config["non_linearity"], down, bias, up, up_bias))
     if tensors:
-        raise ValueError(f"The folder holds weights that no block takes: {sorted(tensors)[:3]}.")
+        raise LabError(f"The folder holds weights that no block takes: {sorted(tensors)[:3]}.")
     if (folder / HEAD_CONFIG).is_file():
         base.load_state_dict(read_tensors(folder / HEAD_WEIGHTS), strict=False)
     return base

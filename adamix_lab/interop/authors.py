@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.core.adaptations import Adaptation, Bottleneck, LoRA
+from adamix_lab.core.errors import LabError
 from adamix_lab.core.model import MixtureModel, attach, check_fit, load_trained
 from adamix_lab.core.saving import MOST_EXPERTS, declared_shapes
 
@@ -55,7 +56,7 @@ def import_authors(
     for path in paths:
         read = read_pickle(path)
         if twice := sorted(given.keys() & read.keys()):
-            raise ValueError(f"{path} holds {twice[0]!r} again: expected files that complete each other.")
+            raise LabError(f"{path} holds {twice[0]!r} again: expected files that complete each other.")
         given |= read
     stacks, rest = split(given)
     adaptation, experts, share = infer(stacks, alpha)
@@ -66,7 +67,7 @@ def import_authors(
     tensors |= {key: rest.pop(name) for name, key in heads.items()}
     base = dict(model.named_parameters())
     if unknown := sorted(rest.keys() - base.keys()):
-        raise ValueError(
+        raise LabError(
             f"The files hold {unknown[:3]}, which {type(model).__name__} has no place for: expected the architecture "
             "that the experts were trained on (AutoModelForSequenceClassification, or AutoModelForCausalLM for GPT-2)."
         )
@@ -91,20 +92,20 @@ def split(given: Mapping[str, Tensor]) -> tuple[Stacks, dict[str, Tensor]]:
                 lists.setdefault((site, name), {})[int(found["n"] or found["m"])] = part
         elif key.endswith("expert_score_weight"):
             if tensor.numel() and not torch.equal(tensor, tensor.flatten()[:1].expand_as(tensor)):
-                raise ValueError(f"{key} was trained: expected equal scores, whose softmax is the mean (Eq. 6).")
+                raise LabError(f"{key} was trained: expected equal scores, whose softmax is the mean (Eq. 6).")
         elif not key.endswith(_NOTHING):
             rest[key] = tensor
     if not lists:
-        raise ValueError("No experts were found: expected keys with ExpertSoup.MoA_A or experts_lora_A.")
+        raise LabError("No experts were found: expected keys with ExpertSoup.MoA_A or experts_lora_A.")
     stacks: Stacks = {}
     for (site, name), found_at in lists.items():
         if sorted(found_at) != list(range(len(found_at))) or len(found_at) > MOST_EXPERTS:
-            raise ValueError(
+            raise LabError(
                 f"{site} has the experts {sorted(found_at)[:5]} of {name}: expected 0 to M - 1, at most {MOST_EXPERTS}."
             )
         shapes = {tuple(t.shape) for t in found_at.values()}
         if len(shapes) > 1:
-            raise ValueError(f"{site} has experts of shapes {sorted(shapes)} of {name}: expected one shape.")
+            raise LabError(f"{site} has experts of shapes {sorted(shapes)} of {name}: expected one shape.")
         stacks.setdefault(site, {})[name] = torch.stack([found_at[n] for n in range(len(found_at))]).float()
     return stacks, rest
 
@@ -113,11 +114,11 @@ def _parts(found: re.Match[str], tensor: Tensor) -> list[tuple[str, str, Tensor]
     block = found["block"]
     if found["lora"]:
         if tensor.dim() != 2 or len(tensor) % 2:
-            raise ValueError(f"{found[0]} has shape {list(tensor.shape)}: expected rows of q, then as many of v.")
+            raise LabError(f"{found[0]} has shape {list(tensor.shape)}: expected rows of q, then as many of v.")
         return [(block, f"{found['lora']}{n}", half) for n, half in enumerate(tensor.chunk(2))]
     last = block.rpartition(".")[2]
     if last not in _SITES:
-        raise ValueError(f"{found[0]} lies in {last!r}: expected a block's {' or '.join(_SITES)}.")
+        raise LabError(f"{found[0]} lies in {last!r}: expected a block's {' or '.join(_SITES)}.")
     return [(f"{block}.{_SITES[last]}", _NAMES[found["half"], found["what"]], tensor)]
 
 
@@ -127,18 +128,18 @@ def infer(stacks: Stacks, alpha: float | None) -> tuple[Adaptation, int, tuple[s
     lora = "A0" in named
     expected = {"A0", "A1", "B0", "B1"} if lora else {"down", "down_bias", "up", "up_bias"}
     if set(named) != expected:
-        raise ValueError(f"{site} has {sorted(named)}: expected {sorted(expected)}, both sides of one adaptation.")
+        raise LabError(f"{site} has {sorted(named)}: expected {sorted(expected)}, both sides of one adaptation.")
     sides = {"A": "A0", "B": "B0"} if lora else {"down": "down", "up": "up"}
     counts = {side: len(named[name]) for side, name in sides.items()}
     experts = max(counts.values())
     share = tuple(side for side, n in counts.items() if n == 1 < experts)
     if not lora:
         if named["down"].dim() != 3:
-            raise ValueError(f"{site} has down-projections {list(named['down'].shape)}: expected [M, r, d].")
+            raise LabError(f"{site} has down-projections {list(named['down'].shape)}: expected [M, r, d].")
         activation = "gelu_new" if site.endswith(".c_proj") else "gelu"
         return Bottleneck(size=named["down"].shape[1], activation=activation), experts, share
     if alpha is None:
-        raise ValueError("The files hold LoRA and do not tell its alpha: expected alpha=, 32 in the authors' scripts.")
+        raise LabError("The files hold LoRA and do not tell its alpha: expected alpha=, 32 in the authors' scripts.")
     rank, width = named["B0"].shape[2], named["B0"].shape[1]
     return LoRA(rank=rank, alpha=alpha, slices=((0, width), (2 * width, 3 * width))), experts, share
 
@@ -178,7 +179,7 @@ def read_pickle(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there: expected a checkpoint that torch.save wrote.")
     if not zipfile.is_zipfile(path):
-        raise ValueError(
+        raise LabError(
             f"{path} is not in PyTorch's zip format: expected a checkpoint of torch 1.6 or newer. If you trust it, "
             "load it with the torch that wrote it and save it again."
         )
@@ -186,13 +187,11 @@ def read_pickle(path: str | Path) -> dict[str, Tensor]:
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(entry.file_size for entry in archive.infolist())
     if unpacked > size:
-        raise ValueError(f"{path} has {size:,} bytes and would unpack to {unpacked:,}: torch.save does not compress.")
+        raise LabError(f"{path} has {size:,} bytes and would unpack to {unpacked:,}: torch.save does not compress.")
     claimed = _load(path, "meta")
     total = sum(tensor.numel() * tensor.element_size() for tensor in claimed.values())
     if total > 2 * size:  # tied tensors may count twice
-        raise ValueError(
-            f"{path} has {size:,} bytes and claims tensors of {total:,}: it was not written by torch.save."
-        )
+        raise LabError(f"{path} has {size:,} bytes and claims tensors of {total:,}: it was not written by torch.save.")
     return _load(path, "cpu")
 
 
@@ -200,12 +199,12 @@ def _load(path: Path, device: str) -> dict[str, Tensor]:
     try:
         found = torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(
+        raise LabError(
             f"{path} holds more than tensors ({str(error).splitlines()[0]}): expected a state dict. Loading it would "
             "run code of whoever wrote it, so nothing was loaded."
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
-        raise ValueError(
+        raise LabError(
             f"{path} could not be read ({str(error).splitlines()[0]}): expected a whole file that torch.save wrote. "
             "Copy it again."
         ) from error
@@ -213,7 +212,7 @@ def _load(path: Path, device: str) -> dict[str, Tensor]:
         found = found["model_state_dict"]
     wrong = next((key for key, value in found.items() if not isinstance(value, Tensor)), None) if _named(found) else 0
     if wrong is not None:
-        raise ValueError(f"{path} holds no state dict: expected names and tensors, nothing else.")
+        raise LabError(f"{path} holds no state dict: expected names and tensors, nothing else.")
     return {str(key): value for key, value in found.items()}
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.core.adaptations import Adaptation
-from adamix_lab.core.errors import one_of
+from adamix_lab.core.errors import LabError, one_of
 from adamix_lab.core.files import write_text
 from adamix_lab.core.merging import fold, merge
 from adamix_lab.core.model import MixtureModel, evaluating
@@ -137,12 +137,12 @@ def _can_express(mixture: MixtureModel, format: str) -> None:
         can = {name: name in (TRANSFORMERS, ONNX) for name in can}
     if not can[format]:
         those = [name for name, able in can.items() if able]
-        raise ValueError(
+        raise LabError(
             f"{format} cannot express {kind}{' with trained weights of the base' if mixture.mixture.own else ''}: "
             f"expected a format that can: {', '.join(those)} (or adamix_lab.save, the library's own)."
         )
     if mixture.mixture.tied and kind == "lora" and mixture.space.experts > 1 and format != EXPERTS:
-        raise ValueError(
+        raise LabError(
             "The experts are tied pairs (A_i with B_i), whose mean of products is no product of means: expected one "
             "LoRA. Call adamix_lab.merge_products(mixture) for the mean of products, or merge(mixture) if you mean it."
         )
@@ -248,7 +248,7 @@ def probe(model: nn.Module, rows: int = 2, tokens: int = 8) -> dict[str, Tensor]
     config: Any = getattr(model, "config", None)
     vocabulary = getattr(config, "vocab_size", None)
     if not vocabulary:
-        raise ValueError(
+        raise LabError(
             f"{type(model).__name__} has no vocabulary to draw a test batch from: give batch=, a small batch of its "
             "inputs, so that the export can be checked."
         )
@@ -279,14 +279,14 @@ def check_logits(expected: Tensor, found: Tensor, dtype: torch.dtype, what: str)
     Raises ValueError where it is above what weights of `dtype` round to (`numerics.REORDERED`), or no number.
     """
     if expected.shape != found.shape:
-        raise ValueError(
+        raise LabError(
             f"{what} answers {list(found.shape)} logits: expected {list(expected.shape)}, as the model's. Nothing was "
             "put into the folder."
         )
     difference = math.nan if bool(found.isnan().any()) else relative_difference(found, expected)
     allowed = REORDERED[dtype]
     if not difference <= allowed:  # NaN, too
-        raise ValueError(
+        raise LabError(
             f"{what} answers otherwise than the model (largest difference of logits {difference:.2g} of the largest "
             f"logit): expected at most {allowed:.2g}. Nothing was put into the folder. If the model is sound, this is "
             "a fault of the export: please report it with the model's type and the adaptation."
@@ -308,7 +308,7 @@ def write_plain(mixture: MixtureModel, folder: Path) -> None:
     plain = fold(mixture)
     for path, layer in mixture.sites.items():
         if layer.bias is None and getattr(plain.get_submodule(path), "bias", None) is not None:
-            raise ValueError(
+            raise LabError(
                 f"transformers cannot express a bias at {path!r}: expected a layer that {type(plain).__name__} builds "
                 "with one; it would be dropped on loading. Export format='onnx', or keep adamix_lab.save's own folder."
             )

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from adamix_lab.core.errors import LabError
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.saving import CONFIG, load, read_config
 from adamix_lab.tasks.backbones import load_backbone
@@ -58,7 +59,7 @@ def _base_of(folder: Path, config: dict[str, Any]) -> str:
     # The configuration may be a stranger's: it may name a model, and no path.
     name = str(config.get("notes", {}).get("backbone") or config["base"].get("name") or "")
     if not _HUB_NAME.fullmatch(name) or ".." in name or (Path(name).exists() and "/" in name):
-        raise ValueError(
+        raise LabError(
             f"{folder} names {name!r} as its base: expected a model on the Hub or an embedded one. If you have that "
             "base, give it: from_pretrained(..., model=MODEL_OR_FOLDER) (--model)."
         )
@@ -120,7 +121,7 @@ def push_folder(
     from huggingface_hub import HfApi
 
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise ValueError(f"{name!r} is no repository's name: expected owner/name.")
+        raise LabError(f"{name!r} is no repository's name: expected owner/name.")
     api = HfApi(token=token)
     try:
         api.create_repo(name, private=private, exist_ok=True)

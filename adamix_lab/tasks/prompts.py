@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.core.errors import positive
+from adamix_lab.core.errors import LabError, positive
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import Encoder, Example, TextsCut
 from adamix_lab.tasks.tasks import Task
@@ -40,16 +40,16 @@ class Prompt:
     def __post_init__(self) -> None:
         fields = [name for _, name, _, _ in Formatter().parse(self.template) if name is not None]
         if fields.count("mask") != 1:
-            raise ValueError(
+            raise LabError(
                 f"Template {self.template!r} has {fields.count('mask')} places for the mask: expected {{mask}} once."
             )
         if fields.count("first") != 1 or fields.count("second") > 1 or set(fields) - set(FIELDS):
-            raise ValueError(
+            raise LabError(
                 f"Template {self.template!r} has the fields {', '.join(fields)}: expected {{first}} once, {{second}} "
                 "at most once (for pairs), {mask}, and nothing else."
             )
         if len(self.words) < 2 or len(set(self.words)) < len(self.words):
-            raise ValueError(f"Label words {self.words}: expected one for each class, two or more, all different.")
+            raise LabError(f"Label words {self.words}: expected one for each class, two or more, all different.")
 
     def fill(self, first: str, second: str, mask: str) -> str:
         """The template with sentences and mask in their places."""
@@ -58,12 +58,12 @@ class Prompt:
     def check(self, task: Task) -> None:
         """Raises ValueError where the words are not one a class, or the sentences not those of the template."""
         if len(self.words) != len(task.classes):
-            raise ValueError(
+            raise LabError(
                 f"{len(self.words)} label words {self.words} for task {task.name!r}: expected {len(task.classes)}, "
                 f"one for each of {', '.join(task.classes) or 'no classes (a regression)'}, in this order."
             )
         if ("{second}" in self.template) != (len(task.text) == 2):
-            raise ValueError(
+            raise LabError(
                 f"Template {self.template!r} for task {task.name!r} with text {', '.join(task.text)}: expected "
                 "{second} for pairs and only for them."
             )
@@ -108,7 +108,7 @@ class PromptModel(nn.Module):
         masks = input_ids == self.mask
         if not bool((masks.sum(1) == 1).all()):
             counts = sorted(set(masks.sum(1).tolist()))
-            raise ValueError(f"Rows hold {counts} masks: expected one each. Encode them with `prompt_encoder`.")
+            raise LabError(f"Rows hold {counts} masks: expected one each. Encode them with `prompt_encoder`.")
         places = masks.int().argmax(1)
 
         def at_mask(module: nn.Module, args: Any, output: Any) -> Any:
@@ -145,7 +145,7 @@ def word_ids(prompt: Prompt, tokenizer: Any) -> list[int]:
         found = tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
         if len(found) != 1 or found[0] == tokenizer.unk_token_id:
             pieces = tokenizer.convert_ids_to_tokens(found)
-            raise ValueError(
+            raise LabError(
                 f"Label word {word!r} is {len(found)} tokens here ({', '.join(map(str, pieces))}): expected one token "
                 "of the vocabulary. Choose a more common word."
             )
@@ -163,7 +163,7 @@ def prompt_encoder(prompt: Prompt) -> Encoder:
         positive("max_length", max_length)
         prompt.check(task)
         if not rows:
-            raise ValueError("No rows to encode: expected at least one.")
+            raise LabError("No rows to encode: expected at least one.")
         examples, cut = [], 0
         for row in rows:
             # A mask in the text would be a second place to answer at.
@@ -198,7 +198,7 @@ def _fit(prompt: Prompt, texts: list[str], tokenizer: Any, max_length: int) -> t
             return {name: encoded[name] for name in encoded if name in tokenizer.model_input_names}, shortened
         longest = max(words, key=len)
         if not longest:
-            raise ValueError(
+            raise LabError(
                 f"max_length = {max_length}: the template {prompt.template!r} alone takes {max_length + over} tokens. "
                 "Raise max_length."
             )

@@ -290,19 +290,19 @@ def few_shot(task: Task, examples: int = 30, seed: int = 0, per_class: int | Non
     if per_class is not None:
         positive("per_class", per_class)
         if task.regression:
-            raise ValueError(f"per_class = {per_class} for {task.name!r}, a regression: expected examples instead.")
+            raise LabError(f"per_class = {per_class} for {task.name!r}, a regression: expected examples instead.")
     groups: list[list[int]] = [[] for _ in task.classes or ("all",)]
     for n, row in enumerate(task.train):
         groups[row[task.label] if task.classes else 0].append(n)
     if examples < len(groups) and per_class is None:
-        raise ValueError(f"examples = {examples} for {len(groups)} classes: expected one of each at least.")
+        raise LabError(f"examples = {examples} for {len(groups)} classes: expected one of each at least.")
     more = rng.sample(range(len(groups)), examples % len(groups))
     picked: list[int] = []
     for number, members in enumerate(groups):
         wanted = per_class or examples // len(groups) + (number in more)
         if wanted > len(members):
             what = f"class {task.classes[number]!r}" if task.classes else "the task"
-            raise ValueError(
+            raise LabError(
                 f"{wanted} examples of {what} were asked for, {task.name!r} has {len(members)}: expected at most "
                 "these. Ask for fewer."
             )
