@@ -21,10 +21,9 @@ from adamix_lab.core.model import MixtureModel, attach
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.saving import load, read_config
 from adamix_lab.generation.decoding import Decoding, generate_texts
-from adamix_lab.generation.encoding import check_decoder
 from adamix_lab.generation.scores import missing, score, table
 from adamix_lab.generation.tasks import GenerationTask
-from adamix_lab.generation.training import one_view, train_generator
+from adamix_lab.generation.training import check_decoder, one_view, train_generator
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import TextsCut
 from adamix_lab.training.card import save

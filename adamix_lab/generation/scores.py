@@ -2,12 +2,241 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import importlib.util
+import math
+import re
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
-from adamix_lab.generation.meteor import find_meteor, meteor
-from adamix_lab.generation.overlap import cider, nist, rouge_l
-from adamix_lab.generation.words import mteval_words, treebank_words
+# -- two ways of cutting sentences into words: mteval's (BLEU, NIST), the Penn Treebank's (the others) ----------------
+
+
+Ngram = tuple[str, ...]
+
+_SYMBOLS = re.compile(r"([{-~\[-` -&(-+:-@/])")
+# The marks that the COCO caption scorer drops after the Penn Treebank tokenizer. (It means to drop brackets, too, but
+# looks for them in capitals after lower-casing; they stay words, here as there.)
+_MARKS = set("'' ' `` ` . ? ! , : - -- ... ; \" – —".split())
+_BRACKETS = {"(": "-lrb-", ")": "-rrb-", "{": "-lcb-", "}": "-rcb-", "[": "-lsb-", "]": "-rsb-"}
+_NUMBER = r"\d+(?:[.,:/]\d+)*(?:[-/\w]*\w)?"
+_ABBREVIATION = r"\b(?:mr|mrs|ms|dr|jr|sr|st|inc|co|corp|ltd)\.|(?:\b[^\W\d_]\.)+(?=[\s,]+\w)|(?:\b[^\W\d_]\.){2,}"
+_CLITIC = r"n't|'(?:s|m|d|ll|re|ve)\b"
+_PART = r"(?:(?!n't\b)\w)+"
+_JOINT = r"(?:[-/_.&]|'(?!(?:s|m|d|ll|re|ve)\b))"
+_WORD = re.compile(rf"{_ABBREVIATION}|{_CLITIC}|{_NUMBER}|{_PART}(?:{_JOINT}{_PART})*|\.\.\.|--|\S")
+_QUOTES = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"'})
+
+
+def mteval_words(text: str) -> list[str]:
+    """Lower-cased words as mteval-v13a cuts them: symbols apart, points and commas apart unless between digits.
+
+    >>> mteval_words("It's £3.50, cheap.")
+    ["it's", '£3.50', ',', 'cheap', '.']
+    """
+    for code, sign in (("&quot;", '"'), ("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&")):
+        text = text.replace(code, sign)
+    text = _SYMBOLS.sub(r" \1 ", f" {text.lower()} ")
+    text = re.sub(r"([^0-9])([.,])", r"\1 \2 ", text)
+    text = re.sub(r"([.,])([^0-9])", r" \1 \2", text)
+    return re.sub(r"([0-9])(-)", r"\1 \2 ", text).split()
+
+
+def treebank_words(text: str) -> list[str]:
+    """Lower-cased words without punctuation, close to Stanford's Penn Treebank tokenizer, which needs Java.
+
+    >>> treebank_words("It's a family-friendly pub; it doesn't cost £20.50!")
+    ['it', "'s", 'a', 'family-friendly', 'pub', 'it', 'does', "n't", 'cost', '£', '20.50']
+    """
+    found = _WORD.findall(text.translate(_QUOTES).lower())
+    return [_BRACKETS.get(word, word) for word in found if word not in _MARKS]
+
+
+def ngrams(words: Sequence[str], n: int) -> Counter[Ngram]:
+    """How often each n-gram stands in the words."""
+    return Counter(tuple(words[start : start + n]) for start in range(len(words) - n + 1))
+
+
+def most_of(counts: Iterable[Counter[Ngram]]) -> Counter[Ngram]:
+    """The largest count of each n-gram over several references: what a match is clipped to."""
+    merged: Counter[Ngram] = Counter()
+    for count in counts:
+        merged |= count
+    return merged
+
+
+# -- NIST, ROUGE-L and CIDEr, from their papers, as mteval-v13a and the COCO caption scorer compute them --------------
+# All take words: hypotheses, one list a source, and references, one list or more a source.
+
+
+Words = Sequence[str]
+NIST_ORDER, CIDER_ORDER = 5, 4
+NIST_BETA = math.log(0.5) / math.log(1.5) ** 2  # a text of two thirds of the references' length counts half
+ROUGE_BETA = 1.2
+CIDER_SIGMA = 6.0
+
+
+def nist(hypotheses: Sequence[Words], references: Sequence[Sequence[Words]]) -> float:
+    """NIST (Doddington, 2002): n-gram matches weighted by information, 0 and up; higher is better.
+
+    The information of an n-gram is log2 of how often its beginning stands in all references over how often it stands
+    itself. Matches are clipped to the largest count in one reference.
+    """
+    counts: list[Counter[Ngram]] = [Counter() for _ in range(NIST_ORDER + 1)]
+    for texts in references:
+        for words in texts:
+            counts[0][()] += len(words)
+            for n in range(1, NIST_ORDER + 1):
+                counts[n] += ngrams(words, n)
+    information = {
+        ngram: math.log2(before[ngram[:-1]] / count)
+        for before, after in pairwise(counts)
+        for ngram, count in after.items()
+    }
+    score = 0.0
+    for n in range(1, NIST_ORDER + 1):
+        total = sum(max(0, len(words) - n + 1) for words in hypotheses)
+        won = 0.0
+        for words, texts in zip(hypotheses, references, strict=True):
+            matches = ngrams(words, n) & most_of(ngrams(text, n) for text in texts)
+            won += sum(information[ngram] * count for ngram, count in matches.items())
+        score += won / total if total else 0.0
+    written = sum(map(len, hypotheses))
+    usual = sum(sum(map(len, texts)) / len(texts) for texts in references)
+    ratio = min(1.0, written / usual) if usual else 0.0
+    return score * math.exp(NIST_BETA * math.log(ratio) ** 2) if ratio else 0.0
+
+
+def rouge_l(hypotheses: Sequence[Words], references: Sequence[Sequence[Words]]) -> float:
+    """ROUGE-L (Lin, 2004) as COCO has it: mean F of the longest common subsequence, 0 to 1, beta = 1.2.
+
+    Precision and recall are each the best over the references.
+    """
+    scores = []
+    for words, texts in zip(hypotheses, references, strict=True):
+        common = [longest_common(words, text) for text in texts]
+        precision = max(length / max(1, len(words)) for length in common)
+        recall = max(length / max(1, len(text)) for length, text in zip(common, texts, strict=True))
+        both = recall + ROUGE_BETA**2 * precision
+        scores.append((1 + ROUGE_BETA**2) * precision * recall / both if precision and recall else 0.0)
+    return sum(scores) / len(scores)
+
+
+def longest_common(first: Words, second: Words) -> int:
+    """The length of the longest common subsequence.
+
+    >>> longest_common("the pub is cheap".split(), "the cheap pub is here".split())
+    3
+    """
+    row = [0] * (len(second) + 1)
+    for word in first:
+        before = row
+        row = [0]
+        for n, other in enumerate(second):
+            row.append(before[n] + 1 if word == other else max(row[n], before[n + 1]))
+    return row[-1]
+
+
+def cider(hypotheses: Sequence[Words], references: Sequence[Sequence[Words]]) -> float:
+    """CIDEr (Vedantam et al., 2015), 0 to 10, as the COCO caption scorer computes it: clipped, and with a penalty.
+
+    (That is the paper's CIDEr-D; the scorer calls it CIDEr, and the tables of E2E follow it.) n-grams are weighed by
+    how few sources have them in their references, so a handful of sources gives meaningless values.
+    """
+    seen: Counter[Ngram] = Counter()  # sources whose references have the n-gram
+    for texts in references:
+        seen.update({ngram for words in texts for n in range(1, CIDER_ORDER + 1) for ngram in ngrams(words, n)})
+    sources = math.log(len(references))
+
+    def weighed(words: Words, n: int) -> dict[Ngram, float]:
+        return {g: count * (sources - math.log(max(1, seen[g]))) for g, count in ngrams(words, n).items()}
+
+    total = 0.0
+    for words, texts in zip(hypotheses, references, strict=True):
+        own = [weighed(words, n) for n in range(1, CIDER_ORDER + 1)]
+        for text in texts:
+            # The scorer counts bigrams for the length, so texts of no word and of one are alike.
+            apart = max(0, len(words) - 1) - max(0, len(text) - 1)
+            penalty = math.exp(-(apart**2) / (2 * CIDER_SIGMA**2))
+            alike = sum(_cosine(own[n - 1], weighed(text, n)) for n in range(1, CIDER_ORDER + 1))
+            total += 10 * penalty * alike / CIDER_ORDER / len(texts)
+    return total / len(hypotheses)
+
+
+def _cosine(first: dict[Ngram, float], second: dict[Ngram, float]) -> float:
+    """The cosine of two sparse vectors, the first clipped to the second in the product."""
+    norms = math.hypot(*first.values()) * math.hypot(*second.values())
+    product = sum(min(value, second[g]) * second[g] for g, value in first.items() if g in second)
+    return product / norms if norms else 0.0
+
+
+# -- METEOR 1.5 through its own Java program, where it is there; else it is absent, never replaced ------------------
+# (nltk's METEOR is another measure: 0.84 where METEOR 1.5 says 0.48 on the E2E scorer's example.)
+
+
+JAR = Path("meteor", "meteor-1.5.jar")
+
+
+def find_meteor() -> tuple[list[str], str]:
+    """(command, "") where METEOR can run, ([], what is missing) where it cannot."""
+    java = shutil.which("java")
+    if java is None:
+        return [], "Java is not installed"
+    spec = importlib.util.find_spec("pycocoevalcap")
+    for place in (spec and spec.submodule_search_locations) or ():
+        if (jar := Path(place) / JAR).is_file():
+            return [java, "-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"], ""
+    return [], "METEOR 1.5 is not installed (pip install pycocoevalcap brings it, 104 MB)"
+
+
+def meteor(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> float | None:
+    """METEOR 1.5 (Denkowski and Lavie, 2014), English, normalised, 0 to 1; None where it cannot run.
+
+    Raises ValueError where the program answers something else than scores.
+    """
+    command, _ = find_meteor()
+    if not command:
+        return None
+    quiet = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, text=True, encoding="utf-8", **quiet) as program:  # type: ignore[call-overload]
+        # One line at a time: the program answers each, and neither side waits for a full pipe.
+        statistics = [
+            _ask(program, " ||| ".join(("SCORE", *map(_one_line, texts), _one_line(hypothesis))))
+            for hypothesis, texts in zip(hypotheses, references, strict=True)
+        ]
+        answers = [_ask(program, " ||| ".join(("EVAL", *statistics)))]
+        answers += [program.stdout.readline().strip() for _ in statistics]  # a score a text, then that of all
+        with contextlib.suppress(BrokenPipeError):  # a program that has died: its answers say so
+            program.stdin.close()
+    try:
+        return float(answers[-1])
+    except ValueError:
+        raise ValueError(
+            f"METEOR answered {answers[-1]!r}: expected a number. It needs 2 GB of memory; try `java -version`, or "
+            "uninstall pycocoevalcap to go on without METEOR."
+        ) from None
+
+
+def _ask(program: Any, line: str) -> str:
+    try:
+        program.stdin.write(line + "\n")
+        program.stdin.flush()
+    except BrokenPipeError:
+        return ""
+    return program.stdout.readline().strip()
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.replace("|||", " ").split())
+
+
+# -- all of them ----------------------------------------------------------------------------------------------------
+
 
 Scores = dict[str, float | None]
 

@@ -25,12 +25,18 @@ from adamix_lab.core.objective import Consistency
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.saving import CONFIG
 from adamix_lab.generation.comparison import load_generator, spread
-from adamix_lab.generation.coverage import coverage
-from adamix_lab.generation.decoding import Decoding, generate_texts, selection_of, trim
-from adamix_lab.generation.encoding import prompts, separators
-from adamix_lab.generation.stepwise import RouteAt, a_route_each, one_route, search
-from adamix_lab.generation.tasks import GenerationTask, load_generation_task
-from adamix_lab.generation.training import train_generator
+from adamix_lab.generation.decoding import (
+    Decoding,
+    RouteAt,
+    a_route_each,
+    generate_texts,
+    one_route,
+    search,
+    selection_of,
+    trim,
+)
+from adamix_lab.generation.tasks import GenerationTask, coverage, load_generation_task
+from adamix_lab.generation.training import prompts, separators, train_generator
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.tasks import data_root
 from adamix_lab.training.card import save

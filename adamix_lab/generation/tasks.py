@@ -7,15 +7,71 @@ equal triplesets, E2E's equal meanings.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from adamix_lab.core.errors import one_of, positive, unknown
-from adamix_lab.generation.linear import linearise_meaning, linearise_triples, split_triple
 from adamix_lab.tasks.rows import SUFFIXES, Row, read_rows
 from adamix_lab.tasks.tasks import EMBEDDED_TEXTS, Task, embedded_folder
+
+# -- structured data as one line of text, as the authors' GPT-2 code has it (after LoRA and prefix tuning) -----------
+# E2E: `name : The Vaults | Type : pub | price : more than £30`. WebNLG and DART: `subject : relation : object`, joined
+# by ` | `; DART's relations are lower-cased.
+
+
+JOINT = " | "
+# What prefix tuning's E2E files, which LoRA and AdaMix train on, call the attributes of the data set.
+E2E_NAMES = {"eatType": "Type", "priceRange": "price", "familyFriendly": "family friendly"}
+_ATTRIBUTE = re.compile(r"\s*([^\[\],]+)\[([^\]]*)\]\s*(?:,|$)")
+
+
+def linearise_meaning(meaning: str) -> str:
+    """An E2E meaning representation as a line.
+
+    >>> linearise_meaning("name[Blue Spice], eatType[pub], near[Crowne Plaza Hotel]")
+    'name : Blue Spice | Type : pub | near : Crowne Plaza Hotel'
+
+    Raises ValueError for what is no list of attributes `name[value]`.
+    """
+    parts, end = [], 0
+    for found in _ATTRIBUTE.finditer(meaning):
+        if found.start() != end:
+            break
+        parts.append(f"{E2E_NAMES.get(found[1], found[1])} : {found[2]}")
+        end = found.end()
+    if not parts or meaning[end:].strip():
+        raise ValueError(f"Meaning representation {meaning!r}: expected attributes like name[Blue Spice], area[city].")
+    return JOINT.join(parts)
+
+
+def linearise_triples(triples: Iterable[Sequence[str]], lower_relations: bool = False) -> str:
+    """Triples (subject, relation, object) as a line.
+
+    >>> linearise_triples([("Aarhus", "LEADER", "Jacob Bundsgaard"), ("Aarhus", "COUNTRY", "Denmark")], True)
+    'Aarhus : leader : Jacob Bundsgaard | Aarhus : country : Denmark'
+
+    Raises ValueError for anything but three strings.
+    """
+    parts = []
+    for triple in triples:
+        if len(triple) != 3 or not all(isinstance(part, str) for part in triple):
+            raise ValueError(f"Triple {list(triple)!r}: expected a subject, a relation and an object, all strings.")
+        subject, relation, value = triple
+        parts.append(f"{subject} : {relation.lower() if lower_relations else relation} : {value}")
+    return JOINT.join(parts)
+
+
+def split_triple(text: str) -> tuple[str, ...]:
+    """A triple as WebNLG writes it, `subject | relation | object`.
+
+    >>> split_triple('Aarhus_Airport | cityServed | "Aarhus, Denmark"')
+    ('Aarhus_Airport', 'cityServed', '"Aarhus, Denmark"')
+    """
+    return tuple(part.strip() for part in text.split(" | ", 2))
+
 
 Pairs = tuple[str, list[str]]  # a source and its targets
 
@@ -214,3 +270,51 @@ def hub_rows(data: str, part: str, configuration: str | None = None, revision: s
             f"Data set {data!r}, {part}, could not be loaded ({first}). Expected a Hub name of parquet files that is "
             "in the cache or can be fetched. Without network give a local folder with train.jsonl and test.jsonl."
         ) from error
+
+
+# -- slot coverage: which values of a meaning representation stand in a text that was written for it -----------------
+# It asks for the value's own words, so it fits data whose values are copied (the embedded "notices"), not such as
+# `familyFriendly: yes`.
+
+
+def slots_of(source: str) -> dict[str, str]:
+    """The slots of a source line, in order.
+
+    >>> slots_of("event: race, place: school")
+    {'event': 'race', 'place': 'school'}
+
+    Raises ValueError for a line that is no list of `slot: value`, or names a slot twice.
+    """
+    parts = [part.split(": ", 1) for part in source.strip().split(", ")]
+    if any(len(part) != 2 or not all(word.strip() for word in part) for part in parts):
+        raise ValueError(f"Source {source!r}: expected slots and values like event: race, place: school.")
+    slots = {slot.strip(): value.strip() for slot, value in parts}
+    if len(slots) < len(parts):
+        raise ValueError(f"Source {source!r} names a slot twice: expected each slot once.")
+    return slots
+
+
+def realised(text: str, slots: dict[str, str]) -> dict[str, bool]:
+    """Whether each slot's value stands in the text, as whole words, in capitals or not.
+
+    >>> realised("A race, in Mayfair.", {"event": "race", "month": "May"})
+    {'event': True, 'month': False}
+    """
+    return {
+        slot: re.search(rf"(?<!\w){re.escape(value)}(?!\w)", text, re.IGNORECASE) is not None
+        for slot, value in slots.items()
+    }
+
+
+def coverage(texts: Sequence[str], sources: Sequence[str]) -> list[float]:
+    """The share of slots that each text realises.
+
+    >>> coverage(["A race.", ""], ["event: race, place: school", "event: play"])
+    [0.5, 0.0]
+
+    Raises ValueError for unequal numbers, or a source that cannot be read.
+    """
+    if isinstance(texts, str) or len(texts) != len(sources):
+        raise ValueError(f"{len(texts)} texts for {len(sources)} sources: expected a text each.")
+    found = [list(realised(text, slots_of(source)).values()) for text, source in zip(texts, sources, strict=True)]
+    return [sum(each) / len(each) for each in found]

@@ -30,8 +30,8 @@ import torch
 from adamix_lab import load_backbone
 from adamix_lab.lessons.checks.generation import check_coverage, check_prefix_labels
 from adamix_lab.lessons.checks.telling import attempt
-from adamix_lab.generation.coverage import realised, slots_of
-from adamix_lab.generation.encoding import encode_pairs
+from adamix_lab.generation.tasks import realised, slots_of
+from adamix_lab.generation.training import encode_pairs
 from adamix_lab.generation.scores import score
 from adamix_lab.generation.shipped import load_texts, load_writer, write_one
 from adamix_lab.generation.tasks import load_generation_task
@@ -168,7 +168,7 @@ attempt(check_coverage, share)
 # %% [markdown]
 # ## Where the library has it
 #
-# Masked pairs: `adamix_lab/generation/encoding.py`. One route a text, by transformers' beam search:
+# Masked pairs: `adamix_lab/generation/training.py`. One route a text, by transformers' beam search:
 # `adamix_lab/generation/decoding.py`; a route a step: `stepwise.py` beside it. Coverage: `coverage.py`. The experts:
 # `data/generators`, made by `adamix-lab lesson-writers`.
 #

@@ -34,7 +34,7 @@ SETTINGS = Settings(RECIPE, Decoding(beams=2, new_tokens=8), experts=3, rank=2, 
 @pytest.fixture(autouse=True)
 def quick_meteor(monkeypatch):
     """METEOR takes ten seconds to start; it has tests of its own."""
-    monkeypatch.setattr("adamix_lab.generation.meteor.shutil.which", lambda name: None)
+    monkeypatch.setattr("adamix_lab.generation.scores.shutil.which", lambda name: None)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def done(decoder, tmp_path_factory):
     """All variants, once: (folder, records, what was said)."""
     folder, said = tmp_path_factory.mktemp("generation"), []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("adamix_lab.generation.meteor.shutil.which", lambda name: None)
+        patch.setattr("adamix_lab.generation.scores.shutil.which", lambda name: None)
         records = compare_generators(TASK, decoder, SETTINGS, folder, list(VARIANTS), said.append)
     return folder, records, "\n".join(said)
 

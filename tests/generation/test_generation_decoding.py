@@ -17,8 +17,7 @@ from adamix_lab.core.model import attach
 from adamix_lab.core.objective import Consistency, next_token_loss
 from adamix_lab.core.routing import generator_for
 from adamix_lab.generation.decoding import Decoding, generate_texts, selection_of, trim
-from adamix_lab.generation.encoding import encode_pairs
-from adamix_lab.generation.training import one_view, smoothed_next_token_loss, train_generator
+from adamix_lab.generation.training import encode_pairs, one_view, smoothed_next_token_loss, train_generator
 from adamix_lab.training.recipe import Recipe
 
 TASK, TOKENIZER = tiny_generation.task(), tiny_generation.tokenizer()

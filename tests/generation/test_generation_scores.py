@@ -7,11 +7,21 @@ import shutil
 import generation_vectors as vectors
 import pytest
 
-from adamix_lab.generation import meteor as meteor_module
-from adamix_lab.generation.meteor import find_meteor, meteor
-from adamix_lab.generation.overlap import cider, longest_common, nist, rouge_l
-from adamix_lab.generation.scores import DIGITS, missing, score, table
-from adamix_lab.generation.words import mteval_words, treebank_words
+from adamix_lab.generation import scores
+from adamix_lab.generation.scores import (
+    DIGITS,
+    cider,
+    find_meteor,
+    longest_common,
+    meteor,
+    missing,
+    mteval_words,
+    nist,
+    rouge_l,
+    score,
+    table,
+    treebank_words,
+)
 
 pytest.importorskip("sacrebleu")
 
@@ -22,7 +32,7 @@ def cut(words):
 
 @pytest.fixture
 def no_java(monkeypatch):
-    monkeypatch.setattr(meteor_module.shutil, "which", lambda name: None)
+    monkeypatch.setattr(scores.shutil, "which", lambda name: None)
 
 
 def test_nist_agrees_with_the_e2e_scorer():
@@ -105,7 +115,7 @@ def test_perfect_and_empty_texts(no_java):
 def test_meteor_is_absent_and_said_to_be(monkeypatch, no_java):
     assert missing() == "Java is not installed" and meteor(["a"], [["a"]]) is None
     assert table([("x", score(["a pub"], [["a pub"]]))]).splitlines()[-1].split()[3] == "-"
-    monkeypatch.setattr(meteor_module.shutil, "which", lambda name: "/usr/bin/java")
+    monkeypatch.setattr(scores.shutil, "which", lambda name: "/usr/bin/java")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert find_meteor()[0] == [] and "pip install pycocoevalcap" in missing()
 
@@ -120,7 +130,7 @@ def test_meteor_agrees_with_its_own_program():
 
 @pytest.mark.skipif(not shutil.which("sh"), reason="no shell here")
 def test_a_meteor_that_breaks_says_so(monkeypatch):
-    monkeypatch.setattr(meteor_module, "find_meteor", lambda: (["sh", "-c", "exit 1"], ""))
+    monkeypatch.setattr(scores, "find_meteor", lambda: (["sh", "-c", "exit 1"], ""))
     with pytest.raises(ValueError, match="METEOR answered '': expected a number"):
         meteor(["a"], [["a"]])
 

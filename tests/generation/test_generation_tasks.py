@@ -12,9 +12,14 @@ import torch
 from adamix_lab.core.adaptations import LoRA
 from adamix_lab.core.model import attach
 from adamix_lab.generation import tasks
-from adamix_lab.generation.encoding import check_decoder, encode_pairs, prompts
-from adamix_lab.generation.linear import linearise_meaning, linearise_triples, split_triple
-from adamix_lab.generation.tasks import GenerationTask, load_generation_task
+from adamix_lab.generation.tasks import (
+    GenerationTask,
+    linearise_meaning,
+    linearise_triples,
+    load_generation_task,
+    split_triple,
+)
+from adamix_lab.generation.training import check_decoder, encode_pairs, prompts
 from adamix_lab.tasks.batches import TextsCut, encode
 from adamix_lab.tasks.tasks import hold_out
 from adamix_lab.training.train import train

@@ -15,10 +15,8 @@ import torch
 from adamix_lab.core.adaptations import LoRA
 from adamix_lab.core.model import attach
 from adamix_lab.generation import shipped, shipped_card
-from adamix_lab.generation.coverage import coverage, realised, slots_of
-from adamix_lab.generation.decoding import Decoding, generate_texts
-from adamix_lab.generation.stepwise import a_route_each, one_route, search
-from adamix_lab.generation.tasks import load_generation_task
+from adamix_lab.generation.decoding import Decoding, a_route_each, generate_texts, one_route, search
+from adamix_lab.generation.tasks import coverage, load_generation_task, realised, slots_of
 from adamix_lab.lessons.checks.generation import check_coverage, check_prefix_labels
 from adamix_lab.tasks.tasks import data_root
 
