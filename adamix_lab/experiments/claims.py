@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 from adamix_lab.analysis.statistics import Estimate, holm, t_interval
@@ -131,12 +132,7 @@ def verdicts_of(scores: Scores, budget: Budget = "steps") -> list[Verdict]:
     adjusted = dict(zip(tests, holm(list(tests.values())), strict=True))
     verdicts = []
     for claim, findings in zip(claims, found, strict=True):
-        decided = tuple(
-            _decide(replace(f, adjusted=adjusted.get((f.part.contrast, f.part.tasks), math.nan)), scores, len(tests))
-            if f.estimate
-            else f
-            for f in findings
-        )
+        decided = tuple(_decide(each, scores, adjusted) for each in findings)
         verdicts.append(Verdict(claim, overall([each.verdict for each in decided]), decided))
     return verdicts
 
@@ -161,44 +157,42 @@ def _estimate(part: Part, scores: Scores, budget: Budget, sizes: Mapping[str, in
     """The part's estimate, or why there is none."""
     if part.rule == "equal":
         return _equal(part, scores)
-    nothing = Finding(part, OPEN, "")
+    undecided = partial(Finding, part, OPEN)
     small = {task for task, rows in sizes.items() if rows < SMALL_BELOW}
     tasks = [task for task in scores.tasks(part.contrast.few_shot) if part.tasks != "small" or task in small]
     on = tuple(each for task in tasks if (each := scores.on_task(part.contrast, task, budget)).by_seed)
     if not on:
         absent = list(dict.fromkeys(side for task in tasks for side in scores.absent(part.contrast, task, budget)))
-        return replace(nothing, why=f"not run: {', '.join(absent)}." if absent else "no runs of that kind.")
+        return undecided(f"not run: {', '.join(absent)}." if absent else "no runs of that kind.")
     most = max(len(each.by_seed) for each in on)
     if most < SEEDS:
-        why = f"{most} seed{'s' if most > 1 else ''} in pairs, and fewer than {SEEDS} decide nothing."
-        return replace(nothing, why=why, on=on)
+        pairs = f"{most} seed{'s' if most > 1 else ''} in pairs"
+        return undecided(f"{pairs}, and fewer than {SEEDS} decide nothing.", on)
     on = tuple(each for each in on if len(each.by_seed) >= SEEDS)
     if part.rule != "above":  # two that learned nothing are alike, too
         on = tuple(each for each in on if scores.learned(part.contrast, each.task, budget, MARGIN))
         if not on:
-            return replace(nothing, why="no task is known to have been learned: scores above chance, with predictions.")
-    seeds = mean_by_seed(on)
-    first, second = on, ()
+            return undecided("no task is known to have been learned: scores above chance, with predictions.")
+    plus, less = on, on[:0]
     if part.tasks == "small against large":
-        first = tuple(each for each in on if each.task in small)
-        second = tuple(each for each in on if each.task in sizes and each.task not in small)
-        if not (first and second):
+        plus = tuple(each for each in on if each.task in small)
+        less = tuple(each for each in on if each.task in sizes and each.task not in small)
+        if not (plus and less):
             named = ", ".join(each.task for each in on)
-            return replace(
-                nothing, why=f"tasks of few and of many training rows are needed, and these are {named}.", on=on
-            )
+            return undecided(f"tasks of few and of many training rows are needed, and these are {named}.", on)
+    seeds = mean_by_seed(on)
     if len(seeds) < SEEDS:
-        why = f"the tasks have {len(seeds)} seeds in common, fewer than {SEEDS}."
-        return replace(nothing, why=why, on=on)
-    plus, less = mean_by_seed(first), mean_by_seed(second)
-    return replace(nothing, on=on, estimate=t_interval([plus[seed] - less.get(seed, 0.0) for seed in seeds]))
+        return undecided(f"the tasks have {len(seeds)} seeds in common, fewer than {SEEDS}.", on)
+    a, b = mean_by_seed(plus), mean_by_seed(less)
+    return undecided("", on, t_interval([a[seed] - b.get(seed, 0.0) for seed in seeds]))
 
 
-def _decide(finding: Finding, scores: Scores, comparisons: int) -> Finding:
+def _decide(finding: Finding, scores: Scores, adjusted: Mapping[Any, float]) -> Finding:
     part, estimate = finding.part, finding.estimate
     if estimate is None:
         return finding
-    verdict, why = _above(finding, estimate, comparisons) if part.rule == "above" else _within(part, estimate)
+    finding = replace(finding, adjusted=adjusted.get((part.contrast, part.tasks), math.nan))
+    verdict, why = _above(finding, estimate, len(adjusted)) if part.rule == "above" else _within(part, estimate)
     if part.most_steps is not None and verdict != OPEN:
         verdict, why = _limit_by_steps(finding, part.most_steps, scores, verdict, why)
     digits, unit = (3, "nats") if part.contrast.measure == "loss" else (1, "points")

@@ -40,8 +40,8 @@ class Side:
     @classmethod
     def named(cls, name: str) -> Side:
         """The side that `str` writes like that: "AdaMix", "AdaMix, random", "AdaMix, random, best draw"."""
-        variant, *more = name.split(", ")
-        return cls(variant, *more[:1], best=more[1:] == ["best draw"])
+        parts = name.split(", ")
+        return cls(parts[0], parts[1] if len(parts) > 1 else "merged", "best draw" in parts)
 
     def __str__(self) -> str:
         shown = self.variant if self.strategy == "merged" else f"{self.variant}, {self.strategy}"

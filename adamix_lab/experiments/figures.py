@@ -124,16 +124,9 @@ def strategies_by_seed(table: DataFrame) -> Picture:
     for n, name in enumerate(names):
         colour, marker = STYLES[name]
         own = table[table["strategy"] == name]
-        for place, task in enumerate(tasks):
-            values = own.loc[own["task"] == task, "difference"]
-            if not len(values):
-                continue
-            at = place + 0.18 * (n - (len(names) - 1) / 2)
-            first = name not in {line.get_label() for line in axes.lines}
-            axes.plot(
-                [at] * len(values), values, color=colour, marker=marker, linestyle="", alpha=0.6,
-                label=name if first else None,
-            )  # fmt: skip
+        places = own["task"].map(tasks.index) + 0.18 * (n - (len(names) - 1) / 2)
+        axes.plot(places, own["difference"], color=colour, marker=marker, linestyle="", alpha=0.6, label=name)
+        for (task, at), values in own.groupby(["task", places], sort=False)["difference"]:
             axes.plot([at - 0.06, at + 0.06], [values.mean()] * 2, color=colour, linewidth=2)
             told.append(f"{task}, {name} {values.mean():+.2f} ({values.min():+.2f} to {values.max():+.2f})")
     axes.axhline(0, color=STYLES["merged"][0], label="merged")

@@ -115,10 +115,8 @@ def to_html(text: str, pictures: Mapping[int, Picture]) -> str:
     body = MarkdownIt("js-default").render(text)  # "js-default": with tables, and HTML in the text is only text
     body = re.sub(r"<p>([^\n]*)</p>\n<table>", r"<table>\n<caption>\1</caption>", body)
     body = re.sub(r"<tr>\n<td>(.*?)</td>", r'<tr>\n<th scope="row">\1</th>', body).replace("<th>", '<th scope="col">')
-    for number, picture in pictures.items():
-        body = re.sub(rf'<img src="figure{number}\.png"[^>]*>', lambda _, shown=picture: shown.html(), body)
-    page: str = read_paper("report.html")
-    return page.replace("{report}", body)
+    body = re.sub(r'<img src="figure(\d+)\.png"[^>]*>', lambda tag: pictures[int(tag[1])].html(), body)
+    return str(read_paper("report.html")).replace("{report}", body)
 
 
 # -- what was run -----------------------------------------------------------------------------------------
