@@ -208,13 +208,8 @@ def _load(path: Path, device: str) -> dict[str, Tensor]:
             f"{path} could not be read ({str(error).splitlines()[0]}): expected a whole file that torch.save wrote. "
             "Copy it again."
         ) from error
-    if isinstance(found, Mapping) and isinstance(found.get("model_state_dict"), Mapping):
-        found = found["model_state_dict"]
-    wrong = next((key for key, value in found.items() if not isinstance(value, Tensor)), None) if _named(found) else 0
-    if wrong is not None:
+    state = found.get("model_state_dict", found) if isinstance(found, Mapping) else None
+    named = isinstance(state, Mapping) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+    if not state or not named:
         raise LabError(f"{path} holds no state dict: expected names and tensors, nothing else.")
-    return {str(key): value for key, value in found.items()}
-
-
-def _named(found: object) -> bool:
-    return isinstance(found, Mapping) and bool(found) and all(isinstance(key, str) for key in found)
+    return dict(state)
