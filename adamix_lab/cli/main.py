@@ -198,23 +198,6 @@ def doctor(
 
 
 @app.command()
-def twins(
-    out: Annotated[Path | None, typer.Option(help="Default: data/experts.")] = None,
-    seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ...")] = 3,
-    steps: Annotated[int | None, typer.Option(help="Fewer steps, for a trial.")] = None,
-) -> None:
-    """Trains the shipped experts: AdaMix and three controls on the embedded task, three stages of training each."""
-    from adamix_lab.experiments.cards import write_card
-    from adamix_lab.tasks.tasks import data_root
-    from adamix_lab.training.shipped import SEEDS, make_twins
-
-    folder = out or data_root() / "experts"
-    make_twins(folder, seeds=range(seeds), steps=steps)
-    if seeds >= len(SEEDS):
-        print(f"effects: {write_card(folder)}")
-
-
-@app.command()
 def lab() -> None:
     """Opens JupyterLab on the notebooks, beginning with 00_tour."""
     from adamix_lab.cli.workshop import lab as run

@@ -129,7 +129,10 @@ def _assets() -> Iterator[tuple[bool, str]]:
             + ("" if there else f" is missing from {data_root()}: clone the repository again"),
         )
     shipped = len(list((data_root() / "experts").glob("*/seed*/*/adamix.json")))
-    yield shipped > 0, f"{shipped} shipped sets of experts" + ("" if shipped else ": make them with `adamix-lab twins`")
+    yield (
+        shipped > 0,
+        f"{shipped} shipped sets of experts" + ("" if shipped else ": make them with data/experts/make.py"),
+    )
 
 
 def _nvidia_driver() -> bool:

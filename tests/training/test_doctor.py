@@ -18,7 +18,7 @@ def test_a_missing_extra_is_named_with_its_remedy(monkeypatch):
 def test_missing_assets_are_named(monkeypatch, tmp_path):
     monkeypatch.setenv("ADAMIX_LAB_DATA", str(tmp_path))
     lines = [line for fine, line in doctor.diagnose() if not fine]
-    assert any("aspects" in line for line in lines) and any("adamix-lab twins" in line for line in lines)
+    assert any("aspects" in line for line in lines) and any("data/experts/make.py" in line for line in lines)
 
 
 def test_versions_go_with_every_result():

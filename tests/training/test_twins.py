@@ -6,12 +6,14 @@ from pathlib import Path
 import close
 import pytest
 import torch
+from makers import load_maker
 
 from adamix_lab.core.saving import read_config
 from adamix_lab.tasks.tasks import data_root, load_task
 from adamix_lab.training.evaluation import evaluate
-from adamix_lab.training.shipped import SEEDS, STAGES, TWINS, load_twin, strategies_of, train_stages
+from adamix_lab.training.shipped import SEEDS, STAGES, TWINS, load_twin
 
+MAKER = load_maker("experts")
 EXPERTS = data_root() / "experts"
 PLACES = [(twin, seed, stage) for twin in TWINS for seed in SEEDS for stage in STAGES]
 
@@ -28,11 +30,15 @@ def test_all_are_there_in_half_precision_and_within_eight_megabytes():
         assert len(config["sites"]) == 2 and config["experts"] == 4
 
 
+def test_the_card_is_what_the_notes_give():
+    assert MAKER.card(EXPERTS) == (EXPERTS / "README.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("twin", TWINS)
 def test_a_shipped_twin_loads_and_scores_what_its_notes_say(twin):
     mixture, tokenizer = load_twin(twin, seed=1)
     assert mixture.mixture.share == (() if TWINS[twin].share is None else (TWINS[twin].share,))
-    found = strategies_of(mixture, load_task("aspects"), tokenizer)
+    found = MAKER.results_of(mixture, load_task("aspects"), tokenizer)
     told = notes(twin, 1, "late")["results"]
     assert found.keys() <= told.keys()  # of adapters trained apart the notes tell each one's own head, too
     close.assert_close(*([each[name]["loss"] for name in found] for each in (found, told)))
@@ -72,7 +78,7 @@ def test_unknown_twins_and_stages_are_named(tmp_path):
         load_twin("adamx")
     with pytest.raises(ValueError, match=r"Stage 'end' is not known"):
         load_twin(stage="end")
-    with pytest.raises(FileNotFoundError, match=r"adamix-lab twins"):
+    with pytest.raises(FileNotFoundError, match=r"data/experts/make.py"):
         load_twin(folder=tmp_path)
 
 
@@ -80,7 +86,7 @@ def test_stages_are_kept_while_training():
     import tiny_task
 
     task, tokenizer, mixture = tiny_task.task(), tiny_task.tokenizer(), tiny_task.mixture()
-    kept = train_stages(mixture, task, tokenizer, tiny_task.recipe(steps=10))
+    kept = MAKER.train_stages(mixture, task, tokenizer, tiny_task.recipe(steps=10))
     assert list(kept) == list(STAGES)
     names = [name for name in kept["late"] if name.startswith("experts")]
     assert all(not torch.equal(kept["early"][name], kept["late"][name]) for name in names)

@@ -1,0 +1,187 @@
+"""Make the shipped experts: four twins on the embedded task, three stages of training each, and their card.
+
+    python data/experts/make.py
+    python data/experts/make.py --out runs/experts --seeds 1 --steps 100
+
+Twins that are there are left: the same command goes on with a killed one. The card (`README.md`) is written from the
+experts' own notes, when all seeds are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adamix_lab import evaluate, load_task, save, train
+from adamix_lab.analysis.statistics import format_interval
+from adamix_lab.core.files import write_text
+from adamix_lab.core.merging import stack_experts
+from adamix_lab.core.model import MixtureModel, load_trained, trained_tensors
+from adamix_lab.core.saving import CONFIG, read_config
+from adamix_lab.tasks.tasks import Task
+from adamix_lab.training.doctor import device_name
+from adamix_lab.training.recipe import Recipe
+from adamix_lab.training.shipped import EXPERTS, RECIPE, SEEDS, STAGES, TWINS, fresh, twin_recipe
+
+STRATEGIES = (*(f"fixed-{n}" for n in range(EXPERTS)), "merged", "ensemble")
+WHAT = {
+    "adamix": "shared up-projection, independent routes, consistency 1",
+    "no-consistency": "the same, one view a step",
+    "unshared-tied": "nothing shared, down i always with up i, one view a step",
+    "apart": "four single adapters trained one by one, side by side; the heads, which start alike, averaged",
+}
+
+Stages = dict[str, dict[str, Tensor]]
+Results = dict[str, dict[str, float]]
+Notes = dict[str, Any]
+
+
+def make(folder: Path, seeds: Sequence[int], steps: int | None = None, say: Callable[[str], None] = print) -> None:
+    """Trains and writes every twin (float16) with its evaluation; the card when all seeds are there."""
+    task = load_task("aspects")
+    for name, seed in itertools.product(TWINS, seeds):
+        place = folder / name / f"seed{seed}"
+        if all((place / stage / CONFIG).is_file() for stage in STAGES):
+            say(f"{name}, seed {seed}: already there")
+            continue
+        start = time.perf_counter()
+        mixture, tokenizer, stages, own = make_twin(name, seed, task, steps)
+        seconds = round(time.perf_counter() - start, 1)
+        for stage, tensors in stages.items():
+            load_trained(mixture, {key: value.half().float() for key, value in tensors.items()})
+            results = results_of(mixture, task, tokenizer) | own.get(stage, {})
+            notes = {"task": "aspects", "backbone": "minilm", "classes": list(task.classes), "twin": name, "seed": seed}
+            notes |= {"stage": stage, "seconds": seconds, "device": device_name(), "results": results}
+            save(mixture, place / stage, notes, dtype=torch.float16)
+            listed = ", ".join(f"{strategy} {100 * result['accuracy']:.1f}" for strategy, result in results.items())
+            say(f"{name}, seed {seed}, {stage} ({seconds:.0f} s): {listed}")
+    if set(SEEDS) <= set(seeds):
+        write_text(folder / "README.md", card(folder))
+
+
+def make_twin(
+    name: str, seed: int, task: Task, steps: int | None = None
+) -> tuple[MixtureModel, Any, Stages, dict[str, Results]]:
+    """Trains one twin: the mixture, the tokenizer, the trained tensors at each stage, and what was found on the way.
+
+    What is found: of adapters trained apart, by stage, what each gives with its own head ("own-0", ...).
+    """
+    twin = TWINS[name]
+    if twin.together:
+        mixture, tokenizer = fresh(task, EXPERTS, twin.share, seed, twin.tied)
+        return mixture, tokenizer, train_stages(mixture, task, tokenizer, twin_recipe(twin, seed, steps)), {}
+    singles: dict[str, list[dict[str, Tensor]]] = {stage: [] for stage in STAGES}
+    own: dict[str, Results] = {stage: {} for stage in STAGES}
+    for n in range(EXPERTS):
+        single, tokenizer = fresh(task, 1, None, seed=EXPERTS * seed + n)
+        stages = train_stages(single, task, tokenizer, twin_recipe(twin, EXPERTS * seed + n, steps))
+        for stage, tensors in stages.items():
+            load_trained(single, tensors)
+            own[stage][f"own-{n}"] = results_of(single, task, tokenizer, ["merged"])["merged"]
+            singles[stage].append(tensors)
+    mixture, tokenizer = fresh(task, EXPERTS, None, seed, twin.tied)
+    return mixture, tokenizer, {stage: stack_experts(parts) for stage, parts in singles.items()}, own
+
+
+def train_stages(mixture: MixtureModel, task: Task, tokenizer: Any, recipe: Recipe) -> Stages:
+    """Trains in place; returns the trained tensors at each stage."""
+    at = {max(1, round(share * (recipe.steps or 0))): stage for stage, share in STAGES.items()}
+    kept: Stages = {}
+
+    def keep(step: int) -> None:
+        if step in at:
+            kept[at[step]] = {name: tensor.clone() for name, tensor in trained_tensors(mixture).items()}
+
+    train(mixture, task, tokenizer, recipe, progress=False, on_step=keep)
+    return kept
+
+
+def results_of(mixture: MixtureModel, task: Task, tokenizer: Any, strategies: Sequence[str] = STRATEGIES) -> Results:
+    """Accuracy and loss of each expert, of the merge and the ensemble, and of the merge with the adapters off."""
+    results = {result.strategy: result for result in evaluate(mixture, task, tokenizer, strategies)}
+    with mixture.disabled():
+        results["off"] = evaluate(mixture, task, tokenizer)[0]
+    return {name: {"accuracy": result.accuracy, "loss": result.loss} for name, result in results.items()}
+
+
+# -- the card ----------------------------------------------------------------------------------------------
+
+
+def card(folder: Path) -> str:
+    """The card's text: means with 95 % t-intervals over seeds, and paired differences between merge and experts."""
+    places = itertools.product(TWINS, SEEDS, STAGES)
+    notes = {(t, s, g): read_config(folder / t / f"seed{s}" / g)["notes"] for t, s, g in places}
+    late = {name: [notes[name, seed, "late"] for seed in SEEDS] for name in TWINS}
+    versions = read_config(folder / "adamix" / "seed0" / "late")["versions"]
+    size = sum(p.stat().st_size for p in folder.rglob("*.safetensors")) / 1e6
+    stages = ", ".join(f"{stage} ({100 * share:.0f} % of the steps)" for stage, share in STAGES.items())
+    own = format_interval([_mean(run, "own") for run in late["apart"]])
+    lines = [
+        "# Shipped experts: four twins on the embedded task",
+        "",
+        f"MiniLM frozen; M = {EXPERTS} bottleneck adapters of 16 in the top two blocks; {RECIPE.steps} steps of "
+        f"{RECIPE.batch_size} rows, lr {RECIPE.lr:g}, head {RECIPE.head_lr:g}, the same recipe for every twin. "
+        f"Seeds {', '.join(map(str, SEEDS))}; stages: {stages}. float16 safetensors, {size:.1f} MB in all.",
+        "",
+        f"Made by `data/experts/make.py` (which also writes this page): torch {versions['torch']}, transformers "
+        f"{versions['transformers']}, {late['adamix'][0]['device']}. `load_twin(name, seed, stage)` loads one.",
+        "",
+        *(f"- **{name}**: {WHAT[name]}." for name in TWINS),
+        "",
+        "## Effects",
+        "",
+        f"Accuracy in % on the evaluation rows, stage late, mean and 95 % t-interval over {len(SEEDS)} seeds. "
+        "*Fixed*: the mean of the four experts, each alone. *Merged minus fixed*: paired by seed.",
+        "",
+        "| twin | fixed | merged | ensemble of 4 | merged minus fixed | adapters off | seconds a seed |",
+        "|---|---|---|---|---|---|---|",
+        *(_row(name, runs) for name, runs in late.items()),
+        "",
+        f"Each adapter trained apart, with its own head: {own} %.",
+        "",
+        "Merged, by stage (mean over seeds):",
+        "",
+        f"| twin | {' | '.join(STAGES)} |",
+        "|---|" + "---|" * len(STAGES),
+    ]
+    for name in TWINS:
+        means = [statistics.fmean(_percent(notes[name, s, g], "merged") for s in SEEDS) for g in STAGES]
+        lines.append(f"| {name} | " + " | ".join(f"{mean:.1f}" for mean in means) + " |")
+    return "\n".join([*lines, ""])
+
+
+def _row(name: str, runs: list[Notes]) -> str:
+    merged, fixed = [_percent(run, "merged") for run in runs], [_mean(run, "fixed") for run in runs]
+    ensemble, off = ([_percent(run, strategy) for run in runs] for strategy in ("ensemble", "off"))
+    gaps = [m - f for m, f in zip(merged, fixed, strict=True)]
+    cells = [format_interval(values) for values in (fixed, merged, ensemble, gaps, off)]
+    return " | ".join([f"| {name}", *cells, f"{statistics.fmean(run['seconds'] for run in runs):.0f} |"])
+
+
+def _percent(notes: Notes, strategy: str) -> float:
+    return 100 * float(notes["results"][strategy]["accuracy"])
+
+
+def _mean(notes: Notes, each: str) -> float:
+    return statistics.fmean(_percent(notes, f"{each}-{n}") for n in range(EXPERTS))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="default: beside this file")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="seeds 0, 1, ...")
+    parser.add_argument("--steps", type=int, help="fewer steps, for a trial")
+    options = parser.parse_args()
+    make(options.out, range(options.seeds), options.steps)
+
+
+if __name__ == "__main__":
+    main()
