@@ -130,7 +130,7 @@ def evaluate(
 
     mixture, tokenizer, config = load_saved(folder)
     source = task or config["notes"].get("source") or config["notes"].get("task", "aspects")
-    for part in load_task(source).judged():
+    for part in load_task(source).evaluation_tasks():
         print(part.name)
         print_results(compare(mixture, part, tokenizer, strategy or SHOWN, seed))
 

@@ -16,7 +16,7 @@ from adamix_lab.experiments.methods import METHODS, Budget, Outcome
 from adamix_lab.experiments.seeds import unit
 from adamix_lab.tasks.batches import TextsCut
 from adamix_lab.tasks.metrics import Undefined
-from adamix_lab.tasks.tasks import KNOWN, Task, load_task, subsample
+from adamix_lab.tasks.tasks import PAPER_TASKS, Task, load_task, subsample
 from adamix_lab.training.doctor import versions
 
 Say = Callable[[str], None]
@@ -88,7 +88,7 @@ def run_cell(task: Task, method: str, backbone: str, budget: Budget) -> dict[str
         "trained_parameters": outcome.trained,
         "kept_parameters": outcome.kept,
         "training_rows": len(task.train),
-        "evaluation_rows": {part.name: len(part.evaluation) for part in task.judged()},
+        "evaluation_rows": {part.name: len(part.evaluation) for part in task.evaluation_tasks()},
         "notes": said,
         "seed": budget.seed,
     }
@@ -97,7 +97,7 @@ def run_cell(task: Task, method: str, backbone: str, budget: Budget) -> dict[str
 def _metrics(task: Task, outcome: Outcome) -> dict[str, float]:
     """The task's metrics; those of further rows carry their name (`accuracy, mismatched`)."""
     found: dict[str, float] = {}
-    for part, result in zip(task.judged(), outcome.evaluations, strict=True):
+    for part, result in zip(task.evaluation_tasks(), outcome.evaluations, strict=True):
         suffix = part.name.removeprefix(task.name).lstrip("-")
         found |= {f"{name}, {suffix}" if suffix else name: value for name, value in result.shown.items()}
     return found
@@ -105,15 +105,15 @@ def _metrics(task: Task, outcome: Outcome) -> dict[str, float]:
 
 def _chosen(folder: Path, tasks: Sequence[str], methods: Sequence[str]) -> tuple[list[str], list[str]]:
     for name in tasks:
-        if name not in KNOWN:
-            raise unknown("Task", name, KNOWN)
+        if name not in PAPER_TASKS:
+            raise unknown("Task", name, PAPER_TASKS)
     for name in methods:
         if name not in METHODS:
             raise unknown("Method", name, METHODS)
-    there = [name for name in KNOWN if (folder / name).is_dir()]
+    there = [name for name in PAPER_TASKS if (folder / name).is_dir()]
     if not there:
         raise FileNotFoundError(
-            f"{folder} holds no task's folder: expected one or more of {', '.join(KNOWN)}, each with train.* and "
+            f"{folder} holds no task's folder: expected one or more of {', '.join(PAPER_TASKS)}, each with train.* and "
             "validation.* (subj, mpqa: test.*)."
         )
     return list(tasks) or there, list(methods) or list(METHODS)

@@ -25,7 +25,7 @@ from typing import Any
 
 from adamix_lab.baselines.making import BASELINES
 from adamix_lab.core.errors import one_of, positive, unknown
-from adamix_lab.tasks.tasks import EMBEDDED, KNOWN
+from adamix_lab.tasks.tasks import EMBEDDED, PAPER_TASKS
 
 # -- settings ----------------------------------------------------------------------------------------------------
 #
@@ -281,8 +281,8 @@ def grid_of(table: Any, **changes: Any) -> Grid:
     if not runs:
         raise ValueError("the grid is empty: expected axes or rows that give one run at least.")
     for run in runs:
-        if run.task not in (*EMBEDDED, *KNOWN) and "/" not in run.task and not Path(run.task).exists():
-            raise unknown("Task", run.task, (*EMBEDDED, *KNOWN))
+        if run.task not in (*EMBEDDED, *PAPER_TASKS) and "/" not in run.task and not Path(run.task).exists():
+            raise unknown("Task", run.task, (*EMBEDDED, *PAPER_TASKS))
     seen: dict[str, Run] = {}
     for number, run in enumerate(runs, start=1):
         if run.key in seen:

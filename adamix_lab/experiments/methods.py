@@ -74,7 +74,7 @@ class Outcome:
     """What a method gave.
 
     Attributes:
-        evaluations: one for each of `task.judged()`, the model as it would be used (merged).
+        evaluations: one for each of `task.evaluation_tasks()`, the model as it would be used (merged).
         seconds: of training, encoding included.
         trained: parameters that train, with the head.
         kept: parameters beside the base that answer at the end, with the head.
@@ -93,7 +93,7 @@ def probe(task: Task, backbone: str, budget: Budget) -> Outcome:
     """Logistic or ridge regression on the frozen features: no steps are taken, every training row is read once."""
     model, tokenizer = load_backbone(backbone, num_labels=task.num_labels, seed=budget.seed)
     start = time.perf_counter()
-    results = [linear_probe(model, part, tokenizer, max_length=budget.max_length) for part in task.judged()]
+    results = [linear_probe(model, part, tokenizer, max_length=budget.max_length) for part in task.evaluation_tasks()]
     outputs = 1 if task.num_labels <= 2 else task.num_labels  # of two classes one is enough
     weights = outputs * (int(model.config.hidden_size) + 1)
     return Outcome(results, time.perf_counter() - start, weights, weights)
@@ -121,7 +121,8 @@ def adapted(
     train(mixture, task, tokenizer, recipe, progress=False, encoder=encoder)
     seconds = time.perf_counter() - start
     results = [
-        evaluate(mixture, part, tokenizer, max_length=budget.max_length, encoder=encoder)[0] for part in task.judged()
+        evaluate(mixture, part, tokenizer, max_length=budget.max_length, encoder=encoder)[0]
+        for part in task.evaluation_tasks()
     ]
     counts = parameter_report(mixture)
     return Outcome(results, seconds, counts.experts + counts.head, counts.merged + counts.head)

@@ -34,7 +34,7 @@ from adamix_lab.fast.prefix import cached_prefix
 from adamix_lab.fast.tree import tree_logits
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import Example, TextsCut, collate, encode, sequential
-from adamix_lab.tasks.tasks import KNOWN, Task, few_shot, hold_out, load_task, subsample
+from adamix_lab.tasks.tasks import PAPER_TASKS, Task, few_shot, hold_out, load_task, subsample
 from adamix_lab.training.doctor import versions
 from adamix_lab.training.evaluation import Evaluation, Indexed, evaluate_batches, judge
 from adamix_lab.training.recipe import Recipe
@@ -126,7 +126,7 @@ def _source(run: Run) -> tuple[Any, ...]:
 
 @lru_cache(maxsize=2)
 def _loaded(task: str, folder: str | None, rows: int | None, judged: int | None, judged_on: str) -> Task:
-    place = Path(folder) / task if folder is not None and task in KNOWN else None
+    place = Path(folder) / task if folder is not None and task in PAPER_TASKS else None
     found = load_task(task, rows=rows, folder=place)
     if judged_on == "slice":
         train, held_out = hold_out(found.train, SLICE, 0, found.label)

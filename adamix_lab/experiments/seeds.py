@@ -45,7 +45,7 @@ def train_seeds(
     sides = PAPER_SHARE.get(adaptation.kind) if share is None else None if share == "none" else share
     blocks = None if blocks is None else tuple(blocks)
     results: list[list[Evaluation]] = []
-    further: dict[str, list[list[Evaluation]]] = {part.name: [] for part in task.judged()[1:]}
+    further: dict[str, list[list[Evaluation]]] = {part.name: [] for part in task.evaluation_tasks()[1:]}
     start = time.perf_counter()
     for seed in seeds:
         model, tokenizer = load_backbone(backbone, num_labels=task.num_labels, seed=seed)
@@ -61,7 +61,9 @@ def train_seeds(
         train(mixture, task, tokenizer, replace(recipe, seed=seed), folder / "run")
         trained = time.perf_counter() - began
         shown = SHOWN if mixture.space.number > 1 else SHOWN[:1]  # all alike with a single route
-        judged = [evaluate(mixture, t, tokenizer, shown, seed, max_length=recipe.max_length) for t in task.judged()]
+        judged = [
+            evaluate(mixture, t, tokenizer, shown, seed, max_length=recipe.max_length) for t in task.evaluation_tasks()
+        ]
         results.append(judged[0])
         for part, more in zip(further, judged[1:], strict=True):
             further[part].append(more)

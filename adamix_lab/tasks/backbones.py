@@ -132,7 +132,7 @@ def load_backbone(
     positive("num_labels", num_labels)
     import transformers
 
-    source = _source(name)
+    source = _resolve(name)
     where = {"revision": revision} if revision else {}
     settings: dict[str, Any] = {**where, "dtype": dtype or torch.float32, "output_loading_info": True}
     if kind == "classification":
@@ -147,7 +147,7 @@ def load_backbone(
     if kind == "classification":
         _redraw_head(model, loading, seed)
     if kind == "masked":
-        _need_masked_head(name, model, loading)
+        _check_masked_head(name, model, loading)
     if tokenizer.pad_token is None:  # GPT-2 and its kin have none; classification needs one
         tokenizer.pad_token = tokenizer.eos_token
     if getattr(model.config, "pad_token_id", None) is None:
@@ -166,7 +166,7 @@ def find_shipped(name: str) -> Path:
     return folder
 
 
-def _source(name: str) -> str:
+def _resolve(name: str) -> str:
     if name in SHIPPED:
         return str(find_shipped(name))
     if name != "minilm":
@@ -195,7 +195,7 @@ def _not_found(name: str, error: Exception) -> OSError:
     )
 
 
-def _need_masked_head(name: str, model: Any, loading: dict[str, Any]) -> None:
+def _check_masked_head(name: str, model: Any, loading: dict[str, Any]) -> None:
     lacking = [key for key in loading.get("missing_keys", ()) if not key.startswith(f"{model.base_model_prefix}.")]
     if lacking:
         raise LabError(

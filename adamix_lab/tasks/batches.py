@@ -49,7 +49,7 @@ def encode(rows: Sequence[Mapping[str, Any]], task: Task, tokenizer: Any, max_le
     for n, row in enumerate(rows):
         example = {name: torch.tensor(encoded[name][n], dtype=torch.long) for name in names}
         if not len(example["input_ids"]):
-            example = _lone_token(names, tokenizer)
+            example = _single_token(names, tokenizer)
         if task.label in row:
             example["labels"] = torch.tensor(row[task.label])
         examples.append(example)
@@ -57,7 +57,7 @@ def encode(rows: Sequence[Mapping[str, Any]], task: Task, tokenizer: Any, max_le
     return examples
 
 
-def _lone_token(names: Sequence[str], tokenizer: Any) -> Example:
+def _single_token(names: Sequence[str], tokenizer: Any) -> Example:
     # GPT-2's tokenizer answers an empty sentence with no token at all, and no model takes an empty sequence.
     token = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.pad_token_id or 0
     values = {"input_ids": token, "attention_mask": 1}

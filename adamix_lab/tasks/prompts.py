@@ -72,7 +72,7 @@ class Prompt:
 _ENTAILS = "{first} ? {mask} , {second}"
 _SAME = "{first} {mask} , {second}"
 
-# Words in the order of the classes in `tasks.KNOWN`. STS-B has no classes: no prompt here.
+# Words in the order of the classes in `tasks.PAPER_TASKS`. STS-B has no classes: no prompt here.
 PROMPTS: dict[str, Prompt] = {
     "cola": Prompt("{first} This is {mask} .", ("incorrect", "correct")),
     "sst2": Prompt("{first} It was {mask} .", ("terrible", "great")),

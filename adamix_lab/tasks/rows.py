@@ -33,27 +33,27 @@ class Part(NamedTuple):
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".csv", ".csv.gz", ".tsv")
 
 
-def read_files(path: Path, judged: Sequence[str] = ()) -> list[Part]:
+def read_files(path: Path, splits: Sequence[str] = ()) -> list[Part]:
     """The rows of one file; of a folder those of `train.*`, of what is judged on, and of further splits there.
 
-    judged: splits to be judged on, the one that stands for the task first; none given: validation, else test.
+    splits: those to be judged on, the one that stands for the task first; none given: validation, else test.
 
     Raises FileNotFoundError for a folder without them, ValueError for two files of one split, or as `read_rows` does.
     """
-    files = _split_files(path, judged) if path.is_dir() else [path]
+    files = _split_files(path, splits) if path.is_dir() else [path]
     return [Part(file.name.split(".")[0], str(file), read_rows(file)) for file in files]
 
 
-def _split_files(folder: Path, judged: Sequence[str]) -> list[Path]:
-    names = [judged[0], judged[0].removesuffix("_matched")] if judged else ["validation", "test"]
+def _split_files(folder: Path, splits: Sequence[str]) -> list[Path]:
+    names = [splits[0], splits[0].removesuffix("_matched")] if splits else ["validation", "test"]
     train, evaluation = split_file(folder, "train"), next(filter(None, (split_file(folder, n) for n in names)), None)
     if train is None or evaluation is None:
         there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
-        wanted = f"{names[-1]}.*" if judged else "validation.* (or test.*)"
+        wanted = f"{names[-1]}.*" if splits else "validation.* (or test.*)"
         raise FileNotFoundError(
             f"{folder} holds {there}: expected train.* and {wanted}, ending in {', '.join(SUFFIXES)}."
         )
-    return [train, evaluation, *filter(None, (split_file(folder, name) for name in judged[1:]))]
+    return [train, evaluation, *filter(None, (split_file(folder, name) for name in splits[1:]))]
 
 
 def split_file(folder: Path, split: str) -> Path | None:
@@ -234,9 +234,9 @@ def number_labels(
 
     Raises ValueError for a label that is missing, or outside the classes or bounds.
     """
-    values = [[_value(row[label], place, n) for n, row in enumerate(rows, start=1)] for _, place, rows in parts]
+    values = [[_parse_label(row[label], place, n) for n, row in enumerate(rows, start=1)] for _, place, rows in parts]
     if classes is None:
-        classes, ids = _told_classes(values[0], parts[0].place)
+        classes, ids = _infer_classes(values[0], parts[0].place)
         hint = ""
     else:
         ids = {name: n for n, name in enumerate(classes)}
@@ -247,7 +247,7 @@ def number_labels(
     )
     for (_, place, rows), given in zip(parts, values, strict=True):
         for n, (row, value) in enumerate(zip(rows, given, strict=True), start=1):
-            row[label] = ids.get(value, ids.get(str(value))) if classes else _score(value, place, n, bounds)
+            row[label] = ids.get(value, ids.get(str(value))) if classes else _parse_score(value, place, n, bounds)
             if row[label] is None:
                 raise LabError(
                     f"{place}, row {n}: label {value!r} is outside {expected}. Leave out rows without a label (-1)."
@@ -255,7 +255,7 @@ def number_labels(
     return tuple(classes)
 
 
-def _told_classes(values: Sequence[int | float | str], place: str) -> tuple[tuple[str, ...], dict[Any, int]]:
+def _infer_classes(values: Sequence[int | float | str], place: str) -> tuple[tuple[str, ...], dict[Any, int]]:
     """(classes, number by label) as the training labels tell; no classes for a regression."""
     if any(isinstance(value, float) for value in values):
         return (), {}
@@ -272,9 +272,9 @@ def _told_classes(values: Sequence[int | float | str], place: str) -> tuple[tupl
     return tuple(map(str, there)), {n: n for n in range(len(there))}
 
 
-def _value(given: Any, place: str, number: int) -> int | float | str:
+def _parse_label(given: Any, place: str, number: int) -> int | float | str:
     """The label as a whole number, a float, or a string."""
-    value = _number(given.strip()) if isinstance(given, str) else given
+    value = _parse_number(given.strip()) if isinstance(given, str) else given
     if value is None or value == "" or value != value:
         raise LabError(
             f"{place}, row {number}: no label ({value!r}): expected a class or a number. Leave such rows out."
@@ -284,7 +284,7 @@ def _value(given: Any, place: str, number: int) -> int | float | str:
     return int(value) if isinstance(value, bool) else value
 
 
-def _number(text: str) -> int | float | str:
+def _parse_number(text: str) -> int | float | str:
     for kind in (int, float):
         try:
             return kind(text)
@@ -293,7 +293,7 @@ def _number(text: str) -> int | float | str:
     return text
 
 
-def _score(value: int | float | str, place: str, number: int, bounds: tuple[float, float] | None) -> float:
+def _parse_score(value: int | float | str, place: str, number: int, bounds: tuple[float, float] | None) -> float:
     if isinstance(value, str):
         raise LabError(f"{place}, row {number}: label {value!r}: expected a number, as a regression has it.")
     if bounds and not bounds[0] <= value <= bounds[1]:

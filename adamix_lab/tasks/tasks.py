@@ -88,7 +88,7 @@ class Task:
         """Whether labels are texts to write (`adamix_lab.generation.tasks.GenerationTask`)."""
         return False
 
-    def judged(self) -> list[Task]:
+    def evaluation_tasks(self) -> list[Task]:
         """This task, and one for each further set of rows, judged on those (`mnli`, `mnli-mismatched`)."""
         more = (
             replace(self, name=f"{self.name}-{name}", evaluation=rows, further={})
@@ -137,9 +137,9 @@ def load_task(
     """
     if rows is not None:
         positive("rows", rows)
-    if folder is not None and source not in KNOWN:
-        raise unknown("Task with a folder", source, KNOWN)
-    tables, origin = KNOWN if text is None else {}, str(source)
+    if folder is not None and source not in PAPER_TASKS:
+        raise unknown("Task with a folder", source, PAPER_TASKS)
+    tables, origin = PAPER_TASKS if text is None else {}, str(source)
     numbers: tuple[str, ...] = ()
     spec: TaskSpec | None
     if origin in EMBEDDED:
@@ -150,7 +150,7 @@ def load_task(
     else:
         path = _locate(source if folder is None else folder)
         spec = tables.get(path.name if folder is None else origin)
-        parts, origin = read_files(path, spec.judged if spec else ()), str(path.resolve())
+        parts, origin = read_files(path, spec.splits if spec else ()), str(path.resolve())
     columns = _text_columns(parts[0], text, spec)
     for part in parts:
         check_columns(part, columns, label)
@@ -169,18 +169,18 @@ def load_task(
 def _on_hub(source: str | Path) -> bool:
     """Whether a source is a name for the Hub: one of the table, or owner/name that is no path here."""
     is_id = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(source)) and not Path(source).exists()
-    return isinstance(source, str) and (source in KNOWN or bool(is_id))
+    return isinstance(source, str) and (source in PAPER_TASKS or bool(is_id))
 
 
 def _from_hub(
     source: str, spec: TaskSpec | None, label: str, config: str | None, revision: str | None
 ) -> tuple[list[Part], TaskSpec | None]:
     """The splits of a data set of the table, its columns renamed as there, or of any other and its class names."""
-    table = KNOWN.get(source)
+    table = PAPER_TASKS.get(source)
     if table is None:
         parts, names = read_hub(source, config, (), revision)
         return parts, TaskSpec(classes=names[label]) if label in names else None
-    parts, _ = read_hub(table.hub, table.config, table.judged, revision)
+    parts, _ = read_hub(table.hub, table.config, table.splits, revision)
     for row in (row for part in parts for row in part.rows) if spec else ():
         row.update({ours: row[theirs] for theirs, ours in zip(table.hub_text, table.text, strict=False)})
     return parts, spec
@@ -191,7 +191,7 @@ def _locate(source: str | Path) -> Path:
     if path.exists():
         return path
     if len(path.parts) == 1 and not path.suffix:
-        error = unknown("Task", source, [*EMBEDDED, *KNOWN])
+        error = unknown("Task", source, [*EMBEDDED, *PAPER_TASKS])
         raise LabError(f"{error} Or give the path of a folder or file with JSON lines or CSV, or owner/name.")
     raise FileNotFoundError(
         f"{path} is not there: expected a folder with train.* and validation.*, or a file ({', '.join(SUFFIXES)})."
@@ -336,7 +336,7 @@ class TaskSpec:
         text: one column, or two for pairs; none: the usual names are looked for.
         classes: names in the order of their numbers; none for a regression.
         metrics: names in `adamix_lab.tasks.metrics`; the first is the one in the paper's Table 1.
-        judged: splits to be judged on, the one that stands for the task first (test labels of GLUE are not public);
+        splits: those to be judged on, the one that stands for the task first (test labels of GLUE are not public);
             none given: validation, else test.
         bounds: of a regression's labels.
         hub: the data set's id on the Hub.
@@ -348,7 +348,7 @@ class TaskSpec:
     text: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
-    judged: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
     bounds: tuple[float, float] | None = None
     hub: str = ""
     config: str | None = None
@@ -361,12 +361,12 @@ EMBEDDED_TEXTS = ("notices",)  # those with texts to write
 
 _PAIR = ("sentence1", "sentence2")
 _ENTAILMENT = ("entailment", "not_entailment")
-_GLUE = TaskSpec(metrics=("accuracy",), judged=("validation",), hub="nyu-mll/glue")
-_LM_BFF = TaskSpec(("sentence",), metrics=("accuracy",), judged=("test",), hub_text=("text",))
+_GLUE = TaskSpec(metrics=("accuracy",), splits=("validation",), hub="nyu-mll/glue")
+_LM_BFF = TaskSpec(("sentence",), metrics=("accuracy",), splits=("test",), hub_text=("text",))
 
 # The paper's tasks. Class names stand in the order of their numbers in `nyu-mll/glue`, and, for Subj and MPQA, in
 # LM-BFF's files.
-KNOWN: dict[str, TaskSpec] = {
+PAPER_TASKS: dict[str, TaskSpec] = {
     "cola": replace(
         _GLUE, config="cola", text=("sentence",), classes=("unacceptable", "acceptable"), metrics=("matthews",)
     ),
@@ -387,7 +387,7 @@ KNOWN: dict[str, TaskSpec] = {
         config="mnli",
         text=("premise", "hypothesis"),
         classes=("entailment", "neutral", "contradiction"),
-        judged=("validation_matched", "validation_mismatched"),
+        splits=("validation_matched", "validation_mismatched"),
     ),
     "qnli": replace(_GLUE, config="qnli", text=("question", "sentence"), classes=_ENTAILMENT),
     "rte": replace(_GLUE, config="rte", text=_PAIR, classes=_ENTAILMENT),

@@ -14,7 +14,7 @@ from adamix_lab.core.saving import load
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import TextsCut
 from adamix_lab.tasks.prompts import PROMPTS, Prompt, PromptModel, load_prompted, prompt_encoder, word_ids
-from adamix_lab.tasks.tasks import KNOWN, Task
+from adamix_lab.tasks.tasks import PAPER_TASKS, Task
 from adamix_lab.training.card import save
 from adamix_lab.training.evaluation import STRATEGIES, evaluate
 from adamix_lab.training.train import train
@@ -138,9 +138,9 @@ def test_prompts_that_do_not_fit():
 
 
 def test_the_papers_tasks_have_prompts_that_fit():
-    assert PROMPTS.keys() == KNOWN.keys() - {"stsb"}
+    assert PROMPTS.keys() == PAPER_TASKS.keys() - {"stsb"}
     for name, prompt in PROMPTS.items():
-        prompt.check(Task(name, [], [], KNOWN[name].text, "label", KNOWN[name].classes))
+        prompt.check(Task(name, [], [], PAPER_TASKS[name].text, "label", PAPER_TASKS[name].classes))
 
 
 def test_backbones_with_and_without_a_masked_head(tmp_path):

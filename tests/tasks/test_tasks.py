@@ -254,7 +254,7 @@ def test_both_sets_of_mnli(tmp_path):
     parts = {"validation_matched": rows[:3], "validation_mismatched": rows[:5]}
     folder = folder_of(tmp_path, "mnli", rows, **parts)
     (folder / "validation.jsonl").unlink()
-    matched, mismatched = load_task(folder).judged()
+    matched, mismatched = load_task(folder).evaluation_tasks()
     assert (matched.name, mismatched.name) == ("mnli", "mnli-mismatched")
     assert len(matched.evaluation) == 3 and len(mismatched.evaluation) == 5 and mismatched.train == matched.train
 
@@ -293,11 +293,11 @@ def test_what_does_not_fit_a_known_task(tmp_path):
 
 
 def test_every_shared_task_loads_by_its_name(shared):
-    from adamix_lab.tasks.tasks import KNOWN
+    from adamix_lab.tasks.tasks import PAPER_TASKS
 
     sizes = {"cola": 1043, "sst2": 872, "mrpc": 408, "qqp": 1000, "stsb": 1500, "mnli": 9815, "qnli": 5463,
              "rte": 277, "subj": 2000, "mpqa": 2000}  # fmt: skip
-    assert sizes.keys() == KNOWN.keys()
+    assert sizes.keys() == PAPER_TASKS.keys()
     for name in sorted(sizes.keys() - {"sst2", "mnli", "qnli"}):  # the large ones take seconds
         task = load_task(name, folder=shared / "data" / name, rows=20)
         assert len(task.evaluation) == sizes[name] and len(task.train) == 20

@@ -12,7 +12,7 @@ from tiny_task import one_thread  # noqa: F401
 
 from adamix_lab.core.objective import Consistency, Objective, next_token_loss
 from adamix_lab.fast.views import WAYS
-from adamix_lab.tasks.backbones import HUB_NAMES, _source, load_backbone
+from adamix_lab.tasks.backbones import HUB_NAMES, _resolve, load_backbone
 from adamix_lab.training.presets import describe_preset, load_presets, preset, smoothed_next_token_loss
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.report import parameter_report
@@ -154,9 +154,9 @@ def test_short_names_stand_for_the_hub(monkeypatch, tmp_path):
     assert set(HUB_NAMES) == {"bert-base", "roberta-large", "gpt2-small", "gpt2-medium"}
     with pytest.raises(OSError, match=r"Model 'bert-base' \(google-bert/bert-base-uncased on the Hub\) could not"):
         load_backbone("bert-base")
-    assert _source("gpt2-small") == "openai-community/gpt2"
+    assert _resolve("gpt2-small") == "openai-community/gpt2"
     (tmp_path / "gpt2-small").mkdir()  # a folder of the same name comes first
-    assert _source("gpt2-small") == "gpt2-small"
+    assert _resolve("gpt2-small") == "gpt2-small"
 
 
 def test_the_command_lists_and_prints_presets():
