@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from adamix_lab import Bottleneck, attach, load, merge, parameter_report, save
-from adamix_lab.interop.export import bare
+from adamix_lab.interop.export import copy_base
 from adamix_lab.training.doctor import versions
 
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096,
@@ -62,7 +62,7 @@ def measure(sizes: dict) -> dict:
                     row = {"what": name, "head": head, "dtype": str(dtype).removeprefix("torch."), "bytes": size}
                     row |= {"times_smaller_than_full_copy": round(full / size, 1), "save_seconds": round(took, 3)}
                     if head:
-                        took, _ = seconds(load, bare(mixture), folder)
+                        took, _ = seconds(load, copy_base(mixture), folder)
                         row["load_seconds"] = round(took, 3)
                     rows.append(row)
                     print(json.dumps(row), flush=True)

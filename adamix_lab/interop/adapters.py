@@ -37,7 +37,7 @@ def write_adapters(mixture: MixtureModel, folder: Path) -> None:
     tensors: dict[str, Tensor] = {}
     blocks: list[int] = []
     for path, layer in mixture.sites.items():
-        place, block = adapters_place(mixture.model, path)
+        place, block = adapter_path(mixture.model, path)
         weights = layer.weights(None)
         blocks.append(block)
         tensors |= {
@@ -51,12 +51,12 @@ def write_adapters(mixture: MixtureModel, folder: Path) -> None:
     if mixture.head_paths:
         heads: dict[str, Tensor] = dict(mixture.head_parameters())
         _write_weights(folder, HEAD_PICKLED, HEAD_WEIGHTS, heads)
-        config = {"config": None, "name": None, "num_labels": mixture.model.num_labels, **_model(mixture)}
+        config = {"config": None, "name": None, "num_labels": mixture.model.num_labels, **_model_fields(mixture)}
         label2id = getattr(mixture.model.config, "label2id", None)
         write_text(folder / HEAD_CONFIG, json.dumps({**config, "label2id": label2id}, indent=2) + "\n")
 
 
-def adapters_place(model: nn.Module, path: str) -> tuple[str, int]:
+def adapter_path(model: nn.Module, path: str) -> tuple[str, int]:
     """(where `adapters` holds the adapter of a site, the block's number)."""
     kind = model_type(model)
     known = {name: architecture for name, architecture in ARCHITECTURES.items() if architecture.adapters}
@@ -98,10 +98,10 @@ def adapter_config(mixture: MixtureModel, blocks: list[int]) -> dict[str, Any]:
         "reduction_factor": hidden / (adaptation.size + 0.5),
         "leave_out": [n for n in range(int(sizes.num_hidden_layers)) if n not in blocks],
     }
-    return {"name": NAME, **_model(mixture), "config": config}
+    return {"name": NAME, **_model_fields(mixture), "config": config}
 
 
-def _model(mixture: MixtureModel) -> dict[str, Any]:
+def _model_fields(mixture: MixtureModel) -> dict[str, Any]:
     config: Any = mixture.model.config
     return {
         "model_type": config.model_type,
@@ -119,14 +119,14 @@ def _write_weights(folder: Path, pickled: str, safe: str, tensors: dict[str, Ten
     write_atomically(folder / pickled, lambda path: torch.save(copies, path))
 
 
-def read_back(base: nn.Module, folder: Path) -> nn.Module:
+def load_adapters(base: nn.Module, folder: Path) -> nn.Module:
     """The base with what the files say applied by hooks: from the files alone, not from our layers."""
     said = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     tensors, config = read_tensors(folder / WEIGHTS), said["config"]
     size = int(said["hidden_size"] // config["reduction_factor"])
     for path, _ in list(base.named_modules()):
         try:
-            place, block = adapters_place(base, path)
+            place, block = adapter_path(base, path)
         except ValueError:
             continue
         if block in config["leave_out"]:
@@ -137,7 +137,9 @@ def read_back(base: nn.Module, folder: Path) -> nn.Module:
         )
         if down.shape[0] != size:
             raise LabError(f"{place} holds a bottleneck of {down.shape[0]}: expected {size}, as the loader reckons.")
-        base.get_submodule(path).register_forward_hook(_bottleneck(config["non_linearity"], down, bias, up, up_bias))
+        base.get_submodule(path).register_forward_hook(
+            _bottleneck_hook(config["non_linearity"], down, bias, up, up_bias)
+        )
     if tensors:
         raise LabError(f"The folder holds weights that no block takes: {sorted(tensors)[:3]}.")
     if (folder / HEAD_CONFIG).is_file():
@@ -145,7 +147,7 @@ def read_back(base: nn.Module, folder: Path) -> nn.Module:
     return base
 
 
-def _bottleneck(activation: str, down: Tensor, bias: Tensor, up: Tensor, up_bias: Tensor) -> Any:
+def _bottleneck_hook(activation: str, down: Tensor, bias: Tensor, up: Tensor, up_bias: Tensor) -> Any:
     def hook(module: nn.Module, inputs: Any, y: Tensor) -> Tensor:
         x = y.to(down)
         return (x + F.linear(ACTIVATIONS[activation](F.linear(x, down, bias)), up, up_bias)).to(y)

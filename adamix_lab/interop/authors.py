@@ -29,7 +29,7 @@ _EXPERT = re.compile(
 _NAMES = {("A", "weight"): "down", ("A", "bias"): "down_bias", ("B", "weight"): "up", ("B", "bias"): "up_bias"}
 _SITES = {"output": "dense", "mlp": "c_proj"}  # the frozen layer whose output the authors' module reads
 # Buffers and aliases that hold no weights of their own.
-_NOTHING = (
+_IGNORED = (
     ".position_ids", ".attn.bias", ".attn.masked_bias", "lm_head.decoder.weight", ".lora_A_w", ".lora_B_w",
 )  # fmt: skip
 
@@ -58,8 +58,8 @@ def import_authors(
         if twice := sorted(given.keys() & read.keys()):
             raise LabError(f"{path} holds {twice[0]!r} again: expected files that complete each other.")
         given |= read
-    stacks, rest = split(given)
-    adaptation, experts, share = infer(stacks, alpha)
+    stacks, rest = split_experts(given)
+    adaptation, experts, share = infer_adaptation(stacks, alpha)
     sites = list(stacks)
     tensors = {f"experts.{path}.{name}": t for path, named in stacks.items() for name, t in named.items()}
     declared = declared_shapes(model, adaptation, experts, share, sites, head=True)
@@ -81,19 +81,19 @@ def import_authors(
     return mixture.eval()
 
 
-def split(given: Mapping[str, Tensor]) -> tuple[Stacks, dict[str, Tensor]]:
+def split_experts(given: Mapping[str, Tensor]) -> tuple[Stacks, dict[str, Tensor]]:
     """(experts stacked by site and our names, everything else). Raises ValueError for gaps and unequal shapes."""
     lists: dict[tuple[str, str], dict[int, Tensor]] = {}
     rest: dict[str, Tensor] = {}
     for full, tensor in given.items():
         key = full.removeprefix("module.")  # as DistributedDataParallel names them
         if found := _EXPERT.fullmatch(key):
-            for site, name, part in _parts(found, tensor):
+            for site, name, part in _site_tensors(found, tensor):
                 lists.setdefault((site, name), {})[int(found["n"] or found["m"])] = part
         elif key.endswith("expert_score_weight"):
             if tensor.numel() and not torch.equal(tensor, tensor.flatten()[:1].expand_as(tensor)):
                 raise LabError(f"{key} was trained: expected equal scores, whose softmax is the mean (Eq. 6).")
-        elif not key.endswith(_NOTHING):
+        elif not key.endswith(_IGNORED):
             rest[key] = tensor
     if not lists:
         raise LabError("No experts were found: expected keys with ExpertSoup.MoA_A or experts_lora_A.")
@@ -110,7 +110,7 @@ def split(given: Mapping[str, Tensor]) -> tuple[Stacks, dict[str, Tensor]]:
     return stacks, rest
 
 
-def _parts(found: re.Match[str], tensor: Tensor) -> list[tuple[str, str, Tensor]]:
+def _site_tensors(found: re.Match[str], tensor: Tensor) -> list[tuple[str, str, Tensor]]:
     block = found["block"]
     if found["lora"]:
         if tensor.dim() != 2 or len(tensor) % 2:
@@ -122,7 +122,7 @@ def _parts(found: re.Match[str], tensor: Tensor) -> list[tuple[str, str, Tensor]
     return [(f"{block}.{_SITES[last]}", _NAMES[found["half"], found["what"]], tensor)]
 
 
-def infer(stacks: Stacks, alpha: float | None) -> tuple[Adaptation, int, tuple[str, ...]]:
+def infer_adaptation(stacks: Stacks, alpha: float | None) -> tuple[Adaptation, int, tuple[str, ...]]:
     """(adaptation, M, shared sides) from the stacked tensors of the first site; others are checked by their shapes."""
     site, named = next(iter(stacks.items()))
     lora = "A0" in named
@@ -144,7 +144,7 @@ def infer(stacks: Stacks, alpha: float | None) -> tuple[Adaptation, int, tuple[s
     return LoRA(rank=rank, alpha=alpha, slices=((0, width), (2 * width, 3 * width))), experts, share
 
 
-def authors_state(mixture: MixtureModel) -> dict[str, Tensor]:
+def authors_state_dict(mixture: MixtureModel) -> dict[str, Tensor]:
     """The experts and the head under the authors' names, as `torch.save` of it gives their file.
 
     mixture: bottlenecks at `output.dense` or `mlp.c_proj`, or LoRA on q and v of `attn.c_attn`.
@@ -188,14 +188,14 @@ def read_pickle(path: str | Path) -> dict[str, Tensor]:
         unpacked = sum(entry.file_size for entry in archive.infolist())
     if unpacked > size:
         raise LabError(f"{path} has {size:,} bytes and would unpack to {unpacked:,}: torch.save does not compress.")
-    claimed = _load(path, "meta")
+    claimed = _load_tensors(path, "meta")
     total = sum(tensor.numel() * tensor.element_size() for tensor in claimed.values())
     if total > 2 * size:  # tied tensors may count twice
         raise LabError(f"{path} has {size:,} bytes and claims tensors of {total:,}: it was not written by torch.save.")
-    return _load(path, "cpu")
+    return _load_tensors(path, "cpu")
 
 
-def _load(path: Path, device: str) -> dict[str, Tensor]:
+def _load_tensors(path: Path, device: str) -> dict[str, Tensor]:
     try:
         found = torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:

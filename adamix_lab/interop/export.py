@@ -26,7 +26,7 @@ from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.numerics import REORDERED, relative_difference
 from adamix_lab.core.saving import describe
 from adamix_lab.interop.adapters import FILES as ADAPTERS_FILES
-from adamix_lab.interop.adapters import read_back, write_adapters
+from adamix_lab.interop.adapters import load_adapters, write_adapters
 from adamix_lab.interop.peft import FILES as PEFT_FILES
 from adamix_lab.interop.peft import load_with_peft, write_experts, write_peft
 from adamix_lab.tasks.backbones import quiet_transformers
@@ -96,35 +96,35 @@ def export(
     """
     one_of("format", format, FORMATS)
     folder = Path(folder)
-    _can_express(mixture, format)
+    _check_format(mixture, format)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not overwrite:
         raise FileExistsError(
             f"{folder} is not empty: expected a new folder, so that no other adapter is lost. Give another, or "
             "overwrite=True (--overwrite)."
         )
     merged = merge(mixture) if mixture.space.experts > 1 else mixture
-    given = probe(mixture.model) if batch is None else dict(batch)
+    given = draw_batch(mixture.model) if batch is None else dict(batch)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as place:
         here = Path(place) / "export"
         here.mkdir()
         difference, read_by = _write_and_check(mixture, merged, here, format, given)
-        parameters, size = _sizes(merged), sum((here / name).stat().st_size for name in _files(here))
+        parameters, size = _count_parameters(merged), sum((here / name).stat().st_size for name in _list_files(here))
         done = Export(folder, format, difference, read_by, parameters, size)
         if tokenizer is not None:
             tokenizer.save_pretrained(here)
         shown = mixture if format == EXPERTS else merged
         config = describe(shown, notes)
-        record = {**asdict(done), "files": _files(here), "mixture": config}
+        record = {**asdict(done), "files": _list_files(here), "mixture": config}
         del record["folder"]
         write_text(here / MANIFEST, json.dumps(record, indent=2) + "\n")
         load = f"```python\n{_LOAD[format].replace('CLASS', type(mixture.model).__name__)}```\n"
         write_card(here, shown, config, load)
-        _put_in_place(here, folder)
+        _move_files(here, folder)
     return done
 
 
-def _can_express(mixture: MixtureModel, format: str) -> None:
+def _check_format(mixture: MixtureModel, format: str) -> None:
     adaptation, kind = mixture.mixture.adaptation, mixture.mixture.adaptation.kind
     can = {
         PEFT: kind in ("lora", "ia3"),
@@ -151,10 +151,10 @@ def _can_express(mixture: MixtureModel, format: str) -> None:
 def _write_and_check(
     mixture: MixtureModel, merged: MixtureModel, here: Path, format: str, batch: dict[str, Tensor]
 ) -> tuple[float, str]:
-    dtype = narrowest(merged)
-    expected = logits_of(merged, batch)
+    dtype = lowest_precision(merged)
+    expected = compute_logits(merged, batch)
     if format == EXPERTS:
-        return _experts(mixture, merged, here, batch, dtype)
+        return _check_experts(mixture, merged, here, batch, dtype)
     if format == ONNX:
         with torch.no_grad(), evaluating(merged):
             write_onnx(merged, here / ONNX_FILE, batch)
@@ -162,28 +162,28 @@ def _write_and_check(
         return check_logits(expected, found, dtype, "The ONNX graph"), "onnxruntime"
     write, read, name = {
         PEFT: (write_peft, load_with_peft, "peft"),
-        ADAPTERS: (write_adapters, read_back, "adamix_lab, from the files alone"),
+        ADAPTERS: (write_adapters, load_adapters, "adamix_lab, from the files alone"),
         TRANSFORMERS: (write_plain, load_plain, "transformers"),
     }[format]
     write(merged, here)
-    found = logits_of(_on_device(read(bare(mixture), here), batch), batch)
+    found = compute_logits(_on_device(read(copy_base(mixture), here), batch), batch)
     return check_logits(expected, found, dtype, f"The {format} folder"), name
 
 
-def _experts(
+def _check_experts(
     mixture: MixtureModel, merged: MixtureModel, here: Path, batch: dict[str, Tensor], dtype: torch.dtype
 ) -> tuple[float, str]:
     write_peft(merged, here / "merged")
-    found = logits_of(load_with_peft(bare(mixture), here / "merged"), batch)
-    worst = check_logits(logits_of(merged, batch), found, dtype, "The merged adapter")
+    found = compute_logits(load_with_peft(copy_base(mixture), here / "merged"), batch)
+    worst = check_logits(compute_logits(merged, batch), found, dtype, "The merged adapter")
     for n, place in enumerate(write_experts(mixture, here)):
         # experts bring no head: they are compared with the mixture's own on the base
-        base = bare(mixture)
+        base = copy_base(mixture)
         for path, module in mixture.head.items():
             base.get_submodule(path).load_state_dict(module.state_dict())
         with mixture.select(mixture.space.fixed(n)):
-            expected = logits_of(mixture.model, batch)
-        found = logits_of(load_with_peft(base, place), batch)
+            expected = compute_logits(mixture.model, batch)
+        found = compute_logits(load_with_peft(base, place), batch)
         worst = max(worst, check_logits(expected, found, dtype, f"Expert {n}"))
     return worst, "peft"
 
@@ -192,16 +192,16 @@ def _on_device(model: nn.Module, batch: Mapping[str, Tensor]) -> nn.Module:
     return model.to(next(iter(batch.values())).device)
 
 
-def _sizes(merged: MixtureModel) -> int:
+def _count_parameters(merged: MixtureModel) -> int:
     experts = sum(p.numel() for _, p in merged.expert_parameters())
     return experts + sum(p.numel() for _, p in merged.head_parameters())
 
 
-def _files(folder: Path) -> list[str]:
+def _list_files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def _put_in_place(here: Path, folder: Path) -> None:
+def _move_files(here: Path, folder: Path) -> None:
     """Moves the new files in; what an earlier export wrote besides is removed (a stale head would be loaded)."""
     if not folder.exists():
         here.rename(folder)
@@ -209,9 +209,9 @@ def _put_in_place(here: Path, folder: Path) -> None:
     old: set[str] = set()
     if (manifest := folder / MANIFEST).is_file():
         listed = json.loads(manifest.read_text(encoding="utf-8")).get("files", [])
-        old = {name for name in listed if isinstance(name, str)} & set(_files(folder))  # never outside the folder
-    old |= _WRITTEN & set(_files(folder))
-    for name in _files(here):
+        old = {name for name in listed if isinstance(name, str)} & set(_list_files(folder))  # never outside the folder
+    old |= _WRITTEN & set(_list_files(folder))
+    for name in _list_files(here):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.move(here / name, folder / name)
         old.discard(name)
@@ -222,7 +222,7 @@ def _put_in_place(here: Path, folder: Path) -> None:
 # -- Exports check themselves: what was written is loaded back on a bare base, and its logits are compared --
 
 
-def bare(mixture: MixtureModel) -> nn.Module:
+def copy_base(mixture: MixtureModel) -> nn.Module:
     """The base model without mixtures, in evaluation mode; frozen weights are shared with `mixture`, not copied.
 
     A trained head is filled with NaN: an export that forgets to bring it cannot pass its check.
@@ -240,7 +240,7 @@ def bare(mixture: MixtureModel) -> nn.Module:
     return plain.eval()
 
 
-def probe(model: nn.Module, rows: int = 2, tokens: int = 8) -> dict[str, Tensor]:
+def draw_batch(model: nn.Module, rows: int = 2, tokens: int = 8) -> dict[str, Tensor]:
     """A seeded batch of random token ids, the last row shorter, for a text model.
 
     Raises ValueError for a model without a vocabulary: it needs a batch of its own.
@@ -267,7 +267,7 @@ def probe(model: nn.Module, rows: int = 2, tokens: int = 8) -> dict[str, Tensor]
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
-def logits_of(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+def compute_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """The model's logits on a batch without labels, float32."""
     with torch.no_grad(), evaluating(model):
         return model(**{name: value for name, value in batch.items() if name != "labels"}).logits.float()
@@ -294,8 +294,8 @@ def check_logits(expected: Tensor, found: Tensor, dtype: torch.dtype, what: str)
     return difference
 
 
-def narrowest(mixture: MixtureModel) -> torch.dtype:
-    """The dtype of the least precise floating-point weight, at best float32 (`logits_of`): what logits are held to."""
+def lowest_precision(mixture: MixtureModel) -> torch.dtype:
+    """The dtype of the least precise floating-point weight, at best float32: what logits are held to."""
     found = {p.dtype for p in mixture.parameters() if p.is_floating_point()} | {torch.float32}
     return max(found & set(REORDERED), key=lambda dtype: REORDERED[dtype])
 
@@ -339,7 +339,7 @@ class _Logits(nn.Module):
 
 def write_onnx(merged: MixtureModel, path: Path, batch: Mapping[str, Tensor]) -> None:
     """Traces the merged model on a batch and writes one file. Raises ImportError where a package is missing."""
-    _need("onnx", "onnxscript", "onnxruntime")
+    _require_packages("onnx", "onnxscript", "onnxruntime")
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     inputs = {name: torch.cat([value, value]) if len(value) == 1 else value for name, value in inputs.items()}
     rows, tokens = torch.export.Dim("rows"), torch.export.Dim("tokens")
@@ -369,7 +369,7 @@ def write_onnx(merged: MixtureModel, path: Path, batch: Mapping[str, Tensor]) ->
 
 def run_onnx(path: Path, batch: Mapping[str, Tensor]) -> Tensor:
     """The graph's logits on a batch, by onnxruntime on the CPU."""
-    _need("onnxruntime")
+    _require_packages("onnxruntime")
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -378,7 +378,7 @@ def run_onnx(path: Path, batch: Mapping[str, Tensor]) -> Tensor:
     return torch.from_numpy(logits).float()
 
 
-def _need(*packages: str) -> None:
+def _require_packages(*packages: str) -> None:
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(f"ONNX needs the packages {', '.join(missing)}: run pip install 'adamix-lab[onnx]'.")

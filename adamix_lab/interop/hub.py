@@ -38,10 +38,10 @@ def from_pretrained(
         ValueError: another base, damaged files, or a configuration that names a path as its base.
         OSError: not here, and not on the Hub or not reachable.
     """
-    return open_saved(find_saved(name, revision, token), model, any_base)[0]
+    return load_saved(fetch_saved(name, revision, token), model, any_base)[0]
 
 
-def open_saved(
+def load_saved(
     folder: Path, model: nn.Module | str | None = None, any_base: bool = False
 ) -> tuple[MixtureModel, Any, dict[str, Any]]:
     """(mixture in evaluation mode, its base's tokenizer or None, configuration) of a saved folder."""
@@ -50,12 +50,12 @@ def open_saved(
     if not isinstance(base, nn.Module):
         kind = config["base"].get("kind") or ("classification" if config["head"] else "generation")
         labels = {"num_labels": config["num_labels"]} if config.get("num_labels") else {}
-        base, tokenizer = load_backbone(base or _base_of(folder, config), kind=kind, **labels)
+        base, tokenizer = load_backbone(base or _base_name(folder, config), kind=kind, **labels)
     assert isinstance(base, nn.Module)
     return load(base, folder, any_base).eval(), tokenizer, config
 
 
-def _base_of(folder: Path, config: dict[str, Any]) -> str:
+def _base_name(folder: Path, config: dict[str, Any]) -> str:
     # The configuration may be a stranger's: it may name a model, and no path.
     name = str(config.get("notes", {}).get("backbone") or config["base"].get("name") or "")
     if not _HUB_NAME.fullmatch(name) or ".." in name or (Path(name).exists() and "/" in name):
@@ -66,7 +66,7 @@ def _base_of(folder: Path, config: dict[str, Any]) -> str:
     return name
 
 
-def find_saved(name: str | Path, revision: str | None = None, token: str | None = None) -> Path:
+def fetch_saved(name: str | Path, revision: str | None = None, token: str | None = None) -> Path:
     """The folder itself, or that of a download of "owner/name": the configuration, its weights and the card alone."""
     if Path(name).is_dir():
         return Path(name)

@@ -44,7 +44,9 @@ def write_peft(mixture: MixtureModel, folder: Path, point: Tensor | None = None,
     shared: dict[str, Any] = {}
     for n, (path, layer) in enumerate(mixture.sites.items()):
         weights = layer.weights(None if point is None else point[n])
-        here, settings = lora_site(layer, weights) if isinstance(layer.adaptation, LoRA) else ia3_site(layer, weights)
+        here, settings = (
+            lora_tensors(layer, weights) if isinstance(layer.adaptation, LoRA) else ia3_tensors(layer, weights)
+        )
         tensors |= {f"{PREFIX}{path}.{name}": tensor for name, tensor in here.items()}
         if shared and settings != shared:
             raise LabError(f"Site {path!r} has {settings}: expected {shared}, one rank and scale for every site.")
@@ -54,11 +56,11 @@ def write_peft(mixture: MixtureModel, folder: Path, point: Tensor | None = None,
     # separate memory for each: safetensors refuses tensors that share theirs
     copies = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
     write_tensors(folder / WEIGHTS, copies, {"format": "pt"})
-    config = {**_common(mixture, head), **shared}
+    config = {**_peft_config(mixture, head), **shared}
     write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
-def _common(mixture: MixtureModel, head: bool) -> dict[str, Any]:
+def _peft_config(mixture: MixtureModel, head: bool) -> dict[str, Any]:
     sites, adaptation = list(mixture.mixture.sites), mixture.mixture.adaptation
     heads, kind = list(mixture.head_paths) if head else [], head_kind(mixture.model)
     config: dict[str, Any] = {
@@ -76,7 +78,7 @@ def _common(mixture: MixtureModel, head: bool) -> dict[str, Any]:
     return config
 
 
-def lora_site(layer: MixtureLayer, weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def lora_tensors(layer: MixtureLayer, weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A `[k r, in]` and B `[out, k r]` of one site with k slices, and peft's settings."""
     adaptation = layer.adaptation
     assert isinstance(adaptation, LoRA)
@@ -95,7 +97,7 @@ def lora_site(layer: MixtureLayer, weights: Mapping[str, Tensor]) -> tuple[dict[
     return {"lora_A.weight": a, "lora_B.weight": b}, settings
 
 
-def ia3_site(layer: MixtureLayer, weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def ia3_tensors(layer: MixtureLayer, weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The vector of one site as peft shapes it: a row `[1, in]` on inputs, a column `[out, 1]` on outputs."""
     scale = weights["scale"]
     feedforward = isinstance(layer.adaptation, IA3) and layer.adaptation.feedforward
@@ -141,7 +143,7 @@ def import_peft_library() -> Any:
 
 _KEY = re.compile(re.escape(PREFIX) + r"(?P<path>.+)\.lora_(?P<side>[AB])\.weight")
 # Settings that would change what the two factors mean; falsy values are fine.
-_UNKNOWN_HERE = ("use_dora", "rank_pattern", "alpha_pattern", "lora_bias", "alora_invocation_tokens", "use_qalora")
+_UNSUPPORTED = ("use_dora", "rank_pattern", "alpha_pattern", "lora_bias", "alora_invocation_tokens", "use_qalora")
 
 
 @dataclass(frozen=True)
@@ -160,11 +162,11 @@ def read_peft(folder: str | Path) -> PeftLoRA:
     Raises ValueError for another method, for settings not known here, and for files that disagree.
     """
     folder = Path(folder)
-    config = _config(folder / CONFIG)
+    config = _read_config(folder / CONFIG)
     kind = config.get("peft_type")
     if kind != "LORA":
         raise LabError(f"{folder} holds {kind!r}: expected a LoRA (peft_type LORA).")
-    if given := [name for name in _UNKNOWN_HERE if config.get(name)]:
+    if given := [name for name in _UNSUPPORTED if config.get(name)]:
         raise LabError(f"{folder} sets {', '.join(given)}: expected plain LoRA with one rank and one alpha.")
     if config.get("bias", "none") != "none":
         raise LabError(f"{folder} trained biases ({config['bias']!r}): expected bias = 'none'.")
@@ -208,11 +210,11 @@ def import_peft(model: nn.Module, folders: Sequence[str | Path]) -> MixtureModel
     read = [read_peft(folder) for folder in folders]
     first = read[0]
     for folder, one in zip(folders, read, strict=True):
-        _need_same(folder, "rank", one.rank, first.rank, folders[0])
-        _need_same(folder, "target modules", sorted(one.factors), sorted(first.factors), folders[0])
-        _need_same(folder, "heads", sorted(one.heads), sorted(first.heads), folders[0])
+        _check_same(folder, "rank", one.rank, first.rank, folders[0])
+        _check_same(folder, "target modules", sorted(one.factors), sorted(first.factors), folders[0])
+        _check_same(folder, "heads", sorted(one.heads), sorted(first.heads), folders[0])
     adaptation = LoRA(rank=first.rank, alpha=first.scale * first.rank)
-    _need_fit(model, first)
+    _check_shapes(model, first)
     mixture = attach(
         model, adaptation, len(read), targets=sorted(first.factors), train_head=bool(first.heads), tied=len(read) > 1
     )
@@ -227,14 +229,14 @@ def import_peft(model: nn.Module, folders: Sequence[str | Path]) -> MixtureModel
     return mixture.eval()
 
 
-def _need_same(folder: str | Path, what: str, given: Any, expected: Any, first: str | Path) -> None:
+def _check_same(folder: str | Path, what: str, given: Any, expected: Any, first: str | Path) -> None:
     if given != expected:
         raise LabError(
             f"{folder} has {what} {given}: expected {expected}, as {first}. Experts of one mixture have one shape."
         )
 
 
-def _need_fit(model: nn.Module, adapter: PeftLoRA) -> None:
+def _check_shapes(model: nn.Module, adapter: PeftLoRA) -> None:
     # before anything is attached: the files say what there is
     modules = dict(model.named_modules())
     for path, (a, b) in adapter.factors.items():
@@ -248,7 +250,7 @@ def _need_fit(model: nn.Module, adapter: PeftLoRA) -> None:
             )
 
 
-def _config(path: Path) -> dict[str, Any]:
+def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

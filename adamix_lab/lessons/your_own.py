@@ -25,7 +25,7 @@ from adamix_lab.core.merging import merge, merge_products
 from adamix_lab.core.model import MixtureModel, attach, load_trained, trained_tensors
 from adamix_lab.core.numerics import REORDERED, relative_difference
 from adamix_lab.core.objective import Consistency
-from adamix_lab.interop.export import bare, logits_of
+from adamix_lab.interop.export import compute_logits, copy_base
 from adamix_lab.interop.peft import import_peft_library, write_experts
 from adamix_lab.lessons.widgets import Explorer, Prediction, Steps, View, mark_prediction
 from adamix_lab.tasks.backbones import load_backbone
@@ -123,7 +123,7 @@ COMBINED = "combined"
 
 def in_peft(mixture: MixtureModel) -> Any:
     """Stock peft with each expert as an adapter ("expert0", ...) on the mixture's base; the head stands in the base."""
-    base = bare(mixture)
+    base = copy_base(mixture)
     for path, module in mixture.head.items():
         base.get_submodule(path).load_state_dict(module.state_dict())
     with tempfile.TemporaryDirectory() as place:
@@ -195,7 +195,7 @@ def prepare(mixture: MixtureModel, task: Task, tokenizer: Any, name: str = "", r
     factors = update_norm(model)
     combine(model, 1 / one, "cat")
     relative = {key: norm / factors for key, norm in norms.items()}
-    logits = logits_of(merge(mixture), batch), logits_of(merge_products(mixture), batch)
+    logits = compute_logits(merge(mixture), batch), compute_logits(merge_products(mixture), batch)
     return Ground(name, one, model, batch, *logits, relative, update_norm(model) / factors)
 
 
@@ -216,7 +216,7 @@ def combined(ground: Ground, combination: str, weight: str) -> Combined:
     key = combination, weight
     if key not in ground.seen:
         combine(ground.model, float(Fraction(weight)), combination)
-        logits = logits_of(ground.model, ground.batch)
+        logits = compute_logits(ground.model, ground.batch)
         distances = [relative_difference(logits, merged) for merged in (ground.factors, ground.products)]
         ground.seen[key] = distances[0], distances[1]
     return Combined(ground, weight, combination, ground.norms[key], *ground.seen[key])

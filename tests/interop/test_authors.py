@@ -12,7 +12,7 @@ import torch
 from adamix_lab import import_authors
 from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.numerics import relative_difference
-from adamix_lab.interop.authors import authors_state, read_pickle
+from adamix_lab.interop.authors import authors_state_dict, read_pickle
 
 
 @pytest.mark.parametrize("name", reference.NAMES)
@@ -49,7 +49,7 @@ CASES = [
 @pytest.mark.parametrize(("build", "adaptation", "share", "alpha"), CASES)
 def test_what_is_written_in_their_names_comes_back(tmp_path, build, adaptation, share, alpha):
     mixture = tiny.mixed(build(), adaptation, experts=3, share=share)
-    torch.save({f"module.{key}": t for key, t in authors_state(mixture).items()}, tmp_path / "x.bin")
+    torch.save({f"module.{key}": t for key, t in authors_state_dict(mixture).items()}, tmp_path / "x.bin")
     back = import_authors(build(), tmp_path / "x.bin", alpha)
     assert back.mixture == mixture.mixture and not back.training
     assert torch.equal(tiny.logits(back), tiny.logits(mixture))
@@ -57,7 +57,7 @@ def test_what_is_written_in_their_names_comes_back(tmp_path, build, adaptation, 
 
 def test_experts_and_head_in_two_files(tmp_path):
     mixture = tiny.mixed(tiny.bert(), Bottleneck(4), share="up")
-    state = authors_state(mixture)
+    state = authors_state_dict(mixture)
     torch.save({key: t for key, t in state.items() if "Expert" in key}, tmp_path / "experts.bin")
     torch.save({key: t for key, t in state.items() if "Expert" not in key}, tmp_path / "head.bin")
     back = import_authors(tiny.bert(), [tmp_path / "experts.bin", tmp_path / "head.bin"])
@@ -69,7 +69,7 @@ def test_experts_and_head_in_two_files(tmp_path):
 
 
 def broken(change):
-    state = authors_state(tiny.mixed(tiny.bert(), Bottleneck(4), share="up"))
+    state = authors_state_dict(tiny.mixed(tiny.bert(), Bottleneck(4), share="up"))
     change(state)
     return state
 
@@ -97,7 +97,7 @@ def test_files_that_are_not_theirs(tmp_path, change, says):
 
 
 def test_lora_asks_for_its_alpha(tmp_path):
-    torch.save(authors_state(tiny.mixed(tiny.gpt2(), LoRA(2))), tmp_path / "x.bin")
+    torch.save(authors_state_dict(tiny.mixed(tiny.gpt2(), LoRA(2))), tmp_path / "x.bin")
     with pytest.raises(ValueError, match="expected alpha="):
         import_authors(tiny.gpt2(), tmp_path / "x.bin")
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from adamix_lab import load, save
 from adamix_lab.cli import main as cli
 from adamix_lab.core.adaptations import Bottleneck, LoRA
-from adamix_lab.interop.authors import authors_state
+from adamix_lab.interop.authors import authors_state_dict
 
 
 def command(*arguments):
@@ -46,7 +46,7 @@ def test_out_as_experts_and_in_again(base, tmp_path, monkeypatch):
 def test_the_authors_file_by_the_command(base, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     mixture = tiny.mixed(tiny.bert(), Bottleneck(4), share="up")
-    torch.save(authors_state(mixture), tmp_path / "pytorch_model_x_expert_soup.bin")
+    torch.save(authors_state_dict(mixture), tmp_path / "pytorch_model_x_expert_soup.bin")
     arguments = ["pytorch_model_x_expert_soup.bin", "--model", base, "--labels", 3, "--out", "back"]
     done = command("import-authors", *arguments)
     assert done.exit_code == 0 and "4 experts at 3 sites" in done.stdout, done.exception

@@ -9,7 +9,7 @@ import torch
 
 from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA
 from adamix_lab.core.merging import merge
-from adamix_lab.interop.export import MANIFEST, bare, export, probe
+from adamix_lab.interop.export import MANIFEST, copy_base, draw_batch, export
 from adamix_lab.training.card import CARD
 
 BUILDS = {"bert": tiny.bert, "roberta": tiny.roberta, "gpt2": tiny.gpt2, "distilbert": tiny.distilbert}
@@ -173,8 +173,8 @@ def test_a_missing_package_names_the_extra(tmp_path, monkeypatch):
 
 def test_the_bare_base_shares_frozen_weights_and_has_no_head():
     mixture = tiny.mixed(tiny.bert(), Bottleneck(4))
-    plain = bare(mixture)
+    plain = copy_base(mixture)
     words = "bert.embeddings.word_embeddings.weight"
     assert plain.get_parameter(words) is mixture.model.get_parameter(words)
     assert plain.classifier.weight.isnan().all() and not mixture.model.classifier.weight.isnan().any()
-    assert probe(tiny.gpt2())["input_ids"].shape == (2, 8)
+    assert draw_batch(tiny.gpt2())["input_ids"].shape == (2, 8)

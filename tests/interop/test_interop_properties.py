@@ -11,7 +11,7 @@ import torch
 from adamix_lab import import_authors, import_peft, load, merge, save
 from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA
 from adamix_lab.core.model import trained_tensors
-from adamix_lab.interop.authors import authors_state
+from adamix_lab.interop.authors import authors_state_dict
 from adamix_lab.interop.peft import write_peft
 
 hypothesis = pytest.importorskip("hypothesis")
@@ -83,7 +83,7 @@ def test_a_fused_lora_comes_back_as_one_of_k_times_the_rank(mixture):
 @given(mixtures(bottlenecks.map(lambda b: Bottleneck(b.size))))
 def test_the_authors_names_and_back(mixture):
     with tempfile.TemporaryDirectory() as folder:
-        torch.save(authors_state(mixture), Path(folder) / "x.bin")
+        torch.save(authors_state_dict(mixture), Path(folder) / "x.bin")
         back = import_authors(tiny.bert(), Path(folder) / "x.bin")
     assert torch.equal(tiny.logits(back), tiny.logits(mixture))
     assert back.space.counts == mixture.space.counts
