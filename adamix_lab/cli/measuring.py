@@ -59,18 +59,3 @@ def lesson_landscapes(
     from adamix_lab.training.shipped import TWINS
 
     make_faces(out, twin or tuple(TWINS), range(seeds), rows)
-
-
-def lesson_writers(
-    out: Annotated[Path | None, typer.Option(help="Default: data/generators.")] = None,
-    seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ...")] = 3,
-    steps: Annotated[int | None, typer.Option(help="Fewer steps, for a trial.")] = None,
-) -> None:
-    """Experts that write the notices of lesson 06, what they wrote, and their card."""
-    from adamix_lab.generation.shipped import make_writers
-    from adamix_lab.generation.shipped_card import write_card
-    from adamix_lab.tasks.tasks import data_root
-
-    folder = out or data_root() / "generators"
-    make_writers(folder, seeds=range(seeds), steps=steps)
-    print(write_card(folder))

@@ -170,7 +170,7 @@ attempt(check_coverage, share)
 #
 # Masked pairs: `adamix_lab/generation/training.py`. One route a text, by transformers' beam search:
 # `adamix_lab/generation/decoding.py`; a route a step: `stepwise.py` beside it. Coverage: `coverage.py`. The experts:
-# `data/generators`, made by `adamix-lab lesson-writers`.
+# `data/generators`, made by its `make.py`.
 #
 # ## You can now
 #

@@ -11,10 +11,11 @@ import pytest
 import tiny
 import tiny_generation
 import torch
+from makers import load_maker
 
 from adamix_lab.core.adaptations import LoRA
 from adamix_lab.core.model import attach
-from adamix_lab.generation import shipped, shipped_card
+from adamix_lab.generation import shipped
 from adamix_lab.generation.decoding import Decoding, a_route_each, generate_texts, one_route, search
 from adamix_lab.generation.tasks import coverage, load_generation_task, realised, slots_of
 from adamix_lab.lessons.checks.generation import check_coverage, check_prefix_labels
@@ -145,7 +146,7 @@ def test_what_does_not_fit_the_search_is_told():
 
 
 def test_missing_writers_name_the_command(tmp_path):
-    with pytest.raises(FileNotFoundError, match="adamix-lab lesson-writers"):
+    with pytest.raises(FileNotFoundError, match=r"data/generators/make\.py"):
         shipped.load_writer(folder=tmp_path)
     with pytest.raises(ValueError, match="adamx"):
         shipped.place_of("adamx")
@@ -155,14 +156,14 @@ def test_writers_are_made_once_and_described(tmp_path, monkeypatch):
     task = load_generation_task("notices")
     few = replace(task, train=task.train[:8], evaluation=task.evaluation[:3])
     short = {"STRATEGIES": ("merged", "fixed-0", "random", "anew"), "BEAMS": (1, 2), "EXPLORED": 2, "NEW_TOKENS": 6}
-    short["GREEDY"] = replace(shipped.GREEDY, new_tokens=6)
+    monkeypatch.setattr(shipped, "NEW_TOKENS", short["NEW_TOKENS"])
+    maker = load_maker("generators")
+    short["GREEDY"] = replace(maker.GREEDY, new_tokens=6)
     for name, value in {**short, "load_generation_task": lambda name: few}.items():
-        monkeypatch.setattr(shipped, name, value)
-    monkeypatch.setattr(shipped_card, "STRATEGIES", short["STRATEGIES"])
-    monkeypatch.setattr(shipped_card, "load_generation_task", lambda name: few)
+        monkeypatch.setattr(maker, name, value)
     said = []
-    shipped.make_writers(tmp_path, seeds=(0,), steps=1, say=said.append)
-    shipped.make_writers(tmp_path, seeds=(0,), steps=1, say=said.append)
+    maker.make(tmp_path, seeds=(0,), steps=1, say=said.append)
+    maker.make(tmp_path, seeds=(0,), steps=1, say=said.append)
     assert len(said) == 2 and said[0] == said[1] and "merged" in said[0]
     mixture, tokenizer = shipped.load_writer(folder=tmp_path)
     texts, explored = shipped.load_texts(folder=tmp_path), shipped.load_explored(folder=tmp_path)
@@ -170,8 +171,13 @@ def test_writers_are_made_once_and_described(tmp_path, monkeypatch):
     assert set(explored) == set(shipped.ROUTES) and explored["merged"].keys() == {"1", "2"}
     for strategy, seed in (("anew", 1), ("fixed-0", 0)):
         assert shipped.write_one(mixture, few.sources[1], tokenizer, strategy, seed=seed) == texts[strategy][1]
-    card = shipped_card.write_card(tmp_path).read_text(encoding="utf-8")
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "1 steps of 8 pairs" in card and "| anew |" in card and str(tmp_path) not in card
+
+
+def test_the_card_is_what_the_notes_give():
+    maker, folder = load_maker("generators"), data_root() / "generators"
+    assert maker.card(folder, load_generation_task(maker.TASK)) == (folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_shipped_writer_writes_what_is_stored():
