@@ -36,7 +36,8 @@ def merged_weights(a: Tensor, b: Tensor, way: str) -> dict[str, Tensor]:
 
 
 @lru_cache(maxsize=1)
-def _rows() -> FixedBatches:
+def lora_rows() -> FixedBatches:
+    """The evaluation rows that are looked at."""
     # one frozen prefix for every seed and kind: only the last block and the head differ
     mixture, tokenizer = fresh_loras("tied", 0)
     task = load_task("aspects")
@@ -44,9 +45,9 @@ def _rows() -> FixedBatches:
 
 
 @lru_cache(maxsize=8)
-def log_probabilities(kind: str, seed: int) -> dict[str, Tensor]:
+def lora_answers(kind: str, seed: int) -> dict[str, Tensor]:
     """`{way: [rows, C]}` of a shipped kind on the evaluation rows."""
-    tensors, fixed = read_loras(kind, seed), _rows()
+    tensors, fixed = read_loras(kind, seed), lora_rows()
     for path, module in fixed.mixture.head.items():
         module.load_state_dict({name: tensors[f"head.{path}.{name}"] for name in module.state_dict()})
 
@@ -65,25 +66,25 @@ def log_probabilities(kind: str, seed: int) -> dict[str, Tensor]:
     return {way: under(way) for way in (*LINEAR, PRODUCTS, *ALONE)}
 
 
-def score(kind: str, seed: int, way: str, of: str) -> Tensor:
+def lora_score(kind: str, seed: int, way: str, of: str) -> Tensor:
     """`[rows]`: 1 where the answer is right ("points"), or the loss ("nats"); "alone" is the mean of the experts.
 
     way "chance" is always the more frequent class; it has no loss.
     """
     if way == "chance":
-        labels = _rows().labels
+        labels = lora_rows().labels
         return (labels == labels.mode().values).float()
     if way == "alone":
-        return torch.stack([score(kind, seed, expert, of) for expert in ALONE]).mean(0)
-    answers, labels = log_probabilities(kind, seed)[way], _rows().labels
+        return torch.stack([lora_score(kind, seed, expert, of) for expert in ALONE]).mean(0)
+    answers, labels = lora_answers(kind, seed)[way], lora_rows().labels
     if of == "points":
         return (answers.argmax(-1) == labels).float()
     return -answers.gather(1, labels[:, None])[:, 0]
 
 
-def minus(kind: str, way: str, other: str, of: str) -> Measure:
+def score_difference(kind: str, way: str, other: str, of: str) -> Measure:
     """One way's score minus another's, row by row."""
-    return lambda seed: score(kind, seed, way, of) - score(kind, seed, other, of)
+    return lambda seed: lora_score(kind, seed, way, of) - lora_score(kind, seed, other, of)
 
 
 def exporting() -> dict[str, tuple[str, Measure]]:
@@ -101,12 +102,12 @@ def exporting() -> dict[str, tuple[str, Measure]]:
     learned = {
         f"{name}: merged minus always the more frequent class, accuracy": (
             "points",
-            minus(kind, way, "chance", "points"),
+            score_difference(kind, way, "chance", "points"),
         )
         for kind, name, way in (("adamix", "AdaMix", factors), ("tied", "tied", PRODUCTS))
     }
     return learned | {
-        f"{name}{what}": (of, minus(kind, way, other, of))
+        f"{name}{what}": (of, score_difference(kind, way, other, of))
         for kind, name, way, other in asked
         for of, what in (("points", ", accuracy"), ("nats", ", loss"))
     }

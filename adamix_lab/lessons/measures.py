@@ -18,8 +18,7 @@ from adamix_lab.lessons.answers import GRID, Answers, answers_of, load_answers
 from adamix_lab.lessons.combining_effects import exporting
 from adamix_lab.lessons.consistency import agreed_and_wrong, pairwise_kl
 from adamix_lab.lessons.effects import Measure
-from adamix_lab.lessons.measures_ablations import SEEDS as RESULT_SEEDS
-from adamix_lab.lessons.measures_ablations import ablations
+from adamix_lab.lessons.measures_ablations import RESULT_SEEDS, ablations
 from adamix_lab.lessons.measures_landscape import landscapes
 from adamix_lab.lessons.measures_posterior import posterior
 from adamix_lab.lessons.measures_writing import writing

@@ -11,7 +11,7 @@ from adamix_lab.experiments.contrasts import Budget
 from adamix_lab.lessons.ablations import is_run, open_results, right_rows
 from adamix_lab.lessons.effects import Measure
 
-SEEDS = range(5)  # of the results
+RESULT_SEEDS = range(5)  # of the results
 CORE = {"tasks": ("rte", "mrpc", "sst2"), "variants": ("single", "no consistency", "no sharing")}
 
 

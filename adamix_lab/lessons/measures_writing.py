@@ -7,19 +7,20 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from adamix_lab.generation.shipped import EXPERTS, TASK, load_texts
+from adamix_lab.generation.shipped import EXPERTS as WRITER_EXPERTS
+from adamix_lab.generation.shipped import TASK, load_texts
 from adamix_lab.generation.tasks import load_generation_task
 from adamix_lab.lessons.generation import covered
 
 Measures = dict[str, tuple[str, Callable[[int], Tensor]]]
 
 
-def alone(seed: int) -> Tensor:
+def expert_coverage(seed: int) -> Tensor:
     """Mean coverage of the four experts, each alone, `[sources]`."""
-    return torch.stack([covered(f"fixed-{n}", seed) for n in range(EXPERTS)]).mean(0)
+    return torch.stack([covered(f"fixed-{n}", seed) for n in range(WRITER_EXPERTS)]).mean(0)
 
 
-def minus(first: str, second: str) -> Callable[[int], Tensor]:
+def coverage_difference(first: str, second: str) -> Callable[[int], Tensor]:
     """Coverage of one strategy minus that of another, source by source."""
     return lambda seed: covered(first, seed) - covered(second, seed)
 
@@ -48,12 +49,18 @@ def writing() -> Measures:
     """Lesson 06."""
     return {
         "slots realised: merged": ("points", lambda seed: covered("merged", seed)),
-        "slots realised: an expert alone (mean of 4)": ("points", alone),
+        "slots realised: an expert alone (mean of 4)": ("points", expert_coverage),
         "slots realised: a new route every token": ("points", lambda seed: covered("anew", seed)),
-        "slots realised: merged minus an expert alone": ("points", lambda seed: covered("merged", seed) - alone(seed)),
-        "slots realised: one random route a text minus a new route every token": ("points", minus("random", "anew")),
-        "slots realised: merged minus a new route every token": ("points", minus("merged", "anew")),
-        "slots realised, merged: 4 beams minus greedy": ("points", minus("merged, 4 beams", "merged")),
+        "slots realised: merged minus an expert alone": (
+            "points",
+            lambda seed: covered("merged", seed) - expert_coverage(seed),
+        ),
+        "slots realised: one random route a text minus a new route every token": (
+            "points",
+            coverage_difference("random", "anew"),
+        ),
+        "slots realised: merged minus a new route every token": ("points", coverage_difference("merged", "anew")),
+        "slots realised, merged: 4 beams minus greedy": ("points", coverage_difference("merged, 4 beams", "merged")),
         "slots realised, merged: pairs seen in training minus pairs held out": ("points", seen_from_held_out),
         "texts that two experts alone write alike": ("points", same_text("fixed-0", "fixed-1")),
         "texts that an expert alone and the merge write alike": ("points", same_text("fixed-0", "merged")),

@@ -109,11 +109,11 @@ def test_scores_are_of_the_ways_and_the_mean_of_experts(monkeypatch):
     labels = torch.tensor([0, 1, 1])
     log_p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]]).log()
     answers = {way: log_p if way == "expert 0" else log_p.flip(-1) for way in (*combining_effects.ALONE, PRODUCTS)}
-    monkeypatch.setattr(combining_effects, "log_probabilities", lambda kind, seed: answers)
-    monkeypatch.setattr(combining_effects, "_rows", lambda: type("Rows", (), {"labels": labels}))
-    assert combining_effects.score("tied", 0, "expert 0", "points").tolist() == [1, 0, 1]
-    assert combining_effects.score("tied", 0, "alone", "points").tolist() == [0.25, 0.75, 0.25]
-    difference = combining_effects.minus("tied", "expert 0", PRODUCTS, "nats")(0)
+    monkeypatch.setattr(combining_effects, "lora_answers", lambda kind, seed: answers)
+    monkeypatch.setattr(combining_effects, "lora_rows", lambda: type("Rows", (), {"labels": labels}))
+    assert combining_effects.lora_score("tied", 0, "expert 0", "points").tolist() == [1, 0, 1]
+    assert combining_effects.lora_score("tied", 0, "alone", "points").tolist() == [0.25, 0.75, 0.25]
+    difference = combining_effects.score_difference("tied", "expert 0", PRODUCTS, "nats")(0)
     close.assert_close(difference[0], torch.tensor(0.1 / 0.9).log(), close.ROUNDED)
 
 
