@@ -8,12 +8,12 @@ import close
 import pytest
 import tiny_answers
 import torch
+from adamix_lab.lessons.measures import LESSONS, measures_of, merged_minus_experts
 from scipy.stats import t
 
 from adamix_lab.lessons import answers as answering
 from adamix_lab.lessons import effects, measures
 from adamix_lab.lessons.effects import COLUMNS, effects_table, measure, measure_lesson, write_effects
-from adamix_lab.lessons.measures import LESSONS, measures_of, merged_minus_experts
 from adamix_lab.tasks.tasks import data_root
 
 TABLES = data_root() / "results" / "effects"

@@ -13,6 +13,8 @@ from tiny_task import one_thread  # noqa: F401
 
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
+from adamix_lab.lessons.measures_landscape import landscapes
+
 from adamix_lab.analysis.arrays import save_landscape
 from adamix_lab.analysis.kinds import experts_of, points_of_kind, task_batches
 from adamix_lab.analysis.landscape import evaluate_points
@@ -34,7 +36,6 @@ from adamix_lab.lessons.landscape import (
     measure_faces,
     viewed,
 )
-from adamix_lab.lessons.measures_landscape import landscapes
 from adamix_lab.tasks.tasks import data_root
 
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()

@@ -12,10 +12,11 @@ from tiny_task import one_thread  # noqa: F401
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 pytest.importorskip("peft")
 
+from adamix_lab.lessons.combining_effects import LINEAR, PRODUCTS, merged_weights
+
 from adamix_lab import LoRA, merge, merge_products
 from adamix_lab.lessons import combining_effects, your_own
 from adamix_lab.lessons.checks.exporting import check_gated_lora, check_peft_weight
-from adamix_lab.lessons.combining_effects import LINEAR, PRODUCTS, merged_weights
 from adamix_lab.lessons.widgets import Prediction
 from adamix_lab.lessons.your_own import combined, combining_dial, prepare
 
