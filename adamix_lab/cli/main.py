@@ -12,7 +12,6 @@ import typer
 from adamix_lab.cli.analysing import landscape, posterior, theory
 from adamix_lab.cli.exchange import export, import_authors, import_peft, push
 from adamix_lab.cli.experimenting import ablate
-from adamix_lab.cli.measuring import effects, lesson_landscapes, lesson_loras, lesson_runs
 from adamix_lab.cli.options import Folder
 from adamix_lab.cli.reporting import report
 from adamix_lab.cli.studies import baselines, few_shot, presets, table
@@ -46,7 +45,7 @@ COMMANDS = (
     *(posterior, landscape, theory),
     *(train, evaluate, predict, train_generator, generate),
     *(export, import_authors, import_peft, push),
-    *(effects, lesson_runs, lesson_loras, lesson_landscapes, bundle),
+    bundle,
 )
 for command in COMMANDS:
     app.command(command.__name__.replace("_", "-"))(command)

@@ -5,9 +5,8 @@ The shipped twins have 16 routes, so nothing needs to be drawn: a mean over rout
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,10 +17,8 @@ from adamix_lab.analysis.samples import every_route, fix_batches, merged_sample
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.files import read_tensors, write_tensors
 from adamix_lab.core.model import MixtureModel
-from adamix_lab.tasks.tasks import Task, data_root, load_task
-from adamix_lab.training.doctor import device_name
-from adamix_lab.training.shipped import EXPERTS, SEEDS, TWINS, fresh, load_twin, twin_recipe
-from adamix_lab.training.train import train
+from adamix_lab.tasks.tasks import Task, data_root
+from adamix_lab.training.shipped import SEEDS, TWINS
 
 
 @dataclass(frozen=True)
@@ -112,34 +109,6 @@ def place_of(name: str, seed: int, folder: Path | None = None) -> Path:
     return (folder or data_root() / "lessons" / "answers") / f"{name}-seed{seed}.safetensors"
 
 
-def make_runs(
-    folder: Path | None = None,
-    names: Sequence[str] = RUNS,
-    seeds: Sequence[int] = SEEDS,
-    steps: int | None = None,
-    say: Callable[[str], None] = print,
-) -> None:
-    """Trains what must be trained and writes the answers that are not there yet: a killed command goes on."""
-    task = load_task("aspects")
-    for seed in seeds:
-        for name in names:
-            path = place_of(name, seed, folder)
-            if path.is_file():
-                say(f"{name}, seed {seed}: already there")
-                continue
-            start = time.perf_counter()
-            if name in TWINS:
-                mixture, tokenizer = load_twin(name, seed)
-            else:
-                twin = replace(TWINS["adamix"], consistency=float(name.removeprefix("weight-")))
-                mixture, tokenizer = fresh(task, EXPERTS, twin.share, seed, twin.tied)
-                train(mixture, task, tokenizer, twin_recipe(twin, seed, steps), progress=False)
-            answers = answers_of(mixture.eval(), task, tokenizer)
-            seconds = f"{time.perf_counter() - start:.0f}"
-            write_answers(path, answers, {"run": name, "seed": str(seed), "seconds": seconds, "device": device_name()})
-            say(f"{name}, seed {seed}: {100 * float(answers.right.mean()):.1f} % on a random route, {seconds} s")
-
-
 @lru_cache(maxsize=64)
 def load_answers(name: str, seed: int = 0, folder: Path | None = None) -> Answers:
     """The answers of a run to all evaluation rows.
@@ -149,7 +118,7 @@ def load_answers(name: str, seed: int = 0, folder: Path | None = None) -> Answer
     path = place_of(name, seed, folder)
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} is not there: expected answers of seeds {', '.join(map(str, SEEDS))}. `adamix-lab lesson-runs` "
-            "makes them."
+            f"{path} is not there: expected answers of seeds {', '.join(map(str, SEEDS))}. `python "
+            "data/lessons/make.py runs` makes them."
         )
     return read_answers(path)

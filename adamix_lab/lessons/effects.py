@@ -44,7 +44,7 @@ def effects_table(lesson: str, containing: str = "", folder: Path | None = None)
     path = (folder or data_root() / "results" / "effects") / f"{lesson}.csv"
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} is not there: expected an effect table. `adamix-lab effects {lesson}` makes it."
+            f"{path} is not there: expected an effect table. `python data/results/effects/make.py {lesson}` makes it."
         )
     every = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
     found = [row for row in every if containing in row["effect"]]

@@ -16,22 +16,19 @@ import torch
 from torch import Tensor
 
 from adamix_lab.analysis.arrays import Landscape, read_landscape
-from adamix_lab.analysis.kinds import experts_of, look_at
+from adamix_lab.analysis.kinds import look_at
 from adamix_lab.analysis.pictures_landscapes import draw, draw_curvature, style_of
 from adamix_lab.analysis.plots import Picture, new_figure
-from adamix_lab.analysis.points import anchored, simplex
 from adamix_lab.analysis.similarity import expert_similarity
 from adamix_lab.analysis.statistics import format_interval
 from adamix_lab.core.errors import one_of
-from adamix_lab.core.files import read_tensors, write_tensors
-from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.files import read_tensors
 from adamix_lab.core.views import Batch
-from adamix_lab.lessons.between import losses_of_rows, random_points
 from adamix_lab.lessons.effects import effects_table
 from adamix_lab.lessons.merging import CORNERS
 from adamix_lab.lessons.widgets import Explorer, Steps, View, mark_prediction
-from adamix_lab.tasks.tasks import Task, data_root, load_task
-from adamix_lab.training.doctor import device_name, versions
+from adamix_lab.tasks.tasks import data_root
+from adamix_lab.training.doctor import device_name
 from adamix_lab.training.shipped import SEEDS, TWINS, load_twin
 
 if TYPE_CHECKING:
@@ -41,11 +38,7 @@ if TYPE_CHECKING:
 
 # -- lesson 05: losses over the four faces of each tetrahedron of experts, measured once --------------------
 # Four experts span a tetrahedron: experts at the corners, pairs on its edges, triples on its faces, the merge inside.
-# `adamix-lab lesson-landscapes` measures its surface and the merge row by row, for each shipped twin and seed.
-
-
-STEPS = 6  # halves and thirds are on the grid: the middles of edges and faces are points of it
-ROWS = 256  # of the evaluation set, as in data/results/landscape
+# `python data/lessons/make.py landscapes` measures its surface and the merge row by row, for each twin and seed.
 
 
 @dataclass(frozen=True)
@@ -89,51 +82,10 @@ class Faces:
         return torch.stack([self.at(pair) - self.at(pair[:1]) for pair in itertools.permutations(range(4), 2)], 1)
 
 
-def measure_faces(mixture: MixtureModel, task: Task, tokenizer: Any, seed: int = 0, rows: int | None = ROWS) -> Faces:
-    """Measures a mixture of four experts. Raises ValueError for fewer."""
-    experts = experts_of(mixture, 4)
-    whole = simplex(experts, STEPS)
-    outside = (whole.coefficients == 0).any(-1)
-    outside[-1] = True  # the mean
-    outside[-5:-1] = False  # the corners once more
-    shares = whole.coefficients[outside].float()
-    between = {name: torch.tensordot(shares.to(w), w, dims=1) for name, w in whole.anchors.items()}
-    away = anchored(random_points(list(experts.values()), seed))
-    points = {name: torch.cat([between[name], away[name]]) for name in between}
-    losses = losses_of_rows(mixture, task, tokenizer, points, rows)
-    return Faces(shares, losses[:, : len(shares)], losses[:, len(shares) :], {"seed": seed, "versions": versions()})
-
-
 def place_of(twin: str, seed: int, folder: Path | None = None) -> Path:
     """The file of a twin: `data/lessons/landscape/adamix-seed0.safetensors`. Raises ValueError for an unknown twin."""
     one_of("Twin", twin, TWINS)
     return (folder or data_root() / "lessons" / "landscape") / f"{twin}-seed{seed}.safetensors"
-
-
-def make_faces(
-    folder: Path | None = None,
-    twins: Sequence[str] = tuple(TWINS),
-    seeds: Sequence[int] = SEEDS,
-    rows: int | None = ROWS,
-    say: Callable[[str], None] = print,
-) -> None:
-    """Measures what is not there yet and writes it in float16; a killed command goes on after the last file."""
-    task = load_task("aspects")
-    for seed in seeds:
-        for twin in twins:
-            path = place_of(twin, seed, folder)
-            if path.is_file():
-                say(f"{twin}, seed {seed}: already there")
-                continue
-            found = measure_faces(*_with_task(twin, seed, task), seed, rows)
-            numbers = {"weights": found.weights, "losses": found.losses.half(), "random": found.random.half()}
-            write_tensors(path, numbers, {"notes": json.dumps({"twin": twin, **found.notes})})
-            say(f"{twin}, seed {seed}: {len(found.weights)} points, {len(found.losses)} rows")
-
-
-def _with_task(twin: str, seed: int, task: Task) -> tuple[MixtureModel, Task, Any]:
-    mixture, tokenizer = load_twin(twin, seed)
-    return mixture, task, tokenizer
 
 
 @lru_cache(maxsize=64)
@@ -148,7 +100,7 @@ def load_faces(twin: str, seed: int = 0, folder: Path | None = None) -> Faces:
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is not there: expected the losses between the experts of seeds {', '.join(map(str, SEEDS))}. "
-            "`adamix-lab lesson-landscapes` makes them."
+            "`python data/lessons/make.py landscapes` makes them."
         )
     kept = read_tensors(path)
     with safe_open(path, "pt") as file:

@@ -7,9 +7,7 @@ with B_i, one view. "tied" stands for what one finds elsewhere: LoRAs that are p
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,26 +18,20 @@ from torch import Tensor
 from adamix_lab.analysis.plots import STYLES, Picture
 from adamix_lab.core.adaptations import LoRA
 from adamix_lab.core.errors import one_of, unknown
-from adamix_lab.core.files import read_tensors, write_tensors
+from adamix_lab.core.files import read_tensors
 from adamix_lab.core.merging import merge, merge_products
-from adamix_lab.core.model import MixtureModel, attach, load_trained, trained_tensors
+from adamix_lab.core.model import MixtureModel, attach, load_trained
 from adamix_lab.core.numerics import REORDERED, relative_difference
-from adamix_lab.core.objective import Consistency
 from adamix_lab.interop.export import compute_logits, copy_base
 from adamix_lab.interop.peft import import_peft_library, write_experts
 from adamix_lab.lessons.widgets import Explorer, Prediction, Steps, View, mark_prediction
 from adamix_lab.tasks.backbones import load_backbone
-from adamix_lab.tasks.tasks import Task, data_root, load_task
-from adamix_lab.training.doctor import device_name
+from adamix_lab.tasks.tasks import Task, data_root
 from adamix_lab.training.shipped import BLOCKS, SEEDS
-from adamix_lab.training.shipped import RECIPE as TWINS_RECIPE
-from adamix_lab.training.train import train
 
 KINDS = {"adamix": ("B", 1.0), "tied": (None, 0.0)}  # what is shared, weight of consistency
 EXPERTS = 4
 ADAPTATION = LoRA(rank=4, alpha=8.0)
-ROWS = 800  # to train on: about 20 seconds of one core a set of experts
-RECIPE = replace(TWINS_RECIPE, steps=150, batch_size=16)  # the twins', shorter
 
 
 def fresh_loras(kind: str, seed: int) -> tuple[MixtureModel, Any]:
@@ -73,42 +65,17 @@ def read_loras(kind: str, seed: int, folder: Path | None = None) -> dict[str, Te
     """
     if kind not in KINDS:
         raise unknown("Kind of LoRA experts", kind, KINDS)
-    path = _place(kind, seed, folder)
+    path = place_of(kind, seed, folder)
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} is not there: expected LoRA experts of seeds {', '.join(map(str, SEEDS))}. `adamix-lab "
-            "lesson-loras` makes them."
+            f"{path} is not there: expected LoRA experts of seeds {', '.join(map(str, SEEDS))}. `python "
+            "data/lessons/make.py loras` makes them."
         )
     return {name: tensor.float() for name, tensor in read_tensors(path).items()}
 
 
-def make_loras(
-    folder: Path | None = None,
-    kinds: Sequence[str] = tuple(KINDS),
-    seeds: Sequence[int] = SEEDS,
-    steps: int | None = None,
-    say: Callable[[str], None] = print,
-) -> None:
-    """Trains what is not there yet and writes it as float16: a killed command goes on."""
-    task = load_task("aspects", rows=ROWS)
-    for seed in seeds:
-        for kind in kinds:
-            path = _place(kind, seed, folder)
-            if path.is_file():
-                say(f"{kind}, seed {seed}: already there")
-                continue
-            start = time.perf_counter()
-            mixture, tokenizer = fresh_loras(kind, seed)
-            consistency = Consistency(KINDS[kind][1], views="shared_prefix")
-            recipe = replace(RECIPE, seed=seed, steps=steps or RECIPE.steps, consistency=consistency)
-            train(mixture, task, tokenizer, recipe, progress=False)
-            tensors = {name: tensor.half() for name, tensor in trained_tensors(mixture).items()}
-            seconds = f"{time.perf_counter() - start:.0f}"
-            write_tensors(path, tensors, {"kind": kind, "seed": str(seed), "seconds": seconds, "device": device_name()})
-            say(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB, {seconds} s")
-
-
-def _place(kind: str, seed: int, folder: Path | None) -> Path:
+def place_of(kind: str, seed: int, folder: Path | None = None) -> Path:
+    """The file of LoRA experts: `data/lessons/loras/adamix-seed0.safetensors`."""
     return (folder or data_root() / "lessons" / "loras") / f"{kind}-seed{seed}.safetensors"
 
 

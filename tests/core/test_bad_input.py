@@ -35,7 +35,7 @@ def test_a_dial_without_its_runs_says_what_makes_them(monkeypatch, tmp_path):
     monkeypatch.setattr(consistency, "place_of", nowhere)
     answers.load_answers.cache_clear()
     try:
-        with pytest.raises(FileNotFoundError, match=r"weight-100.*adamix-lab lesson-runs"):
+        with pytest.raises(FileNotFoundError, match=r"weight-100.*data/lessons/make.py runs"):
             consistency.consistency_dial()
     finally:
         answers.load_answers.cache_clear()

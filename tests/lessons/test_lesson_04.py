@@ -8,6 +8,7 @@ import tiny
 import tiny_answers
 import tiny_task
 import torch
+from makers import load_maker
 from tiny_task import one_thread  # noqa: F401
 
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
@@ -15,7 +16,6 @@ pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 from adamix_lab.analysis.samples import every_route, fix_batches, merged_sample
 from adamix_lab.analysis.selective import auroc
 from adamix_lab.core.model import load_trained, trained_tensors
-from adamix_lab.lessons import measures_posterior as measured
 from adamix_lab.lessons import posterior
 from adamix_lab.lessons.checks.posterior import check_marginal, check_split
 from adamix_lab.lessons.posterior import (
@@ -42,6 +42,7 @@ from adamix_lab.lessons.posterior import (
 from adamix_lab.training.shipped import load_twin as shipped
 
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
+measured = load_maker("results/effects")
 
 
 def mixture(seed=0):

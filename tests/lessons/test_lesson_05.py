@@ -9,19 +9,18 @@ import pytest
 import tiny
 import tiny_task
 import torch
+from makers import load_maker
 from tiny_task import one_thread  # noqa: F401
 
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
-from adamix_lab.lessons.measures_landscape import landscapes
 
 from adamix_lab.analysis.arrays import save_landscape
 from adamix_lab.analysis.kinds import experts_of, points_of_kind, task_batches
 from adamix_lab.analysis.landscape import evaluate_points
 from adamix_lab.analysis.points import dot
 from adamix_lab.core.merging import weighted
-from adamix_lab.lessons import landscape, measures_landscape
-from adamix_lab.lessons.between import half_way, moved, random_points
+from adamix_lab.lessons import landscape
 from adamix_lab.lessons.checks.landscape import check_barrier, check_plane
 from adamix_lab.lessons.effects import effects_table
 from adamix_lab.lessons.landscape import (
@@ -33,13 +32,13 @@ from adamix_lab.lessons.landscape import (
     highest_pair,
     landscape_viewer,
     load_faces,
-    measure_faces,
     viewed,
 )
 from adamix_lab.tasks.tasks import data_root
 
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
 ROWS = 20
+maker, effects = load_maker("lessons"), load_maker("results/effects")
 
 
 def mixture():
@@ -48,7 +47,7 @@ def mixture():
 
 @pytest.fixture(scope="module")
 def measured():
-    return measure_faces(mixture(), TASK, TOKENIZER, 0, ROWS)
+    return maker.measure_faces(mixture(), TASK, TOKENIZER, 0, ROWS)
 
 
 def made_up(twin, seed=0, rows=16):
@@ -116,32 +115,32 @@ def test_heights_and_rises_start_from_the_experts_they_are_of():
 
 def test_random_points_lie_as_far_away_as_the_middles_and_leave_the_head():
     experts = list(experts_of(mixture(), 4).values())
-    points = random_points(experts, 3, 2)
+    points = maker.random_points(experts, 3, 2)
     assert len(points) == 8
     for n, point in enumerate(points):
         start = experts[n // 2]
         step = {name: point[name] - start[name] for name in start}
-        wanted = statistics.fmean(half_way(start, other) for other in experts if other is not start)
+        wanted = statistics.fmean(maker.half_way(start, other) for other in experts if other is not start)
         close.assert_close(dot(step, step) ** 0.5, wanted)
         assert all(float(step[name].abs().max()) == 0 for name in step if name.startswith("head."))
-    again = random_points(experts, 3, 2)
+    again = maker.random_points(experts, 3, 2)
     assert all(torch.equal(points[5][name], again[5][name]) for name in points[5])
-    stays = moved(experts[0], experts[1], 0.0)
+    stays = maker.moved(experts[0], experts[1], 0.0)
     assert all(torch.equal(stays[name], experts[0][name]) for name in stays)
 
 
 def test_faces_are_kept_read_again_and_missing_ones_told(tmp_path, monkeypatch, measured):
     said = []
-    monkeypatch.setattr(landscape, "load_twin", lambda twin, seed: (mixture(), TOKENIZER))
-    monkeypatch.setattr(landscape, "load_task", lambda name: TASK)
+    monkeypatch.setattr(maker, "load_twin", lambda twin, seed: (mixture(), TOKENIZER))
+    monkeypatch.setattr(maker, "load_task", lambda name: TASK)
     for _ in range(2):
-        landscape.make_faces(tmp_path, ["adamix"], [0], ROWS, said.append)
+        maker.make_faces(tmp_path, ["adamix"], [0], ROWS, said.append)
     assert said[0].startswith("adamix, seed 0: 75 points, 20 rows") and "already there" in said[1]
     again = load_faces("adamix", 0, tmp_path)
     close.assert_close(again.losses, measured.losses, close.STORED)
     assert torch.equal(again.weights, measured.weights)
     assert again.notes["seed"] == 0 and again.notes["versions"]["torch"]
-    with pytest.raises(FileNotFoundError, match=r"adamix-lab lesson-landscapes"):
+    with pytest.raises(FileNotFoundError, match=r"data/lessons/make.py landscapes"):
         load_faces("apart", 1, tmp_path)
     with pytest.raises(ValueError, match=r"Twin 'adamx' is not known.*'adamix'"):
         load_faces("adamx", 0, tmp_path)
@@ -186,7 +185,7 @@ def test_one_colour_scale_for_both_triangles_and_for_every_state():
 def test_what_is_missing_is_told_where_the_learner_looks(monkeypatch, tmp_path):
     monkeypatch.setattr(landscape, "place_of", lambda twin, seed, *_: tmp_path / "none")
     monkeypatch.setattr(landscape, "load_faces", lambda twin, seed: load_faces(twin, seed, tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"adamix-lab lesson-landscapes"):
+    with pytest.raises(FileNotFoundError, match=r"data/lessons/make.py landscapes"):
         landscape_viewer()
     with pytest.raises(FileNotFoundError, match=r"`adamix-lab landscape adamix --kind plane.*` makes it"):
         landscape.shipped_plane("adamix", tmp_path)
@@ -226,18 +225,18 @@ def test_heights_are_drawn_from_the_table_with_the_prediction():
 
 
 def test_effects_are_measured_of_every_twin_and_pairs_are_chosen_on_other_rows(monkeypatch):
-    monkeypatch.setattr(measures_landscape, "load_faces", made_up)
-    measures = landscapes()
+    monkeypatch.setattr(effects, "load_faces", made_up)
+    measures = effects.landscapes()
     assert all(function(0).dim() == 1 for _, function in measures.values())
     found = made_up("apart")
-    lowest = measures_landscape.chosen_pair(found, highest=False)
+    lowest = effects.chosen_pair(found, highest=False)
     assert len(lowest) == 8
     assert torch.equal(lowest, found.height(2)[1::2, int(found.height(2)[::2].mean(0).argmin())])
 
 
 def test_the_committed_table_is_of_the_committed_losses():
     names = {row["effect"]: row for row in effects_table("05").rows}
-    measures = landscapes()
+    measures = effects.landscapes()
     assert names.keys() == measures.keys()
     for effect in (
         "adamix: the middle of two above their mean loss",

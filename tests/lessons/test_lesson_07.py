@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import results_by_construction as made
+from makers import load_maker
 
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
 from adamix_lab.analysis.statistics import holm, t_interval
-from adamix_lab.lessons import ablations, measures_ablations
+from adamix_lab.lessons import ablations
 from adamix_lab.lessons.ablations import (
     COLUMNS,
     MAKERS,
@@ -35,6 +36,7 @@ from adamix_lab.lessons.ablations import (
 )
 from adamix_lab.lessons.checks.ablations import check_detectable, check_paired_interval
 
+measures = load_maker("results/effects")
 TRUTH = {"AdaMix": 3.0, "single": 0.0, "no consistency": 2.8, "no sharing": 3.0}
 
 
@@ -152,10 +154,10 @@ def test_rows_answered_rightly(scores):
 
 
 def test_the_measures_are_of_what_is_there(folder, monkeypatch):
-    monkeypatch.setattr(measures_ablations, "is_run", lambda name, *_: name == "core")
-    found = measures_ablations.ablations()
+    monkeypatch.setattr(measures, "is_run", lambda name, *_: name == "core")
+    found = measures.ablations()
     assert len(found) == 9 and all("at equal steps" in name for name in found)
-    monkeypatch.setattr(measures_ablations, "open_results", lambda name: open_results(str(folder)))
+    monkeypatch.setattr(measures, "open_results", lambda name: open_results(str(folder)))
     unit, measure = found["mrpc, accuracy at equal steps: AdaMix minus single"]
     assert unit == "points" and set(measure(0).tolist()) <= {-1.0, 0.0, 1.0}
 

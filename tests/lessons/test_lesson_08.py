@@ -6,21 +6,22 @@ import pytest
 import tiny
 import tiny_task
 import torch
+from makers import load_maker
 from seen import all_inside
 from tiny_task import one_thread  # noqa: F401
 
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 pytest.importorskip("peft")
 
-from adamix_lab.lessons.combining_effects import LINEAR, PRODUCTS, merged_weights
 
 from adamix_lab import LoRA, merge, merge_products
-from adamix_lab.lessons import combining_effects, your_own
+from adamix_lab.lessons import your_own
 from adamix_lab.lessons.checks.exporting import check_gated_lora, check_peft_weight
 from adamix_lab.lessons.widgets import Prediction
 from adamix_lab.lessons.your_own import combined, combining_dial, prepare
 
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
+maker, effects = load_maker("lessons"), load_maker("results/effects")
 
 
 def mixture(**settings):
@@ -77,13 +78,13 @@ def test_merged_weights_are_what_the_library_merges():
         made = mixture(**settings)
         one, whole = merge(made), merge_products(made)
         for path, layer in made.sites.items():
-            for way, model in (("linear at 1/M²", one), (PRODUCTS, whole)):
+            for way, model in (("linear at 1/M²", one), (effects.PRODUCTS, whole)):
                 expected = model.sites[path].experts
-                found = merged_weights(layer.experts["A"], layer.experts["B"], way)
+                found = effects.merged_weights(layer.experts["A"], layer.experts["B"], way)
                 close.assert_close(found["B"] @ found["A"], expected["B"][0] @ expected["A"][0])
-            alone = merged_weights(layer.experts["A"], layer.experts["B"], "expert 2")
+            alone = effects.merged_weights(layer.experts["A"], layer.experts["B"], "expert 2")
             assert torch.equal(alone["A"], layer.experts["A"][2])
-    assert LINEAR == {"linear at 1/M²": 1, "linear at 1/M": 4, "linear at 1": 16}
+    assert effects.LINEAR == {"linear at 1/M²": 1, "linear at 1/M": 4, "linear at 1": 16}
 
 
 @pytest.mark.parametrize("kind", your_own.KINDS)
@@ -91,7 +92,7 @@ def test_the_shipped_loras_load_and_what_is_missing_is_told(kind, tmp_path):
     made, _ = your_own.load_loras(kind, 1)
     assert made.space.experts == 4 and made.mixture.tied == (kind == "tied")
     assert all(float(p.detach().norm()) > 0 for _, p in made.expert_parameters())
-    with pytest.raises(FileNotFoundError, match="adamix-lab lesson-loras"):
+    with pytest.raises(FileNotFoundError, match=r"data/lessons/make.py loras"):
         your_own.load_loras(kind, 0, tmp_path)
     with pytest.raises(ValueError, match="Kind of LoRA experts 'adamx'"):
         your_own.fresh_loras("adamx", 0)
@@ -99,9 +100,9 @@ def test_the_shipped_loras_load_and_what_is_missing_is_told(kind, tmp_path):
 
 def test_loras_are_trained_kept_and_left_alone_afterwards(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(your_own, "train", lambda m, task, tokenizer, recipe, progress: calls.append(recipe))
+    monkeypatch.setattr(maker, "train", lambda m, task, tokenizer, recipe, progress: calls.append(recipe))
     for _ in range(2):
-        your_own.make_loras(tmp_path, ["adamix", "tied"], [2], steps=3, say=lambda line: None)
+        maker.make_loras(tmp_path, ["adamix", "tied"], [2], steps=3, say=lambda line: None)
     assert [(r.seed, r.consistency.weight, r.steps) for r in calls] == [(2, 1.0, 3), (2, 0.0, 3)]
     assert your_own.load_loras("tied", 2, tmp_path)[0].mixture.tied
 
@@ -109,12 +110,12 @@ def test_loras_are_trained_kept_and_left_alone_afterwards(tmp_path, monkeypatch)
 def test_scores_are_of_the_ways_and_the_mean_of_experts(monkeypatch):
     labels = torch.tensor([0, 1, 1])
     log_p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]]).log()
-    answers = {way: log_p if way == "expert 0" else log_p.flip(-1) for way in (*combining_effects.ALONE, PRODUCTS)}
-    monkeypatch.setattr(combining_effects, "lora_answers", lambda kind, seed: answers)
-    monkeypatch.setattr(combining_effects, "lora_rows", lambda: type("Rows", (), {"labels": labels}))
-    assert combining_effects.lora_score("tied", 0, "expert 0", "points").tolist() == [1, 0, 1]
-    assert combining_effects.lora_score("tied", 0, "alone", "points").tolist() == [0.25, 0.75, 0.25]
-    difference = combining_effects.score_difference("tied", "expert 0", PRODUCTS, "nats")(0)
+    answers = {way: log_p if way == "expert 0" else log_p.flip(-1) for way in (*effects.ALONE, effects.PRODUCTS)}
+    monkeypatch.setattr(effects, "lora_answers", lambda kind, seed: answers)
+    monkeypatch.setattr(effects, "lora_rows", lambda: type("Rows", (), {"labels": labels}))
+    assert effects.lora_score("tied", 0, "expert 0", "points").tolist() == [1, 0, 1]
+    assert effects.lora_score("tied", 0, "alone", "points").tolist() == [0.25, 0.75, 0.25]
+    difference = effects.score_difference("tied", "expert 0", effects.PRODUCTS, "nats")(0)
     close.assert_close(difference[0], torch.tensor(0.1 / 0.9).log(), close.ROUNDED)
 
 

@@ -1,5 +1,8 @@
 """Effect tables: what a lesson shows is measured on the shipped experts before the lesson is written.
 
+    python data/results/effects/make.py            # all lessons
+    python data/results/effects/make.py 02 --seeds 1 --out runs/effects
+
 A measure gives one number a row of the evaluation set, for one seed: a difference paired by row, or what becomes one.
 Its mean has an interval over rows for each seed, and a t-interval over seeds. An effect that lies inside its interval
 over seeds is a null result here, and the lessons say so.
@@ -7,6 +10,7 @@ over seeds is a null result here, and the lessons say so.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import itertools
@@ -17,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,9 +59,10 @@ from adamix_lab.tasks.tasks import load_task
 from adamix_lab.training.evaluation import evaluate
 from adamix_lab.training.shipped import SEEDS, TWINS, load_twin
 
-Measure = Callable[[int], Tensor]  # seed -> [rows]  # seed -> [rows]
-
-
+HERE = Path(__file__).resolve().parent
+Measure = Callable[[int], Tensor]  # seed -> [rows]
+Measures = dict[str, tuple[str, Measure]]  # effect: (unit, measure)
+Score = Callable[[Any], Tensor]  # of a run's answers, or of what was measured between its experts: [rows]
 COLUMNS = (
     "effect", "unit", "mean", "half_width", "verdict", "by_seed", "half_width_over_rows", "seeds", "rows", "seconds",
 )  # fmt: skip  # fmt: skip
@@ -113,7 +119,7 @@ class Effect:
         return dict(zip(COLUMNS, told, strict=True))
 
 
-def measure(effect: str, unit: str, function: Measure, seeds: Sequence[int] = SEEDS) -> Effect:
+def measure_effect(effect: str, unit: str, function: Measure, seeds: Sequence[int] = SEEDS) -> Effect:
     """Runs one measure over seeds; points are shares times 100.
 
     Seeds whose runs are not stored are left out, and the table says how many there were. Raises ValueError for an
@@ -138,13 +144,13 @@ def measure(effect: str, unit: str, function: Measure, seeds: Sequence[int] = SE
     return Effect(effect, unit, tuple(values), tuple(widths), rows, time.perf_counter() - start)
 
 
-def measure_lesson(
-    measures: Mapping[str, tuple[str, Measure]], seeds: Sequence[int] = SEEDS, say: Callable[[str], None] = print
+def measure_effects(
+    measures: Measures, seeds: Sequence[int] = SEEDS, say: Callable[[str], None] = print
 ) -> list[Effect]:
-    """A lesson's measures, `{effect: (unit, measure)}`, one after another."""
+    """A lesson's measures, one after another."""
     found = []
     for effect, (unit, function) in measures.items():
-        found.append(measure(effect, unit, function, seeds))
+        found.append(measure_effect(effect, unit, function, seeds))
         row = found[-1].row()
         say(f"{effect}: {row['mean']} ± {row['half_width']} {unit}, {row['verdict']}")
     return found
@@ -160,26 +166,28 @@ def write_effects(path: Path, effects: Sequence[Effect]) -> Path:
     return path
 
 
-# -- lessons 00 to 03: differences paired by row on what every route answers ------------------------------
+def on(name: str, score: Score, load: Callable[[str, int], Any] = load_answers) -> Measure:
+    """A score of one run."""
+    return lambda seed: score(load(name, seed))
 
-Measures = dict[str, tuple[str, Measure]]
-Score = Callable[[Answers], Tensor]  # [rows]
+
+def between(first: str, second: str, score: Score, load: Callable[[str, int], Any] = load_answers) -> Measure:
+    """A score of one run minus that of another, row by row."""
+    return lambda seed: score(load(first, seed)) - score(load(second, seed))
+
+
+def signs(first: Tensor) -> Tensor:
+    """+1 / share of rows of a first kind, -1 / share of the others, `[rows]`: a mean over rows becomes a difference."""
+    return first / first.float().mean() - (~first) / (~first).float().mean()
+
+
+# -- lessons 00 to 03: differences paired by row on what every route answers ------------------------------
 
 
 def merged_minus_experts(answers: Answers, of: str = "right") -> Tensor:
     """The merge against the mean of its experts, each alone: `[rows]`; of: "right" or "loss"."""
     alone: Tensor = getattr(answers, of)[:, answers.fixed].mean(1)
     return getattr(answers, f"merged_{of}") - alone
-
-
-def between(first: str, second: str, score: Score) -> Measure:
-    """A score of one run minus that of another, row by row."""
-    return lambda seed: score(load_answers(first, seed)) - score(load_answers(second, seed))
-
-
-def on(name: str, score: Score) -> Measure:
-    """A score of one run."""
-    return lambda seed: score(load_answers(name, seed))
 
 
 GAP = partial(merged_minus_experts, of="right")
@@ -233,11 +241,9 @@ def gain_of_specialists(answers: Answers, site: int, of: str = "right") -> Tenso
 def one_sided_from_contrasts(answers: Answers) -> Tensor:
     """Accuracy where all aspects of a sentence share a judgement minus where they differ (data/aspects/README.md).
 
-    As a number a row, +1 / share of the first kind or -1 / share of the second, so that the mean is the difference.
+    As a number a row, so that the mean is the difference.
     """
-    one_sided = torch.tensor([name in ONE_SIDED for name in _constructions()])
-    signs = one_sided / one_sided.float().mean() - (~one_sided) / (~one_sided).float().mean()
-    return answers.right.mean(1) * signs
+    return answers.right.mean(1) * signs(torch.tensor([name in ONE_SIDED for name in _constructions()]))
 
 
 def best_from_worst_expert(answers: Answers, site: int) -> Tensor:
@@ -368,9 +374,7 @@ def merging() -> Measures:
 
 # -- 04: the merge against drawn routes, averages, Bayes' weights, doubt and calibration ------------------
 
-
 SHARES = {"1": 1.0, "1/2": 0.5, "1/4": 0.25, "1/8": 0.125}
-Score = Callable[[Answers], Tensor]  # [rows]
 
 
 def loss_of(log_p: Tensor, labels: Tensor) -> Tensor:
@@ -438,16 +442,6 @@ def pulled_runs(twin: str, seed: int) -> dict[str, Answers]:
     return dict(zip(SHARES, pulled_answers(twin, seed, tuple(SHARES.values())), strict=True))
 
 
-def on(name: str, score: Score) -> Measure:
-    """A score of one run."""
-    return lambda seed: score(load_answers(name, seed))
-
-
-def between(first: str, second: str, score: Score) -> Measure:
-    """A score of one run minus that of another, row by row."""
-    return lambda seed: score(load_answers(first, seed)) - score(load_answers(second, seed))
-
-
 def of_pulled(name: str, share: str, score: Score, minus: bool = False) -> Measure:
     """A score of a run whose experts are pulled together; minus: minus that of the experts as trained, row by row."""
 
@@ -458,9 +452,9 @@ def of_pulled(name: str, share: str, score: Score, minus: bool = False) -> Measu
     return measure
 
 
-def posterior() -> dict[str, tuple[str, Measure]]:
+def posterior() -> Measures:
     """Lesson 04."""
-    measures: dict[str, tuple[str, Measure]] = {
+    measures: Measures = {
         f"{name}: distance to all routes, the merge minus one drawn route": ("points", on(name, merge_minus_route))
         for name in ("adamix", "no-consistency", "unshared-tied", "apart")
     }
@@ -502,9 +496,6 @@ SCORES: dict[str, tuple[str, Score]] = {
 # -- 05: heights above the mean of the experts, and what random directions show of them -------------------
 
 
-Score = Callable[[Faces], Tensor]  # [rows]
-
-
 def height(found: Faces, size: int) -> Tensor:
     """Mean over groups of so many experts, `[rows]`, in nats."""
     return found.height(size).mean(1)
@@ -523,45 +514,36 @@ def four_above_lowest(found: Faces) -> Tensor:
     return height(found, 4)[1::2] - chosen_pair(found, highest=False)
 
 
-def on(twin: str, score: Score) -> Measure:
-    """A score of one twin."""
-    return lambda seed: score(load_faces(twin, seed))
-
-
-def between(first: str, second: str, score: Score) -> Measure:
-    """A score of one twin minus that of another, row by row."""
-    return lambda seed: score(load_faces(first, seed)) - score(load_faces(second, seed))
-
-
-def landscapes() -> dict[str, tuple[str, Measure]]:
+def landscapes() -> Measures:
     """Lesson 05."""
-    measures: dict[str, tuple[str, Measure]] = {}
-    for twin in TWINS:
-        for size, name in NAMES.items():
-            measures[f"{twin}: {name} above their mean loss"] = ("nats", on(twin, partial(height, size=size)))
-        measures[f"{twin}: the middle of all four above that of two"] = (
-            "nats", on(twin, lambda found: height(found, 4) - height(found, 2)))  # fmt: skip
-        for highest, name in ((True, "highest"), (False, "lowest")):
-            measures[f"{twin}: the {name} of six pairs, its middle above the chord"] = (
-                "nats", on(twin, partial(chosen_pair, highest=highest)))  # fmt: skip
-        measures[f"{twin}: the middle of all four above the lowest of six pairs"] = (
-            "nats", on(twin, four_above_lowest))  # fmt: skip
-    for twin in ("no-consistency", "unshared-tied", "apart"):
-        for size, name in NAMES.items():
-            measures[f"{name} above their mean loss: {twin} minus AdaMix"] = (
-                "nats", between(twin, "adamix", partial(height, size=size)))  # fmt: skip
-    for twin in TWINS:
-        measures[f"{twin}: rise in a random direction, as far as the middle of two"] = (
-            "nats", on(twin, lambda found: found.random_rise().mean(1)))  # fmt: skip
-        measures[f"{twin}: rise toward another expert minus in a random direction, as far"] = (
-            "nats", on(twin, lambda found: found.toward_rise().mean(1) - found.random_rise().mean(1)))  # fmt: skip
-    return measures
+    heights: dict[str, Score] = {
+        f"{name} above their mean loss": partial(height, size=size) for size, name in NAMES.items()
+    }
+    pairs: dict[str, Score] = {
+        "the middle of all four above that of two": lambda found: height(found, 4) - height(found, 2),
+        "the highest of six pairs, its middle above the chord": partial(chosen_pair, highest=True),
+        "the lowest of six pairs, its middle above the chord": partial(chosen_pair, highest=False),
+        "the middle of all four above the lowest of six pairs": four_above_lowest,
+    }
+    rises: dict[str, Score] = {
+        "rise in a random direction, as far as the middle of two": lambda found: found.random_rise().mean(1),
+        "rise toward another expert minus in a random direction, as far": (
+            lambda found: found.toward_rise().mean(1) - found.random_rise().mean(1)
+        ),
+    }
+
+    def of_twins(scores: dict[str, Score]) -> Measures:
+        return {f"{t}: {what}": ("nats", on(t, score, load_faces)) for t in TWINS for what, score in scores.items()}
+
+    differences: Measures = {
+        f"{what}: {twin} minus AdaMix": ("nats", between(twin, "adamix", score, load_faces))
+        for twin in ("no-consistency", "unshared-tied", "apart")
+        for what, score in heights.items()
+    }
+    return of_twins(heights | pairs) | differences | of_twins(rises)
 
 
 # -- 06: slot coverage of shipped writers under ways of decoding, paired by source ------------------------
-
-
-Measures = dict[str, tuple[str, Callable[[int], Tensor]]]
 
 
 def expert_coverage(seed: int) -> Tensor:
@@ -569,22 +551,18 @@ def expert_coverage(seed: int) -> Tensor:
     return torch.stack([covered(f"fixed-{n}", seed) for n in range(WRITER_EXPERTS)]).mean(0)
 
 
-def coverage_difference(first: str, second: str) -> Callable[[int], Tensor]:
+def coverage_difference(first: str, second: str) -> Measure:
     """Coverage of one strategy minus that of another, source by source."""
     return lambda seed: covered(first, seed) - covered(second, seed)
 
 
 def seen_from_held_out(seed: int) -> Tensor:
-    """The merge's coverage of pairs seen in training minus of pairs held out, as a number a source.
-
-    +1 / share of the first kind or -1 / share of the second, so that the mean is the difference.
-    """
-    seen = torch.tensor([row["group"] == "seen" for row in load_generation_task(TASK).evaluation])
-    signs = seen / seen.float().mean() - (~seen) / (~seen).float().mean()
-    return covered("merged", seed) * signs
+    """The merge's coverage of pairs seen in training minus of pairs held out, as a number a source."""
+    seen = [row["group"] == "seen" for row in load_generation_task(TASK).evaluation]
+    return covered("merged", seed) * signs(torch.tensor(seen))
 
 
-def same_text(first: str, second: str) -> Callable[[int], Tensor]:
+def same_text(first: str, second: str) -> Measure:
     """Whether two strategies wrote the same text, `[sources]`, as 0 and 1."""
 
     def measure(seed: int) -> Tensor:
@@ -596,28 +574,22 @@ def same_text(first: str, second: str) -> Callable[[int], Tensor]:
 
 def writing() -> Measures:
     """Lesson 06."""
-    return {
-        "slots realised: merged": ("points", lambda seed: covered("merged", seed)),
-        "slots realised: an expert alone (mean of 4)": ("points", expert_coverage),
-        "slots realised: a new route every token": ("points", lambda seed: covered("anew", seed)),
-        "slots realised: merged minus an expert alone": (
-            "points",
-            lambda seed: covered("merged", seed) - expert_coverage(seed),
-        ),
-        "slots realised: one random route a text minus a new route every token": (
-            "points",
-            coverage_difference("random", "anew"),
-        ),
-        "slots realised: merged minus a new route every token": ("points", coverage_difference("merged", "anew")),
-        "slots realised, merged: 4 beams minus greedy": ("points", coverage_difference("merged, 4 beams", "merged")),
-        "slots realised, merged: pairs seen in training minus pairs held out": ("points", seen_from_held_out),
-        "texts that two experts alone write alike": ("points", same_text("fixed-0", "fixed-1")),
-        "texts that an expert alone and the merge write alike": ("points", same_text("fixed-0", "merged")),
+    measures: dict[str, Measure] = {
+        "slots realised: merged": lambda seed: covered("merged", seed),
+        "slots realised: an expert alone (mean of 4)": expert_coverage,
+        "slots realised: a new route every token": lambda seed: covered("anew", seed),
+        "slots realised: merged minus an expert alone": lambda seed: covered("merged", seed) - expert_coverage(seed),
+        "slots realised: one random route a text minus a new route every token": coverage_difference("random", "anew"),
+        "slots realised: merged minus a new route every token": coverage_difference("merged", "anew"),
+        "slots realised, merged: 4 beams minus greedy": coverage_difference("merged, 4 beams", "merged"),
+        "slots realised, merged: pairs seen in training minus pairs held out": seen_from_held_out,
+        "texts that two experts alone write alike": same_text("fixed-0", "fixed-1"),
+        "texts that an expert alone and the merge write alike": same_text("fixed-0", "merged"),
     }
+    return {effect: ("points", measure) for effect, measure in measures.items()}
 
 
 # -- 07: accuracy of AdaMix minus its variants', paired by row, on the shipped results --------------------
-
 
 RESULT_SEEDS = range(5)  # of the results
 CORE = {"tasks": ("rte", "mrpc", "sst2"), "variants": ("single", "no consistency", "no sharing")}
@@ -630,7 +602,7 @@ def ahead(seed: int, name: str, task: str, variant: str, budget: Budget = "steps
     return torch.from_numpy(right_rows(scores, task, "AdaMix", seed) - other)
 
 
-def ablations() -> dict[str, tuple[str, Measure]]:
+def ablations() -> Measures:
     """Lesson 07; what is measured on results that are not shipped is left out."""
     wanted: list[tuple[str, str, str, Budget]] = [
         *(("core", task, variant, "steps") for task in CORE["tasks"] for variant in CORE["variants"]),
@@ -647,7 +619,6 @@ def ablations() -> dict[str, tuple[str, Measure]]:
 
 
 # -- 08: LoRA experts merged in several ways, on the same rows, for three seeds ---------------------------
-
 
 # Factors on mean(B) mean(A): what peft's "linear" makes of M equal weights w, sqrt(w) on each A and each B: w M².
 LINEAR = {"linear at 1/M²": 1.0, "linear at 1/M": float(EXPERTS), "linear at 1": float(EXPERTS**2)}
@@ -721,7 +692,7 @@ def score_difference(kind: str, way: str, other: str, of: str) -> Measure:
     return lambda seed: lora_score(kind, seed, way, of) - lora_score(kind, seed, other, of)
 
 
-def exporting() -> dict[str, tuple[str, Measure]]:
+def exporting() -> Measures:
     """Lesson 08."""
     factors = "linear at 1/M²"
     asked = [
@@ -735,11 +706,9 @@ def exporting() -> dict[str, tuple[str, Measure]]:
     ]
     learned = {
         f"{name}: merged minus always the more frequent class, accuracy": (
-            "points",
-            score_difference(kind, way, "chance", "points"),
-        )
+            "points", score_difference(kind, way, "chance", "points"))
         for kind, name, way in (("adamix", "AdaMix", factors), ("tied", "tied", PRODUCTS))
-    }
+    }  # fmt: skip
     return learned | {
         f"{name}{what}": (of, score_difference(kind, way, other, of))
         for kind, name, way, other in asked
@@ -749,18 +718,10 @@ def exporting() -> dict[str, tuple[str, Measure]]:
 
 # -- all lessons ------------------------------------------------------------------------------------------
 
-
 LESSONS: Mapping[str, Callable[[], Measures]] = {
-    "00": tour,
-    "01": routing,
-    "02": consistency,
-    "03": merging,
-    "04": posterior,
-    "05": landscapes,
-    "06": writing,
-    "07": ablations,
-    "08": exporting,
-}
+    "00": tour, "01": routing, "02": consistency, "03": merging, "04": posterior, "05": landscapes, "06": writing,
+    "07": ablations, "08": exporting,
+}  # fmt: skip
 
 
 def measures_of(lesson: str) -> Measures:
@@ -773,3 +734,18 @@ def measures_of(lesson: str) -> Measures:
 def seeds_of(lesson: str) -> int:
     """How many seeds of what a lesson measures are shipped."""
     return len(RESULT_SEEDS if lesson == "07" else SEEDS)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("lessons", nargs="*", help="00, 01, ...; default: all")
+    parser.add_argument("--out", type=Path, default=HERE, help="default: beside this file")
+    parser.add_argument("--seeds", type=int, help="seeds 0, 1, ...; default: as many as are shipped")
+    options = parser.parse_args()
+    for lesson in options.lessons or LESSONS:
+        seeds = range(options.seeds or seeds_of(lesson))
+        print(write_effects(options.out / f"{lesson}.csv", measure_effects(measures_of(lesson), seeds)))
+
+
+if __name__ == "__main__":
+    main()
