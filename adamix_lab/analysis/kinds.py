@@ -17,8 +17,7 @@ from adamix_lab.core.routing import generator_for
 from adamix_lab.core.views import Batch
 from adamix_lab.tasks.batches import encode, sequential
 from adamix_lab.tasks.tasks import Task, load_task
-from adamix_lab.training.evaluation import load_saved
-from adamix_lab.training.shipped import STAGES, TWINS, load_twin
+from adamix_lab.training.shipped import STAGES, TWINS, load_saved, load_twin
 
 STEPS = {"line": 41, "plane": 21, "random": 21, "triangle": 10, "square": 11, "stages": 21}
 KINDS = {

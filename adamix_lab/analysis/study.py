@@ -38,7 +38,7 @@ from adamix_lab.fast.tree import check_budget
 from adamix_lab.tasks.rows import Row
 from adamix_lab.tasks.tasks import Task, hold_out, load_task
 from adamix_lab.training.doctor import versions
-from adamix_lab.training.evaluation import load_saved
+from adamix_lab.training.shipped import load_saved
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -93,7 +93,7 @@ def evaluate(
     from adamix_lab.experiments.seeds import SHOWN, print_results
     from adamix_lab.tasks.tasks import load_task
     from adamix_lab.training.evaluation import evaluate as compare
-    from adamix_lab.training.evaluation import load_saved
+    from adamix_lab.training.shipped import load_saved
 
     mixture, tokenizer, config = load_saved(folder)
     source = task or config["notes"].get("source") or config["notes"].get("task", "aspects")
@@ -110,8 +110,8 @@ def predict(
     strategy: Annotated[str, typer.Option(help="How to use the experts.")] = "merged",
 ) -> None:
     """Class probabilities of sentences, or the numbers of a regression."""
-    from adamix_lab.training.evaluation import load_saved
     from adamix_lab.training.evaluation import predict as answer
+    from adamix_lab.training.shipped import load_saved
 
     mixture, tokenizer, config = load_saved(folder)
     inputs: Any = texts

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,12 +19,10 @@ from torch import Generator, Tensor
 from adamix_lab.core.errors import unknown
 from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.routing import generator_for
-from adamix_lab.core.saving import load, read_config
 from adamix_lab.core.views import Batch, rows_of
 from adamix_lab.fast.blocks import cut_last_block, plan_blocks
 from adamix_lab.fast.prefix import cached_prefix
 from adamix_lab.fast.views import shared_prefix
-from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import Encoder, check_labels, encode, sequential
 from adamix_lab.tasks.metrics import score
 from adamix_lab.tasks.tasks import Task
@@ -183,19 +180,6 @@ def above_prefix(mixture: MixtureModel, batches: list[Indexed]) -> tuple[Mixture
         return mixture, batches
     top, cache = cached_prefix(mixture)
     return top.eval(), [(rows, cache(batch)) for rows, batch in batches]
-
-
-def load_saved(folder: Path) -> tuple[MixtureModel, Any, dict[str, Any]]:
-    """(mixture in evaluation mode, tokenizer, configuration) of a folder that `train` or `tour` wrote."""
-    config = read_config(folder)
-    backbone = config["notes"].get("backbone")
-    if not backbone:
-        raise ValueError(
-            f"{folder} does not say its backbone: expected notes written by `adamix-lab train`. Use "
-            f"adamix_lab.load(model, folder)."
-        )
-    model, tokenizer = load_backbone(backbone, num_labels=config["num_labels"])
-    return load(model, folder).eval(), tokenizer, config
 
 
 # -- strategies --------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.errors import unknown
 from adamix_lab.core.model import MixtureModel, attach
 from adamix_lab.core.objective import Consistency
-from adamix_lab.core.saving import load
+from adamix_lab.core.saving import load, read_config
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.tasks import Task, data_root, load_task
 from adamix_lab.training.recipe import Recipe
@@ -95,3 +95,16 @@ def fresh(task: Task, experts: int, share: str | None, seed: int, tied: bool = F
     """MiniLM with untrained experts in the top two blocks; the head starts alike for every seed of one task."""
     model, tokenizer = load_backbone("minilm", num_labels=task.num_labels)
     return attach(model, ADAPTATION, experts, share, blocks=BLOCKS, seed=seed, tied=tied), tokenizer
+
+
+def load_saved(folder: Path) -> tuple[MixtureModel, Any, dict[str, Any]]:
+    """(mixture in evaluation mode, tokenizer, configuration) of a folder that `train` or `tour` wrote."""
+    config = read_config(folder)
+    backbone = config["notes"].get("backbone")
+    if not backbone:
+        raise ValueError(
+            f"{folder} does not say its backbone: expected notes written by `adamix-lab train`. Use "
+            f"adamix_lab.load(model, folder)."
+        )
+    model, tokenizer = load_backbone(backbone, num_labels=config["num_labels"])
+    return load(model, folder).eval(), tokenizer, config
