@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from adamix_lab.core.adaptations import Adaptation, Bottleneck, LoRA
 from adamix_lab.core.model import MixtureModel, attach
-from adamix_lab.core.objective import Consistency
+from adamix_lab.core.objective import IGNORED, Consistency, next_token_loss
 
 NAMES = [
     "bert_upshared", "roberta_upshared", "roberta_downshared", "roberta_unshared", "gpt2_bottleneck",
@@ -65,6 +65,12 @@ class Vector:
         given = {key.removeprefix("grad."): t for key, t in self.tensors.items() if key.startswith("grad.")}
         stacked, head = split(given, self.mixture)
         return {**stacked, **head}
+
+
+def reference_next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """`next_token_loss` as the authors' GPT-2 code has it: the sum over N tokens, divided by N + 0.0001."""
+    tokens = (labels[:, 1:] != IGNORED).sum()
+    return next_token_loss(logits, labels) * (tokens / (tokens + 0.0001))
 
 
 def load(shared: Path, name: str) -> Vector:

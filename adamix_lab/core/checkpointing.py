@@ -7,44 +7,11 @@ transformers puts on its blocks is wrapped by one that carries the sites' state 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
-from adamix_lab.core.mixture import MixtureLayer, Selection
-
-
-@contextmanager
-def use_selection(layers: Sequence[MixtureLayer], selections: Iterable[Selection]) -> Iterator[None]:
-    """Sets the sites' selections inside the block and puts the former ones back."""
-    before = [layer.selection for layer in layers]
-    try:
-        for layer, selection in zip(layers, selections, strict=True):
-            layer.selection = selection
-        yield
-    finally:
-        for layer, selection in zip(layers, before, strict=True):
-            layer.selection = selection
-
-
-@contextmanager
-def use_enabled(layers: Sequence[MixtureLayer], enabled: Iterable[bool]) -> Iterator[None]:
-    """Switches the sites on or off inside the block and puts the former state back."""
-    before = [layer.enabled for layer in layers]
-    try:
-        for layer, on in zip(layers, enabled, strict=True):
-            layer.enabled = on
-        yield
-    finally:
-        for layer, on in zip(layers, before, strict=True):
-            layer.enabled = on
-
-
-def checkpoints_gradients(model: nn.Module) -> bool:
-    """Whether any module recomputes its forward pass in the backward pass."""
-    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+from adamix_lab.core.mixture import MixtureLayer, use_selection
 
 
 class CarrySelection:
@@ -62,7 +29,7 @@ class CarrySelection:
 
         def run(*inner: Any, **named: Any) -> Any:
             # now, and again in the backward pass
-            with use_selection(layers, selections), use_enabled(layers, enabled):
+            with use_selection(layers, selections, enabled):
                 return function(*inner, **named)
 
         return self.checkpoint(run, *args, **kwargs)

@@ -1,7 +1,7 @@
 """Merging: from M experts to one module a site (Eq. 6), and soups at other points of the simplex.
 
-A soup is a mixture point: coefficients `[sites, sides, M]`. `merge` makes the model of such a point; the rest of this
-file chooses points: uniform, weighted, greedy, learned (Wortsman et al., 2022).
+A soup is a mixture point: coefficients `[sites, sides, M]`. `merge` makes the model of such a point, by default of the
+barycentre; others are chosen: weighted, greedy, learned (Wortsman et al., 2022).
 """
 
 from __future__ import annotations
@@ -16,17 +16,12 @@ from torch import Tensor, nn
 from adamix_lab.core.adaptations import LoRA
 from adamix_lab.core.errors import positive
 from adamix_lab.core.mixture import MixtureLayer
-from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.objective import TaskLoss, task_loss_of
 from adamix_lab.core.routing import RouteSpace
 from adamix_lab.core.views import Batch
 
 Score = Callable[[Tensor], float]
-
-
-def uniform(space: RouteSpace) -> Tensor:
-    """The barycentre `[sites, sides, M]` (Eq. 6)."""
-    return space.barycentre()
 
 
 def weighted(space: RouteSpace, weights: Sequence[float]) -> Tensor:
@@ -73,14 +68,12 @@ def learned(
     space, loss_of = mixture.space, task_loss or task_loss_of(mixture)
     free = torch.zeros(*space.shape, space.experts, requires_grad=True)
     optimizer = torch.optim.Adam([free], lr=lr)
-    training = mixture.training
-    mixture.eval()
-    for batch in batches:
-        inputs = {name: value for name, value in batch.items() if name != "labels"}
-        loss = loss_of(mixture(selection=free.softmax(-1), **inputs).logits, batch["labels"])
-        (free.grad,) = torch.autograd.grad(loss, [free])
-        optimizer.step()
-    mixture.train(training)
+    with evaluating(mixture):
+        for batch in batches:
+            inputs = {name: value for name, value in batch.items() if name != "labels"}
+            loss = loss_of(mixture(selection=free.softmax(-1), **inputs).logits, batch["labels"])
+            (free.grad,) = torch.autograd.grad(loss, [free])
+            optimizer.step()
     return free.detach().softmax(-1)
 
 

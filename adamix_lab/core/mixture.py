@@ -11,7 +11,8 @@ The layer applies *effective weights*. What they are is decided by a *selection*
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Literal, cast
 
 import torch
@@ -177,6 +178,26 @@ class MixtureLayer(nn.Module):
         """Adaptation and experts a side, for printed models."""
         sides = ", ".join(f"{s} x {n}" for s, n in zip(self.adaptation.sides, self.counts(), strict=True))
         return f"{self.adaptation}, {sides}"
+
+
+@contextmanager
+def use_selection(
+    layers: Sequence[MixtureLayer], selections: Iterable[Selection], enabled: Iterable[bool] | None = None
+) -> Iterator[None]:
+    """Sets layers' selections, and whether they are on (None: as they are), inside the block; then as before."""
+    before = [(layer.selection, layer.enabled) for layer in layers]
+    try:
+        for layer, selection, on in zip(layers, selections, enabled or [on for _, on in before], strict=True):
+            layer.selection, layer.enabled = selection, on
+        yield
+    finally:
+        for layer, (selection, on) in zip(layers, before, strict=True):
+            layer.selection, layer.enabled = selection, on
+
+
+def checkpoints_gradients(model: nn.Module) -> bool:
+    """Whether any module recomputes its forward pass in the backward pass."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
 def declared_weights(adaptation: Adaptation, in_features: int, out_features: int) -> dict[str, Weight]:

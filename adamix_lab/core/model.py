@@ -12,15 +12,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from adamix_lab.core.adaptations import Adaptation
-from adamix_lab.core.checkpointing import (
-    carry_selection,
-    checkpoints_gradients,
-    release_carry,
-    use_enabled,
-    use_selection,
-)
 from adamix_lab.core.errors import positive, unknown
-from adamix_lab.core.mixture import MixtureLayer, Selection
+from adamix_lab.core.mixture import MixtureLayer, Selection, checkpoints_gradients, use_selection
 from adamix_lab.core.routing import RouteSpace, generator_for
 from adamix_lab.core.sites import Head, TaskModules, default_targets, find_head, find_sites, new_head
 
@@ -41,6 +34,15 @@ class MixtureConfig:
     seed: int = 0
     tied: bool = False
     own: tuple[str, ...] = ()
+
+
+def refuse_save(*args: Any, **kwargs: Any) -> None:
+    """Stands in for `save_pretrained` while mixtures are attached."""
+    raise RuntimeError(
+        "save_pretrained on a model with mixtures attached would write weights that transformers cannot load back: "
+        "expected adamix_lab.save(mixture_model, folder) for the experts, or fold/merge for a plain model; detach() "
+        "gives the base model back."
+    )
 
 
 class MixtureModel(nn.Module):
@@ -132,6 +134,8 @@ class MixtureModel(nn.Module):
         if isinstance(selection, Tensor):
             _ = self.space.check_point(selection) if selection.is_floating_point() else self.space.check(selection)
         if torch.is_grad_enabled() and checkpoints_gradients(self.model):
+            from adamix_lab.core.checkpointing import carry_selection
+
             carry_selection(self.model)
         with use_selection(list(sites.values()), [_at(selection, *site) for site in enumerate(sites.items())]):
             yield
@@ -140,7 +144,7 @@ class MixtureModel(nn.Module):
     def disabled(self) -> Iterator[None]:
         """The adaptation switched off inside the block: the frozen layers alone (the head stays)."""
         layers = list(self.sites.values())
-        with use_enabled(layers, [False] * len(layers)):
+        with use_selection(layers, [layer.selection for layer in layers], [False] * len(layers)):
             yield
 
     def generate(self, *args: Any, selection: ModelSelection = None, **settings: Any) -> Tensor:
@@ -148,9 +152,7 @@ class MixtureModel(nn.Module):
         with self.select(selection):
             return self.model.generate(*args, **settings)  # type: ignore[operator,no-any-return]
 
-    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """Refused, like the base model's: says what to call instead."""
-        refuse_save()
+    save_pretrained = staticmethod(refuse_save)
 
     # -- tasks --------------------------------------------------------------------------------------
 
@@ -278,6 +280,8 @@ def attach(
 
 def detach(mixture: MixtureModel) -> nn.Module:
     """The base model as it was before `attach`, bit for bit, `requires_grad` and the head included."""
+    from adamix_lab.core.checkpointing import release_carry
+
     mixture.switch(next(iter(mixture._tasks)))
     model = mixture.model
     for path, layer in mixture.sites.items():
@@ -354,12 +358,3 @@ def shared_sides(adaptation: Adaptation, share: str | Iterable[str] | None) -> t
         if name not in adaptation.sides:
             raise unknown(f"Side to share for {adaptation.kind}", name, adaptation.sides)
     return names
-
-
-def refuse_save(*args: Any, **kwargs: Any) -> None:
-    """Stands in for `save_pretrained` while mixtures are attached."""
-    raise RuntimeError(
-        "save_pretrained on a model with mixtures attached would write weights that transformers cannot load back: "
-        "expected adamix_lab.save(mixture_model, folder) for the experts, or fold/merge for a plain model; detach() "
-        "gives the base model back."
-    )

@@ -153,12 +153,6 @@ def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return token_loss(logits[:, :-1], labels[:, 1:])
 
 
-def reference_next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """`next_token_loss` as the authors' GPT-2 code has it: the sum over N tokens, divided by N + 0.0001."""
-    tokens = (labels[:, 1:] != IGNORED).sum()
-    return next_token_loss(logits, labels) * (tokens / (tokens + 0.0001))
-
-
 def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of tokens `[B, T, C]` against `[B, T]`, -100 where nothing is to be predicted.
 

@@ -18,6 +18,7 @@ from torch import nn
 
 from adamix_lab.core import __version__
 from adamix_lab.core.adaptations import Adaptation, adaptation_from
+from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import read_tensors, safe_join, write_tensors, write_text
 from adamix_lab.core.mixture import declared_weights, sizes
 from adamix_lab.core.model import MixtureModel, attach, check_fit, load_trained, shared_sides, trained_tensors
@@ -142,28 +143,22 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
+    except ValueError as error:
+        raise LabError(
             f"{path} is not JSON ({error}): expected the file that adamix_lab.save wrote. Save again."
         ) from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        given = config.get("format") if isinstance(config, dict) else config
-        raise ValueError(
-            f"{path} has format {given!r}: expected {FORMAT}. Use the version of adamix_lab that wrote it."
-        )
-    missing = [
-        key for key in ("adaptation", "experts", "share", "sites", "head", "base", "weights") if key not in config
-    ]
-    if missing:
-        raise ValueError(
-            f"{path} lacks {', '.join(missing)}: expected the file that adamix_lab.save wrote. Save again."
+    version = config.get("format") if isinstance(config, dict) else None
+    if version != FORMAT:
+        raise LabError(
+            f"{path} has format {version!r}: expected {FORMAT}. Use the version of adamix_lab that wrote it."
         )
     for key, kind in (("adaptation", dict), ("base", dict), ("share", list), ("sites", list), ("head", list)):
-        if not isinstance(config[key], kind) or not all(isinstance(part, str) for part in config[key]):
-            raise ValueError(f"{path} has {key} = {config[key]!r}: expected a {kind.__name__} of names. Save again.")
-    experts = config["experts"]
+        names = config.get(key)
+        if not isinstance(names, kind) or not all(isinstance(name, str) for name in names):
+            raise LabError(f"{path} has {key} = {names!r}: expected a {kind.__name__} of names. Save again.")
+    experts = config.get("experts")
     if not isinstance(experts, int) or not 1 <= experts <= MOST_EXPERTS:
-        raise ValueError(f"{path} asks for experts = {experts!r}: expected 1 to {MOST_EXPERTS}.")
+        raise LabError(f"{path} asks for experts = {experts!r}: expected 1 to {MOST_EXPERTS}.")
     return config
 
 

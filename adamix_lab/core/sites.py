@@ -220,7 +220,6 @@ class TaskModules:
     experts: dict[str, nn.ParameterDict]
     head: Head
     num_labels: int | None
-    extra: dict[str, Any] = field(default_factory=dict)
     label_names: dict[str, dict[Any, Any]] = field(default_factory=dict)
 
 

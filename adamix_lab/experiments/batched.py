@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.analysis.stacked import with_heads
-from adamix_lab.core.checkpointing import checkpoints_gradients
 from adamix_lab.core.files import write_tensors, write_text
+from adamix_lab.core.mixture import checkpoints_gradients
 from adamix_lab.core.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.core.objective import Losses, Objective, reads_labels
 from adamix_lab.core.routing import Router

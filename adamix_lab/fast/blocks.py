@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from adamix_lab.core.checkpointing import checkpoints_gradients
+from adamix_lab.core.mixture import checkpoints_gradients
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.sites import ARCHITECTURES, Architecture, model_type, pattern_to_regex
 

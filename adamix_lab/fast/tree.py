@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.core.checkpointing import use_selection
 from adamix_lab.core.errors import positive
+from adamix_lab.core.mixture import use_selection
 from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.routing import RouteSpace
 from adamix_lab.core.sites import pattern_to_regex

@@ -6,7 +6,7 @@ import tiny
 import torch
 
 from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA
-from adamix_lab.core.merging import fold, greedy, learned, merge, merge_gap, stack_experts, uniform, weighted
+from adamix_lab.core.merging import fold, greedy, learned, merge, merge_gap, stack_experts, weighted
 from adamix_lab.core.model import attach, load_trained, trained_tensors
 
 ADAPTATIONS = [(Bottleneck(4), "up"), (LoRA(2), "B"), (LoRA(2), None), (IA3(), None), (IA3(True), None), (Bias(), None)]
@@ -87,7 +87,7 @@ def test_folding_refuses_what_it_cannot_do():
 
 def test_soups_are_points_of_the_simplex():
     space = attach(tiny.bert(), Bottleneck(4), experts=4, share="up").space
-    assert torch.equal(weighted(space, [0.25] * 4), uniform(space))
+    assert torch.equal(weighted(space, [0.25] * 4), space.barycentre())
     with pytest.raises(ValueError, match="3 weights were given: expected 4"):
         weighted(space, [1, 0, 0])
     with pytest.raises(ValueError, match="no mixture"):

@@ -7,7 +7,7 @@ import torch
 from tiny import largest_difference
 
 from adamix_lab.core.numerics import relative_difference
-from adamix_lab.core.objective import Consistency, Objective, reference_next_token_loss
+from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.fast.views import WAYS, routed_logits
 
 pytestmark = pytest.mark.parametrize("name", reference.NAMES)
@@ -24,7 +24,7 @@ def training_step(vector, views):
     mixture = vector.mixture.train()
     consistency = Consistency(vector.consistency.weight, views=views)
     routes = vector.tensors["routes"][: vector.views]
-    task_loss = reference_next_token_loss if vector.kind == "gpt2" else None
+    task_loss = reference.reference_next_token_loss if vector.kind == "gpt2" else None
     total = Objective(mixture, consistency, task_loss, WAYS)(vector.training_batch(), unshared(mixture, routes)).total
     mixture.zero_grad()
     total.backward()
