@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,17 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from adamix_lab.baselines.through_peft import (
-    Prepared,
-    all_weights,
-    biases,
-    houlsby_sites,
-    ia3,
-    lora,
-    prefix,
-    prompt,
-    sites_of,
-)
+from adamix_lab.baselines.through_peft import Blocks, Prepared, ia3, lora, prefix, prompt, sites_of
 from adamix_lab.baselines.unipelt import UniPELT
 from adamix_lab.core.adaptations import Adaptation, Bottleneck, LoRA
 from adamix_lab.core.errors import positive, unknown
@@ -30,14 +20,12 @@ from adamix_lab.core.merging import stack_experts
 from adamix_lab.core.model import MixtureConfig, MixtureModel, attach, load_trained, trained_tensors
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.saving import describe, load, read_config
-from adamix_lab.core.sites import Head, default_targets, find_head
+from adamix_lab.core.sites import Head, default_targets, find_head, model_type
 from adamix_lab.tasks.tasks import Task
-from adamix_lab.training.evaluation import Evaluation, evaluate
+from adamix_lab.training.evaluation import Evaluation, evaluate, judge
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.report import parameter_report
 from adamix_lab.training.train import train
-
-Blocks = Iterable[int] | None  # layer numbers to adapt, negative ones from the top; None adapts all
 
 EXPERTS = 4
 ONE_VIEW = Consistency(0.0, views="shared_prefix")
@@ -74,14 +62,26 @@ def head_only(model: nn.Module, seed: int = 0) -> MixtureModel:
 
 
 def bitfit(model: nn.Module, seed: int = 0) -> MixtureModel:
-    """BitFit: the biases the model has, norms' included, and the head (Zaken et al., 2021)."""
+    """BitFit: the biases the model has, norms' included, and the head (Zaken et al., 2021); ValueError without."""
     head = find_head(model)
-    return own_weights("bitfit", model, biases(model, head), head, seed)
+    names = [name for name in all_weights(model, head) if name.endswith("bias")]
+    if not names:
+        raise ValueError(
+            f"bitfit trains biases, and a model of type {model_type(model)!r} has none: expected one with biases "
+            '(BERT, RoBERTa, GPT-2). Use "lora", or the adaptation Bias, which adds them.'
+        )
+    return own_weights("bitfit", model, names, head, seed)
+
+
+def all_weights(model: nn.Module, head: Head) -> list[str]:
+    """The names of all parameters outside the head."""
+    in_head = {id(parameter) for module in head.values() for parameter in module.parameters()}
+    return [name for name, parameter in model.named_parameters() if id(parameter) not in in_head]
 
 
 def houlsby(model: nn.Module, seed: int = 0, size: int = 16, blocks: Blocks = None) -> MixtureModel:
     """Two adapters a layer, after attention and feed-forward part, from the identity (Houlsby et al., 2019)."""
-    sites = houlsby_sites(model)
+    sites = sites_of(model, "houlsby", "attention_output") + sites_of(model, "houlsby", "ffn")
     return attach(model, Bottleneck(size, init="identity"), experts=1, targets=sites, blocks=blocks, seed=seed)
 
 
@@ -189,7 +189,7 @@ BASELINES: dict[str, Baseline] = {
 }
 
 
-def known(name: str) -> Baseline:
+def get_baseline(name: str) -> Baseline:
     """The baseline of a name. Raises ValueError for an unknown one, with near misses."""
     if name not in BASELINES:
         raise unknown("Baseline", name, BASELINES)
@@ -211,7 +211,7 @@ def baseline(name: str, model: nn.Module, seed: int = 0, **settings: Any) -> Mix
         ValueError: an unknown baseline or setting, an architecture that it does not fit.
         ImportError: peft is needed and not installed.
     """
-    make = known(name).make
+    make = get_baseline(name).make
     allowed = [n for n in inspect.signature(make).parameters if n not in ("model", "head", "seed")]
     for setting in settings:
         if setting not in allowed:
@@ -221,7 +221,7 @@ def baseline(name: str, model: nn.Module, seed: int = 0, **settings: Any) -> Mix
 
 def fitted(name: str, recipe: Recipe) -> Recipe:
     """The recipe with the views that a baseline is trained with; all else, the rate included, stays."""
-    return replace(recipe, consistency=known(name).consistency)
+    return replace(recipe, consistency=get_baseline(name).consistency)
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ def costs(name: str, mixture: MixtureModel) -> Costs:
     """
     counts = parameter_report(mixture)
     stored = counts.merged + counts.own + counts.head
-    return Costs(counts.experts + counts.own + counts.head, stored, counts.head if known(name).folds else stored)
+    return Costs(counts.experts + counts.own + counts.head, stored, counts.head if get_baseline(name).folds else stored)
 
 
 def load_baseline(model: nn.Module, folder: str | Path) -> MixtureModel:
@@ -328,14 +328,15 @@ def train_apart(
     return soup.eval(), alone
 
 
-def ensemble(alone: list[Evaluation]) -> Evaluation:
-    """The ensemble of runs on the same rows: their log-probabilities averaged and normalised (as logits are)."""
-    log_p = torch.stack([result.log_probabilities for result in alone]).mean(0).log_softmax(-1)
-    return _evaluation("ensemble", log_p, alone)
+def mean_of(alone: Sequence[Evaluation]) -> Evaluation:
+    """The mean of the figures of adapters trained apart, each alone with its own head; predictions of the first."""
+    metrics = {name: sum(one.metrics[name] for one in alone) / len(alone) for name in alone[0].metrics}
+    accuracy, loss = (sum(getattr(one, name) for one in alone) / len(alone) for name in ("accuracy", "loss"))
+    return replace(alone[0], strategy="alone", accuracy=accuracy, loss=loss, metrics=metrics)
 
 
-def _evaluation(name: str, log_p: torch.Tensor, alone: list[Evaluation]) -> Evaluation:
-    labels = alone[0].labels
-    accuracy = float((log_p.argmax(-1) == labels).double().mean())
-    loss = float(torch.nn.functional.nll_loss(log_p, labels))
-    return Evaluation(name, accuracy, loss, len(alone), log_p, labels)
+def ensemble(alone: Sequence[Evaluation]) -> Evaluation:
+    """The ensemble of adapters trained apart: their log-probabilities averaged and normalised (as logits are)."""
+    answers = torch.stack([result.log_probabilities for result in alone]).mean(0)
+    answers = answers if answers.shape[-1] == 1 else answers.log_softmax(-1)
+    return judge("ensemble of them", len(alone), answers, alone[0].labels, tuple(alone[0].metrics))

@@ -5,6 +5,8 @@ peft puts its layers into the model; what it adds becomes the model's own weight
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,42 +16,16 @@ from adamix_lab.core.errors import unknown
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.sites import ARCHITECTURES, Head, find_sites, known_patterns, model_type
 
-# -- placing -----------------------------------------------------------------------------------------------------
-#
-# Which places and which weights of a model the baselines take.
+Blocks = Iterable[int] | None  # layer numbers to adapt, negative ones from the top; None adapts all
+Prepared = tuple[nn.Module, list[str], Head]  # the model, the names of what peft added, the head
 
 
-def sites_of(model: nn.Module, what: str, *parts: str) -> list[str]:
+def sites_of(model: nn.Module, what: str, *parts: str, blocks: Blocks = None) -> list[str]:
     """The module paths of parts of every block. Raises ValueError for an architecture where they are not known."""
     kind, table = model_type(model), known_patterns(*parts)
     if kind not in table:
         raise unknown(f"Architecture for {what},", kind, table)
-    return find_sites(model, table[kind])
-
-
-def houlsby_sites(model: nn.Module) -> list[str]:
-    """After the attention and after the feed-forward part of every layer."""
-    return sites_of(model, "houlsby", "attention_output") + sites_of(model, "houlsby", "ffn")
-
-
-def all_weights(model: nn.Module, head: Head) -> list[str]:
-    """The names of all parameters outside the head."""
-    in_head = {id(parameter) for module in head.values() for parameter in module.parameters()}
-    return [name for name, parameter in model.named_parameters() if id(parameter) not in in_head]
-
-
-def biases(model: nn.Module, head: Head) -> list[str]:
-    """The names of all biases outside the head, norms' included (BitFit). Raises ValueError where there are none."""
-    names = [name for name in all_weights(model, head) if name.endswith("bias")]
-    if not names:
-        raise ValueError(
-            f"bitfit trains biases, and a model of type {model_type(model)!r} has none: expected one with biases "
-            '(BERT, RoBERTa, GPT-2). Use "lora", or the adaptation Bias, which adds them.'
-        )
-    return names
-
-
-Prepared = tuple[nn.Module, list[str], Head]  # the model, the names of what peft added, the head
+    return find_sites(model, table[kind], blocks)
 
 
 def peft() -> Any:
@@ -64,13 +40,21 @@ def peft() -> Any:
     return library
 
 
-def lora(model: nn.Module, head: Head, seed: int, rank: int = 8, alpha: float = 16.0, dropout: float = 0.0) -> Prepared:
+def lora(
+    model: nn.Module,
+    head: Head,
+    seed: int,
+    rank: int = 8,
+    alpha: float = 16.0,
+    dropout: float = 0.0,
+    blocks: Blocks = None,
+) -> Prepared:
     """LoRA on query and value (of GPT-2, whose projection is fused, on keys as well: peft knows no slices)."""
     config = peft().LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules=sites_of(model, "lora", "query", "value"),
+        target_modules=sites_of(model, "lora", "query", "value", blocks=blocks),
         fan_in_fan_out=model_type(model) == "gpt2",
     )
     return _injected(model, head, seed, config)
@@ -135,15 +119,12 @@ def _prompted(model: nn.Module, head: Head, seed: int, config: Any, tokens: int)
     return wrapped, [name for name in added if "original_module" not in name], new_head
 
 
-class _seeded:
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
     """Inside the block, what peft draws is a function of the seed; the global generator is left as it was."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def __enter__(self) -> None:
-        self.state = torch.get_rng_state()
-        torch.default_generator.manual_seed(generator_for(self.seed).initial_seed())
-
-    def __exit__(self, *error: object) -> None:
-        torch.set_rng_state(self.state)
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(generator_for(seed).initial_seed())
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)

@@ -1,6 +1,7 @@
 """Baselines by one word: what trains, what they compute, the same train and evaluate, saving and resuming."""
 
 import sys
+from dataclasses import replace
 
 import close
 import pytest
@@ -8,8 +9,18 @@ import tiny
 import torch
 from tiny_task import apart, one_thread, recipe, task, tokenizer, weights  # noqa: F401
 
-from adamix_lab.baselines.making import BASELINES, baseline, costs, fitted, load_baseline
-from adamix_lab.core.model import attach, detach, load_trained, trained_parameters
+from adamix_lab.baselines.making import (
+    BASELINES,
+    baseline,
+    costs,
+    ensemble,
+    fitted,
+    load_baseline,
+    mean_of,
+    train_apart,
+)
+from adamix_lab.core.merging import merge
+from adamix_lab.core.model import attach, detach, load_trained, trained_parameters, trained_tensors
 from adamix_lab.core.objective import Objective
 from adamix_lab.fast.blocks import plan_blocks
 from adamix_lab.fast.views import WAYS, routed_logits
@@ -285,3 +296,29 @@ def test_a_base_whose_weights_train_takes_no_second_task():
 def test_weights_of_another_baseline_are_refused():
     with pytest.raises(ValueError, match="do not fit"):
         load_trained(baseline("bitfit", tiny.bert()), weights(baseline("head", tiny.bert())))
+
+
+def test_the_soup_is_the_mean_of_adapters_trained_apart():
+    settings, parts = recipe(steps=8, batch_size=8, dev_fraction=0.0), []
+
+    def load():
+        return tiny.bert(0.1), tokenizer()
+
+    soup, alone = train_apart(load, task(60), settings, experts=2, size=4, progress=False)
+    for seed in (0, 1):
+        one = baseline("single", tiny.bert(0.1), seed=seed, size=4)
+        train(one, task(60), tokenizer(), replace(settings, seed=seed), progress=False)
+        parts.append({name: tensor.clone() for name, tensor in trained_tensors(one).items()})
+    assert any(not torch.equal(parts[0][name], parts[1][name]) for name in parts[0])
+    for name, tensor in trained_tensors(merge(soup)).items():
+        close.assert_close(tensor, (parts[0][name] + parts[1][name]) / 2, close.ROUNDED)
+    assert len(alone) == 2 and soup.mixture.tied
+    assert evaluate(soup, task(60), tokenizer())[0].log_probabilities.shape == (30, 3)
+    both, mean = ensemble(alone), mean_of(alone)
+    close.assert_close(both.log_probabilities.exp().sum(-1), torch.ones(30), close.ROUNDED)
+    assert both.passes == 2 and mean.accuracy == pytest.approx((alone[0].accuracy + alone[1].accuracy) / 2)
+
+
+def test_lora_in_some_blocks_only():
+    names = [name for name, _ in baseline("lora", tiny.bert(), blocks=[-1]).own_parameters()]
+    assert len(names) == 4 and all(".layer.2." in name for name in names)
