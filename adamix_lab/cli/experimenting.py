@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -27,9 +26,10 @@ def ablate(
     out: Folder = Path("runs/ablation"),
 ) -> None:
     """Performs a grid of runs, resumably, and prints variants by strategies with intervals over seeds."""
-    from adamix_lab.experiments.ablation import Engine, listed
     from adamix_lab.experiments.ablation import ablate as perform
+    from adamix_lab.experiments.ablation import listed
     from adamix_lab.experiments.grid import read_grid
+    from adamix_lab.experiments.performing import Engine
 
     changes = {"folder": None if folder is None else str(folder), "steps": steps}
     runs = read_grid(grid, **{name: value for name, value in changes.items() if value is not None})
@@ -37,7 +37,7 @@ def ablate(
         print("\n".join(listed(runs, out)))
         return
     results, failed = perform(runs, out, Engine(workers, threads, cluster, minutes, snapshots, together))
-    if results is not None and find_spec("adamix_lab.experiments.report"):
+    if results is not None:
         from adamix_lab.experiments.report import report
 
         report(out)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from adamix_lab.cli.options import Folder
+
+if TYPE_CHECKING:
+    from adamix_lab.experiments.grid import Grid
 
 
 def presets(
@@ -43,20 +46,21 @@ def baselines(
     """Compares AdaMix with its baselines at equal steps and equal compute; a killed run goes on where it was."""
     from dataclasses import replace
 
-    from adamix_lab.baselines.making import BASELINES
-    from adamix_lab.experiments.baselines_comparison import RECIPE, Setting, compare_baselines
-    from adamix_lab.tasks.tasks import load_task
+    from adamix_lab.experiments.grid import Grid, shipped_grid
 
-    data = load_task(task, rows=rows)
-    setting = Setting(data, model, replace(RECIPE, steps=steps, batch_size=batch_size), size, experts, seed, search)
-    compare_baselines(setting, out, only or tuple(BASELINES))
+    grid = shipped_grid(
+        "baselines", methods=only or (), task=task, backbone=model, rows=rows, steps=steps, batch_size=batch_size,
+        experts=experts, seed=seed,
+    )  # fmt: skip
+    runs = tuple(run if run.method == "lora" else replace(run, size=size, variant="") for run in grid.runs)
+    perform(Grid(runs, replace(grid.search, steps=max(1, steps // 4)) if grid.search and search else None), out)
 
 
 def table(
     folder: Annotated[Path, typer.Option(help="Holds a folder a task: cola, sst2, mrpc, ...")],
     steps: Annotated[int, typer.Option(help="Optimiser steps of every method.")] = 100,
     task: Annotated[list[str] | None, typer.Option(help="Once for each task; default: all in the folder.")] = None,
-    method: Annotated[list[str] | None, typer.Option(help="Once for each method; default: all.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="probe, lora, single, adamix; default: all.")] = None,
     model: Annotated[str, typer.Option(help='"minilm" (embedded), a local folder, or a Hub name.')] = "minilm",
     rows: Annotated[int | None, typer.Option(help="A seeded sample of so many training rows.")] = None,
     evaluation_rows: Annotated[int | None, typer.Option(help="A sample to be judged on; default: all.")] = None,
@@ -65,38 +69,50 @@ def table(
     out: Folder = Path("runs/table"),
 ) -> None:
     """Every task by every method under one budget: metric, seconds, parameters. A killed run goes on where it was."""
-    from adamix_lab.experiments.comparison import compare
-    from adamix_lab.experiments.methods import Budget
+    from adamix_lab.experiments.grid import shipped_grid, tasks_in
 
-    budget = Budget(steps=steps, top_blocks=top_blocks, max_length=max_length)
-    compare(folder, out, budget, model, task or (), method or (), rows, evaluation_rows)
+    settings = {"steps": steps, "backbone": model, "rows": rows, "top_blocks": top_blocks, "max_length": max_length}
+    settings |= {"folder": str(folder), "evaluation_rows": evaluation_rows}
+    perform(shipped_grid("table", task or tasks_in(folder), method or (), **settings), out)
 
 
 def few_shot(
     task: Annotated[str, typer.Option(help='"sst2" and its like, a folder or file, or a Hub name.')],
-    folder: Annotated[Path | None, typer.Option(help="Where the rows of a task such as sst2 lie.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Holds a folder a task (sst2, ...); default: Hub.")] = None,
     seeds: Annotated[int, typer.Option(help="Runs with seeds 0, 1, ...")] = 5,
     examples: Annotated[int, typer.Option(help="Labelled examples in all.")] = 30,
     per_class: Annotated[int | None, typer.Option(help="So many of each class, instead.")] = None,
     epochs: Annotated[float, typer.Option(help="Passes over the examples.")] = 50,
-    method: Annotated[list[str] | None, typer.Option(help="Once for each method.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="probe, single, adamix; default: all.")] = None,
     model: Annotated[str, typer.Option(help='"minilm" (embedded), a local folder, or a Hub name.')] = "minilm",
     prompt: Annotated[bool, typer.Option(help="Answer with label words (a masked-LM backbone).")] = False,
     top_blocks: Annotated[int, typer.Option(help="Adapt so many blocks from the top; 0 adapts all.")] = 2,
     out: Folder = Path("runs/few-shot"),
 ) -> None:
-    """Few labelled examples, no validation set, several seeds: mean and standard deviation, as the paper's Table 6."""
+    """Few labelled examples, no validation set, several seeds: mean and interval, as the paper's Table 6."""
+    import math
     from dataclasses import replace
 
     from adamix_lab.core.errors import one_of
-    from adamix_lab.experiments.fewshot import FEW_SHOT, run_few_shot
+    from adamix_lab.experiments.grid import shipped_grid
     from adamix_lab.tasks.prompts import PROMPTS
+    from adamix_lab.tasks.tasks import few_shot as drawn
     from adamix_lab.tasks.tasks import load_task
 
-    rows = load_task(task, folder=folder)
-    budget = replace(FEW_SHOT, epochs=epochs, top_blocks=top_blocks or None)
+    rows = drawn(load_task(task, folder=folder and folder / task), examples, per_class=per_class)
     if prompt:
         one_of("Task with a prompt", rows.name, PROMPTS)
-        budget = replace(budget, prompt=PROMPTS[rows.name])
-    chosen = {"methods": method} if method else {}
-    run_few_shot(rows, out, model, budget, seeds=range(seeds), examples=examples, per_class=per_class, **chosen)  # type: ignore[arg-type]
+    number = len(rows.train)
+    settings = {"task": task, "folder": folder and str(folder), "backbone": model, "examples": number, "prompt": prompt}
+    settings |= {"top_blocks": top_blocks or None, "steps": math.ceil(epochs * math.ceil(number / 16))}
+    grid = shipped_grid("few-shot", methods=method or (), **settings)
+    runs = [replace(run, seed=seed) for seed in range(seeds) for run in grid.runs if run.seed == 0]
+    perform(replace(grid, runs=tuple(runs)), out)
+
+
+def perform(grid: Grid, out: Path) -> None:
+    """Performs a shipped grid and prints its table. Exits with 1 where a run failed."""
+    from adamix_lab.experiments.ablation import ablate
+
+    if ablate(grid, out)[1]:
+        raise typer.Exit(1)

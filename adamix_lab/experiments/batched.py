@@ -11,14 +11,10 @@ rows together, so a run is one of its kind but not, digit for digit, the run alo
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,30 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.analysis.stacked import with_heads
-from adamix_lab.core.files import write_tensors, write_text
 from adamix_lab.core.mixture import checkpoints_gradients
-from adamix_lab.core.model import MixtureModel, load_trained, trained_tensors
+from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import Losses, Objective, reads_labels
 from adamix_lab.core.routing import Router
 from adamix_lab.core.views import Batch
-from adamix_lab.experiments import running
-from adamix_lab.experiments.grid import DEFAULTS, Run
-from adamix_lab.experiments.running import (
-    SETTINGS,
-    STAGES,
-    Job,
-    Outcome,
-    Prepared,
-    Stopped,
-    alone,
-    curve_rows,
-    is_full_disk,
-    perform,
-    prepare,
-    tables_of,
-    watch,
-    with_steps,
-)
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.fast.views import WAYS
 from adamix_lab.tasks.batches import Batches, Encoder, Example, check_labels, collate, encode, length
@@ -69,79 +46,58 @@ from adamix_lab.training.run import (
 )
 from adamix_lab.training.train import prepare_data, start_accelerator, to_device
 
-# -- equal_shape -------------------------------------------------------------------------------------------------
-#
-# Which runs can train as one program, and why others cannot.
-
-
 Start = Mapping[str, Tensor]
 
 # Settings that one program has one of; lr, head_lr, weight_decay, decay, warm-up, clip, seed, bucket, consistency,
 # per and log_every are each run's own.
-COMMON = ("batch_size", "max_length", "precision", "cache_prefix", "off_route", "eps")
+COMMON = ("steps", "epochs", "batch_size", "max_length", "precision", "cache_prefix", "off_route", "eps")
 
 
-def why_apart(mixture: MixtureModel, starts: Sequence[Start], recipes: Sequence[Recipe]) -> list[str]:
+def incompatibilities(mixture: MixtureModel, starts: Sequence[Start], recipes: Sequence[Recipe]) -> list[str]:
     """Why these runs cannot be one program, a sentence a reason; empty where they can.
 
     starts: each run's `trained_tensors` before its first step. recipes: one a run.
     """
-    reasons = []
-    if mixture.mixture.own:
-        reasons.append(
-            "weights of the model itself train (full fine-tuning, BitFit, peft's methods): nothing is shared"
-        )
-    elif len(mixture.sites) != len(mixture.mixture.sites):
-        reasons.append("learned gates choose by hidden states: a run's routes are not known before the pass")
-    if checkpoints_gradients(mixture.model):
-        reasons.append("gradient checkpointing is on: what is recomputed would run without the stacked weights")
-    if reads_labels(mixture.model):
-        reasons.append("an encoder-decoder reads its labels: only encoders and decoders were made to batch")
-    if len(starts) != len(recipes) or not recipes:
-        return [*reasons, f"{len(starts)} starts and {len(recipes)} recipes: expected one of each a run, and a run"]
-    for n, (start, recipe) in enumerate(zip(starts, recipes, strict=True)):
-        if (other := _other_shape(start, starts[0])) is not None:
-            reasons.append(f"run {n} has another shape (experts, size, sharing, sites or head): {other}")
+    gated = not mixture.mixture.own and len(mixture.sites) != len(mixture.mixture.sites)
+    reasons = (
+        (bool(mixture.mixture.own), "weights of the model itself train (full fine-tuning, BitFit, peft's methods)"),
+        (gated, "learned gates choose by hidden states: a run's routes are not known before the pass"),
+        (
+            checkpoints_gradients(mixture.model),
+            "gradient checkpointing is on: what is recomputed would run without the stacked weights",
+        ),
+        (reads_labels(mixture.model), "an encoder-decoder reads its labels: only encoders and decoders are stacked"),
+        (
+            len(starts) != len(recipes) or not recipes,
+            f"{len(starts)} starts and {len(recipes)} recipes: expected one of each a run, and a run at least",
+        ),
+    )
+    found = [reason for applies, reason in reasons if applies]
+    for n, (start, recipe) in enumerate(zip(starts, recipes, strict=False)):
+        shapes, first = ({name: list(tensor.shape) for name, tensor in each.items()} for each in (start, starts[0]))
+        if other := sorted(name for name in shapes | first if shapes.get(name) != first.get(name)):
+            found.append(
+                f"run {n} has another shape (experts, size, sharing, sites or head): {other[0]} is "
+                f"{shapes.get(other[0], 'absent')}, in run 0 {first.get(other[0], 'absent')}"
+            )
         for name in COMMON:
             if getattr(recipe, name) != getattr(recipes[0], name):
-                reasons.append(f"run {n} has {name} = {getattr(recipe, name)}, run 0 {getattr(recipes[0], name)}")
-        if (recipe.steps, recipe.epochs) != (recipes[0].steps, recipes[0].epochs):
-            reasons.append(f"run {n} has another number of steps or epochs than run 0")
-        reasons += [f"run {n}: {reason}" for reason in _alone(recipe)]
-    return reasons
+                found.append(f"run {n} has {name} = {getattr(recipe, name)}, run 0 {getattr(recipes[0], name)}")
+        single = (
+            (recipe.per == "token", 'a route a token (per = "token") computes all vertices'),
+            (
+                recipe.dev_fraction > 0 or recipe.choose_on != "slice",
+                "it chooses its weights on a dev slice: set dev_fraction = 0, which keeps the last ones",
+            ),
+            (recipe.accumulate > 1, "accumulated pieces: stacked runs take their batches whole"),
+            (recipe.precision == "fp16", "float16 scales losses by what one run's gradients allow"),
+            (recipe.consistency.views == "same_dropout", "views of one dropout mask run one after another"),
+        )
+        found += [f"run {n}: {reason}" for applies, reason in single if applies]
+    return found
 
 
-def _alone(recipe: Recipe) -> list[str]:
-    """What only a run alone does."""
-    reasons = []
-    if recipe.per == "token":
-        reasons.append('a route a token (per = "token") computes all vertices')
-    if recipe.dev_fraction > 0 or recipe.choose_on != "slice":
-        reasons.append("it chooses its weights on a dev slice: set dev_fraction = 0, which keeps the last ones")
-    if recipe.accumulate > 1:
-        reasons.append("accumulated pieces: batched runs take their batches whole")
-    if recipe.precision == "fp16":
-        reasons.append("float16 scales losses by what one run's gradients allow")
-    if recipe.consistency.views == "same_dropout":
-        reasons.append("views of one dropout mask run one after another")
-    return reasons
-
-
-def _other_shape(start: Start, first: Start) -> str | None:
-    if start.keys() != first.keys():
-        return f"{sorted(start.keys() ^ first.keys())[0]} is in one of them only"
-    for name, value in start.items():
-        if value.shape != first[name].shape:
-            return f"{name} is {list(value.shape)}, in run 0 {list(first[name].shape)}"
-    return None
-
-
-# -- stacked_runs ------------------------------------------------------------------------------------------------
-#
-# R runs side by side: their stacked weights, what each draws a step, one forward pass for all, and their optimiser.
-
-
-class Runs:
+class StackedRuns:
     """The stacked weights of R runs, what each draws a step, and their optimiser.
 
     Attributes:
@@ -316,7 +272,7 @@ def train_batched(
     recipes: Sequence[Recipe],
     encoder: Encoder = encode,
     progress: bool = True,
-    on_step: Callable[[int, Runs], None] | None = None,
+    on_step: Callable[[int, StackedRuns], None] | None = None,
     folder: Path | None = None,
 ) -> list[Trained]:
     """Trains R runs side by side; the mixture lends its backbone and shape, its own weights stay as they are.
@@ -337,7 +293,7 @@ def train_batched(
     """
     from tqdm.auto import tqdm
 
-    if reasons := why_apart(mixture, starts, recipes):
+    if reasons := incompatibilities(mixture, starts, recipes):
         raise ValueError(f"These runs cannot train as one program: {'; '.join(reasons)}. Train such runs one by one.")
     tasks = [task] * len(recipes) if isinstance(task, Task) else list(task)
     if len(tasks) != len(recipes):
@@ -350,7 +306,7 @@ def train_batched(
             check_labels(mixture, own)
         if id(own) not in prepared:
             student, prepared[id(own)], _, pad = prepare_data(mixture, own, tokenizer, recipes[0], encoder)
-    runs = Runs(student, starts, recipes, [prepared[id(own)] for own in tasks])
+    runs = StackedRuns(student, starts, recipes, [prepared[id(own)] for own in tasks])
     totals = {recipe.total_steps(len(order)) for recipe, order in zip(recipes, runs.orders, strict=True)}
     if len(totals) > 1:
         raise ValueError(f"The runs take {sorted(totals)} steps: expected equally many. Give steps instead of epochs.")
@@ -391,7 +347,12 @@ def _log(history: History, losses: Losses, recipe: Recipe, factor: float, routes
 
 
 def keep(
-    folder: Path, step: int, runs: Runs, histories: Sequence[History], failed: Sequence[str], facts: dict[str, Any]
+    folder: Path,
+    step: int,
+    runs: StackedRuns,
+    histories: Sequence[History],
+    failed: Sequence[str],
+    facts: dict[str, Any],
 ) -> None:
     """Writes where the set stands. Raises OSError where the disk is full; the last checkpoint is whole."""
     parts = {
@@ -404,7 +365,9 @@ def keep(
     write_checkpoint(folder, step, tensors, {"run": facts, **logs})
 
 
-def resume(folder: Path, runs: Runs, histories: Sequence[History], failed: list[str], facts: dict[str, Any]) -> int:
+def resume(
+    folder: Path, runs: StackedRuns, histories: Sequence[History], failed: list[str], facts: dict[str, Any]
+) -> int:
     """Puts a set back to where its newest checkpoint stood; returns the steps done. Raises ValueError for another's."""
     folder.mkdir(parents=True, exist_ok=True)
     clear_temporary(folder)
@@ -421,199 +384,3 @@ def resume(folder: Path, runs: Runs, histories: Sequence[History], failed: list[
         history.rows, history.steps, history.seconds = found.facts["rows"][n], found.step, found.facts["seconds"]
         history.resumed_from, failed[n] = found.step, found.facts["failed"][n]
     return found.step
-
-
-# -- sets --------------------------------------------------------------------------------------------------------
-#
-# Runs of equal shape as sets, each trained as one program above one frozen backbone.
-#
-# What a set is made of is written down before it trains (`OUT/sets/NAME/members.json`), so that a killed one goes on as
-# the same set: under dropout its masks are drawn for all members together. With `dropout: 0` a run's numbers are those
-# of the run alone, to rounding.
-
-
-SETS = "sets"
-MEMBERS = "members.json"
-OWN = ("variant", "seed", "lr", "head_lr", "weight_decay", "bucket")  # what members of a set may differ in
-STACKED = ("adamix", "single", "r-drop", "wide", "houlsby", "pfeiffer")
-
-
-# -- which runs ----------------------------------------------------------------------------------------------
-
-
-def why_alone(run: Run) -> str:
-    """Why a run cannot be one of a set; "" where it can."""
-    if run.method == "apart-soup":
-        return "adapters trained apart are several trainings, one after another"
-    if run.method not in STACKED:
-        return "it trains weights of the model itself, or modules that are not stacked"
-    if run.routing == "token":
-        return "a route a token computes all vertices"
-    return ""
-
-
-def sets_of(runs: Sequence[Run], most: int, begun: Sequence[Sequence[str]] = ()) -> list[tuple[Run, ...]]:
-    """The runs in sets of at most `most`, in the order of their first members.
-
-    begun: the keys of sets that were under way; those stay together.
-    """
-    place = {key: n for n, keys in enumerate(begun) for key in keys}
-    found: list[list[Run]] = []
-    open_sets: dict[object, list[Run]] = {}
-    for run in runs:
-        shape = place.get(run.key, _shape(run))
-        own = open_sets.get(shape)
-        if own is None or (len(own) >= most and run.key not in place):
-            own = []
-            found.append(own)
-            open_sets[shape] = own
-        own.append(run)
-    return [tuple(own) for own in found]
-
-
-def _shape(run: Run) -> object:
-    """Equal for runs that can be one program."""
-    if why_alone(run):
-        return run.key
-    # One view or two, a route a batch or a row: each run its own. But equal compute gives one view more steps.
-    views = run.consistency > 0 if run.compute == "compute" else None
-    return views, replace(run, **{name: DEFAULTS[name] for name in OWN}, consistency=0.0, routing="batch")
-
-
-# -- on disk -------------------------------------------------------------------------------------------------
-
-
-def name_of(keys: Sequence[str]) -> str:
-    """The set's name: it follows from its members."""
-    return hashlib.sha256(" ".join(keys).encode()).hexdigest()[:12]
-
-
-def begin_set(out: Path, keys: Sequence[str]) -> None:
-    """Notes what the set is made of, before it trains."""
-    path = out / SETS / name_of(keys) / MEMBERS
-    if not path.is_file():
-        write_text(path, json.dumps(list(keys)) + "\n")
-
-
-def begun_sets(out: Path) -> list[list[str]]:
-    """The members of sets that were under way when an earlier call ended; one without its list is deleted."""
-    found = []
-    for folder in sorted((out / SETS).glob("*")):
-        try:
-            found.append([str(key) for key in json.loads((folder / MEMBERS).read_text(encoding="utf-8"))])
-        except (OSError, ValueError):
-            shutil.rmtree(folder, ignore_errors=True)
-    return found
-
-
-def end_set(out: Path, keys: Sequence[str]) -> None:
-    """Deletes what a set kept to go on from: its outcomes are stored."""
-    shutil.rmtree(out / SETS / name_of(keys), ignore_errors=True)
-
-
-# -- performing ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Member:
-    """One run of a set before its first step. cost: operations of one step."""
-
-    job: Job
-    prepared: Prepared
-    cost: int
-    start: Start
-
-
-def perform_set(jobs: Sequence[Job]) -> list[Outcome]:
-    """Trains and judges the runs of a set; one alone is `perform`ed. A set that fails is performed run by run.
-
-    Raises OSError where the disk is full.
-    """
-    if len(jobs) == 1:
-        return [perform(jobs[0])]
-    work = _work_folder(jobs)
-    with alone(jobs[0].threads):
-        try:
-            outcomes = _measured(jobs, work)
-        except Stopped:
-            return [Outcome(job) for job in jobs]
-        except Exception as error:
-            if is_full_disk(error):
-                raise
-            reason = " ".join(str(error).split()) or type(error).__name__
-        else:
-            reason = ""
-    if work.parent.name != SETS:
-        shutil.rmtree(work, ignore_errors=True)  # nobody else cleans up on this machine
-    if reason:
-        note = f"performed alone, for the set could not be trained as one program: {reason}"
-        return [replace(found, notes=(*found.notes, note)) for found in map(perform, jobs)]
-    return outcomes
-
-
-def _work_folder(jobs: Sequence[Job]) -> Path:
-    place, name = Path(jobs[0].place), name_of([job.run.key for job in jobs])
-    if (place / SETTINGS).is_file():
-        return place.parent / SETS / name
-    return Path(tempfile.gettempdir()) / f"adamix-lab-set-{name}"
-
-
-def _measured(jobs: Sequence[Job], work: Path) -> list[Outcome]:
-    members = list(_members(jobs))
-    first = members[0].prepared
-    recipes = [member.prepared.recipe for member in members]
-    starts = [member.start for member in members]
-    if reasons := why_apart(first.top, starts, recipes):
-        raise ValueError("; ".join(reasons))
-    encoded = {id(member.prepared.task): member.prepared.training for member in members}
-    found = train_batched(
-        first.top,
-        starts,
-        [member.prepared.task for member in members],
-        first.tokenizer,
-        recipes,
-        encoder=lambda _, task, *rest: encoded[id(task)],
-        progress=False,
-        on_step=_watch(members, work),
-        folder=work,
-    )
-    outcomes = []
-    for member, trained in zip(members, found, strict=True):
-        if trained.failed:
-            outcomes.append(Outcome(member.job, error=f"FloatingPointError: {trained.failed}"))
-            continue
-        load_trained(first.top, trained.weights)
-        seconds = trained.history.seconds / len(members)
-        own = replace(member.prepared, mixture=first.mixture, top=first.top)
-        done = running.Trained(first.top, curve_rows(trained.history.rows), seconds)
-        files = tables_of(member.job.run, own, done, member.cost)
-        files |= {path.name: path.read_bytes() for path in sorted((work / member.job.run.key).glob("experts-*"))}
-        notes = [*member.prepared.notes, f"one of {len(members)} runs of one program; seconds are its share"]
-        outcomes.append(Outcome(member.job, files, tuple(notes)))
-    return outcomes
-
-
-def _members(jobs: Sequence[Job]) -> Iterator[Member]:
-    """Each run prepared, with its first weights; the models of all but the first are let go."""
-    kept: Prepared | None = None
-    for job in jobs:
-        prepared, cost = with_steps(job.run, prepare(job.run))
-        start = {name: tensor.clone() for name, tensor in trained_tensors(prepared.top).items()}
-        kept = kept or prepared
-        yield Member(job, replace(prepared, mixture=kept.mixture, top=kept.top), cost, start)
-
-
-def _watch(members: Sequence[Member], work: Path) -> Callable[[int, Runs], None]:
-    """What is called after each step: it keeps snapshots, and stops behind a checkpoint where time is over."""
-    job, steps = members[0].job, members[0].prepared.recipe.steps or 0
-    stages = {max(1, round(share * steps)): stage for stage, share in STAGES.items()} if job.snapshots else {}
-    pause = watch(job, lambda step: None)
-
-    def after(step: int, runs: Runs) -> None:
-        if step in stages:
-            for n, member in enumerate(members):
-                tensors: dict[str, Tensor] = {name: tensor.half() for name, tensor in runs.weights(n).items()}
-                write_tensors(work / member.job.run.key / f"experts-{stages[step]}.safetensors", tensors)
-        pause(step)
-
-    return after

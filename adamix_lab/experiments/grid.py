@@ -9,41 +9,39 @@
         single: {method: single}
 
 `rows:` (a list of settings) stands in the place of axes where no product is meant; `parts:` is a list of such tables,
-one after another. `search:` says how learning rates are chosen beforehand (`adamix_lab.experiments.ablation`).
+one after another. `search:` says how learning rates are chosen beforehand (`Search`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from adamix_lab.baselines.making import BASELINES
 from adamix_lab.core.errors import one_of, positive, unknown
-from adamix_lab.tasks.tasks import EMBEDDED, PAPER_TASKS
+from adamix_lab.tasks.tasks import EMBEDDED, PAPER_TASKS, data_root
 
-# -- settings ----------------------------------------------------------------------------------------------------
-#
-# One run of an ablation: everything that decides its numbers, and the name that follows from it.
-
-
-FORMAT = 1  # of settings and results; another one is refused by name
-SHARES = ("up", "down", "none")
-SIZED = ("adamix", "single", "r-drop", "wide", "apart-soup", "houlsby", "pfeiffer", "unipelt", "lora")
-MULTIPLIED = ("adamix", "wide", "apart-soup")
-ONE_MODULE = ("adamix", "single", "r-drop", "wide", "apart-soup", "pfeiffer")  # at the end of a block
-PLACED = (*ONE_MODULE, "houlsby", "unipelt")  # in blocks that can be chosen
-NAMES = {"adamix": "AdaMix"}  # where a label differs from the word
+METHODS = (*BASELINES, "probe")
+CHOICES = {
+    "share": ("up", "down", "none"),
+    "routing": ("batch", "example", "token"),
+    "compute": ("steps", "compute"),
+    "judged_on": ("evaluation", "slice"),
+}
+NAMES = {"adamix": "AdaMix", "probe": "linear probe"}  # where a label differs from the word
+KEYS = ("base", "axes", "rows", "parts", "search")
 
 
 @dataclass(frozen=True)
 class Run:
-    """The settings of a run. Equal settings are one run: `key` names it and its folder.
+    """The settings of a run: all that decides its numbers. Equal settings are one run: `key` names it and its folder.
 
     What a method has not (the number of experts of LoRA, say) is set to its empty value, so that settings that cannot
     matter make no second run.
@@ -52,21 +50,22 @@ class Run:
         task: "aspects", a name of the paper's tasks, a folder or file, or an id on the Hub.
         folder: holds a folder a task; None takes the paper's tasks from the Hub. Where rows lie decides no number.
         variant: the run's name in tables; no part of its key. Left out, it follows from the settings.
-        method: a word of `BASELINES`.
+        method: a word of `METHODS`: a baseline, adamix, or probe (a linear probe, which takes no steps).
         experts: M.
         size: of each bottleneck; LoRA's rank.
         share: "up", "down", or "none".
         consistency: weight of the second view; 0 takes one view.
         routing: what shares a route in training: "batch", "example" or "token".
         examples: few-shot: so many training rows, drawn by the seed; 0 takes all.
+        prompt: label words answer in the place of a new head (a masked-LM backbone; `adamix_lab.tasks.prompts`).
         seed: of head, experts, routes, batches, dropout, and few examples.
         steps: optimiser steps.
         compute: "steps", or "compute": as many steps as take AdaMix's operations.
         batch_size: rows a step.
-        lr: of what is adapted.
+        lr: of what is adapted; None takes the method's own (`BASELINES`).
         head_lr: of the head; None takes `lr`.
         weight_decay: of experts and head.
-        dropout: in the backbone; None leaves it as the backbone has it. Left out of the key where it is None.
+        dropout: in the backbone; None leaves it as the backbone has it.
         rows: a sample of the training rows (of seed 0, the same for all); None takes all.
         evaluation_rows: a sample of the rows to be judged on; None takes all.
         judged_on: "evaluation", or "slice": a fifth of the training rows, held out (how rates are chosen).
@@ -76,7 +75,7 @@ class Run:
         backbone: as `load_backbone` takes it.
         exact: the most routes that are averaged over exactly; 0 leaves the exact average out.
         draws: how often random routing is judged, each time with other routes (ten or more tell its best from its
-            mean). Left out of the key where it is 1.
+            mean).
     """
 
     task: str = "aspects"
@@ -89,11 +88,12 @@ class Run:
     consistency: float = 1.0
     routing: str = "batch"
     examples: int = 0
+    prompt: bool = False
     seed: int = 0
     steps: int = 300
     compute: str = "steps"
     batch_size: int = 32
-    lr: float = 3e-3
+    lr: float | None = 3e-3
     head_lr: float | None = None
     weight_decay: float = 0.01
     dropout: float | None = None
@@ -108,78 +108,84 @@ class Run:
     draws: int = 1
 
     def __post_init__(self) -> None:
-        one_of("method", self.method, BASELINES)
-        for name in FLOATS:
-            if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, nonnegative(name, value))
-        for name in ("steps", "batch_size", "max_length", "bucket", "draws"):
-            positive(name, getattr(self, name))
-        for name in ("rows", "evaluation_rows", "top_blocks"):
-            if getattr(self, name) is not None:
-                positive(name, getattr(self, name))
-        for name in ("examples", "seed", "exact"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise ValueError(f"{name} = {value!r}: expected a whole number of at least 0.")
+        one_of("method", self.method, METHODS)
+        empty = without_effect(self.method)
+        for field in fields(self):
+            value = empty[field.name] if field.name in empty else checked(field.name, str(field.type), self)
+            object.__setattr__(self, field.name, value)
         if self.dropout is not None and self.dropout >= 1:
             raise ValueError(f"dropout = {self.dropout}: expected a number of at least 0 and below 1.")
-        self._only_what_counts()
-        one_of("share", self.share, SHARES)
-        one_of("routing", self.routing, ("batch", "example", "token"))
-        one_of("compute", self.compute, ("steps", "compute"))
-        one_of("judged_on", self.judged_on, ("evaluation", "slice"))
-        if self.top_blocks is not None and self.method not in PLACED:
+        if self.top_blocks is not None and "blocks" not in settings_of(self.method):
+            placed = ", ".join(method for method in METHODS if "blocks" in settings_of(method))
             raise ValueError(
                 f"top_blocks = {self.top_blocks} with method {self.method!r}: expected a method that places modules in "
-                f"blocks ({', '.join(PLACED)}). Leave top_blocks out (null): then every method takes all blocks."
+                f"blocks ({placed}). Leave top_blocks out (null): then every method takes all blocks."
             )
+        if self.lr is None:
+            object.__setattr__(self, "lr", BASELINES[self.method].lr)
         if not self.variant:
             object.__setattr__(self, "variant", label(self))
 
-    def _only_what_counts(self) -> None:
-        empty: dict[str, Any] = {}
-        if self.method not in MULTIPLIED:
-            empty["experts"] = 1
-        if self.method not in SIZED:
-            empty["size"] = 0
-        if self.method != "adamix":
-            empty |= {"share": "none", "routing": "batch"}
-        if self.method not in ("adamix", "r-drop"):
-            empty["consistency"] = 0.0
-        if self.method == "head":
-            empty["top_blocks"] = None
-        for name, value in empty.items():
-            object.__setattr__(self, name, value)
-        for name in {"experts", "size"} - empty.keys():
-            positive(name, getattr(self, name))
-
-    def identity(self) -> dict[str, Any]:
-        """What decides the numbers, as plain values."""
-        values = {name: value for name, value in asdict(self).items() if name not in ("folder", "variant")}
-        for name in YOUNGER:
-            if values[name] == DEFAULTS[name]:
-                del values[name]
-        return {"format": FORMAT, **values}
-
     @property
     def key(self) -> str:
-        """The first 12 hexadecimal digits of the sha256 of the identity as canonical JSON."""
-        text = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        """The first 12 hexadecimal digits of the sha256 of what decides the numbers, as canonical JSON."""
+        values = {name: value for name, value in asdict(self).items() if name not in ("folder", "variant")}
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], where: str = "a run") -> Run:
         """A run of plain values. Raises ValueError for a setting that there is not (near misses are named)."""
-        known = [f.name for f in fields(cls)]
         for name in settings:
-            if name not in known:
-                raise unknown(f"Setting of {where}", name, known)
+            one_of(f"Setting of {where}", name, DEFAULTS)
         return cls(**settings)
 
+    def __str__(self) -> str:
+        few = f", {self.examples} examples" if self.examples else ""
+        compute = ", equal compute" if self.compute == "compute" else ""
+        return f"{self.task}, {self.variant}{few}, seed {self.seed}{compute}"
 
-DEFAULTS = {f.name: f.default for f in fields(Run) if f.default is not MISSING}
-YOUNGER = ("dropout", "draws")  # than the keys of shipped results, which a default leaves as they were
-FLOATS = [f.name for f in fields(Run) if str(f.type).startswith("float")]
+
+DEFAULTS = {field.name: field.default for field in fields(Run)}
+
+
+def settings_of(method: str) -> Iterable[str]:
+    """The settings that a method's maker takes."""
+    return () if method == "probe" else inspect.signature(BASELINES[method].make).parameters
+
+
+def without_effect(method: str) -> dict[str, Any]:
+    """The settings that a method has not, with their empty values."""
+    if method == "probe":
+        nothing: dict[str, Any] = {"steps": 0, "lr": 0.0, "head_lr": None, "top_blocks": None}
+    else:
+        nothing = {"top_blocks": None} if method == "head" else {}
+    taken = settings_of(method)
+    if "experts" not in taken:
+        nothing["experts"] = 1
+    if "size" not in taken and "rank" not in taken:
+        nothing["size"] = 0
+    if "share" not in taken:
+        nothing |= {"share": "none", "routing": "batch"}
+    if method == "probe" or not BASELINES[method].consistency.weight:
+        nothing["consistency"] = 0.0
+    return nothing
+
+
+def checked(name: str, kind: str, run: Run) -> Any:
+    """A setting's value. Raises ValueError where it is none of its kind."""
+    value = getattr(run, name)
+    if value is None and kind.endswith("None"):
+        return None
+    if kind.startswith("float"):
+        return nonnegative(name, value)
+    if kind.startswith("int") and name not in ("examples", "seed", "exact"):
+        positive(name, value)
+    elif kind.startswith("int") and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+        raise ValueError(f"{name} = {value!r}: expected a whole number of at least 0.")
+    if name in CHOICES:
+        one_of(name, value, CHOICES[name])
+    return value
 
 
 def nonnegative(name: str, value: Any) -> float:
@@ -195,7 +201,6 @@ def nonnegative(name: str, value: Any) -> float:
 
 def label(run: Run) -> str:
     """What a run is called where nobody named it: "AdaMix", "no consistency", "AdaMix M=8", "lora", ..."""
-    name = NAMES.get(run.method, run.method)
     parts: list[str] = []
     if run.method == "adamix":
         if run.experts != DEFAULTS["experts"]:
@@ -208,12 +213,9 @@ def label(run: Run) -> str:
             parts.append(f"a route a {'token' if run.routing == 'token' else 'row'}")
     if run.size and run.size != DEFAULTS["size"]:
         parts.append(f"r={run.size}")
-    if len(parts) == 1 and not any("=" in part for part in parts):
+    if len(parts) == 1 and "=" not in parts[0]:
         return parts[0]
-    return " ".join([name, *parts])
-
-
-KEYS = ("base", "axes", "rows", "parts", "search")
+    return " ".join([NAMES.get(run.method, run.method), *parts])
 
 
 @dataclass(frozen=True)
@@ -248,6 +250,9 @@ class Grid:
     search: Search | None = None
 
 
+# -- reading -----------------------------------------------------------------------------------------------------
+
+
 def read_grid(path: Path, **changes: Any) -> Grid:
     """The grid of a YAML file. `changes` are settings that count for every run, whatever the file says.
 
@@ -273,40 +278,56 @@ def read_grid(path: Path, **changes: Any) -> Grid:
         raise ValueError(f"{path}: {error}") from error
 
 
+def shipped_grid(name: str, tasks: Sequence[str] = (), methods: Sequence[str] = (), **changes: Any) -> Grid:
+    """A grid of data/grids with other settings: its runs of some tasks and methods (none given: all).
+
+    Raises as `read_grid` does, and ValueError for a task or method that the grid has not.
+    """
+    grid = read_grid(data_root() / "grids" / f"{name}.yaml", **changes)
+    for kind, wanted in (("task", tasks), ("method", methods)):
+        for word in wanted:
+            one_of(kind.capitalize(), word, [getattr(run, kind) for run in grid.runs])
+        grid = replace(grid, runs=tuple(run for run in grid.runs if not wanted or getattr(run, kind) in wanted))
+    return grid
+
+
+def tasks_in(folder: Path) -> list[str]:
+    """The paper's tasks whose folders lie there. Raises FileNotFoundError where there is none."""
+    if there := [name for name in PAPER_TASKS if (folder / name).is_dir()]:
+        return there
+    raise FileNotFoundError(
+        f"{folder} holds no task's folder: expected one or more of {', '.join(PAPER_TASKS)}, each with train.* and "
+        "validation.* (subj, mpqa: test.*)."
+    )
+
+
 def grid_of(table: Any, **changes: Any) -> Grid:
     """The grid of a table of plain values, as the module's text has it. Raises ValueError as `read_grid` does."""
     if not isinstance(table, Mapping):
         raise ValueError(f"a grid of {table!r}: expected a table with some of {', '.join(KEYS)}.")
-    runs = list(_runs(table, {}, changes, KEYS))
+    runs = tuple(_runs(table, {}, changes, KEYS))
     if not runs:
         raise ValueError("the grid is empty: expected axes or rows that give one run at least.")
-    for run in runs:
-        if run.task not in (*EMBEDDED, *PAPER_TASKS) and "/" not in run.task and not Path(run.task).exists():
-            raise unknown("Task", run.task, (*EMBEDDED, *PAPER_TASKS))
     seen: dict[str, Run] = {}
     for number, run in enumerate(runs, start=1):
-        if run.key in seen:
-            first = seen[run.key]
+        if run.task not in (*EMBEDDED, *PAPER_TASKS) and "/" not in run.task and not Path(run.task).exists():
+            raise unknown("Task", run.task, (*EMBEDDED, *PAPER_TASKS))
+        if (first := seen.setdefault(run.key, run)) is not run:
             raise ValueError(
-                f"run {number} ({name(run)}) is the same run as an earlier one ({name(first)}): expected each run "
-                "once. Settings that a method has not (experts of a single adapter, say) tell no runs apart."
+                f"run {number} ({run}) is the same run as an earlier one ({first}): expected each run once. Settings "
+                "that a method has not (experts of a single adapter, say) tell no runs apart."
             )
-        seen[run.key] = run
-    return Grid(tuple(runs), _search(table.get("search")))
+    search = _mapping("search", table.get("search"))
+    for key in search:
+        one_of("Key of search", key, [field.name for field in fields(Search)])
+    return Grid(runs, Search(**{"factors": (), **search}) if table.get("search") is not None else None)
 
 
-def name(run: Run) -> str:
-    """A run in a few words."""
-    few = f", {run.examples} examples" if run.examples else ""
-    return f"{run.task}, {run.variant}{few}, seed {run.seed}" + (", equal compute" if run.compute == "compute" else "")
-
-
-def _runs(table: Any, base: Mapping[str, Any], changes: Mapping[str, Any], keys: Sequence[str]) -> Any:
+def _runs(table: Any, base: Mapping[str, Any], changes: Mapping[str, Any], keys: Sequence[str]) -> Iterator[Run]:
     if not isinstance(table, Mapping):
         raise ValueError(f"a part of the grid is {table!r}: expected a table with some of {', '.join(keys)}.")
     for key in table:
-        if key not in keys:
-            raise unknown("Key of a grid", key, keys)
+        one_of("Key of a grid", key, keys)
     base = {**base, **_mapping("base", table.get("base"))}
     given = [key for key in ("axes", "rows", "parts") if key in table]
     if len(given) > 1:
@@ -328,20 +349,8 @@ def _choices(axis: str, values: Any) -> list[dict[str, Any]]:
     """The settings at each place of an axis."""
     if axis == "variant" and isinstance(values, Mapping):
         return [{**_mapping(f"variant {key!r}", value), "variant": str(key)} for key, value in values.items()]
-    if axis not in (known := [f.name for f in fields(Run)]):
-        raise unknown("Axis of a grid", axis, known)
+    one_of("Axis of a grid", axis, DEFAULTS)
     return [{axis: value} for value in _list(f"axis {axis}", values)]
-
-
-def _search(given: Any) -> Search | None:
-    if given is None:
-        return None
-    settings = _mapping("search", given)
-    known = [f.name for f in fields(Search)]
-    for key in settings:
-        if key not in known:
-            raise unknown("Key of search", key, known)
-    return Search(**{"factors": (), **settings})
 
 
 def _mapping(what: str, value: Any) -> Mapping[str, Any]:

@@ -18,11 +18,11 @@ import numpy as np
 from adamix_lab.analysis.plots import Picture, save_figure
 from adamix_lab.analysis.statistics import Estimate, format_interval, holm, t_interval
 from adamix_lab.core.files import write_text
-from adamix_lab.experiments.batched import why_alone
 from adamix_lab.experiments.claims import SIGNIFICANT, Verdict, listed, read_rules, verdicts_of
 from adamix_lab.experiments.contrasts import BUDGETS, REFERENCE, OnTask, Scores, mean_by_seed
 from adamix_lab.experiments.figures import FIGURES
 from adamix_lab.experiments.grid import Run
+from adamix_lab.experiments.performing import stacking_obstacle
 from adamix_lab.experiments.results import (
     Results,
     missing_seeds,
@@ -171,7 +171,7 @@ def alone_of(results: Results) -> list[str]:
     for variant, own in results.table.groupby("variant", sort=False):
         try:
             settings = json.loads(own["settings"].iloc[0])
-            why = why_alone(Run.of({name: value for name, value in settings.items() if name != "format"}))
+            why = stacking_obstacle(Run.of({name: value for name, value in settings.items() if name != "format"}))
         except (TypeError, ValueError, AttributeError):
             continue
         reasons += [f"{variant} ({why})"] if why else []

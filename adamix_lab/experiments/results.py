@@ -1,19 +1,18 @@
-"""Results on disk: a folder a run, with an atomic marker of its end, and the tidy tables that gather all of them.
+"""Results on disk: a folder a run, and the tidy tables that gather all of them; reading, checking, printing them.
 
     OUT/KEY/settings.json      what the run is
     OUT/KEY/work/              checkpoints and log while it is under way
     OUT/KEY/error.txt          what went wrong, if anything
     OUT/KEY/*.parquet          its results, predictions and curves; experts-*.safetensors: the experts, by stage
-    OUT/KEY/finished.json      written last: the files with their hashes
-    OUT/sets/NAME/             members and checkpoints of a set that trains as one program, while it is under way
     OUT/results.parquet, predictions.parquet, curves.parquet
 
-One process writes here: the driver. Workers send bytes.
+A run is finished when its `results.parquet` is there: that file is written last, under another name, and renamed.
+One process writes here: the one that hands out the runs. Workers send bytes.
 """
 
 from __future__ import annotations
 
-import hashlib
+import io
 import json
 import math
 import shutil
@@ -22,30 +21,124 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adamix_lab.analysis.statistics import format_interval
 from adamix_lab.core.errors import near_misses
 from adamix_lab.core.files import safe_join, write_atomically, write_text
-from adamix_lab.experiments.grid import FORMAT, Run
-from adamix_lab.experiments.running import SETTINGS, WORK
+from adamix_lab.experiments.grid import Run
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-
-# -- reading -----------------------------------------------------------------------------------------------------
-#
-# A results folder read and checked: what was run, and what every table and claim is computed from.
-
-
 RESULTS, PREDICTIONS, CURVES = "results.parquet", "predictions.parquet", "curves.parquet"
 COLUMNS = {
-    RESULTS: (
-        "run", "task", "variant", "method", "experts", "size", "share", "consistency", "routing", "examples", "seed",
-        "steps", "compute", "strategy", "metric", "primary", "value", "seconds", "evaluation_seconds", "operations",
-        "trained", "stored", "inference", "device", "versions", "date", "settings",
-    ),
-    PREDICTIONS: ("run", "strategy", "row", "label", "prediction"),
-    CURVES: ("run", "step", "loss"),
-}  # fmt: skip
+    RESULTS: "run task variant method experts size share consistency routing examples seed steps compute strategy "
+    "metric primary value seconds evaluation_seconds operations trained stored inference device versions date settings",
+    PREDICTIONS: "run strategy row label prediction probability_of_label",
+    CURVES: "run step loss task_loss consistency",
+}
+SETTINGS, WORK, ERROR, NOTES = "settings.json", "work", "error.txt", "notes.txt"
+
+
+# -- a run's folder ----------------------------------------------------------------------------------------------
+
+
+def begin(out: Path, run: Run) -> Path:
+    """The run's folder with its settings in it; a new name for the same run replaces the old one."""
+    place = out / run.key
+    text = json.dumps(asdict(run), indent=1) + "\n"
+    if not (place / SETTINGS).is_file() or (place / SETTINGS).read_text(encoding="utf-8") != text:
+        write_text(place / SETTINGS, text)
+    return place
+
+
+def finish(place: Path, files: Mapping[str, bytes], notes: Iterable[str] = ()) -> None:
+    """Writes a run's files, its results last.
+
+    Raises OSError where the disk is full: the run is then not finished, and whatever was before is whole.
+    """
+    if lines := "".join(f"{note}\n" for note in notes):
+        write_text(place / NOTES, lines)
+    for name in sorted(files, key=lambda name: name == RESULTS):
+        write_atomically(safe_join(place, name), lambda path, data=files[name]: _write(path, data))  # type: ignore[misc]
+    (place / ERROR).unlink(missing_ok=True)
+    shutil.rmtree(place / WORK, ignore_errors=True)
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def fail(place: Path, error: str) -> None:
+    """Keeps an error's text in the run's folder."""
+    write_text(place / ERROR, error.rstrip() + "\n")
+
+
+def finished(out: Path, run: Run) -> bool:
+    """Whether the run's results are there."""
+    return (out / run.key / RESULTS).is_file()
+
+
+def state(out: Path, run: Run) -> tuple[str, str]:
+    """("finished", "failed", "under way" or "waiting", the last line of the run's error)."""
+    place = out / run.key
+    if finished(out, run):
+        return "finished", ""
+    if (place / ERROR).is_file():
+        return "failed", (place / ERROR).read_text(encoding="utf-8").strip().splitlines()[-1]
+    return "under way" if (place / WORK).is_dir() else "waiting", ""
+
+
+def parquet(name: str, rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """A table as the bytes of a Parquet file. Raises ImportError where pandas or pyarrow is missing."""
+    pd = _pandas()
+    table = pd.DataFrame(rows, columns=COLUMNS[name].split())
+    if name == PREDICTIONS:
+        table["probability_of_label"] = table["probability_of_label"].astype("float32")
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    return buffer.getvalue()
+
+
+def gather(out: Path) -> DataFrame:
+    """Puts the tables of all finished runs together and writes them; returns the results.
+
+    The variant's name comes from settings.json, so that a run that was named anew is shown under its new name.
+
+    Raises ValueError where nothing is finished, a run's file is not whole, or a task was judged on different rows.
+    """
+    pd = _pandas()
+    places = sorted(path.parent for path in out.glob(f"*/{RESULTS}"))
+    if not places:
+        raise ValueError(f"{out} holds no finished run: expected one at least. Run `adamix-lab ablate` first.")
+    tables = {}
+    for name in COLUMNS:
+        parts = [read_table(place / name) for place in places]
+        tables[name] = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    names = {place.name: json.loads((place / SETTINGS).read_text(encoding="utf-8"))["variant"] for place in places}
+    tables[RESULTS]["variant"] = tables[RESULTS]["run"].map(names)
+    _same_rows(tables[RESULTS], tables[PREDICTIONS])
+    for name, table in tables.items():
+        write_atomically(out / name, lambda path, table=table: table.to_parquet(path, index=False))  # type: ignore[misc]
+    return tables[RESULTS]
+
+
+def _same_rows(results: DataFrame, predictions: DataFrame) -> None:
+    """Refuses a table that would compare answers to different rows of one task."""
+    seen: dict[tuple[Any, ...], tuple[str, bytes]] = {}
+    settings = results.drop_duplicates("run").set_index("run")["settings"].map(json.loads)
+    for run, rows in predictions.drop_duplicates(["run", "row"]).sort_values("row").groupby("run"):
+        known, labels = settings[run], rows["label"].to_numpy().tobytes()
+        first = seen.setdefault(
+            tuple(known[name] for name in ("task", "rows", "evaluation_rows", "judged_on")), (str(run), labels)
+        )
+        if first[1] != labels:
+            raise ValueError(
+                f"Runs {first[0]} and {run} of task {known['task']!r} were judged on different rows: expected the same "
+                "rows for each. Delete the folders of those that do not belong, or give another --out."
+            )
+
+
+# -- reading -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -66,63 +159,49 @@ class Results:
 
 
 def read_results(folder: Path) -> Results:
-    """The folder's results, with predictions and curves where they are.
+    """The folder's results, with predictions and curves where they are; values that are not finite are left out.
 
     Raises FileNotFoundError without results; ValueError for a file that is not whole, lacks columns, or holds no row;
     ImportError where pandas or pyarrow is missing.
     """
-    if not (folder / RESULTS).is_file():
-        raise FileNotFoundError(
-            f"{folder / RESULTS} is not there: expected a folder of results. Make one with adamix-lab ablate GRID.yaml "
-            "--out FOLDER, or name another."
-        )
-    table = read_parquet(folder / RESULTS, COLUMNS[RESULTS])
+    table = read_table(folder / RESULTS)
     if not len(table):
         raise ValueError(f"{folder / RESULTS} holds no results: expected a row at least. Let a run finish first.")
     parts: dict[str, DataFrame | None] = {}
     notes = []
     for name, used in ((PREDICTIONS, "intervals over examples"), (CURVES, "training losses (Figure 7, claim 6)")):
-        parts[name] = read_parquet(folder / name, COLUMNS[name]) if (folder / name).is_file() else None
+        parts[name] = read_table(folder / name) if (folder / name).is_file() else None
         if parts[name] is None:
             notes.append(f"{name} is not there: {used} are missing.")
-    return check(Results(table, parts[PREDICTIONS], parts[CURVES], tuple(notes)))
-
-
-def check(results: Results) -> Results:
-    """The results without values that are not finite, which a note counts."""
-    table, notes = results.table, list(results.notes)
-    finite = table["value"].map(lambda value: math.isfinite(value))
+    finite = table["value"].map(math.isfinite)
     if not finite.all():
         lost = table.loc[~finite, ["task", "variant", "metric"]].drop_duplicates().to_numpy().tolist()
         named = "; ".join(", ".join(map(str, each)) for each in lost[:5])
         notes.append(f"{int((~finite).sum())} values are not finite and are left out ({named}).")
-    return Results(table[finite], results.predictions, results.curves, tuple(notes))
+    return Results(table[finite], parts[PREDICTIONS], parts[CURVES], tuple(notes))
 
 
-def read_parquet(path: Path, columns: Sequence[str]) -> DataFrame:
-    """A table of results with at least these columns.
+def read_table(path: Path) -> DataFrame:
+    """One of the three tables, with all columns that a run writes.
 
     Raises FileNotFoundError where there is none, ValueError where it is cut short, no Parquet, or lacks columns,
     ImportError where pandas or pyarrow is missing.
     """
-    try:
-        import pandas as pd
-        import pyarrow
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"Results are Parquet files and need {error.name}: run pip install 'adamix-lab[analysis,plots]'."
-        ) from error
+    pd = _pandas()
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there: expected a table that adamix-lab ablate wrote.")
+        raise FileNotFoundError(
+            f"{path} is not there: expected a table that adamix-lab ablate GRID.yaml --out FOLDER wrote. Make one, or "
+            "name another folder."
+        )
     try:
         table = pd.read_parquet(path)
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"{path} is not a whole Parquet file ({str(error).splitlines()[0]}): expected one that adamix-lab ablate "
-            "wrote. It may have been cut short by a copy or a full disk. Run the grid again: tables are gathered anew "
-            "from its finished runs."
+            "wrote. It may have been cut short by a copy or a full disk. Delete it and run the grid again: a run's "
+            "table is made anew, tables of all runs are gathered anew."
         ) from error
-    missing = [name for name in columns if name not in table.columns]
+    missing = [name for name in COLUMNS[path.name].split() if name not in table.columns]
     if missing:
         close = near_misses(missing[0], table.columns)
         hint = f" {missing[0]!r} may be what it calls {close[0]!r}." if close else ""
@@ -131,6 +210,17 @@ def read_parquet(path: Path, columns: Sequence[str]) -> DataFrame:
             "Gather them again with the version that reads them."
         )
     return table
+
+
+def _pandas() -> Any:
+    try:
+        import pandas
+        import pyarrow  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"Results are Parquet tables and need {error.name}: run pip install 'adamix-lab[experiments]'."
+        ) from error
+    return pandas
 
 
 def tasks_of(results: Results) -> list[str]:
@@ -175,7 +265,8 @@ def missing_seeds(results: Results) -> list[str]:
             if absent := sorted(seeds - set(own["seed"])):
                 where = f"{task}, {examples} examples" if examples else str(task)
                 budget = " at equal compute" if compute == "compute" else ""
-                lines.append(f"{variant} on {where}{budget} lacks seed{_list(absent)}.")
+                lacking = ("s " if len(absent) > 1 else " ") + ", ".join(map(str, absent))
+                lines.append(f"{variant} on {where}{budget} lacks seed{lacking}.")
     return lines
 
 
@@ -190,161 +281,59 @@ def several_runs(results: Results) -> list[str]:
     return lines
 
 
-def _list(numbers: Sequence[int]) -> str:
-    return ("s " if len(numbers) > 1 else " ") + ", ".join(map(str, numbers))
+# -- printing ----------------------------------------------------------------------------------------------------
 
 
-FINISHED = "finished.json"
-ERROR = "error.txt"
-TABLES = {
-    "results": "run task variant method experts size share consistency routing examples seed steps compute strategy "
-    "metric primary value seconds evaluation_seconds operations trained stored inference device versions date settings",
-    "predictions": "run strategy row label prediction probability_of_label",
-    "curves": "run step loss task_loss consistency",
-}
+def text_table(rows: Sequence[Mapping[str, str]], left: int = 1) -> str:
+    """Rows as aligned text; the keys of the first are the heads, and the first columns stand to the left."""
+    heads = list(rows[0])
+    cells = [heads, *([row.get(head, "") for head in heads] for row in rows)]
+    columns = [
+        [f"{cell:{'<' if n < left else '>'}{max(map(len, column))}}" for cell in column]
+        for n, column in enumerate(zip(*cells, strict=True))
+    ]
+    first, *lines = ("  ".join(line) for line in zip(*columns, strict=True))
+    return "\n".join([first, "-" * len(first), *lines])
 
 
-def place_of(out: Path, run: Run) -> Path:
-    """The run's folder."""
-    return out / run.key
+def unit(metric: str) -> str:
+    """What stands behind a metric times 100: shares are per cent, correlations are not."""
+    return " %" if metric.partition(",")[0] in ("accuracy", "f1") else ""
 
 
-def begin(out: Path, run: Run) -> Path:
-    """The run's folder with its settings in it; a new name for the same run replaces the old one."""
-    place = place_of(out, run)
-    text = json.dumps({"format": FORMAT, "run": run.key, "settings": asdict(run)}, indent=1) + "\n"
-    path = place / SETTINGS
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        write_text(path, text)
-    return place
+def summary(results: DataFrame, variants: Sequence[str]) -> str:
+    """A table for each task (with examples and budget): its own metric times 100, mean ± 95 % t-interval over seeds.
 
-
-def finish(place: Path, files: Mapping[str, bytes], notes: Iterable[str] = ()) -> None:
-    """Writes a run's files, and behind all of them the marker of its end.
-
-    Raises OSError where the disk is full: the run is then not finished, and whatever was before is whole.
+    Beside it what a run costs; where there are several tasks, all metrics of the merged models at the end.
     """
-    for name, data in files.items():
-        write_atomically(safe_join(place, name), lambda path, data=data: _write(path, data))  # type: ignore[misc]
-    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    marker = {"format": FORMAT, "run": place.name, "files": hashes, "notes": list(notes)}
-    write_text(place / FINISHED, json.dumps(marker, indent=1) + "\n")
-    (place / ERROR).unlink(missing_ok=True)
-    shutil.rmtree(place / WORK, ignore_errors=True)
+    lines: list[str] = []
+    own = results[results["primary"]]
+    for (task, examples, compute), part in own.groupby(["task", "examples", "compute"], sort=False):
+        metric = part["metric"].iloc[0]
+        few = f", {examples} examples" if examples else ""
+        more = ", equal compute" if compute == "compute" else ""
+        lines += ["", f"{task}{few}{more}: {metric} x 100{' (%)' if unit(metric) else ''}"]
+        strategies, by_variant = dict.fromkeys(part["strategy"]), dict(list(part.groupby("variant")))
+        lines.append(text_table([_row(by_variant[name], strategies) for name in variants if name in by_variant]))
+    if own["task"].nunique() > 1:
+        merged = results[(results["strategy"] == "merged") & ~results["metric"].str.startswith("loss")]
+        rows = [
+            {"task": task, "metric": metric, **{name: _score(part[part["variant"] == name]) for name in variants}}
+            for (task, metric), part in merged.groupby(["task", "metric"], sort=False)
+        ]
+        lines += ["", "all tasks, merged, x 100", text_table(rows, left=2)]
+    return "\n".join(lines)
 
 
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
+def _row(part: DataFrame, strategies: Iterable[str]) -> dict[str, str]:
+    first, seeds = part.iloc[0], part["seed"].nunique()
+    milliseconds = 1000 * part["seconds"].mean() / max(1, first["steps"])
+    counts = {"seeds": seeds, "steps": first["steps"], "ms a step": f"{milliseconds:.0f}"}
+    counts |= {name: f"{first[name]:,}" for name in ("trained", "stored", "inference")}
+    scores = {strategy: _score(part[part["strategy"] == strategy]) for strategy in strategies}
+    return {"variant": first["variant"], **scores, **{name: str(count) for name, count in counts.items()}}
 
 
-def fail(place: Path, error: str) -> None:
-    """Keeps an error's text in the run's folder."""
-    write_text(place / ERROR, error.rstrip() + "\n")
-
-
-def state(out: Path, run: Run) -> str:
-    """One of "finished", "damaged" (a file is not what the marker says), "failed", "under way", "waiting".
-
-    Raises ValueError for a folder of another version's results.
-    """
-    place = place_of(out, run)
-    if (place / FINISHED).is_file():
-        return "damaged" if damage(place) else "finished"
-    if (place / ERROR).is_file():
-        return "failed"
-    return "under way" if (place / WORK).is_dir() else "waiting"
-
-
-def damage(place: Path) -> str:
-    """What is wrong with a finished run's files; "" where nothing is. Raises ValueError for another version's."""
-    marker = _marker(place / FINISHED)
-    for name, digest in marker["files"].items():
-        path = safe_join(place, name)
-        if not path.is_file():
-            return f"{path} is not there"
-        if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            return f"{path} is not whole, or was changed"
-    return ""
-
-
-def error_of(out: Path, run: Run) -> str:
-    """The last line of the run's error; "" where it has none."""
-    path = place_of(out, run) / ERROR
-    lines = path.read_text(encoding="utf-8").strip().splitlines() if path.is_file() else []
-    return lines[-1] if lines else ""
-
-
-def check_versions(out: Path) -> None:
-    """Refuses a folder that holds runs of another version. Raises ValueError that names the first."""
-    for path in sorted(out.glob(f"*/{SETTINGS}")):
-        _marker(path)
-
-
-def _marker(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON ({error}): delete the folder {path.parent} to run it anew.") from error
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        given = found.get("format") if isinstance(found, dict) else found
-        raise ValueError(
-            f"{path} holds results of format {given!r}: expected {FORMAT}. Give another --out, or use the version of "
-            "adamix_lab that wrote them. Nothing was changed."
-        )
-    return found
-
-
-def gather(out: Path) -> DataFrame:
-    """Puts the tables of all finished runs together and writes them; returns the results.
-
-    The variant's name comes from settings.json, so that a run that was named anew is shown under its new name.
-
-    Raises ValueError where nothing is finished, a run's file is not whole, or a task was judged on different rows.
-    """
-    import pandas as pd
-
-    check_versions(out)
-    places = sorted(path.parent for path in out.glob(f"*/{FINISHED}"))
-    if not places:
-        raise ValueError(f"{out} holds no finished run: expected one at least. Run `adamix-lab ablate` first.")
-    for place in places:
-        if wrong := damage(place):
-            raise ValueError(f"{wrong}: expected what the run wrote. Run the grid again; that run is made anew.")
-    tables: dict[str, Any] = {}
-    for name in TABLES:
-        parts = [read_table(place / f"{name}.parquet", name) for place in places]
-        tables[name] = pd.concat(parts, ignore_index=True)
-    names = {place.name: _marker(place / SETTINGS)["settings"]["variant"] for place in places}
-    tables["results"]["variant"] = tables["results"]["run"].map(names)
-    _same_rows(tables["results"], tables["predictions"])
-    for name, table in tables.items():
-        write_table(out / f"{name}.parquet", table)
-    return tables["results"]
-
-
-def write_table(path: Path, table: DataFrame) -> None:
-    """A Parquet file, written atomically. Raises OSError where the disk is full; the old file is whole."""
-    write_atomically(path, lambda temporary: table.to_parquet(temporary, index=False))
-
-
-def read_table(path: Path, name: str) -> DataFrame:
-    """One of the three tables, with all columns that a run writes. Raises as `reading.read_parquet`."""
-    return read_parquet(path, TABLES[name].split())
-
-
-def _same_rows(results: DataFrame, predictions: DataFrame) -> None:
-    """Refuses a table that would compare answers to different rows of one task."""
-    digests: dict[tuple[Any, ...], tuple[str, str]] = {}
-    first = results.drop_duplicates("run")
-    setting = {run: json.loads(text) for run, text in zip(first["run"], first["settings"], strict=True)}
-    for run, rows in predictions.groupby("run"):
-        labels = rows[rows["strategy"] == rows["strategy"].iloc[0]].sort_values("row")["label"]
-        digest = hashlib.sha256(labels.to_numpy().tobytes()).hexdigest()
-        known = setting[str(run)]
-        key = tuple(known[name] for name in ("task", "rows", "evaluation_rows", "judged_on"))
-        other, seen = digests.setdefault(key, (str(run), digest))
-        if seen != digest:
-            raise ValueError(
-                f"Runs {other} and {run} of task {known['task']!r} were judged on different rows: expected the same "
-                "rows for each. Delete the folders of those that do not belong, or give another --out."
-            )
+def _score(part: DataFrame) -> str:
+    """Mean and interval over seeds; a run's draws of random routes are one value."""
+    return format_interval(100 * part.groupby("seed")["value"].mean()) if len(part) else ""

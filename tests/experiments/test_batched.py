@@ -11,7 +11,7 @@ from adamix_lab.core.adaptations import LoRA
 from adamix_lab.core.model import attach
 from adamix_lab.core.numerics import relative_difference
 from adamix_lab.core.objective import Consistency
-from adamix_lab.experiments.batched import train_batched, why_apart
+from adamix_lab.experiments.batched import incompatibilities, train_batched
 from adamix_lab.training.train import train
 
 TASK, TOKENIZER = tiny_task.task(rows=93), tiny_task.tokenizer()  # 93 rows: an epoch's last batch is smaller
@@ -141,19 +141,19 @@ def test_what_cannot_batch_is_said():
     mixture, made = tiny_task.mixture(), recipes()
     start = tiny_task.weights(mixture)
     starts = [start] * 3
-    assert why_apart(mixture, starts, made) == []
+    assert incompatibilities(mixture, starts, made) == []
 
     def only(recipes=made, starts=starts, mixture=mixture):
-        (reason,) = why_apart(mixture, starts, recipes)
+        (reason,) = incompatibilities(mixture, starts, recipes)
         return reason
 
     full = baseline("full", tiny.bert())
     assert "full fine-tuning" in only(made[:1], [tiny_task.weights(full)], full)
     other = tiny_task.weights(tiny_task.mixture(experts=4))
     assert "run 1 has another shape" in (reason := only(starts=[start, other, start])) and "[4, 4, 16]" in reason
-    assert "is in one of them only" in only(starts=[start, dict(list(start.items())[1:]), start])
+    assert "is absent, in run 0 [" in only(starts=[start, dict(list(start.items())[1:]), start])
     assert "run 2 has batch_size = 9" in only([*made[:2], *recipes(APART[2:], batch_size=9)])
-    assert "number of steps" in only([*made[:2], *recipes(APART[2:], steps=5)])
+    assert "run 2 has steps = 5" in only([*made[:2], *recipes(APART[2:], steps=5)])
     assert "dev slice" in only([*made[:2], *recipes(APART[2:], dev_fraction=0.1)])
     assert "token" in only([*made[:2], *recipes(APART[2:], per="token")])
     assert "pieces" in only([*made[:2], *recipes(APART[2:], accumulate=2)])

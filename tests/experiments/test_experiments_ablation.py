@@ -13,10 +13,11 @@ import pytest
 import tiny_grid
 from tiny_task import one_thread  # noqa: F401
 
-from adamix_lab.experiments import ablation, running
-from adamix_lab.experiments.ablation import Engine, WorkersLost, ablate, listed
+from adamix_lab.experiments import performing, running
+from adamix_lab.experiments.ablation import ablate, listed
 from adamix_lab.experiments.grid import grid_of
-from adamix_lab.experiments.results import place_of, read_table, state
+from adamix_lab.experiments.performing import Engine, WorkersLost
+from adamix_lab.experiments.results import read_table
 
 QUIET = Engine(threads=1)
 
@@ -42,14 +43,14 @@ def test_the_table_and_the_progress(finished):
     table = lines[-1]
     assert "accuracy x 100 (%)" in table and all(name in table for name in (*tiny_grid.VARIANTS, "exact", "±"))
     single = next(line for line in table.splitlines() if line.startswith("single"))
-    assert single.split()[-2:] == ["2", "6"]  # seeds, steps
-    assert read_table(out / "results.parquet", "results").shape == results.shape
+    assert single.split()[-6:-4] == ["2", "6"]  # seeds, steps
+    assert read_table(out / "results.parquet").shape == results.shape
     assert [line.split()[1] for line in listed(grid, out)] == ["finished"] * 6
 
 
 def test_finished_runs_are_not_done_again_and_names_may_change(finished, base, monkeypatch):
     _, out, first, _ = finished
-    monkeypatch.setattr(ablation, "perform_set", lambda jobs: pytest.fail(f"{jobs[0].run.variant} was done again"))
+    monkeypatch.setattr(performing, "perform", lambda job: pytest.fail(f"{job.runs[0]} was done again"))
     grid = grid_of({"base": base, "rows": [{"variant": "mine"}, {"variant": "other", "method": "single"}]})
     results, _ = ablate(grid, out, QUIET, lambda _: None)
     assert set(results["variant"]) == {"mine", "other"} and results["run"].nunique() == 2
@@ -57,16 +58,18 @@ def test_finished_runs_are_not_done_again_and_names_may_change(finished, base, m
     pd.testing.assert_frame_equal(again, first)
 
 
-def test_a_damaged_run_is_made_anew_and_the_others_stay(base, tmp_path):
+def test_a_run_whose_results_are_deleted_is_made_anew_and_the_others_stay(base, tmp_path):
     grid = grid_of(tiny_grid.table(base, seeds=1))
     first, _ = ablate(grid, tmp_path, QUIET, lambda _: None)
-    path = place_of(tmp_path, grid.runs[1]) / "results.parquet"
+    path, other = (tmp_path / run.key / "results.parquet" for run in (grid.runs[1], grid.runs[0]))
     path.write_bytes(path.read_bytes()[:100])
-    kept = (place_of(tmp_path, grid.runs[0]) / "results.parquet").stat().st_mtime_ns
-    assert state(tmp_path, grid.runs[1]) == "damaged"
+    kept = other.stat().st_mtime_ns
+    with pytest.raises(ValueError, match=r"not a whole Parquet file .* Delete it"):
+        ablate(grid, tmp_path, QUIET, lambda _: None)
+    path.unlink()
     second, _ = ablate(grid, tmp_path, QUIET, lambda _: None)
     pd.testing.assert_frame_equal(tiny_grid.measured(first), tiny_grid.measured(second))
-    assert (place_of(tmp_path, grid.runs[0]) / "results.parquet").stat().st_mtime_ns == kept
+    assert other.stat().st_mtime_ns == kept
 
 
 def test_a_failed_run_tells_its_error_and_stops_no_other(base, tmp_path):
@@ -76,7 +79,7 @@ def test_a_failed_run_tells_its_error_and_stops_no_other(base, tmp_path):
     assert failed == 1 and set(results["variant"]) == {"AdaMix M=2 r=4", "single r=4"}
     assert "1 failed" in lines[1] and "FAILED: FileNotFoundError" in lines[1]
     assert any(line.startswith("FAILED nowhere") or "lost, seed 0" in line for line in lines[3:])
-    assert "Traceback" in (place_of(tmp_path, grid.runs[1]) / "error.txt").read_text()
+    assert "Traceback" in (tmp_path / grid.runs[1].key / "error.txt").read_text()
     assert [line.split()[1] for line in listed(grid, tmp_path)] == ["finished", "failed", "finished"]
     assert "FileNotFoundError" in listed(grid, tmp_path)[1]
 
@@ -112,7 +115,7 @@ def test_rates_are_chosen_once_on_training_rows(base, tmp_path):
         tried = chosen[run]["tried"]
         best = max(tried.values(), key=lambda score: (score["value"], -score["loss"]))
         assert tried[f"{settings['lr']:g}"] == best and settings["judged_on"] == "evaluation"
-    trial = read_table(next((tmp_path / "search").glob("*/results.parquet")), "results").iloc[0]
+    trial = read_table(next((tmp_path / "search").glob("*/results.parquet"))).iloc[0]
     assert json.loads(trial["settings"])["judged_on"] == "slice"
     before = (tmp_path / "search.json").stat().st_mtime_ns
     ablate(grid, tmp_path, QUIET, lambda _: None)
@@ -123,18 +126,18 @@ def test_lost_workers_are_replaced_and_a_run_that_kills_them_is_given_up(base, t
     grid = grid_of(tiny_grid.table(base, seeds=1))
     deadly = grid.runs[0].key
 
-    def fragile(sets, workers, cluster):
-        for (job,) in sets:
-            if job.run.key == deadly:
+    def fragile(jobs, workers, cluster):
+        for job in jobs:
+            if job.runs[0].key == deadly:
                 raise WorkersLost("killed")
-            yield running.perform(job)
+            yield performing.perform(job)
 
-    monkeypatch.setattr(ablation, "outcomes", fragile)
+    monkeypatch.setattr(performing, "hand_out", fragile)
     lines: list[str] = []
     results, failed = ablate(grid, tmp_path, QUIET, lines.append)
     assert failed == 1 and results["run"].nunique() == 2
-    assert sum("A worker ended without a word" in line for line in lines) == ablation.LOST
-    assert "its worker ended again and again" in (place_of(tmp_path, grid.runs[0]) / "error.txt").read_text()
+    assert sum("A worker ended without a word" in line for line in lines) == performing.LOST + 1
+    assert "its worker ended again and again" in (tmp_path / deadly / "error.txt").read_text()
 
 
 @pytest.mark.parametrize(
@@ -155,10 +158,10 @@ def test_one_process_holds_a_grid(monkeypatch):
 def test_the_command(finished, base, tmp_path, monkeypatch):
     from typer.testing import CliRunner
 
-    from adamix_lab.cli import experimenting
     from adamix_lab.cli.main import app
+    from adamix_lab.experiments import report
 
-    monkeypatch.setattr(experimenting, "find_spec", lambda _: None)  # the report has tests of its own
+    monkeypatch.setattr(report, "report", lambda _: None)  # it has tests of its own
     _, out, _, _ = finished
     table = {"base": {**base, "steps": 99}, "rows": [{}, {"task": str(tmp_path / "nowhere")}]}
     grid = tmp_path / "grid.yaml"
@@ -201,7 +204,7 @@ def test_killed_five_times_it_ends_with_the_table_of_an_undisturbed_run(base, tm
         return process
 
     def ended(out):
-        return len(list(out.glob("*/finished.json")))
+        return len(list(out.glob("*/results.parquet")))
 
     calm, rough = tmp_path / "calm", tmp_path / "rough"
     start(calm).join()
@@ -217,9 +220,9 @@ def test_killed_five_times_it_ends_with_the_table_of_an_undisturbed_run(base, tm
         process.join()
     assert ended(rough) < 6
     start(rough).join()
-    tables = [read_table(out / "results.parquet", "results") for out in (calm, rough)]
+    tables = [read_table(out / "results.parquet") for out in (calm, rough)]
     pd.testing.assert_frame_equal(*map(tiny_grid.measured, tables))
     for name in ("predictions", "curves"):
-        pd.testing.assert_frame_equal(*(read_table(out / f"{name}.parquet", name) for out in (calm, rough)))
+        pd.testing.assert_frame_equal(*(read_table(out / f"{name}.parquet") for out in (calm, rough)))
     for path in calm.glob("*/experts-*.safetensors"):
         assert (rough / path.relative_to(calm)).read_bytes() == path.read_bytes()

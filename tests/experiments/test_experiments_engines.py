@@ -1,22 +1,22 @@
 """The same grid here, in several processes, and on a dask cluster whose workers share no memory."""
 
-import json
-import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import tiny_grid
 from tiny_task import one_thread  # noqa: F401
 
-from adamix_lab.experiments import ablation, running
-from adamix_lab.experiments.ablation import Engine, ablate
+from adamix_lab.experiments import performing, running
+from adamix_lab.experiments.ablation import ablate
 from adamix_lab.experiments.grid import grid_of
-from adamix_lab.experiments.results import begin, place_of
+from adamix_lab.experiments.performing import Engine
+from adamix_lab.experiments.results import begin
 from adamix_lab.training.run import read_log
 
 
@@ -62,7 +62,7 @@ def test_several_processes_give_the_table_of_one(base, serial, tmp_path):
 @pytest.mark.parametrize("shared_disk", [True, False])
 def test_a_dask_cluster_gives_the_table_of_one_process(base, serial, tmp_path, cluster, shared_disk, monkeypatch):
     if not shared_disk:  # the driver's folder is not what a worker sees under its path
-        monkeypatch.setattr(ablation, "perform_set", not_here)
+        monkeypatch.setattr(performing, "perform", not_here)
     engine = Engine(threads=1, cluster=cluster.scheduler_address)
     results, failed = ablate(grid_of(tiny_grid.table(base)), tmp_path, engine, print)
     assert failed == 0
@@ -70,10 +70,11 @@ def test_a_dask_cluster_gives_the_table_of_one_process(base, serial, tmp_path, c
     assert not list(tmp_path.glob("*/work"))
 
 
-def not_here(jobs):
-    from dataclasses import replace
+perform = performing.perform
 
-    return [running.perform(replace(job, place=job.place + "-elsewhere")) for job in jobs]
+
+def not_here(job):
+    return perform(replace(job, out=job.out + "-elsewhere"))
 
 
 @pytest.mark.slow
@@ -85,7 +86,7 @@ def test_a_killed_worker_costs_its_unfinished_part(base, tmp_path, request, kind
     grid = grid_of(tiny_grid.table(base, seeds=1, steps=steps))
     calm, _ = ablate(grid, tmp_path / "calm", Engine(threads=1), print)
     out, killed = tmp_path / "rough", []
-    log = place_of(out, grid.runs[0]) / "work" / "log.jsonl"
+    log = out / grid.runs[0].key / "work" / "log.jsonl"
     if kind == "dask":
         engine = Engine(threads=1, cluster=request.getfixturevalue("cluster").scheduler_address)
     else:
@@ -103,7 +104,7 @@ def test_a_killed_worker_costs_its_unfinished_part(base, tmp_path, request, kind
     thread.start()
     results, failed = ablate(grid, out, engine, print)
     assert len(killed) == 2 and failed == 0
-    (note,) = json.loads((place_of(out, grid.runs[0]) / "finished.json").read_text())["notes"]
+    note = (out / grid.runs[0].key / "notes.txt").read_text()
     assert note.startswith("went on from step ") and int(note.split()[-1]) >= 2 * running.EVERY
     pd.testing.assert_frame_equal(tiny_grid.measured(results), tiny_grid.measured(calm))
 
@@ -129,7 +130,7 @@ def _performs(process) -> bool:
 
 def test_a_cluster_that_does_not_answer_is_told_in_time(base, tmp_path, monkeypatch):
     pytest.importorskip("dask.distributed")
-    monkeypatch.setattr(ablation, "TIMEOUT", 1)
+    monkeypatch.setattr(performing, "TIMEOUT", 1)
     grid = grid_of(tiny_grid.table(base, seeds=1))
     start = time.perf_counter()
     for address in ("tcp://127.0.0.1:9", "nonsense://x"):
@@ -141,7 +142,7 @@ def test_a_cluster_that_does_not_answer_is_told_in_time(base, tmp_path, monkeypa
 
 def test_a_cluster_without_workers_is_told_in_time(base, tmp_path, monkeypatch):
     distributed = pytest.importorskip("dask.distributed")
-    monkeypatch.setattr(ablation, "TIMEOUT", 1)
+    monkeypatch.setattr(performing, "TIMEOUT", 1)
     with distributed.LocalCluster(n_workers=0, protocol="tcp", dashboard_address=None, host="127.0.0.1") as empty:
         engine = Engine(cluster=empty.scheduler_address)
         with pytest.raises(ConnectionError, match=r"has no worker after 1 s.*dask worker"):
@@ -180,18 +181,5 @@ def test_slurm_jobs_give_the_table_of_one_process(base, serial, tmp_path, monkey
 @pytest.mark.parametrize(("cluster", "package"), [("ray", "pip install ray"), ("slurm", r"adamix-lab\[slurm\]")])
 def test_a_missing_package_is_named(cluster, package, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray" if cluster == "ray" else "dask_jobqueue", None)
-    with pytest.raises(ImportError, match=package), ablation.connected(cluster, 2):
+    with pytest.raises(ImportError, match=package), performing.connected(cluster, 2):
         pass
-
-
-def test_a_worker_takes_the_gpu_of_its_number(monkeypatch):
-    torch = pytest.importorskip("torch")
-    taken = []
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
-    monkeypatch.delenv("ACCELERATE_TORCH_DEVICE", raising=False)
-    for number in (1, 2, 3):
-        monkeypatch.setattr(multiprocessing, "current_process", lambda n=number: type("P", (), {"name": f"Loky-{n}"}))
-        running.take_gpu()
-        taken.append(os.environ.pop("ACCELERATE_TORCH_DEVICE"))
-    assert taken == ["cuda:0", "cuda:1", "cuda:0"]

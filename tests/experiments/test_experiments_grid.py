@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from adamix_lab.experiments.grid import Run, grid_of, name, read_grid
+from adamix_lab.baselines.making import BASELINES
+from adamix_lab.experiments.grid import Run, grid_of, read_grid, shipped_grid, tasks_in
+from adamix_lab.tasks.tasks import PAPER_TASKS
 
 GRIDS = Path(__file__).resolve().parents[2] / "data" / "grids"
 TABLE = """
@@ -26,7 +28,7 @@ def write(folder, text):
 
 def test_the_last_axis_varies_fastest_and_changes_count_everywhere(tmp_path):
     grid = read_grid(write(tmp_path, TABLE), steps=9, folder="rows")
-    assert [name(run) for run in grid.runs] == [
+    assert [str(run) for run in grid.runs] == [
         "rte, AdaMix, seed 0", "rte, without, seed 0", "rte, AdaMix, seed 1", "rte, without, seed 1",
     ]  # fmt: skip
     assert {(run.steps, run.folder, run.lr) for run in grid.runs} == {(9, "rows", 1e-3)}
@@ -36,7 +38,7 @@ def test_the_last_axis_varies_fastest_and_changes_count_everywhere(tmp_path):
 def test_rows_and_parts_in_their_order():
     parts = [{"rows": [{"seed": 3}, {"method": "lora"}]}, {"base": {"task": "mrpc"}, "axes": {"experts": [2, 8]}}]
     runs = grid_of({"base": {"task": "rte"}, "parts": parts}).runs
-    assert [name(run) for run in runs] == [
+    assert [str(run) for run in runs] == [
         "rte, AdaMix, seed 3", "rte, lora, seed 0", "mrpc, AdaMix M=2, seed 0", "mrpc, AdaMix M=8, seed 0",
     ]  # fmt: skip
     assert runs == grid_of({"rows": [vars(run) for run in runs]}).runs  # a table of Python values
@@ -93,7 +95,8 @@ def test_yaml_reads_small_rates_as_words_and_the_grid_takes_them_as_numbers():
 
 def test_the_shipped_grids_are_whole():
     grids = {path.stem: read_grid(path) for path in GRIDS.glob("*.yaml")}
-    assert grids.keys() == {"quick", "core", "budget", "full"} and len(grids["budget"].runs) == 20
+    assert grids.keys() == {"quick", "core", "budget", "full", "baselines", "table", "few-shot", "tour"}
+    assert len(grids["budget"].runs) == 20 and len(grids["tour"].runs) == 3
     assert len(grids["quick"].runs) == 12 and {run.task for run in grids["quick"].runs} == {"aspects"}
     core = grids["core"].runs
     assert len(core) == 3 * 4 * 5 and {run.max_length for run in core} == {64} and grids["core"].search
@@ -105,3 +108,28 @@ def test_the_shipped_grids_are_whole():
     assert {run.examples for run in full} == {0, 30} and {run.share for run in full} == {"up", "down", "none"}
     assert {run.compute for run in full} == {"steps", "compute"}
     assert all(isinstance(run, Run) for run in full)
+    compared = grids["baselines"].runs
+    assert {run.method for run in compared} == set(BASELINES) and len(compared) == 2 * len(BASELINES) - 1
+    assert all(run.lr == BASELINES[run.method].lr for run in compared)
+    assert {run.task for run in grids["table"].runs} == set(PAPER_TASKS) and len(grids["table"].runs) == 4 * len(
+        PAPER_TASKS
+    )
+    few = grids["few-shot"].runs
+    assert {(run.method, run.seed) for run in few} == {(m, n) for m in ("probe", "single", "adamix") for n in range(5)}
+
+
+def test_a_part_of_a_shipped_grid_with_other_settings():
+    runs = shipped_grid("table", ["rte", "cola"], ["single"], steps=7, top_blocks=None).runs
+    assert [(run.task, run.method, run.steps) for run in runs] == [("cola", "single", 7), ("rte", "single", 7)]
+    with pytest.raises(ValueError, match=r"Method 'singl' is not known.*Did you mean 'single'"):
+        shipped_grid("table", methods=["singl"])
+    with pytest.raises(ValueError, match=r"Task 'col' is not known.*Did you mean 'cola'"):
+        shipped_grid("table", ["col"])
+
+
+def test_the_tasks_of_a_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no task's folder"):
+        tasks_in(tmp_path)
+    (tmp_path / "sst2").mkdir()
+    (tmp_path / "other").mkdir()
+    assert tasks_in(tmp_path) == ["sst2"]

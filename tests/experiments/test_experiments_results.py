@@ -10,23 +10,41 @@ import pytest
 from adamix_lab.core import files
 from adamix_lab.experiments import results as stored
 from adamix_lab.experiments.grid import Run
-from adamix_lab.experiments.results import begin, check_versions, error_of, fail, finish, gather, read_table, state
-from adamix_lab.experiments.running import parquet
+from adamix_lab.experiments.results import (
+    begin,
+    fail,
+    finish,
+    finished,
+    gather,
+    parquet,
+    read_results,
+    read_table,
+    state,
+)
+from adamix_lab.tasks.tasks import data_root
 
 
 def made(run: Run, rows: int = 3, first: float = 0.0) -> dict[str, bytes]:
     """Result files as a worker would send them."""
-    common = dict.fromkeys(stored.TABLES["results"].split(), 0)
-    one = {**common, "run": run.key, "variant": run.variant, "seed": run.seed, "primary": True, "value": 0.5}
-    one |= {"strategy": "merged", "metric": "accuracy", "settings": json.dumps(run.identity())}
+    common = dict.fromkeys(stored.COLUMNS["results.parquet"].split(), 0)
+    one = {
+        **common,
+        "run": run.key,
+        "task": run.task,
+        "variant": run.variant,
+        "seed": run.seed,
+        "primary": True,
+        "value": 0.5,
+    }
+    one |= {"strategy": "merged", "metric": "accuracy", "settings": json.dumps(vars(run))}
     answers = [
         {"run": run.key, "strategy": "merged", "row": n, "label": (n + first) % 2, "prediction": 1.0,
          "probability_of_label": 0.5}
         for n in range(rows)
     ]  # fmt: skip
     curve = [{"run": run.key, "step": 1, "loss": 1.0, "task_loss": 1.0, "consistency": 0.0}]
-    tables = {"results": [one], "predictions": answers, "curves": curve}
-    return {f"{name}.parquet": parquet(table) for name, table in tables.items()}
+    tables = {"results.parquet": [one], "predictions.parquet": answers, "curves.parquet": curve}
+    return {name: parquet(name, table) for name, table in tables.items()}
 
 
 @pytest.fixture
@@ -40,43 +58,50 @@ def out(tmp_path) -> Path:
 
 def test_states(out):
     run = Run(seed=7)
-    assert state(out, run) == "waiting" and state(out, Run()) == "finished"
+    assert state(out, run) == ("waiting", "") and state(out, Run()) == ("finished", "")
     place = begin(out, run)
     (place / "work").mkdir()
-    assert state(out, run) == "under way"
+    assert state(out, run)[0] == "under way"
     fail(place, "Traceback\nValueError: too much\n")
-    assert state(out, run) == "failed" and error_of(out, run) == "ValueError: too much"
+    assert state(out, run) == ("failed", "ValueError: too much")
     finish(place, made(run))
-    assert state(out, run) == "finished" and error_of(out, run) == ""
+    assert state(out, run) == ("finished", "")
     assert not (place / "work").exists()
-    assert json.loads((out / Run().key / "finished.json").read_text())["notes"] == ["train: 2 of 9 rows were cut"]
+    assert (out / Run().key / "notes.txt").read_text() == "train: 2 of 9 rows were cut\n"
 
 
 def test_gathered_tables_are_tidy_and_a_new_name_counts(out):
     begin(out, Run(seed=1, variant="mine"))
     table = gather(out)
     assert sorted(table["variant"]) == ["AdaMix", "mine"]
-    for name, columns in stored.TABLES.items():
-        assert set(read_table(out / f"{name}.parquet", name).columns) == set(columns.split())
-    assert len(read_table(out / "predictions.parquet", "predictions")) == 6
+    for name, columns in stored.COLUMNS.items():
+        assert list(read_table(out / name).columns) == columns.split()
+    assert len(read_table(out / "predictions.parquet")) == 6
 
 
-def test_a_run_without_its_marker_is_not_finished_and_not_gathered(out):
-    run = Run(seed=2)
-    place = begin(out, run)
-    for name, data in made(run).items():
-        (place / name).write_bytes(data)  # killed before the marker
-    assert state(out, run) == "waiting" and len(gather(out)) == 2
+def test_a_run_without_its_results_is_not_finished_and_not_gathered(out, monkeypatch):
+    run, written = Run(seed=2), []
+
+    def killed(path, data):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(path)
+        path.write_bytes(data)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stored, "_write", killed)
+        finish(begin(out, run), made(run))
+    assert len(list((out / run.key).glob("*.parquet"))) == 2  # the results are written last
+    assert not finished(out, run) and len(gather(out)) == 2
 
 
 def test_half_a_file_is_damage(out):
     path = out / Run().key / "results.parquet"
     path.write_bytes(path.read_bytes()[:200])
-    assert state(out, Run()) == "damaged" and state(out, Run(seed=1)) == "finished"
-    with pytest.raises(ValueError, match=r"results.parquet is not whole.*Run the grid again; that run is made anew"):
+    with pytest.raises(ValueError, match=r"results.parquet is not a whole.*Delete it .* a run's table is made anew"):
         gather(out)
     path.unlink()
-    assert state(out, Run()) == "damaged"
+    assert not finished(out, Run()) and finished(out, Run(seed=1))
 
 
 def test_half_of_a_gathered_table_is_told_and_made_anew(out):
@@ -84,33 +109,22 @@ def test_half_of_a_gathered_table_is_told_and_made_anew(out):
     path = out / "results.parquet"
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(ValueError, match=r"results.parquet is not a whole Parquet file .*gathered anew"):
-        read_table(path, "results")
+        read_table(path)
     gather(out)
-    assert len(read_table(path, "results")) == 2
+    assert len(read_table(path)) == 2
     pd.DataFrame({"run": ["a"]}).to_parquet(path)
     with pytest.raises(ValueError, match=r"results.parquet lacks task, variant"):
-        read_table(path, "results")
+        read_table(path)
     with pytest.raises(FileNotFoundError, match="is not there"):
-        read_table(out / "none.parquet", "results")
+        read_table(out / "none.parquet")
 
 
-@pytest.mark.parametrize("file", ["settings.json", "finished.json"])
-def test_another_version_is_refused_by_name(out, file):
-    path = out / Run().key / file
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
-    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
-    with pytest.raises(ValueError, match=r"holds results of format 99: expected 1.*Give another --out"):
-        check_versions(out)
-        state(out, Run())
-    with pytest.raises(ValueError, match="format 99"):
-        gather(out)
-    assert before == {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
-
-
-def test_a_marker_that_is_no_json_is_named(out):
-    (out / Run().key / "finished.json").write_text("{")
-    with pytest.raises(ValueError, match=r"finished.json is not JSON.*delete the folder"):
-        state(out, Run())
+def test_results_of_an_earlier_version_are_read():
+    """The shipped grids: their runs had keys of another kind."""
+    for name, runs in (("core", 60), ("budget", 20)):
+        results = read_results(data_root() / "results" / name)
+        assert results.table["run"].nunique() == runs and results.notes == ()
+        assert len(results.predictions) and len(results.curves)
 
 
 def test_nothing_finished_is_said(tmp_path):
@@ -140,16 +154,30 @@ def test_a_full_disk_loses_nothing_that_was_finished(out, monkeypatch):
         patch.setattr(files, "_write_bytes", full)
         with pytest.raises(OSError, match=r"No space left on device.*Free some space"):
             finish(place, data)
-    assert state(out, run) == "waiting" and not list(place.glob("*.parquet"))
+    assert not finished(out, run) and not list(place.glob("*.parquet"))
     with monkeypatch.context() as patch:
         patch.setattr(pd.DataFrame, "to_parquet", lambda self, path, **_: full(path, b"half a table"))
         with pytest.raises(OSError, match="No space left on device"):
             gather(out)
     assert all(path.read_bytes() == data for path, data in before.items())
     finish(place, data)
-    assert state(out, run) == "finished" and len(gather(out)) == 3
+    assert finished(out, run) and len(gather(out)) == 3
 
 
 def test_a_file_name_that_leaves_the_folder_is_refused(out):
     with pytest.raises(ValueError, match="leaves its folder"):
         finish(out / Run().key, {"../x": b""})
+
+
+def test_the_summary_has_a_table_a_task_and_one_of_all(out):
+    results = gather(out)
+    text = stored.summary(results, ["AdaMix"])
+    assert "accuracy x 100 (%)" in text and "50.0 ± 0.0" in text and "all tasks" not in text
+    other = results.assign(task="rte", metric="accuracy", seed=0, value=0.75)
+    text = stored.summary(pd.concat([results, other.iloc[:1]]), ["AdaMix"])
+    assert text.splitlines()[-1].split() == ["rte", "accuracy", "75.0"]
+
+
+def test_a_text_table_lines_up():
+    lines = stored.text_table([{"name": "a", "value": "1"}, {"name": "long", "value": "100.0"}]).splitlines()
+    assert lines == ["name  value", "-" * 11, "a         1", "long  100.0"]

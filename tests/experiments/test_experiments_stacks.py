@@ -1,8 +1,6 @@
 """Runs that train as one program: who belongs together, the same numbers as alone, going on after a kill."""
 
 import io
-import json
-from dataclasses import replace
 
 import close
 import pandas as pd
@@ -11,12 +9,12 @@ import tiny_grid
 from tiny_task import one_thread  # noqa: F401
 
 from adamix_lab.core.files import read_tensors
-from adamix_lab.experiments import ablation, batched, running
-from adamix_lab.experiments.ablation import Engine, ablate
-from adamix_lab.experiments.batched import SETS, begin_set, name_of, perform_set, sets_of, why_alone
+from adamix_lab.experiments import performing, running
+from adamix_lab.experiments.ablation import ablate
 from adamix_lab.experiments.grid import Run, grid_of
-from adamix_lab.experiments.results import begin, gather, place_of, state
-from adamix_lab.experiments.running import Job
+from adamix_lab.experiments.performing import Engine, Job, jobs_of, perform, stacking_obstacle, stacks_of
+from adamix_lab.experiments.results import begin, finish, finished, gather
+from adamix_lab.experiments.running import Terms
 
 ADAMIX = {
     "AdaMix": {}, "no consistency": {"consistency": 0}, "gentle": {"lr": 1e-3},
@@ -29,8 +27,10 @@ def base(tmp_path_factory):
     return {**tiny_grid.make(tmp_path_factory.mktemp("tiny")), "dropout": 0.0}
 
 
-def jobs(out, runs, **more):
-    return [Job(run, str(begin(out, run)), **more) for run in runs]
+def outcomes_of(runs, out, **terms):
+    for run in runs:
+        begin(out, run)
+    return perform(Job(tuple(runs), str(out), Terms(**terms)))[1]
 
 
 def variants(base, **changes):
@@ -43,36 +43,43 @@ def variants(base, **changes):
 def test_runs_of_equal_shape_are_together_whatever_their_seed_rate_and_consistency():
     axes = {"seed": [0, 1], "variant": {**ADAMIX, "M=2": {"experts": 2}, "full": {"method": "full"}}}
     runs = grid_of({"base": {"top_blocks": None}, "axes": axes}).runs
-    found = [[(run.variant, run.seed) for run in own] for own in sets_of(runs, 8)]
+    found = [[(run.variant, run.seed) for run in own] for own in stacks_of(runs, 8)]
     together = [(name, seed) for seed in (0, 1) for name in ADAMIX]
     assert found == [together, [("M=2", 0), ("M=2", 1)], [("full", 0)], [("full", 1)]]
-    assert [len(own) for own in sets_of(runs, 3)] == [3, 3, 2, 1, 2, 1]  # in the order of first members
-    assert all(len(own) == 1 for own in sets_of(runs, 1))
+    assert [len(own) for own in stacks_of(runs, 3)] == [3, 3, 2, 1, 2, 1]  # in the order of first members
+    assert all(len(own) == 1 for own in stacks_of(runs, 1))
 
 
 def test_other_tasks_steps_sizes_and_sharing_are_other_sets():
     changes = [{}, {"steps": 7}, {"size": 8}, {"share": "none"}, {"batch_size": 8}, {"task": "rte"}, {"dropout": 0.0}]
-    assert [len(own) for own in sets_of([Run(**each) for each in changes], 9)] == [1] * len(changes)
+    assert [len(own) for own in stacks_of([Run(**each) for each in changes], 9)] == [1] * len(changes)
     equal = [Run(compute="compute", **each) for each in ({}, {"seed": 1}, {"consistency": 0})]
-    assert [len(own) for own in sets_of(equal, 9)] == [2, 1]  # one view takes more steps for the same operations
+    assert [len(own) for own in stacks_of(equal, 9)] == [2, 1]  # one view takes more steps for the same operations
 
 
 def test_what_cannot_is_said():
-    assert "model itself" in why_alone(Run(method="full")) and "model itself" in why_alone(Run(method="lora"))
-    assert "apart" in why_alone(Run(method="apart-soup")) and "token" in why_alone(Run(routing="token"))
-    assert not why_alone(Run()) and not why_alone(Run(method="single"))
+    assert "model itself" in stacking_obstacle(Run(method="full")) and "model itself" in stacking_obstacle(
+        Run(method="lora")
+    )
+    assert "apart" in stacking_obstacle(Run(method="apart-soup")) and "token" in stacking_obstacle(Run(routing="token"))
+    assert not stacking_obstacle(Run()) and not stacking_obstacle(Run(method="single"))
 
 
-def test_sets_that_were_begun_stay_together():
+def test_a_stack_that_was_under_way_stays_together(tmp_path):
     runs = [Run(seed=seed) for seed in range(5)]
-    begun = [[runs[1].key, runs[3].key]]
-    assert sets_of(runs, 3, begun) == [(runs[0], runs[2], runs[4]), (runs[1], runs[3])]
+    (whole,) = jobs_of(runs, tmp_path, 5, Terms())
+    assert whole.runs == tuple(runs)
+    finish(begin(tmp_path, runs[0]), {"results.parquet": b""})
+    assert [job.runs for job in jobs_of(runs, tmp_path, 5, Terms())] == [tuple(runs[1:])]
+    (tmp_path / whole.name / "work").mkdir(parents=True)
+    assert jobs_of(runs, tmp_path, 5, Terms()) == [whole]
+    assert [len(job.runs) for job in jobs_of(runs, tmp_path, 1, Terms(), {runs[1].key})] == [1, 1, 1]
 
 
 def test_a_dropout_that_is_no_share_is_named():
     with pytest.raises(ValueError, match="dropout = 1"):
         Run(dropout=1)
-    assert Run(dropout=0).key != Run().key and "dropout" not in Run().identity()
+    assert Run(dropout=0).key != Run().key
 
 
 # -- performing ---------------------------------------------------------------------------------------------
@@ -80,9 +87,9 @@ def test_a_dropout_that_is_no_share_is_named():
 
 def test_with_dropout_off_each_run_equals_the_run_alone(base, tmp_path):
     runs = variants(base, steps=12, lr=4e-4)
-    together = perform_set(jobs(tmp_path / "together", runs))
+    together = outcomes_of(runs, tmp_path / "together")
     for run, found in zip(runs, together, strict=True):
-        alone = running.perform(Job(run, str(begin(tmp_path / "alone", run))))
+        (alone,) = outcomes_of([run], tmp_path / "alone")
         assert not found.error and not alone.error and found.files.keys() == alone.files.keys()
         mine, other = (pd.read_parquet(io.BytesIO(each.files["results.parquet"])) for each in (found, alone))
         same = ["strategy", "metric", "steps", "operations", "trained", "stored", "inference", "settings"]
@@ -103,8 +110,8 @@ def test_with_dropout_off_each_run_equals_the_run_alone(base, tmp_path):
 
 def test_few_examples_are_each_runs_own(base, tmp_path):
     runs = [tiny_grid.run(base, examples=9, seed=seed, steps=6, lr=4e-4) for seed in (0, 1)]
-    for run, found in zip(runs, perform_set(jobs(tmp_path / "together", runs)), strict=True):
-        alone = running.perform(Job(run, str(begin(tmp_path / "alone", run))))
+    for run, found in zip(runs, outcomes_of(runs, tmp_path / "together"), strict=True):
+        (alone,) = outcomes_of([run], tmp_path / "alone")
         losses = [pd.read_parquet(io.BytesIO(each.files["curves.parquet"]))["loss"] for each in (found, alone)]
         close.assert_close(losses[0].tolist(), losses[1].tolist(), close.TRAINED)
 
@@ -114,7 +121,7 @@ def test_a_grid_together_gives_the_table_of_one_by_one(base, tmp_path):
     lines: list[str] = []
     one, _ = ablate(grid_of(table), tmp_path / "one", Engine(threads=1), lines.append)
     together, failed = ablate(grid_of(table), tmp_path / "sets", Engine(threads=1, together=4), lines.append)
-    assert not failed and not list((tmp_path / "sets" / SETS).iterdir())
+    assert not failed and not list((tmp_path / "sets").glob("stack-*"))
     mine, other = tiny_grid.measured(together), tiny_grid.measured(one)
     close.assert_close(mine["value"].tolist(), other["value"].tolist(), close.TRAINED)
     pd.testing.assert_frame_equal(mine.drop(columns="value"), other.drop(columns="value"))
@@ -124,12 +131,12 @@ def test_a_grid_together_gives_the_table_of_one_by_one(base, tmp_path):
 def test_a_set_that_was_stopped_goes_on_as_the_same_set(base, tmp_path, monkeypatch, dropout):
     monkeypatch.setattr(running, "EVERY", 5)
     runs = variants(base, steps=12, lr=4e-4, dropout=dropout)
-    whole = perform_set(jobs(tmp_path / "whole", runs))
-    stopped = perform_set(jobs(tmp_path / "cut", runs, deadline=1.0))
+    whole = outcomes_of(runs, tmp_path / "whole")
+    stopped = outcomes_of(runs, tmp_path / "cut", deadline=1.0)
     assert all(not outcome.files and not outcome.error for outcome in stopped)
-    folder = tmp_path / "cut" / SETS / name_of([run.key for run in runs])
-    assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-00000005.safetensors"]
-    resumed = perform_set(jobs(tmp_path / "cut", runs))
+    kept = [path.name for path in tmp_path.glob("cut/stack-*/work/checkpoint-*")]
+    assert kept == ["checkpoint-00000005.safetensors"]
+    resumed = outcomes_of(runs, tmp_path / "cut")
     for one, two in zip(whole, resumed, strict=True):
         tables = [pd.read_parquet(io.BytesIO(each.files["predictions.parquet"])) for each in (one, two)]
         pd.testing.assert_frame_equal(*tables)
@@ -140,7 +147,7 @@ def test_a_driver_killed_while_it_stores_goes_on_with_the_same_set(base, tmp_pat
     """Under dropout a set of other members would give other numbers."""
     table = {"base": {**base, "dropout": 0.1}, "axes": {"seed": [0, 1, 2]}}
     whole, _ = ablate(grid_of(table), tmp_path / "whole", Engine(threads=1, together=3), print)
-    finish, stored = ablation.finish, []
+    finish, stored = performing.finish, []
 
     def killed(place, files, notes=()):
         if stored:
@@ -148,26 +155,28 @@ def test_a_driver_killed_while_it_stores_goes_on_with_the_same_set(base, tmp_pat
         stored.append(place)
         finish(place, files, notes)
 
-    monkeypatch.setattr(ablation, "finish", killed)
+    monkeypatch.setattr(performing, "finish", killed)
     with pytest.raises(KeyboardInterrupt):
         ablate(grid_of(table), tmp_path / "cut", Engine(threads=1, together=3), print)
-    monkeypatch.setattr(ablation, "finish", finish)
+    monkeypatch.setattr(performing, "finish", finish)
     again, _ = ablate(grid_of(table), tmp_path / "cut", Engine(threads=1, together=3), print)
     pd.testing.assert_frame_equal(tiny_grid.measured(again), tiny_grid.measured(whole))
-    assert not list((tmp_path / "cut" / SETS).iterdir())
+    assert not list(tmp_path.glob("cut/stack-*"))
 
 
 def test_a_run_that_diverges_fails_and_the_others_stay(base, tmp_path):
     runs = [tiny_grid.run(base, seed=0, lr=1e30), tiny_grid.run(base, seed=1)]
-    broken, sound = perform_set(jobs(tmp_path, runs))
+    broken, sound = outcomes_of(runs, tmp_path)
     assert "lower lr" in broken.error and not broken.files
     assert not sound.error and sound.files
 
 
 def test_a_set_that_fails_is_performed_run_by_run(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(batched, "train_batched", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("out of memory")))
+    monkeypatch.setattr(
+        performing, "train_batched", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("out of memory"))
+    )
     runs = variants(base)[:2]
-    for outcome in perform_set(jobs(tmp_path, runs)):
+    for outcome in outcomes_of(runs, tmp_path):
         assert outcome.files and any("out of memory" in note for note in outcome.notes)
 
 
@@ -175,31 +184,21 @@ def test_a_full_disk_is_nobodys_error(base, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(batched, "train_batched", full)
+    monkeypatch.setattr(performing, "train_batched", full)
     with pytest.raises(OSError, match="No space"):
-        perform_set(jobs(tmp_path, variants(base)[:2]))
-
-
-def test_half_a_list_of_members_is_forgotten(base, tmp_path):
-    runs = variants(base)[:2]
-    keys = [run.key for run in runs]
-    begin_set(tmp_path, keys)
-    (tmp_path / SETS / name_of(keys) / "members.json").write_text('["abc', encoding="utf-8")
-    assert batched.begun_sets(tmp_path) == [] and not (tmp_path / SETS / name_of(keys)).is_dir()
+        outcomes_of(variants(base)[:2], tmp_path)
 
 
 def test_the_set_stays_where_a_worker_sees_no_disk(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(batched.tempfile, "gettempdir", lambda: str(tmp_path / "own"))
-    runs = variants(base)[:2]
-    made = [replace(job, place=job.place + "-elsewhere") for job in jobs(tmp_path, runs)]
-    assert all(outcome.files for outcome in perform_set(made))
+    monkeypatch.setattr(performing.tempfile, "gettempdir", lambda: str(tmp_path / "own"))
+    _, outcomes = perform(Job(tuple(variants(base)[:2]), str(tmp_path / "not seen"), Terms()))
+    assert all(outcome.files for outcome in outcomes)
     assert not list((tmp_path / "own").iterdir())  # cleaned up
 
 
 def test_gathered_results_say_nothing_of_sets(base, tmp_path):
     runs = variants(base)[:2]
-    ablation.perform_all(runs, tmp_path, Engine(threads=1, together=2), None, print)
-    assert all(state(tmp_path, run) == "finished" for run in runs)
+    performing.perform_all(runs, tmp_path, Engine(threads=1, together=2), None, print)
+    assert all(finished(tmp_path, run) for run in runs)
     assert set(gather(tmp_path)["run"]) == {run.key for run in runs}
-    marker = json.loads((place_of(tmp_path, runs[0]) / "finished.json").read_text(encoding="utf-8"))
-    assert any("one program" in note for note in marker["notes"])
+    assert "one program" in (tmp_path / runs[0].key / "notes.txt").read_text(encoding="utf-8")

@@ -1,0 +1,115 @@
+"""The commands that are thin names over shipped grids: baselines, table, few-shot; on a tiny backbone."""
+
+import json
+
+import pandas as pd
+import pytest
+import tiny
+import tiny_grid
+import tiny_task
+from tiny_task import one_thread  # noqa: F401
+from typer.testing import CliRunner
+
+from adamix_lab.baselines.making import BASELINES
+from adamix_lab.cli.main import app
+from adamix_lab.experiments.ablation import ablate
+from adamix_lab.experiments.grid import shipped_grid
+from adamix_lab.experiments.performing import Engine
+
+QUIET = Engine(threads=1)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return tiny_grid.make(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tiny.bert(num_labels=2).save_pretrained(folder)
+    tiny_task.tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    sentences = [row["sentence"] for row in tiny_task.task().train]
+    tables = {
+        "cola": [{"sentence": s, "label": n % 2} for n, s in enumerate(sentences)],
+        "stsb": [{"sentence1": s, "sentence2": "w1", "label": (n % 11) / 2} for n, s in enumerate(sentences)],
+        "mnli": [{"premise": s, "hypothesis": "", "label": n % 3} for n, s in enumerate(sentences)],
+    }
+    for name, rows in tables.items():
+        (folder / name).mkdir()
+        parts = {"train": rows[:60], "validation": rows[60:]}
+        if name == "mnli":
+            parts["validation_mismatched"] = rows[50:80]
+        for part, some in parts.items():
+            (folder / name / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    return folder
+
+
+def command(*arguments):
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.output + str(done.exception)
+    return done.output
+
+
+def test_baselines_at_both_budgets(base, tmp_path):
+    methods = ["adamix", "single", "full", "apart-soup"]
+    settings = {"task": base["task"], "backbone": base["backbone"], "steps": 8, "batch_size": 8, "experts": 3}
+    grid = shipped_grid("baselines", methods=methods, **settings)
+    lines: list[str] = []
+    results, failed = ablate(type(grid)(grid.runs), tmp_path, QUIET, lines.append)
+    assert failed == 0 and set(results["method"]) == set(methods)
+    by = results.drop_duplicates("run").set_index(["method", "compute"])
+    subject = by.loc[("adamix", "steps"), "operations"]
+    assert by.loc[("single", "steps"), "steps"] == 8 < by.loc[("single", "compute"), "steps"]
+    for name in ("single", "full"):
+        step = by.loc[(name, "steps"), "operations"] / 8
+        assert abs(by.loc[(name, "compute"), "operations"] - subject * 4 / 3) < subject  # of AdaMix with M = 4
+        assert by.loc[(name, "compute"), "operations"] % step == 0
+    assert by.loc[("full", "steps"), "operations"] > by.loc[("single", "steps"), "operations"]  # the weights', too
+    assert by.loc[("apart-soup", "steps"), "steps"] == 24 > by.loc[("apart-soup", "compute"), "steps"]
+    assert by.loc[("apart-soup", "steps"), "trained"] == 3 * by.loc[("single", "steps"), "trained"]
+    assert (by["inference"] > 0).all() and "equal compute: accuracy" in lines[-1] and "ensemble of them" in lines[-1]
+
+
+def test_the_command_for_baselines_searches_on_training_rows(base, tmp_path):
+    options = ["--task", base["task"], "--model", base["backbone"], "--steps", 8, "--size", 4, "--out", tmp_path]
+    said = command("baselines", *options, "--only", "head", "--only", "single")
+    assert "Rates are chosen" in said and "single r=4" in said and "4 of 4 runs are finished" in said
+    record = json.loads((tmp_path / "search.json").read_text())
+    assert record["steps"] == 2 and [row["variant"] for row in record["chosen"]] == ["head", "single r=4"]
+    rates = [float(rate) for rate in record["chosen"][0]["tried"]]
+    assert rates == pytest.approx([BASELINES["head"].lr * factor for factor in (1 / 3, 1, 3)])
+    assert "4 of 4 runs are finished" in command("baselines", *options, "--only", "head", "--only", "single")
+    said = command("baselines", *options, "--only", "head", "--no-search")
+    assert "Rates" not in said and "2 of 2 runs are finished" in said
+
+
+def test_the_table_of_tasks_by_methods(data, backbone, tmp_path):
+    options = "--steps 3 --max-length 6 --top-blocks 1 --rows 40 --evaluation-rows 20".split()
+    said = command("table", "--folder", data, "--model", backbone, *options, "--out", tmp_path)
+    results = pd.read_parquet(tmp_path / "results.parquet")
+    tasks, methods = {"cola", "stsb", "mnli"}, {"probe", "lora", "single", "adamix"}
+    assert set(zip(results["task"], results["method"], strict=True)) == {(t, m) for t in tasks for m in methods}
+    assert {"matthews", "pearson", "spearman", "accuracy", "accuracy, mismatched"} < set(results["metric"])
+    assert (results["trained"] >= results["stored"]).all() and (results["stored"] > 0).all()
+    last = said[said.index("all tasks") :].splitlines()
+    assert last[1].split()[:2] == ["task", "metric"] and "linear probe" in last[1]
+    assert any(line.startswith("mnli  accuracy, mismatched") for line in last)
+    notes = {path.read_text() for path in tmp_path.glob("*/notes.txt")}
+    assert any("longer than max_length = 6 tokens" in note for note in notes)
+
+
+def test_few_shot_runs_over_seeds(data, backbone, tmp_path):
+    options = ["--task", "cola", "--folder", data, "--model", backbone, "--seeds", 3, "--epochs", 4, "--out", tmp_path]
+    said = command("few-shot", *options, "--method", "adamix", "--top-blocks", 1)
+    results = pd.read_parquet(tmp_path / "results.parquet")
+    assert set(results["seed"]) == {0, 1, 2} and set(results["examples"]) == {30} and set(results["steps"]) == {8}
+    assert "cola, 30 examples: matthews x 100" in said and "±" in said
+    said = command("few-shot", *options, "--method", "probe", "--per-class", 4)
+    assert "cola, 8 examples" in said
