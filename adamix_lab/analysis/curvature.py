@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from adamix_lab.analysis.landscape import counted, mixture_place, refuse_batches, targets
-from adamix_lab.analysis.points import Point, anchored, point_of
-from adamix_lab.analysis.stacked import above_prefix, logits_at
+from adamix_lab.analysis.points import Point, above_prefix, anchored, logits_at, point_of
 from adamix_lab.core.errors import positive
 from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.objective import predicts_next

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.analysis.arrays import Landscape, empty_landscape, read_landscape, save_landscape
-from adamix_lab.analysis.points import Point, Points, point_of
-from adamix_lab.analysis.stacked import above_prefix, logits_at
+from adamix_lab.analysis.points import Point, Points, above_prefix, logits_at, point_of
 from adamix_lab.core.errors import positive
 from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.objective import IGNORED, predicts_next

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamix_lab.analysis.stacked import inputs_of
+from adamix_lab.analysis.points import inputs_of
 from adamix_lab.core.mixture import MixtureLayer
 from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.views import Batch

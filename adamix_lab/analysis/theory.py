@@ -21,8 +21,7 @@ from torch import Tensor
 
 from adamix_lab.analysis.curvature import eager_attention
 from adamix_lab.analysis.landscape import mixture_place, refuse_batches, refuse_points
-from adamix_lab.analysis.points import Point, anchored, point_of
-from adamix_lab.analysis.stacked import above_prefix, logits_at
+from adamix_lab.analysis.points import Point, above_prefix, anchored, logits_at, point_of
 from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.routing import RouteSpace
 from adamix_lab.core.views import Batch

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.analysis.stacked import with_heads
+from adamix_lab.analysis.points import with_heads
 from adamix_lab.core.mixture import checkpoints_gradients
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import Losses, Objective, reads_labels

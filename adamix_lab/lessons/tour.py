@@ -12,7 +12,7 @@ from torch import Tensor
 
 from adamix_lab.analysis.kinds import task_batches
 from adamix_lab.analysis.plots import STYLES, Picture, new_figure
-from adamix_lab.analysis.stacked import above_prefix, inputs_of
+from adamix_lab.analysis.points import above_prefix, inputs_of
 from adamix_lab.analysis.statistics import wilson
 from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.fast.blocks import cut_last_block

@@ -21,8 +21,7 @@ import torch
 from torch import Tensor
 
 from adamix_lab.analysis.kinds import experts_of
-from adamix_lab.analysis.points import Point, anchored, dot, filter_normalised, simplex
-from adamix_lab.analysis.stacked import above_prefix, logits_at
+from adamix_lab.analysis.points import Point, above_prefix, anchored, dot, filter_normalised, logits_at, simplex
 from adamix_lab.core.files import write_tensors
 from adamix_lab.core.model import MixtureModel, evaluating, trained_tensors
 from adamix_lab.core.objective import Consistency

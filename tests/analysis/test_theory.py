@@ -9,8 +9,7 @@ import torch.nn.functional as F
 
 from adamix_lab.analysis import theory as t
 from adamix_lab.analysis.curvature import eager_attention
-from adamix_lab.analysis.points import anchored, point_of
-from adamix_lab.analysis.stacked import logits_at
+from adamix_lab.analysis.points import anchored, logits_at, point_of
 from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.model import evaluating
 
