@@ -7,11 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from adamix_lab.analysis.curvature import curvature
 from adamix_lab.analysis.kinds import task_batches
 from adamix_lab.analysis.points import Point, point_of
-from adamix_lab.analysis.similarity import expert_similarity
-from adamix_lab.analysis.theory import Gap, barycentre, pulled, two_points
+from adamix_lab.analysis.theory import Gap, barycentre, curvature, expert_similarity, pulled, two_points
 from adamix_lab.core.merging import merge_gap
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from adamix_lab.analysis.arrays import METRICS, Landscape
 from adamix_lab.analysis.estimates import Study, Tables, empty_tables, study_set
 from adamix_lab.analysis.kinds import KINDS, look_at_all
+from adamix_lab.analysis.landscape import METRICS, Landscape
 from adamix_lab.analysis.pictures_landscapes import draw, draw_curvature, draw_gaps, draw_scales, draw_stages
 from adamix_lab.analysis.plots import Picture, save_figure
 from adamix_lab.core.errors import one_of

@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from adamix_lab.analysis.arrays import Landscape
-from adamix_lab.analysis.landscape import evaluate_points
+from adamix_lab.analysis.landscape import Landscape, evaluate_points
 from adamix_lab.analysis.points import Point, Points, line, plane, point_of, random_plane, simplex, square
 from adamix_lab.core.errors import one_of, unknown
 from adamix_lab.core.model import MixtureModel

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from adamix_lab.analysis.arrays import Landscape
+from adamix_lab.analysis.landscape import Landscape
 from adamix_lab.analysis.plots import STYLES, Picture
 
 if TYPE_CHECKING:

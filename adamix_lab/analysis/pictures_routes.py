@@ -28,7 +28,7 @@ def panels(count: int, width: float, height: float, rows: int = 1) -> tuple[Any,
 def strategies(table: DataFrame) -> Picture:
     """Violins of the random strategies and of ensembles of K routes, with the merge, experts and exact marginal.
 
-    table: of `draws.strategy_table`. Ensembles are those that average logits.
+    table: of `calibration.strategy_table`. Ensembles are those that average logits.
     """
     figure, axes = panels(2, 11, 4.6)
     told = [_violins(table, measure, ax) for measure, ax in zip(MEASURES, axes, strict=True)]

@@ -43,7 +43,7 @@ def reliability(table: DataFrame) -> Picture:
 def risk_coverage(table: DataFrame) -> Picture:
     """The share of wrong answers among the surest rows, a line a method.
 
-    table: `selective.risk_coverage`'s columns and `method`.
+    table: `calibration.risk_coverage`'s columns and `method`.
     """
     figure, ax = panels(1, 6, 4.4)
     told = []
@@ -62,7 +62,7 @@ def risk_coverage(table: DataFrame) -> Picture:
 def sources(table: DataFrame) -> Picture:
     """Predictive entropy split into expected entropy and mutual information, a bar a method.
 
-    table: of `comparison.compare_uncertainty`.
+    table: of `calibration.compare_uncertainty`.
     """
     figure, ax = panels(1, 7, 0.5 * len(table) + 1.6)
     names = list(table["method"])[::-1]

@@ -13,23 +13,31 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from adamix_lab.analysis.calibration import reliability
-from adamix_lab.analysis.comparison import Method, compare_uncertainty
-from adamix_lab.analysis.draws import fixed_experts, strategy_table, summary
+from adamix_lab.analysis.calibration import (
+    Method,
+    compare_uncertainty,
+    fixed_experts,
+    reliability,
+    risk_coverage,
+    strategy_table,
+    summary,
+)
 from adamix_lab.analysis.plots import Picture, save_figure
-from adamix_lab.analysis.posterior import convergence, marginal, uncertainty, worth
-from adamix_lab.analysis.samples import (
+from adamix_lab.analysis.posterior import (
     FixedBatches,
     Samples,
+    convergence,
     drawn_routes,
     dropout_samples,
     every_route,
     fix_batches,
+    marginal,
     member_samples,
     merged_sample,
     token_samples,
+    uncertainty,
+    worth,
 )
-from adamix_lab.analysis.selective import risk_coverage
 from adamix_lab.core.errors import positive
 from adamix_lab.core.files import write_atomically, write_text
 from adamix_lab.core.model import MixtureModel

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from adamix_lab.analysis.samples import every_route, fix_batches, merged_sample
+from adamix_lab.analysis.posterior import every_route, fix_batches, merged_sample
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.files import read_tensors, write_tensors
 from adamix_lab.core.model import MixtureModel

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from adamix_lab.analysis.arrays import Landscape, read_landscape
 from adamix_lab.analysis.kinds import look_at
+from adamix_lab.analysis.landscape import Landscape, read_landscape
 from adamix_lab.analysis.pictures_landscapes import draw, draw_curvature, style_of
 from adamix_lab.analysis.plots import Picture, new_figure
-from adamix_lab.analysis.similarity import expert_similarity
 from adamix_lab.analysis.statistics import format_interval
+from adamix_lab.analysis.theory import expert_similarity
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.files import read_tensors
 from adamix_lab.core.views import Batch

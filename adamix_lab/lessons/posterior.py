@@ -14,11 +14,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from adamix_lab.analysis.calibration import adaptive_ece, ece
+from adamix_lab.analysis.calibration import adaptive_ece, ece, risk_coverage
 from adamix_lab.analysis.plots import STYLES, Picture, new_figure
-from adamix_lab.analysis.posterior import convergence, distance, entropy, marginal, uncertainty, worth
-from adamix_lab.analysis.samples import Samples, every_route, fix_batches, merged_sample
-from adamix_lab.analysis.selective import risk_coverage
+from adamix_lab.analysis.posterior import (
+    Samples,
+    convergence,
+    distance,
+    entropy,
+    every_route,
+    fix_batches,
+    marginal,
+    merged_sample,
+    uncertainty,
+    worth,
+)
 from adamix_lab.core.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.core.routing import generator_for
 from adamix_lab.lessons.answers import Answers

@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 
 from adamix_lab import load_task, load_twin
-from adamix_lab.analysis.curvature import AdapterLoss
+from adamix_lab.analysis.theory import AdapterLoss
 from adamix_lab.analysis.kinds import task_batches
 from adamix_lab.lessons.checks.landscape import check_barrier, check_plane
 from adamix_lab.lessons.checks.telling import attempt
@@ -185,7 +185,7 @@ attempt(check_plane, coordinates)
 # ## Where the library has it
 #
 # `adamix_lab/analysis/points.py` makes lines, planes and simplices; `landscape.py` beside it evaluates them, many
-# points a pass; `arrays.py` has `barrier`. `adamix-lab landscape` does all of it.
+# points a pass, and has `barrier`. `adamix-lab landscape` does all of it.
 #
 # ## You can now
 #

@@ -3,10 +3,8 @@
 import pytest
 import torch
 
-from adamix_lab.analysis.calibration import fit_temperature, nll, scores, tempered
-from adamix_lab.analysis.comparison import Method, compare_uncertainty
-from adamix_lab.analysis.posterior import marginal
-from adamix_lab.analysis.samples import Samples
+from adamix_lab.analysis.calibration import Method, compare_uncertainty, fit_temperature, nll, scores, tempered
+from adamix_lab.analysis.posterior import Samples, marginal
 from adamix_lab.core.routing import generator_for
 
 

@@ -6,7 +6,7 @@ import tiny
 import tiny_task
 import torch
 
-from adamix_lab.analysis import curvature as c
+from adamix_lab.analysis import theory as c
 from adamix_lab.analysis.points import point_of
 from adamix_lab.core.adaptations import IA3, Bottleneck, LoRA
 

@@ -5,10 +5,8 @@ import tiny
 import tiny_task
 import torch
 
-from adamix_lab.analysis.calibration import scores
-from adamix_lab.analysis.draws import compare_strategies, fixed_experts, strategy_table, summary
-from adamix_lab.analysis.posterior import marginal
-from adamix_lab.analysis.samples import every_route, fix_batches, merged_sample, token_samples
+from adamix_lab.analysis.calibration import compare_strategies, fixed_experts, scores, strategy_table, summary
+from adamix_lab.analysis.posterior import every_route, fix_batches, marginal, merged_sample, token_samples
 from adamix_lab.training.evaluation import evaluate
 
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
@@ -60,7 +58,7 @@ def test_what_shares_a_route(mixture):
     every = every_route(fixed)
     # answers that name the route: sample s puts all of its mass on class s of 27
     named = torch.full((len(fixed), 27, 27), -50.0) + 100 * torch.eye(27)
-    from adamix_lab.analysis.draws import _scopes
+    from adamix_lab.analysis.calibration import _scopes
     from adamix_lab.core.routing import generator_for
 
     groups = {name: draw(named, generator_for(0)).argmax(-1) for name, draw in _scopes(fixed).items()}

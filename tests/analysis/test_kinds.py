@@ -7,9 +7,9 @@ import pytest
 import tiny_task
 
 from adamix_lab.analysis import gallery, kinds
-from adamix_lab.analysis.arrays import read_landscape
 from adamix_lab.analysis.estimates import Study, gaps_of_pairs
 from adamix_lab.analysis.gallery import write_landscapes
+from adamix_lab.analysis.landscape import read_landscape
 from adamix_lab.analysis.points import point_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")

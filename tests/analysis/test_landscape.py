@@ -10,7 +10,7 @@ import torch
 
 from adamix_lab.analysis import landscape as ls
 from adamix_lab.analysis import points as p
-from adamix_lab.analysis.arrays import read_landscape, save_landscape
+from adamix_lab.analysis.landscape import read_landscape, save_landscape
 from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.merging import merge
 from adamix_lab.core.model import load_trained

@@ -7,10 +7,10 @@ import torch
 from adamix_lab.analysis import pictures_routes as routes
 from adamix_lab.analysis import pictures_uncertainty as uncertainty
 from adamix_lab.analysis.calibration import reliability as bins
+from adamix_lab.analysis.calibration import risk_coverage as curve
 from adamix_lab.analysis.plots import STYLES, Picture
+from adamix_lab.analysis.posterior import Samples
 from adamix_lab.analysis.posterior import convergence as converge
-from adamix_lab.analysis.samples import Samples
-from adamix_lab.analysis.selective import risk_coverage as curve
 from adamix_lab.core.routing import generator_for
 
 

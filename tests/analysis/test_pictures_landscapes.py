@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from adamix_lab.analysis import pictures_landscapes as draw
-from adamix_lab.analysis.arrays import METRICS, empty_landscape
+from adamix_lab.analysis.landscape import METRICS, empty_landscape
 from adamix_lab.analysis.plots import save_figure
 from adamix_lab.analysis.points import line, plane, random_plane, simplex, square, tetrahedron_slice
 

@@ -8,8 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adamix_lab.analysis.posterior import convergence, distance, entropy, marginal, uncertainty, worth
-from adamix_lab.analysis.samples import Samples
+from adamix_lab.analysis.posterior import Samples, convergence, distance, entropy, marginal, uncertainty, worth
 from adamix_lab.core.routing import generator_for
 
 

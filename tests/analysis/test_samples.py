@@ -6,7 +6,7 @@ import tiny
 import tiny_task
 import torch
 
-from adamix_lab.analysis.samples import (
+from adamix_lab.analysis.posterior import (
     drawn_routes,
     dropout_samples,
     every_route,

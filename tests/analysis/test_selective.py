@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from adamix_lab.analysis.selective import aurc, auroc, risk_coverage
+from adamix_lab.analysis.calibration import aurc, auroc, risk_coverage
 from adamix_lab.core.routing import generator_for
 
 

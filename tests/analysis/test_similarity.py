@@ -7,7 +7,7 @@ import pytest
 import tiny
 import torch
 
-from adamix_lab.analysis import similarity as s
+from adamix_lab.analysis import theory as s
 from adamix_lab.core.adaptations import IA3, Bottleneck, LoRA
 
 

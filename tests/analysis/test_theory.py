@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from adamix_lab.analysis import theory as t
-from adamix_lab.analysis.curvature import eager_attention
 from adamix_lab.analysis.points import anchored, logits_at, point_of
+from adamix_lab.analysis.theory import eager_attention
 from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.model import evaluating
 

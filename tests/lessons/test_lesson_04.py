@@ -13,8 +13,8 @@ from tiny_task import one_thread  # noqa: F401
 
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
-from adamix_lab.analysis.samples import every_route, fix_batches, merged_sample
-from adamix_lab.analysis.selective import auroc
+from adamix_lab.analysis.calibration import auroc
+from adamix_lab.analysis.posterior import every_route, fix_batches, merged_sample
 from adamix_lab.core.model import load_trained, trained_tensors
 from adamix_lab.lessons import posterior
 from adamix_lab.lessons.checks.posterior import check_marginal, check_split

@@ -15,9 +15,8 @@ from tiny_task import one_thread  # noqa: F401
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
 
-from adamix_lab.analysis.arrays import save_landscape
 from adamix_lab.analysis.kinds import experts_of, points_of_kind, task_batches
-from adamix_lab.analysis.landscape import evaluate_points
+from adamix_lab.analysis.landscape import evaluate_points, save_landscape
 from adamix_lab.analysis.points import dot
 from adamix_lab.core.merging import weighted
 from adamix_lab.lessons import landscape

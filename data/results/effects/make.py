@@ -26,8 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamix_lab.analysis.posterior import marginal, uncertainty
-from adamix_lab.analysis.samples import FixedBatches, fix_batches, merged_sample
+from adamix_lab.analysis.posterior import FixedBatches, fix_batches, marginal, merged_sample, uncertainty
 from adamix_lab.analysis.statistics import t_interval
 from adamix_lab.core.errors import one_of, unknown
 from adamix_lab.core.files import write_text
