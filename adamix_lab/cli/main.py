@@ -1,13 +1,15 @@
-"""The command line `adamix-lab`: thin; each command calls one function."""
+"""The command line `adamix-lab`: each command calls one function; a mistake in what was given ends in one line."""
 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from adamix_lab.cli.analysing import landscape, posterior, theory
 from adamix_lab.cli.exchange import export, import_authors, import_peft, push
@@ -15,20 +17,61 @@ from adamix_lab.cli.experimenting import ablate
 from adamix_lab.cli.options import Folder
 from adamix_lab.cli.reporting import report
 from adamix_lab.cli.studies import baselines, few_shot, presets, table
-from adamix_lab.cli.teaching import bundle, classroom
+from adamix_lab.cli.teaching import classroom
 from adamix_lab.cli.train import evaluate, generate, predict, train, train_generator
+from adamix_lab.core import __version__
+
+ROOT = Path(__file__).resolve().parents[2]
+FIRST = ("--LabApp.default_url=/lab/tree/00_tour.ipynb",)  # where the server's address leads, browser or not
+
+
+class Boundary(TyperGroup):
+    """Where mistakes end: one line on stderr and exit code 2; ADAMIX_LAB_DEBUG=1 shows the traceback.
+
+    Ctrl-C ends with 130, as in a shell. Whatever else is raised is a bug and keeps its traceback.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # typer's: who reads the output has had enough
+            raise
+        except (ValueError, OSError, ImportError) as error:
+            if os.environ.get("ADAMIX_LAB_DEBUG"):
+                raise
+            print(f"adamix-lab: {error}", file=sys.stderr)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            print("adamix-lab: stopped. The same command goes on where it was.", file=sys.stderr)
+            raise typer.Exit(130) from None
+
 
 app = typer.Typer(
+    cls=Boundary,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="AdaMix: train, compare, merge, predict.",
 )
 
-app.add_typer(classroom, name="classroom")
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"adamix-lab {__version__}")
+        raise typer.Exit()
 
 
-@app.command()
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="The version.", callback=_print_version)] = False,
+) -> None:
+    pass
+
+
+# -- first steps -------------------------------------------------------------------------------------------------
+
+
 def tour(
     out: Folder = Path("runs/tour"),
     steps: Annotated[int | None, typer.Option(help="Fewer steps, for a quick look.")] = None,
@@ -40,91 +83,79 @@ def tour(
     run_tour(out, steps)
 
 
-COMMANDS = (
-    *(presets, baselines, table, few_shot, ablate, report),
-    *(posterior, landscape, theory),
-    *(train, evaluate, predict, train_generator, generate),
-    *(export, import_authors, import_peft, push),
-    bundle,
-)
-for command in COMMANDS:
-    app.command(command.__name__.replace("_", "-"))(command)
+def lab() -> None:
+    """Opens JupyterLab on the notebooks, beginning with 00_tour."""
+    raise typer.Exit(run_python("-m", "jupyter", "lab", f"--ServerApp.root_dir={ROOT / 'notebooks'}", *FIRST))
 
 
-@app.command()
 def doctor(
     for_class: Annotated[bool, typer.Option("--class", help="One line, to paste where the class can see it.")] = False,
 ) -> None:
     """Versions, device, embedded assets; what is missing and how to get it."""
     from adamix_lab.training.doctor import class_line, diagnose
 
-    if for_class:
-        fine, line = class_line()
-        print(line)
-        raise typer.Exit(0 if fine else 1)
-
-    findings = list(diagnose())
+    findings = [class_line()] if for_class else list(diagnose())
     for fine, line in findings:
-        print(("ok       " if fine else "MISSING  ") + line)
-    if not all(fine for fine, _ in findings):
-        raise typer.Exit(1)
+        print(line if for_class else ("ok       " if fine else "MISSING  ") + line)
+    raise typer.Exit(0 if all(fine for fine, _ in findings) else 1)
 
 
-@app.command()
-def lab() -> None:
-    """Opens JupyterLab on the notebooks, beginning with 00_tour."""
-    from adamix_lab.cli.workshop import lab as run
+# -- the chores of a checkout ------------------------------------------------------------------------------------
 
-    raise typer.Exit(run())
-
-
-@app.command()
-def test() -> None:
-    """The quick tests (of a checkout)."""
-    from adamix_lab.cli.workshop import pytest as run
-
-    raise typer.Exit(run(["-m", "not slow and not browser"]))
-
-
-@app.command("test-all")
-def test_all() -> None:
-    """Every test (of a checkout)."""
-    from adamix_lab.cli.workshop import pytest as run
-
-    raise typer.Exit(run([]))
+dev = typer.Typer(no_args_is_help=True, help="Chores of a checkout, for those without make.")
+CHORES: dict[str, tuple[str, list[list[str]]]] = {
+    "test": ("The quick tests.", [["-m", "pytest", "-m", "not slow and not browser"]]),
+    "test-all": ("Every test.", [["-m", "pytest"]]),
+    "lint": (
+        "Formatting, style and types.",
+        [["-m", "ruff", "format", "--check", "."], ["-m", "ruff", "check", "."], ["-m", "mypy"]],
+    ),
+    "notebooks": ("Builds and runs the notebooks from their sources.", [["notebooks/build.py"]]),
+    "site": ("A static site of the lessons and the pages for teaching, in runs/site.", [["notebooks/pages.py"]]),
+    "bench": (
+        "The benchmarks in their quick form.",
+        [[f"benchmarks/{path.name}", "--quick"] for path in sorted(ROOT.glob("benchmarks/*.py"))],
+    ),
+}
 
 
-@app.command()
-def lint() -> None:
-    """Formatting, style and types (of a checkout)."""
-    from adamix_lab.cli.workshop import lint as run
-
-    raise typer.Exit(run())
-
-
-@app.command()
-def notebooks() -> None:
-    """Builds and runs the notebooks from their sources (of a checkout)."""
-    from adamix_lab.cli.workshop import notebooks as run
-
-    raise typer.Exit(run())
+def run_python(*arguments: str) -> int:
+    """The exit code of Python in the checkout. Raises FileNotFoundError where there is none."""
+    if not (ROOT / "notebooks").is_dir():
+        raise FileNotFoundError(
+            f"{ROOT / 'notebooks'} is not there: expected a checkout of the repository. Clone it; an installed package "
+            "has no notebooks, tests and benchmarks."
+        )
+    return subprocess.call([sys.executable, *arguments], cwd=ROOT)
 
 
-@app.command()
-def bench() -> None:
-    """The benchmarks in their quick form (of a checkout)."""
-    from adamix_lab.cli.workshop import bench as run
+def _chore(context: typer.Context) -> None:
+    _, lines = CHORES[str(context.info_name)]
+    raise typer.Exit(max(run_python(*line) for line in lines))
 
-    raise typer.Exit(run())
+
+for name, (meaning, _) in CHORES.items():
+    dev.command(name, help=meaning)(_chore)
+
+
+# -- all commands ------------------------------------------------------------------------------------------------
+
+COMMANDS = {
+    "First steps": (tour, lab, doctor),
+    "Train and look": (train, evaluate, predict, posterior, landscape),
+    "Compare": (ablate, report, baselines, table, few_shot, presets),
+    "Text": (train_generator, generate),
+    "Exchange": (export, import_authors, import_peft, push),
+    "Behind the lessons": (theory,),
+}
+for panel, commands in COMMANDS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+app.add_typer(classroom, name="classroom", rich_help_panel="Teach")
+app.add_typer(dev, name="dev", rich_help_panel="Checkout")
 
 
 def main() -> None:
-    """The entry point: a mistake in the input ends in one clear line; ADAMIX_LAB_DEBUG=1 shows the traceback."""
+    """The entry point."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        app()
-    except (ValueError, OSError, ImportError) as error:
-        if os.environ.get("ADAMIX_LAB_DEBUG"):
-            raise
-        print(f"adamix-lab: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    app()

@@ -1,4 +1,4 @@
-"""Commands for teaching: `adamix-lab classroom release|grade|feedback`, and `adamix-lab bundle`."""
+"""Commands for teaching: `adamix-lab classroom release|grade|feedback|bundle`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import typer
 Course = Annotated[Path, typer.Option("--course", help="The course's folder: versions, submissions, gradebook, marks.")]
 Name = Annotated[str, typer.Argument(help="The assignment, such as 01_routing.")]
 
-classroom = typer.Typer(no_args_is_help=True, help="Exercises: student versions, grading, feedback (needs nbgrader).")
+classroom = typer.Typer(
+    no_args_is_help=True, help="Exercises: student versions, grading, feedback (needs nbgrader); USB sticks."
+)
 
 
 @classroom.command()
@@ -66,6 +68,7 @@ def feedback(
     print(f"{len(pages)} pages in {pages[0].parent.parent}" if pages else "No one was graded.")
 
 
+@classroom.command()
 def bundle(
     folder: Annotated[Path, typer.Argument(help="Where to: a folder on the disk, to be copied to a USB stick.")],
     cpu: Annotated[bool, typer.Option("--cpu", help="PyTorch's CPU build (Linux; much smaller).")] = False,

@@ -1,9 +1,21 @@
 """The command line on a tiny task: real commands, real files, no network."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import typer
 from command_line import command
+from typer.testing import CliRunner
+
+from adamix_lab.cli import main as cli
+from adamix_lab.core.errors import LabError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +115,76 @@ def test_doctor_looks_at_everything(tmp_path):
     for expected in ("Python", "torch", "device", "MiniLM", "aspects", "GB free"):
         assert expected in done.stdout
     assert "Traceback" not in done.stderr
+
+
+def test_the_lab_is_started_on_the_notebooks_at_the_tour(monkeypatch):
+    started = []
+    monkeypatch.setattr(cli, "run_python", lambda *arguments: started.append(arguments) or 0)
+    with pytest.raises(typer.Exit) as ended:
+        cli.lab()
+    assert ended.value.exit_code == 0
+    (arguments,) = started
+    assert arguments[:3] == ("-m", "jupyter", "lab") and f"--ServerApp.root_dir={ROOT / 'notebooks'}" in arguments
+    (address,) = [part for part in arguments if "default_url" in part]
+    assert (ROOT / "notebooks" / address.rsplit("/", 1)[1]).is_file() and "00_tour" in address
+
+
+def test_a_chore_runs_each_of_its_lines_and_fails_where_one_fails(monkeypatch):
+    started = []
+    monkeypatch.setattr(cli, "run_python", lambda *arguments: started.append(arguments) or len(started) % 2)
+    assert CliRunner().invoke(cli.app, ["dev", "lint"]).exit_code == 1
+    assert [arguments[1] for arguments in started] == ["ruff", "ruff", "mypy"]
+    for _, lines in cli.CHORES.values():
+        assert all((ROOT / line[0]).is_file() for line in lines if line[0] != "-m")
+
+
+def test_a_chore_asks_for_a_checkout(monkeypatch, tmp_path):
+    monkeypatch.setattr(cli, "ROOT", tmp_path)
+    done = CliRunner().invoke(cli.app, ["dev", "bench"])
+    assert done.exit_code == 2 and "expected a checkout" in done.stderr
+
+
+# -- the boundary ------------------------------------------------------------------------------------------------
+
+
+def failing(monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(cli, "run_python", fail)
+    return CliRunner().invoke(cli.app, ["lab"])
+
+
+@pytest.mark.parametrize("error", [LabError("size = 0: expected 1."), OSError("no such file"), ImportError("no peft")])
+def test_a_mistake_ends_in_one_line_and_shows_its_traceback_where_that_is_asked_for(monkeypatch, error):
+    monkeypatch.delenv("ADAMIX_LAB_DEBUG", raising=False)
+    done = failing(monkeypatch, error)
+    assert done.exit_code == 2 and done.stderr == f"adamix-lab: {error}\n"
+    monkeypatch.setenv("ADAMIX_LAB_DEBUG", "1")
+    assert failing(monkeypatch, error).exception is error
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    monkeypatch.delenv("ADAMIX_LAB_DEBUG", raising=False)
+    done = failing(monkeypatch, bug := ZeroDivisionError("division by zero"))
+    assert done.exception is bug and not done.stderr
+
+
+def test_ctrl_c_says_that_the_command_goes_on(trained):
+    started = [sys.executable, "-m", "adamix_lab", *"train --task task.csv --steps 100000 --top-blocks 1".split()]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*started, "--out", "stopped"], cwd=trained[0], env=environment, **pipes) as process:
+        process.stdout.readline()  # the task is read, training begins
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "adamix-lab: stopped. The same command goes on where it was."
+    assert "Traceback" not in said
+
+
+def test_the_commands_start_without_torch():
+    heavy = "print([name for name in ('torch', 'numpy', 'pandas', 'transformers', 'yaml') if name in sys.modules])"
+    code = f"import sys; import adamix_lab.cli.main; {heavy}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -185,7 +185,7 @@ def test_a_widget_whose_kernel_was_restarted_says_what_to_do(visit, lab):
 
 
 def test_the_lab_opens_on_the_tour(browser, tmp_path):
-    from adamix_lab.cli.workshop import FIRST
+    from adamix_lab.cli.main import FIRST
 
     with lab_server.serve(tmp_path, FIRST) as lab, lab_server.page_of(browser) as (page, troubles):
         page.goto(f"{lab.url}/?token={lab.token}")
