@@ -11,12 +11,19 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from adamix_lab.cli.analysing import landscape, posterior, theory
 from adamix_lab.cli.exchange import export, import_authors, import_peft, push
-from adamix_lab.cli.experimenting import ablate
 from adamix_lab.cli.options import Folder
-from adamix_lab.cli.reporting import report
-from adamix_lab.cli.studies import baselines, few_shot, presets, table
+from adamix_lab.cli.study import (
+    ablate,
+    baselines,
+    few_shot,
+    landscape,
+    posterior,
+    presets,
+    report,
+    table,
+    theory,
+)
 from adamix_lab.cli.teaching import classroom
 from adamix_lab.cli.train import evaluate, generate, predict, train, train_generator
 from adamix_lab.core import __version__
