@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from handouts import glossary_terms, handout_of, page_of, sheet_of, terms_by_lesson
 
-from adamix_lab.classroom.handouts import glossary_terms, handout_of, page_of, sheet_of, terms_by_lesson
 from adamix_lab.core.files import write_text
 
 HERE = Path(__file__).resolve().parent

@@ -22,7 +22,7 @@ class Mutant:
 
 @functools.cache
 def notebook(assignment):
-    from adamix_lab.classroom.sources import build
+    from adamix_lab.classroom.course import build
 
     return build(assignment)
 

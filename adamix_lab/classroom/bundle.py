@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adamix_lab.classroom.sources import SOURCES
+from adamix_lab.classroom.course import SOURCES
 from adamix_lab.core.files import write_text
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -22,8 +22,8 @@ def release(
     course: Course = Path("runs/course"),
 ) -> None:
     """Makes student and solution versions of assignments from their one source."""
+    from adamix_lab.classroom.course import assignments
     from adamix_lab.classroom.course import release as make
-    from adamix_lab.classroom.sources import assignments
 
     for name in names or assignments():
         student, solution = make(name, course)
@@ -43,7 +43,7 @@ def grade(
 ) -> None:
     """Runs and marks submissions, each by itself; writes a table, a file for the platform, a histogram."""
     from adamix_lab.classroom.grading import grade as mark
-    from adamix_lab.classroom.marks import write_marks
+    from adamix_lab.classroom.grading import write_marks
     from adamix_lab.classroom.sandbox import Limits, isolation
     from adamix_lab.classroom.submissions import collect
 
@@ -62,7 +62,7 @@ def feedback(
     out: Annotated[Path | None, typer.Option(help="Folder for the pages; default: COURSE/feedback/pages.")] = None,
 ) -> None:
     """Writes a page a person: points, what failed and why, and what happened when the notebook ran."""
-    from adamix_lab.classroom.feedback import feedback as make
+    from adamix_lab.classroom.grading import feedback as make
 
     pages = make(name, course, out)
     print(f"{len(pages)} pages in {pages[0].parent.parent}" if pages else "No one was graded.")

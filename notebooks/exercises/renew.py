@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from adamix_lab.classroom.course import release
-from adamix_lab.classroom.sources import assignments, exercises
+from adamix_lab.classroom.course import assignments, exercises
 from adamix_lab.core.files import write_text
 
 HERE = Path(__file__).resolve().parent

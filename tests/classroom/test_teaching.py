@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from classroom_helpers import mark, notebook
 
-from adamix_lab.classroom.sources import assignments
+from adamix_lab.classroom.course import assignments
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs" / "teaching").glob("*.md"))

@@ -1,23 +1,17 @@
 """The site asks nothing of the network: no script, no resource from elsewhere; links lead to its own pages."""
 
-import importlib.util
+import importlib
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("nbconvert", reason="the notebooks extra is not installed")
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(scope="module")
 def pages():
-    spec = importlib.util.spec_from_file_location("pages", ROOT / "notebooks" / "pages.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("pages")
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """The site opens from disk in Chromium without network: every page, every picture, in light and dark."""
 
-import importlib.util
-from pathlib import Path
+import importlib
 
 import lab_server
 import pytest
@@ -12,7 +11,6 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 
-ROOT = Path(__file__).resolve().parents[2]
 LOOK = """() => ({
   broken: [...document.images].filter(image => !image.complete || !image.naturalWidth).length,
   wide: document.documentElement.scrollWidth > innerWidth,
@@ -24,10 +22,7 @@ LOOK = """() => ({
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    spec = importlib.util.spec_from_file_location("pages", ROOT / "notebooks" / "pages.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.build(tmp_path_factory.mktemp("a site, größer"))
+    return importlib.import_module("pages").build(tmp_path_factory.mktemp("a site, größer"))
 
 
 def light(colour):

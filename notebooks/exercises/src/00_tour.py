@@ -134,7 +134,7 @@ print("An even share is right.")
 # %% check="interval-edges" points=2
 # These tests are run when your notebook is graded: other shares, and whose work it is.
 ### BEGIN HIDDEN TESTS
-from adamix_lab.classroom.own_work import refuse_library
+from adamix_lab.lessons.checks.telling import refuse_library
 
 refuse_library(interval)
 low, high = interval(1.0, 20)

@@ -54,7 +54,7 @@ print("The route fits its layers.")
 # %% check="route-replay" points=1
 # These tests are run when your notebook is graded: the same three numbers, the same route.
 ### BEGIN HIDDEN TESTS
-from adamix_lab.classroom.own_work import refuse_library
+from adamix_lab.lessons.checks.telling import refuse_library
 
 refuse_library(draw_route)
 counts = [(4, 4)] * 6

@@ -49,7 +49,7 @@ print("Agreement costs nothing, disagreement does.")
 # %% check="loss-value" points=2
 # These tests are run when your notebook is graded: the value, both directions, the mean, and whose work it is.
 ### BEGIN HIDDEN TESTS
-from adamix_lab.classroom.own_work import refuse_library
+from adamix_lab.lessons.checks.telling import refuse_library
 
 refuse_library(consistency)
 g = torch.Generator().manual_seed(3)

@@ -76,7 +76,7 @@ print("Equal experts merge without a gap.")
 # %% check="gap-many" points=2
 # These tests are run when your notebook is graded: experts that differ, tied and not.
 ### BEGIN HIDDEN TESTS
-from adamix_lab.classroom.own_work import refuse_library
+from adamix_lab.lessons.checks.telling import refuse_library
 
 refuse_library(merge_gap)
 As, Bs = torch.randn(4, 2, 5, generator=g), torch.randn(4, 5, 2, generator=g)

@@ -8,17 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
-from adamix_lab.classroom.handouts import (
-    NO_NUMBER,
-    TERMS,
-    glossary_terms,
-    handout_of,
-    in_grey,
-    page_of,
-    sheet_of,
-    terms_by_lesson,
-)
+from handouts import NO_NUMBER, TERMS, glossary_terms, handout_of, in_grey, page_of, sheet_of, terms_by_lesson
 
 nbformat = pytest.importorskip("nbformat", reason="the notebooks extra is not installed")
 
