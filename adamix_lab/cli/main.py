@@ -22,7 +22,6 @@ from adamix_lab.cli.study import (
     presets,
     report,
     table,
-    theory,
 )
 from adamix_lab.cli.teaching import classroom
 from adamix_lab.cli.train import evaluate, generate, predict, train, train_generator
@@ -153,7 +152,6 @@ COMMANDS = {
     "Compare": (ablate, report, baselines, table, few_shot, presets),
     "Text": (train_generator, generate),
     "Exchange": (export, import_authors, import_peft, push),
-    "Behind the lessons": (theory,),
 }
 for panel, commands in COMMANDS.items():
     for command in commands:

@@ -56,21 +56,6 @@ def landscape(
     write_landscapes(names or ["adamix"], kind, out, metric or ["loss"], **settings)
 
 
-def theory(
-    rows: Annotated[int, typer.Option(help="The first so many evaluation rows.")] = 128,
-    pairs: Annotated[int, typer.Option(help="Pairs of routes a stage.")] = 32,
-    seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ... of the twins.")] = 3,
-    twin: Annotated[list[str] | None, typer.Option(help="Once for each; default: all four.")] = None,
-    out: Folder = Path("runs/theory"),
-) -> None:
-    """Merging against ensembling on the shipped experts: estimates and measurements, likeness, curvature, by stage."""
-    from adamix_lab.analysis.estimates import Study
-    from adamix_lab.analysis.gallery import write_theory
-    from adamix_lab.training.shipped import TWINS
-
-    write_theory(out, Study(tuple(twin or TWINS), tuple(range(seeds)), rows=rows, pairs=pairs))
-
-
 def ablate(
     grid: Annotated[Path, typer.Argument(help="A grid, such as data/grids/quick.yaml.")],
     minutes: Annotated[float | None, typer.Option(help="Only a slice of so many minutes, in the grid's order.")] = None,

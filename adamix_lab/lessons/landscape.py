@@ -212,9 +212,7 @@ def curvatures() -> Picture:
     """
     path = data_root() / "results" / "landscape" / "theory.json"
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is not there: expected a study. `adamix-lab theory --out {path.parent}` makes it."
-        )
+        raise FileNotFoundError(f"{path} is not there: expected a study. `python {path.with_suffix('.py')}` makes it.")
     return draw_curvature(json.loads(path.read_text(encoding="utf-8"))["curvature"])
 
 
