@@ -8,7 +8,7 @@ from typing import Any
 
 from adamix_lab.analysis.kinds import KINDS, look_at_all
 from adamix_lab.analysis.landscape import METRICS, Landscape
-from adamix_lab.analysis.pictures_landscapes import draw
+from adamix_lab.analysis.pictures_landscapes import plot_landscapes
 from adamix_lab.analysis.plots import Picture, save_figure
 from adamix_lab.core.errors import one_of
 
@@ -30,7 +30,7 @@ def write_landscapes(
         one_of("metric", metric, METRICS)
     landscapes = look_at_all(names, kind, folder, say=say, **settings)
     for metric in metrics:
-        _write(draw(landscapes, metric), folder / f"{kind}-{metric}.png", say)
+        _write(plot_landscapes(landscapes, metric), folder / f"{kind}-{metric}.png", say)
     return landscapes
 
 

@@ -31,7 +31,7 @@ def style_of(name: str) -> tuple[str, str]:
     return TWIN_STYLES.get(name, STYLES["single"])
 
 
-def draw(landscapes: Mapping[str, Landscape], metric: str = "loss") -> Picture:
+def plot_landscapes(landscapes: Mapping[str, Landscape], metric: str = "loss") -> Picture:
     """Landscapes of one kind by name: lines on one axis, the rest a panel each on one colour scale.
 
     Raises ValueError for none, or for several kinds.
@@ -121,7 +121,7 @@ def _name_axes(ax: Axes, landscape: Landscape) -> None:
     ax.set_aspect("equal")
 
 
-def draw_curvature(rows: Rows, measures: Sequence[str] = ("top_eigenvalue", "trace", "sharpness")) -> Picture:
+def plot_curvature(rows: Rows, measures: Sequence[str] = ("top_eigenvalue", "trace", "sharpness")) -> Picture:
     """Curvature at the merge against the gap to the ensemble, a dot a set of experts.
 
     rows: twin, stage, the measures, measured.
@@ -164,7 +164,7 @@ def panels(number: int, width: float, height: float) -> tuple[Figure, list[Axes]
     return figure, list(figure.subplots(1, number, squeeze=False)[0])
 
 
-def place(figure: Figure, **margins: float) -> None:
+def fix_margins(figure: Figure, **margins: float) -> None:
     """Panels at fixed margins (as of `Figure.subplots_adjust`), for a picture whose labels keep their size.
 
     A layout that is computed takes about half of the drawing, and a learner waits for it.

@@ -25,7 +25,7 @@ def panels(count: int, width: float, height: float, rows: int = 1) -> tuple[Any,
     return figure, figure.subplots(rows, count)
 
 
-def strategies(table: DataFrame) -> Picture:
+def plot_strategies(table: DataFrame) -> Picture:
     """Violins of the random strategies and of ensembles of K routes, with the merge, experts and exact marginal.
 
     table: of `calibration.strategy_table`. Ensembles are those that average logits.
@@ -38,7 +38,7 @@ def strategies(table: DataFrame) -> Picture:
     return Picture(figure, alt)
 
 
-def convergence(table: DataFrame, title: str = "") -> Picture:
+def plot_convergence(table: DataFrame, title: str = "") -> Picture:
     """Distance of T-route estimates to the exact marginal and their excess loss, against T, with the merge as a line.
 
     table: of `posterior.convergence`.

@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-def style_of(method: str) -> tuple[str, str]:
+def method_style(method: str) -> tuple[str, str]:
     """(colour, marker) of a method: that of the style its name begins with; routes have that of ensembles."""
     names = {"routes": "ensemble", "exact": "exact"} | {name: name for name in STYLES}
     return STYLES[next((style for start, style in names.items() if method.startswith(start)), "single")]
 
 
-def reliability(table: DataFrame) -> Picture:
+def plot_reliability(table: DataFrame) -> Picture:
     """Accuracy against confidence, a panel a method; a point's area is its bin's share of the rows.
 
     table: `calibration.reliability`'s columns and `method`.
@@ -27,7 +27,7 @@ def reliability(table: DataFrame) -> Picture:
     lowest = max(0.0, float(table["confidence"].min()) - 0.05)
     told = []
     for method, ax in zip(methods, [axes] if len(methods) == 1 else axes, strict=True):
-        rows, (colour, _) = table[table["method"] == method], style_of(str(method))
+        rows, (colour, _) = table[table["method"] == method], method_style(str(method))
         share = rows["count"] / rows["count"].sum()
         ax.plot([0, 1], [0, 1], color="#444444", linestyle=":")
         ax.plot(rows["confidence"], rows["accuracy"], color=colour, alpha=0.4)
@@ -40,7 +40,7 @@ def reliability(table: DataFrame) -> Picture:
     return Picture(figure, f"Reliability diagrams: accuracy minus confidence, on average, {'; '.join(told)}.")
 
 
-def risk_coverage(table: DataFrame) -> Picture:
+def plot_risk_coverage(table: DataFrame) -> Picture:
     """The share of wrong answers among the surest rows, a line a method.
 
     table: `calibration.risk_coverage`'s columns and `method`.
@@ -48,7 +48,7 @@ def risk_coverage(table: DataFrame) -> Picture:
     figure, ax = panels(1, 6, 4.4)
     told = []
     for method, rows in table.groupby("method", sort=False):
-        colour, marker = style_of(str(method))
+        colour, marker = method_style(str(method))
         step = max(1, len(rows) // 8)
         ax.plot(rows["coverage"], 100 * rows["risk"], color=colour, marker=marker, markevery=step, label=method)
         half = rows.iloc[(rows["coverage"] - 0.5).abs().argmin()]
@@ -59,7 +59,7 @@ def risk_coverage(table: DataFrame) -> Picture:
     return Picture(figure, f"Risk against coverage. Wrong answers: {'; '.join(told)}.")
 
 
-def sources(table: DataFrame) -> Picture:
+def plot_entropy(table: DataFrame) -> Picture:
     """Predictive entropy split into expected entropy and mutual information, a bar a method.
 
     table: of `calibration.compare_uncertainty`.
@@ -81,7 +81,7 @@ def sources(table: DataFrame) -> Picture:
     return Picture(figure, f"Predictive entropy in nats, as expected entropy plus mutual information: {told}.")
 
 
-def inside_outside(table: DataFrame, kind: str = "entropy") -> Picture:
+def plot_inside_outside(table: DataFrame, kind: str = "entropy") -> Picture:
     """How uncertainty is distributed on the task's own rows and on text from elsewhere, a panel a method.
 
     table: columns method, where ("inside" or "outside") and one by the name of `kind`.

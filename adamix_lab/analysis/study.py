@@ -284,15 +284,15 @@ def _pictures(tables: Mapping[str, DataFrame], title: str) -> dict[str, Picture]
     from adamix_lab.analysis import pictures_uncertainty as uncertainty
 
     made = {
-        "strategies": routes.strategies(tables["draws"]),
-        "reliability": uncertainty.reliability(tables["reliability"]),
-        "risk_coverage": uncertainty.risk_coverage(tables["risk_coverage"]),
-        "entropy": uncertainty.sources(tables["uncertainty"]),
+        "strategies": routes.plot_strategies(tables["draws"]),
+        "reliability": uncertainty.plot_reliability(tables["reliability"]),
+        "risk_coverage": uncertainty.plot_risk_coverage(tables["risk_coverage"]),
+        "entropy": uncertainty.plot_entropy(tables["uncertainty"]),
     }
     if "convergence" in tables:
-        made["convergence"] = routes.convergence(tables["convergence"], title)
+        made["convergence"] = routes.plot_convergence(tables["convergence"], title)
     several = tables["rows"][tables["rows"]["mutual_information"] > 0]["method"].unique()
     rows = tables["rows"][tables["rows"]["method"].isin(["merged", *several])]
     if (rows["where"] == "outside").any():
-        made["outside"] = uncertainty.inside_outside(rows)
+        made["outside"] = uncertainty.plot_inside_outside(rows)
     return made

@@ -75,7 +75,7 @@ def draw_dial(state: Dialled, predicted: float | None = None) -> View:
 
     predicted: the accuracy in % that the learner expects of a random route at the largest weight.
     """
-    from adamix_lab.analysis.pictures_landscapes import panels, place
+    from adamix_lab.analysis.pictures_landscapes import fix_margins, panels
 
     figure, (left, right) = panels(2, 8.6, 3.6)
     places, at = range(len(state.weights)), state.chosen
@@ -109,7 +109,7 @@ def draw_dial(state: Dialled, predicted: float | None = None) -> View:
     alt = f"Agreement and accuracy against the weight of consistency, {chosen}. {told}."
     alt = mark_prediction(right, alt, predicted, axis="y")
     right.legend(edgecolor="none", loc="lower left")  # inside, with the prediction
-    place(figure, left=0.105, right=0.985, bottom=0.14, top=0.97, wspace=0.26)
+    fix_margins(figure, left=0.105, right=0.985, bottom=0.14, top=0.97, wspace=0.26)
     return View(readout, Picture(figure, alt))
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from adamix_lab.analysis.kinds import look_at
 from adamix_lab.analysis.landscape import Landscape, read_landscape
-from adamix_lab.analysis.pictures_landscapes import draw, draw_curvature, style_of
+from adamix_lab.analysis.pictures_landscapes import plot_curvature, plot_landscapes, style_of
 from adamix_lab.analysis.plots import Picture, new_figure
 from adamix_lab.analysis.statistics import format_interval
 from adamix_lab.analysis.theory import expert_similarity
@@ -185,7 +185,7 @@ def beside_now(twin: str = "adamix", steps: int = 11, rows: int = 64, folder: Pa
     seconds = time.perf_counter() - start
     print(f"Left, shipped: {shipped.origin}.")
     print(f"Right, made now: {steps} x {steps} points, {rows} rows; {device_name()}; {seconds:.0f} s.")
-    return draw({f"{twin}, shipped": shipped.plane, f"{twin}, made now": now})
+    return plot_landscapes({f"{twin}, shipped": shipped.plane, f"{twin}, made now": now})
 
 
 def stored(kind: str, twins: Sequence[str], metric: str = "loss") -> Picture:
@@ -202,7 +202,7 @@ def stored(kind: str, twins: Sequence[str], metric: str = "loss") -> Picture:
                 "--rows 256 --out data/results/landscape` makes it."
             )
         found[twin] = read_landscape(path)
-    return draw(found, metric)
+    return plot_landscapes(found, metric)
 
 
 def curvatures() -> Picture:
@@ -213,7 +213,7 @@ def curvatures() -> Picture:
     path = data_root() / "results" / "landscape" / "theory.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there: expected a study. `python {path.with_suffix('.py')}` makes it.")
-    return draw_curvature(json.loads(path.read_text(encoding="utf-8"))["curvature"])
+    return plot_curvature(json.loads(path.read_text(encoding="utf-8"))["curvature"])
 
 
 def likeness(twin: str, batch: Batch, seed: int = 0) -> dict[str, float]:

@@ -411,7 +411,7 @@ def risks(answers: Answers) -> Picture:
     """Wrong answers among the surest rows: all routes sorted by entropy and by mutual information, the merge."""
     import pandas as pd
 
-    from adamix_lab.analysis.pictures_uncertainty import risk_coverage as draw
+    from adamix_lab.analysis.pictures_uncertainty import plot_risk_coverage
 
     right = marginal(answers.routes).argmax(-1) == answers.labels
     told = uncertainty(samples_of(answers)[0])
@@ -420,4 +420,4 @@ def risks(answers: Answers) -> Picture:
         "routes, by mutual information": risk_coverage(told["mutual_information"], right),
         "merged, by entropy": risk_coverage(entropy(answers.merged), answers.merged_right),
     }
-    return draw(pd.concat([table.assign(method=name) for name, table in tables.items()]))
+    return plot_risk_coverage(pd.concat([table.assign(method=name) for name, table in tables.items()]))

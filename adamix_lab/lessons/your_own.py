@@ -194,7 +194,7 @@ def draw_combined(state: Combined, predicted: float | None = None) -> View:
 
     predicted: how many times the mean's update the learner expects of "linear" at 1/M.
     """
-    from adamix_lab.analysis.pictures_landscapes import panels, place
+    from adamix_lab.analysis.pictures_landscapes import fix_margins, panels
 
     ground = state.ground
     figure, (left, right) = panels(2, 9.2, 3.8)
@@ -246,7 +246,7 @@ def draw_combined(state: Combined, predicted: float | None = None) -> View:
     )
     alt = mark_prediction(left, alt, predicted, "times", axis="y")
     left.legend(frameon=False, fontsize=8, loc="upper right")  # inside, with the prediction
-    place(figure, left=0.09, right=0.985, bottom=0.15, top=0.92, wspace=0.48)
+    fix_margins(figure, left=0.09, right=0.985, bottom=0.15, top=0.92, wspace=0.48)
     return View(readout, Picture(figure, alt))
 
 

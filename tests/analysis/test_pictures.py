@@ -39,7 +39,7 @@ def lines(ax):
 
 
 def test_strategies():
-    picture = routes.strategies(draws())
+    picture = routes.plot_strategies(draws())
     assert isinstance(picture, Picture)
     left, right = picture.figure.axes
     assert lines(left)["merged"].get_ydata()[0] == 75 and lines(right)["merged"].get_ydata()[0] == 0.5
@@ -54,7 +54,7 @@ def test_strategies():
     ):
         assert part in picture.alt
     without = draws().replace({"strategy": {"exact": "monte-carlo"}})
-    assert "average of all drawn 80.0" in routes.strategies(without).alt
+    assert "average of all drawn 80.0" in routes.plot_strategies(without).alt
 
 
 def test_convergence():
@@ -62,7 +62,7 @@ def test_convergence():
     every = Samples(torch.randn(10, 16, 2, generator=generator), torch.zeros(10).long(), "routes", exact=True)
     merged = Samples(every.logits.mean(1, keepdim=True), every.labels, "merged")
     table = converge(every, merged, sizes=(1, 4, 16), draws=20)
-    picture = routes.convergence(table, "tiny, M = 2")
+    picture = routes.plot_convergence(table, "tiny, M = 2")
     left, right = picture.figure.axes
     drawn = lines(left)
     assert list(drawn["one route / sqrt(T)"].get_ydata()) == pytest.approx([table["error"][0] / t for t in (1, 2, 4)])
@@ -83,10 +83,10 @@ def samples_table():
 
 def test_calibration_and_risk():
     by_bin, by_coverage = samples_table()
-    picture = uncertainty.reliability(by_bin)
+    picture = uncertainty.plot_reliability(by_bin)
     assert [ax.get_title() for ax in picture.figure.axes] == ["merged", "exact marginal"]
     assert "merged +2.5 points" in picture.alt  # 3 of 4 right at a mean confidence of 0.725
-    risk = uncertainty.risk_coverage(by_coverage)
+    risk = uncertainty.plot_risk_coverage(by_coverage)
     (ax,) = risk.figure.axes
     assert list(lines(ax)["exact marginal"].get_ydata()) == pytest.approx([0, 0, 25])  # the two of 0.8 together
     assert "merged 0.0 % at half coverage, 25.0 % of all" in risk.alt
@@ -95,14 +95,14 @@ def test_calibration_and_risk():
 def test_sources_and_outside():
     columns = ["method", "entropy", "expected_entropy", "mutual_information"]
     table = pd.DataFrame([("merged", 0.4, 0.4, 0.0), ("dropout, 4 samples", 0.5, 0.3, 0.2)], columns=columns)
-    picture = uncertainty.sources(table)
+    picture = uncertainty.plot_entropy(table)
     assert "dropout, 4 samples 0.500 = 0.300 + 0.2000" in picture.alt
     widths = sorted(round(patch.get_width(), 6) for patch in picture.figure.axes[0].patches)
     assert widths == [0.0, 0.2, 0.3, 0.4]
     rows = pd.DataFrame(
         {"method": "merged", "where": ["inside"] * 3 + ["outside"] * 3, "entropy": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]}
     )
-    both = uncertainty.inside_outside(rows)
+    both = uncertainty.plot_inside_outside(rows)
     assert "merged: median inside 0.2000, median outside 0.5000" in both.alt
 
 
@@ -116,5 +116,5 @@ def test_one_colour_and_marker_a_method():
         "single adapter",
         "apart, 4",
     ]
-    styles = [uncertainty.style_of(name) for name in names]
+    styles = [uncertainty.method_style(name) for name in names]
     assert len(set(styles)) == len(names) and styles[0] == STYLES["merged"] and styles[-1] == STYLES["apart"]

@@ -34,7 +34,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_drawn_and_read_out(kind, tmp_path):
     both = {"adamix": landscape(KINDS[kind]()), "apart": landscape(KINDS[kind](), 1)}
-    picture = draw.draw(both, "accuracy" if kind == "square" else "loss")
+    picture = draw.plot_landscapes(both, "accuracy" if kind == "square" else "loss")
     path = save_figure(picture.figure, tmp_path / "x.png", picture.alt)
     assert path.read_bytes().startswith(b"\x89PNG") and len(picture.figure.axes) == (1 if kind == "line" else 3)
     for name, found in both.items():
@@ -46,11 +46,11 @@ def test_every_kind_is_drawn_and_read_out(kind, tmp_path):
 
 def test_kinds_are_not_mixed_and_tetrahedra_are_sliced():
     with pytest.raises(ValueError, match=r"kinds \['line', 'plane'\]"):
-        draw.draw({"a": landscape(KINDS["line"]()), "b": landscape(KINDS["plane"]())})
+        draw.plot_landscapes({"a": landscape(KINDS["line"]()), "b": landscape(KINDS["plane"]())})
     with pytest.raises(ValueError, match=r"Landscapes of kinds \[\]"):
-        draw.draw({})
+        draw.plot_landscapes({})
     with pytest.raises(ValueError, match=r"tetrahedron_slice"):
-        draw.draw({"a": landscape(simplex(ends(4), 2))})
+        draw.plot_landscapes({"a": landscape(simplex(ends(4), 2))})
 
 
 def test_corners_of_a_triangle_are_equally_far_apart():
@@ -62,4 +62,4 @@ def test_corners_of_a_triangle_are_equally_far_apart():
 
 def test_curvature_is_drawn():
     rows = [{"twin": "adamix", "stage": "late", "sharpness": -n, "measured": n} for n in (0.1, 0.2, 0.4)]
-    assert "sharpness: correlation -1.00" in draw.draw_curvature(rows, ("sharpness",)).alt
+    assert "sharpness: correlation -1.00" in draw.plot_curvature(rows, ("sharpness",)).alt

@@ -74,15 +74,15 @@ ROWS = [
 
 
 def test_estimates_are_drawn_with_their_correlation():
-    picture = maker.draw_gaps(ROWS, ROWS[:3])
+    picture = maker.plot_gaps(ROWS, ROWS[:3])
     assert "pairs of routes: 8 points, correlation 1.00, of ranks 1.00" in picture.alt
     assert "all experts against all routes: 3 points" in picture.alt
     assert correlation(ROWS) == pytest.approx((1, 1))
-    assert "apart at 0.5: 0.51 and 1, 1: 1" in maker.draw_scales(ROWS).alt
+    assert "apart at 0.5: 0.51 and 1, 1: 1" in maker.plot_scales(ROWS).alt
 
 
 def test_stages_are_drawn():
     rows = [{**row, "measure": "cka", "value": row["measured"]} for row in ROWS]
-    assert "CKA of experts' updates, adamix: 0.007, 0.015" in maker.draw_stages(rows, ("cka",)).alt.replace(
+    assert "CKA of experts' updates, adamix: 0.007, 0.015" in maker.plot_stages(rows, ("cka",)).alt.replace(
         "0.0075", "0.007"
     )

@@ -22,8 +22,8 @@ from adamix_lab.analysis.pictures_landscapes import (
     _mean,
     _quiet,
     correlation,
-    draw_curvature,
     panels,
+    plot_curvature,
     style_of,
 )
 from adamix_lab.analysis.plots import Picture, save_figure
@@ -148,19 +148,19 @@ def write_theory(folder: Path, study: Study, say: Callable[[str], None] = print)
         told = "{twin}, seed {seed}, {stage}: merge - ensemble {measured:.4f}, estimated {estimate:.4f} nats"
         say(told.format(**found["barycentres"][0]))
     tables = {name: record[name] for name in empty_tables()}
-    draw_theory(tables, folder, say)
+    plot_theory(tables, folder, say)
     return tables
 
 
-def draw_theory(tables: Tables, folder: Path, say: Callable[[str], None] = print) -> None:
+def plot_theory(tables: Tables, folder: Path, say: Callable[[str], None] = print) -> None:
     """The pictures of a study's tables, e.g. as read from `theory.json`."""
-    _write(draw_gaps(tables["pairs"], tables["barycentres"]), folder / "gaps.png", say)
-    _write(draw_scales(tables["scales"]), folder / "scales.png", say)
-    _write(draw_stages(tables["stages"]), folder / "stages.png", say)
-    _write(draw_curvature(tables["curvature"]), folder / "curvature.png", say)
+    _write(plot_gaps(tables["pairs"], tables["barycentres"]), folder / "gaps.png", say)
+    _write(plot_scales(tables["scales"]), folder / "scales.png", say)
+    _write(plot_stages(tables["stages"]), folder / "stages.png", say)
+    _write(plot_curvature(tables["curvature"]), folder / "curvature.png", say)
 
 
-def draw_gaps(rows: Rows, barycentres: Rows = ()) -> Picture:
+def plot_gaps(rows: Rows, barycentres: Rows = ()) -> Picture:
     """The estimate of merge minus ensemble against the measured difference: pairs of routes, and barycentres.
 
     rows, barycentres: twin, stage, estimate, measured (nats).
@@ -192,7 +192,7 @@ def draw_gaps(rows: Rows, barycentres: Rows = ()) -> Picture:
     return Picture(figure, "Estimated against measured gap between merge and logit ensemble. " + "; ".join(told) + ".")
 
 
-def draw_scales(rows: Rows) -> Picture:
+def plot_scales(rows: Rows) -> Picture:
     """Where the estimate breaks: measured and estimated gap of pairs pulled to a share of their distance.
 
     rows: twin, stage, scale, estimate, measured, averaged here over equal (twin, scale).
@@ -221,7 +221,7 @@ def draw_scales(rows: Rows) -> Picture:
     return Picture(figure, f"Measured and estimated size of the gap by distance. {'; '.join(told)}.")
 
 
-def draw_stages(rows: Rows, measures: Sequence[str] = ("cosine", "cka", "merge_gap", "measured")) -> Picture:
+def plot_stages(rows: Rows, measures: Sequence[str] = ("cosine", "cka", "merge_gap", "measured")) -> Picture:
     """One panel a measure over stages of training, a line a twin: means over seeds, each seed a dot.
 
     rows: twin, seed, stage, measure, value.
