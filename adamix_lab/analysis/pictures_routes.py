@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from adamix_lab.analysis.plots import STYLES, Picture, new_figure
+from adamix_lab.analysis.pictures_landscapes import panels
+from adamix_lab.analysis.plots import STYLES, Picture
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -16,13 +17,6 @@ SCOPES = {  # strategy: label
     "random-token": "a token",
 }
 MEASURES = {"accuracy": ("accuracy (%)", 100.0), "loss": ("loss (nats)", 1.0)}
-
-
-def panels(count: int, width: float, height: float, rows: int = 1) -> tuple[Any, Any]:
-    """(figure, its Axes in a row or a grid)."""
-    figure, ax = new_figure(width, height)
-    ax.remove()
-    return figure, figure.subplots(rows, count)
 
 
 def plot_strategies(table: DataFrame) -> Picture:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from adamix_lab.analysis.pictures_routes import panels
+from adamix_lab.analysis.pictures_landscapes import panels
 from adamix_lab.analysis.plots import STYLES, Picture
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def plot_reliability(table: DataFrame) -> Picture:
     figure, axes = panels(len(methods), 2.6 * len(methods) + 0.6, 3.2)
     lowest = max(0.0, float(table["confidence"].min()) - 0.05)
     told = []
-    for method, ax in zip(methods, [axes] if len(methods) == 1 else axes, strict=True):
+    for method, ax in zip(methods, axes, strict=True):
         rows, (colour, _) = table[table["method"] == method], method_style(str(method))
         share = rows["count"] / rows["count"].sum()
         ax.plot([0, 1], [0, 1], color="#444444", linestyle=":")
@@ -45,7 +45,7 @@ def plot_risk_coverage(table: DataFrame) -> Picture:
 
     table: `calibration.risk_coverage`'s columns and `method`.
     """
-    figure, ax = panels(1, 6, 4.4)
+    figure, (ax,) = panels(1, 6, 4.4)
     told = []
     for method, rows in table.groupby("method", sort=False):
         colour, marker = method_style(str(method))
@@ -64,7 +64,7 @@ def plot_entropy(table: DataFrame) -> Picture:
 
     table: of `calibration.compare_uncertainty`.
     """
-    figure, ax = panels(1, 7, 0.5 * len(table) + 1.6)
+    figure, (ax,) = panels(1, 7, 0.5 * len(table) + 1.6)
     names = list(table["method"])[::-1]
     rows = table.set_index("method").loc[names]
     ax.barh(names, rows["expected_entropy"], color="#777777", label="expected entropy of a sample")
@@ -93,7 +93,7 @@ def plot_inside_outside(table: DataFrame, kind: str = "entropy") -> Picture:
     colours = {"inside": STYLES["merged"][0], "outside": STYLES["random"][0]}
     dashes = {"inside": "-", "outside": "--"}
     told = []
-    for method, ax in zip(methods, [axes] if len(methods) == 1 else axes, strict=True):
+    for method, ax in zip(methods, axes, strict=True):
         rows = table[table["method"] == method]
         for where, part in rows.groupby("where", sort=False):
             seaborn.ecdfplot(x=part[kind], ax=ax, color=colours[str(where)], linestyle=dashes[str(where)], label=where)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adamix_lab.analysis.pictures_routes import panels
+from adamix_lab.analysis.pictures_landscapes import panels
 from adamix_lab.analysis.plots import STYLES, Picture
 from adamix_lab.experiments.contrasts import Contrast, Scores, Side, minus, task_loss
 from adamix_lab.experiments.tables import printed_table
@@ -118,7 +118,7 @@ def strategies_by_seed(table: DataFrame) -> Picture:
     table: columns task, strategy, seed, difference (points, strategy minus merged).
     """
     tasks = list(dict.fromkeys(table["task"]))
-    figure, axes = panels(1, max(6.0, 1.6 * len(tasks) + 3), 4.4)
+    figure, (axes,) = panels(1, max(6.0, 1.6 * len(tasks) + 3), 4.4)
     names = [name for name in ("random", "fixed", "ensemble", "exact") if name in set(table["strategy"])]
     told = []
     for n, name in enumerate(names):
@@ -144,7 +144,7 @@ def losses(curves: Mapping[str, DataFrame]) -> Picture:
     """
     figure, axes = panels(len(curves), 4.2 * len(curves) + 1.5, 4.0)
     told = []
-    for ax, (task, table) in zip(np.ravel(axes), curves.items(), strict=True):
+    for ax, (task, table) in zip(axes, curves.items(), strict=True):
         for variant, own in table.groupby("variant", sort=False):
             colour, _ = style(str(variant))
             mean = own.groupby("step")["loss"].mean()

@@ -170,7 +170,7 @@ def draw_convergence(runs: Mapping[str, Sequence[DataFrame]], predicted: float |
         runs: tables of `converging`, one a seed, by the name of the experts.
         predicted: how many drawn routes the learner thinks the first panel's merge is worth.
     """
-    from adamix_lab.analysis.pictures_routes import panels
+    from adamix_lab.analysis.pictures_landscapes import panels
 
     figure, axes = panels(len(runs), 4.4 * len(runs), 3.6)
     told = []
@@ -303,7 +303,7 @@ def smallest(state: Sampled) -> int | None:
 
 def draw_sampled(state: Sampled) -> View:
     """The routes' answers with the drawn ones marked and the averages of many draws; distances against T."""
-    from adamix_lab.analysis.pictures_routes import panels
+    from adamix_lab.analysis.pictures_landscapes import panels
 
     figure, (left, right) = panels(2, 9.0, 3.5)
     _draw_answers(left, state)
