@@ -8,8 +8,7 @@ from typing import Any
 
 from adamix_lab.analysis.kinds import KINDS, look_at_all
 from adamix_lab.analysis.landscape import METRICS, Landscape
-from adamix_lab.analysis.pictures_landscapes import plot_landscapes
-from adamix_lab.analysis.plots import Picture, save_figure
+from adamix_lab.analysis.plots import Picture, plot_landscapes, save_figure
 from adamix_lab.core.errors import one_of
 
 

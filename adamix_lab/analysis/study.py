@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from adamix_lab.analysis import plots
 from adamix_lab.analysis.calibration import (
     Method,
     compare_uncertainty,
@@ -22,7 +23,6 @@ from adamix_lab.analysis.calibration import (
     strategy_table,
     summary,
 )
-from adamix_lab.analysis.plots import Picture, save_figure
 from adamix_lab.analysis.posterior import (
     FixedBatches,
     Samples,
@@ -275,24 +275,21 @@ def _write(out: Path, tables: Mapping[str, DataFrame], title: str, record: Mappi
         else:
             write_text(out / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
     for name, picture in _pictures(tables, title).items():
-        save_figure(picture.figure, out / f"{name}.png", picture.alt)
+        plots.save_figure(picture.figure, out / f"{name}.png", picture.alt)
     write_text(out / "record.json", json.dumps(record, indent=2) + "\n")
 
 
-def _pictures(tables: Mapping[str, DataFrame], title: str) -> dict[str, Picture]:
-    from adamix_lab.analysis import pictures_routes as routes
-    from adamix_lab.analysis import pictures_uncertainty as uncertainty
-
+def _pictures(tables: Mapping[str, DataFrame], title: str) -> dict[str, plots.Picture]:
     made = {
-        "strategies": routes.plot_strategies(tables["draws"]),
-        "reliability": uncertainty.plot_reliability(tables["reliability"]),
-        "risk_coverage": uncertainty.plot_risk_coverage(tables["risk_coverage"]),
-        "entropy": uncertainty.plot_entropy(tables["uncertainty"]),
+        "strategies": plots.plot_strategies(tables["draws"]),
+        "reliability": plots.plot_reliability(tables["reliability"]),
+        "risk_coverage": plots.plot_risk_coverage(tables["risk_coverage"]),
+        "entropy": plots.plot_entropy(tables["uncertainty"]),
     }
     if "convergence" in tables:
-        made["convergence"] = routes.plot_convergence(tables["convergence"], title)
+        made["convergence"] = plots.plot_convergence(tables["convergence"], title)
     several = tables["rows"][tables["rows"]["mutual_information"] > 0]["method"].unique()
     rows = tables["rows"][tables["rows"]["method"].isin(["merged", *several])]
     if (rows["where"] == "outside").any():
-        made["outside"] = uncertainty.plot_inside_outside(rows)
+        made["outside"] = plots.plot_inside_outside(rows)
     return made

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adamix_lab.analysis.pictures_landscapes import panels
-from adamix_lab.analysis.plots import STYLES, Picture
+from adamix_lab.analysis.plots import STYLES, Picture, panels
 from adamix_lab.experiments.contrasts import Contrast, Scores, Side, minus, task_loss
 from adamix_lab.experiments.tables import printed_table
 

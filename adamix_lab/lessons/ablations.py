@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adamix_lab.analysis.pictures_landscapes import panels
-from adamix_lab.analysis.plots import STYLES, Picture, new_figure
+from adamix_lab.analysis.plots import STYLES, Picture, new_figure, panels
 from adamix_lab.analysis.statistics import Estimate, holm
 from adamix_lab.core.errors import unknown
 from adamix_lab.core.files import write_atomically, write_text

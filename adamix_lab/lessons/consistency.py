@@ -75,7 +75,7 @@ def draw_dial(state: Dialled, predicted: float | None = None) -> View:
 
     predicted: the accuracy in % that the learner expects of a random route at the largest weight.
     """
-    from adamix_lab.analysis.pictures_landscapes import fix_margins, panels
+    from adamix_lab.analysis.plots import fix_margins, panels
 
     figure, (left, right) = panels(2, 8.6, 3.6)
     places, at = range(len(state.weights)), state.chosen

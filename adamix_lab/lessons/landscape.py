@@ -17,8 +17,7 @@ from torch import Tensor
 
 from adamix_lab.analysis.kinds import look_at
 from adamix_lab.analysis.landscape import Landscape, read_landscape
-from adamix_lab.analysis.pictures_landscapes import plot_curvature, plot_landscapes, style_of
-from adamix_lab.analysis.plots import Picture, new_figure
+from adamix_lab.analysis.plots import Picture, new_figure, plot_curvature, plot_landscapes, style_of
 from adamix_lab.analysis.statistics import format_interval
 from adamix_lab.analysis.theory import expert_similarity
 from adamix_lab.core.errors import one_of

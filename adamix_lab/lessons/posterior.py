@@ -170,7 +170,7 @@ def draw_convergence(runs: Mapping[str, Sequence[DataFrame]], predicted: float |
         runs: tables of `converging`, one a seed, by the name of the experts.
         predicted: how many drawn routes the learner thinks the first panel's merge is worth.
     """
-    from adamix_lab.analysis.pictures_landscapes import panels
+    from adamix_lab.analysis.plots import panels
 
     figure, axes = panels(len(runs), 4.4 * len(runs), 3.6)
     told = []
@@ -303,7 +303,7 @@ def smallest(state: Sampled) -> int | None:
 
 def draw_sampled(state: Sampled) -> View:
     """The routes' answers with the drawn ones marked and the averages of many draws; distances against T."""
-    from adamix_lab.analysis.pictures_landscapes import panels
+    from adamix_lab.analysis.plots import panels
 
     figure, (left, right) = panels(2, 9.0, 3.5)
     _draw_answers(left, state)
@@ -411,7 +411,7 @@ def risks(answers: Answers) -> Picture:
     """Wrong answers among the surest rows: all routes sorted by entropy and by mutual information, the merge."""
     import pandas as pd
 
-    from adamix_lab.analysis.pictures_uncertainty import plot_risk_coverage
+    from adamix_lab.analysis.plots import plot_risk_coverage
 
     right = marginal(answers.routes).argmax(-1) == answers.labels
     told = uncertainty(samples_of(answers)[0])

@@ -194,7 +194,7 @@ def draw_combined(state: Combined, predicted: float | None = None) -> View:
 
     predicted: how many times the mean's update the learner expects of "linear" at 1/M.
     """
-    from adamix_lab.analysis.pictures_landscapes import fix_margins, panels
+    from adamix_lab.analysis.plots import fix_margins, panels
 
     ground = state.ground
     figure, (left, right) = panels(2, 9.2, 3.8)

@@ -4,8 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from adamix_lab.analysis import pictures_routes as routes
-from adamix_lab.analysis import pictures_uncertainty as uncertainty
+from adamix_lab.analysis import plots
 from adamix_lab.analysis.calibration import reliability as bins
 from adamix_lab.analysis.calibration import risk_coverage as curve
 from adamix_lab.analysis.plots import STYLES, Picture
@@ -19,7 +18,7 @@ def draws():
     rows += [
         {"strategy": "fixed", "average": "none", "passes": 1, "accuracy": 0.7 + n / 100, "loss": 0.6} for n in (0, 1)
     ]
-    for strategy, passes in [*((name, 1) for name in routes.SCOPES), ("ensemble", 2), ("ensemble", 8)]:
+    for strategy, passes in [*((name, 1) for name in plots.SCOPES), ("ensemble", 2), ("ensemble", 8)]:
         average = "logits" if strategy == "ensemble" else "none"
         for n in range(5):
             row = {
@@ -39,12 +38,12 @@ def lines(ax):
 
 
 def test_strategies():
-    picture = routes.plot_strategies(draws())
+    picture = plots.plot_strategies(draws())
     assert isinstance(picture, Picture)
     left, right = picture.figure.axes
     assert lines(left)["merged"].get_ydata()[0] == 75 and lines(right)["merged"].get_ydata()[0] == 0.5
     assert lines(left)["merged"].get_color() == STYLES["merged"][0]
-    assert [label.get_text() for label in left.get_xticklabels()] == [*routes.SCOPES.values(), "K = 2", "K = 8"]
+    assert [label.get_text() for label in left.get_xticklabels()] == [*plots.SCOPES.values(), "K = 2", "K = 8"]
     for part in (
         "100 rows, 64 routes",
         "merged 75.0",
@@ -54,7 +53,7 @@ def test_strategies():
     ):
         assert part in picture.alt
     without = draws().replace({"strategy": {"exact": "monte-carlo"}})
-    assert "average of all drawn 80.0" in routes.plot_strategies(without).alt
+    assert "average of all drawn 80.0" in plots.plot_strategies(without).alt
 
 
 def test_convergence():
@@ -62,7 +61,7 @@ def test_convergence():
     every = Samples(torch.randn(10, 16, 2, generator=generator), torch.zeros(10).long(), "routes", exact=True)
     merged = Samples(every.logits.mean(1, keepdim=True), every.labels, "merged")
     table = converge(every, merged, sizes=(1, 4, 16), draws=20)
-    picture = routes.plot_convergence(table, "tiny, M = 2")
+    picture = plots.plot_convergence(table, "tiny, M = 2")
     left, right = picture.figure.axes
     drawn = lines(left)
     assert list(drawn["one route / sqrt(T)"].get_ydata()) == pytest.approx([table["error"][0] / t for t in (1, 2, 4)])
@@ -83,10 +82,10 @@ def samples_table():
 
 def test_calibration_and_risk():
     by_bin, by_coverage = samples_table()
-    picture = uncertainty.plot_reliability(by_bin)
+    picture = plots.plot_reliability(by_bin)
     assert [ax.get_title() for ax in picture.figure.axes] == ["merged", "exact marginal"]
     assert "merged +2.5 points" in picture.alt  # 3 of 4 right at a mean confidence of 0.725
-    risk = uncertainty.plot_risk_coverage(by_coverage)
+    risk = plots.plot_risk_coverage(by_coverage)
     (ax,) = risk.figure.axes
     assert list(lines(ax)["exact marginal"].get_ydata()) == pytest.approx([0, 0, 25])  # the two of 0.8 together
     assert "merged 0.0 % at half coverage, 25.0 % of all" in risk.alt
@@ -95,14 +94,14 @@ def test_calibration_and_risk():
 def test_sources_and_outside():
     columns = ["method", "entropy", "expected_entropy", "mutual_information"]
     table = pd.DataFrame([("merged", 0.4, 0.4, 0.0), ("dropout, 4 samples", 0.5, 0.3, 0.2)], columns=columns)
-    picture = uncertainty.plot_entropy(table)
+    picture = plots.plot_entropy(table)
     assert "dropout, 4 samples 0.500 = 0.300 + 0.2000" in picture.alt
     widths = sorted(round(patch.get_width(), 6) for patch in picture.figure.axes[0].patches)
     assert widths == [0.0, 0.2, 0.3, 0.4]
     rows = pd.DataFrame(
         {"method": "merged", "where": ["inside"] * 3 + ["outside"] * 3, "entropy": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]}
     )
-    both = uncertainty.plot_inside_outside(rows)
+    both = plots.plot_inside_outside(rows)
     assert "merged: median inside 0.2000, median outside 0.5000" in both.alt
 
 
@@ -116,5 +115,5 @@ def test_one_colour_and_marker_a_method():
         "single adapter",
         "apart, 4",
     ]
-    styles = [uncertainty.method_style(name) for name in names]
+    styles = [plots.method_style(name) for name in names]
     assert len(set(styles)) == len(names) and styles[0] == STYLES["merged"] and styles[-1] == STYLES["apart"]

@@ -4,7 +4,7 @@ import close
 import pytest
 import torch
 
-from adamix_lab.analysis import pictures_landscapes as draw
+from adamix_lab.analysis import plots
 from adamix_lab.analysis.landscape import METRICS, empty_landscape
 from adamix_lab.analysis.plots import save_figure
 from adamix_lab.analysis.points import line, plane, random_plane, simplex, square, tetrahedron_slice
@@ -34,7 +34,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_drawn_and_read_out(kind, tmp_path):
     both = {"adamix": landscape(KINDS[kind]()), "apart": landscape(KINDS[kind](), 1)}
-    picture = draw.plot_landscapes(both, "accuracy" if kind == "square" else "loss")
+    picture = plots.plot_landscapes(both, "accuracy" if kind == "square" else "loss")
     path = save_figure(picture.figure, tmp_path / "x.png", picture.alt)
     assert path.read_bytes().startswith(b"\x89PNG") and len(picture.figure.axes) == (1 if kind == "line" else 3)
     for name, found in both.items():
@@ -46,20 +46,20 @@ def test_every_kind_is_drawn_and_read_out(kind, tmp_path):
 
 def test_kinds_are_not_mixed_and_tetrahedra_are_sliced():
     with pytest.raises(ValueError, match=r"kinds \['line', 'plane'\]"):
-        draw.plot_landscapes({"a": landscape(KINDS["line"]()), "b": landscape(KINDS["plane"]())})
+        plots.plot_landscapes({"a": landscape(KINDS["line"]()), "b": landscape(KINDS["plane"]())})
     with pytest.raises(ValueError, match=r"Landscapes of kinds \[\]"):
-        draw.plot_landscapes({})
+        plots.plot_landscapes({})
     with pytest.raises(ValueError, match=r"tetrahedron_slice"):
-        draw.plot_landscapes({"a": landscape(simplex(ends(4), 2))})
+        plots.plot_landscapes({"a": landscape(simplex(ends(4), 2))})
 
 
 def test_corners_of_a_triangle_are_equally_far_apart():
     found = landscape(simplex(ends(3), 2))
-    x, y = draw.plane_coordinates(found)
+    x, y = plots.plane_coordinates(found)
     corners = torch.stack([x, y], -1)[-4:-1]
     close.assert_close(torch.pdist(corners), [1, 1, 1], close.DOUBLE)
 
 
 def test_curvature_is_drawn():
     rows = [{"twin": "adamix", "stage": "late", "sharpness": -n, "measured": n} for n in (0.1, 0.2, 0.4)]
-    assert "sharpness: correlation -1.00" in draw.plot_curvature(rows, ("sharpness",)).alt
+    assert "sharpness: correlation -1.00" in plots.plot_curvature(rows, ("sharpness",)).alt

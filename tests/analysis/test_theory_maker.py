@@ -10,7 +10,7 @@ import pytest
 import tiny_task
 
 from adamix_lab.analysis.kinds import task_batches
-from adamix_lab.analysis.pictures_landscapes import correlation
+from adamix_lab.analysis.plots import correlation
 
 MAKER = Path(__file__).resolve().parents[2] / "data" / "results" / "landscape" / "theory.py"
 spec = importlib.util.spec_from_file_location("theory_maker", MAKER)

@@ -16,17 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from adamix_lab.analysis.kinds import task_batches
-from adamix_lab.analysis.pictures_landscapes import (
+from adamix_lab.analysis.plots import (
     STAGE_SIZES,
+    Picture,
     Rows,
     _mean,
     _quiet,
     correlation,
     panels,
     plot_curvature,
+    save_figure,
     style_of,
 )
-from adamix_lab.analysis.plots import Picture, save_figure
 from adamix_lab.analysis.points import Point, point_of
 from adamix_lab.analysis.theory import Gap, barycentre, curvature, expert_similarity, pulled, two_points
 from adamix_lab.core.files import write_text
