@@ -20,8 +20,7 @@ from collections.abc import Sequence
 
 import torch
 
-from adamix_lab.analysis.kinds import task_batches
-from adamix_lab.analysis.landscape import evaluate_points
+from adamix_lab.analysis.landscape import evaluate_points, task_batches
 from adamix_lab.analysis.points import Points, plane, point_of
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.merging import merge

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from adamix_lab.analysis import plots
 from adamix_lab.analysis.kinds import KINDS, look_at_all
 from adamix_lab.analysis.landscape import METRICS, Landscape
-from adamix_lab.analysis.plots import Picture, plot_landscapes, save_figure
 from adamix_lab.core.errors import one_of
 
 
@@ -29,10 +29,7 @@ def write_landscapes(
         one_of("metric", metric, METRICS)
     landscapes = look_at_all(names, kind, folder, say=say, **settings)
     for metric in metrics:
-        _write(plot_landscapes(landscapes, metric), folder / f"{kind}-{metric}.png", say)
+        picture, path = plots.plot_landscapes(landscapes, metric), folder / f"{kind}-{metric}.png"
+        plots.save_figure(picture.figure, path, picture.alt)
+        say(f"{path}: {picture.alt}")
     return landscapes
-
-
-def _write(picture: Picture, path: Path, say: Callable[[str], None]) -> None:
-    save_figure(picture.figure, path, picture.alt)
-    say(f"{path}: {picture.alt}")

@@ -8,14 +8,12 @@ from typing import Any
 
 import torch
 
-from adamix_lab.analysis.landscape import Landscape, evaluate_points
-from adamix_lab.analysis.points import Point, Points, line, plane, point_of, random_plane, simplex, square
+from adamix_lab.analysis.landscape import Landscape, evaluate_points, task_batches
+from adamix_lab.analysis.points import Point, Points, experts_of, line, plane, point_of, random_plane, simplex, square
 from adamix_lab.core.errors import one_of, unknown
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
-from adamix_lab.core.views import Batch
-from adamix_lab.tasks.batches import encode, sequential
-from adamix_lab.tasks.tasks import Task, load_task
+from adamix_lab.tasks.tasks import load_task
 from adamix_lab.training.shipped import STAGES, TWINS, load_saved, load_twin
 
 STEPS = {"line": 41, "plane": 21, "random": 21, "triangle": 10, "square": 11, "stages": 21}
@@ -27,27 +25,6 @@ KINDS = {
     "square": "mixtures of experts 0, 1, 2 and 3; the merge in the middle",
     "stages": "through the merges after 10, 40 and 100 % of the training (shipped experts)",
 }
-
-
-def task_batches(task: Task, tokenizer: Any, rows: int | None = None, batch_size: int = 64) -> list[Batch]:
-    """The first rows of a task's evaluation set as fixed batches with labels, longest rows first.
-
-    Raises ValueError for an empty evaluation set, or a regression.
-    """
-    if task.regression:
-        raise ValueError(f"Task {task.name!r} is a regression: expected classes.")
-    chosen = task.evaluation[:rows]
-    if not chosen:
-        raise ValueError(f"The evaluation set of {task.name!r} is empty ({rows = }): expected at least one row.")
-    examples = encode(chosen, task, tokenizer)
-    return [batch for _, batch in sequential(examples, batch_size, tokenizer.pad_token_id or 0)]
-
-
-def experts_of(mixture: MixtureModel, number: int) -> dict[str, Point]:
-    """The first experts as named points. Raises ValueError where the mixture has fewer."""
-    if mixture.space.experts < number:
-        raise ValueError(f"The mixture has {mixture.space.experts} experts: expected {number} or more for this kind.")
-    return {f"expert {n}": point_of(mixture, mixture.space.fixed(n)) for n in range(number)}
 
 
 def points_of_kind(

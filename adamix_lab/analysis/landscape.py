@@ -25,6 +25,8 @@ from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.objective import IGNORED, predicts_next
 from adamix_lab.core.saving import describe
 from adamix_lab.core.views import Batch
+from adamix_lab.tasks.batches import encode, sequential
+from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.doctor import versions
 
 # -- what a landscape is once measured: arrays with their axes, kept in one safetensors file -------------------------
@@ -213,6 +215,20 @@ def evaluate_points(
                 save_landscape(landscape, store)
                 written = time.monotonic()
     return landscape
+
+
+def task_batches(task: Task, tokenizer: Any, rows: int | None = None, batch_size: int = 64) -> list[Batch]:
+    """The first rows of a task's evaluation set as fixed batches with labels, longest rows first.
+
+    Raises ValueError for an empty evaluation set, or a regression.
+    """
+    if task.regression:
+        raise ValueError(f"Task {task.name!r} is a regression: expected classes.")
+    chosen = task.evaluation[:rows]
+    if not chosen:
+        raise ValueError(f"The evaluation set of {task.name!r} is empty ({rows = }): expected at least one row.")
+    examples = encode(chosen, task, tokenizer)
+    return [batch for _, batch in sequential(examples, batch_size, tokenizer.pad_token_id or 0)]
 
 
 class Chunk:

@@ -44,6 +44,13 @@ def point_of(mixture: MixtureModel, selection: Tensor | None = None, head: bool 
     return point
 
 
+def experts_of(mixture: MixtureModel, number: int) -> dict[str, Point]:
+    """The first experts as named points. Raises ValueError where the mixture has fewer."""
+    if mixture.space.experts < number:
+        raise ValueError(f"The mixture has {mixture.space.experts} experts: expected {number} or more for this kind.")
+    return {f"expert {n}": point_of(mixture, mixture.space.fixed(n)) for n in range(number)}
+
+
 def mean(points: Sequence[Point]) -> Point:
     """The mean of points. Raises ValueError where they do not fit together."""
     return {name: stacked.mean(0) for name, stacked in anchored(points).items()}

@@ -13,10 +13,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from adamix_lab.analysis.kinds import experts_of, task_batches
-from adamix_lab.analysis.landscape import evaluate_points
+from adamix_lab.analysis.landscape import evaluate_points, task_batches
 from adamix_lab.analysis.plots import STYLES, Picture, new_figure
-from adamix_lab.analysis.points import above_prefix, inputs_of, simplex
+from adamix_lab.analysis.points import above_prefix, experts_of, inputs_of, simplex
 from adamix_lab.analysis.posterior import marginal
 from adamix_lab.analysis.statistics import wilson
 from adamix_lab.core.merging import weighted

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamix_lab.analysis.kinds import task_batches
+from adamix_lab.analysis.landscape import task_batches
 from adamix_lab.analysis.plots import STYLES, Picture, new_figure
 from adamix_lab.analysis.points import above_prefix, inputs_of
 from adamix_lab.analysis.statistics import wilson

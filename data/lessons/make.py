@@ -20,8 +20,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamix_lab.analysis.kinds import experts_of
-from adamix_lab.analysis.points import Point, above_prefix, anchored, dot, filter_normalised, logits_at, simplex
+from adamix_lab.analysis.points import (
+    Point,
+    above_prefix,
+    anchored,
+    dot,
+    experts_of,
+    filter_normalised,
+    logits_at,
+    simplex,
+)
 from adamix_lab.core.files import write_tensors
 from adamix_lab.core.model import MixtureModel, evaluating, trained_tensors
 from adamix_lab.core.objective import Consistency

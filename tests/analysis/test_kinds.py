@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import tiny_task
 
-from adamix_lab.analysis import kinds
+from adamix_lab.analysis import kinds, landscape
 from adamix_lab.analysis.gallery import write_landscapes
 from adamix_lab.analysis.landscape import read_landscape
 from adamix_lab.analysis.points import point_of
@@ -30,10 +30,10 @@ def test_every_kind_has_points():
 
 def test_batches_of_a_task_and_an_empty_evaluation_set():
     task, tokenizer = tiny_task.task(), tiny_task.tokenizer()
-    batches = kinds.task_batches(task, tokenizer, rows=10, batch_size=4)
+    batches = landscape.task_batches(task, tokenizer, rows=10, batch_size=4)
     assert [len(batch["labels"]) for batch in batches] == [4, 4, 2]
     with pytest.raises(ValueError, match=r"evaluation set of 'tiny' is empty"):
-        kinds.task_batches(replace(task, evaluation=[]), tokenizer)
+        landscape.task_batches(replace(task, evaluation=[]), tokenizer)
 
 
 def test_shipped_experts_are_drawn_and_a_second_call_computes_nothing(tmp_path):

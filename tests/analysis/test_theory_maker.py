@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tiny_task
 
-from adamix_lab.analysis.kinds import task_batches
+from adamix_lab.analysis.landscape import task_batches
 from adamix_lab.analysis.plots import correlation
 
 MAKER = Path(__file__).resolve().parents[2] / "data" / "results" / "landscape" / "theory.py"

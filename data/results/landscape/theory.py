@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from adamix_lab.analysis.kinds import task_batches
+from adamix_lab.analysis.landscape import task_batches
 from adamix_lab.analysis.plots import (
     STAGE_SIZES,
     Picture,
