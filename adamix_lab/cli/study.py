@@ -49,7 +49,7 @@ def landscape(
     out: Folder = Path("runs/landscape"),
 ) -> None:
     """Loss over lines, planes and mixtures of experts: arrays and pictures; a killed run goes on where it was."""
-    from adamix_lab.analysis.gallery import write_landscapes
+    from adamix_lab.analysis.study import write_landscapes
 
     settings: dict[str, Any] = {"seed": seed, "stage": stage, "steps": steps, "rows": rows}
     settings |= {"batch_size": batch_size, "dtype": dtype}

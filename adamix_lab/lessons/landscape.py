@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from adamix_lab.analysis.kinds import look_at
 from adamix_lab.analysis.landscape import Landscape, read_landscape
 from adamix_lab.analysis.plots import Picture, new_figure, plot_curvature, plot_landscapes, style_of
 from adamix_lab.analysis.statistics import format_interval
+from adamix_lab.analysis.study import look_at
 from adamix_lab.analysis.theory import expert_similarity
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.files import read_tensors

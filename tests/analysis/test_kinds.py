@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import tiny_task
 
-from adamix_lab.analysis import kinds, landscape
-from adamix_lab.analysis.gallery import write_landscapes
+from adamix_lab.analysis import landscape, study
 from adamix_lab.analysis.landscape import read_landscape
 from adamix_lab.analysis.points import point_of
+from adamix_lab.analysis.study import write_landscapes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 one_thread = tiny_task.one_thread
@@ -17,15 +17,15 @@ one_thread = tiny_task.one_thread
 def test_every_kind_has_points():
     mixture = tiny_task.mixture(experts=4)
     stages = {f"{n}": point_of(mixture, mixture.space.fixed(n)) for n in range(3)}
-    for kind in kinds.KINDS:
-        points = kinds.points_of_kind(kind, mixture, 3, stages=stages)
+    for kind in study.KINDS:
+        points = study.points_of_kind(kind, mixture, 3, stages=stages)
         assert points.references and len(points) >= 3
     with pytest.raises(ValueError, match=r"kind of landscape 'plain' is not known.*'plane'"):
-        kinds.points_of_kind("plain", mixture)
+        study.points_of_kind("plain", mixture)
     with pytest.raises(ValueError, match=r'"stages" needs checkpoints'):
-        kinds.points_of_kind("stages", mixture)
+        study.points_of_kind("stages", mixture)
     with pytest.raises(ValueError, match=r"has 3 experts: expected 4"):
-        kinds.points_of_kind("square", tiny_task.mixture(experts=3))
+        study.points_of_kind("square", tiny_task.mixture(experts=3))
 
 
 def test_batches_of_a_task_and_an_empty_evaluation_set():

@@ -12,7 +12,7 @@ import torch
 
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
-from adamix_lab.analysis.kinds import place_for
+from adamix_lab.analysis.study import place_for
 from adamix_lab.lessons import answers, consistency
 from adamix_lab.lessons.widgets import Prediction, heading
 

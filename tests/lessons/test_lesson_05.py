@@ -15,9 +15,9 @@ from tiny_task import one_thread  # noqa: F401
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
 
-from adamix_lab.analysis.kinds import points_of_kind
 from adamix_lab.analysis.landscape import evaluate_points, save_landscape, task_batches
 from adamix_lab.analysis.points import dot, experts_of
+from adamix_lab.analysis.study import points_of_kind
 from adamix_lab.core.merging import weighted
 from adamix_lab.lessons import landscape
 from adamix_lab.lessons.checks.landscape import check_barrier, check_plane
