@@ -72,7 +72,8 @@ def read_exports(python: Path) -> dict:
 def run_tests(python: Path) -> str:
     """pytest's closing line on TESTS, by the environment's interpreter."""
     command = [python, "-m", "pytest", "-q", "-m", "not slow and not browser", "-p", "no:cacheprovider"]
-    files = [ROOT / "tests" / f"{name}.py" for name in TESTS]
+    places = {path.stem: path for path in (ROOT / "tests").rglob("test_*.py")}
+    files = [places[name] for name in TESTS]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "ADAMIX_LAB_DATA": str(ROOT / "data")}
     done = subprocess.run([*command, *files], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
     print(done.stdout[-4000:])

@@ -5,6 +5,7 @@ The first run makes the environments under runs/ and needs a package registry; w
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,11 @@ def test_the_oldest_versions(record_property):
     record = checked("oldest")
     record_property("versions", record["versions"])
     assert "passed" in record["tests"] and "failed" not in record["tests"]
+
+
+def test_the_tests_that_run_on_other_versions_are_there():
+    wanted = runpy.run_path(str(ROOT / "environments" / "check.py"))["TESTS"]
+    assert set(wanted) <= {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
 
 
 def test_every_environment_pins_torch_and_the_ranges_admit_the_oldest():
