@@ -44,7 +44,7 @@ site: ## a static site of the executed lessons and the pages for teaching, in ru
 	@$(RUN) notebooks/pages.py
 
 bench: ## the benchmarks, in their quick form
-	@$(RUN) -c "import glob, subprocess, sys; sys.exit(max((subprocess.call([sys.executable, f, '--quick']) for f in sorted(glob.glob('benchmarks/*.py'))), default=0))"
+	@$(RUN) -c "import glob, subprocess, sys; sys.exit(max((subprocess.call([sys.executable, f, '--quick']) for f in sorted(glob.glob('tests/benchmarks/*.py'))), default=0))"
 
 clean: ## delete caches (not .venv, not runs/)
 	@$(PYTHON) -c "import pathlib, shutil; [shutil.rmtree(p) for n in ('.pytest_cache', '.mypy_cache', '.ruff_cache', '.hypothesis', 'build', 'dist') for p in pathlib.Path('.').glob(n)]; [shutil.rmtree(p) for p in pathlib.Path('.').rglob('__pycache__') if '.venv' not in p.parts]"

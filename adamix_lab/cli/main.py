@@ -120,7 +120,7 @@ CHORES: dict[str, tuple[str, list[list[str]]]] = {
     "site": ("A static site of the lessons and the pages for teaching, in runs/site.", [["notebooks/pages.py"]]),
     "bench": (
         "The benchmarks in their quick form.",
-        [[f"benchmarks/{path.name}", "--quick"] for path in sorted(ROOT.glob("benchmarks/*.py"))],
+        [[f"tests/benchmarks/{path.name}", "--quick"] for path in sorted(ROOT.glob("tests/benchmarks/*.py"))],
     ),
 }
 

@@ -1,7 +1,7 @@
 """A merged bottleneck as a folder that stock `adapters` (AdapterHub) loads; written without importing it.
 
 The library pins a transformers of its own, so it can seldom be installed beside this one: the check reads the files
-back here, and `environments/check.py adapters` does it with the stock library (1.3.0).
+back here, and `tests/environments/check.py adapters` does it with the stock library (1.3.0).
 """
 
 from __future__ import annotations

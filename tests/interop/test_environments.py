@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PINNED = sorted(path.stem for path in (ROOT / "environments").glob("*.txt"))
+PINNED = sorted(path.stem for path in (ROOT / "tests" / "environments").glob("*.txt"))
 PROXIES = [name for name in os.environ if name.lower() in ("http_proxy", "https_proxy", "all_proxy")]
 
 
 def checked(name: str) -> dict:
     environment = {key: value for key, value in os.environ.items() if key not in PROXIES}
-    command = [sys.executable, ROOT / "environments" / "check.py", name]
+    command = [sys.executable, ROOT / "tests" / "environments" / "check.py", name]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
     if done.returncode == 77:
         pytest.skip(done.stdout.strip().splitlines()[-1])
@@ -49,7 +49,7 @@ def test_the_oldest_versions(record_property):
 
 
 def test_the_tests_that_run_on_other_versions_are_there():
-    wanted = runpy.run_path(str(ROOT / "environments" / "check.py"))["TESTS"]
+    wanted = runpy.run_path(str(ROOT / "tests" / "environments" / "check.py"))["TESTS"]
     assert set(wanted) <= {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
 
 
@@ -59,12 +59,12 @@ def test_every_environment_pins_torch_and_the_ranges_admit_the_oldest():
     from packaging.requirements import Requirement
 
     for name in PINNED:
-        lines = (ROOT / "environments" / f"{name}.txt").read_text().splitlines()
+        lines = (ROOT / "tests" / "environments" / f"{name}.txt").read_text().splitlines()
         needs = {Requirement(line).name: Requirement(line) for line in lines if line and not line.startswith("#")}
         assert "torch" in needs and all(str(need.specifier).startswith("==") for need in needs.values()), name
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     admitted = [*project["dependencies"], *project["optional-dependencies"]["peft"]]
-    oldest = (ROOT / "environments" / "oldest.txt").read_text().splitlines()
+    oldest = (ROOT / "tests" / "environments" / "oldest.txt").read_text().splitlines()
     pins = dict(line.split("==") for line in oldest if "==" in line)
     for requirement in map(Requirement, admitted):
         assert requirement.specifier.contains(pins[requirement.name]), requirement

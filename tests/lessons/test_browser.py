@@ -14,7 +14,7 @@ pytestmark = [
 
 ROOT = Path(__file__).resolve().parents[2]
 LESSONS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-SECONDS = 60  # until a new picture must stand; how long it takes is benchmarks/latency.py's business
+SECONDS = 60  # until a new picture must stand; how long it takes is tests/benchmarks/latency.py's business
 
 FRAME = """
 from adamix_lab.analysis.plots import Picture, new_figure

@@ -1,10 +1,10 @@
 """Architectures x libraries: how far stock libraries' logits are from the mixture's, in several environments.
 
-    python benchmarks/interop.py --environment adapters --environment oldest
-    python benchmarks/interop.py --quick      # the exports' own checks, in this environment alone
+    python tests/benchmarks/interop.py --environment adapters --environment oldest
+    python tests/benchmarks/interop.py --quick      # the exports' own checks, in this environment alone
 
-Environments are made from environments/NAME.txt (a package registry is needed once). Writes data/results/interop.json
-(not with --quick). `environments/check.py NAME` runs tests in them besides.
+Environments are made from tests/environments/NAME.txt (a package registry is needed once). Writes data/results/interop.json
+(not with --quick). `tests/environments/check.py NAME` runs tests in them besides.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 
 from adamix_lab.training.doctor import versions
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "environments"))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "environments"))
 
 from check import make_exports, python_of, read_exports  # noqa: E402
 

@@ -1,7 +1,7 @@
 """Tokenising and batching SST-2's training set, and the throughput of a training run beside transformers' Trainer.
 
-    python benchmarks/data.py            all rows tokenised; runs of 200 steps, 5 rounds
-    python benchmarks/data.py --quick    a sample; runs of 40 steps, 3 rounds, about a minute
+    python tests/benchmarks/data.py            all rows tokenised; runs of 200 steps, 5 rounds
+    python tests/benchmarks/data.py --quick    a sample; runs of 40 steps, 3 rounds, about a minute
 
 SST-2 is read from `../shared/data/sst2` beside the checkout, or from --folder; without either the embedded task serves
 (the output says so; its sentences have nearly equal lengths, so there is little to win).
@@ -39,7 +39,7 @@ from adamix_lab.training.doctor import versions
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.train import train
 
-SHARED = Path(os.environ.get("ADAMIX_LAB_SHARED") or Path(__file__).resolve().parent.parent.parent / "shared")
+SHARED = Path(os.environ.get("ADAMIX_LAB_SHARED") or Path(__file__).resolve().parents[3] / "shared")
 BATCH, LENGTH, RATE = 32, 128, 1e-3
 
 

@@ -1,7 +1,7 @@
 """An ensemble of K = 16 routes in batched passes, against K passes one by one.
 
-    python benchmarks/ensemble.py            1, 8 and 32 rows of 32 and of 128 tokens
-    python benchmarks/ensemble.py --quick    8 rows of 32 tokens, under half a minute
+    python tests/benchmarks/ensemble.py            1, 8 and 32 rows of 32 and of 128 tokens
+    python tests/benchmarks/ensemble.py --quick    8 rows of 32 tokens, under half a minute
 
 MiniLM with bottleneck adapters of 16 (M = 4, shared up-projection) in every block, and in the top two. Batched: all
 K routes in one call that shares what lies below the first site and cuts the last block to the position that the head

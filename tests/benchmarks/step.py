@@ -1,7 +1,7 @@
 """What a training step and an inference pass cost, as ratios measured side by side.
 
-    python benchmarks/step.py            lengths 32, 64, 128; float32 and bfloat16
-    python benchmarks/step.py --quick    length 32, float32, under a minute
+    python tests/benchmarks/step.py            lengths 32, 64, 128; float32 and bfloat16
+    python tests/benchmarks/step.py --quick    length 32, float32, under a minute
 
 AdaMix is a bottleneck adapter of 16 in every block of MiniLM (M = 4, shared up-projection), two views a step, one
 shared prefix. It stands beside peft's LoRA (r = 8 on query and value), the same LoRA with its last block cut to the

@@ -1,6 +1,6 @@
 """What importing the package costs beside `import torch`, each in a fresh process, interleaved, medians.
 
-    python benchmarks/imports.py [--quick]
+    python tests/benchmarks/imports.py [--quick]
 
 The last line is one JSON object; `seconds_over_torch` is what `import adamix_lab` adds (warm file cache).
 """

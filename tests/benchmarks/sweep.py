@@ -1,7 +1,7 @@
 """Eight seeds as one batched program against the same eight runs one after another.
 
-    python benchmarks/sweep.py            120 steps a run, both settings, 3 rounds
-    python benchmarks/sweep.py --quick    10 steps a run, adapters in the top two blocks, 3 rounds, under a minute
+    python tests/benchmarks/sweep.py            120 steps a run, both settings, 3 rounds
+    python tests/benchmarks/sweep.py --quick    10 steps a run, adapters in the top two blocks, 3 rounds, under a minute
 
 The runs are AdaMix on MiniLM and the embedded task, M = 4, two routed views a step, batches of 16, dropout off so that
 both ways compute the same numbers. "top-two" adapts the top two blocks above a cached prefix; "every-block" all six

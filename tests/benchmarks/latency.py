@@ -1,9 +1,9 @@
 """How long a learner waits for a widget: its computing, its drawing, and from the key to the new picture.
 
-    python benchmarks/latency.py                     every lesson, ten states a slider (or of the buttons)
-    python benchmarks/latency.py 03_merging          one
-    python benchmarks/latency.py --quick             02_consistency, three states a slider
-    python benchmarks/latency.py --screenshots DIR   a picture of each widget besides, as JupyterLab shows it
+    python tests/benchmarks/latency.py                     every lesson, ten states a slider (or of the buttons)
+    python tests/benchmarks/latency.py 03_merging          one
+    python tests/benchmarks/latency.py --quick             02_consistency, three states a slider
+    python tests/benchmarks/latency.py --screenshots DIR   a picture of each widget besides, as JupyterLab shows it
 
 Computing and drawing are measured by the widget itself (`Explorer.seconds`); the whole way in the page, from the
 `keydown` on a slider to the decoded new image, in a real JupyterLab by headless Chromium. Aims: computing at most 50
@@ -24,7 +24,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 import lab_server  # noqa: E402

@@ -1,9 +1,9 @@
 """The lessons in one table: cells, words, widgets, checks, figures, alt texts, and seconds in the fast and full mode.
 
-    python benchmarks/notebooks.py              runs every lesson twice (fast, full)
-    python benchmarks/notebooks.py 02_consistency
-    python benchmarks/notebooks.py --fast-only  leaves the full mode out
-    python benchmarks/notebooks.py --quick      counts, runs nothing
+    python tests/benchmarks/notebooks.py              runs every lesson twice (fast, full)
+    python tests/benchmarks/notebooks.py 02_consistency
+    python tests/benchmarks/notebooks.py --fast-only  leaves the full mode out
+    python tests/benchmarks/notebooks.py --quick      counts, runs nothing
 
 Runs are copies: committed notebooks stay as they are. Budgets: 45 cells, 1,500 words, 60 s in the fast mode and 300 s
 in the full one, on two free cores; the load at the beginning is printed. The last line is one JSON object.
@@ -23,7 +23,7 @@ import nbformat
 
 from adamix_lab.core.files import write_text
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 BUDGETS = {"cells": 45, "words": 1500, "seconds, fast": 60, "seconds, full": 300}
 WIDGET = "run the cell to use it"  # what stands for a widget where there is none
 

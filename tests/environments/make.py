@@ -1,6 +1,6 @@
 """Tiny random models of five architectures, exported for each library, with the logits they must answer beside them.
 
-    python environments/make.py FOLDER
+    python tests/environments/make.py FOLDER
 
 Each case is a folder: `base/` (as transformers saves it, its head untrained), `out/` (the export), `case.json`, and
 `expected.safetensors` (inputs, and the logits of the merged mixture).

@@ -1,9 +1,9 @@
 """Exports against stock libraries, and the tests against other versions, each in an environment of its own.
 
-    python environments/check.py adapters      # stock adapters and peft load the exports; logits compared
-    python environments/check.py oldest        # some of the tests, on the lowest versions that are admitted
+    python tests/environments/check.py adapters      # stock adapters and peft load the exports; logits compared
+    python tests/environments/check.py oldest        # some of the tests, on the lowest versions that are admitted
 
-An environment is made once, under runs/environments, from `environments/NAME.txt`; this needs a package registry
+An environment is made once, under runs/environments, from `tests/environments/NAME.txt`; this needs a package registry
 (exit code 77 without one). Environments with pytest run TESTS; all of them read the exports.
 """
 
@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "runs" / "environments"
 NO_REGISTRY = 77
 WITHIN = 1e-5  # of the largest logit, as adamix_lab.core.numerics.REORDERED has it: other libraries sum in other orders
@@ -29,13 +29,13 @@ def python_of(name: str) -> Path:
     """The environment's interpreter; made if it is not there. Exits with 77 where packages cannot be fetched."""
     folder = Path(os.environ.get("ADAMIX_LAB_ENVIRONMENTS", HERE)) / name
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    wanted = (ROOT / "environments" / f"{name}.txt").read_text(encoding="utf-8")
+    wanted = (ROOT / "tests" / "environments" / f"{name}.txt").read_text(encoding="utf-8")
     stamp = folder / "installed.txt"
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
         return python
     subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
     proxies = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    install = [python, "-m", "pip", "install", "-q", "-r", ROOT / "environments" / f"{name}.txt"]
+    install = [python, "-m", "pip", "install", "-q", "-r", ROOT / "tests" / "environments" / f"{name}.txt"]
     done = subprocess.run(install, capture_output=True, text=True, env=proxies)
     if done.returncode:
         print(
@@ -50,7 +50,7 @@ def make_exports() -> list[dict]:
     """Exports of every architecture for every library, by this interpreter; a row a case."""
     HERE.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, ROOT / "environments" / "make.py", HERE / "exports"]
+    command = [sys.executable, ROOT / "tests" / "environments" / "make.py", HERE / "exports"]
     out = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout
     return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
 
@@ -59,7 +59,7 @@ def read_exports(python: Path) -> dict:
     """What an environment's libraries answered on the exports: versions, a row a case, and the rows that are wrong."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     environment.pop("PYTHONPATH", None)
-    command = [python, ROOT / "environments" / "read.py", HERE / "exports"]
+    command = [python, ROOT / "tests" / "environments" / "read.py", HERE / "exports"]
     out = subprocess.run(command, check=True, env=environment, cwd=HERE, stdout=subprocess.PIPE, text=True).stdout
     versions, *rows = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
     for row in rows:
@@ -86,7 +86,7 @@ def check(name: str) -> dict:
     python = python_of(name)
     make_exports()
     record = {"environment": name, **read_exports(python)}
-    if "pytest" in (ROOT / "environments" / f"{name}.txt").read_text(encoding="utf-8"):
+    if "pytest" in (ROOT / "tests" / "environments" / f"{name}.txt").read_text(encoding="utf-8"):
         record["tests"] = run_tests(python)
     return record
 

@@ -1,6 +1,6 @@
 """Loads what `make.py` exported by stock libraries alone, and compares logits. It must run where adamix_lab is not.
 
-    python environments/read.py FOLDER
+    python tests/environments/read.py FOLDER
 
 Prints one JSON line for each case, and first one with the versions.
 """

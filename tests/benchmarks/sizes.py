@@ -1,6 +1,6 @@
 """What an AdaMix of RoBERTa-large's shape weighs on disk, and how long it takes to save and load.
 
-    python benchmarks/sizes.py [--quick]
+    python tests/benchmarks/sizes.py [--quick]
 
 Random weights; sizes depend on shapes alone. M = 4, bottleneck of 16 at every block, up shared, head of two classes, as
 the paper's largest setting. Times are of this machine and disk. Writes data/results/sizes.json (not with --quick, which
@@ -73,7 +73,7 @@ def measure(sizes: dict) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent.parent / "data/results/sizes.json")
+    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[2] / "data/results/sizes.json")
     options = parser.parse_args()
     result = {"versions": versions(), **measure(SMALL if options.quick else LARGE)}
     if not options.quick:

@@ -1,7 +1,7 @@
 """A plane of adapter space over a validation set: points several at a time against weights copied in one by one.
 
-    python benchmarks/landscape.py            21 x 21 points on a CPU, 51 x 51 on a GPU, all 996 rows of "aspects"
-    python benchmarks/landscape.py --quick    4 x 4 points, 64 rows, under a minute
+    python tests/benchmarks/landscape.py            21 x 21 points on a CPU, 51 x 51 on a GPU, all 996 rows of "aspects"
+    python tests/benchmarks/landscape.py --quick    4 x 4 points, 64 rows, under a minute
 
 Two settings: "top-two" (the shipped experts: adapters in the top two blocks of MiniLM, the rest a cached prefix) and
 "every-block" (untrained adapters in all six blocks; 7 x 7 points on a CPU). Point by point is how packaged tools do

@@ -1,7 +1,7 @@
 """Thirty synthetic submissions of 01_routing graded in one command: are the marks as expected, and what does one cost?
 
-    python benchmarks/classroom.py            30 submissions
-    python benchmarks/classroom.py --quick    5 of them
+    python tests/benchmarks/classroom.py            30 submissions
+    python tests/benchmarks/classroom.py --quick    5 of them
 
 Full answers, blanks, named wrong answers (tests/mutants), and troubles: an endless loop, a memory hog, a crash, an
 exit, huge output, the network, text on stderr, deleted and tagged tests, a file that is no notebook, another notebook,
@@ -23,7 +23,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 import classroom_helpers as made  # noqa: E402

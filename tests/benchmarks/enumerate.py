@@ -1,7 +1,7 @@
 """The exact marginal by the tree of routes, against one pass a route.
 
-    python benchmarks/enumerate.py            8 rows of 32 tokens, and of 64; 5 rounds
-    python benchmarks/enumerate.py --quick    4 rows of 32 tokens, 2 rounds, about half a minute
+    python tests/benchmarks/enumerate.py            8 rows of 32 tokens, and of 64; 5 rounds
+    python tests/benchmarks/enumerate.py --quick    4 rows of 32 tokens, 2 rounds, about half a minute
 
 MiniLM with a bottleneck adapter of 16 in every block (L = 6), shared up-projection, M = 2 (64 routes) and M = 4
 (4,096). A pass a route is timed on 64 routes, sampled where there are more, and multiplied; once as it comes and
