@@ -1,7 +1,7 @@
 """A real JupyterLab on this machine, and a headless Chromium that opens notebooks in it and acts as a learner.
 
-Used by the browser tests and by `tests/benchmarks/latency.py`. Nothing here sleeps: commands are promises of JupyterLab, and
-what a learner would see is waited for.
+Used by the browser tests and by `tests/benchmarks/latency.py`. Nothing here sleeps: commands are promises of
+JupyterLab, and what a learner would see is waited for.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python tests/benchmarks/interop.py --environment adapters --environment oldest
     python tests/benchmarks/interop.py --quick      # the exports' own checks, in this environment alone
 
-Environments are made from tests/environments/NAME.txt (a package registry is needed once). Writes data/results/interop.json
-(not with --quick). `tests/environments/check.py NAME` runs tests in them besides.
+Environments are made from tests/environments/NAME.txt (a package registry is needed once). Writes
+data/results/interop.json (not with --quick). `tests/environments/check.py NAME` runs tests in them besides.
 """
 
 from __future__ import annotations
