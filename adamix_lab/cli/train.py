@@ -90,7 +90,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of random routes.")] = 0,
 ) -> None:
     """Compares inference strategies of a saved mixture on a task's evaluation rows."""
-    from adamix_lab.experiments.seeds import SHOWN, print_results
+    from adamix_lab.experiments.seeds import SHOWN, over_seeds
     from adamix_lab.tasks.tasks import load_task
     from adamix_lab.training.evaluation import evaluate as compare
     from adamix_lab.training.shipped import load_saved
@@ -99,7 +99,7 @@ def evaluate(
     source = task or config["notes"].get("source") or config["notes"].get("task", "aspects")
     for part in load_task(source).evaluation_tasks():
         print(part.name)
-        print_results(compare(mixture, part, tokenizer, strategy or SHOWN, seed))
+        print(over_seeds([compare(mixture, part, tokenizer, strategy or SHOWN, seed)]))
 
 
 def predict(

@@ -64,12 +64,14 @@ class Terms:
         snapshots: keep the experts at three stages of training.
         deadline: seconds since the epoch at which a run stops at its next checkpoint; None never stops.
         driver: the process whose end ends the run, too; None outlives it.
+        progress: show a bar.
     """
 
     threads: int = 1
     snapshots: bool = True
     deadline: float | None = None
     driver: int | None = None
+    progress: bool = False
 
     def check(self, step: int) -> None:
         """Called after each step. Raises Stopped behind a checkpoint where time is over, and without a driver."""
@@ -97,7 +99,10 @@ def perform_run(run: Run, work: Path, terms: Terms) -> Outcome:
     if run.method == "probe":
         return Outcome(run, probed(run))
     prepared = prepare(run)
-    trained = (train_parts if run.method == "apart-soup" else train_whole)(run, prepared, work, terms)
+    if run.method == "apart-soup":
+        trained = train_parts(run, prepared, work, terms)
+    else:
+        trained = train_whole(prepared, work, terms)
     files = judged(run, prepared, trained)
     files |= {path.name: path.read_bytes() for path in sorted(work.glob("experts-*"))}
     resumed = (f"went on from step {trained.resumed_from}",) if trained.resumed_from else ()
@@ -311,7 +316,7 @@ class Trained:
     resumed_from: int | None = None
 
 
-def train_whole(run: Run, prepared: Prepared, work: Path, terms: Terms) -> Trained:
+def train_whole(prepared: Prepared, work: Path, terms: Terms) -> Trained:
     """One training, from its last checkpoint on."""
     mixture = prepared.mixture
     stages = stages_of(prepared.recipe.steps or 0) if terms.snapshots and mixture.sites else {}
@@ -331,7 +336,7 @@ def train_whole(run: Run, prepared: Prepared, work: Path, terms: Terms) -> Train
         prepared.tokenizer,
         prepared.recipe,
         work,
-        progress=False,
+        progress=terms.progress,
         on_step=after,
         encoder=lambda *_: prepared.training,
     )

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from adamix_lab.experiments.tour import Line, puzzle, sentence, table
+from adamix_lab.experiments.tour import puzzle, sentence, table
 from adamix_lab.training.evaluation import Evaluation
 
 
@@ -31,7 +31,8 @@ def test_the_puzzle_is_told_with_its_numbers():
 
 
 def test_the_table_lines_up():
-    lines = [Line("AdaMix", s, 0.9, 0.88, 0.92, 0.25, 1, 1000, 100, "merged") for s in ("merged", "fixed")]
+    line = {"model": "AdaMix", "accuracy": 0.9, "low": 0.88, "high": 0.92, "loss": 0.25, "passes": 1}
+    lines = [{**line, "trained": 1000, "used": 100, "strategy": strategy} for strategy in ("merged", "fixed")]
     text = table(lines).splitlines()
     assert len({len(line) for line in text}) == 1 and text[2].startswith("AdaMix") and not text[3].startswith("AdaMix")
 
@@ -42,7 +43,14 @@ def test_a_short_tour_writes_all_it_promises(tmp_path):
 
     said: list[str] = []
     lines = run_tour(tmp_path, steps=20, say=said.append)
-    assert {line.strategy for line in lines} >= {"linear probe", "merged", "fixed", "random", "ensemble", "fixed, mean"}
+    assert {line["strategy"] for line in lines} >= {
+        "linear probe",
+        "merged",
+        "fixed",
+        "random",
+        "ensemble",
+        "fixed, mean",
+    }
     assert (tmp_path / "tour.png").is_file() and (tmp_path / "tour.txt").read_text().startswith("Accuracy")
     record = json.loads((tmp_path / "tour.json").read_text())
     assert record["versions"]["torch"] and len(record["lines"]) == len(lines)
