@@ -6,9 +6,10 @@
 PYTHON ?= python3
 SETUP ?=
 RUN = $(PYTHON) bootstrap.py $(SETUP) run
+BOTH_CORES = -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tour lab test test-all lint format notebooks site bench clean
+.PHONY: help setup tour lab test test-slow test-all matrix lint format notebooks site bench clean
 
 help: ## this list
 	@$(PYTHON) -c "import re; print('make TARGET, where TARGET is'); [print('  %-10s %s' % m) for m in re.findall(r'(?m)^([a-z-]+):.*?## (.*)', open('Makefile', encoding='utf-8').read())]"
@@ -23,10 +24,17 @@ lab: ## open the notebooks in JupyterLab
 	@$(RUN) -m adamix_lab lab
 
 test: ## the quick tests (no network, at most ten minutes)
-	@$(RUN) -m pytest -m "not slow and not browser"
+	@$(RUN) -m pytest $(BOTH_CORES) -m "not slow and not browser and not matrix"
 
-test-all: ## all tests
-	@$(RUN) -m pytest
+test-slow: ## what `make test` leaves out, the browser's tests last, one at a time
+	@$(RUN) -m pytest $(BOTH_CORES) -m "slow and not browser and not matrix"
+	@$(RUN) -m pytest -m "browser and not matrix"
+
+test-all: test test-slow ## all tests but those of `make matrix`
+
+matrix: ## other versions of what we stand on, and what takes too long for every day; writes data/results/matrix.txt
+	@date > data/results/matrix.txt
+	@$(RUN) -m pytest -m matrix -rA --durations=0 >> data/results/matrix.txt; tail -n 40 data/results/matrix.txt
 
 lint: ## formatting, style and types
 	@$(RUN) -m ruff format --check .

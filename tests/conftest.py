@@ -27,7 +27,8 @@ os.environ.update(
     HTTP_PROXY=NOWHERE, HTTPS_PROXY=NOWHERE, ALL_PROXY=NOWHERE,
     no_proxy="localhost,127.0.0.1,::1", NO_PROXY="localhost,127.0.0.1,::1",
 )  # fmt: skip
-THREADS = min(2, os.cpu_count() or 1)  # more makes small tensors slower, and timings differ from machine to machine
+# More makes small tensors slower, and timings differ from machine to machine; workers side by side have one each.
+THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1)
 os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
 # Waiting threads spin by default: on a busy machine that makes small tensors fifty times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
