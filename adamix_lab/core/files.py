@@ -29,9 +29,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     except OSError as error:
         raise OSError(
             error.errno,
-            f"{path} could not be written ({error.strerror or error}); the file that was there before, if any, "
-            f"is whole. "
-            "Free some space or choose another folder, and run the command again.",
+            f"{path} could not be written ({error.strerror or error}); the file that was there before, if any, is "
+            "whole. Free some space or choose another folder, and run the command again.",
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -65,9 +64,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(
-            f"{path} is not a whole safetensors file ({error}): expected one written by adamix_lab. It may have "
-            f"been cut "
-            "short by a copy or a full disk; copy it again, or train again."
+            f"{path} is not a whole safetensors file ({error}): expected one written by adamix_lab. It may have been "
+            "cut short by a copy or a full disk; copy it again, or train again."
         ) from error
 
 

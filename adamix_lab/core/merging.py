@@ -102,17 +102,16 @@ def merge(mixture: MixtureModel, point: Tensor | None = None, dtype: torch.dtype
     shared = {id(t): t for t in [*frozen, *mixture.model.buffers()]}
     merged = copy.deepcopy(mixture, shared)
     merged.mixture = replace(mixture.mixture, experts=1, share=())
-    for n, (path, layer) in enumerate(mixture.sites.items()):
-        here = None if point is None else point[n].to(layer.weight.device)
-        weights = {
-            name: nn.Parameter(w.detach().to(dtype or w.dtype, copy=True)[None])
-            for name, w in layer.weights(here).items()
-        }
-        target = merged.model.get_submodule(path)
-        assert isinstance(target, MixtureLayer)
-        target.experts = nn.ParameterDict(weights)
+    for path, weights in _weights_at(mixture, point).items():
+        experts = {name: w.detach().to(dtype or w.dtype, copy=True) for name, w in weights.items()}
+        merged.sites[path].experts = nn.ParameterDict({name: nn.Parameter(w[None]) for name, w in experts.items()})
     merged._tasks = {merged.task: merged._owned()}
     return merged
+
+
+def _weights_at(mixture: MixtureModel, point: Tensor | None) -> dict[str, dict[str, Tensor]]:
+    sites = zip(mixture.sites.items(), mixture.selections(point), strict=True)
+    return {path: layer.weights(here) for (path, layer), here in sites}  # type: ignore[arg-type]
 
 
 def fold(mixture: MixtureModel, point: Tensor | None = None) -> nn.Module:
@@ -124,7 +123,8 @@ def fold(mixture: MixtureModel, point: Tensor | None = None) -> nn.Module:
     for name, parameter in mixture.model.named_parameters(remove_duplicate=False):
         uses.setdefault(id(parameter), []).append(name)
     folded: dict[str, nn.Module] = {}
-    for n, (path, layer) in enumerate(mixture.sites.items()):
+    for path, weights in _weights_at(mixture, point).items():
+        layer = mixture.sites[path]
         if not layer.weight.is_floating_point():
             raise ValueError(
                 f"{path} is quantised ({layer.weight.dtype}): expected float weights. Export a merged adapter instead."
@@ -133,8 +133,7 @@ def fold(mixture: MixtureModel, point: Tensor | None = None) -> nn.Module:
             raise ValueError(
                 f"{path} is tied ({', '.join(names)}): folding would change them all. Export a merged adapter instead."
             )
-        here = None if point is None else point[n].to(layer.weight.device)
-        folded[path] = _folded_layer(layer, layer.weights(here))
+        folded[path] = _folded_layer(layer, weights)
     kept = {id(t): t for t in [*mixture.model.parameters(), *mixture.model.buffers()]}
     plain = copy.deepcopy(mixture.model, kept)
     plain.__dict__.pop("save_pretrained", None)
@@ -227,12 +226,9 @@ def merge_products(mixture: MixtureModel, rank: int | None = None) -> MixtureMod
     merged = merge(mixture)
     merged.mixture = replace(merged.mixture, adaptation=changed, tied=False)
     for path, layer in mixture.sites.items():
-        target = merged.model.get_submodule(path)
-        assert isinstance(target, MixtureLayer)
-        target.adaptation = changed
-        target.experts = nn.ParameterDict(
-            {name: nn.Parameter(w[None]) for name, w in _site(layer, adaptation, kept).items()}
-        )
+        experts = {name: nn.Parameter(w[None]) for name, w in _site(layer, adaptation, kept).items()}
+        merged.sites[path].adaptation = changed
+        merged.sites[path].experts = nn.ParameterDict(experts)
     merged._tasks = {merged.task: merged._owned()}
     return merged
 

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from adamix_lab.core.adaptations import Adaptation
-from adamix_lab.core.errors import positive, unknown
+from adamix_lab.core.errors import LabError, positive, unknown
 from adamix_lab.core.mixture import MixtureLayer, Selection, checkpoints_gradients, use_selection
 from adamix_lab.core.routing import RouteSpace, generator_for
 from adamix_lab.core.sites import Head, TaskModules, default_targets, find_head, find_sites, new_head
@@ -66,9 +66,7 @@ class MixtureModel(nn.Module):
         self._first_own = {name: p.detach().to("cpu", copy=True) for name, p in self.own_parameters()}
         self._tasks: dict[str, TaskModules] = {}
         self.task = "default"
-        layers = _layers(
-            model, config, generator_for(config.seed)
-        )  # all made, or an error, before the model is touched
+        layers = _layers(model, config, generator_for(config.seed))  # an error leaves the model untouched
         model.requires_grad_(False)
         for path, layer in layers.items():
             model.set_submodule(path, layer)
@@ -130,15 +128,28 @@ class MixtureModel(nn.Module):
 
         Raises ValueError for a route that does not fit.
         """
-        sites = self.sites
-        if isinstance(selection, Tensor):
-            _ = self.space.check_point(selection) if selection.is_floating_point() else self.space.check(selection)
+        selections = self.selections(selection)
         if torch.is_grad_enabled() and checkpoints_gradients(self.model):
             from adamix_lab.core.checkpointing import carry_selection
 
             carry_selection(self.model)
-        with use_selection(list(sites.values()), [_at(selection, *site) for site in enumerate(sites.items())]):
+        with use_selection(list(self.sites.values()), selections):
             yield
+
+    def selections(self, selection: ModelSelection) -> list[Selection]:
+        """Each site's part of a selection. Raises ValueError for one that does not fit."""
+        if selection is None:
+            return [None] * len(self.sites)
+        if isinstance(selection, Tensor):
+            route = not selection.is_floating_point()
+            _ = self.space.check(selection) if route else self.space.check_point(selection)
+            parts = selection.unbind(-2 if route else -3)
+            return [part.to(layer.weight.device) for part, layer in zip(parts, self.sites.values(), strict=True)]
+        if missing := [path for path in self.sites if path not in selection]:
+            raise LabError(
+                f"Weights are missing for site {missing[0]!r}: expected a mapping with every site of the mixture."
+            )
+        return [selection[path] for path in self.sites]
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -223,18 +234,6 @@ def _layers(model: nn.Module, config: MixtureConfig, generator: Generator) -> di
             raise type(error)(f"Site {path!r}: {error}") from error
         made[path] = layer.train(base.training)
     return made
-
-
-def _at(selection: ModelSelection, n: int, site: tuple[str, MixtureLayer]) -> Selection:
-    path, layer = site
-    if selection is None:
-        return None
-    if isinstance(selection, Tensor):
-        here = selection[..., n, :, :] if selection.is_floating_point() else selection[..., n, :]
-        return here.to(next(layer.parameters()).device)
-    if path not in selection:
-        raise ValueError(f"Weights are missing for site {path!r}: expected a mapping with every site of the mixture.")
-    return selection[path]
 
 
 def attach(

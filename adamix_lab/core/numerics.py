@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+
+from adamix_lab.core.errors import LabError
 
 # What one function may differ by when its sums run in another order (another program, batch, or processor), as a
 # share of the largest value: about eighty roundings of float32 through a dozen blocks, about twenty of float16, and
@@ -17,27 +18,15 @@ REORDERED = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-2, tor
 def relative_difference(found: Any, expected: Any) -> float:
     """The largest |found - expected| over the largest |expected| (or over 1 where that is 0).
 
-    Args:
-        found: A tensor of any shape, or a number, or a list of numbers.
-        expected: The same shape.
-
-    Raises:
-        ValueError: The shapes differ.
-
-    Returns:
-        A share: 0 for equal values, infinity where a NaN stands on one side only.
+    found, expected: tensors of one shape, numbers, or lists of numbers; raises ValueError for two shapes. Equal
+    values give 0, a NaN on one side only infinity.
 
     >>> relative_difference(torch.tensor([0.0, 10.1]), torch.tensor([0.0, 10.0])) < 0.011
     True
     """
-    a, b = (
-        value.detach().double().cpu() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.double)
-        for value in (found, expected)
-    )
+    a, b = (torch.as_tensor(value, dtype=torch.double).detach().cpu() for value in (found, expected))
     if a.shape != b.shape:
-        raise ValueError(
-            f"two results of shapes {list(a.shape)} and {list(b.shape)}: expected equal shapes to compare."
-        )
+        raise LabError(f"Results of shapes {list(a.shape)} and {list(b.shape)}: expected equal shapes to compare.")
     if not a.numel():
         return 0.0
     difference = torch.where(a == b, 0.0, (a - b).abs())  # equal infinities are no difference

@@ -117,20 +117,17 @@ def task_loss_of(mixture: MixtureModel) -> TaskLoss:
     model = mixture.model
     if predicts_next(model):
         return next_token_loss
-    if getattr(model, "get_output_embeddings", lambda: None)() is not None:
-        return token_loss
-    return mean_squared_loss if getattr(model, "num_labels", 2) == 1 else cross_entropy
+    tokens = getattr(model, "get_output_embeddings", lambda: None)() is not None
+    return mean_squared_loss if getattr(model, "num_labels", 2) == 1 and not tokens else cross_entropy
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of logits `[B, C]`, or of tokens `[B, T, C]` (-100 is left out).
+    """Mean cross-entropy of logits `[B, C]`, or of tokens `[B, T, C]` (labels of -100 are left out).
 
     Raises ValueError for a label outside the classes.
     """
-    if logits.dim() == 3:
-        return token_loss(logits, labels)
-    check_label_range(labels, logits.shape[-1])
-    return F.cross_entropy(logits.float(), labels)
+    check_label_range(labels[labels != IGNORED] if logits.dim() == 3 else labels, logits.shape[-1])
+    return F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), ignore_index=IGNORED)
 
 
 def check_label_range(labels: Tensor, classes: int) -> None:
@@ -150,16 +147,7 @@ def mean_squared_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of the next token, `labels` unshifted with -100 where nothing is to be predicted."""
-    return token_loss(logits[:, :-1], labels[:, 1:])
-
-
-def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of tokens `[B, T, C]` against `[B, T]`, -100 where nothing is to be predicted.
-
-    Raises ValueError for a label outside the classes.
-    """
-    check_label_range(labels[labels != IGNORED], logits.shape[-1])
-    return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
+    return cross_entropy(logits[:, :-1], labels[:, 1:])
 
 
 # -- consistency: how far two views of the same rows disagree (Eq. 5) --

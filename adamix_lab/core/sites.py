@@ -21,37 +21,23 @@ from adamix_lab.core.errors import LabError, near_misses
 
 @dataclass(frozen=True)
 class Architecture:
-    """What is known of one kind of model. Whatever lies in a block is named by its path from the block on.
+    """What is known of one kind of model. Whatever lies in a block is named by its path from the block on."""
 
-    Attributes:
-        blocks: the list of blocks, inside the base model.
-        ffn: the feed-forward part's second linear map, where the paper puts adapters: one module a block, before
-            dropout, residual and LayerNorm (REFERENCE 1.1).
-        query, key, value: projections of the attention; the paper puts LoRA at query and value.
-        attention_output: the attention's output projection.
-        fused: query, key and value are slices of one projection.
-        heads: endings of model classes whose head accepts more rows than `input_ids` has. With them the short-cuts of
-            `adamix_lab.fast` were tested and are taken; without, plain passes serve.
-        cut: the module whose inputs, cut to the first position, leave the rest of the block to that position.
-        end: the module that ends the block and is called with (the input of `ffn`, the residual).
-        attention: the module that calls `scaled_dot_product_attention`, where a cut block needs one query.
-        adapters: where the library `adapters` keeps a bottleneck behind the block.
-        prompts: virtual tokens work, through `peft`.
-    """
-
-    blocks: str
-    ffn: str
-    query: str | None = None
+    blocks: str  # the list of blocks, inside the base model
+    ffn: str  # the feed-forward part's second map, before dropout, residual and norm: the paper's place (REFERENCE 1.1)
+    query: str | None = None  # projections of the attention; the paper puts LoRA at query and value
     key: str | None = None
     value: str | None = None
-    attention_output: str | None = None
-    fused: bool = False
+    attention_output: str | None = None  # its output projection
+    fused: bool = False  # query, key and value are slices of one projection
+    # For `adamix_lab.fast`, tested with models whose class's name ends so: their head takes more rows than `input_ids`.
     heads: tuple[str, ...] = ()
-    cut: str | None = None
-    end: str | None = None
-    attention: str | None = None
-    adapters: str | None = None
-    prompts: bool = False
+    cut: str | None = None  # the module whose inputs, cut to one position, leave the rest of the block to that position
+    end: str | None = None  # the module that ends the block, called with (the input of `ffn`, the residual)
+    attention: str | None = None  # the module that calls `scaled_dot_product_attention`
+    # For other libraries.
+    adapters: str | None = None  # where `adapters` keeps a bottleneck behind the block
+    prompts: bool = False  # virtual tokens work, through `peft`
 
     def patterns(self, *parts: str) -> list[str]:
         """The patterns of these parts ("ffn", "query", ...) in every block; none where one of them is not known."""
@@ -160,8 +146,7 @@ def pattern_to_regex(pattern: str) -> re.Pattern[str]:
 def find_sites(model: nn.Module, patterns: str | Sequence[str], blocks: Iterable[int] | None = None) -> list[str]:
     """The module paths that the patterns match, in the model's order; `blocks` keeps only these layer numbers.
 
-    Negative numbers count from the last block. Raises ValueError, with near misses, where a pattern matches
-    nothing.
+    Negative numbers count from the last block. Raises ValueError, with near misses, where a pattern matches nothing.
     """
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     if not patterns:
@@ -230,10 +215,7 @@ def find_head(model: nn.Module) -> Head:
     belongs with, the embeddings: it stays frozen.
     """
     prefix = getattr(model, "base_model_prefix", "")
-    if not hasattr(model, prefix):
-        return {}
-    output = getattr(model, "get_output_embeddings", lambda: None)()
-    if output is not None:
+    if not hasattr(model, prefix) or getattr(model, "get_output_embeddings", lambda: None)() is not None:
         return {}
     in_base = {id(p) for p in getattr(model, prefix).parameters()}
     return {
@@ -251,11 +233,8 @@ def head_kind(model: nn.Module) -> str | None:
 
 
 def new_head(model: nn.Module, head: Head, num_labels: int | None, generator: Generator) -> Head:
-    """A freshly drawn head of the same build, N(0, 0.02) with zero biases.
-
-    Its last linear layer answers `num_labels`, where they are given.
-    """
-    fresh = {path: copy.deepcopy(module) for path, module in head.items()}
+    """A freshly drawn head of the same build, N(0, 0.02) with zero biases, that answers `num_labels` where given."""
+    fresh = {path: copy.deepcopy(module).requires_grad_(True) for path, module in head.items()}
     old = getattr(model, "num_labels", None)
     for path, module in fresh.items():
         for name, part in list(module.named_modules()):
@@ -271,6 +250,4 @@ def new_head(model: nn.Module, head: Head, num_labels: int | None, generator: Ge
                 part.weight.copy_(torch.randn(part.weight.shape, generator=generator) * 0.02)
                 if part.bias is not None:
                     part.bias.zero_()
-    for module in fresh.values():
-        module.requires_grad_(True)
     return fresh

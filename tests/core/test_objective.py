@@ -17,7 +17,6 @@ from adamix_lab.core.objective import (
     next_token_loss,
     reference_kl,
     task_loss_of,
-    token_loss,
 )  # fmt: skip
 from adamix_lab.core.routing import Router
 from adamix_lab.fast.views import WAYS
@@ -84,7 +83,7 @@ def test_labels_outside_the_classes(label):
 
 def test_token_labels_outside_the_vocabulary():
     with pytest.raises(ValueError, match="Label 9 is outside the 5 classes"):
-        token_loss(torch.zeros(1, 2, 5), torch.tensor([[-100, 9]]))
+        cross_entropy(torch.zeros(1, 2, 5), torch.tensor([[-100, 9]]))
 
 
 def test_a_loss_of_ones_own():
@@ -103,7 +102,7 @@ def test_losses_suit_the_model():
     assert loss_of(tiny.bert()) is loss_of(tiny.bert(), train_head=False) is cross_entropy
     assert loss_of(tiny.bert(num_labels=1)) is mean_squared_loss
     assert loss_of(tiny.gpt2()) is loss_of(tiny.llama()) is next_token_loss
-    assert loss_of(tiny.bert(cls="BertForMaskedLM")) is loss_of(tiny.t5()) is token_loss
+    assert loss_of(tiny.bert(cls="BertForMaskedLM")) is loss_of(tiny.t5()) is cross_entropy
     assert loss_of(tiny.llama(cls="LlamaForSequenceClassification")) is cross_entropy
 
 
