@@ -1,12 +1,12 @@
 """What an adaptation is: a small trainable function around one frozen layer.
 
-An adaptation declares its weights (name, shape, side, start, decay) and one pure function,
-`Adaptation.apply`. Mixing, sharing, routing, merging, ensembling and landscapes then work for it at
-once: the layer in `adamix_lab.core.mixture` keeps M copies of every weight and hands `apply` the
-*effective* ones. To add your own, subclass `Adaptation`; ARCHITECTURE.md shows one in fifteen lines.
+An adaptation declares its weights (name, shape, side, start, decay) and one pure function, `Adaptation.apply`. Mixing,
+sharing, routing, merging, ensembling and landscapes then work for it at once: the layer in `adamix_lab.core.mixture`
+keeps M copies of every weight and hands `apply` the *effective* ones. To add your own, subclass `Adaptation`;
+ARCHITECTURE.md shows one in fifteen lines.
 
-Effective weights may carry one leading axis K (views, points, runs or examples). The input then holds
-K groups of rows, group after group: `[K * B, T, d]`. The helpers `linear` and `along` take care of it.
+Effective weights may carry one leading axis K (views, points, runs or examples). The input then holds K groups of
+rows, group after group: `[K * B, T, d]`. The helpers `linear` and `along` take care of it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from adamix_lab.core.errors import fraction, one_of, positive, unknown
+from adamix_lab.core.errors import fraction, one_of, positive
 
 Base = Callable[[Tensor], Tensor]
 Start = Callable[[tuple[int, ...], Generator], Tensor]
@@ -55,25 +55,23 @@ def normal(shape: tuple[int, ...], generator: Generator) -> Tensor:
 
 def kaiming(shape: tuple[int, ...], generator: Generator) -> Tensor:
     """Kaiming-uniform with a = sqrt(5), as `nn.Linear` and LoRA's A start."""
-    bound = 1 / math.sqrt(shape[-1])
-    return (torch.rand(shape, generator=generator) * 2 - 1) * bound
+    return (torch.rand(shape, generator=generator) * 2 - 1) * (1 / math.sqrt(shape[-1]))
 
 
 def along(x: Tensor, vector: Tensor) -> Tensor:
     """A vector `[d]`, or K of them `[K, d]`, shaped so that it broadcasts over the rows of x."""
     if vector.dim() == 1:
         return vector
-    rows = x.shape[0] // vector.shape[0]
     if x.shape[0] != vector.shape[0]:  # K groups of B rows: repeat each vector B times
-        vector = vector.repeat_interleave(rows, dim=0)
+        vector = vector.repeat_interleave(x.shape[0] // vector.shape[0], dim=0)
     return vector.reshape(vector.shape[0], *([1] * (x.dim() - 2)), vector.shape[-1])
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x @ weight.T + bias`, with one weight `[out, in]` or K of them `[K, out, in]`.
 
-    x: `[K * B, ..., in]` (or `[K, B, ..., in]`), returns the same leading shape with `out` last, in the
-    weight's dtype (experts stay float32 inside a bfloat16 base; autocast casts by itself).
+    x: `[K * B, ..., in]` (or `[K, B, ..., in]`), returns the same leading shape with `out` last, in the weight's dtype
+    (experts stay float32 inside a bfloat16 base; autocast casts by itself).
     """
     if not torch.is_autocast_enabled(x.device.type):
         x = x.to(weight.dtype)
@@ -83,10 +81,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if weight.dim() == 2:
         return F.linear(x, weight, bias)
     groups = x.reshape(weight.shape[0], -1, x.shape[-1])  # [K, rows, in]
-    if bias is None:
-        out = torch.bmm(groups, weight.mT)
-    else:
-        out = torch.baddbmm(bias.unsqueeze(1), groups, weight.mT)
+    out = torch.bmm(groups, weight.mT) if bias is None else torch.baddbmm(bias.unsqueeze(1), groups, weight.mT)
     return out.reshape(*x.shape[:-1], weight.shape[1])
 
 
@@ -152,8 +147,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class Bottleneck(Adaptation):
     """Bottleneck adapter after the frozen layer: `y = Wx; y + up(f(down(y)))` (Eq. 3; REFERENCE 1.1).
 
-    init: "reference" draws both maps from N(0, 0.02) with zero biases, so the model is perturbed at step 0, as
-    the authors' is; "identity" starts the up-projection at zero.
+    init: "reference" draws both maps from N(0, 0.02) with zero biases, so the model is perturbed at step 0, as the
+    authors' is; "identity" starts the up-projection at zero.
     """
 
     size: int = 16
@@ -328,10 +323,8 @@ def adaptation_from(config: Mapping[str, object]) -> Adaptation:
     """
     settings = dict(config)
     kind = str(settings.pop("kind", None))
-    if kind not in ADAPTATIONS:
-        raise unknown("adaptation", kind, ADAPTATIONS)
+    one_of("adaptation", kind, ADAPTATIONS)
     names = [field.name for field in fields(ADAPTATIONS[kind])]
     for name in settings:
-        if name not in names:
-            raise unknown(f"setting of {kind}", name, names)
+        one_of(f"setting of {kind}", name, names)
     return ADAPTATIONS[kind](**settings)

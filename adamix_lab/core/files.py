@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from adamix_lab.core.errors import LabError
+
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Calls `write(temporary)` beside `path` and renames. The old file stays whole if anything fails.
@@ -72,7 +74,5 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def safe_join(folder: Path, name: Any) -> Path:
     """`folder / name` for a plain file name. Raises ValueError for a name that would leave the folder."""
     if not isinstance(name, str) or not name or Path(name).name != name or name in (".", "..") or "\\" in name:
-        raise ValueError(
-            f"File name {name!r} leaves its folder {folder}: expected a plain name. The configuration is not trusted."
-        )
+        raise LabError(f"File name {name!r} leaves its folder {folder}: expected a plain name. Mistrust that folder.")
     return folder / name

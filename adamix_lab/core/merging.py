@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.core.adaptations import LoRA
-from adamix_lab.core.errors import positive
+from adamix_lab.core.errors import LabError, positive
 from adamix_lab.core.mixture import MixtureLayer
 from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.objective import TaskLoss, task_loss_of
@@ -37,12 +37,8 @@ def weighted(space: RouteSpace, weights: Sequence[float]) -> Tensor:
 def greedy(space: RouteSpace, score: Score) -> tuple[Tensor, list[int]]:
     """The greedy soup: experts join in the order of their own score while the soup does not get worse.
 
-    Args:
-        space: the routes of the model.
-        score: of a mixture point on held-out data; higher is better.
-
-    Returns:
-        The point `[sites, sides, M]` and the experts in it, in the order they joined.
+    score: of a mixture point on held-out data; higher is better. Returns the point `[sites, sides, M]` and the experts
+    in it, in the order they joined.
     """
 
     def mean_of(experts: list[int]) -> Tensor:
@@ -82,12 +78,8 @@ def stack_experts(singles: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
     singles: as `trained_tensors` gives them, experts `[1, ...]` each.
     """
-    return {
-        name: torch.cat([single[name] for single in singles])
-        if name.startswith("experts.")
-        else torch.stack([single[name] for single in singles]).mean(0)
-        for name in singles[0]
-    }
+    together = {name: [single[name] for single in singles] for name in singles[0]}
+    return {n: torch.cat(t) if n.startswith("experts.") else torch.stack(t).mean(0) for n, t in together.items()}
 
 
 def merge(mixture: MixtureModel, point: Tensor | None = None, dtype: torch.dtype | None = None) -> MixtureModel:
@@ -95,8 +87,7 @@ def merge(mixture: MixtureModel, point: Tensor | None = None, dtype: torch.dtype
 
     The frozen weights are shared with `mixture`, not copied; the head is copied.
 
-    dtype: of the merged weights, averaged before they are rounded; None keeps float32. A narrow base answers fastest
-        with merged weights of its own dtype.
+    dtype: of the merged weights, rounded after averaging; None keeps float32. A base answers fastest with its own.
     """
     frozen = [p for p in mixture.model.parameters() if not p.requires_grad]
     shared = {id(t): t for t in [*frozen, *mixture.model.buffers()]}
@@ -126,13 +117,9 @@ def fold(mixture: MixtureModel, point: Tensor | None = None) -> nn.Module:
     for path, weights in _weights_at(mixture, point).items():
         layer = mixture.sites[path]
         if not layer.weight.is_floating_point():
-            raise ValueError(
-                f"{path} is quantised ({layer.weight.dtype}): expected float weights. Export a merged adapter instead."
-            )
+            raise LabError(f"{path} is quantised ({layer.weight.dtype}): expected floats. Export a merged adapter.")
         if len(names := uses[id(layer.weight)]) > 1:
-            raise ValueError(
-                f"{path} is tied ({', '.join(names)}): folding would change them all. Export a merged adapter instead."
-            )
+            raise LabError(f"{path} is tied ({', '.join(names)}): expected a weight alone. Export a merged adapter.")
         folded[path] = _folded_layer(layer, weights)
     kept = {id(t): t for t in [*mixture.model.parameters(), *mixture.model.buffers()]}
     plain = copy.deepcopy(mixture.model, kept)
@@ -151,9 +138,8 @@ def _folded_layer(layer: MixtureLayer, weights: dict[str, Tensor]) -> nn.Module:
     bias = None if layer.bias is None else layer.bias.detach().float()
     new, new_bias = layer.adaptation.fold(weights, weight.mT if transposed else weight, bias)
     plain = copy.deepcopy(layer.base)
-    plain.weight = nn.Parameter(
-        (new.mT if transposed else new).to(layer.weight.dtype).contiguous(), requires_grad=False
-    )
+    new = (new.mT if transposed else new).to(layer.weight.dtype).contiguous()
+    plain.weight = nn.Parameter(new, requires_grad=False)
     if new_bias is not None:
         plain.bias = nn.Parameter(new_bias.to(layer.weight.dtype), requires_grad=False)
     return plain
@@ -167,8 +153,7 @@ def merge_gap(mixture: MixtureModel, batch: Batch, limit: int = 256) -> dict[str
     norms, in the merged pass. It is 0 for LoRA with a shared side or independent sides, and for IA3 and bias; not
     for a bottleneck, nor for LoRA with tied sides (the mean of products is no product of means).
 
-    Returns:
-        The ratio by site. Raises ValueError where a site has more than `limit` routes.
+    Returns the ratio by site. Raises ValueError where a site has more than `limit` routes.
     """
     inputs: dict[str, Tensor] = {}
     handles = [

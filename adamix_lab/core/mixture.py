@@ -3,8 +3,7 @@
 The layer applies *effective weights*. What they are is decided by a *selection*, set from outside:
 
 - None: the barycentre, the mean over experts (merging, Eq. 6);
-- integers `[sides]`: one expert a side (a route, Eq. 4); `[K, sides]` for K groups of rows, `[B, T, sides]` for
-  tokens;
+- integers `[sides]`: one expert a side (a route, Eq. 4); `[K, sides]` for K groups of rows, `[B, T, sides]` for tokens;
 - floats `[sides, M]` or `[K, sides, M]`: coefficients of a mixture point (soups, landscapes within the simplex);
 - a mapping of weight names to tensors: any point at all (random planes, planes through checkpoints).
 """
@@ -13,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor, nn
 
 from adamix_lab.core.adaptations import Adaptation, Base, Weight, Weights
-from adamix_lab.core.errors import unknown
+from adamix_lab.core.errors import LabError, one_of
 
 Selection = Tensor | Mapping[str, Tensor] | None
 
@@ -62,24 +61,16 @@ class MixtureLayer(nn.Module):
     """
 
     def __init__(
-        self,
-        base: nn.Module,
-        adaptation: Adaptation,
-        experts: int,
-        shared: frozenset[str],
-        generator: Generator,
+        self, base: nn.Module, adaptation: Adaptation, experts: int, shared: frozenset[str], generator: Generator
     ) -> None:
         super().__init__()
         self.base = base
         self.adaptation = adaptation
         declared = declared_weights(adaptation, *sizes(base))
         device = next(base.parameters()).device
-        self.experts = nn.ParameterDict(
-            {
-                name: nn.Parameter(stack(weight, 1 if weight.side in shared else experts, generator).to(device))
-                for name, weight in declared.items()
-            }
-        )
+        copies = {name: 1 if weight.side in shared else experts for name, weight in declared.items()}
+        stacked = {name: stack(weight, copies[name], generator).to(device) for name, weight in declared.items()}
+        self.experts = nn.ParameterDict({name: nn.Parameter(tensor) for name, tensor in stacked.items()})
         self.side_of = {name: adaptation.sides.index(weight.side) for name, weight in declared.items()}
         self.decays = {name: weight.decay for name, weight in declared.items()}
         self.selection: Selection = None
@@ -154,25 +145,10 @@ class MixtureLayer(nn.Module):
         return out
 
     # Callers of the frozen layer read these (T5 asks for wo.weight's dtype; reports ask for sizes).
-    @property
-    def weight(self) -> Tensor:
-        """The frozen layer's weight."""
-        return cast(Tensor, self.base.weight)
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The frozen layer's bias."""
-        return cast("Tensor | None", getattr(self.base, "bias", None))
-
-    @property
-    def in_features(self) -> int:
-        """Width of the input."""
-        return sizes(self.base)[0]
-
-    @property
-    def out_features(self) -> int:
-        """Width of the output."""
-        return sizes(self.base)[1]
+    weight = property(lambda self: self.base.weight, doc="The frozen layer's weight.")
+    bias = property(lambda self: getattr(self.base, "bias", None), doc="The frozen layer's bias, or None.")
+    in_features = property(lambda self: sizes(self.base)[0], doc="Width of the input.")
+    out_features = property(lambda self: sizes(self.base)[1], doc="Width of the output.")
 
     def extra_repr(self) -> str:
         """Adaptation and experts a side, for printed models."""
@@ -204,13 +180,10 @@ def declared_weights(adaptation: Adaptation, in_features: int, out_features: int
     """The adaptation's weights, checked against its sides. Raises ValueError where the two disagree."""
     declared = adaptation.weights(in_features, out_features)
     for name, weight in declared.items():
-        if weight.side not in adaptation.sides:
-            raise unknown(f"Side of {adaptation.kind}'s weight {name!r},", weight.side, adaptation.sides)
+        one_of(f"Side of {adaptation.kind}'s weight {name!r},", weight.side, adaptation.sides)
     for side in adaptation.sides:
         if all(weight.side != side for weight in declared.values()):
-            raise ValueError(
-                f"Side {side!r} of {adaptation.kind} holds no weight: expected at least one, or leave the side out."
-            )
+            raise LabError(f"Side {side!r} of {adaptation.kind} holds no weight: expected one. Leave the side out.")
     return declared
 
 

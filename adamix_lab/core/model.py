@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from adamix_lab.core.adaptations import Adaptation
-from adamix_lab.core.errors import LabError, positive, unknown
+from adamix_lab.core.errors import LabError, one_of, positive
 from adamix_lab.core.mixture import MixtureLayer, Selection, checkpoints_gradients, use_selection
 from adamix_lab.core.routing import RouteSpace, generator_for
 from adamix_lab.core.sites import Head, TaskModules, default_targets, find_head, find_sites, new_head
@@ -98,22 +98,17 @@ class MixtureModel(nn.Module):
 
     def expert_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """(site.weight, stacked parameter) for each weight of each site."""
-        for path, layer in self.sites.items():
-            for name, parameter in layer.experts.items():
-                yield f"{path}.{name}", parameter
+        return ((f"{path}.{name}", p) for path, layer in self.sites.items() for name, p in layer.experts.items())
 
     def head_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """(path, parameter) of the head."""
-        for path, module in self.head.items():
-            for name, parameter in module.named_parameters():
-                yield f"{path}.{name}", parameter
+        return ((f"{path}.{name}", p) for path, module in self.head.items() for name, p in module.named_parameters())
 
     def own_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """(name, parameter) of the base's own weights that train along: none but in baselines."""
+        named = ((name.replace(".base.", "."), p) for name, p in self.model.named_parameters())
         own = set(self.mixture.own)
-        for name, parameter in self.model.named_parameters():
-            if (plain := name.replace(".base.", ".")) in own:
-                yield plain, parameter
+        return ((name, p) for name, p in named if name in own)
 
     # -- selecting ----------------------------------------------------------------------------------
 
@@ -144,11 +139,10 @@ class MixtureModel(nn.Module):
             route = not selection.is_floating_point()
             _ = self.space.check(selection) if route else self.space.check_point(selection)
             parts = selection.unbind(-2 if route else -3)
-            return [part.to(layer.weight.device) for part, layer in zip(parts, self.sites.values(), strict=True)]
+            devices = [next(layer.parameters()).device for layer in self.sites.values()]
+            return [part.to(device) for part, device in zip(parts, devices, strict=True)]
         if missing := [path for path in self.sites if path not in selection]:
-            raise LabError(
-                f"Weights are missing for site {missing[0]!r}: expected a mapping with every site of the mixture."
-            )
+            raise LabError(f"Weights are missing for site {missing[0]!r}: expected a mapping with every site.")
         return [selection[path] for path in self.sites]
 
     @contextmanager
@@ -172,9 +166,7 @@ class MixtureModel(nn.Module):
         if name in self._tasks:
             raise ValueError(f"Task {name!r} exists already: expected a new name; use switch({name!r}).")
         if self.mixture.own:
-            raise ValueError(
-                f"Task {name!r}: expected a frozen base, but some of its own weights train; use another model."
-            )
+            raise LabError(f"Task {name!r} needs a frozen base, and some of its own weights train. Use another model.")
         if num_labels and not self.head_paths:
             raise ValueError(
                 f"num_labels = {num_labels}, but the model trains no head: expected a model with a classification "
@@ -188,8 +180,7 @@ class MixtureModel(nn.Module):
 
     def switch(self, name: str) -> None:
         """Puts another task's experts and head on the frozen base. Raises ValueError for an unknown task."""
-        if name not in self._tasks:
-            raise unknown("Task", name, self._tasks)
+        one_of("Task", name, self._tasks)
         self._tasks[self.task] = self._owned()
         modules = self._tasks[name]
         for path, layer in self.sites.items():
@@ -327,8 +318,7 @@ def check_fit(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Ten
     if missing or unexpected:
         raise ValueError(
             f"The weights do not fit what is attached: missing {missing[:3]}, unknown {unexpected[:3]} "
-            f"({len(missing)} and {len(unexpected)} in all). Attach the adaptation, sites and sharing they were "
-            f"trained with."
+            f"({len(missing)} and {len(unexpected)} in all). Attach the adaptation, sites and sharing they had."
         )
     for name, shape in expected.items():
         if tuple(tensors[name].shape) != shape:
@@ -354,6 +344,5 @@ def shared_sides(adaptation: Adaptation, share: str | Iterable[str] | None) -> t
     """The shared sides as a tuple. Raises ValueError for a name that is no side of the adaptation."""
     names = (share,) if isinstance(share, str) else tuple(share or ())
     for name in names:
-        if name not in adaptation.sides:
-            raise unknown(f"Side to share for {adaptation.kind}", name, adaptation.sides)
+        one_of(f"Side to share for {adaptation.kind}", name, adaptation.sides)
     return names

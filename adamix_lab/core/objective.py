@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adamix_lab.core.errors import one_of
+from adamix_lab.core.errors import LabError, one_of
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.views import WAYS, Batch, Views, Way, check_way, routed_logits
 
@@ -160,9 +160,7 @@ Distance = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 def _rows(a: Tensor, b: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     if a.shape != b.shape:
-        raise ValueError(
-            f"Views of shapes {list(a.shape)} and {list(b.shape)} cannot be compared: expected equal shapes."
-        )
+        raise LabError(f"Views of shapes {list(a.shape)} and {list(b.shape)} cannot be compared: expected equal ones.")
     a, b = a.reshape(-1, a.shape[-1]).float(), b.reshape(-1, b.shape[-1]).float()
     if mask is not None:
         keep = mask.reshape(-1).bool()

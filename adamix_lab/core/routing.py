@@ -1,9 +1,9 @@
 """Routes as data: which expert serves each site and side, drawn before the forward pass.
 
 A *route* is an integer tensor `[sites, sides]` (Eq. 4: sides independent and uniform). Leading axes widen it:
-`[K, sites, sides]` for K views, points or examples, `[B, T, sites, sides]` for tokens. A shared side has
-one expert, whose index is 0. Routes are functions of (seed, step, view): recorded by these three numbers,
-replayable, and the same on every rank.
+`[K, sites, sides]` for K views, points or examples, `[B, T, sites, sides]` for tokens. A shared side has one expert,
+whose index is 0. Routes are functions of (seed, step, view): recorded by these three numbers, replayable, and the same
+on every rank.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from adamix_lab.core.errors import one_of
+from adamix_lab.core.errors import LabError, one_of
 
 Scope = Literal["batch", "example", "token"]
 
@@ -69,9 +69,7 @@ class RouteSpace:
     def fixed(self, expert: int) -> Tensor:
         """The route that takes one expert everywhere (its index is 0 on shared sides)."""
         if not 0 <= expert < self.experts:
-            raise ValueError(
-                f"Expert {expert} is out of range: expected 0 to {self.experts - 1} (experts count from 0)."
-            )
+            raise LabError(f"Expert {expert} is out of range: expected 0 to {self.experts - 1} (they count from 0).")
         return torch.tensor(self.counts, device="cpu").sub(1).clamp(max=expert)
 
     def enumerate(self, limit: int = 4096) -> Tensor:

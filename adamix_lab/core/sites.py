@@ -177,9 +177,7 @@ def _in_blocks(sites: list[str], blocks: list[int]) -> list[str]:
     for block in blocks:
         number = block + there[-1] + 1 if block < 0 and there else block
         if number not in there:
-            raise ValueError(
-                f"Block {block} holds no site: expected one of {there} (negative numbers count from the end)."
-            )
+            raise LabError(f"Block {block} holds no site: expected one of {there}, or a negative one from the end.")
         wanted.add(number)
     return [site for site in sites if numbers.get(site) in wanted]
 
@@ -211,8 +209,8 @@ class TaskModules:
 def find_head(model: nn.Module) -> Head:
     """The modules outside the base model that hold weights, by path; empty for language models.
 
-    The reference trains everything outside the encoder (REFERENCE 1.8). A language model's head is tied to, or
-    belongs with, the embeddings: it stays frozen.
+    The reference trains everything outside the encoder (REFERENCE 1.8). A language model's head is tied to, or belongs
+    with, the embeddings: it stays frozen.
     """
     prefix = getattr(model, "base_model_prefix", "")
     if not hasattr(model, prefix) or getattr(model, "get_output_embeddings", lambda: None)() is not None:

@@ -128,6 +128,7 @@ class BlockEnd(nn.Module):
 
     def __init__(self, family: Architecture, end: nn.Module, as_tuple: bool) -> None:
         super().__init__()
+        assert family.end is not None
         copied = shallow_copy(end)
         site = shallow_copy(end.get_submodule(_tail_name(family)))
         site.base = nn.Identity()
