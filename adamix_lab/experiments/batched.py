@@ -29,7 +29,7 @@ from adamix_lab.core.routing import Router
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.fast.views import WAYS
-from adamix_lab.tasks.batches import Batches, Encoder, Example, check_labels, collate, encode, length
+from adamix_lab.tasks.batches import Batches, Encoder, Example, check_labels, collate, encode, length, to_device
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.optim import BETAS, StackedAdamW, on_route
 from adamix_lab.training.recipe import Recipe
@@ -44,7 +44,7 @@ from adamix_lab.training.run import (
     set_generator_states,
     write_checkpoint,
 )
-from adamix_lab.training.train import prepare_data, start_accelerator, to_device
+from adamix_lab.training.train import prepare_data, start_accelerator
 
 Start = Mapping[str, Tensor]
 

@@ -32,7 +32,7 @@ from adamix_lab.experiments.results import CURVES, PREDICTIONS, RESULTS, parquet
 from adamix_lab.fast.prefix import cached_prefix
 from adamix_lab.fast.tree import tree_logits
 from adamix_lab.tasks.backbones import load_backbone
-from adamix_lab.tasks.batches import Encoder, Example, TextsCut, collate, encode, sequential
+from adamix_lab.tasks.batches import Encoder, Example, TextsCut, collate, encode, sequential, to_device
 from adamix_lab.tasks.prompts import PROMPTS, load_prompted, prompt_encoder
 from adamix_lab.tasks.tasks import PAPER_TASKS, Task, few_shot, hold_out, load_task, subsample
 from adamix_lab.training.doctor import versions
@@ -41,7 +41,7 @@ from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.report import step_operations
 from adamix_lab.training.run import newest_checkpoint, read_log
 from adamix_lab.training.shipped import STAGES
-from adamix_lab.training.train import cached_states, to_device, train
+from adamix_lab.training.train import cached_states, train
 
 SLICE = 0.2  # of the training rows, where a run is judged on them
 JUDGED_AT_ONCE = 64

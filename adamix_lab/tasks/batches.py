@@ -113,6 +113,11 @@ def collate(examples: Sequence[Example], pad: int = 0, multiple: int = 1) -> Bat
     return {name: _padded([example[name] for example in examples], fill.get(name, 0), multiple) for name in examples[0]}
 
 
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on a device."""
+    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+
+
 def _padded(values: Sequence[Tensor], fill: int, multiple: int) -> Tensor:
     if values[0].dim() == 0:
         return torch.stack(list(values))

@@ -73,7 +73,7 @@ def card(mixture: MixtureModel, config: Mapping[str, Any], load: str | None = No
         "",
         "| what | value |",
         "|---|---|",
-        *(f"| {name} | {value} |" for name, value in _facts(mixture, config)),
+        *(f"| {name} | {value} |" for name, value in _facts(mixture, config).items()),
         "",
         *_results(notes.get("results")),
         "## Loading",
@@ -85,49 +85,44 @@ def card(mixture: MixtureModel, config: Mapping[str, Any], load: str | None = No
 
 def _front(config: Mapping[str, Any]) -> list[str]:
     base, task = config["base"], config["notes"].get("task")
-    fields: dict[str, Any] = {"library_name": "adamix-lab"}
-    if "/" in base["name"]:
-        fields["base_model"] = base["name"]
-    if base.get("kind") in PIPELINES:
-        fields["pipeline_tag"] = PIPELINES[base["kind"]]
-    tags = ["adamix", config["adaptation"]["kind"], base["model_type"], *([f"task:{task}"] if task else [])]
+    fields = {
+        "library_name": "adamix-lab",
+        "base_model": base["name"] if "/" in base["name"] else None,
+        "pipeline_tag": PIPELINES.get(base.get("kind")),
+        "tags": ["adamix", config["adaptation"]["kind"], base["model_type"], *([f"task:{task}"] if task else [])],
+    }
     # JSON is YAML, whatever quotes or colons a name holds
-    return ["---", *(f"{key}: {json.dumps(value)}" for key, value in {**fields, "tags": tags}.items()), "---"]
+    return ["---", *(f"{key}: {json.dumps(value)}" for key, value in fields.items() if value), "---"]
 
 
 def _title(config: Mapping[str, Any]) -> str:
-    experts, kind = config["experts"], config["adaptation"]["kind"]
+    experts, kind, task = config["experts"], config["adaptation"]["kind"], config["notes"].get("task")
     what = f"{experts} x {kind}" if experts > 1 else f"{kind}, merged"
-    task = config["notes"].get("task")
     return f"{what} on {config['base']['name'] or config['base']['model_type']}" + (f", task {task}" if task else "")
 
 
-def _facts(mixture: MixtureModel, config: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _facts(mixture: MixtureModel, config: Mapping[str, Any]) -> dict[str, Any]:
     counts, notes, sites = parameter_report(mixture), config["notes"], config["sites"]
-    settings = ", ".join(f"{key} {value}" for key, value in config["adaptation"].items())
-    shown = f"{len(sites)}: `{sites[0]}` to `{sites[-1]}`" if sites else "0"
-    versions = ", ".join(f"{name} {version}" for name, version in config["versions"].items())
-    facts = [
-        ("adaptation", settings),
-        ("experts, shared sides", f"{config['experts']}, {', '.join(config['share']) or 'none'}"),
-        *([("routes", "tied: one index for all sides of a site")] if config["tied"] else []),
-        ("sites", shown),
-        ("trained experts", f"{counts.experts:,} parameters"),
-        ("after merging", f"{counts.merged:,} parameters"),
-        ("head", f"{counts.head:,} parameters"),
-        *([("the base's own weights that train", f"{counts.own:,} parameters")] if counts.own else []),
-        ("base", f"{counts.base:,} parameters"),
-        ("merged and head", f"{100 * counts.share_of_base:.2f} % of the base, {_megabytes(counts)} MB in float32"),
-        ("classes", ", ".join(map(str, notes.get("classes") or [])) or str(config["num_labels"] or "none")),
-        ("versions", versions),
-    ]
+    megabytes = (counts.merged + counts.head + counts.own) * 4 / 1e6
     source = notes.get("source")
-    told = {**notes, "source": Path(source).name if source and Path(source).is_absolute() else source}
-    return facts + [(key, str(told[key])) for key in ("train_rows", "seed", "source") if told.get(key) is not None]
-
-
-def _megabytes(counts: Any) -> str:
-    return f"{(counts.merged + counts.head + counts.own) * 4 / 1e6:.2f}"
+    facts = {
+        "adaptation": ", ".join(f"{key} {value}" for key, value in config["adaptation"].items()),
+        "experts, shared sides": f"{config['experts']}, {', '.join(config['share']) or 'none'}",
+        "routes": "tied: one index for all sides of a site" if config["tied"] else None,
+        "sites": f"{len(sites)}: `{sites[0]}` to `{sites[-1]}`" if sites else "0",
+        "trained experts": f"{counts.experts:,} parameters",
+        "after merging": f"{counts.merged:,} parameters",
+        "head": f"{counts.head:,} parameters",
+        "the base's own weights that train": f"{counts.own:,} parameters" if counts.own else None,
+        "base": f"{counts.base:,} parameters",
+        "merged and head": f"{100 * counts.share_of_base:.2f} % of the base, {megabytes:.2f} MB in float32",
+        "classes": ", ".join(map(str, notes.get("classes") or [])) or config["num_labels"] or "none",
+        "versions": ", ".join(f"{name} {version}" for name, version in config["versions"].items()),
+        "train_rows": notes.get("train_rows"),
+        "seed": notes.get("seed"),
+        "source": Path(source).name if source and Path(source).is_absolute() else source,
+    }
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def _results(results: Any) -> list[str]:
@@ -137,8 +132,7 @@ def _results(results: Any) -> list[str]:
     if not isinstance(results, list) or not results or not all(isinstance(row, Mapping) for row in results):
         return ["No figures were kept with it.", ""]
     names = list(dict.fromkeys(key for row in results for key in row))
-    cells = [
-        [f"{row[n]:.4g}" if isinstance(row.get(n), float) else str(row.get(n, "")) for n in names] for row in results
-    ]
+    shown = [[row.get(name, "") for name in names] for row in results]
+    cells = [[f"{value:.4g}" if isinstance(value, float) else str(value) for value in row] for row in shown]
     table = [f"| {' | '.join(row)} |" for row in (names, ["---"] * len(names), *cells)]
     return ["Figures on the evaluation rows, as they were kept at the end of training:", "", *table, ""]

@@ -7,7 +7,8 @@ import importlib.util
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from adamix_lab.tasks.tasks import EMBEDDED, EMBEDDED_TEXTS, data_root
@@ -58,18 +59,11 @@ def diagnose() -> Iterator[tuple[bool, str]]:
     """(fine, line) for each thing looked at; a line that is not fine says what to do."""
     found = versions()
     yield True, f"Python {found['python']} on {found['platform']}; adamix-lab {found['adamix-lab']}"
-    yield (
-        True,
-        "torch {torch}, transformers {transformers}, accelerate {accelerate}, safetensors {safetensors}".format(
-            **found
-        ),
-    )
+    yield True, ", ".join(f"{name} {found[name]}" for name in CORE)
     yield True, f"device: {found['device']}"
     if _nvidia_driver() and not found["device"].startswith("cuda"):
-        yield (
-            False,
-            "an NVIDIA driver is there, but this torch is a CPU build: install a CUDA build (README, 'On a GPU')",
-        )
+        advice = "install a CUDA build (README, 'On a GPU')"
+        yield False, f"an NVIDIA driver is there, but this torch is a CPU build: {advice}"
     for module, (package, extra, purpose) in EXTRAS.items():
         if importlib.util.find_spec(module):
             yield True, f"{package} {_version(package)}: {purpose}"
@@ -78,16 +72,13 @@ def diagnose() -> Iterator[tuple[bool, str]]:
     yield from _assets()
     offline = os.environ.get("HF_HUB_OFFLINE") == "1"
     yield True, "the Hub is switched off (HF_HUB_OFFLINE=1)" if offline else "the Hub may be asked for models by name"
-    free = shutil.disk_usage(Path.cwd()).free / 1e9
-    yield (
-        free > 1,
-        f"{free:.1f} GB free here" + ("" if free > 1 else ": expected 1 GB or more for runs; free some space"),
-    )
+    free = _free_space()
+    yield free > 1, f"{free:.1f} GB free here" + ("" if free > 1 else ": expected 1 GB for runs; free some space")
 
 
 def class_line() -> tuple[bool, str]:
     """(all fine for the lessons, one line): OK or what is missing, then versions; no path and no name of a person."""
-    found = versions()
+    found, free = versions(), _free_space()
     lacking = [
         package
         for module, (package, extra, _) in EXTRAS.items()
@@ -95,44 +86,36 @@ def class_line() -> tuple[bool, str]:
     ]
     if not all(fine for fine, _ in _assets()):
         lacking.append("data or weights (`adamix-lab doctor` says which)")
-    free = shutil.disk_usage(Path.cwd()).free / 1e9
-    lacking += [f"disk: {free:.1f} GB free"] if free < 1 else []
-    state = "OK" if not lacking else f"MISSING {'; '.join(lacking)}"
-    parts = [
-        f"adamix-lab {found['adamix-lab']}",
-        f"Python {found['python']}",
-        found["platform"],
-        f"torch {found['torch']}",
-        found["device"],
-        f"{free:.0f} GB free",
-    ]
-    return not lacking, " | ".join([state, *parts])
+    if free < 1:
+        lacking.append(f"disk: {free:.1f} GB free")
+    state = f"MISSING {'; '.join(lacking)}" if lacking else "OK"
+    versioned = f"adamix-lab {found['adamix-lab']} | Python {found['python']} | {found['platform']}"
+    return not lacking, f"{state} | {versioned} | torch {found['torch']} | {found['device']} | {free:.0f} GB free"
 
 
 def _assets() -> Iterator[tuple[bool, str]]:
     from adamix_lab.tasks.backbones import SHIPPED, find_minilm, find_shipped
 
-    try:
-        yield True, f"MiniLM's weights are whole ({find_minilm().parent.name})"
-    except (FileNotFoundError, ValueError) as error:
-        yield False, str(error)
-    for name in SHIPPED:
+    root = data_root()
+    finders: dict[str, Callable[[], Path]] = {"MiniLM's weights are whole": find_minilm}
+    finders |= {f"the decoder {name!r} is there": partial(find_shipped, name) for name in SHIPPED}
+    for what, find in finders.items():
         try:
-            yield True, f"the decoder {name!r} is there ({find_shipped(name)})"
-        except FileNotFoundError as error:
+            yield True, f"{what} ({find()})"
+        except (FileNotFoundError, ValueError) as error:
             yield False, str(error)
     for name in (*EMBEDDED, *EMBEDDED_TEXTS):
-        there = (data_root() / name / "train.jsonl").is_file()
+        there = (root / name / "train.jsonl").is_file()
         yield (
             there,
-            f"embedded task {name!r}"
-            + ("" if there else f" is missing from {data_root()}: clone the repository again"),
+            f"embedded task {name!r}" + ("" if there else f" is missing from {root}: clone the repository again"),
         )
-    shipped = len(list((data_root() / "experts").glob("*/seed*/*/adamix.json")))
-    yield (
-        shipped > 0,
-        f"{shipped} shipped sets of experts" + ("" if shipped else ": make them with data/experts/make.py"),
-    )
+    shipped = len(list((root / "experts").glob("*/seed*/*/adamix.json")))
+    yield shipped > 0, f"{shipped} shipped sets of experts" + ("" if shipped else ": data/experts/make.py makes them")
+
+
+def _free_space() -> float:
+    return shutil.disk_usage(Path.cwd()).free / 1e9
 
 
 def _nvidia_driver() -> bool:

@@ -16,14 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from adamix_lab.core.errors import unknown
+from adamix_lab.core.errors import LabError, one_of
 from adamix_lab.core.model import MixtureModel, evaluating
-from adamix_lab.core.routing import generator_for
-from adamix_lab.core.views import Batch, rows_of
+from adamix_lab.core.routing import Scope, generator_for
+from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import cut_last_block, plan_blocks
 from adamix_lab.fast.prefix import cached_prefix
 from adamix_lab.fast.views import shared_prefix
-from adamix_lab.tasks.batches import Encoder, check_labels, encode, sequential
+from adamix_lab.tasks.batches import Encoder, check_labels, encode, sequential, to_device
 from adamix_lab.tasks.metrics import score
 from adamix_lab.tasks.tasks import Task
 
@@ -107,18 +107,15 @@ def evaluate(
     Raises ValueError for an unknown strategy (near misses are named) and for a head that does not fit the task.
     """
     for name in strategies:
-        if name not in STRATEGIES:
-            raise unknown("Strategy", name, STRATEGIES)
+        one_of("Strategy", name, STRATEGIES)
     check_labels(mixture, task)
     examples = encoder(task.evaluation, task, tokenizer, max_length)
-    device = next(mixture.parameters()).device
-    batches = [
-        (rows, {name: value.to(device) for name, value in batch.items()})
-        for rows, batch in sequential(examples, batch_size, tokenizer.pad_token_id or 0)
-    ]
+    device, pad = next(mixture.parameters()).device, tokenizer.pad_token_id or 0
+    batches = [(rows, to_device(batch, device)) for rows, batch in sequential(examples, batch_size, pad)]
     with evaluating(mixture):
-        served, batches = above_prefix(mixture, batches) if len(strategies) > 1 else (mixture, batches)
-        return [evaluate_batches(served, batches, name, seed, task.metrics) for name in strategies]
+        if len(strategies) > 1:
+            mixture, batches = above_prefix(mixture, batches)
+        return [evaluate_batches(mixture, batches, name, seed, task.metrics) for name in strategies]
 
 
 def evaluate_batches(
@@ -153,22 +150,20 @@ def predict(
 
     Raises ValueError for an empty list, an unknown strategy, or what is no sentence.
     """
-    if strategy not in STRATEGIES:
-        raise unknown("Strategy", strategy, STRATEGIES)
+    one_of("Strategy", strategy, STRATEGIES)
     if isinstance(texts, str) or not len(texts):
-        raise ValueError(f"texts = {texts!r}: expected a list of sentences (or of pairs), at least one.")
+        raise LabError(f"texts = {texts!r}: expected a list of sentences (or of pairs), at least one.")
     pairs = [tuple(text) if isinstance(text, tuple | list) else (text,) for text in texts]
     for pair in pairs:
         if len(pair) != len(pairs[0]) or len(pair) > 2 or not all(isinstance(part, str) for part in pair):
-            raise ValueError(f"{pair!r} does not fit: expected strings, all of them sentences or all of them pairs.")
+            raise LabError(f"{pair!r} does not fit: expected strings, all of them sentences or all of them pairs.")
     device = next(mixture.parameters()).device
     answers = []
     with torch.no_grad(), evaluating(mixture):
         for start in range(0, len(pairs), batch_size):
             columns = [list(column) for column in zip(*pairs[start : start + batch_size], strict=True)]
             batch = tokenizer(*columns, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
-            inputs = {name: value.to(device) for name, value in batch.items()}
-            answer = STRATEGIES[strategy][0](mixture, inputs, generator_for(seed, start)).cpu()
+            answer = STRATEGIES[strategy][0](mixture, to_device(batch, device), generator_for(seed, start)).cpu()
             answers.append(answer if answer.shape[-1] == 1 else answer.exp())
     return torch.cat(answers)
 
@@ -204,30 +199,20 @@ def fixed(expert: int) -> Strategy:
     return strategy
 
 
-def random_batch(mixture: MixtureModel, batch: Batch, generator: Generator) -> Tensor:
-    """One random route for the whole batch."""
-    return answers(mixture(selection=mixture.space.draw(generator), **batch).logits)
+def random_routes(per: Scope) -> Strategy:
+    """Random routes: one for the batch, one an example, or one a token (the reference's sentence and token level)."""
 
+    def strategy(mixture: MixtureModel, batch: Batch, generator: Generator) -> Tensor:
+        states = batch["inputs_embeds" if "inputs_embeds" in batch else "input_ids"]  # [B, T] or [B, T, d]
+        lead = states.shape[: ("batch", "example", "token").index(per)]
+        return answers(mixture(selection=mixture.space.draw(generator, tuple(lead)), **batch).logits)
 
-def random_example(mixture: MixtureModel, batch: Batch, generator: Generator) -> Tensor:
-    """A random route an example (the reference's sentence-level routing)."""
-    route = mixture.space.draw(generator, (rows_of(batch),))
-    return answers(mixture(selection=route, **batch).logits)
-
-
-def random_token(mixture: MixtureModel, batch: Batch, generator: Generator) -> Tensor:
-    """A random route a token (the reference's token-level routing)."""
-    states = batch.get("inputs_embeds", batch.get("input_ids"))
-    assert states is not None
-    route = mixture.space.draw(generator, (states.shape[0], states.shape[1]))
-    # routes are drawn a position; the last block must see them all, so nothing is cut here
-    return answers(mixture(selection=route, **batch).logits)
+    return strategy
 
 
 def ensemble(passes: int = 4, average: str = "logits") -> Strategy:
     """K random routes, their logits averaged (the paper's ensemble), or their probabilities (Eq. 7)."""
-    if average not in ("logits", "probabilities"):
-        raise unknown("average", average, ("logits", "probabilities"))
+    one_of("average", average, ("logits", "probabilities"))
 
     def strategy(mixture: MixtureModel, batch: Batch, generator: Generator) -> Tensor:
         logits = shared_prefix(mixture, batch, mixture.space.draw(generator, (passes,)))
@@ -242,9 +227,9 @@ STRATEGIES: dict[str, tuple[Strategy, int]] = {  # name: strategy, passes
     "merged": (merged, 1),
     "fixed": (fixed(0), 1),
     **{f"fixed-{expert}": (fixed(expert), 1) for expert in range(8)},
-    "random": (random_batch, 1),
-    "random-example": (random_example, 1),
-    "random-token": (random_token, 1),
+    "random": (random_routes("batch"), 1),
+    "random-example": (random_routes("example"), 1),
+    "random-token": (random_routes("token"), 1),
     "ensemble": (ensemble(4), 4),
     "ensemble-probabilities": (ensemble(4, "probabilities"), 4),
 }

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
+from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import read_tensors, write_tensors
 from adamix_lab.core.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.core.objective import Objective, TaskLoss
@@ -64,7 +65,7 @@ class AdaMixTrainer(Trainer):
         objective = Objective(mixture, self.recipe.consistency, task_loss, WAYS)
         super().__init__(objective, args, train_dataset=train_dataset, **settings)
         if self.args.n_gpu > 1:
-            raise ValueError(
+            raise LabError(
                 f"The Trainer would split views over {self.args.n_gpu} GPUs in one process (DataParallel): expected "
                 "one process a GPU. Start it with torchrun or accelerate launch, or set CUDA_VISIBLE_DEVICES=0."
             )

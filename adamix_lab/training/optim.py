@@ -11,12 +11,14 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from adamix_lab.core.errors import LabError
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.training.recipe import Recipe
 
@@ -33,30 +35,22 @@ def parameter_groups(mixture: MixtureModel, recipe: Recipe) -> list[dict[str, An
     Experts decay as their adaptation declares (a stacked bias has two dimensions, so shapes tell nothing). The head's
     and a baseline's own biases and norms do not decay. Raises ValueError where nothing trains.
     """
-    decays = {f"{path}.{name}": layer.decays[name] for path, layer in mixture.sites.items() for name in layer.experts}
-    named: dict[tuple[str, bool], list[nn.Parameter]] = {}
-    for name, parameter in mixture.expert_parameters():
-        named.setdefault(("experts", decays[name]), []).append(parameter)
-    for part, parameters in (("own", mixture.own_parameters()), ("head", mixture.head_parameters())):
-        for _, parameter in parameters:
-            named.setdefault((part, parameter.dim() > 1), []).append(parameter)
-    head_lr = recipe.lr if recipe.head_lr is None else recipe.head_lr
+    trained: dict[tuple[str, bool], list[nn.Parameter]] = defaultdict(list)
+    for layer in mixture.sites.values():
+        for name, parameter in layer.experts.items():
+            trained["experts", layer.decays[name]].append(parameter)
+    for part, named in (("own", mixture.own_parameters()), ("head", mixture.head_parameters())):
+        for _, parameter in named:
+            trained[part, parameter.dim() > 1].append(parameter)
     groups = []
-    for (part, decay), group in named.items():
-        trained = [parameter for parameter in group if parameter.requires_grad]
-        lr = head_lr if part == "head" else recipe.lr
-        if trained:
-            groups.append(
-                {
-                    "params": trained,
-                    "lr": lr,
-                    "base_lr": lr,
-                    "weight_decay": recipe.weight_decay if decay or recipe.decay == "all" else 0.0,
-                    "stacked": part == "experts",
-                }
-            )
+    for (part, decays), group in trained.items():
+        lr = recipe.head_lr if part == "head" and recipe.head_lr is not None else recipe.lr
+        decay = recipe.weight_decay if decays or recipe.decay == "all" else 0.0
+        if parameters := [parameter for parameter in group if parameter.requires_grad]:
+            rates = {"lr": lr, "base_lr": lr, "weight_decay": decay}
+            groups.append({"params": parameters, **rates, "stacked": part == "experts"})
     if not groups:
-        raise ValueError("Nothing trains: expected experts or a head with requires_grad. Attach the model afresh.")
+        raise LabError("Nothing trains: expected experts or a head with requires_grad. Attach the model afresh.")
     return groups
 
 

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adamix_lab.core.adaptations import Adaptation, adaptation_from
-from adamix_lab.core.errors import unknown
+from adamix_lab.core.errors import one_of
 from adamix_lab.core.model import MixtureModel, attach
 from adamix_lab.core.objective import IGNORED, TaskLoss
 from adamix_lab.tasks.tasks import data_root
-from adamix_lab.training.recipe import Recipe
+from adamix_lab.training.recipe import Recipe, flatten
 
 # The recipe's settings that `adamix-lab train` has options for, under the same names
 OPTIONS = ("steps", "lr", "head_lr", "batch_size", "max_length", "precision")
@@ -85,15 +85,13 @@ class Preset:
     def values(self) -> list[tuple[str, Any, str]]:
         """(name, value, source) of every value that is set, the recipe's and the adaptation's one by one."""
         recipe = self.recipe.to_dict()
-        consistency = recipe.pop("consistency")
+        recipe["consistency"] = recipe.pop("consistency")  # the last
         if self.recipe.warmup_steps is not None:
             del recipe["warmup"]
-        flat = {"task": self.task, "backbone": self.backbone, "experts": self.experts, "share": self.share}
-        flat |= _prefixed("adaptation", self.adaptation.config())
-        flat |= {"blocks": self.blocks, "base_dropout": self.base_dropout, "label_smoothing": self.label_smoothing}
-        flat |= _prefixed("recipe", recipe) | _prefixed("recipe.consistency", consistency)
-        flat |= _prefixed("decoding", self.decoding)
-        return [(name, value, self._source(name)) for name, value in flat.items() if value is not None]
+        names = ("task", "backbone", "experts", "share", "adaptation", "blocks", "base_dropout", "label_smoothing")
+        own = {name: getattr(self, name) for name in names} | {"adaptation": self.adaptation.config()}
+        flat = flatten({**own, "recipe": recipe, "decoding": self.decoding})
+        return [(name, value, self._source(name)) for name, value in flat.items() if value is not None and value != {}]
 
     def _source(self, name: str) -> str:
         while name and name not in self.sources:
@@ -124,10 +122,8 @@ class Preset:
 
 def preset(name: str) -> Preset:
     """The preset of a name. Raises ValueError for an unknown one, with near misses."""
-    known = load_presets()
-    if name not in known:
-        raise unknown("Preset", name, known)
-    return known[name]
+    one_of("Preset", name, load_presets())
+    return load_presets()[name]
 
 
 def describe_preset(chosen: Preset) -> str:
@@ -198,7 +194,3 @@ def _resolved(source: str, names: Mapping[str, str]) -> str:
     while source in names:
         source = names[source]
     return source
-
-
-def _prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"{prefix}.{name}": value for name, value in values.items()}

@@ -5,15 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from adamix_lab.core.errors import fraction, one_of, positive, unknown
+from adamix_lab.core.errors import LabError, fraction, one_of, positive
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.routing import Scope
 
 Precision = Literal["no", "bf16", "fp16"]
 OffRoute = Literal["drift", "freeze"]
-STEPS = 500
+Decay = Literal["declared", "all"]
+ChooseOn = Literal["slice", "evaluation"]
+STEPS = 500  # where neither steps nor epochs are given
+
+COUNTS = (
+    *("steps", "evaluate_every", "patience", "batch_size", "accumulate", "max_length", "bucket", "log_every"),
+    "warmup_steps",
+)
+AMOUNTS = ("lr", "head_lr", "weight_decay", "eps", "clip", "checkpoint_every")
+CHOICES = {"precision": Precision, "per": Scope, "off_route": OffRoute, "decay": Decay, "choose_on": ChooseOn}
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,7 @@ class Recipe:
     lr: float = 4e-4
     head_lr: float | None = None
     weight_decay: float = 0.01
-    decay: Literal["declared", "all"] = "declared"
+    decay: Decay = "declared"
     eps: float = 1e-8
     warmup: float = 0.06
     warmup_steps: int | None = None
@@ -71,7 +80,7 @@ class Recipe:
     consistency: Consistency = field(default_factory=Consistency)
     per: Scope = "batch"
     dev_fraction: float = 0.1
-    choose_on: Literal["slice", "evaluation"] = "slice"
+    choose_on: ChooseOn = "slice"
     evaluate_every: int | None = None
     patience: int | None = None
     cache_prefix: bool = False
@@ -81,42 +90,27 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.epochs is not None:
-            raise ValueError(f"steps = {self.steps} and epochs = {self.epochs}: expected one of them. Leave one out.")
+            raise LabError(f"steps = {self.steps} and epochs = {self.epochs}: expected one of them. Leave one out.")
         if self.epochs is not None and not self.epochs > 0:
-            raise ValueError(f"epochs = {self.epochs}: expected a number above 0.")
-        if self.steps is None and self.epochs is None:
-            object.__setattr__(self, "steps", STEPS)
-        for name in (
-            "steps",
-            "evaluate_every",
-            "patience",
-            "batch_size",
-            "accumulate",
-            "max_length",
-            "bucket",
-            "log_every",
-            "warmup_steps",
-        ):
+            raise LabError(f"epochs = {self.epochs}: expected a number above 0.")
+        for name in COUNTS:
             if getattr(self, name) is not None:
                 positive(name, getattr(self, name))
-        for name in ("lr", "head_lr", "weight_decay", "eps", "clip", "checkpoint_every"):
+        for name in AMOUNTS:
             value = getattr(self, name)
             if value is not None and not (value >= 0 and math.isfinite(value)):
-                raise ValueError(f"{name} = {value}: expected a number of at least 0.")
-        fraction("warmup", self.warmup)
-        fraction("dev_fraction", self.dev_fraction)
-        one_of("precision", self.precision, ("no", "bf16", "fp16"))
-        one_of("routing scope", self.per, ("batch", "example", "token"))
-        one_of("off_route", self.off_route, ("drift", "freeze"))
-        one_of("decay", self.decay, ("declared", "all"))
-        one_of("choose_on", self.choose_on, ("slice", "evaluation"))
+                raise LabError(f"{name} = {value}: expected a number of at least 0.")
+        for name in ("warmup", "dev_fraction"):
+            fraction(name, getattr(self, name))
+        for name, choices in CHOICES.items():
+            one_of(name, getattr(self, name), get_args(choices))
         if self.patience is not None and self.dev_fraction == 0 and self.choose_on == "slice":
-            raise ValueError(
+            raise LabError(
                 f"patience = {self.patience} with dev_fraction = 0: expected a dev slice to stop on. "
                 "Set dev_fraction, or leave patience out."
             )
         if self.accumulate > self.batch_size:
-            raise ValueError(
+            raise LabError(
                 f"accumulate = {self.accumulate} pieces of a batch of {self.batch_size} rows: expected at most one "
                 "piece a row. Raise batch_size (it counts all rows of a step) or lower accumulate."
             )
@@ -142,15 +136,23 @@ class Recipe:
     def from_dict(cls, settings: Mapping[str, Any]) -> Recipe:
         """The recipe of plain values, as `to_dict` gives them. Raises ValueError for a setting that there is not."""
         values = dict(settings)
-        _known("setting of a recipe", values, cls)
-        if isinstance(values.get("consistency"), Mapping):
-            _known("setting of consistency", values["consistency"], Consistency)
-            values["consistency"] = Consistency(**values["consistency"])
+        consistency = values.get("consistency")
+        if isinstance(consistency, Mapping):
+            _check_names("setting of consistency", consistency, Consistency)
+            values["consistency"] = Consistency(**consistency)
+        _check_names("setting of a recipe", values, cls)
         return cls(**values)
 
 
-def _known(what: str, values: Mapping[str, Any], kind: type) -> None:
-    names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+def _check_names(what: str, values: Mapping[str, Any], kind: Any) -> None:
     for name in values:
-        if name not in names:
-            raise unknown(what, name, names)
+        one_of(what, name, [field.name for field in fields(kind)])
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, names joined by dots."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        nested = isinstance(value, Mapping) and value
+        flat |= flatten(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return flat

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 from torch import nn
 
@@ -35,8 +37,7 @@ class ParameterReport:
         mb = (self.merged + self.head) * 4 / 1e6
         return (
             f"trained experts {self.experts:,} + head {self.head:,}; after merging {self.merged:,} + head "
-            f"{self.head:,} "
-            f"= {100 * self.share_of_base:.2f} % of the base's {self.base:,} ({mb:.2f} MB in float32)"
+            f"{self.head:,} = {100 * self.share_of_base:.2f} % of the base's {self.base:,} ({mb:.2f} MB in float32)"
         )
 
 
@@ -71,31 +72,20 @@ def structure(model: nn.Module, depth: int = 6) -> str:
 
     Sites show their adaptation; `trains` marks parts that hold trained weights.
     """
-    lines: list[str] = [_label("", model)]
-    _branch(model, "", depth, lines)
-    return "\n".join(lines)
+    return "\n".join([_label("", model), *_branch(model, "", depth)])
 
 
-def _branch(module: nn.Module, indent: str, depth: int, lines: list[str]) -> None:
-    if depth == 0:
-        return
+def _branch(module: nn.Module, indent: str, depth: int) -> Iterator[str]:
     children = [(name, child) for name, child in module.named_children() if any(True for _ in child.parameters())]
-    groups: list[tuple[str, str, nn.Module]] = []
-    for name, child in children:
-        if groups and name.isdigit() and groups[-1][0].isdigit() and _shape(groups[-1][2]) == _shape(child):
-            groups[-1] = (groups[-1][0], name, child)
-        else:
-            groups.append((name, name, child))
-    for n, (first, last, child) in enumerate(groups):
+    if depth == 0 or hasattr(module, "adaptation"):
+        return
+    # neighbours of a list that look alike are one line
+    groups = [list(group) for _, group in groupby(children, lambda part: repr(part[1]) if part[0].isdigit() else part)]
+    for n, group in enumerate(groups):
+        (first, _), (last, child) = group[0], group[-1]
         end = n == len(groups) - 1
-        name = first if first == last else f"{first}-{last}"
-        lines.append(f"{indent}{'└─' if end else '├─'} {_label(name, child)}")
-        if not hasattr(child, "adaptation"):
-            _branch(child, indent + ("   " if end else "│  "), depth - 1, lines)
-
-
-def _shape(module: nn.Module) -> str:
-    return repr(module)
+        yield f"{indent}{'└─' if end else '├─'} {_label(first if first == last else f'{first}-{last}', child)}"
+        yield from _branch(child, indent + ("   " if end else "│  "), depth - 1)
 
 
 def _label(name: str, module: nn.Module) -> str:

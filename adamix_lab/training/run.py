@@ -24,12 +24,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import read_tensors, write_tensors, write_text
 from adamix_lab.core.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.core.objective import Objective
-from adamix_lab.tasks.batches import Example, sequential
+from adamix_lab.tasks.batches import Example, sequential, to_device
 from adamix_lab.tasks.tasks import Task
-from adamix_lab.training.recipe import Recipe
+from adamix_lab.training.recipe import Recipe, flatten
 
 LOG = "log.jsonl"
 FORMAT = 1
@@ -181,7 +182,7 @@ class Run:
         self.mixture.eval()
         loss, right = 0.0, []
         for indices, batch in sequential(self.dev, 2 * self.recipe.batch_size, self.pad):
-            batch = {name: value.to(self.accelerator.device) for name, value in batch.items()}
+            batch = to_device(batch, self.accelerator.device)
             labels = batch.pop("labels")
             with self.accelerator.autocast(), cut_last_block(self.mixture.model):
                 logits = self.mixture(**batch).logits
@@ -308,7 +309,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         state = (file.metadata() or {}).get("state", "null")
     facts = json.loads(state)
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        raise ValueError(
+        raise LabError(
             f"{path} is no checkpoint of format {FORMAT}: expected one written by adamix_lab.train. Train in an empty "
             "folder, or use the version that wrote it."
         )
@@ -332,7 +333,7 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
             warnings.warn(f"{problems[0]} Going on from the one before it, {path.name}.", stacklevel=2)
         return found
     if problems:
-        raise ValueError(
+        raise LabError(
             f"No checkpoint in {folder} is whole, expected one of {len(paths)} at least: {problems[0]} "
             "Remove them to train from the start, or name another folder."
         )
@@ -347,27 +348,17 @@ def clear_temporary(folder: Path) -> None:
 
 def check_same(saved: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
     """Refuses to go on with another run. Raises ValueError that names each difference."""
-    old, new = _flat(saved), _flat(json.loads(json.dumps(now)))
+    old, new = flatten(saved), flatten(json.loads(json.dumps(now)))
     differing = [
         f"{name} was {old.get(name, 'absent')!r}, is {new.get(name, 'absent')!r}"
         for name in sorted(old.keys() | new.keys())
         if name not in MAY_DIFFER and old.get(name, "absent") != new.get(name, "absent")
     ]
     if differing:
-        raise ValueError(
+        raise LabError(
             f"{path} belongs to another run: {'; '.join(differing[:5])}. Expected the same recipe, model and "
             "data. Set them as they were to go on, or name another folder to start anew."
         )
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            out |= _flat(value, f"{prefix}{name}.")
-        else:
-            out[f"{prefix}{name}"] = value
-    return out
 
 
 # -- optimiser and random generators as tensors ------------------------------------------------------------

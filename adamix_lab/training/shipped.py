@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from adamix_lab.core.adaptations import Bottleneck
-from adamix_lab.core.errors import unknown
+from adamix_lab.core.errors import LabError, one_of
 from adamix_lab.core.model import MixtureModel, attach
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.saving import load, read_config
@@ -68,10 +68,8 @@ def load_twin(
 
     Raises ValueError for an unknown twin or stage, FileNotFoundError where the experts are not there.
     """
-    if name not in TWINS:
-        raise unknown("Twin", name, TWINS)
-    if stage not in STAGES:
-        raise unknown("Stage", stage, STAGES)
+    one_of("Twin", name, TWINS)
+    one_of("Stage", stage, STAGES)
     place = Path(folder or data_root() / "experts") / name / f"seed{seed}" / stage
     if not place.is_dir():
         raise FileNotFoundError(
@@ -83,12 +81,8 @@ def load_twin(
 
 def twin_recipe(twin: Twin, seed: int, steps: int | None = None) -> Recipe:
     """The common recipe with what sets the twin apart."""
-    return replace(
-        RECIPE,
-        seed=seed,
-        steps=steps or RECIPE.steps,
-        consistency=replace(RECIPE.consistency, weight=twin.consistency),
-    )
+    consistency = replace(RECIPE.consistency, weight=twin.consistency)
+    return replace(RECIPE, seed=seed, steps=steps or RECIPE.steps, consistency=consistency)
 
 
 def fresh(task: Task, experts: int, share: str | None, seed: int, tied: bool = False) -> tuple[MixtureModel, Any]:
@@ -102,7 +96,7 @@ def load_saved(folder: Path) -> tuple[MixtureModel, Any, dict[str, Any]]:
     config = read_config(folder)
     backbone = config["notes"].get("backbone")
     if not backbone:
-        raise ValueError(
+        raise LabError(
             f"{folder} does not say its backbone: expected notes written by `adamix-lab train`. Use "
             f"adamix_lab.load(model, folder)."
         )

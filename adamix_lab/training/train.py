@@ -13,11 +13,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adamix_lab.core.errors import LabError
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import Objective, TaskLoss
 from adamix_lab.core.routing import Router
 from adamix_lab.core.views import Batch
-from adamix_lab.tasks.batches import Batches, Encoder, Example, check_labels, collate, encode, length, sequential
+from adamix_lab.tasks.batches import (
+    Batches,
+    Encoder,
+    Example,
+    check_labels,
+    collate,
+    encode,
+    length,
+    sequential,
+    to_device,
+)
 from adamix_lab.tasks.tasks import Task, hold_out
 from adamix_lab.training.optim import keep_freed_memory, make_optimizer, rest_off_route, set_rate
 from adamix_lab.training.recipe import Recipe
@@ -134,21 +145,16 @@ def train_examples(
 def pieces(
     batch: Sequence[Example], routes: Tensor, accelerator: Any, accumulate: int, pad: int
 ) -> Iterator[tuple[Batch, Tensor, float]]:
-    """This process's pieces of a batch: (rows on the device, their routes, their share of all rows); one, as a rule."""
-    for rows, weight in shares(len(batch), accelerator, accumulate):
-        piece = to_device(collate(batch[rows], pad), accelerator.device)
-        yield piece, routes_of(routes, rows, piece), weight
-
-
-def shares(rows: int, accelerator: Any, accumulate: int) -> Iterator[tuple[slice, float]]:
-    """This process's contiguous pieces of a batch, each with its share of the rows.
+    """This process's contiguous pieces of a batch, one as a rule: rows on the device, their routes, their share of all.
 
     All processes run equally many pieces, else they would wait for each other: where rows run out, one row counts 0.
     """
-    parts = accelerator.num_processes * accumulate
-    for part in range(accelerator.process_index * accumulate, (accelerator.process_index + 1) * accumulate):
-        start, stop = rows * part // parts, rows * (part + 1) // parts
-        yield (slice(start, stop), (stop - start) / rows) if stop > start else (slice(0, 1), 0.0)
+    parts, first = accelerator.num_processes * accumulate, accelerator.process_index * accumulate
+    for part in range(first, first + accumulate):
+        start, stop = len(batch) * part // parts, len(batch) * (part + 1) // parts
+        rows = slice(start, stop) if stop > start else slice(0, 1)
+        piece = to_device(collate(batch[rows], pad), accelerator.device)
+        yield piece, routes_of(routes, rows, piece), (stop - start) / len(batch)
 
 
 def routes_of(routes: Tensor, rows: slice, piece: Batch) -> Tensor:
@@ -158,11 +164,6 @@ def routes_of(routes: Tensor, rows: slice, piece: Batch) -> Tensor:
     if routes.dim() > 4:
         routes = routes[:, :, : piece["attention_mask"].shape[1]]
     return routes.to(piece["labels"].device)
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on a device."""
-    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
 
 # -- before the first step ---------------------------------------------------------------------------------
@@ -175,7 +176,7 @@ def start_accelerator(recipe: Recipe) -> Any:
     from accelerate.utils import set_seed
 
     if recipe.precision == "fp16" and PartialState().device.type == "cpu":
-        raise ValueError('precision = "fp16" without a GPU: expected "no" or "bf16" on a CPU. Use "bf16".')
+        raise LabError('precision = "fp16" without a GPU: expected "no" or "bf16" on a CPU. Use "bf16".')
     # accelerate keeps one precision a process and refuses a second; a notebook trains several times.
     AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=recipe.precision, gradient_accumulation_steps=recipe.accumulate)

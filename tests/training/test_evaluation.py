@@ -12,7 +12,7 @@ from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.model import attach
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.routing import generator_for
-from adamix_lab.training.evaluation import STRATEGIES, ensemble, evaluate, fixed, predict, random_token
+from adamix_lab.training.evaluation import STRATEGIES, ensemble, evaluate, fixed, predict, random_routes
 from adamix_lab.training.train import train
 
 ALL = [name for name in STRATEGIES if not name.startswith("fixed-") or name in ("fixed-0", "fixed-2")]
@@ -66,7 +66,7 @@ def test_random_routes_are_replayable(mixture):
 def test_a_route_a_token_mixes_experts_inside_a_row(mixture):
     batch = tiny.batch(pad=False)
     with torch.no_grad():
-        one = random_token(mixture, batch, generator_for(0))
+        one = random_routes("token")(mixture, batch, generator_for(0))
         fixed_ones = [fixed(n)(mixture, batch, generator_for(0)) for n in range(3)]
     assert all(not close.is_close(one, other) for other in fixed_ones)
 

@@ -9,7 +9,7 @@ from adamix_lab.training.recipe import STEPS, Recipe
 def test_plain_values_and_back_through_json():
     recipe = Recipe(epochs=2, lr=1e-3, consistency=Consistency(0.5, "symmetric", "shared_prefix"))
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
-    assert Recipe.from_dict(json.loads(json.dumps(Recipe().to_dict()))) == Recipe(steps=STEPS)
+    assert Recipe.from_dict(json.loads(json.dumps(Recipe().to_dict()))) == Recipe()
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_plain_values_and_back_through_json():
         ({"warmup": 1.5}, "warmup = 1.5: expected a number from 0 up to, not including, 1"),
         ({"dev_fraction": 1.0}, "dev_fraction = 1.0"),
         ({"precision": "bfloat16"}, "Did you mean 'bf16'"),
-        ({"per": "sentence"}, "routing scope 'sentence' is not known"),
+        ({"per": "sentence"}, "per 'sentence' is not known"),
         ({"off_route": "frozen"}, "Did you mean 'freeze'"),
         ({"patience": 2, "dev_fraction": 0.0}, "expected a dev slice to stop on"),
         ({"accumulate": 9, "batch_size": 8}, "at most one piece a row"),
@@ -61,3 +61,4 @@ def test_steps_of_epochs():
     assert Recipe(epochs=2.5).total_steps(10) == 25
     assert Recipe(epochs=0.01).total_steps(10) == 1
     assert Recipe(steps=7).total_steps(10) == 7
+    assert Recipe().total_steps(10) == STEPS
