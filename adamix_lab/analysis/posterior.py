@@ -26,7 +26,7 @@ from adamix_lab.fast.views import routed_logits
 from adamix_lab.tasks.batches import encode, sequential
 from adamix_lab.tasks.rows import Row
 from adamix_lab.tasks.tasks import Task
-from adamix_lab.training.evaluation import Indexed, above_prefix
+from adamix_lab.training.evaluation import IndexedBatch, cache_batches
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -77,10 +77,10 @@ class FixedBatches:
     """
 
     mixture: MixtureModel
-    batches: list[Indexed]
+    batches: list[IndexedBatch]
     labels: Tensor
     top: MixtureModel
-    cached: list[Indexed]
+    cached: list[IndexedBatch]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -119,7 +119,7 @@ def fix_batches(
         for numbers, batch in sequential(examples, batch_size, tokenizer.pad_token_id or 0)
     ]
     with torch.no_grad(), evaluating(mixture):
-        top, cached = above_prefix(mixture, batches)
+        top, cached = cache_batches(mixture, batches)
     return FixedBatches(mixture, batches, labels, top, cached)
 
 

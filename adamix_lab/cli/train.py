@@ -49,12 +49,12 @@ def train(
         from adamix_lab.training.presets import preset as chosen_preset
 
         given = {name for name in context.params if context.get_parameter_source(name).name != "DEFAULT"}  # type: ignore[union-attr]
-        chosen = chosen_preset(preset).changed(**{name: context.params[name] for name in given})
+        chosen = chosen_preset(preset).with_options(**{name: context.params[name] for name in given})
         if chosen.generates:
             raise ValueError(f"Preset {preset!r} generates text: expected one of an understanding task here.")
         data = load_task(chosen.task, text=text, label=label, rows=rows, folder=folder)
         train_seeds(
-            data, chosen.backbone, chosen.adaptation, chosen.recipe, out, **chosen.attached(), seeds=range(seeds)
+            data, chosen.backbone, chosen.adaptation, chosen.recipe, out, **chosen.attach_options(), seeds=range(seeds)
         )
         return
     rows_and_labels = load_task(task, text=text, label=label, rows=rows, folder=folder)

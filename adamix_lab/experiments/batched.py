@@ -35,7 +35,7 @@ from adamix_lab.training.optim import BETAS, StackedAdamW, on_route
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.run import (
     History,
-    check_same,
+    check_same_run,
     clear_temporary,
     generator_states,
     load_optimizer,
@@ -374,7 +374,7 @@ def resume(
     found = newest_checkpoint(folder)
     if found is None:
         return 0
-    check_same(found.facts["run"], facts, found.path)
+    check_same_run(found.facts["run"], facts, found.path)
     with torch.no_grad():
         for name, tensor in found.part("weights").items():
             runs.stacked[name].copy_(tensor)

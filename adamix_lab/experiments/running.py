@@ -36,12 +36,12 @@ from adamix_lab.tasks.batches import Encoder, Example, TextsCut, collate, encode
 from adamix_lab.tasks.prompts import PROMPTS, load_prompted, prompt_encoder
 from adamix_lab.tasks.tasks import PAPER_TASKS, Task, few_shot, hold_out, load_task, subsample
 from adamix_lab.training.doctor import versions
-from adamix_lab.training.evaluation import Evaluation, Indexed, evaluate_batches, judge
+from adamix_lab.training.evaluation import Evaluation, IndexedBatch, evaluate_batches, judge
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.report import step_operations
 from adamix_lab.training.run import newest_checkpoint, read_log
 from adamix_lab.training.shipped import STAGES
-from adamix_lab.training.train import cached_states, train
+from adamix_lab.training.train import cache_examples, train
 
 SLICE = 0.2  # of the training rows, where a run is judged on them
 JUDGED_AT_ONCE = 64
@@ -133,7 +133,7 @@ class Prepared:
     task: Task
     recipe: Recipe
     training: list[Example]
-    judged: dict[str, list[Indexed]]
+    judged: dict[str, list[IndexedBatch]]
     cost: int
     notes: tuple[str, ...]
 
@@ -160,7 +160,7 @@ def prepare(run: Run) -> Prepared:
                 warnings.simplefilter("always")
                 examples = encoder(rows, task, tokenizer, run.max_length)
             said = [f"{name}: {warning.message}" for warning in caught if issubclass(warning.category, TextsCut)]
-            return cached_states(examples, cache, device, pad) if cache else examples, said
+            return cache_examples(examples, cache, device, pad) if cache else examples, said
 
         examples, said = _remembered((*shared, name, *more), make)
         notes.extend(said)
@@ -400,7 +400,9 @@ def judged(run: Run, prepared: Prepared, trained: Trained) -> dict[str, bytes]:
     return tables(run, results, trained.curve, steps, prepared.cost * steps, seconds, count)
 
 
-def strategies(run: Run, mixture: MixtureModel, there: Sequence[Indexed], metrics: tuple[str, ...]) -> list[Evaluation]:
+def strategies(
+    run: Run, mixture: MixtureModel, there: Sequence[IndexedBatch], metrics: tuple[str, ...]
+) -> list[Evaluation]:
     """Every strategy that can differ, on the same batches; the exact average where the routes are few enough.
 
     Of several draws of random routes the first stands beside the other strategies, the rest at the end.
@@ -414,7 +416,7 @@ def strategies(run: Run, mixture: MixtureModel, there: Sequence[Indexed], metric
     return results + [evaluate_batches(mixture, there, "random", seed, metrics) for seed in seeds]
 
 
-def exact(mixture: MixtureModel, batches: Sequence[Indexed], limit: int, metrics: tuple[str, ...]) -> Evaluation:
+def exact(mixture: MixtureModel, batches: Sequence[IndexedBatch], limit: int, metrics: tuple[str, ...]) -> Evaluation:
     """The average over all routes: of probabilities (Eq. 7), or of a regression's numbers."""
     order: list[int] = []
     answers, labels = [], []
@@ -477,7 +479,7 @@ def tables(
 
 def metric_rows(result: Evaluation, further: str = "") -> list[dict[str, Any]]:
     """The task's metrics, its own first (`primary`), and the loss; those of further rows carry their name."""
-    values = {**result.shown, "loss": result.loss}
+    values = {**result.main_metrics, "loss": result.loss}
     return [
         {
             "strategy": result.strategy,

@@ -79,7 +79,7 @@ def train_seeds(
             "results": [result.row() for result in merged],
         }
         save(mixture, folder, notes)
-        values = ", ".join(f"{name} {100 * value:.1f}{unit(name)}" for name, value in merged[0].shown.items())
+        values = ", ".join(f"{name} {100 * value:.1f}{unit(name)}" for name, value in merged[0].main_metrics.items())
         say(f"seed {seed}: trained {seconds:.0f} s, merged {values}; saved in {folder}")
     for name, runs in results.items():
         say(f"\n{name if len(parts) > 1 else ''}\n{over_seeds(runs)}")
@@ -103,8 +103,8 @@ def over_seeds(results: Sequence[Sequence[Evaluation]]) -> str:
             {
                 "strategy": column[0].strategy,
                 **{
-                    name: format_interval([100 * result.shown[name] for result in column]) + unit(name)
-                    for name in column[0].shown
+                    name: format_interval([100 * result.main_metrics[name] for result in column]) + unit(name)
+                    for name in column[0].main_metrics
                 },
                 "loss": format_interval([result.loss for result in column], digits=3),
                 "passes": str(column[0].passes),

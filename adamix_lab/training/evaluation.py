@@ -27,7 +27,7 @@ from adamix_lab.tasks.batches import Encoder, check_labels, encode, sequential, 
 from adamix_lab.tasks.metrics import score
 from adamix_lab.tasks.tasks import Task
 
-Indexed = tuple[list[int], Batch]
+IndexedBatch = tuple[list[int], Batch]
 Strategy = Callable[[MixtureModel, Batch, Generator], Tensor]
 
 
@@ -55,7 +55,7 @@ class Evaluation:
     @property
     def predictions(self) -> Tensor:
         """Class numbers, or a regression's numbers, `[rows]`."""
-        return predicted(self.log_probabilities)
+        return predictions_of(self.log_probabilities)
 
     @property
     def right(self) -> Tensor:
@@ -63,7 +63,7 @@ class Evaluation:
         return self.log_probabilities.argmax(-1) == self.labels
 
     @property
-    def shown(self) -> dict[str, float]:
+    def main_metrics(self) -> dict[str, float]:
         """The metrics that a table shows: the task's own, or the accuracy where none are named."""
         return dict(self.metrics) or {"accuracy": self.accuracy}
 
@@ -75,7 +75,7 @@ class Evaluation:
 
 def judge(strategy: str, passes: int, answers: Tensor, labels: Tensor, metrics: Sequence[str] = ()) -> Evaluation:
     """The evaluation of log-probabilities `[rows, C]`, or of a regression's numbers `[rows, 1]`."""
-    values = score(metrics, predicted(answers), labels)
+    values = score(metrics, predictions_of(answers), labels)
     if answers.shape[-1] == 1:
         loss = float(F.mse_loss(answers.squeeze(-1), labels.float()))
         return Evaluation(strategy, math.nan, loss, passes, answers, labels, values)
@@ -83,7 +83,7 @@ def judge(strategy: str, passes: int, answers: Tensor, labels: Tensor, metrics: 
     return Evaluation(strategy, accuracy, float(F.nll_loss(answers, labels)), passes, answers, labels, values)
 
 
-def predicted(answers: Tensor) -> Tensor:
+def predictions_of(answers: Tensor) -> Tensor:
     """Class numbers `[rows]` of log-probabilities `[rows, C]`; the numbers `[rows]` of a regression's `[rows, 1]`."""
     return answers.squeeze(-1) if answers.shape[-1] == 1 else answers.argmax(-1)
 
@@ -114,12 +114,12 @@ def evaluate(
     batches = [(rows, to_device(batch, device)) for rows, batch in sequential(examples, batch_size, pad)]
     with evaluating(mixture):
         if len(strategies) > 1:
-            mixture, batches = above_prefix(mixture, batches)
+            mixture, batches = cache_batches(mixture, batches)
         return [evaluate_batches(mixture, batches, name, seed, task.metrics) for name in strategies]
 
 
 def evaluate_batches(
-    mixture: MixtureModel, batches: Sequence[Indexed], strategy: str, seed: int = 0, metrics: Sequence[str] = ()
+    mixture: MixtureModel, batches: Sequence[IndexedBatch], strategy: str, seed: int = 0, metrics: Sequence[str] = ()
 ) -> Evaluation:
     """One strategy on batches with labels, each given with its rows' original numbers."""
     function, passes = STRATEGIES[strategy]
@@ -168,7 +168,7 @@ def predict(
     return torch.cat(answers)
 
 
-def above_prefix(mixture: MixtureModel, batches: list[Indexed]) -> tuple[MixtureModel, list[Indexed]]:
+def cache_batches(mixture: MixtureModel, batches: list[IndexedBatch]) -> tuple[MixtureModel, list[IndexedBatch]]:
     """(what lies above the frozen prefix, batches of its cached states); both as they are where it cannot be cached."""
     plan = plan_blocks(mixture)
     if plan is None or plan.family.cut is None or plan.first == 0:

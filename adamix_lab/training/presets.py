@@ -69,7 +69,7 @@ class Preset:
         share = None if self.share == "none" else self.share
         return attach(model, self.adaptation, self.experts, share, blocks=self.blocks, seed=seed)
 
-    def attached(self) -> dict[str, Any]:
+    def attach_options(self) -> dict[str, Any]:
         """The arguments of `attach`, and of `train_seeds`, beside the adaptation."""
         return {"experts": self.experts, "share": self.share, "blocks": self.blocks}
 
@@ -98,7 +98,7 @@ class Preset:
             name = name.rpartition(".")[0]
         return self.sources.get(name, "this library's default")
 
-    def changed(self, **options: Any) -> Preset:
+    def with_options(self, **options: Any) -> Preset:
         """With some values replaced, under the names of `adamix-lab train`'s options.
 
         Options that a preset does not hold (out, seeds, ...) are passed over. Setting `steps` leaves epochs out.

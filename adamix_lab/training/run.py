@@ -218,7 +218,7 @@ class Run:
             clear_temporary(folder)
         found = newest_checkpoint(folder)
         if found is not None:
-            check_same(found.facts["run"], self.facts, found.path)
+            check_same_run(found.facts["run"], self.facts, found.path)
             load_trained(self.mixture, found.part("weights"))
             load_optimizer(self.optimizer, found.part("optimizer"))
             device = self.accelerator.device
@@ -346,7 +346,7 @@ def clear_temporary(folder: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
-def check_same(saved: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
+def check_same_run(saved: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
     """Refuses to go on with another run. Raises ValueError that names each difference."""
     old, new = flatten(saved), flatten(json.loads(json.dumps(now)))
     differing = [

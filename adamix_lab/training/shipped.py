@@ -85,7 +85,9 @@ def twin_recipe(twin: Twin, seed: int, steps: int | None = None) -> Recipe:
     return replace(RECIPE, seed=seed, steps=steps or RECIPE.steps, consistency=consistency)
 
 
-def fresh(task: Task, experts: int, share: str | None, seed: int, tied: bool = False) -> tuple[MixtureModel, Any]:
+def untrained_mixture(
+    task: Task, experts: int, share: str | None, seed: int, tied: bool = False
+) -> tuple[MixtureModel, Any]:
     """MiniLM with untrained experts in the top two blocks; the head starts alike for every seed of one task."""
     model, tokenizer = load_backbone("minilm", num_labels=task.num_labels)
     return attach(model, ADAPTATION, experts, share, blocks=BLOCKS, seed=seed, tied=tied), tokenizer

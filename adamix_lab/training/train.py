@@ -202,12 +202,12 @@ def prepare_data(
 
         device = next(mixture.parameters()).device
         mixture, cache = cached_prefix(mixture)
-        both = cached_states([*examples, *dev], cache, device, pad)
+        both = cache_examples([*examples, *dev], cache, device, pad)
         examples, dev = both[: len(examples)], both[len(examples) :]
     return mixture, examples, dev, pad
 
 
-def cached_states(examples: list[Example], cache: Any, device: torch.device, pad: int = 0) -> list[Example]:
+def cache_examples(examples: list[Example], cache: Any, device: torch.device, pad: int = 0) -> list[Example]:
     """The examples with the states `[T, d]` that enter the first adapted block in the place of their tokens."""
     kept: list[Example] = [{} for _ in examples]
     for indices, batch in sequential(examples, 64, pad):

@@ -29,7 +29,7 @@ from adamix_lab.core.saving import CONFIG, read_config
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.doctor import device_name
 from adamix_lab.training.recipe import Recipe
-from adamix_lab.training.shipped import EXPERTS, RECIPE, SEEDS, STAGES, TWINS, fresh, twin_recipe
+from adamix_lab.training.shipped import EXPERTS, RECIPE, SEEDS, STAGES, TWINS, twin_recipe, untrained_mixture
 
 STRATEGIES = (*(f"fixed-{n}" for n in range(EXPERTS)), "merged", "ensemble")
 WHAT = {
@@ -76,18 +76,18 @@ def make_twin(
     """
     twin = TWINS[name]
     if twin.together:
-        mixture, tokenizer = fresh(task, EXPERTS, twin.share, seed, twin.tied)
+        mixture, tokenizer = untrained_mixture(task, EXPERTS, twin.share, seed, twin.tied)
         return mixture, tokenizer, train_stages(mixture, task, tokenizer, twin_recipe(twin, seed, steps)), {}
     singles: dict[str, list[dict[str, Tensor]]] = {stage: [] for stage in STAGES}
     own: dict[str, Results] = {stage: {} for stage in STAGES}
     for n in range(EXPERTS):
-        single, tokenizer = fresh(task, 1, None, seed=EXPERTS * seed + n)
+        single, tokenizer = untrained_mixture(task, 1, None, seed=EXPERTS * seed + n)
         stages = train_stages(single, task, tokenizer, twin_recipe(twin, EXPERTS * seed + n, steps))
         for stage, tensors in stages.items():
             load_trained(single, tensors)
             own[stage][f"own-{n}"] = results_of(single, task, tokenizer, ["merged"])["merged"]
             singles[stage].append(tensors)
-    mixture, tokenizer = fresh(task, EXPERTS, None, seed, twin.tied)
+    mixture, tokenizer = untrained_mixture(task, EXPERTS, None, seed, twin.tied)
     return mixture, tokenizer, {stage: stack_experts(parts) for stage, parts in singles.items()}, own
 
 

@@ -41,7 +41,7 @@ from adamix_lab.lessons.your_own import KINDS, fresh_loras
 from adamix_lab.tasks.batches import encode, sequential
 from adamix_lab.tasks.tasks import Task, load_task
 from adamix_lab.training.doctor import device_name, versions
-from adamix_lab.training.shipped import EXPERTS, RECIPE, SEEDS, TWINS, fresh, load_twin, twin_recipe
+from adamix_lab.training.shipped import EXPERTS, RECIPE, SEEDS, TWINS, load_twin, twin_recipe, untrained_mixture
 from adamix_lab.training.train import train
 
 LORA_ROWS = 800  # to train on: about 20 seconds of one core a set of experts
@@ -83,7 +83,7 @@ def make_runs(
             mixture, tokenizer = load_twin(name, seed)
         else:
             twin = replace(TWINS["adamix"], consistency=float(name.removeprefix("weight-")))
-            mixture, tokenizer = fresh(task, EXPERTS, twin.share, seed, twin.tied)
+            mixture, tokenizer = untrained_mixture(task, EXPERTS, twin.share, seed, twin.tied)
             train(mixture, task, tokenizer, twin_recipe(twin, seed, steps), progress=False)
         found = answers_of(mixture.eval(), task, tokenizer)
         seconds = f"{time.perf_counter() - start:.0f}"

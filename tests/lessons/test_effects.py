@@ -105,7 +105,7 @@ def test_a_run_is_trained_kept_and_left_alone_afterwards(tmp_path, monkeypatch):
     answers = tiny_answers.answers()
     calls = []
 
-    monkeypatch.setattr(runs, "fresh", lambda task, experts, share, seed, tied: (torch.nn.Identity(), None))
+    monkeypatch.setattr(runs, "untrained_mixture", lambda task, experts, share, seed, tied: (torch.nn.Identity(), None))
     monkeypatch.setattr(runs, "train", lambda mixture, task, tokenizer, recipe, progress: calls.append(recipe))
     monkeypatch.setattr(runs, "answers_of", lambda mixture, task, tokenizer: answers)
     for _ in range(2):

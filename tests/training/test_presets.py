@@ -126,11 +126,11 @@ def test_the_authors_gpt2_has_no_dropout_at_all():
 
 
 def test_options_beside_a_preset_count():
-    changed = preset("laptop-minilm-sst2").changed(steps=7, size=4, lr=0.1, consistency=0.0, top_blocks=1, out="x")
+    changed = preset("laptop-minilm-sst2").with_options(steps=7, size=4, lr=0.1, consistency=0.0, top_blocks=1, out="x")
     assert (changed.recipe.steps, changed.adaptation.size, changed.recipe.lr, changed.blocks) == (7, 4, 0.1, (-1,))
     assert changed.recipe.consistency.weight == 0 and changed.recipe.consistency.views == "shared_prefix"
-    assert preset("paper-bert-base-rte").changed(steps=7).recipe.epochs is None
-    assert preset("laptop-minilm-sst2").changed(adaptation="lora", size=2, share="B").adaptation.rank == 2
+    assert preset("paper-bert-base-rte").with_options(steps=7).recipe.epochs is None
+    assert preset("laptop-minilm-sst2").with_options(adaptation="lora", size=2, share="B").adaptation.rank == 2
 
 
 def test_every_value_is_told_with_its_source():
