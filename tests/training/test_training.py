@@ -1,5 +1,8 @@
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import close
 import pytest
@@ -13,6 +16,7 @@ from adamix_lab.training import train as training
 from adamix_lab.training.run import read_log
 from adamix_lab.training.train import train
 
+ROOT = Path(__file__).resolve().parents[2]
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
 # Equal gradients become nearly equal weights: Adam divides by the gradient's own size, so rounding in a gradient near 0
 # becomes a part of a whole step. At the default rate twelve such steps stay below 1e-5 of the largest weight.
@@ -209,17 +213,21 @@ def test_empty_sentences_train():
     assert all(map(math.isfinite, run(task=replace(TASK, train=rows))[1].losses))
 
 
-def test_the_training_code_needs_no_datasets_and_no_jupyter(monkeypatch):
-    import subprocess
-    import sys
-    from pathlib import Path
+def test_the_loop_loads_few_modules():
+    code = "import sys, adamix_lab; adamix_lab.train; print(*(n for n in sys.modules if n.startswith('adamix_lab')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = done.stdout.split()
+    assert len(loaded) <= 20, sorted(loaded)
+    assert not [name for name in loaded if name.startswith("adamix_lab.fast")]
 
-    here = Path(__file__).resolve().parents[1]
+
+def test_the_training_code_needs_no_datasets_and_no_jupyter():
+    tests = ROOT / "tests"
     code = (
         "import sys\n"
         "for name in ('datasets', 'IPython', 'ipywidgets', 'matplotlib', 'sklearn', 'pandas'):\n"
         "    sys.modules[name] = None\n"
-        f"sys.path[:0] = [{str(here)!r}, {str(here.parent)!r}]\n"
+        f"sys.path[:0] = [{str(tests)!r}, {str(ROOT)!r}]\n"
         "import torch, tiny_task\ntorch.set_num_threads(1)\nfrom adamix_lab.training.train import train\n"
         "recipe = tiny_task.recipe(steps=2)\n"
         "train(tiny_task.mixture(), tiny_task.task(), tiny_task.tokenizer(), recipe, progress=False)\n"
