@@ -25,9 +25,9 @@ def export(
 ) -> None:
     """Writes a merged mixture for stock libraries, and compares its logits before it is put in place."""
     from adamix_lab.interop.export import export as write
-    from adamix_lab.interop.hub import load_saved
+    from adamix_lab.interop.hub import load_shared
 
-    mixture, tokenizer, config = load_saved(folder, model)
+    mixture, tokenizer, config = load_shared(folder, model)
     print(write(mixture, out, format, tokenizer=tokenizer, notes=config["notes"], overwrite=overwrite))
 
 

@@ -11,9 +11,9 @@ from torch import nn
 
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.model import MixtureModel
-from adamix_lab.core.saving import CONFIG, load, read_config
-from adamix_lab.tasks.backbones import load_backbone
+from adamix_lab.core.saving import CONFIG, read_config
 from adamix_lab.training.card import CARD, save
+from adamix_lab.training.shipped import load_saved
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -38,25 +38,17 @@ def from_pretrained(
         ValueError: another base, damaged files, or a configuration that names a path as its base.
         OSError: not here, and not on the Hub or not reachable.
     """
-    return load_saved(fetch_saved(name, revision, token), model, any_base)[0]
+    return load_shared(fetch_saved(name, revision, token), model, any_base)[0]
 
 
-def load_saved(
+def load_shared(
     folder: Path, model: nn.Module | str | None = None, any_base: bool = False
 ) -> tuple[MixtureModel, Any, dict[str, Any]]:
-    """(mixture in evaluation mode, its base's tokenizer or None, configuration) of a saved folder."""
-    config = read_config(folder)
-    base, tokenizer = model, None
-    if not isinstance(base, nn.Module):
-        kind = config["base"].get("kind") or ("classification" if config["head"] else "generation")
-        labels = {"num_labels": config["num_labels"]} if config.get("num_labels") else {}
-        base, tokenizer = load_backbone(base or _base_name(folder, config), kind=kind, **labels)
-    assert isinstance(base, nn.Module)
-    return load(base, folder, any_base).eval(), tokenizer, config
+    """As `load_saved`, of a folder that may be a stranger's: its configuration may name a base, and no path."""
+    return load_saved(folder, _base_name(folder, read_config(folder)) if model is None else model, any_base)
 
 
 def _base_name(folder: Path, config: dict[str, Any]) -> str:
-    # The configuration may be a stranger's: it may name a model, and no path.
     name = str(config.get("notes", {}).get("backbone") or config["base"].get("name") or "")
     if not _HUB_NAME.fullmatch(name) or ".." in name or (Path(name).exists() and "/" in name):
         raise LabError(

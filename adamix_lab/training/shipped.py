@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.errors import LabError, one_of
 from adamix_lab.core.model import MixtureModel, attach
@@ -93,14 +95,26 @@ def untrained_mixture(
     return attach(model, ADAPTATION, experts, share, blocks=BLOCKS, seed=seed, tied=tied), tokenizer
 
 
-def load_saved(folder: Path) -> tuple[MixtureModel, Any, dict[str, Any]]:
-    """(mixture in evaluation mode, tokenizer, configuration) of a folder that `train` or `tour` wrote."""
+def load_saved(
+    folder: Path, model: nn.Module | str | None = None, any_base: bool = False
+) -> tuple[MixtureModel, Any, dict[str, Any]]:
+    """(mixture in evaluation mode, tokenizer, configuration) of a folder that `train` or `tour` wrote.
+
+    Args:
+        folder: written by `save`.
+        model: the base, then there is no tokenizer, or its name; None takes the backbone that the notes name.
+        any_base: accept a base with other weights.
+    """
     config = read_config(folder)
-    backbone = config["notes"].get("backbone")
-    if not backbone:
+    base, tokenizer = config["notes"].get("backbone") if model is None else model, None
+    if not base:
         raise LabError(
             f"{folder} does not say its backbone: expected notes written by `adamix-lab train`. Use "
             f"adamix_lab.load(model, folder)."
         )
-    model, tokenizer = load_backbone(backbone, num_labels=config["num_labels"])
-    return load(model, folder).eval(), tokenizer, config
+    if not isinstance(base, nn.Module):
+        kind = config["base"].get("kind") or ("classification" if config["head"] else "generation")
+        labels = {"num_labels": config["num_labels"]} if config.get("num_labels") else {}
+        base, tokenizer = load_backbone(base, kind=kind, **labels)
+    assert isinstance(base, nn.Module)
+    return load(base, folder, any_base).eval(), tokenizer, config
