@@ -35,22 +35,17 @@ class CarrySelection:
         return self.checkpoint(run, *args, **kwargs)
 
 
-def carry_selection(model: nn.Module) -> None:
+def carry_selection(model: Any) -> None:
     """Wraps the checkpoint functions that transformers has set, once each."""
     for module in model.modules():
         function = getattr(module, "_gradient_checkpointing_func", None)
         if function is None or isinstance(function, CarrySelection):
             continue
         module._gradient_checkpointing_func = CarrySelection(model, function)  # type: ignore[assignment]
-        if getattr(function, "keywords", {}).get("use_reentrant", True):
-            _ask_for_input_gradients(model)
-
-
-def _ask_for_input_gradients(model: Any) -> None:
-    # Reentrant checkpoints only track gradients of inputs that ask for them, and the embeddings are frozen.
-    if not _asks_for_input_gradients(model):
-        model.enable_input_require_grads()
-        model._asked_for_input_gradients = True
+        reentrant = getattr(function, "keywords", {}).get("use_reentrant", True)
+        if reentrant and not _asks_for_input_gradients(model):  # it tracks none else, and the embeddings are frozen
+            model.enable_input_require_grads()
+            model._asked_for_input_gradients = True
 
 
 def _asks_for_input_gradients(model: Any) -> bool:

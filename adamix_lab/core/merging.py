@@ -74,10 +74,7 @@ def learned(
 
 
 def stack_experts(singles: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Trained tensors of M single modules as those of one mixture with M experts, nothing shared; heads are averaged.
-
-    singles: as `trained_tensors` gives them, experts `[1, ...]` each.
-    """
+    """Trained tensors of M single modules, experts `[1, ...]` each, as those of one mixture; heads are averaged."""
     together = {name: [single[name] for single in singles] for name in singles[0]}
     return {n: torch.cat(t) if n.startswith("experts.") else torch.stack(t).mean(0) for n, t in together.items()}
 
@@ -180,7 +177,6 @@ def _gap(layer: MixtureLayer, x: Tensor, limit: int, tied: bool) -> float:
 
 
 # -- merging LoRA experts that belong in pairs: the mean of products, which is no product of means --
-#
 # Tied experts (imported, trained apart) change the frozen weight by `(alpha / r) B_i A_i`. Their mean is the LoRA of
 # rank M r whose A is the A_i stacked and whose B is the B_i side by side over M; a truncated SVD brings it to a lower
 # rank. `merge` would take `mean(B) mean(A)` instead: with four random pairs, a quarter of the update is left and the
@@ -200,9 +196,9 @@ def merge_products(mixture: MixtureModel, rank: int | None = None) -> MixtureMod
     if not isinstance(adaptation, LoRA):
         raise ValueError(f"merge_products multiplies B and A: expected LoRA, got {adaptation.kind}. Use merge.")
     if mixture.space.experts > 1 and not config.tied and not config.share:
-        raise ValueError(
-            "The sides are routed independently, so that no A belongs to a B: expected tied experts (tied=True) or a "
-            "shared side. Their mean of products over all pairs is what merge gives, exactly."
+        raise LabError(
+            "The sides are routed independently, so that no A belongs to a B: expected tied experts or a shared side. "
+            "The mean of products over all pairs is what merge gives, exactly."
         )
     positive("rank", rank if rank is not None else 1)
     whole = mixture.space.experts * adaptation.rank

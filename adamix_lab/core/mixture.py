@@ -41,10 +41,8 @@ def sizes(layer: nn.Module) -> tuple[int, int]:
     for names in (("in_features", "out_features"), ("nx", "nf")):
         if all(hasattr(layer, name) for name in names):
             return int(getattr(layer, names[0])), int(getattr(layer, names[1]))
-    raise TypeError(
-        f"A {type(layer).__name__} cannot be adapted: expected a linear layer with in_features and out_features "
-        "(nn.Linear) or nx and nf (GPT-2's Conv1D). Give a pattern that matches such layers."
-    )
+    given = f"A {type(layer).__name__} cannot be adapted"
+    raise TypeError(f"{given}: expected a linear layer (nn.Linear, GPT-2's Conv1D). Give a pattern that matches such.")
 
 
 class MixtureLayer(nn.Module):

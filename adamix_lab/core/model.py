@@ -22,10 +22,7 @@ ModelSelection = Tensor | Mapping[str, Mapping[str, Tensor]] | None
 
 @dataclass(frozen=True)
 class MixtureConfig:
-    """What was attached: enough to attach the same again.
-
-    own: names of the base's own parameters that train along (baselines; a mixture has none).
-    """
+    """What was attached: enough to attach the same again."""
 
     adaptation: Adaptation
     experts: int
@@ -33,15 +30,14 @@ class MixtureConfig:
     sites: tuple[str, ...]
     seed: int = 0
     tied: bool = False
-    own: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()  # names of the base's parameters that train along (baselines; a mixture has none)
 
 
 def refuse_save(*args: Any, **kwargs: Any) -> None:
     """Stands in for `save_pretrained` while mixtures are attached."""
     raise RuntimeError(
-        "save_pretrained on a model with mixtures attached would write weights that transformers cannot load back: "
-        "expected adamix_lab.save(mixture_model, folder) for the experts, or fold/merge for a plain model; detach() "
-        "gives the base model back."
+        "save_pretrained would write mixtures, which transformers cannot load back: expected adamix_lab.save(mixture, "
+        "folder) for the experts, or fold/merge for a plain model; detach() gives the base model back."
     )
 
 
@@ -79,7 +75,6 @@ class MixtureModel(nn.Module):
             model.save_pretrained = refuse_save  # type: ignore[assignment]
 
     # -- parts --------------------------------------------------------------------------------------
-
     @property
     def sites(self) -> dict[str, MixtureLayer]:
         """The mixture layers by module path, in the model's order."""
@@ -111,7 +106,6 @@ class MixtureModel(nn.Module):
         return ((name, p) for name, p in named if name in own)
 
     # -- selecting ----------------------------------------------------------------------------------
-
     def forward(self, *args: Any, selection: ModelSelection = None, **batch: Any) -> Any:
         """The base model's own output at a selection; without one, the merge (Eq. 6), deterministic but for dropout."""
         with self.select(selection):
@@ -160,7 +154,6 @@ class MixtureModel(nn.Module):
     save_pretrained = staticmethod(refuse_save)
 
     # -- tasks --------------------------------------------------------------------------------------
-
     def add_task(self, name: str, num_labels: int | None = None, seed: int | None = None) -> None:
         """Fresh experts and a fresh head under a name, and switches to it."""
         if name in self._tasks:
@@ -168,10 +161,8 @@ class MixtureModel(nn.Module):
         if self.mixture.own:
             raise LabError(f"Task {name!r} needs a frozen base, and some of its own weights train. Use another model.")
         if num_labels and not self.head_paths:
-            raise ValueError(
-                f"num_labels = {num_labels}, but the model trains no head: expected a model with a classification "
-                "head (AutoModelForSequenceClassification, train_head=True), or no num_labels."
-            )
+            given = f"num_labels = {num_labels}, but the model trains no head"
+            raise LabError(f"{given}: expected a sequence classifier (train_head=True), or no num_labels.")
         generator = generator_for(self.mixture.seed if seed is None else seed, len(self._tasks))
         experts = {path: layer.experts for path, layer in _layers(self.model, self.mixture, generator).items()}
         head = new_head(self.model, self.head, num_labels, generator)
@@ -189,16 +180,12 @@ class MixtureModel(nn.Module):
             present = self.model.get_submodule(path)
             module.to(next(present.parameters()).device).train(present.training)
             self.model.set_submodule(path, module)
-        self._name_labels(modules)
         self.task = name
-
-    def _name_labels(self, modules: TaskModules) -> None:
-        if modules.num_labels is None or getattr(self.model, "num_labels", None) is None:
-            return
-        self.model.num_labels = modules.num_labels  # type: ignore[assignment]
-        self.model.config.num_labels = modules.num_labels  # type: ignore[union-attr]
-        for field_name, names in modules.label_names.items():  # the line above invents names
-            setattr(self.model.config, field_name, names)
+        if modules.num_labels is not None and getattr(self.model, "num_labels", None) is not None:
+            config: Any = self.model.config
+            self.model.num_labels = config.num_labels = modules.num_labels
+            for key, names in modules.label_names.items():  # the line above invents names
+                setattr(config, key, names)
 
     @property
     def tasks(self) -> list[str]:
@@ -211,7 +198,7 @@ class MixtureModel(nn.Module):
             return TaskModules(experts, {}, None)
         config = getattr(self.model, "config", None)
         names = {key: dict(getattr(config, key) or {}) for key in ("id2label", "label2id") if hasattr(config, key)}
-        return TaskModules(experts, self.head, getattr(self.model, "num_labels", None), label_names=names)
+        return TaskModules(experts, self.head, getattr(self.model, "num_labels", None), names)
 
 
 def _layers(model: nn.Module, config: MixtureConfig, generator: Generator) -> dict[str, MixtureLayer]:
@@ -251,16 +238,12 @@ def attach(
         seed: of the experts' start.
         tied: routes take one index for all sides of a site: for experts that belong in pairs (imported, trained apart).
 
-    Raises:
-        ValueError: experts below 1, a share name that is no side, a pattern that matches nothing.
+    Raises ValueError for experts below 1, a share name that is no side, a pattern that matches nothing.
     """
     positive("experts", experts)
     names = shared_sides(adaptation, share)
     if isinstance(model, MixtureModel) or any(isinstance(m, MixtureLayer) for m in model.modules()):
-        raise ValueError(
-            "The model already holds mixtures: expected a plain one. Detach it first, or use add_task for another "
-            "task on the same base."
-        )
+        raise LabError("The model already holds mixtures: expected a plain one. Detach it, or use add_task for a task.")
     if targets is None:
         targets, adaptation = default_targets(model, adaptation)
     sites = find_sites(model, targets, blocks)
@@ -289,10 +272,7 @@ def detach(mixture: MixtureModel) -> nn.Module:
 
 
 def trained_tensors(mixture: MixtureModel) -> dict[str, Tensor]:
-    """Everything that training changes: `experts.<site>.<name>` `[M, ...]` and `head.<path>.<name>`.
-
-    A baseline has `own.<name>` as well: parameters of the model itself.
-    """
+    """What training changes: `experts.<site>.<name>` `[M, ...]`, `head.<path>.<name>`, a baseline's `own.<name>`."""
     return {name: parameter.detach() for name, parameter in trained_parameters(mixture).items()}
 
 

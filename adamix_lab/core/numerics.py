@@ -9,9 +9,8 @@ import torch
 
 from adamix_lab.core.errors import LabError
 
-# What one function may differ by when its sums run in another order (another program, batch, or processor), as a
-# share of the largest value: about eighty roundings of float32 through a dozen blocks, about twenty of float16, and
-# of bfloat16, whose products are summed in float32.
+# What a function may differ by when its sums run in another order (another program, batch, or processor), as a share of
+# the largest value: some eighty roundings of float32, twenty of float16 and of bfloat16 (products summed in float32).
 REORDERED = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 

@@ -55,9 +55,8 @@ class Losses(NamedTuple):
 class Objective(nn.Module):
     """Both views inside one forward call, losses returned: what DDP, accelerate and the Trainer wrap.
 
-    ways: how the views may be taken, by name; `adamix_lab.fast.views.WAYS` has "shared_prefix" as well.
-
-    Raises ValueError where the consistency asks for a way that is not among them.
+    ways: how views may be taken, by name; `adamix_lab.fast.views.WAYS` has "shared_prefix" as well. Raises ValueError
+    where the consistency asks for another.
     """
 
     def __init__(
@@ -151,9 +150,8 @@ def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 # -- consistency: how far two views of the same rows disagree (Eq. 5) --
-#
-# Every function takes two logit tensors `[..., C]` and an optional mask `[...]` of the positions that count, and
-# returns a scalar: the mean over rows (or over masked target tokens, as the reference has it for generation).
+# From two logit tensors `[..., C]` and an optional mask `[...]` of the positions that count, the mean over rows (for
+# generation over masked target tokens, as in the reference).
 
 Distance = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 

@@ -30,13 +30,10 @@ def generator_for(seed: int, *indices: int) -> Generator:
 
 @dataclass(frozen=True)
 class RouteSpace:
-    """All routes of a model: `counts[site][side]` experts (1 where the side is shared).
-
-    tied: one index a site for all its sides, so that down i always meets up i (experts trained that way, or apart).
-    """
+    """All routes of a model: `counts[site][side]` experts (1 where the side is shared)."""
 
     counts: tuple[tuple[int, ...], ...]
-    tied: bool = False
+    tied: bool = False  # one index a site for all its sides: down i always meets up i, as trained that way, or apart
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -75,18 +72,15 @@ class RouteSpace:
     def enumerate(self, limit: int = 4096) -> Tensor:
         """Every route `[number, sites, sides]`, in lexicographic order. Raises ValueError above the limit."""
         if self.number > limit:
-            raise ValueError(
-                f"{self.number} routes are too many to enumerate (limit {limit}): adapt fewer blocks, share a side, "
-                "or draw routes at random."
-            )
+            given = f"{self.number} routes are too many to enumerate (limit {limit})"
+            raise LabError(f"{given}: adapt fewer blocks, share a side, or draw routes at random.")
         return torch.tensor(list(itertools.product(*self._choices())), device="cpu").reshape(-1, *self.shape)
 
     def check(self, route: Tensor) -> Tensor:
         """The route itself if it fits. Raises ValueError for a wrong shape, kind of number, or expert."""
         if route.dtype not in (torch.int32, torch.int64):
-            raise ValueError(
-                f"A route of {route.dtype} does not fit: expected whole numbers, the experts' indices (int64). "
-                "Fractions belong to mixture points [sites, sides, experts]."
+            raise LabError(
+                f"A route of {route.dtype} does not fit: expected whole numbers (int64). Fractions make points."
             )
         if route.dim() < 2 or tuple(route.shape[-2:]) != self.shape or route.dim() > 4:
             raise ValueError(
@@ -124,14 +118,11 @@ class RouteSpace:
 
 @dataclass(frozen=True)
 class Router:
-    """Stochastic routing as a function of (step, view).
-
-    per: "batch" sends the whole batch through one route (the reference), "example" and "token" draw more.
-    """
+    """Stochastic routing as a function of (step, view)."""
 
     space: RouteSpace
     seed: int = 0
-    per: Scope = "batch"
+    per: Scope = "batch"  # the whole batch through one route (the reference); "example" and "token" draw more
 
     def __post_init__(self) -> None:
         one_of("routing scope", self.per, ("batch", "example", "token"))

@@ -126,9 +126,8 @@ def default_targets(model: nn.Module, adaptation: Adaptation) -> tuple[list[str]
     if kind not in table:
         some = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][:4]
         raise LabError(
-            f"No targets are known for {adaptation.kind} in a model of type {kind!r}: expected one of "
-            f"{', '.join(sorted(table))}. Give targets=, patterns of module paths (this model has {some!r}), * for "
-            "numbers."
+            f"No targets are known for {adaptation.kind} in a model of type {kind!r}: expected one of {sorted(table)}. "
+            f"Give targets=, patterns of module paths (this model has {some!r}), * for numbers."
         )
     if ARCHITECTURES[kind].fused and isinstance(adaptation, LoRA) and adaptation.slices is None:
         width = int(model.config.hidden_size)  # type: ignore[union-attr,arg-type]
@@ -171,15 +170,13 @@ def find_sites(model: nn.Module, patterns: str | Sequence[str], blocks: Iterable
 def _in_blocks(sites: list[str], blocks: list[int]) -> list[str]:
     numbers = {site: int(match[1]) for site in sites if (match := re.search(r"(?:^|\.)(\d+)(?:\.|$)", site))}
     if not blocks:
-        raise ValueError("blocks is empty: expected layer numbers, or None for all of them.")
+        raise LabError("blocks is empty: expected layer numbers, or None for all of them.")
     there = sorted(set(numbers.values()))
-    wanted = set()
-    for block in blocks:
-        number = block + there[-1] + 1 if block < 0 and there else block
+    wanted = {block: block + there[-1] + 1 if block < 0 and there else block for block in blocks}
+    for block, number in wanted.items():
         if number not in there:
             raise LabError(f"Block {block} holds no site: expected one of {there}, or a negative one from the end.")
-        wanted.add(number)
-    return [site for site in sites if numbers.get(site) in wanted]
+    return [site for site in sites if numbers.get(site) in wanted.values()]
 
 
 # -- the task head: what transformers adds on top of the base model, trained with the experts --

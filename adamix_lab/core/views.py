@@ -3,8 +3,7 @@
 - "independent": the batch is repeated, each view has its own dropout masks everywhere (the reference);
 - "same_dropout": one pass after another from one saved generator state, so that routing noise stands alone.
 
-A third, "shared_prefix", is a short-cut of `adamix_lab.fast.views`: exactly the same function with dropout off, and
-less work.
+A third, "shared_prefix", lies in `adamix_lab.fast.views`: the same function with dropout off, and less work.
 """
 
 from __future__ import annotations
