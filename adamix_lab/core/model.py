@@ -182,10 +182,10 @@ class MixtureModel(nn.Module):
             self.model.set_submodule(path, module)
         self.task = name
         if modules.num_labels is not None and getattr(self.model, "num_labels", None) is not None:
-            config: Any = self.model.config
-            self.model.num_labels = config.num_labels = modules.num_labels
+            model: Any = self.model
+            model.num_labels = model.config.num_labels = modules.num_labels
             for key, names in modules.label_names.items():  # the line above invents names
-                setattr(config, key, names)
+                setattr(model.config, key, names)
 
     @property
     def tasks(self) -> list[str]:

@@ -86,7 +86,7 @@ def prefix_states(mixture: MixtureModel, plan: BlockPlan, batch: dict[str, Tenso
         else:
             site = end.get_submodule(_tail_name(plan.family))
             kept.append(torch.cat([site.base(args[0]), args[1]], -1))  # type: ignore[operator]
-        raise _Reached
+        raise Reached
 
     handle = (end if end is not None else plan.blocks[plan.first]).register_forward_pre_hook(stop)
     training = {module: module.training for module in mixture.modules()}
@@ -94,7 +94,7 @@ def prefix_states(mixture: MixtureModel, plan: BlockPlan, batch: dict[str, Tenso
     try:
         with torch.no_grad():
             mixture.model(**batch)
-    except _Reached:
+    except Reached:
         pass
     finally:
         handle.remove()
@@ -144,8 +144,8 @@ class BlockEnd(nn.Module):
         return (hidden,) if self.as_tuple else hidden
 
 
-class _Reached(Exception):
-    pass
+class Reached(Exception):
+    """What a pass was run for is there: the rest of it is not wanted."""
 
 
 def shallow_copy(module: Any) -> Any:

@@ -23,7 +23,7 @@ from adamix_lab.core.routing import RouteSpace
 from adamix_lab.core.sites import pattern_to_regex
 from adamix_lab.core.views import Batch, routed_logits, rows_of
 from adamix_lab.fast.blocks import BlockPlan, cut_last_block, plan_blocks
-from adamix_lab.fast.prefix import returns_tuple, with_blocks
+from adamix_lab.fast.prefix import Reached, returns_tuple, with_blocks
 
 LIMIT = 4096
 
@@ -172,10 +172,6 @@ class StandIn(nn.Module):
             raise Reached
         answer = hidden if self.answer is None else self.answer
         return (answer,) if returns_tuple() else answer
-
-
-class Reached(Exception):
-    """The last block's arguments are noted."""
 
 
 @dataclass(frozen=True)

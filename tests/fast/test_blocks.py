@@ -172,7 +172,7 @@ def test_nothing_is_cut_where_all_positions_are_read(cls):
 @every_cut
 @pytest.mark.parametrize("blocks", [[0, 1, 2], [1, 2], [-1]], ids=str)
 @pytest.mark.parametrize("adaptation", [Bottleneck(4), LoRA(2)], ids=["ffn", "qv"])
-def test_above_equals_the_whole_model(name, blocks, adaptation):
+def test_the_cached_prefix_equals_the_whole_model(name, blocks, adaptation):
     mixture = tiny.mixed(CUT[name](), adaptation, blocks=blocks).train()
     top, cache = cached_prefix(mixture)
     batch, routes = {**tiny.batch(), "labels": tiny.labels()}, Router(mixture.space).views(0)
@@ -195,7 +195,7 @@ def without(batch):
 
 
 @every_cut
-def test_above_leaves_the_mixture_alone(name):
+def test_caching_leaves_the_mixture_alone(name):
     mixture = tiny.mixed(CUT[name](), Bottleneck(4), blocks=[-1])
     before = mixture(**tiny.batch()).logits
     top, cache = cached_prefix(mixture)
