@@ -115,5 +115,5 @@ def test_one_colour_and_marker_a_method():
         "single adapter",
         "apart, 4",
     ]
-    styles = [plots.method_style(name) for name in names]
+    styles = [plots.style_of(name) for name in names]
     assert len(set(styles)) == len(names) and styles[0] == STYLES["merged"] and styles[-1] == STYLES["apart"]

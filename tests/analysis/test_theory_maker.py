@@ -10,7 +10,6 @@ import pytest
 import tiny_task
 
 from adamix_lab.analysis.landscape import task_batches
-from adamix_lab.analysis.plots import correlation
 
 MAKER = Path(__file__).resolve().parents[2] / "data" / "results" / "landscape" / "theory.py"
 spec = importlib.util.spec_from_file_location("theory_maker", MAKER)
@@ -77,12 +76,9 @@ def test_estimates_are_drawn_with_their_correlation():
     picture = maker.plot_gaps(ROWS, ROWS[:3])
     assert "pairs of routes: 8 points, correlation 1.00, of ranks 1.00" in picture.alt
     assert "all experts against all routes: 3 points" in picture.alt
-    assert correlation(ROWS) == pytest.approx((1, 1))
     assert "apart at 0.5: 0.51 and 1, 1: 1" in maker.plot_scales(ROWS).alt
 
 
 def test_stages_are_drawn():
     rows = [{**row, "measure": "cka", "value": row["measured"]} for row in ROWS]
-    assert "CKA of experts' updates, adamix: 0.007, 0.015" in maker.plot_stages(rows, ("cka",)).alt.replace(
-        "0.0075", "0.007"
-    )
+    assert "CKA of experts' updates, adamix: 0.007, 0.015" in maker.plot_stages(rows, ("cka",)).alt
