@@ -359,41 +359,32 @@ class TaskSpec:
 EMBEDDED = {"aspects": TaskSpec(("sentence",), ("negative", "positive"))}
 EMBEDDED_TEXTS = ("notices",)  # those with texts to write
 
-_PAIR = ("sentence1", "sentence2")
-_ENTAILMENT = ("entailment", "not_entailment")
-_GLUE = TaskSpec(metrics=("accuracy",), splits=("validation",), hub="nyu-mll/glue")
-_LM_BFF = TaskSpec(("sentence",), metrics=("accuracy",), splits=("test",), hub_text=("text",))
 
-# The paper's tasks. Class names stand in the order of their numbers in `nyu-mll/glue`, and, for Subj and MPQA, in
-# LM-BFF's files.
+def _glue(config: str, text: tuple[str, ...], classes: tuple[str, ...], *metrics: str) -> TaskSpec:
+    return TaskSpec(text, classes, metrics or ("accuracy",), ("validation",), hub="nyu-mll/glue", config=config)
+
+
+def _lm_bff(hub: str, classes: tuple[str, ...], hub_classes: tuple[str, ...] = ()) -> TaskSpec:
+    return TaskSpec(_ONE, classes, ("accuracy",), ("test",), hub=hub, hub_text=("text",), hub_classes=hub_classes)
+
+
+_ONE, _PAIR, _QUESTIONS = ("sentence",), ("sentence1", "sentence2"), ("question1", "question2")
+_ENTAILMENT = ("entailment", "not_entailment")
+
+# Class names stand in the order of their numbers in `nyu-mll/glue`, and, for Subj and MPQA, in LM-BFF's files.
 PAPER_TASKS: dict[str, TaskSpec] = {
-    "cola": replace(
-        _GLUE, config="cola", text=("sentence",), classes=("unacceptable", "acceptable"), metrics=("matthews",)
-    ),
-    "sst2": replace(_GLUE, config="sst2", text=("sentence",), classes=("negative", "positive")),
-    "mrpc": replace(
-        _GLUE, config="mrpc", text=_PAIR, classes=("not_equivalent", "equivalent"), metrics=("accuracy", "f1")
-    ),
-    "qqp": replace(
-        _GLUE,
-        config="qqp",
-        text=("question1", "question2"),
-        classes=("not_duplicate", "duplicate"),
-        metrics=("accuracy", "f1"),
-    ),
-    "stsb": replace(_GLUE, config="stsb", text=_PAIR, metrics=("pearson", "spearman"), bounds=(0.0, 5.0)),
+    "cola": _glue("cola", _ONE, ("unacceptable", "acceptable"), "matthews"),
+    "sst2": _glue("sst2", _ONE, ("negative", "positive")),
+    "mrpc": _glue("mrpc", _PAIR, ("not_equivalent", "equivalent"), "accuracy", "f1"),
+    "qqp": _glue("qqp", _QUESTIONS, ("not_duplicate", "duplicate"), "accuracy", "f1"),
+    "stsb": replace(_glue("stsb", _PAIR, (), "pearson", "spearman"), bounds=(0.0, 5.0)),
     "mnli": replace(
-        _GLUE,
-        config="mnli",
-        text=("premise", "hypothesis"),
-        classes=("entailment", "neutral", "contradiction"),
+        _glue("mnli", ("premise", "hypothesis"), ("entailment", "neutral", "contradiction")),
         splits=("validation_matched", "validation_mismatched"),
     ),
-    "qnli": replace(_GLUE, config="qnli", text=("question", "sentence"), classes=_ENTAILMENT),
-    "rte": replace(_GLUE, config="rte", text=_PAIR, classes=_ENTAILMENT),
+    "qnli": _glue("qnli", ("question", "sentence"), _ENTAILMENT),
+    "rte": _glue("rte", _PAIR, _ENTAILMENT),
     # SetFit/subj numbers its classes the other way round.
-    "subj": replace(
-        _LM_BFF, hub="SetFit/subj", classes=("subjective", "objective"), hub_classes=("objective", "subjective")
-    ),
-    "mpqa": replace(_LM_BFF, hub="jxm/mpqa", classes=("negative", "positive")),
+    "subj": _lm_bff("SetFit/subj", ("subjective", "objective"), ("objective", "subjective")),
+    "mpqa": _lm_bff("jxm/mpqa", ("negative", "positive")),
 }
