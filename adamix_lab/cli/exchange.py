@@ -7,23 +7,22 @@ from typing import Annotated
 
 import typer
 
-from adamix_lab.cli.options import Folder
-
-Saved = Annotated[Path, typer.Argument(help="A saved mixture, as `train` writes it (runs/NAME/seed0).")]
-Base = Annotated[str, typer.Option(help="The base: a local folder, a Hub name, minilm, roberta-large, ...")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the folder holds.")]
+from adamix_lab.cli import options
 
 
 def export(
-    folder: Saved,
+    folder: Annotated[Path, options.SAVED],
     format: Annotated[
         str, typer.Option(help="peft (LoRA, IA3), adapters (bottleneck), transformers (folded), onnx, peft-experts.")
     ] = "peft",
-    model: Annotated[str | None, typer.Option(help="The base, where the folder does not name it.")] = None,
-    overwrite: Overwrite = False,
-    out: Folder = Path("runs/export"),
+    model: Annotated[str | None, options.MODEL] = None,
+    overwrite: Annotated[bool, options.OVERWRITE] = False,
+    out: Annotated[Path, options.OUT] = Path("runs/export"),
 ) -> None:
-    """Writes a merged mixture for stock libraries, and compares its logits before it is put in place."""
+    """Writes a merged mixture for stock libraries, and compares its logits before it is put in place.
+
+    --model is the base, where the folder does not name it.
+    """
     from adamix_lab.interop.export import export as write
     from adamix_lab.interop.hub import load_shared
 
@@ -35,12 +34,12 @@ def import_authors(
     files: Annotated[
         list[Path], typer.Argument(help="pytorch_model_..._expert_soup.bin; several complete each other.")
     ],
-    model: Base = "roberta-large",
-    labels: Annotated[int, typer.Option(help="Classes of the head; 1 for a regression.")] = 2,
-    kind: Annotated[str, typer.Option(help="classification, or generation (GPT-2).")] = "classification",
+    model: Annotated[str, options.MODEL] = "roberta-large",
+    labels: Annotated[int, options.LABELS] = 2,
+    head: Annotated[str, options.HEAD] = "classification",
     alpha: Annotated[float | None, typer.Option(help="LoRA's; the authors' scripts have 32.")] = None,
-    overwrite: Overwrite = False,
-    out: Folder = Path("runs/authors"),
+    overwrite: Annotated[bool, options.OVERWRITE] = False,
+    out: Annotated[Path, options.OUT] = Path("runs/authors"),
 ) -> None:
     """Saves the experts of the authors' checkpoints as a mixture of this library."""
     from adamix_lab.interop.authors import import_authors as read
@@ -49,7 +48,7 @@ def import_authors(
     from adamix_lab.training.report import parameter_report
 
     _refuse(out, overwrite)
-    base, _ = load_backbone(model, num_labels=labels, kind=kind)
+    base, _ = load_backbone(model, num_labels=labels, kind=head)
     mixture = read(base, files, alpha)
     save(mixture, out, {"backbone": model, "source": ", ".join(path.name for path in files)})
     print(
@@ -60,12 +59,12 @@ def import_authors(
 
 def import_peft(
     folders: Annotated[list[Path], typer.Argument(help="LoRA folders of peft: one rank, the same target modules.")],
-    model: Base = "roberta-large",
-    labels: Annotated[int, typer.Option(help="Classes of the head; 1 for a regression.")] = 2,
-    kind: Annotated[str, typer.Option(help="classification, generation, sequence-to-sequence.")] = "classification",
+    model: Annotated[str, options.MODEL] = "roberta-large",
+    labels: Annotated[int, options.LABELS] = 2,
+    head: Annotated[str, options.HEAD] = "classification",
     merged: Annotated[bool, typer.Option("--merged", help="Save the mean of their products, not the experts.")] = False,
-    overwrite: Overwrite = False,
-    out: Folder = Path("runs/from-peft"),
+    overwrite: Annotated[bool, options.OVERWRITE] = False,
+    out: Annotated[Path, options.OUT] = Path("runs/from-peft"),
 ) -> None:
     """Saves existing LoRA adapters as one mixture: each an expert, its A tied to its B."""
     from adamix_lab.core.merging import merge_products
@@ -74,7 +73,7 @@ def import_peft(
     from adamix_lab.training.card import save
 
     _refuse(out, overwrite)
-    base, _ = load_backbone(model, num_labels=labels, kind=kind)
+    base, _ = load_backbone(model, num_labels=labels, kind=head)
     mixture = read(base, folders)
     mixture = merge_products(mixture) if merged else mixture
     save(mixture, out, {"backbone": model, "source": ", ".join(path.name for path in folders)})

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from adamix_lab.cli import options
 from adamix_lab.cli.exchange import export, import_authors, import_peft, push
-from adamix_lab.cli.options import Folder
 from adamix_lab.cli.study import (
     ablate,
     baselines,
@@ -79,10 +79,12 @@ def _options(
 
 
 def tour(
-    out: Folder = Path("runs/tour"),
-    steps: Annotated[int | None, typer.Option(help="Fewer steps, for a quick look.")] = None,
+    out: Annotated[Path, options.OUT] = Path("runs/tour"), steps: Annotated[int | None, options.STEPS] = None
 ) -> None:
-    """Trains AdaMix on the embedded task and compares its strategies with what they should be compared with."""
+    """Trains AdaMix on the embedded task and compares its strategies with what they should be compared with.
+
+    With fewer --steps a quick look.
+    """
     os.environ.setdefault("OMP_WAIT_POLICY", "ACTIVE")  # before torch: a third faster on free cores
     from adamix_lab.experiments.tour import run_tour
 
@@ -153,9 +155,10 @@ COMMANDS = {
     "Text": (train_generator, generate),
     "Exchange": (export, import_authors, import_peft, push),
 }
+RECIPES = (train, train_generator)  # take the fields of a recipe as options, too
 for panel, commands in COMMANDS.items():
     for command in commands:
-        app.command(rich_help_panel=panel)(command)
+        app.command(rich_help_panel=panel, cls=options.RecipeCommand if command in RECIPES else None)(command)
 app.add_typer(classroom, name="classroom", rich_help_panel="Teach")
 app.add_typer(dev, name="dev", rich_help_panel="Checkout")
 

@@ -1,10 +1,124 @@
-"""Options that several commands have."""
+"""Options that several commands have, one meaning a word, and those that are a recipe's fields."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from functools import cache
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
-Folder = Annotated[Path, typer.Option("--out", help="Folder for what the command writes.")]
+from adamix_lab.core.errors import LabError
+
+OUT = typer.Option(help="Folder for what the command writes.")
+TASK = typer.Option(help='"aspects" (embedded), "rte" and its like, a folder or file, or a Hub name.')
+FOLDER = typer.Option(help="Holds a folder a task (rte, sst2, ...), with its rows; default: the Hub.")
+MODEL = typer.Option(help='"minilm" (embedded), "books-gpt2" (shipped), a local folder, or a Hub name.')
+ROWS = typer.Option(help="A seeded sample of so many training rows; default: all.")
+EVALUATION_ROWS = typer.Option(help="Only so many evaluation rows.")
+SEED = typer.Option(help="Of everything that is drawn.")
+SEEDS = typer.Option(help="A number of seeds, each a run.")
+METHOD = typer.Option(help="Once for each method.")
+STRATEGY = typer.Option(help="How experts are used: merged, fixed, fixed-N, random, random-example, ensemble, ...")
+EXPERTS = typer.Option(help="M.")
+SIZE = typer.Option(help="Bottleneck size, or LoRA's rank.")
+TOP_BLOCKS = typer.Option(help="Adapt only so many blocks from the top; 0 adapts all.")
+STEPS = typer.Option(help="Optimiser steps.")
+EPOCHS = typer.Option(help="Passes over the training rows, instead of steps.")
+BATCH_SIZE = typer.Option(help="Rows an optimiser step, over all processes and all pieces of an accumulated step.")
+MAX_LENGTH = typer.Option(help="Tokens a row; longer ones are cut.")
+BEAMS = typer.Option(help="Beams of decoding.")
+NEW_TOKENS = typer.Option(help="Tokens written at most.")
+LABELS = typer.Option(help="Classes of the head; 1 for a regression.")
+HEAD = typer.Option(help="classification, generation, or sequence-to-sequence.")
+OVERWRITE = typer.Option("--overwrite", help="Replace what the folder holds.")
+SAVED = typer.Argument(help="A saved mixture, as `train` writes it (runs/NAME/seed0).")
+
+
+# -- a recipe's fields as options --------------------------------------------------------------------------------
+
+
+class RecipeCommand(TyperCommand):
+    """A command that takes every field of `Recipe` as an option; those that are given reach it as `context.obj`.
+
+    The fields are looked up when the command is parsed, so that `adamix-lab --help` need not import torch. Of two
+    options of one name the command's own counts.
+    """
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The command's own parameters, and the recipe's."""
+        from adamix_lab.training.recipe import Recipe
+
+        own = {parameter.name for parameter in self.params}
+        return [*super().get_params(ctx), *(option for option in field_options(Recipe) if option.name not in own)]
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command on its own parameters."""
+        own = {parameter.name for parameter in self.params}
+        ctx.obj = {name: value for name, value in ctx.params.items() if name not in own and value is not None}
+        ctx.params = {name: value for name, value in ctx.params.items() if name in own}
+        return super().invoke(ctx)
+
+
+NUMBERS = {int: "a whole number", float: "a number"}
+
+
+@cache
+def field_options(kind: type) -> list[Any]:
+    """An option for each field of a dataclass, with the meaning that its docstring gives."""
+
+    def command(**_: Any) -> None:
+        pass
+
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, annotation in _annotations(kind)
+    ]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    app = typer.Typer(add_completion=False)
+    app.command()(command)
+    return typer.main.get_command(app).params
+
+
+def _annotations(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(name, annotation) of each field; the first field of a dataclass within goes by the dataclass's own name."""
+    meanings, types = attributes(kind), get_type_hints(kind)
+    for place, field in enumerate(fields(kind)):
+        name = prefix if prefix and place == 0 else f"{prefix}_{field.name}".lstrip("_")
+        if is_dataclass(types[field.name]):
+            yield from _annotations(types[field.name], name)
+        else:
+            yield name, _annotation(name, types[field.name], meanings[field.name], kind.__name__)
+
+
+def _annotation(name: str, wanted: Any, meaning: str, panel: str) -> Any:
+    number = next((number for number in NUMBERS if number in (wanted, *get_args(wanted))), None)
+    choices = get_args(wanted) if get_origin(wanted) is Literal else ()  # checked by the dataclass itself
+    option = typer.Option(
+        help=meaning[:1].upper() + meaning[1:],
+        metavar=number.__name__ if number else "|".join(choices) or None,
+        callback=_reader(name, number) if number else None,
+        rich_help_panel=panel,
+    )
+    return Annotated[bool if wanted is bool else str, option]
+
+
+def _reader(name: str, kind: type) -> Callable[[str | None], Any]:
+    def read(value: str | None) -> Any:
+        try:
+            return None if value is None else kind(value)
+        except ValueError:
+            raise LabError(f"{name} = {value!r}: expected {NUMBERS[kind]}.") from None
+
+    return read
+
+
+def attributes(kind: type) -> dict[str, str]:
+    """What a dataclass's docstring says of each attribute, in one line."""
+    text = inspect.getdoc(kind) or ""
+    found = re.findall(r"^(?: {4})?(\w+): (.+(?:\n {5,}.+)*)", text, flags=re.M)
+    return {name: " ".join(said.split()) for name, said in found}

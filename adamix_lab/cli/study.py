@@ -8,52 +8,61 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adamix_lab.cli.options import Folder
+from adamix_lab.cli import options
 
 if TYPE_CHECKING:
     from adamix_lab.experiments.grid import Grid
 
 
 def posterior(
-    folder: Annotated[Path, typer.Argument(help="A saved mixture, as `train` writes it (runs/NAME/seed0).")],
-    task: Annotated[str | None, typer.Option(help="The task it was trained on, where it was a folder or file.")] = None,
+    folder: Annotated[Path, options.SAVED],
+    task: Annotated[str | None, options.TASK] = None,
     outside: Annotated[str | None, typer.Option(help="Another task, whose text is the outside.")] = None,
     outside_text: Annotated[list[str] | None, typer.Option(help="Its text column; twice for pairs.")] = None,
     member: Annotated[list[Path] | None, typer.Option(help="A single adapter trained apart; once for each.")] = None,
-    rows: Annotated[int, typer.Option(help="A seeded sample of so many evaluation rows.")] = 400,
+    evaluation_rows: Annotated[int, options.EVALUATION_ROWS] = 400,
     other_rows: Annotated[int, typer.Option(help="So many rows held out of train, and from outside.")] = 200,
     draws: Annotated[int, typer.Option(help="Of each random strategy.")] = 200,
     token_draws: Annotated[int, typer.Option(help="Of a route a token.")] = 20,
     dropout: Annotated[int, typer.Option(help="Samples with dropout on; 0 leaves dropout out.")] = 16,
     routes: Annotated[int | None, typer.Option(help="Draw so many routes instead of going through all.")] = None,
-    seed: Annotated[int, typer.Option(help="Of rows and draws.")] = 0,
-    out: Folder = Path("runs/posterior"),
+    seed: Annotated[int, options.SEED] = 0,
+    out: Annotated[Path, options.OUT] = Path("runs/posterior"),
 ) -> None:
-    """Routes as random variables: strategies over many draws, the exact marginal, uncertainty; tables and pictures."""
+    """Routes as random variables: strategies over many draws, the exact marginal, uncertainty; tables and pictures.
+
+    --task is the one it was trained on, where that was a folder or file. Rows are seeded samples.
+    """
     from adamix_lab.analysis.study import Settings, run_study
 
-    settings = Settings(rows, other_rows, draws, token_draws, dropout, routes, seed)
+    settings = Settings(evaluation_rows, other_rows, draws, token_draws, dropout, routes, seed)
     run_study(folder, out, settings, task, outside, outside_text, member or ())
 
 
 def landscape(
-    names: Annotated[list[str] | None, typer.Argument(help="Shipped twins, or folders that were saved.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Shipped experts, or folders that were saved.")] = None,
     kind: Annotated[str, typer.Option(help="line, plane, random, triangle, square, or stages.")] = "plane",
     metric: Annotated[list[str] | None, typer.Option(help="loss, accuracy, entropy, consistency; once each.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the twin, and of random directions.")] = 0,
-    stage: Annotated[str, typer.Option(help="Of the twin's training: early, middle, late.")] = "late",
-    steps: Annotated[int | None, typer.Option(help="Points along an axis.")] = None,
-    rows: Annotated[int | None, typer.Option(help="The first so many evaluation rows; default: all.")] = None,
+    seed: Annotated[int, options.SEED] = 0,
+    stage: Annotated[str, typer.Option(help="Of the training of shipped experts: early, middle, late.")] = "late",
+    points: Annotated[int | None, typer.Option(help="Points along an axis.")] = None,
+    evaluation_rows: Annotated[int | None, options.EVALUATION_ROWS] = None,
     batch_size: Annotated[int, typer.Option(help="Rows a pass.")] = 64,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
-    out: Folder = Path("runs/landscape"),
+    out: Annotated[Path, options.OUT] = Path("runs/landscape"),
 ) -> None:
-    """Loss over lines, planes and mixtures of experts: arrays and pictures; a killed run goes on where it was."""
+    """Loss over lines, planes and mixtures of experts: arrays and pictures; a killed run goes on where it was.
+
+    Rows are the first, by default all. Shipped experts are those of --seed.
+    """
     from adamix_lab.analysis.study import write_landscapes
 
-    settings: dict[str, Any] = {"seed": seed, "stage": stage, "steps": steps, "rows": rows}
+    settings: dict[str, Any] = {"seed": seed, "stage": stage, "steps": points, "rows": evaluation_rows}
     settings |= {"batch_size": batch_size, "dtype": dtype}
     write_landscapes(names or ["adamix"], kind, out, metric or ["loss"], **settings)
+
+
+# -- comparisons -----------------------------------------------------------------------------------------------------
 
 
 def ablate(
@@ -64,14 +73,17 @@ def ablate(
     cluster: Annotated[
         str | None, typer.Option(help='"tcp://HOST:PORT" (dask), "ray", or "slurm"; default: this machine.')
     ] = None,
-    folder: Annotated[Path | None, typer.Option(help="Holds a folder a task (rte, sst2, ...); default: Hub.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of every run, instead of the grid's.")] = None,
+    folder: Annotated[Path | None, options.FOLDER] = None,
+    steps: Annotated[int | None, options.STEPS] = None,
     snapshots: Annotated[bool, typer.Option(help="Keep the experts at three stages of training.")] = True,
     together: Annotated[int, typer.Option(help="So many runs of equal shape train as one program (for a GPU).")] = 1,
     only_list: Annotated[bool, typer.Option("--list", help="List the runs and their states, and run nothing.")] = False,
-    out: Folder = Path("runs/ablation"),
+    out: Annotated[Path, options.OUT] = Path("runs/ablation"),
 ) -> None:
-    """Performs a grid of runs, resumably, and prints variants by strategies with intervals over seeds."""
+    """Performs a grid of runs, resumably, and prints variants by strategies with intervals over seeds.
+
+    --folder and --steps take the place of the grid's.
+    """
     from adamix_lab.experiments.ablation import ablate as perform
     from adamix_lab.experiments.ablation import listed
     from adamix_lab.experiments.grid import read_grid
@@ -93,12 +105,118 @@ def ablate(
 
 def report(
     folder: Annotated[Path, typer.Argument(help="Results, as `ablate` writes them (results.parquet).")],
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for the report; default: FOLDER/report.")] = None,
+    out: Annotated[Path | None, options.OUT] = None,
 ) -> None:
-    """The paper's tables and claims beside what was measured: Markdown and one HTML file, with verdicts."""
+    """The paper's tables and claims beside what was measured: Markdown and one HTML file, with verdicts.
+
+    By default in FOLDER/report.
+    """
     from adamix_lab.experiments.report import report as write
 
     write(folder, out)
+
+
+def baselines(
+    task: Annotated[str, options.TASK] = "aspects",
+    model: Annotated[str, options.MODEL] = "minilm",
+    rows: Annotated[int | None, options.ROWS] = None,
+    steps: Annotated[int, options.STEPS] = 300,
+    batch_size: Annotated[int, options.BATCH_SIZE] = 32,
+    size: Annotated[int, options.SIZE] = 16,
+    experts: Annotated[int, options.EXPERTS] = 4,
+    seed: Annotated[int, options.SEED] = 0,
+    search: Annotated[bool, typer.Option(help="Choose each rate of three on a slice of the training rows.")] = True,
+    method: Annotated[list[str] | None, options.METHOD] = None,
+    out: Annotated[Path, options.OUT] = Path("runs/baselines"),
+) -> None:
+    """Compares AdaMix with its baselines at equal steps and equal compute; a killed run goes on where it was.
+
+    Methods: adamix, full, head, bitfit, houlsby, pfeiffer, lora, prefix, prompt, ia3, unipelt, single, r-drop, wide and
+    apart-soup, by default all. --size is that of every bottleneck; LoRA's rank is 8.
+    """
+    from dataclasses import replace
+
+    from adamix_lab.experiments.grid import Grid, shipped_grid
+
+    grid = shipped_grid(
+        "baselines", methods=method or (), task=task, backbone=model, rows=rows, steps=steps, batch_size=batch_size,
+        experts=experts, seed=seed,
+    )  # fmt: skip
+    runs = tuple(run if run.method == "lora" else replace(run, size=size, variant="") for run in grid.runs)
+    perform(Grid(runs, replace(grid.search, steps=max(1, steps // 4)) if grid.search and search else None), out)
+
+
+def table(
+    folder: Annotated[Path, options.FOLDER],
+    task: Annotated[list[str] | None, options.TASK] = None,
+    method: Annotated[list[str] | None, options.METHOD] = None,
+    model: Annotated[str, options.MODEL] = "minilm",
+    rows: Annotated[int | None, options.ROWS] = None,
+    evaluation_rows: Annotated[int | None, options.EVALUATION_ROWS] = None,
+    steps: Annotated[int, options.STEPS] = 100,
+    top_blocks: Annotated[int | None, options.TOP_BLOCKS] = None,
+    max_length: Annotated[int, options.MAX_LENGTH] = 128,
+    out: Annotated[Path, options.OUT] = Path("runs/table"),
+) -> None:
+    """Every task by every method under one budget: metric, seconds, parameters. A killed run goes on where it was.
+
+    Tasks, once for each: by default all in the folder. Methods: probe, lora, single and adamix, by default all.
+    """
+    from adamix_lab.experiments.grid import shipped_grid, tasks_in
+
+    settings = {"steps": steps, "backbone": model, "rows": rows, "top_blocks": top_blocks or None}
+    settings |= {"folder": str(folder), "evaluation_rows": evaluation_rows, "max_length": max_length}
+    perform(shipped_grid("table", task or tasks_in(folder), method or (), **settings), out)
+
+
+def few_shot(
+    task: Annotated[str, options.TASK],
+    folder: Annotated[Path | None, options.FOLDER] = None,
+    seeds: Annotated[int, options.SEEDS] = 5,
+    examples: Annotated[int, typer.Option(help="Labelled examples in all.")] = 30,
+    per_class: Annotated[int | None, typer.Option(help="So many of each class, instead.")] = None,
+    epochs: Annotated[float, options.EPOCHS] = 50,
+    method: Annotated[list[str] | None, options.METHOD] = None,
+    model: Annotated[str, options.MODEL] = "minilm",
+    prompt: Annotated[bool, typer.Option(help="Answer with label words (a masked-LM backbone).")] = False,
+    top_blocks: Annotated[int, options.TOP_BLOCKS] = 2,
+    out: Annotated[Path, options.OUT] = Path("runs/few-shot"),
+) -> None:
+    """Few labelled examples, no validation set, several seeds: mean and interval, as the paper's Table 6.
+
+    Methods: probe, single and adamix, by default all.
+    """
+    import math
+    from dataclasses import replace
+
+    from adamix_lab.core.errors import one_of
+    from adamix_lab.experiments.grid import shipped_grid
+    from adamix_lab.tasks.prompts import PROMPTS
+    from adamix_lab.tasks.tasks import few_shot as drawn
+    from adamix_lab.tasks.tasks import load_task
+
+    rows = drawn(load_task(task, folder=folder and folder / task), examples, per_class=per_class)
+    if prompt:
+        one_of("Task with a prompt", rows.name, PROMPTS)
+    number = len(rows.train)
+    settings: dict[str, Any] = {"task": task, "folder": folder and str(folder), "backbone": model}
+    settings |= {
+        "examples": number,
+        "prompt": prompt,
+        "top_blocks": top_blocks or None,
+        "steps": math.ceil(epochs * math.ceil(number / 16)),
+    }
+    grid = shipped_grid("few-shot", methods=method or (), **settings)
+    runs = [replace(run, seed=seed) for seed in range(seeds) for run in grid.runs if run.seed == 0]
+    perform(replace(grid, runs=tuple(runs)), out)
+
+
+def perform(grid: Grid, out: Path) -> None:
+    """Performs a shipped grid and prints its table. Exits with 1 where a run failed."""
+    from adamix_lab.experiments.ablation import ablate
+
+    if ablate(grid, out)[1]:
+        raise typer.Exit(1)
 
 
 def presets(
@@ -115,91 +233,3 @@ def presets(
         return
     chosen = chosen_preset(name)
     print(json.dumps(chosen.to_dict(), indent=2) if as_json else describe_preset(chosen))
-
-
-def baselines(
-    task: Annotated[str, typer.Option(help='"aspects" (embedded), or a folder or file.')] = "aspects",
-    model: Annotated[str, typer.Option(help='"minilm" (embedded), a local folder, or a Hub name.')] = "minilm",
-    rows: Annotated[int | None, typer.Option(help="A seeded sample of so many training rows.")] = None,
-    steps: Annotated[int, typer.Option(help="Optimiser steps of each at equal steps.")] = 300,
-    batch_size: Annotated[int, typer.Option(help="Rows a step.")] = 32,
-    size: Annotated[int, typer.Option(help="Bottleneck size of every adapter.")] = 16,
-    experts: Annotated[int, typer.Option(help="M of AdaMix, and of the controls that multiply.")] = 4,
-    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
-    search: Annotated[bool, typer.Option(help="Choose each rate of three on a slice of the training rows.")] = True,
-    only: Annotated[list[str] | None, typer.Option(help="Once for each baseline; default: all.")] = None,
-    out: Folder = Path("runs/baselines"),
-) -> None:
-    """Compares AdaMix with its baselines at equal steps and equal compute; a killed run goes on where it was."""
-    from dataclasses import replace
-
-    from adamix_lab.experiments.grid import Grid, shipped_grid
-
-    grid = shipped_grid(
-        "baselines", methods=only or (), task=task, backbone=model, rows=rows, steps=steps, batch_size=batch_size,
-        experts=experts, seed=seed,
-    )  # fmt: skip
-    runs = tuple(run if run.method == "lora" else replace(run, size=size, variant="") for run in grid.runs)
-    perform(Grid(runs, replace(grid.search, steps=max(1, steps // 4)) if grid.search and search else None), out)
-
-
-def table(
-    folder: Annotated[Path, typer.Option(help="Holds a folder a task: cola, sst2, mrpc, ...")],
-    steps: Annotated[int, typer.Option(help="Optimiser steps of every method.")] = 100,
-    task: Annotated[list[str] | None, typer.Option(help="Once for each task; default: all in the folder.")] = None,
-    method: Annotated[list[str] | None, typer.Option(help="probe, lora, single, adamix; default: all.")] = None,
-    model: Annotated[str, typer.Option(help='"minilm" (embedded), a local folder, or a Hub name.')] = "minilm",
-    rows: Annotated[int | None, typer.Option(help="A seeded sample of so many training rows.")] = None,
-    evaluation_rows: Annotated[int | None, typer.Option(help="A sample to be judged on; default: all.")] = None,
-    top_blocks: Annotated[int | None, typer.Option(help="Adapt only so many blocks from the top.")] = None,
-    max_length: Annotated[int, typer.Option(help="Tokens a row.")] = 128,
-    out: Folder = Path("runs/table"),
-) -> None:
-    """Every task by every method under one budget: metric, seconds, parameters. A killed run goes on where it was."""
-    from adamix_lab.experiments.grid import shipped_grid, tasks_in
-
-    settings = {"steps": steps, "backbone": model, "rows": rows, "top_blocks": top_blocks, "max_length": max_length}
-    settings |= {"folder": str(folder), "evaluation_rows": evaluation_rows}
-    perform(shipped_grid("table", task or tasks_in(folder), method or (), **settings), out)
-
-
-def few_shot(
-    task: Annotated[str, typer.Option(help='"sst2" and its like, a folder or file, or a Hub name.')],
-    folder: Annotated[Path | None, typer.Option(help="Holds a folder a task (sst2, ...); default: Hub.")] = None,
-    seeds: Annotated[int, typer.Option(help="Runs with seeds 0, 1, ...")] = 5,
-    examples: Annotated[int, typer.Option(help="Labelled examples in all.")] = 30,
-    per_class: Annotated[int | None, typer.Option(help="So many of each class, instead.")] = None,
-    epochs: Annotated[float, typer.Option(help="Passes over the examples.")] = 50,
-    method: Annotated[list[str] | None, typer.Option(help="probe, single, adamix; default: all.")] = None,
-    model: Annotated[str, typer.Option(help='"minilm" (embedded), a local folder, or a Hub name.')] = "minilm",
-    prompt: Annotated[bool, typer.Option(help="Answer with label words (a masked-LM backbone).")] = False,
-    top_blocks: Annotated[int, typer.Option(help="Adapt so many blocks from the top; 0 adapts all.")] = 2,
-    out: Folder = Path("runs/few-shot"),
-) -> None:
-    """Few labelled examples, no validation set, several seeds: mean and interval, as the paper's Table 6."""
-    import math
-    from dataclasses import replace
-
-    from adamix_lab.core.errors import one_of
-    from adamix_lab.experiments.grid import shipped_grid
-    from adamix_lab.tasks.prompts import PROMPTS
-    from adamix_lab.tasks.tasks import few_shot as drawn
-    from adamix_lab.tasks.tasks import load_task
-
-    rows = drawn(load_task(task, folder=folder and folder / task), examples, per_class=per_class)
-    if prompt:
-        one_of("Task with a prompt", rows.name, PROMPTS)
-    number = len(rows.train)
-    settings = {"task": task, "folder": folder and str(folder), "backbone": model, "examples": number, "prompt": prompt}
-    settings |= {"top_blocks": top_blocks or None, "steps": math.ceil(epochs * math.ceil(number / 16))}
-    grid = shipped_grid("few-shot", methods=method or (), **settings)
-    runs = [replace(run, seed=seed) for seed in range(seeds) for run in grid.runs if run.seed == 0]
-    perform(replace(grid, runs=tuple(runs)), out)
-
-
-def perform(grid: Grid, out: Path) -> None:
-    """Performs a shipped grid and prints its table. Exits with 1 where a run failed."""
-    from adamix_lab.experiments.ablation import ablate
-
-    if ablate(grid, out)[1]:
-        raise typer.Exit(1)

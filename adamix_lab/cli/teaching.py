@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from adamix_lab.cli import options
+
 Course = Annotated[Path, typer.Option("--course", help="The course's folder: versions, submissions, gradebook, marks.")]
 Name = Annotated[str, typer.Argument(help="The assignment, such as 01_routing.")]
 
@@ -59,9 +61,12 @@ def grade(
 def feedback(
     name: Name,
     course: Course = Path("runs/course"),
-    out: Annotated[Path | None, typer.Option(help="Folder for the pages; default: COURSE/feedback/pages.")] = None,
+    out: Annotated[Path | None, options.OUT] = None,
 ) -> None:
-    """Writes a page a person: points, what failed and why, and what happened when the notebook ran."""
+    """Writes a page a person: points, what failed and why, and what happened when the notebook ran.
+
+    By default in COURSE/feedback/pages.
+    """
     from adamix_lab.classroom.grading import feedback as make
 
     pages = make(name, course, out)

@@ -134,8 +134,8 @@ def barrier(t: Tensor, losses: Tensor) -> float:
 # -- lesson 05: the shipped plane with its origin beside one made now; heights by number averaged; stored pictures ---
 
 
-COMMAND = "adamix-lab landscape {twin} --kind plane --rows 256 --out data/results/landscape"
-ON_A_GPU = "adamix-lab landscape {twin} --kind plane --rows 256 --steps 51 --out data/results/landscape/gpu"
+COMMAND = "adamix-lab landscape {twin} --kind plane --evaluation-rows 256 --out data/results/landscape"
+ON_A_GPU = "adamix-lab landscape {twin} --kind plane --evaluation-rows 256 --points 51 --out data/results/landscape/gpu"
 COMMITTED = "committed on 2026-11-21"  # arrays of that day hold no date of their own
 
 
@@ -198,7 +198,7 @@ def stored(kind: str, twins: Sequence[str], metric: str = "loss") -> Picture:
         if not path.is_file():
             raise FileNotFoundError(
                 f"{path} is not there: expected a measured landscape. `adamix-lab landscape {twin} --kind {kind} "
-                "--rows 256 --out data/results/landscape` makes it."
+                "--evaluation-rows 256 --out data/results/landscape` makes it."
             )
         found[twin] = read_landscape(path)
     return plot_landscapes(found, metric)

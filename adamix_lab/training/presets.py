@@ -21,8 +21,6 @@ from adamix_lab.core.objective import IGNORED, TaskLoss
 from adamix_lab.tasks.tasks import data_root
 from adamix_lab.training.recipe import Recipe, flatten
 
-# The recipe's settings that `adamix-lab train` has options for, under the same names
-OPTIONS = ("steps", "lr", "head_lr", "batch_size", "max_length", "precision")
 SIZES = {"bottleneck": "size", "lora": "rank"}  # what `--size` is called in an adaptation
 
 
@@ -32,7 +30,7 @@ class Preset:
 
     Attributes:
         task, backbone: names that `load_task` and `load_backbone` take.
-        share: the shared side.
+        share: the shared side; "none" shares nothing, and None leaves it to `train_seeds`: the paper's side.
         blocks: layers to adapt; None takes all.
         base_dropout: False switches the frozen model's own dropout off (the authors' GPT-2 has none).
         label_smoothing: of the task loss; the authors' GPT-2 code has 0.1 for two tasks.
@@ -46,7 +44,7 @@ class Preset:
     backbone: str
     adaptation: Adaptation
     experts: int
-    share: str
+    share: str | None
     recipe: Recipe
     blocks: tuple[int, ...] | None = None
     base_dropout: bool = True
@@ -98,25 +96,22 @@ class Preset:
             name = name.rpartition(".")[0]
         return self.sources.get(name, "this library's default")
 
-    def with_options(self, **options: Any) -> Preset:
-        """With some values replaced, under the names of `adamix-lab train`'s options.
+    def with_options(self, recipe: Mapping[str, Any] | None = None, **options: Any) -> Preset:
+        """With some values replaced, under the names of `adamix-lab train`'s options; `recipe`: of `Recipe`.
 
-        Options that a preset does not hold (out, seeds, ...) are passed over. Setting `steps` leaves epochs out.
+        Options that a preset does not hold (out, seeds, ...) are passed over, and those that are None.
         """
+        options = {name: value for name, value in options.items() if value is not None}
+        recipe = dict(recipe or {})
         ours = {"experts": "experts", "share": "share", "task": "task", "model": "backbone"}
         settings: dict[str, Any] = {own: options[name] for name, own in ours.items() if name in options}
         kind = options.get("adaptation", self.adaptation.kind)
         sized = {SIZES[kind]: options["size"]} if "size" in options and kind in SIZES else {}
         same = self.adaptation.config() if kind == self.adaptation.kind else {"kind": kind}
-        recipe: dict[str, Any] = {name: options[name] for name in OPTIONS if name in options}
-        if "steps" in options:
-            recipe["epochs"] = None
-        if "consistency" in options:
-            recipe["consistency"] = replace(self.recipe.consistency, weight=options["consistency"])
         if "top_blocks" in options:
-            settings["blocks"] = tuple(range(-options["top_blocks"], 0))
-            recipe["cache_prefix"] = True
-        settings |= {"adaptation": adaptation_from(same | sized), "recipe": replace(self.recipe, **recipe)}
+            settings["blocks"] = tuple(range(-options["top_blocks"], 0)) or None
+            recipe = {"cache_prefix": options["top_blocks"] > 0, **recipe}
+        settings |= {"adaptation": adaptation_from(same | sized), "recipe": self.recipe.with_options(**recipe)}
         return replace(self, **settings)
 
 

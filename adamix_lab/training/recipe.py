@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from adamix_lab.core.errors import LabError, fraction, one_of, positive
@@ -16,6 +16,8 @@ OffRoute = Literal["drift", "freeze"]
 Decay = Literal["declared", "all"]
 ChooseOn = Literal["slice", "evaluation"]
 STEPS = 500  # where neither steps nor epochs are given
+EITHER = {"steps": "epochs", "epochs": "steps", "warmup": "warmup_steps"}
+CONSISTENCY = {"consistency": "weight", "consistency_kind": "kind", "consistency_views": "views"}
 
 COUNTS = (
     *("steps", "evaluate_every", "patience", "batch_size", "accumulate", "max_length", "bucket", "log_every"),
@@ -33,13 +35,13 @@ class Recipe:
         steps: optimiser steps.
         epochs: passes over the training rows, instead of steps.
         batch_size: rows an optimiser step, over all processes and all pieces of an accumulated step.
-        lr: of the experts, at the end of the warm-up.
-        head_lr: of the head; None takes `lr`.
-        weight_decay: of what the adaptation declares to decay, and of the head's weights.
-        decay: "declared", as the line above has it, or "all": biases, too, as the authors' GPT-2 code does.
+        lr: learning rate of the experts, at the end of the warm-up.
+        head_lr: learning rate of the head; None takes `lr`.
+        weight_decay: decay of what the adaptation declares to decay, and of the head's weights.
+        decay: what decays: "declared" by the adaptation, or "all", biases, too, as the authors' GPT-2 code does.
         eps: AdamW's; the authors' GPT-2 code takes 1e-6.
         warmup: share of the steps in which the rate rises from 0; it then falls linearly to 0.
-        warmup_steps: their number, instead of a share.
+        warmup_steps: number of steps in which the rate rises, instead of a share.
         clip: largest norm of all gradients together; 0 clips nothing.
         seed: of routes, batches, the dev slice and dropout.
         precision: "no" (float32), "bf16" (CPU and GPU), "fp16" (GPU); experts stay float32.
@@ -127,6 +129,16 @@ class Recipe:
         if step < warm:
             return step / warm
         return max(0.0, (total - step) / max(1, total - warm))
+
+    def with_options(self, **settings: Any) -> Recipe:
+        """With other settings. `consistency` is its weight here, `consistency_kind` and `consistency_views` the rest.
+
+        Of steps and epochs, and of a share and a number of warm-up steps, the one that is given takes the other's
+        place. Raises ValueError as the recipe does.
+        """
+        agree = {CONSISTENCY[name]: settings.pop(name) for name in tuple(settings) if name in CONSISTENCY}
+        instead = {EITHER[name]: None for name in settings if name in EITHER}
+        return replace(self, consistency=replace(self.consistency, **agree), **{**instead, **settings})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

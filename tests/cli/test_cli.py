@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ from typer.testing import CliRunner
 
 from adamix_lab.cli import main as cli
 from adamix_lab.core.errors import LabError
+from adamix_lab.core.objective import Consistency
+from adamix_lab.training.presets import preset
+from adamix_lab.training.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,7 +54,7 @@ def test_evaluate_and_predict_read_what_train_wrote(trained):
 
 @pytest.mark.slow
 def test_posterior_writes_tables_and_pictures_of_what_train_wrote(trained):
-    sizes = "--rows 5 --other-rows 3 --draws 3 --token-draws 1 --dropout 2".split()
+    sizes = "--evaluation-rows 5 --other-rows 3 --draws 3 --token-draws 1 --dropout 2".split()
     where = ["--task", "task.csv", "--outside", "aspects", "--member", "out/seed1", "--out", "study"]
     done = command("posterior", "out/seed0", *where, *sizes, folder=trained[0])
     assert done.returncode == 0, done.stderr
@@ -87,7 +91,7 @@ def test_a_regression_from_training_to_prediction(tmp_path):
     rows = [{"sentence1": f"a film {n}", "sentence2": "a film", "label": n % 6} for n in range(24)]
     for part in ("train", "validation"):
         (tmp_path / "stsb" / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    done = command(*"train --task stsb --folder stsb --steps 3 --top-blocks 1 --out out".split(), folder=tmp_path)
+    done = command(*"train --task stsb --folder . --steps 3 --top-blocks 1 --out out".split(), folder=tmp_path)
     assert done.returncode == 0 and "pearson" in done.stdout and "spearman" in done.stdout, done.stderr
     done = command("evaluate", "out/seed0", "--strategy", "merged", folder=tmp_path)  # finds the task's folder
     assert done.returncode == 0 and "pearson" in done.stdout, done.stderr
@@ -142,6 +146,86 @@ def test_a_chore_asks_for_a_checkout(monkeypatch, tmp_path):
     monkeypatch.setattr(cli, "ROOT", tmp_path)
     done = CliRunner().invoke(cli.app, ["dev", "bench"])
     assert done.exit_code == 2 and "expected a checkout" in done.stderr
+
+
+# -- options -----------------------------------------------------------------------------------------------------
+
+
+def walk(command, name=""):
+    """(name, options) of every command below one, in `--help`'s order."""
+    for word, part in getattr(command, "commands", {}).items():
+        yield from walk(part, f"{name} {word}".strip())
+    if not hasattr(command, "commands"):
+        yield name, [part for part in command.get_params(typer.Context(command)) if part.param_type_name == "option"]
+
+
+COMMANDS = dict(walk(typer.main.get_command(cli.app)))
+
+
+def test_an_option_means_the_same_in_every_command():
+    meanings = {}
+    for options in COMMANDS.values():
+        for option in options:
+            meanings.setdefault(option.opts[0], set()).add(option.help)
+    assert all(all(said) for said in meanings.values())
+    differ = {name for name, said in meanings.items() if len(said) > 1}
+    assert differ == {"--batch-size"}  # rows an optimiser step; landscape takes none, there it is rows a pass
+
+
+def recipe_of(monkeypatch, *arguments):
+    """(recipe, further settings, seeds) that `adamix-lab train` arrives at."""
+    seen = []
+    monkeypatch.setattr("adamix_lab.experiments.seeds.train_seeds", lambda *given, **more: seen.append((given, more)))
+    done = CliRunner().invoke(cli.app, ["train", *map(str, arguments)])
+    assert done.exit_code == 0, done.output
+    ((_, _, _, recipe, _), more) = seen[0]
+    return recipe, more
+
+
+@pytest.mark.parametrize("name", ["train", "train-generator"])
+def test_training_takes_every_field_of_a_recipe(name):
+    offered = {option.opts[0]: option.help for option in COMMANDS[name]}
+    for field in fields(Recipe):
+        option = "--full-lr" if (name, field.name) == ("train-generator", "head_lr") else f"--{field.name}"
+        assert option.replace("_", "-") in offered
+    assert offered["--clip"] == "Largest norm of all gradients together; 0 clips nothing."
+
+
+def test_fields_of_a_recipe_arrive_with_their_types(monkeypatch):
+    given = "--lr 0.005 --warmup 0.1 --bucket 1 --epochs 2 --consistency 3 --consistency-kind mse --off-route freeze"
+    recipe, more = recipe_of(monkeypatch, *given.split(), "--cache-prefix", "--seed", 3, "--seeds", 2)
+    begun = Recipe(epochs=2.0, lr=0.005, warmup=0.1, bucket=1, off_route="freeze", cache_prefix=True)
+    assert recipe == replace(begun, consistency=Consistency(3.0, "mse", "shared_prefix"))
+    assert more == {"experts": 4, "share": None, "blocks": None, "seeds": range(3, 5)}
+
+
+def test_without_a_preset_training_begins_from_settings_of_its_own(monkeypatch):
+    recipe, more = recipe_of(monkeypatch, "--top-blocks", 2)
+    agree = Consistency(1.0, views="shared_prefix")
+    assert recipe == Recipe(steps=300, lr=3e-3, consistency=agree, cache_prefix=True)
+    assert more == {"experts": 4, "share": None, "blocks": (-2, -1), "seeds": range(1)}
+
+
+def test_beside_a_preset_only_what_is_given_counts(monkeypatch):
+    recipe, more = recipe_of(monkeypatch, "--preset", "laptop-minilm-sst2", "--task", "aspects", "--patience", 3)
+    chosen = preset("laptop-minilm-sst2")
+    assert recipe == chosen.recipe.with_options(patience=3) and more["experts"] == chosen.experts
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--bukcet", "1"], ["No such option", "--bucket"]),
+        (["--lr", "fast"], ["lr = 'fast': expected a number."]),
+        (["--patience", "2.5"], ["patience = '2.5': expected a whole number."]),
+        (["--head-lr", "-1"], ["head_lr = -1.0: expected a number of at least 0."]),
+        (["--precision", "bf61"], ["precision 'bf61' is not known", "Did you mean 'bf16'"]),
+        (["--steps", "3", "--epochs", "1"], ["steps = 3 and epochs = 1.0: expected one of them"]),
+    ],
+)
+def test_mistakes_in_a_recipe_name_value_and_expectation(arguments, said):
+    done = CliRunner().invoke(cli.app, ["train", *arguments], env={"COLUMNS": "200"})
+    assert done.exit_code == 2 and all(words in done.stderr for words in said), done.stderr
 
 
 # -- the boundary ------------------------------------------------------------------------------------------------

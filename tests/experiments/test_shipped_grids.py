@@ -79,14 +79,14 @@ def test_baselines_at_both_budgets(base, tmp_path):
 
 def test_the_command_for_baselines_searches_on_training_rows(base, tmp_path):
     options = ["--task", base["task"], "--model", base["backbone"], "--steps", 8, "--size", 4, "--out", tmp_path]
-    said = command("baselines", *options, "--only", "head", "--only", "single")
+    said = command("baselines", *options, "--method", "head", "--method", "single")
     assert "Rates are chosen" in said and "single r=4" in said and "4 of 4 runs are finished" in said
     record = json.loads((tmp_path / "search.json").read_text())
     assert record["steps"] == 2 and [row["variant"] for row in record["chosen"]] == ["head", "single r=4"]
     rates = [float(rate) for rate in record["chosen"][0]["tried"]]
     assert rates == pytest.approx([BASELINES["head"].lr * factor for factor in (1 / 3, 1, 3)])
-    assert "4 of 4 runs are finished" in command("baselines", *options, "--only", "head", "--only", "single")
-    said = command("baselines", *options, "--only", "head", "--no-search")
+    assert "4 of 4 runs are finished" in command("baselines", *options, "--method", "head", "--method", "single")
+    said = command("baselines", *options, "--method", "head", "--no-search")
     assert "Rates" not in said and "2 of 2 runs are finished" in said
 
 

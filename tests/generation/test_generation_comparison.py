@@ -149,13 +149,13 @@ def test_the_commands(decoder, tmp_path):
         "2",
     ]
     command += [
-        "--variant",
+        "--method",
         "frozen",
-        "--variant",
+        "--method",
         "adamix-lora",
         "--experts",
         "2",
-        "--sources",
+        "--evaluation-rows",
         "2",
         "--out",
         str(out),

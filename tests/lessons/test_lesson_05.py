@@ -201,7 +201,7 @@ def test_a_plane_from_a_gpu_is_shown_where_there_is_one(tmp_path):
     assert f"3 x 3 points, 8 rows; device: cpu: 1 threads; date: {plane.notes['date']}" in told
     assert (
         f"No plane from a GPU is stored (in {tmp_path.name}/gpu): none has been measured" in told
-        and "--steps 51" in told
+        and "--points 51" in told
     )
     plane.notes["versions"]["device"] = "cuda: a card"
     save_landscape(plane, tmp_path / "gpu" / "plane-adamix.safetensors")

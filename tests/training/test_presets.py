@@ -126,10 +126,14 @@ def test_the_authors_gpt2_has_no_dropout_at_all():
 
 
 def test_options_beside_a_preset_count():
-    changed = preset("laptop-minilm-sst2").with_options(steps=7, size=4, lr=0.1, consistency=0.0, top_blocks=1, out="x")
+    recipe = {"steps": 7, "lr": 0.1, "consistency": 0.0}
+    changed = preset("laptop-minilm-sst2").with_options(recipe, size=4, top_blocks=1, share=None, out="x")
     assert (changed.recipe.steps, changed.adaptation.size, changed.recipe.lr, changed.blocks) == (7, 4, 0.1, (-1,))
     assert changed.recipe.consistency.weight == 0 and changed.recipe.consistency.views == "shared_prefix"
-    assert preset("paper-bert-base-rte").with_options(steps=7).recipe.epochs is None
+    assert preset("paper-bert-base-rte").with_options({"steps": 7}).recipe.epochs is None
+    assert preset("reference-gpt2-e2e").with_options({"warmup": 0.5}).recipe.warmup_steps is None
+    assert changed.recipe.cache_prefix and not changed.with_options(top_blocks=0).recipe.cache_prefix
+    assert changed.with_options(top_blocks=0).blocks is None
     assert preset("laptop-minilm-sst2").with_options(adaptation="lora", size=2, share="B").adaptation.rank == 2
 
 
