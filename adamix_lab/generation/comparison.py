@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -29,10 +29,6 @@ from adamix_lab.tasks.batches import TextsCut
 from adamix_lab.training.card import save
 from adamix_lab.training.doctor import versions
 from adamix_lab.training.recipe import Recipe
-
-# -- variants ----------------------------------------------------------------------------------------------------
-#
-# What the generation tables compare: the frozen decoder, LoRA, AdaMix with LoRA or a bottleneck, full fine-tuning.
 
 
 def _recipe() -> Recipe:
@@ -67,16 +63,9 @@ class Settings:
         positive("experts", self.experts)
         fraction("smoothing", self.smoothing)
 
-    def lora(self, init: str = "identity") -> Adaptation:
-        """LoRA on q and v."""
-        return LoRA(self.rank, self.alpha, self.dropout, init=init)  # type: ignore[arg-type]
-
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {**asdict(self), "recipe": self.recipe.to_dict()}
-
-
-Make = Callable[[nn.Module, Settings], MixtureModel]
 
 
 @dataclass(frozen=True)
@@ -85,46 +74,40 @@ class Variant:
 
     Attributes:
         title: in the table.
-        make: what trains, on the loaded decoder; None trains nothing.
+        adapt: (settings) to the adaptation, the number of experts and what they share; None adapts nothing.
+        full: every weight of the decoder trains.
         strategies: how it is decoded, a row each.
-        views: with a second view and consistency.
     """
 
     title: str
-    make: Make | None
+    adapt: Callable[[Settings], tuple[Adaptation, int, str | None]] | None = None
+    full: bool = False
     strategies: tuple[str, ...] = ("merged",)
-    views: bool = False
+
+    def attach(self, model: nn.Module, settings: Settings) -> MixtureModel | None:
+        """What trains, on the loaded decoder; None trains nothing."""
+        if self.adapt is None:
+            return baseline("full", model) if self.full else None
+        adaptation, experts, share = self.adapt(settings)
+        return attach(model, adaptation, experts, share, seed=settings.recipe.seed)
 
     def recipe(self, settings: Settings) -> Recipe:
-        """The settings' recipe as this variant takes it."""
-        recipe = settings.recipe if self.views else one_view(settings.recipe)
-        lr = recipe.head_lr if self.make is _full else None
-        return replace(recipe, lr=lr or recipe.lr, head_lr=None)
+        """The settings' recipe as this variant takes it: two views of several experts, full fine-tuning's own rate."""
+        recipe = settings.recipe if len(self.strategies) > 1 else one_view(settings.recipe)
+        return replace(recipe, lr=(recipe.head_lr if self.full else None) or recipe.lr, head_lr=None)
 
 
-def _lora(model: nn.Module, settings: Settings) -> MixtureModel:
-    return attach(model, settings.lora(), experts=1, seed=settings.recipe.seed)
+def _lora(settings: Settings, init: Literal["identity", "reference"]) -> LoRA:
+    return LoRA(settings.rank, settings.alpha, settings.dropout, init=init)
 
 
-def _adamix_lora(model: nn.Module, settings: Settings) -> MixtureModel:
-    return attach(model, settings.lora("reference"), settings.experts, "B", seed=settings.recipe.seed)
-
-
-def _adamix_bottleneck(model: nn.Module, settings: Settings) -> MixtureModel:
-    adaptation = Bottleneck(settings.size)
-    return attach(model, adaptation, settings.experts, "up", seed=settings.recipe.seed)
-
-
-def _full(model: nn.Module, settings: Settings) -> MixtureModel:
-    return baseline("full", model)
-
-
+TWO = ("merged", "fixed")
 VARIANTS: Mapping[str, Variant] = {
-    "frozen": Variant("frozen decoder, not tuned", None),
-    "lora": Variant("LoRA", _lora),
-    "adamix-lora": Variant("AdaMix-LoRA", _adamix_lora, ("merged", "fixed"), views=True),
-    "adamix-bottleneck": Variant("AdaMix bottleneck", _adamix_bottleneck, ("merged", "fixed"), views=True),
-    "full": Variant("full fine-tuning", _full),
+    "frozen": Variant("frozen decoder, not tuned"),
+    "lora": Variant("LoRA", lambda s: (_lora(s, "identity"), 1, None)),
+    "adamix-lora": Variant("AdaMix-LoRA", lambda s: (_lora(s, "reference"), s.experts, "B"), strategies=TWO),
+    "adamix-bottleneck": Variant("AdaMix bottleneck", lambda s: (Bottleneck(s.size), s.experts, "up"), strategies=TWO),
+    "full": Variant("full fine-tuning", full=True),
 }
 SHOWN = ("frozen", "lora", "adamix-lora", "full")
 
@@ -150,7 +133,8 @@ def compare_generators(
     """
     for name in variants:
         one_of("variant", name, VARIANTS)
-    facts = _facts(task, backbone, settings)
+    data = {"pairs": len(task.train), "sources": len(task.evaluation)}
+    facts = {"task": task.name, "data": data, "backbone": backbone, "settings": settings.to_dict()}
     say(
         f"{task.name}: {len(task.train):,} pairs to train on, {len(task.evaluation):,} sources with "
         f"{sum(map(len, task.references)):,} references to be judged on; {backbone}"
@@ -181,9 +165,8 @@ def run_variant(variant: Variant, task: GenerationTask, backbone: str, settings:
     model.to(PartialState().device)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        mixture, trained, began = None, 0, time.perf_counter()
-        if variant.make is not None:
-            mixture = variant.make(model, settings)
+        mixture, trained, began = variant.attach(model, settings), 0, time.perf_counter()
+        if mixture is not None:
             trained = sum(p.numel() for p in mixture.parameters() if p.requires_grad)
             recipe = variant.recipe(settings)
             train_generator(mixture, task, tokenizer, recipe, folder / "run", settings.smoothing)
@@ -273,12 +256,6 @@ def load_generator(folder: Path) -> tuple[MixtureModel, Any]:
     return load(model, folder).eval(), tokenizer
 
 
-def _facts(task: GenerationTask, backbone: str, settings: Settings) -> Record:
-    data = {"pairs": len(task.train), "sources": len(task.evaluation)}
-    facts = {"task": task.name, "data": data, "backbone": backbone, "settings": settings.to_dict()}
-    return json.loads(json.dumps(facts))
-
-
 def _done(path: Path, facts: Record) -> Record | None:
     if not path.is_file():
         return None
@@ -286,7 +263,7 @@ def _done(path: Path, facts: Record) -> Record | None:
         record: Record = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not JSON ({error}): expected a variant's results. Remove the file.") from error
-    for name, value in facts.items():
+    for name, value in json.loads(json.dumps(facts)).items():
         if record.get(name) != value:
             raise ValueError(
                 f"{path} holds results of another {name}: {json.dumps(record.get(name))[:300]}, expected "
