@@ -14,7 +14,7 @@ from torch import nn
 from adamix_lab.baselines.through_peft import Blocks, Prepared, ia3, lora, prefix, prompt, sites_of
 from adamix_lab.baselines.unipelt import UniPELT
 from adamix_lab.core.adaptations import Adaptation, Bottleneck, LoRA
-from adamix_lab.core.errors import positive, unknown
+from adamix_lab.core.errors import LabError, positive, unknown
 from adamix_lab.core.files import read_tensors, safe_join
 from adamix_lab.core.merging import stack_experts
 from adamix_lab.core.model import MixtureConfig, MixtureModel, attach, load_trained, trained_tensors
@@ -54,7 +54,7 @@ def head_only(model: nn.Module, seed: int = 0) -> MixtureModel:
     """The head alone, on the frozen model. Raises ValueError where there is none."""
     head = find_head(model)
     if not head:
-        raise ValueError(
+        raise LabError(
             "head trains the task head, and this model has none: expected a classifier "
             "(AutoModelForSequenceClassification). Use another baseline for generation."
         )
@@ -66,7 +66,7 @@ def bitfit(model: nn.Module, seed: int = 0) -> MixtureModel:
     head = find_head(model)
     names = [name for name in all_weights(model, head) if name.endswith("bias")]
     if not names:
-        raise ValueError(
+        raise LabError(
             f"bitfit trains biases, and a model of type {model_type(model)!r} has none: expected one with biases "
             '(BERT, RoBERTa, GPT-2). Use "lora", or the adaptation Bias, which adds them.'
         )
@@ -266,7 +266,7 @@ def load_baseline(model: nn.Module, folder: str | Path) -> MixtureModel:
         return load(model, folder)
     found = describe(made)["base"]["fingerprint"]
     if found != config["base"]["fingerprint"]:
-        raise ValueError(
+        raise LabError(
             f"The base model's weights have fingerprint {found}: expected {config['base']['fingerprint']}. Load the "
             "base that this baseline was trained on."
         )

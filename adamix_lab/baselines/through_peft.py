@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from adamix_lab.core.errors import unknown
+from adamix_lab.core.errors import LabError, unknown
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.sites import ARCHITECTURES, Head, find_sites, known_patterns, model_type
 
@@ -82,7 +82,7 @@ def prompt(model: nn.Module, head: Head, seed: int, tokens: int = 20) -> Prepare
     Raises ValueError for language models, whose logits would be longer than their labels.
     """
     if not head:
-        raise ValueError(
+        raise LabError(
             "prompt lengthens the sequence, so a language model's logits would not fit its labels: expected a "
             'classifier. Use "prefix" for generation.'
         )
@@ -99,7 +99,7 @@ def _injected(model: nn.Module, head: Head, seed: int, config: Any) -> Prepared:
 def _prompted(model: nn.Module, head: Head, seed: int, config: Any, tokens: int) -> Prepared:
     known = [name for name, architecture in ARCHITECTURES.items() if architecture.prompts]
     if model_type(model) not in known:
-        raise ValueError(
+        raise LabError(
             f"Virtual tokens are not known to work in a model of type {model_type(model)!r}: expected one of "
             f'{", ".join(known)}. Use "lora" or "pfeiffer".'
         )

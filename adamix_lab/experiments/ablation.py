@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adamix_lab.baselines.making import BASELINES
+from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import write_text
 from adamix_lab.experiments.grid import Grid, Run, Search
 from adamix_lab.experiments.performing import Engine, Say, duration, perform_all
@@ -124,7 +125,7 @@ def with_rates(grid: Grid, out: Path) -> tuple[Run, ...]:
     for group, tried in trials(grid.runs, grid.search).items():
         scores = {trial.lr: score for trial in tried if (score := _score(out / TRIALS, trial)) is not None}
         if not scores:
-            raise ValueError(
+            raise LabError(
                 f"No trial of {', '.join(map(str, group[:2]))} is finished: expected one of {len(tried)} at least. "
                 f"Their errors stand in {out / TRIALS}."
             )

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.analysis.points import with_heads
+from adamix_lab.core.errors import LabError
 from adamix_lab.core.mixture import checkpoints_gradients
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import Losses, Objective, reads_labels
@@ -29,8 +30,7 @@ from adamix_lab.core.routing import Router
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.fast.views import WAYS
-from adamix_lab.tasks.batches import Batches, Encoder, Example, check_labels, collate, encode, length, to_device
-from adamix_lab.tasks.tasks import Task
+from adamix_lab.tasks.batches import Batches, Example, collate, length, to_device
 from adamix_lab.training.optim import BETAS, StackedAdamW, on_route
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.run import (
@@ -44,13 +44,13 @@ from adamix_lab.training.run import (
     set_generator_states,
     write_checkpoint,
 )
-from adamix_lab.training.train import prepare_data, start_accelerator
+from adamix_lab.training.train import start_accelerator
 
 Start = Mapping[str, Tensor]
 
 # Settings that one program has one of; lr, head_lr, weight_decay, decay, warm-up, clip, seed, bucket, consistency,
 # per and log_every are each run's own.
-COMMON = ("steps", "epochs", "batch_size", "max_length", "precision", "cache_prefix", "off_route", "eps")
+COMMON = ("steps", "epochs", "batch_size", "max_length", "precision", "off_route", "eps")
 
 
 def incompatibilities(mixture: MixtureModel, starts: Sequence[Start], recipes: Sequence[Recipe]) -> list[str]:
@@ -267,10 +267,9 @@ class Trained:
 def train_batched(
     mixture: MixtureModel,
     starts: Sequence[Start],
-    task: Task | Sequence[Task],
-    tokenizer: Any,
+    examples: Sequence[list[Example]],
     recipes: Sequence[Recipe],
-    encoder: Encoder = encode,
+    pad: int = 0,
     progress: bool = True,
     on_step: Callable[[int, StackedRuns], None] | None = None,
     folder: Path | None = None,
@@ -278,45 +277,34 @@ def train_batched(
     """Trains R runs side by side; the mixture lends its backbone and shape, its own weights stay as they are.
 
     Args:
-        mixture: from `attach`; its settings of adaptation, experts and sharing are those of all runs.
+        mixture: from `attach`, or what lies above its cached prefix; its settings of adaptation, experts and sharing
+            are those of all runs.
         starts: each run's first weights: `trained_tensors` of a mixture that was attached with the run's seed.
-        task: what all learn, or one task a run (few examples, drawn by the run's seed); only `train` is looked at.
-        tokenizer: of the model.
+        examples: each run's, as the mixture takes them (one list for all, or one a run).
         recipes: each run's settings.
-        encoder: as in `train`.
+        pad: the padding token's id.
         progress: show a bar.
         on_step: called after each step with the number of steps done and the runs.
-        folder: for checkpoints, every `checkpoint_every` steps of the first recipe; a killed set goes on there.
+        folder: for checkpoints, every `checkpoint_every` steps of the first recipe; a killed stack goes on there.
 
-    Raises ValueError for runs that cannot be one program (says why), another number of tasks than of runs, labels
-    outside the head's classes, and a folder that holds another set's checkpoint.
+    Raises ValueError for runs that cannot be one program (says why), and a folder with another stack's checkpoint.
     """
     from tqdm.auto import tqdm
 
     if reasons := incompatibilities(mixture, starts, recipes):
-        raise ValueError(f"These runs cannot train as one program: {'; '.join(reasons)}. Train such runs one by one.")
-    tasks = [task] * len(recipes) if isinstance(task, Task) else list(task)
-    if len(tasks) != len(recipes):
-        raise ValueError(f"{len(tasks)} tasks for {len(recipes)} runs: expected one for all, or one a run.")
+        raise LabError(f"These runs cannot train as one program: {'; '.join(reasons)}. Train such runs one by one.")
     accelerator = start_accelerator(recipes[0])
-    mixture.to(accelerator.device)
-    prepared: dict[int, list[Example]] = {}
-    for own in tasks:
-        if encoder is encode:
-            check_labels(mixture, own)
-        if id(own) not in prepared:
-            student, prepared[id(own)], _, pad = prepare_data(mixture, own, tokenizer, recipes[0], encoder)
-    runs = StackedRuns(student, starts, recipes, [prepared[id(own)] for own in tasks])
+    runs = StackedRuns(mixture.to(accelerator.device), starts, recipes, examples)
     totals = {recipe.total_steps(len(order)) for recipe, order in zip(recipes, runs.orders, strict=True)}
     if len(totals) > 1:
-        raise ValueError(f"The runs take {sorted(totals)} steps: expected equally many. Give steps instead of epochs.")
+        raise LabError(f"The runs take {sorted(totals)} steps: expected equally many. Give steps instead of epochs.")
     (total,) = totals
     histories, failed = [History() for _ in recipes], [""] * len(recipes)
-    facts = {"recipes": [asdict(recipe) for recipe in recipes], "rows": [len(own) for own in runs.examples]}
+    facts = {"recipes": [asdict(recipe) for recipe in recipes], "rows": [len(own) for own in examples]}
     first = 0 if folder is None else resume(folder, runs, histories, failed, facts)
     began = time.perf_counter() - histories[0].seconds
     for step in tqdm(range(first, total), initial=first, total=total, disable=None if progress else True):
-        student.train()
+        mixture.train()
         with accelerator.autocast():
             losses = runs.losses(step, pad, accelerator.device)
         runs.update(losses, [recipe.rate(step, total) for recipe in recipes])
@@ -328,7 +316,7 @@ def train_batched(
             keep(folder, step + 1, runs, histories, failed, facts)
         if on_step is not None:
             on_step(step + 1, runs)
-    student.eval()
+    mixture.eval()
     return [Trained(runs.weights(n), history, failed[n] or None) for n, history in enumerate(histories)]
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from adamix_lab.baselines.making import BASELINES
-from adamix_lab.core.errors import one_of, positive, unknown
+from adamix_lab.core.errors import LabError, one_of, positive, unknown
 from adamix_lab.tasks.tasks import EMBEDDED, PAPER_TASKS, data_root
 
 METHODS = (*BASELINES, "probe")
@@ -114,10 +114,10 @@ class Run:
             value = empty[field.name] if field.name in empty else checked(field.name, str(field.type), self)
             object.__setattr__(self, field.name, value)
         if self.dropout is not None and self.dropout >= 1:
-            raise ValueError(f"dropout = {self.dropout}: expected a number of at least 0 and below 1.")
+            raise LabError(f"dropout = {self.dropout}: expected a number of at least 0 and below 1.")
         if self.top_blocks is not None and "blocks" not in settings_of(self.method):
             placed = ", ".join(method for method in METHODS if "blocks" in settings_of(method))
-            raise ValueError(
+            raise LabError(
                 f"top_blocks = {self.top_blocks} with method {self.method!r}: expected a method that places modules in "
                 f"blocks ({placed}). Leave top_blocks out (null): then every method takes all blocks."
             )
@@ -146,7 +146,7 @@ class Run:
         return f"{self.task}, {self.variant}{few}, seed {self.seed}{compute}"
 
 
-DEFAULTS = {field.name: field.default for field in fields(Run)}
+DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Run)}
 
 
 def settings_of(method: str) -> Iterable[str]:
@@ -182,7 +182,7 @@ def checked(name: str, kind: str, run: Run) -> Any:
     if kind.startswith("int") and name not in ("examples", "seed", "exact"):
         positive(name, value)
     elif kind.startswith("int") and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-        raise ValueError(f"{name} = {value!r}: expected a whole number of at least 0.")
+        raise LabError(f"{name} = {value!r}: expected a whole number of at least 0.")
     if name in CHOICES:
         one_of(name, value, CHOICES[name])
     return value
@@ -195,7 +195,7 @@ def nonnegative(name: str, value: Any) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if isinstance(value, bool) or not (number >= 0 and math.isfinite(number)):
-        raise ValueError(f"{name} = {value!r}: expected a number of at least 0.")
+        raise LabError(f"{name} = {value!r}: expected a number of at least 0.")
     return number
 
 
@@ -235,9 +235,7 @@ class Search:
     def __post_init__(self) -> None:
         given = self.factors
         if not isinstance(given, Sequence) or isinstance(given, str) or len(given) < 2:
-            raise ValueError(
-                f"search: factors = {given!r}: expected a list of two factors or more, such as [0.3, 1, 3]."
-            )
+            raise LabError(f"search: factors = {given!r}: expected a list of two factors or more, such as [0.3, 1, 3].")
         object.__setattr__(self, "factors", tuple(nonnegative("search: factors", factor) for factor in given))
         positive("search: steps", self.steps)
 
@@ -271,11 +269,11 @@ def read_grid(path: Path, **changes: Any) -> Grid:
     try:
         table = yaml.load(path.read_text(encoding="utf-8"), Loader=_strict_loader())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML ({' '.join(str(error).split())}). Correct the file.") from error
+        raise LabError(f"{path} is not YAML ({' '.join(str(error).split())}). Correct the file.") from error
     try:
         return grid_of(table, **changes)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise LabError(f"{path}: {error}") from error
 
 
 def shipped_grid(name: str, tasks: Sequence[str] = (), methods: Sequence[str] = (), **changes: Any) -> Grid:
@@ -304,16 +302,16 @@ def tasks_in(folder: Path) -> list[str]:
 def grid_of(table: Any, **changes: Any) -> Grid:
     """The grid of a table of plain values, as the module's text has it. Raises ValueError as `read_grid` does."""
     if not isinstance(table, Mapping):
-        raise ValueError(f"a grid of {table!r}: expected a table with some of {', '.join(KEYS)}.")
+        raise LabError(f"a grid of {table!r}: expected a table with some of {', '.join(KEYS)}.")
     runs = tuple(_runs(table, {}, changes, KEYS))
     if not runs:
-        raise ValueError("the grid is empty: expected axes or rows that give one run at least.")
+        raise LabError("the grid is empty: expected axes or rows that give one run at least.")
     seen: dict[str, Run] = {}
     for number, run in enumerate(runs, start=1):
         if run.task not in (*EMBEDDED, *PAPER_TASKS) and "/" not in run.task and not Path(run.task).exists():
             raise unknown("Task", run.task, (*EMBEDDED, *PAPER_TASKS))
         if (first := seen.setdefault(run.key, run)) is not run:
-            raise ValueError(
+            raise LabError(
                 f"run {number} ({run}) is the same run as an earlier one ({first}): expected each run once. Settings "
                 "that a method has not (experts of a single adapter, say) tell no runs apart."
             )
@@ -325,13 +323,13 @@ def grid_of(table: Any, **changes: Any) -> Grid:
 
 def _runs(table: Any, base: Mapping[str, Any], changes: Mapping[str, Any], keys: Sequence[str]) -> Iterator[Run]:
     if not isinstance(table, Mapping):
-        raise ValueError(f"a part of the grid is {table!r}: expected a table with some of {', '.join(keys)}.")
+        raise LabError(f"a part of the grid is {table!r}: expected a table with some of {', '.join(keys)}.")
     for key in table:
         one_of("Key of a grid", key, keys)
     base = {**base, **_mapping("base", table.get("base"))}
     given = [key for key in ("axes", "rows", "parts") if key in table]
     if len(given) > 1:
-        raise ValueError(f"the grid has {' and '.join(given)}: expected one of them. Put each into a part of its own.")
+        raise LabError(f"the grid has {' and '.join(given)}: expected one of them. Put each into a part of its own.")
     for part in _list("parts", table.get("parts")):
         yield from _runs(part, base, changes, KEYS[:3])
     for row in _list("rows", table.get("rows")):
@@ -355,13 +353,13 @@ def _choices(axis: str, values: Any) -> list[dict[str, Any]]:
 
 def _mapping(what: str, value: Any) -> Mapping[str, Any]:
     if value is not None and not isinstance(value, Mapping):
-        raise ValueError(f"{what} is {value!r}: expected settings by name ({{steps: 300}}).")
+        raise LabError(f"{what} is {value!r}: expected settings by name ({{steps: 300}}).")
     return value or {}
 
 
 def _list(what: str, value: Any) -> list[Any]:
     if value is not None and not isinstance(value, list | tuple):
-        raise ValueError(f"{what} is {value!r}: expected a list.")
+        raise LabError(f"{what} is {value!r}: expected a list.")
     return list(value or ())
 
 

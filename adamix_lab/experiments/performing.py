@@ -24,14 +24,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from adamix_lab.core.errors import positive
+from adamix_lab.core.errors import LabError, positive
 from adamix_lab.core.model import load_trained, trained_tensors
 from adamix_lab.experiments.batched import StackedRuns, incompatibilities, train_batched
 from adamix_lab.experiments.grid import DEFAULTS, Run
 from adamix_lab.experiments.results import RESULTS, SETTINGS, WORK, begin, fail, finish, finished, unit
 from adamix_lab.experiments.running import (
     Outcome,
+    Prepared,
     Stopped,
     Terms,
     Trained,
@@ -85,9 +87,9 @@ class Engine:
         for name in ("workers", "together", *(("threads",) if self.threads is not None else ())):
             positive(name, getattr(self, name))
         if self.minutes is not None and not self.minutes > 0:
-            raise ValueError(f"minutes = {self.minutes}: expected a number above 0.")
+            raise LabError(f"minutes = {self.minutes}: expected a number above 0.")
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ValueError(
+            raise LabError(
                 "A grid was started by accelerate launch or torchrun: expected one process. Use --workers for several "
                 "runs at once; `accelerate launch -m adamix_lab train` puts one run on several GPUs."
             )
@@ -311,14 +313,15 @@ def _one_at_a_time(threads: int) -> Iterator[None]:
 
 def perform_stack(runs: Sequence[Run], work: Path, terms: Terms) -> list[Outcome]:
     """Trains runs of equal shape as one program and judges each. Raises ValueError where they cannot be one."""
-    members, starts = [], []
+    members: list[Prepared] = []
+    starts: list[dict[str, Tensor]] = []
     for run in runs:  # the models of all but the first are let go
         prepared = prepare(run)
         starts.append({name: tensor.clone() for name, tensor in trained_tensors(prepared.mixture).items()})
         members.append(replace(prepared, mixture=members[0].mixture) if members else prepared)
     mixture, recipes = members[0].mixture, [member.recipe for member in members]
     if reasons := incompatibilities(mixture, starts, recipes):
-        raise ValueError("; ".join(reasons))
+        raise LabError("; ".join(reasons))
     stages = stages_of(recipes[0].steps or 0) if terms.snapshots else {}
 
     def after(step: int, stack: StackedRuns) -> None:
@@ -326,18 +329,8 @@ def perform_stack(runs: Sequence[Run], work: Path, terms: Terms) -> list[Outcome
             write_stage(work / run.key / stages[step], stack.weights(n))
         terms.check(step)
 
-    examples = {id(member.task): member.training for member in members}
-    found = train_batched(
-        mixture,
-        starts,
-        [member.task for member in members],
-        members[0].tokenizer,
-        recipes,
-        encoder=lambda _, task, *rest: examples[id(task)],
-        progress=False,
-        on_step=after,
-        folder=work,
-    )
+    examples, pad = [member.training for member in members], members[0].pad
+    found = train_batched(mixture, starts, examples, recipes, pad, progress=False, on_step=after, folder=work)
     outcomes = []
     for run, member, each in zip(runs, members, found, strict=True):
         if each.failed:

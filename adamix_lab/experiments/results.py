@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adamix_lab.analysis.statistics import format_interval
-from adamix_lab.core.errors import near_misses
+from adamix_lab.core.errors import LabError, near_misses
 from adamix_lab.core.files import safe_join, write_atomically, write_text
 from adamix_lab.experiments.grid import Run
 
@@ -109,7 +109,7 @@ def gather(out: Path) -> DataFrame:
     pd = _pandas()
     places = sorted(path.parent for path in out.glob(f"*/{RESULTS}"))
     if not places:
-        raise ValueError(f"{out} holds no finished run: expected one at least. Run `adamix-lab ablate` first.")
+        raise LabError(f"{out} holds no finished run: expected one at least. Run `adamix-lab ablate` first.")
     tables = {}
     for name in COLUMNS:
         parts = [read_table(place / name) for place in places]
@@ -132,7 +132,7 @@ def _same_rows(results: DataFrame, predictions: DataFrame) -> None:
             tuple(known[name] for name in ("task", "rows", "evaluation_rows", "judged_on")), (str(run), labels)
         )
         if first[1] != labels:
-            raise ValueError(
+            raise LabError(
                 f"Runs {first[0]} and {run} of task {known['task']!r} were judged on different rows: expected the same "
                 "rows for each. Delete the folders of those that do not belong, or give another --out."
             )
@@ -166,7 +166,7 @@ def read_results(folder: Path) -> Results:
     """
     table = read_table(folder / RESULTS)
     if not len(table):
-        raise ValueError(f"{folder / RESULTS} holds no results: expected a row at least. Let a run finish first.")
+        raise LabError(f"{folder / RESULTS} holds no results: expected a row at least. Let a run finish first.")
     parts: dict[str, DataFrame | None] = {}
     notes = []
     for name, used in ((PREDICTIONS, "intervals over examples"), (CURVES, "training losses (Figure 7, claim 6)")):
@@ -196,7 +196,7 @@ def read_table(path: Path) -> DataFrame:
     try:
         table = pd.read_parquet(path)
     except (OSError, ValueError) as error:
-        raise ValueError(
+        raise LabError(
             f"{path} is not a whole Parquet file ({str(error).splitlines()[0]}): expected one that adamix-lab ablate "
             "wrote. It may have been cut short by a copy or a full disk. Delete it and run the grid again: a run's "
             "table is made anew, tables of all runs are gathered anew."
@@ -205,7 +205,7 @@ def read_table(path: Path) -> DataFrame:
     if missing:
         close = near_misses(missing[0], table.columns)
         hint = f" {missing[0]!r} may be what it calls {close[0]!r}." if close else ""
-        raise ValueError(
+        raise LabError(
             f"{path} lacks {', '.join(missing)}: expected results of this version of AdaMix Lab.{hint} "
             "Gather them again with the version that reads them."
         )

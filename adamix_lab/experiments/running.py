@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from adamix_lab.analysis.posterior import marginal
 from adamix_lab.baselines.making import BASELINES, Costs, baseline, costs, ensemble, mean_of, train_apart
 from adamix_lab.baselines.probe import linear_probe
+from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import write_tensors
 from adamix_lab.core.model import MixtureModel, evaluating, trained_tensors
 from adamix_lab.experiments.grid import DEFAULTS, Run, settings_of
@@ -39,9 +40,9 @@ from adamix_lab.training.doctor import versions
 from adamix_lab.training.evaluation import Evaluation, IndexedBatch, evaluate_batches, judge
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.report import step_operations
-from adamix_lab.training.run import newest_checkpoint, read_log
+from adamix_lab.training.run import identify, newest_checkpoint, read_log
 from adamix_lab.training.shipped import STAGES
-from adamix_lab.training.train import cache_examples, train
+from adamix_lab.training.train import cache_examples, start_accelerator, train_examples
 
 SLICE = 0.2  # of the training rows, where a run is judged on them
 JUDGED_AT_ONCE = 64
@@ -118,7 +119,7 @@ class Prepared:
 
     Attributes:
         mixture: what trains: from its first site on where the prefix is cached, else the whole.
-        tokenizer: of the model.
+        pad: the padding token's id.
         task: rows to train on and to be judged on.
         recipe: training settings, with the steps that the run's budget allows.
         training: examples as the mixture takes them.
@@ -129,7 +130,7 @@ class Prepared:
     """
 
     mixture: MixtureModel
-    tokenizer: Any
+    pad: int
     task: Task
     recipe: Recipe
     training: list[Example]
@@ -181,14 +182,14 @@ def prepare(run: Run) -> Prepared:
     cost = step_operations(subject, batch, recipe.consistency)
     if run.compute == "compute":
         recipe = replace(recipe, steps=equal_steps(run, cost))
-    return Prepared(mixture, tokenizer, task, recipe, training, judged, cost, tuple(notes))
+    return Prepared(mixture, pad, task, recipe, training, judged, cost, tuple(notes))
 
 
 def task_of(run: Run) -> Task:
     """The rows of a run. Raises ValueError for a task that generates, or with too few rows for few-shot."""
     task = _loaded(*_source(run))
     if task.generates:
-        raise ValueError(f"Task {run.task!r} has texts to write: expected classes or numbers.")
+        raise LabError(f"Task {run.task!r} has texts to write: expected classes or numbers.")
     return few_shot(task, run.examples, run.seed) if run.examples else task
 
 
@@ -214,9 +215,9 @@ def load(run: Run, task: Task) -> tuple[Any, Any]:
         model, tokenizer = load_backbone(run.backbone, num_labels=task.num_labels, seed=run.seed)
     for module in model.modules() if run.dropout is not None else ():
         if isinstance(module, nn.Dropout):
-            module.p = run.dropout
+            module.p = run.dropout  # type: ignore[assignment]
         elif isinstance(getattr(module, "attention_dropout", None), float):  # attention keeps it as a plain number
-            module.attention_dropout = run.dropout
+            module.attention_dropout = run.dropout  # type: ignore[assignment]
     return model, tokenizer
 
 
@@ -224,8 +225,8 @@ def mixture_of(run: Run, task: Task) -> tuple[MixtureModel, Any]:
     """What trains, on a fresh backbone, and the tokenizer."""
     model, tokenizer = load(run, task)
     taken = settings_of(run.method)
-    given = {"size" if "size" in taken else "rank": run.size, "experts": run.experts, "blocks": blocks_of(run)}
-    given["share"] = None if run.share == "none" else run.share
+    given: dict[str, Any] = {"size" if "size" in taken else "rank": run.size, "experts": run.experts}
+    given |= {"share": None if run.share == "none" else run.share, "blocks": blocks_of(run)}
     settings = {name: value for name, value in given.items() if name in taken}
     return baseline(run.method, model, seed=run.seed, **settings), tokenizer
 
@@ -330,16 +331,10 @@ def train_whole(prepared: Prepared, work: Path, terms: Terms) -> Trained:
     found = newest_checkpoint(work) if stages else None
     if found and found.step in stages and not (work / stages[found.step]).is_file():
         write_stage(work / stages[found.step], found.part("weights"))
-    history = train(
-        mixture,
-        prepared.task,
-        prepared.tokenizer,
-        prepared.recipe,
-        work,
-        progress=terms.progress,
-        on_step=after,
-        encoder=lambda *_: prepared.training,
-    )
+    history = train_examples(
+        mixture, prepared.training, prepared.recipe, start_accelerator(prepared.recipe), pad=prepared.pad, folder=work,
+        identity=identify(mixture, prepared.task), progress=terms.progress, on_step=after,
+    )  # fmt: skip
     return Trained(mixture, curve_rows(history.rows), history.seconds, resumed_from=history.resumed_from)
 
 

@@ -39,7 +39,8 @@ def run_tour(folder: Path, steps: int | None = None, say: Say = print) -> list[L
     its 95 % interval over rows (`low`, `high`), `loss`, `passes`, and parameters that were `trained` and that are
     `used` at inference, the head included, the base not.
     """
-    runs = shipped_grid("tour", **({} if steps is None else {"steps": steps})).runs
+    changes: dict[str, Any] = {} if steps is None else {"steps": steps}
+    runs = shipped_grid("tour", **changes).runs
     task, start = task_of(runs[0]), time.perf_counter()
     judged = f"{len(task.evaluation):,} to be judged on"
     say(f"AdaMix on {len(task.train):,} sentences about aspects ({judged}), MiniLM frozen.")

@@ -14,7 +14,7 @@ from torch import nn
 
 from adamix_lab.baselines.making import baseline
 from adamix_lab.core.adaptations import Adaptation, Bottleneck, LoRA
-from adamix_lab.core.errors import fraction, one_of, positive
+from adamix_lab.core.errors import LabError, fraction, one_of, positive
 from adamix_lab.core.files import write_text
 from adamix_lab.core.merging import merge
 from adamix_lab.core.model import MixtureModel, attach
@@ -247,7 +247,7 @@ def load_generator(folder: Path) -> tuple[MixtureModel, Any]:
     """(merged or unmerged mixture, tokenizer) of a folder that `compare_generators` saved experts in."""
     notes = read_config(folder)["notes"]
     if not notes.get("backbone"):
-        raise ValueError(
+        raise LabError(
             f"{folder} does not say its decoder: expected a folder that `adamix-lab train-generator` wrote. Use "
             "adamix_lab.load(model, folder)."
         )
@@ -262,10 +262,10 @@ def _done(path: Path, facts: Record) -> Record | None:
     try:
         record: Record = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON ({error}): expected a variant's results. Remove the file.") from error
+        raise LabError(f"{path} is not JSON ({error}): expected a variant's results. Remove the file.") from error
     for name, value in json.loads(json.dumps(facts)).items():
         if record.get(name) != value:
-            raise ValueError(
+            raise LabError(
                 f"{path} holds results of another {name}: {json.dumps(record.get(name))[:300]}, expected "
                 f"{json.dumps(value)[:300]}. Choose another folder, or remove the old results."
             )

@@ -31,7 +31,7 @@ from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.tasks import Task, load_task
 from adamix_lab.training.doctor import versions
 from adamix_lab.training.recipe import Recipe
-from adamix_lab.training.train import train
+from adamix_lab.training.train import prepare_data, train
 
 SETTINGS = {"top-two": range(-2, 0), "every-block": None}
 Weights = dict[str, torch.Tensor]
@@ -71,12 +71,13 @@ def measure(blocks: range | None, task: Task, recipe: Recipe, seeds: int, rounds
         return found
 
     def batched() -> list[Trained]:
-        return train_batched(mixture, starts, task, tokenizer, recipes, progress=False)
+        student, examples, _, pad = prepare_data(mixture, task, tokenizer, recipes[0])
+        return train_batched(student, starts, [examples] * seeds, recipes, pad, progress=False)
 
     ways = {"serial": serial, "batched": batched}
     taken: dict[str, list[tuple[float, float, float]]] = {name: [] for name in ways}
     results: dict[str, list[Trained]] = {}
-    train_batched(mixture, starts[:1], task, tokenizer, recipes[:1], progress=False)  # warm
+    batched()  # warm
     for n in range(rounds):
         for name, work in ways.items():
             whole, cpu, runs = timed(work)

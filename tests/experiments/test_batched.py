@@ -12,7 +12,7 @@ from adamix_lab.core.model import attach
 from adamix_lab.core.numerics import relative_difference
 from adamix_lab.core.objective import Consistency
 from adamix_lab.experiments.batched import incompatibilities, train_batched
-from adamix_lab.training.train import train
+from adamix_lab.training.train import prepare_data, train
 
 TASK, TOKENIZER = tiny_task.task(rows=93), tiny_task.tokenizer()  # 93 rows: an epoch's last batch is smaller
 # Settings in which runs may differ. Rates stay gentle: Adam turns rounding of gradients near 0 into parts of a step.
@@ -35,13 +35,21 @@ def fresh(seed, dropout=0.0, **more):
     return model
 
 
+def together(mixture, starts, tasks, recipes, **more):
+    """`train_batched` from tasks, one for all or one a run."""
+    tasks = tasks if isinstance(tasks, list) else [tasks] * len(recipes)
+    made = {id(task): prepare_data(mixture, task, TOKENIZER, recipes[0]) for task in tasks}
+    student = made[id(tasks[0])][0]
+    return train_batched(student, starts, [made[id(task)][1] for task in tasks], recipes, progress=False, **more)
+
+
 def compare(apart=APART, make=fresh, task=TASK, **common):
     """(difference of weights, of logged losses), relative to the largest, of runs batched and the same runs alone."""
     made = recipes(apart, **common)
     starts = [tiny_task.weights(make(recipe.seed)) for recipe in made]
     mixture = make(99)
     own = tiny_task.weights(mixture)
-    results = train_batched(mixture, starts, task, TOKENIZER, made, progress=False)
+    results = together(mixture, starts, task, made)
     assert tiny_task.apart(own, tiny_task.weights(mixture)) == 0  # only lent
     weights = losses = 0.0
     for recipe, result in zip(made, results, strict=True):
@@ -85,27 +93,25 @@ def test_each_run_may_have_few_examples_of_its_own():
     tasks = [tiny_task.task(rows=10, seed=0), tiny_task.task(rows=13, seed=1)]
     made = recipes(apart, lr=4e-4, steps=6)
     starts = [tiny_task.weights(fresh(recipe.seed)) for recipe in made]
-    together = train_batched(fresh(9), starts, tasks, TOKENIZER, made, progress=False)
-    for task, recipe, result in zip(tasks, made, together, strict=True):
+    found = together(fresh(9), starts, tasks, made)
+    for task, recipe, result in zip(tasks, made, found, strict=True):
         alone = fresh(recipe.seed)
         train(alone, task, TOKENIZER, recipe, progress=False)
         assert tiny_task.apart(result.weights, tiny_task.weights(alone)) <= close.TRAINED.share
-    with pytest.raises(ValueError, match="2 tasks for 3 runs"):
-        train_batched(fresh(9), [starts[0]] * 3, tasks, TOKENIZER, recipes())
     epochs = recipes(apart, steps=None, epochs=3)
     larger = [tasks[0], tiny_task.task(rows=40)]
     with pytest.raises(ValueError, match="equally many"):
-        train_batched(fresh(9), starts, larger, TOKENIZER, epochs, progress=False)
+        together(fresh(9), starts, larger, epochs)
 
 
 def test_a_run_does_not_depend_on_its_neighbours_and_learns():
     made = recipes(({"seed": 0}, {"seed": 1}), steps=60, batch_size=16, lr=3e-2)
     starts = [tiny_task.weights(fresh(recipe.seed)) for recipe in made]
-    together = train_batched(fresh(0), starts, TASK, TOKENIZER, made, progress=False)
-    (alone,) = train_batched(fresh(0), starts[:1], TASK, TOKENIZER, made[:1], progress=False)
-    first = [row["loss"] for row in together[0].history.rows]
+    both = together(fresh(0), starts, TASK, made)
+    (alone,) = together(fresh(0), starts[:1], TASK, made[:1])
+    first = [row["loss"] for row in both[0].history.rows]
     close.assert_close(first[:5], [row["loss"] for row in alone.history.rows[:5]], close.TRAINED)
-    for each in together:
+    for each in both:
         assert sum(each.history.losses[-8:]) < 0.7 * sum(each.history.losses[:8])
 
 
@@ -115,7 +121,7 @@ def test_dropout_is_on_and_a_set_is_a_function_of_its_settings():
     def run(dropout):
         mixture = fresh(0, dropout)
         starts = [tiny_task.weights(fresh(recipe.seed)) for recipe in made]
-        return train_batched(mixture, starts, TASK, TOKENIZER, made, progress=False)[1].weights
+        return together(mixture, starts, TASK, made)[1].weights
 
     assert tiny_task.apart(run(0.2), run(0.2)) == 0
     assert tiny_task.apart(run(0.2), run(0.0)) > 0
@@ -124,7 +130,7 @@ def test_dropout_is_on_and_a_set_is_a_function_of_its_settings():
 def test_a_run_that_diverges_is_named_and_leaves_the_others_alone():
     made = recipes(({"seed": 0, "lr": 1e30, "warmup": 0.0}, {"seed": 1}), lr=4e-4)
     starts = [tiny_task.weights(fresh(recipe.seed)) for recipe in made]
-    broken, sound = train_batched(fresh(0), starts, TASK, TOKENIZER, made, progress=False)
+    broken, sound = together(fresh(0), starts, TASK, made)
     assert "nan" in broken.failed and "lower lr" in broken.failed
     assert sound.failed is None and all(bool(w.isfinite().all()) for w in sound.weights.values())
 
@@ -132,9 +138,9 @@ def test_a_run_that_diverges_is_named_and_leaves_the_others_alone():
 def test_a_folder_of_another_set_is_refused(tmp_path):
     made = recipes(steps=2, checkpoint_every=1)
     starts = [tiny_task.weights(fresh(recipe.seed)) for recipe in made]
-    train_batched(fresh(0), starts, TASK, TOKENIZER, made, progress=False, folder=tmp_path)
+    together(fresh(0), starts, TASK, made, folder=tmp_path)
     with pytest.raises(ValueError, match="belongs to another run: recipes"):
-        train_batched(fresh(0), starts[:2], TASK, TOKENIZER, made[:2], progress=False, folder=tmp_path)
+        together(fresh(0), starts[:2], TASK, made[:2], folder=tmp_path)
 
 
 def test_what_cannot_batch_is_said():
@@ -160,7 +166,7 @@ def test_what_cannot_batch_is_said():
     assert "dropout mask" in only([*made[:2], *recipes([{"consistency": Consistency(views="same_dropout")}])])
     assert "2 starts and 3 recipes" in only(starts=starts[:2])
     with pytest.raises(ValueError, match="one by one"):
-        train_batched(mixture, starts[:2], TASK, TOKENIZER, made)
+        together(mixture, starts[:2], TASK, made)
     mixture.model.gradient_checkpointing_enable()
     assert "checkpointing" in only()
     mixture.model.gradient_checkpointing_disable()

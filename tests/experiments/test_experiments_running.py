@@ -197,7 +197,7 @@ def test_an_error_is_told_and_a_full_disk_is_nobodys_error(base, tmp_path, monke
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(running, "train", full)
+    monkeypatch.setattr(running, "train_examples", full)
     with pytest.raises(OSError, match="No space left"):
         outcome_of(tiny_grid.run(base), tmp_path)
 
