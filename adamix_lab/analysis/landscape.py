@@ -63,7 +63,7 @@ class Landscape:
         """Whether every batch was seen."""
         return self.batches[0] == self.batches[1]
 
-    def plus(self, sums: Tensor, rows: int) -> Landscape:
+    def add_batch(self, sums: Tensor, rows: int) -> Landscape:
         """With the sums of one more batch."""
         done, every = self.batches
         return replace(self, sums=self.sums + sums, rows=self.rows + rows, batches=(done + 1, every))
@@ -195,10 +195,10 @@ def evaluate_points(
 
     Raises ValueError for no batches, a regression, points of another model, or a store of another landscape.
     """
-    refuse_batches(mixture, batches)
-    refuse_points(mixture, points.anchors)
+    check_batches(mixture, batches)
+    check_points(mixture, points.anchors)
     chunk = Chunk(at_once, say)
-    device, dtype = mixture_place(mixture)
+    device, dtype = device_and_dtype(mixture)
     notes = {"digest": digest_of(points, batches, str(dtype)), "seed": seed, "dtype": str(dtype)}
     notes |= {"device": str(device), "config": describe(mixture), "versions": versions()}
     notes |= {"date": datetime.date.today().isoformat()}
@@ -210,7 +210,7 @@ def evaluate_points(
         for n in range(landscape.batches[0], len(batches)):
             batch = cache({name: value.to(device) for name, value in batches[n].items()})
             sums, rows = _one_batch(top, points, batch, chunk)
-            landscape = landscape.plus(sums, rows)
+            landscape = landscape.add_batch(sums, rows)
             if store and (landscape.finished or time.monotonic() - written >= save_every):
                 save_landscape(landscape, store)
                 written = time.monotonic()
@@ -288,7 +288,7 @@ def _one_batch(mixture: MixtureModel, points: Points, batch: Batch, chunk: Chunk
 
     def log_p(start: int, stop: int) -> Tensor:
         logits = logits_at(mixture, batch, points.weights(start, stop))
-        return counted(logits, keep, shift).to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+        return target_logits(logits, keep, shift).to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
 
     # the marks come first: all others are compared with them
     marks = torch.cat(chunk.over(first_mark, everything, log_p))
@@ -306,7 +306,7 @@ def targets(labels: Tensor, shift: bool) -> tuple[Tensor | None, Tensor]:
     return keep, labels[keep]
 
 
-def counted(logits: Tensor, keep: Tensor | None, shift: bool) -> Tensor:
+def target_logits(logits: Tensor, keep: Tensor | None, shift: bool) -> Tensor:
     """`[K, B, C]` as it is; of tokens `[K, B, T, C]` those that count, `[K, n, C]`."""
     if keep is None:
         return logits
@@ -336,7 +336,7 @@ def digest_of(points: Points, batches: Sequence[Batch], dtype: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def mixture_place(mixture: MixtureModel) -> tuple[torch.device, torch.dtype]:
+def device_and_dtype(mixture: MixtureModel) -> tuple[torch.device, torch.dtype]:
     """Where the mixture is and in which dtype its frozen layers answer."""
     weight = next(p for p in mixture.model.parameters() if p.is_floating_point())
     return weight.device, weight.dtype
@@ -356,7 +356,7 @@ def _begun(points: Points, batches: int, notes: dict[str, Any], store: Path | No
     return found
 
 
-def refuse_batches(mixture: MixtureModel, batches: Sequence[Batch]) -> None:
+def check_batches(mixture: MixtureModel, batches: Sequence[Batch]) -> None:
     """Raises ValueError for no batches, batches without labels, and regressions."""
     if not batches:
         raise ValueError("There are no batches: expected at least one with labels. Is the validation set empty?")
@@ -367,7 +367,7 @@ def refuse_batches(mixture: MixtureModel, batches: Sequence[Batch]) -> None:
         raise ValueError("The model answers one number (a regression): expected classes or tokens.")
 
 
-def refuse_points(mixture: MixtureModel, anchors: Point) -> None:
+def check_points(mixture: MixtureModel, anchors: Point) -> None:
     """Raises ValueError for stacked points `[A, ...]` that are not those of a model attached like this one."""
     own = point_of(mixture)
     for name, stacked in anchors.items():

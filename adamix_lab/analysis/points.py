@@ -53,10 +53,10 @@ def experts_of(mixture: MixtureModel, number: int) -> dict[str, Point]:
 
 def mean(points: Sequence[Point]) -> Point:
     """The mean of points. Raises ValueError where they do not fit together."""
-    return {name: stacked.mean(0) for name, stacked in anchored(points).items()}
+    return {name: stacked.mean(0) for name, stacked in stack_points(points).items()}
 
 
-def anchored(points: Sequence[Point], names: Sequence[str] | None = None) -> Point:
+def stack_points(points: Sequence[Point], names: Sequence[str] | None = None) -> Point:
     """Points side by side, `[A, ...]` each.
 
     Raises ValueError for points of different models (what differs is named) and for weights that are not finite.
@@ -247,7 +247,7 @@ def _named(points: Mapping[str, Point], numbers: tuple[int, ...], what: str) -> 
     if len(points) not in numbers:
         expected = " or ".join(map(str, numbers))
         raise ValueError(f"{what} was given {len(points)} points: expected {expected}, by name.")
-    return tuple(points), anchored(list(points.values()), list(points))
+    return tuple(points), stack_points(list(points.values()), list(points))
 
 
 def _refuse_equal(anchors: Point, names: Sequence[str]) -> None:

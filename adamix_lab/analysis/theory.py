@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from adamix_lab.analysis.landscape import counted, mixture_place, refuse_batches, refuse_points, targets
-from adamix_lab.analysis.points import Point, above_prefix, anchored, inputs_of, logits_at, point_of
+from adamix_lab.analysis.landscape import check_batches, check_points, device_and_dtype, target_logits, targets
+from adamix_lab.analysis.points import Point, above_prefix, inputs_of, logits_at, point_of, stack_points
 from adamix_lab.core.errors import positive
 from adamix_lab.core.mixture import MixtureLayer
 from adamix_lab.core.model import MixtureModel, evaluating
@@ -169,14 +169,14 @@ class AdapterLoss:
     def __init__(
         self, mixture: MixtureModel, batches: Sequence[Batch], point: Point | None = None, head: bool = False
     ) -> None:
-        refuse_batches(mixture, batches)
+        check_batches(mixture, batches)
         place = point_of(mixture, head=head) if point is None else point
-        self.point = {name: stacked[0] for name, stacked in anchored([place], ["The point"]).items()}
+        self.point = {name: stacked[0] for name, stacked in stack_points([place], ["The point"]).items()}
         if not head:
             self.point = {name: weight for name, weight in self.point.items() if name.startswith("experts.")}
         self.mixture = mixture
         self.shift = predicts_next(mixture.model)
-        device, _ = mixture_place(mixture)
+        device, _ = device_and_dtype(mixture)
         with torch.no_grad(), evaluating(mixture):
             self.top, cache = above_prefix(mixture)
             self.batches = [cache({name: value.to(device) for name, value in batch.items()}) for batch in batches]
@@ -221,7 +221,7 @@ class AdapterLoss:
             with evaluating(self.mixture), eager_attention(self.mixture.model):
                 weights = {name: weight[None] for name, weight in self._moved(displacement).items()}
                 keep, gold = targets(batch["labels"], self.shift)
-                logits = counted(logits_at(self.top, batch, weights), keep, self.shift)[0]
+                logits = target_logits(logits_at(self.top, batch, weights), keep, self.shift)[0]
             yield F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), gold, reduction="sum")
 
     def _moved(self, displacement: Tensor) -> Point:
@@ -334,9 +334,9 @@ def two_points(
     """
     if not 0 < share < 1:
         raise ValueError(f"share = {share}: expected a number between 0 and 1, both excluded.")
-    refuse_batches(mixture, batches)
-    first, second = anchored([pair[0] for pair in pairs]), anchored([pair[1] for pair in pairs])
-    refuse_points(mixture, anchored([pairs[0][0], pairs[0][1]]))
+    check_batches(mixture, batches)
+    first, second = stack_points([pair[0] for pair in pairs]), stack_points([pair[1] for pair in pairs])
+    check_points(mixture, stack_points([pairs[0][0], pairs[0][1]]))
     found = []
     for start in range(0, len(pairs), at_once):
         ends = [{name: stacked[start : start + at_once] for name, stacked in side.items()} for side in (first, second)]
@@ -369,7 +369,7 @@ def barycentre(mixture: MixtureModel, batches: Sequence[Batch], routes: Tensor |
     routes: `[T, sites, sides]`; None takes every route there is. Raises ValueError for more than 4,096 of them: then
     draw some, `mixture.space.draw(generator, (T,))`.
     """
-    refuse_batches(mixture, batches)
+    check_batches(mixture, batches)
     all_routes = mixture.space.enumerate() if routes is None else routes
     merge = point_of(mixture, head=False)
     directions, weights = expert_directions(mixture)
@@ -496,5 +496,5 @@ def product_gap(mixture: MixtureModel) -> dict[str, float]:
 
 
 def _on_device(mixture: MixtureModel, batches: Sequence[Batch]) -> list[Batch]:
-    device, _ = mixture_place(mixture)
+    device, _ = device_and_dtype(mixture)
     return [{name: value.to(device) for name, value in batch.items()} for batch in batches]

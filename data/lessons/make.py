@@ -23,12 +23,12 @@ from torch import Tensor
 from adamix_lab.analysis.points import (
     Point,
     above_prefix,
-    anchored,
     dot,
     experts_of,
     filter_normalised,
     logits_at,
     simplex,
+    stack_points,
 )
 from adamix_lab.core.files import write_tensors
 from adamix_lab.core.model import MixtureModel, evaluating, trained_tensors
@@ -172,7 +172,7 @@ def measure_faces(mixture: MixtureModel, task: Task, tokenizer: Any, seed: int =
     outside[-5:-1] = False  # the corners once more
     shares = whole.coefficients[outside].float()
     between = {name: torch.tensordot(shares.to(w), w, dims=1) for name, w in whole.anchors.items()}
-    away = anchored(random_points(list(experts.values()), seed))
+    away = stack_points(random_points(list(experts.values()), seed))
     points = {name: torch.cat([between[name], away[name]]) for name in between}
     losses = losses_of_rows(mixture, task, tokenizer, points, rows)
     return Faces(shares, losses[:, : len(shares)], losses[:, len(shares) :], {"seed": seed, "versions": versions()})

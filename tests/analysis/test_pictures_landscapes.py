@@ -18,7 +18,7 @@ def ends(number):
 def landscape(points, seed=0):
     generator = torch.Generator().manual_seed(seed)
     values = torch.rand(len(METRICS), len(points.coefficients), generator=generator, dtype=torch.float64)
-    return empty_landscape(points, 1, {}).plus(10 * values, 10)
+    return empty_landscape(points, 1, {}).add_batch(10 * values, 10)
 
 
 KINDS = {

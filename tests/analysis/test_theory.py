@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from adamix_lab.analysis import theory as t
-from adamix_lab.analysis.points import anchored, logits_at, point_of
+from adamix_lab.analysis.points import logits_at, point_of, stack_points
 from adamix_lab.analysis.theory import eager_attention
 from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.model import evaluating
@@ -33,7 +33,7 @@ def ends(mixture, first=0, second=1):
 @pytest.mark.parametrize("family", ["bert", "roberta", "deberta-v2"])
 def test_derivatives_are_those_of_finite_differences(family):
     mixture = model(family=family)
-    first, second = (anchored([end]) for end in ends(mixture))
+    first, second = (stack_points([end]) for end in ends(mixture))
     way, step = {name: second[name] - first[name] for name in first}, 1e-4
     (batch,) = batches(1)
     with torch.no_grad(), evaluating(mixture), eager_attention(mixture.model):
