@@ -1,4 +1,4 @@
-"""Landscapes: loss, accuracy, entropy and consistency at many points of adapter space.
+"""Landscapes: loss, accuracy, entropy and consistency at many points of adapter space, kept in one safetensors file.
 
 Batches come one after another; each is carried through the frozen prefix once, and then all points see it, several at
 a time. What is stored after a batch are sums over rows, so a killed run goes on where it was.
@@ -11,15 +11,15 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.analysis.points import Point, Points, above_prefix, logits_at, point_of
-from adamix_lab.core.errors import positive, unknown
+from adamix_lab.analysis.points import Grid, Point, Points, above_prefix, logits_at, point_of
+from adamix_lab.core.errors import one_of, positive
 from adamix_lab.core.files import read_tensors, write_tensors
 from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.objective import IGNORED, predicts_next
@@ -29,30 +29,24 @@ from adamix_lab.tasks.batches import encode, sequential
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.doctor import versions
 
-# -- what a landscape is once measured: arrays with their axes, kept in one safetensors file -------------------------
-
-
+Say = Callable[[str], None]
 METRICS = ("loss", "accuracy", "entropy", "consistency")
+CPU_BYTES = 2**30  # activations of one pass; more gains nothing
+ACTIVATIONS = 4  # as wide as the widest layer, alive at a time
+MOST_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
-class Landscape:
+class Landscape(Grid):
     """What was measured at N points and some marks, over the rows seen so far.
 
     Attributes:
-        kind, shape, marks, references, axes, coefficients: of the points (see `Points`).
         sums: over rows (or target tokens), `[metrics, N + marks]`, float64.
         rows: how many rows (or target tokens) the sums hold.
         batches: (done, all).
         notes: digest, seed, configuration, versions.
     """
 
-    kind: str
-    shape: tuple[int, ...]
-    marks: tuple[str, ...]
-    references: tuple[str, ...]
-    axes: dict[str, Tensor]
-    coefficients: Tensor
     sums: Tensor
     rows: int
     batches: tuple[int, int]
@@ -74,15 +68,12 @@ class Landscape:
         loss: negative log-likelihood; entropy: of the predictions; consistency: the distance of Eq. 5 (symmetric KL)
         to the reference marks, averaged over them. Raises ValueError for an unknown metric.
         """
-        return self._all(metric)[: -len(self.marks)].reshape(self.shape)
+        return self._means(metric)[: len(self)].reshape(self.shape)
 
     def at(self, mark: str, metric: str = "loss") -> float:
         """The mean at a marked point. Raises ValueError for an unknown mark or metric."""
-        return float(self._all(metric)[self._row(mark)])
-
-    def place(self, mark: str) -> tuple[float, ...]:
-        """The coordinates of a marked point."""
-        return tuple(float(axis[self._row(mark)]) for axis in self.axes.values())
+        one_of("Mark", mark, self.marks)
+        return float(self._means(metric)[len(self) + self.marks.index(mark)])
 
     def above_chord(self, metric: str = "loss") -> Tensor:
         """How far each point lies above the mixture of the reference marks' values, in the grid's shape.
@@ -94,55 +85,38 @@ class Landscape:
             raise ValueError(
                 f"A {self.kind} has no chord: expected a line, a simplex or a square, whose points mix the marks."
             )
-        rows = [self._row(mark) for mark in self.references]
-        above = self._all(metric) - self._shares() @ self._all(metric)[rows]
-        return above[: -len(self.marks)].reshape(self.shape)
+        ends = torch.tensor([self.at(mark, metric) for mark in self.references], dtype=torch.float64)
+        return self.values(metric) - (self._shares() @ ends).reshape(self.shape)
 
     def barrier(self, metric: str = "loss") -> float:
         """The greatest height above the chord between the marks (Frankle et al., 2020); 0 where it is never above."""
-        above = self.above_chord(metric).flatten()
-        between = (self._shares() >= -1e-9).all(-1)[: len(above)]
-        return max(0.0, float(above[between].max()))
+        between = (self._shares() >= -1e-9).all(-1)
+        return max(0.0, float(self.above_chord(metric).flatten()[between].max()))
 
     def _shares(self) -> Tensor:
-        # how much of each reference mark a point holds, `[N + marks, references]`
-        return self.coefficients @ torch.linalg.pinv(self.coefficients[[self._row(mark) for mark in self.references]])
+        # how much of each reference mark a point holds, `[N, references]`
+        marks = [len(self) + self.marks.index(mark) for mark in self.references]
+        return self.coefficients[: len(self)] @ torch.linalg.pinv(self.coefficients[marks])
 
-    def _row(self, mark: str) -> int:
-        if mark not in self.marks:
-            raise unknown("Mark", mark, self.marks)
-        return len(self.coefficients) - len(self.marks) + self.marks.index(mark)
-
-    def _all(self, metric: str) -> Tensor:
-        if metric not in METRICS:
-            raise unknown("Metric", metric, METRICS)
+    def _means(self, metric: str) -> Tensor:
+        one_of("Metric", metric, METRICS)
         return self.sums[METRICS.index(metric)] / max(1, self.rows)
 
 
 def empty_landscape(points: Points, batches: int, notes: dict[str, Any]) -> Landscape:
     """Nothing seen yet."""
+    grid = {each.name: getattr(points, each.name) for each in fields(Grid)}
     sums = torch.zeros(len(METRICS), len(points.coefficients), dtype=torch.float64)
-    return Landscape(
-        points.kind, points.shape, points.marks, points.references, points.axes, points.coefficients, sums, 0,
-        (0, batches), notes,
-    )  # fmt: skip
+    return Landscape(**grid, sums=sums, rows=0, batches=(0, batches), notes=notes)
 
 
 def save_landscape(landscape: Landscape, path: Path) -> Path:
     """One safetensors file, replaced at one instant: arrays, and everything else as JSON in its metadata."""
     tensors = {f"axes.{n}": axis for n, axis in enumerate(landscape.axes.values())}
     tensors |= {"coefficients": landscape.coefficients, "sums": landscape.sums}
-    about = {
-        "kind": landscape.kind,
-        "shape": landscape.shape,
-        "marks": landscape.marks,
-        "references": landscape.references,
-        "axes": list(landscape.axes),
-        "metrics": METRICS,
-        "rows": landscape.rows,
-        "batches": landscape.batches,
-        "notes": landscape.notes,
-    }
+    names = ("kind", "shape", "marks", "references", "rows", "batches", "notes")
+    about = {name: getattr(landscape, name) for name in names}
+    about |= {"axes": list(landscape.axes), "metrics": METRICS}
     write_tensors(path, tensors, {"landscape": json.dumps(about)})
     return path
 
@@ -154,20 +128,14 @@ def read_landscape(path: str | Path) -> Landscape:
     tensors = read_tensors(Path(path))
     with safe_open(path, "pt") as file:
         about = json.loads((file.metadata() or {}).get("landscape", "{}"))
-    if about.get("metrics") != list(METRICS) or "sums" not in tensors:
+    if about.pop("metrics", None) != list(METRICS) or "sums" not in tensors:
         raise ValueError(f"{path} holds no landscape: expected a file written by evaluate_points or save_landscape.")
-    axes = {name: tensors[f"axes.{n}"] for n, name in enumerate(about["axes"])}
-    done, every = about["batches"]
-    return Landscape(
-        about["kind"], tuple(about["shape"]), tuple(about["marks"]), tuple(about["references"]), axes,
-        tensors["coefficients"], tensors["sums"], about["rows"], (done, every), about["notes"],
-    )  # fmt: skip
+    about |= {name: tuple(about[name]) for name in ("shape", "marks", "references", "batches")}
+    about["axes"] = {name: tensors[f"axes.{n}"] for n, name in enumerate(about["axes"])}
+    return Landscape(**about, coefficients=tensors["coefficients"], sums=tensors["sums"])
 
 
-Say = Callable[[str], None]
-CPU_BYTES = 2**30  # activations of one pass; more gains nothing
-ACTIVATIONS = 4  # as wide as the widest layer, alive at a time
-MOST_AT_ONCE = 256
+# -- measuring -------------------------------------------------------------------------------------------------------
 
 
 def evaluate_points(
@@ -191,26 +159,26 @@ def evaluate_points(
         at_once: points a pass; None fits them to the memory there is. Out of memory on a GPU halves it.
         seed: of what the points were drawn with, kept in the notes.
         save_every: seconds between writes.
-        say: told about resuming and about halving.
+        say: takes lines about resuming and about halving.
 
     Raises ValueError for no batches, a regression, points of another model, or a store of another landscape.
     """
     check_batches(mixture, batches)
     check_points(mixture, points.anchors)
-    chunk = Chunk(at_once, say)
     device, dtype = device_and_dtype(mixture)
-    notes = {"digest": digest_of(points, batches, str(dtype)), "seed": seed, "dtype": str(dtype)}
-    notes |= {"device": str(device), "config": describe(mixture), "versions": versions()}
-    notes |= {"date": datetime.date.today().isoformat()}
-    landscape = _begun(points, len(batches), notes, store, say)
+    chunk = Chunk(points_that_fit(mixture, batches[0]) if at_once is None else at_once, say)
+    notes = {
+        "digest": digest_of(points, batches, str(dtype)), "seed": seed, "dtype": str(dtype), "device": str(device),
+        "config": describe(mixture), "versions": versions(), "date": datetime.date.today().isoformat(),
+    }  # fmt: skip
+    landscape = _begin(points, len(batches), notes, store, say)
     points = replace(points, anchors={name: anchors.to(device) for name, anchors in points.anchors.items()})
     written = time.monotonic()
     with torch.no_grad(), evaluating(mixture):
         top, cache = above_prefix(mixture)
         for n in range(landscape.batches[0], len(batches)):
             batch = cache({name: value.to(device) for name, value in batches[n].items()})
-            sums, rows = _one_batch(top, points, batch, chunk)
-            landscape = landscape.add_batch(sums, rows)
+            landscape = landscape.add_batch(*_one_batch(top, points, batch, chunk))
             if store and (landscape.finished or time.monotonic() - written >= save_every):
                 save_landscape(landscape, store)
                 written = time.monotonic()
@@ -231,69 +199,61 @@ def task_batches(task: Task, tokenizer: Any, rows: int | None = None, batch_size
     return [batch for _, batch in sequential(examples, batch_size, tokenizer.pad_token_id or 0)]
 
 
+@dataclass
 class Chunk:
     """How many points go into one pass, halved when a GPU runs out of memory."""
 
-    def __init__(self, at_once: int | None, say: Say) -> None:
-        if at_once is not None:
-            positive("at_once", at_once)
-        self.size = at_once
-        self.say = say
+    size: int
+    say: Say
+
+    def __post_init__(self) -> None:
+        positive("at_once", self.size)
 
     def over(self, start: int, stop: int, function: Callable[[int, int], Tensor]) -> list[Tensor]:
         """`function(start, end)` of one piece of the range after another, smaller ones once memory has run out.
 
         Raises torch.OutOfMemoryError, with a remedy, where one point alone does not fit.
         """
-        assert self.size is not None
         found = []
         while start < stop:
             end = min(start + self.size, stop)
             try:
                 found.append(function(start, end))
-            except torch.OutOfMemoryError as error:
-                self._halve(error)
-            else:
                 start = end
+            except torch.OutOfMemoryError as error:
+                if self.size == 1:
+                    raise torch.OutOfMemoryError(
+                        f"One point on one batch is more than the GPU's memory holds ({error}): expected to fit at "
+                        "least one. Take smaller batches."
+                    ) from error
+                self.size //= 2
+                halved = f"{2 * self.size} points a pass or so; going on with {self.size}"
+                self.say(f"The GPU ran out of memory with {halved}.")
         return found
-
-    def _halve(self, error: Exception) -> None:
-        assert self.size is not None
-        if self.size == 1:
-            raise torch.OutOfMemoryError(
-                f"One point on one batch is more than the GPU's memory holds ({error}): expected to fit at least one. "
-                "Take smaller batches."
-            ) from error
-        self.size //= 2
-        self.say(f"The GPU ran out of memory with {2 * self.size} points a pass or so; going on with {self.size}.")
 
 
 def points_that_fit(mixture: MixtureModel, batch: Batch) -> int:
     """How many points one pass over a batch takes: half of what a GPU has free, or what a CPU's caches bear."""
-    states = batch.get("inputs_embeds", batch.get("input_ids"))
-    assert states is not None
+    rows, tokens = batch["inputs_embeds" if "inputs_embeds" in batch else "input_ids"].shape[:2]
     widest = max((m.out_features for m in mixture.model.modules() if isinstance(m, nn.Linear)), default=1024)
-    a_point = ACTIVATIONS * 4 * states.shape[0] * states.shape[1] * widest
-    room = torch.cuda.mem_get_info(states.device)[0] // 2 if states.is_cuda else CPU_BYTES
-    return max(1, min(MOST_AT_ONCE, room // a_point))
+    device, _ = device_and_dtype(mixture)
+    room = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else CPU_BYTES
+    return max(1, min(MOST_AT_ONCE, room // (ACTIVATIONS * 4 * rows * tokens * widest)))
 
 
 def _one_batch(mixture: MixtureModel, points: Points, batch: Batch, chunk: Chunk) -> tuple[Tensor, int]:
     """Sums over a batch's rows `[metrics, N + marks]`, and the number of rows that counted."""
-    if chunk.size is None:
-        chunk.size = points_that_fit(mixture, batch)
-    first_mark, everything = len(points), len(points.coefficients)
     shift = predicts_next(mixture.model)
     keep, gold = targets(batch["labels"], shift)
 
     def log_p(start: int, stop: int) -> Tensor:
-        logits = logits_at(mixture, batch, points.weights(start, stop))
-        return target_logits(logits, keep, shift).to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+        logits = target_logits(logits_at(mixture, batch, points.weights(start, stop)), keep, shift)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
 
     # the marks come first: all others are compared with them
-    marks = torch.cat(chunk.over(first_mark, everything, log_p))
+    marks = torch.cat(chunk.over(len(points), len(points.coefficients), log_p))
     references = marks[[points.marks.index(name) for name in points.references]]
-    sums = chunk.over(0, first_mark, lambda start, stop: sums_of(log_p(start, stop), gold, references))
+    sums = chunk.over(0, len(points), lambda start, stop: sums_of(log_p(start, stop), gold, references))
     return torch.cat([*sums, sums_of(marks, gold, references)], -1).cpu(), len(gold)
 
 
@@ -342,7 +302,7 @@ def device_and_dtype(mixture: MixtureModel) -> tuple[torch.device, torch.dtype]:
     return weight.device, weight.dtype
 
 
-def _begun(points: Points, batches: int, notes: dict[str, Any], store: Path | None, say: Say) -> Landscape:
+def _begin(points: Points, batches: int, notes: dict[str, Any], store: Path | None, say: Say) -> Landscape:
     if store is None or not store.is_file():
         return empty_landscape(points, batches, notes)
     found = read_landscape(store)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from adamix_lab.core.errors import positive
+from adamix_lab.core.errors import fraction, positive
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import reads_labels
 from adamix_lab.core.views import Batch, rows_of
@@ -51,11 +51,6 @@ def experts_of(mixture: MixtureModel, number: int) -> dict[str, Point]:
     return {f"expert {n}": point_of(mixture, mixture.space.fixed(n)) for n in range(number)}
 
 
-def mean(points: Sequence[Point]) -> Point:
-    """The mean of points. Raises ValueError where they do not fit together."""
-    return {name: stacked.mean(0) for name, stacked in stack_points(points).items()}
-
-
 def stack_points(points: Sequence[Point], names: Sequence[str] | None = None) -> Point:
     """Points side by side, `[A, ...]` each.
 
@@ -63,20 +58,15 @@ def stack_points(points: Sequence[Point], names: Sequence[str] | None = None) ->
     """
     if not points:
         raise ValueError("No points were given: expected at least one (see point_of).")
-    called = names or [f"point {n}" for n in range(len(points))]
-    first = points[0]
-    for name, point in zip(called, points, strict=True):
-        apart = sorted(first.keys() ^ point.keys())
-        other = [key for key in first if key in point and first[key].shape != point[key].shape]
-        if apart or other:
-            what = (
-                f"{apart[0]} is in one of them only"
-                if apart
-                else f"{other[0]} is {list(first[other[0]].shape)} and {list(point[other[0]].shape)}"
-            )
+    names, first = names or [f"point {n}" for n in range(len(points))], points[0]
+    for name, point in zip(names, points, strict=True):
+        shapes = [{key: list(weight.shape) for key, weight in each.items()} for each in (first, point)]
+        differing = [key for key in sorted(first.keys() | point.keys()) if shapes[0].get(key) != shapes[1].get(key)]
+        if differing:
+            what = " and ".join(str(shape.get(differing[0], "missing")) for shape in shapes)
             raise ValueError(
-                f"{called[0]} and {name} are points of different models: {what}. Expected the same adaptation, sites "
-                "and head; compare models that were attached alike."
+                f"{names[0]} and {name} are points of different models: {differing[0]} is {what}. Expected the same "
+                "adaptation, sites and head; compare models that were attached alike."
             )
         broken = [key for key, weight in point.items() if not bool(torch.isfinite(weight).all())]
         if broken:
@@ -88,12 +78,11 @@ def stack_points(points: Sequence[Point], names: Sequence[str] | None = None) ->
 
 
 @dataclass(frozen=True)
-class Points:
+class Grid:
     """N points and some named ones (marks), each a combination of A anchors.
 
     Attributes:
         kind: "line", "plane", "random plane", "simplex" or "square".
-        anchors: stacked weights `[A, ...]` by name.
         coefficients: `[N + marks, A]`, float64; the marks come last.
         axes: the coordinates by name, `[N + marks]` each.
         shape: of the N points as a grid; (N,) where they form none.
@@ -102,7 +91,6 @@ class Points:
     """
 
     kind: str
-    anchors: Point
     coefficients: Tensor
     axes: dict[str, Tensor]
     shape: tuple[int, ...]
@@ -111,6 +99,17 @@ class Points:
 
     def __len__(self) -> int:
         return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Points(Grid):
+    """A grid and what its points are combined of.
+
+    Attributes:
+        anchors: stacked weights `[A, ...]` by name.
+    """
+
+    anchors: Point
 
     def weights(self, start: int, stop: int) -> Point:
         """The weights of points `start` to `stop` (marks count on after the N), `[K, ...]` each."""
@@ -124,12 +123,11 @@ def line(ends: Mapping[str, Point], steps: int = 21, beyond: float = 0.0) -> Poi
     Raises ValueError unless two different points are given.
     """
     names, anchors = _named(ends, (2,), "A line")
-    _refuse_equal(anchors, names)
-    t = _ticks(-beyond, 1 + beyond, steps)
-    coefficients = torch.stack([1 - t, t], -1)
-    eye = torch.eye(2, dtype=torch.float64)
-    axes = {"t": torch.cat([t, torch.tensor([0.0, 1.0], dtype=torch.float64)])}
-    return Points("line", anchors, torch.cat([coefficients, eye]), axes, (steps,), names, names)
+    way = _difference(anchors, 1)
+    if dot(way, way) == 0:
+        raise ValueError(f"{names[0]} and {names[1]} are the same point: expected two that differ.")
+    t = torch.cat([_ticks(-beyond, 1 + beyond, steps), _double([0, 1])])
+    return Points("line", torch.stack([1 - t, t], -1), {"t": t}, (steps,), names, names, anchors)
 
 
 def plane(corners: Mapping[str, Point], steps: int = 21, margin: float = 0.2) -> Points:
@@ -149,19 +147,15 @@ def plane(corners: Mapping[str, Point], steps: int = 21, margin: float = 0.2) ->
             f"{', '.join(names)} lie on one line (the third is {height:.2g} away from it, the points {width:.2g} "
             "apart): a plane needs three points that do not. Take line() through two of them, or another third point."
         )
-    corner = torch.tensor([[0.0, 0.0], [width, 0.0], [along, height]], dtype=torch.float64)
+    corner = _double([[0, 0], [width, 0], [along, height]])
     low, high = corner.amin(0), corner.amax(0)
     low, high = low - margin * (high - low), high + margin * (high - low)
-    x, y = torch.meshgrid(
-        _ticks(float(low[0]), float(high[0]), steps), _ticks(float(low[1]), float(high[1]), steps), indexing="ij"
-    )
-    x, y = x.flatten(), y.flatten()
+    x, y = _mesh(*(_ticks(float(a), float(b), steps) for a, b in zip(low, high, strict=True)))
     third = y / height
     second = (x - along * third) / width
-    coefficients = torch.stack([1 - second - third, second, third], -1)
+    inside = torch.stack([1 - second - third, second, third], -1)
     axes = {"x": torch.cat([x, corner[:, 0]]), "y": torch.cat([y, corner[:, 1]])}
-    eye = torch.eye(3, dtype=torch.float64)
-    return Points("plane", anchors, torch.cat([coefficients, eye]), axes, (steps, steps), names, names)
+    return Points("plane", torch.cat([inside, _double(torch.eye(3))]), axes, (steps, steps), names, names, anchors)
 
 
 def random_plane(origin: Mapping[str, Point], generator: Generator, steps: int = 21, reach: float = 1.0) -> Points:
@@ -174,11 +168,9 @@ def random_plane(origin: Mapping[str, Point], generator: Generator, steps: int =
     first, second = (filter_normalised(centre, generator) for _ in range(2))
     anchors = {key: torch.stack([centre[key], first[key], second[key]]) for key in centre}
     ticks = _ticks(-reach, reach, steps)
-    x, y = torch.meshgrid(ticks, ticks, indexing="ij")
-    zero = torch.zeros(1, dtype=torch.float64)
-    x, y = torch.cat([x.flatten(), zero]), torch.cat([y.flatten(), zero])
+    x, y = (torch.cat([axis, _double([0])]) for axis in _mesh(ticks, ticks))
     coefficients = torch.stack([torch.ones_like(x), x, y], -1)
-    return Points("random plane", anchors, coefficients, {"x": x, "y": y}, (steps, steps), names, names)
+    return Points("random plane", coefficients, {"x": x, "y": y}, (steps, steps), names, names, anchors)
 
 
 def filter_normalised(point: Point, generator: Generator) -> Point:
@@ -199,13 +191,10 @@ def simplex(vertices: Mapping[str, Point], steps: int = 10) -> Points:
     positive("steps", steps)
     names, anchors = _named(vertices, (3, 4), "A simplex")
     corners = len(names)
-    bars = itertools.combinations(range(steps + corners - 1), corners - 1)  # stars and bars
-    counts = [[b - a - 1 for a, b in itertools.pairwise((-1, *bar, steps + corners - 1))] for bar in bars]
-    inside = torch.tensor(counts, dtype=torch.float64) / steps
-    marks = torch.cat([torch.eye(corners, dtype=torch.float64), _uniform(corners)])
-    coefficients = torch.cat([inside, marks])
+    counts = [each for each in itertools.product(range(steps + 1), repeat=corners) if sum(each) == steps]
+    coefficients = torch.cat([_double(counts) / steps, _double(torch.eye(corners)), _double([[1 / corners] * corners])])
     axes = {name: coefficients[:, n] for n, name in enumerate(names)}
-    return Points("simplex", anchors, coefficients, axes, (len(inside),), (*names, "mean"), names)
+    return Points("simplex", coefficients, axes, (len(counts),), (*names, "mean"), names, anchors)
 
 
 def tetrahedron_slice(vertices: Mapping[str, Point], weight: float, steps: int = 10) -> Points:
@@ -214,14 +203,13 @@ def tetrahedron_slice(vertices: Mapping[str, Point], weight: float, steps: int =
     At 1/4 its middle is the mean of all four. Raises ValueError for other numbers of points, or another weight.
     """
     names, anchors = _named(vertices, (4,), "A tetrahedron")
-    if not 0 <= weight < 1:
-        raise ValueError(f"weight = {weight}: expected a number from 0 up to, not including, 1 (there it is a point).")
+    fraction("weight", weight)
     base = simplex({name: vertices[name] for name in names[:3]}, steps)
     fourth = torch.full((len(base.coefficients), 1), weight, dtype=torch.float64)
     coefficients = torch.cat([base.coefficients * (1 - weight), fourth], -1)
     marks = tuple(f"{name} + {names[3]}" if weight else name for name in names[:3])
     axes = dict(zip(marks, base.axes.values(), strict=True))
-    return Points("simplex", anchors, coefficients, axes, base.shape, (*marks, "mean"), marks)
+    return Points("simplex", coefficients, axes, base.shape, (*marks, "mean"), marks, anchors)
 
 
 def square(corners: Mapping[str, Point], steps: int = 11) -> Points:
@@ -230,12 +218,10 @@ def square(corners: Mapping[str, Point], steps: int = 11) -> Points:
     u runs from the first to the second (and the third to the fourth), v from the first to the third.
     """
     names, anchors = _named(corners, (4,), "A square")
-    ticks = _ticks(0, 1, steps)
-    u, v = torch.meshgrid(ticks, ticks, indexing="ij")
-    ends = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1], [0.5, 0.5]], dtype=torch.float64)
-    u, v = torch.cat([u.flatten(), ends[:, 0]]), torch.cat([v.flatten(), ends[:, 1]])
+    ticks, ends = _ticks(0, 1, steps), _double([[0, 1, 0, 1, 0.5], [0, 0, 1, 1, 0.5]])
+    u, v = (torch.cat([axis, end]) for axis, end in zip(_mesh(ticks, ticks), ends, strict=True))
     coefficients = torch.stack([(1 - u) * (1 - v), u * (1 - v), (1 - u) * v, u * v], -1)
-    return Points("square", anchors, coefficients, {"u": u, "v": v}, (steps, steps), (*names, "mean"), names)
+    return Points("square", coefficients, {"u": u, "v": v}, (steps, steps), (*names, "mean"), names, anchors)
 
 
 def dot(first: Point, second: Point) -> float:
@@ -250,12 +236,6 @@ def _named(points: Mapping[str, Point], numbers: tuple[int, ...], what: str) -> 
     return tuple(points), stack_points(list(points.values()), list(points))
 
 
-def _refuse_equal(anchors: Point, names: Sequence[str]) -> None:
-    apart = _difference(anchors, 1)
-    if dot(apart, apart) == 0:
-        raise ValueError(f"{names[0]} and {names[1]} are the same point: expected two that differ.")
-
-
 def _difference(anchors: Point, n: int) -> Point:
     return {name: stacked[n].double() - stacked[0].double() for name, stacked in anchors.items()}
 
@@ -266,8 +246,12 @@ def _ticks(start: float, stop: float, steps: int) -> Tensor:
     return torch.linspace(start, stop, steps, dtype=torch.float64)
 
 
-def _uniform(number: int) -> Tensor:
-    return torch.full((1, number), 1 / number, dtype=torch.float64)
+def _mesh(first: Tensor, second: Tensor) -> list[Tensor]:
+    return [axis.flatten() for axis in torch.meshgrid(first, second, indexing="ij")]
+
+
+def _double(values: Any) -> Tensor:
+    return torch.as_tensor(values, dtype=torch.float64)
 
 
 # -- several points of adapter space in one pass: K weights a site over one batch, and K heads -----------------------
