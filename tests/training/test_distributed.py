@@ -117,7 +117,7 @@ def test_one_process_does_not_go_on_from_two(context, tmp_path):
 @pytest.mark.slow
 def test_torchrun(tmp_path):
     here = Path(__file__).resolve()
-    paths = os.pathsep.join([str(here.parent), str(here.parent.parent)])
+    paths = os.pathsep.join([str(here.parents[1]), str(here.parents[2])])
     environment = {**os.environ, "PYTHONPATH": paths, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
     subprocess.run([sys.executable, *launch, str(here), str(tmp_path)], check=True, env=environment)
