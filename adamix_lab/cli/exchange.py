@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,15 +13,14 @@ from adamix_lab.cli import options
 
 def export(
     folder: Annotated[Path, options.SAVED],
-    format: Annotated[
-        str, typer.Option(help="peft (LoRA, IA3), adapters (bottleneck), transformers (folded), onnx, peft-experts.")
-    ] = "peft",
+    format: Annotated[str, typer.Option(help="peft, adapters, transformers, onnx, or peft-experts.")] = "peft",
     model: Annotated[str | None, options.MODEL] = None,
     overwrite: Annotated[bool, options.OVERWRITE] = False,
     out: Annotated[Path, options.OUT] = Path("runs/export"),
 ) -> None:
     """Writes a merged mixture for stock libraries, and compares its logits before it is put in place.
 
+    peft for LoRA and IA3 (peft-experts: each expert), adapters for bottlenecks, transformers for folded weights.
     --model is the base, where the folder does not name it.
     """
     from adamix_lab.interop.export import export as write
@@ -31,9 +31,7 @@ def export(
 
 
 def import_authors(
-    files: Annotated[
-        list[Path], typer.Argument(help="pytorch_model_..._expert_soup.bin; several complete each other.")
-    ],
+    files: Annotated[list[Path], typer.Argument(help="pytorch_model_..._expert_soup.bin, or several in parts.")],
     model: Annotated[str, options.MODEL] = "roberta-large",
     labels: Annotated[int, options.LABELS] = 2,
     head: Annotated[str, options.HEAD] = "classification",
@@ -43,18 +41,8 @@ def import_authors(
 ) -> None:
     """Saves the experts of the authors' checkpoints as a mixture of this library."""
     from adamix_lab.interop.authors import import_authors as read
-    from adamix_lab.tasks.backbones import load_backbone
-    from adamix_lab.training.card import save
-    from adamix_lab.training.report import parameter_report
 
-    _refuse(out, overwrite)
-    base, _ = load_backbone(model, num_labels=labels, kind=head)
-    mixture = read(base, files, alpha)
-    save(mixture, out, {"backbone": model, "source": ", ".join(path.name for path in files)})
-    print(
-        f"{mixture.space.experts} experts at {len(mixture.sites)} sites, {mixture.mixture.adaptation}; saved in {out}"
-    )
-    print(parameter_report(mixture))
+    _import(lambda base: read(base, files, alpha), files, model, labels, head, overwrite, out)
 
 
 def import_peft(
@@ -69,17 +57,11 @@ def import_peft(
     """Saves existing LoRA adapters as one mixture: each an expert, its A tied to its B."""
     from adamix_lab.core.merging import merge_products
     from adamix_lab.interop.peft import import_peft as read
-    from adamix_lab.tasks.backbones import load_backbone
-    from adamix_lab.training.card import save
 
-    _refuse(out, overwrite)
-    base, _ = load_backbone(model, num_labels=labels, kind=head)
-    mixture = read(base, folders)
-    mixture = merge_products(mixture) if merged else mixture
-    save(mixture, out, {"backbone": model, "source": ", ".join(path.name for path in folders)})
-    print(
-        f"{mixture.space.experts} experts at {len(mixture.sites)} sites, {mixture.mixture.adaptation}; saved in {out}"
-    )
+    def made(base: Any) -> Any:
+        return merge_products(read(base, folders)) if merged else read(base, folders)
+
+    _import(made, folders, model, labels, head, overwrite, out)
 
 
 def push(
@@ -93,8 +75,18 @@ def push(
     print(push_folder(folder, name, private or None))
 
 
-def _refuse(out: Path, overwrite: bool) -> None:
+def _import(
+    made: Callable[[Any], Any], sources: list[Path], model: str, labels: int, head: str, overwrite: bool, out: Path
+) -> None:
+    """Saves the mixture that is made of a base."""
     from adamix_lab.core.saving import CONFIG
+    from adamix_lab.tasks.backbones import load_backbone
+    from adamix_lab.training.card import save
+    from adamix_lab.training.report import parameter_report
 
     if (out / CONFIG).exists() and not overwrite:
         raise FileExistsError(f"{out} holds a mixture already: expected another folder (--out), or --overwrite.")
+    mixture = made(load_backbone(model, num_labels=labels, kind=head)[0])
+    save(mixture, out, {"backbone": model, "source": ", ".join(path.name for path in sources)})
+    size = f"{mixture.space.experts} experts at {len(mixture.sites)} sites"
+    print(f"{size}, {mixture.mixture.adaptation}; saved in {out}\n{parameter_report(mixture)}")

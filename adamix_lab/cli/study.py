@@ -70,9 +70,7 @@ def ablate(
     minutes: Annotated[float | None, typer.Option(help="Only a slice of so many minutes, in the grid's order.")] = None,
     workers: Annotated[int, typer.Option(help="Runs at once on this machine (or SLURM jobs).")] = 1,
     threads: Annotated[int | None, typer.Option(help="CPU threads of each run; default: the cores, shared.")] = None,
-    cluster: Annotated[
-        str | None, typer.Option(help='"tcp://HOST:PORT" (dask), "ray", or "slurm"; default: this machine.')
-    ] = None,
+    cluster: Annotated[str | None, typer.Option(help='"tcp://HOST:PORT" (dask), "ray", or "slurm".')] = None,
     folder: Annotated[Path | None, options.FOLDER] = None,
     steps: Annotated[int | None, options.STEPS] = None,
     snapshots: Annotated[bool, typer.Option(help="Keep the experts at three stages of training.")] = True,
@@ -199,13 +197,9 @@ def few_shot(
     if prompt:
         one_of("Task with a prompt", rows.name, PROMPTS)
     number = len(rows.train)
-    settings: dict[str, Any] = {"task": task, "folder": folder and str(folder), "backbone": model}
-    settings |= {
-        "examples": number,
-        "prompt": prompt,
-        "top_blocks": top_blocks or None,
-        "steps": math.ceil(epochs * math.ceil(number / 16)),
-    }
+    settings: dict[str, Any] = {"task": task, "folder": folder and str(folder), "backbone": model, "prompt": prompt}
+    settings |= {"examples": number, "top_blocks": top_blocks or None}
+    settings |= {"steps": math.ceil(epochs * math.ceil(number / 16))}
     grid = shipped_grid("few-shot", methods=method or (), **settings)
     runs = [replace(run, seed=seed) for seed in range(seeds) for run in grid.runs if run.seed == 0]
     perform(replace(grid, runs=tuple(runs)), out)

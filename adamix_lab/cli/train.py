@@ -22,9 +22,7 @@ def train(
     adaptation: Annotated[str, typer.Option(help="bottleneck, lora, ia3 or bias.")] = "bottleneck",
     size: Annotated[int, options.SIZE] = 16,
     experts: Annotated[int, options.EXPERTS] = 4,
-    share: Annotated[
-        str | None, typer.Option(help='Side to share; "none" shares nothing. Default: up, or LoRA\'s B.')
-    ] = None,
+    share: Annotated[str | None, typer.Option(help='Shared side, or "none"; default: up, or LoRA\'s B.')] = None,
     top_blocks: Annotated[int | None, options.TOP_BLOCKS] = None,
     seed: Annotated[int, options.SEED] = 0,
     seeds: Annotated[int, options.SEEDS] = 1,
@@ -47,12 +45,9 @@ def train(
 
     plain = Recipe(steps=300, lr=3e-3, consistency=Consistency(views="shared_prefix"))
     begun = find_preset(preset) if preset else Preset("plain", task, model, Bottleneck(size), experts, share, plain)
-    given = {
-        name: value
-        for name, value in context.params.items()
-        if not preset or context.get_parameter_source(name).name != "DEFAULT"  # type: ignore[union-attr]
-    }
-    chosen = begun.with_options(context.obj, **given)
+    given = [name for name in context.params if context.get_parameter_source(name).name != "DEFAULT"]  # type: ignore[union-attr]
+    names = given if preset else context.params
+    chosen = begun.with_options(context.obj, **{name: context.params[name] for name in names})
     if chosen.generates:
         raise LabError(f"Preset {preset!r} generates text: expected one of an understanding task. See train-generator.")
     data = load_task(chosen.task, text=text, label=label, rows=rows, folder=folder and folder / chosen.task)
@@ -86,9 +81,7 @@ def evaluate(
 
 def predict(
     folder: Annotated[Path, options.SAVED],
-    texts: Annotated[
-        list[str], typer.Argument(help="Sentences. Of a task of pairs: first, second, first, second, ...")
-    ],
+    texts: Annotated[list[str], typer.Argument(help="Sentences; of a task of pairs first, second, first, ...")],
     strategy: Annotated[str, options.STRATEGY] = "merged",
 ) -> None:
     """Class probabilities of sentences, or the numbers of a regression."""
@@ -96,23 +89,20 @@ def predict(
     from adamix_lab.training.shipped import load_saved
 
     mixture, tokenizer, config = load_saved(folder)
-    inputs: Any = texts
+    inputs: list[Any] = texts
     if config["notes"].get("columns") == 2:
         if len(texts) % 2:
-            raise ValueError(
+            raise LabError(
                 f"{len(texts)} texts were given to a task of pairs: expected an even number, first and second in turn."
             )
         inputs = list(zip(texts[::2], texts[1::2], strict=True))
-    probabilities = answer(mixture, tokenizer, inputs, strategy)
-    if probabilities.shape[1] == 1:  # a regression answers with a number
-        for given, number in zip(inputs, probabilities[:, 0].tolist(), strict=True):
-            print(f"{number:12.3f}  {' | '.join(given) if isinstance(given, tuple) else given}")
-        return
-    classes = config["notes"].get("classes") or [str(n) for n in range(probabilities.shape[1])]
-    for given, row in zip(inputs, probabilities, strict=True):
-        best = int(row.argmax())
-        shown = " | ".join(given) if isinstance(given, tuple) else given
-        print(f"{classes[best]:>12}  {100 * float(row[best]):5.1f} %  {shown}")
+    classes = config["notes"].get("classes")
+    for given, row in zip(inputs, answer(mixture, tokenizer, inputs, strategy).tolist(), strict=True):
+        best = max(range(len(row)), key=row.__getitem__)
+        said = (
+            f"{classes[best] if classes else best:>12}  {100 * row[best]:5.1f} %" if len(row) > 1 else f"{row[0]:12.3f}"
+        )  # or a number
+        print(f"{said}  {' | '.join(given) if isinstance(given, tuple) else given}")
 
 
 def train_generator(
