@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -41,6 +42,14 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 def write_text(path: Path, text: str) -> None:
     """A text file, UTF-8, written atomically."""
     write_atomically(path, lambda temporary: _write_bytes(temporary, text.encode()))
+
+
+def read_json(path: Path, expected: str) -> Any:
+    """What a JSON file holds. Raises ValueError where it is no JSON; expected: what should be there, and the remedy."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # UnicodeDecodeError, too
+        raise LabError(f"{path} is not JSON ({error}): expected {expected}") from error
 
 
 def _write_bytes(path: Path, data: bytes) -> None:

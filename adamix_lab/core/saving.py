@@ -19,7 +19,7 @@ from torch import nn
 from adamix_lab.core import __version__
 from adamix_lab.core.adaptations import Adaptation, adaptation_from
 from adamix_lab.core.errors import LabError
-from adamix_lab.core.files import read_tensors, safe_join, write_tensors, write_text
+from adamix_lab.core.files import read_json, read_tensors, safe_join, write_tensors, write_text
 from adamix_lab.core.mixture import declared_weights, sizes
 from adamix_lab.core.model import MixtureModel, attach, check_fit, load_trained, shared_sides, trained_tensors
 from adamix_lab.core.sites import find_head, find_sites, head_kind
@@ -129,10 +129,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there: expected a folder written by adamix_lab.save.")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise LabError(f"{path} is not JSON ({error}): expected what adamix_lab.save wrote. Save again.") from error
+    config = read_json(path, "what adamix_lab.save wrote. Save again.")
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         given = config.get("format") if isinstance(config, dict) else config
         raise LabError(f"{path} has format {given!r}: expected {FORMAT}. Use the adamix_lab that wrote it.")

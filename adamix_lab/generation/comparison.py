@@ -15,13 +15,13 @@ from torch import nn
 from adamix_lab.baselines.making import baseline
 from adamix_lab.core.adaptations import Adaptation, Bottleneck, LoRA
 from adamix_lab.core.errors import LabError, fraction, one_of, positive
-from adamix_lab.core.files import write_text
+from adamix_lab.core.files import read_json, write_text
 from adamix_lab.core.merging import merge
 from adamix_lab.core.model import MixtureModel, attach
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.saving import load, read_config
 from adamix_lab.generation.decoding import Decoding, generate_texts
-from adamix_lab.generation.scores import missing, score, table
+from adamix_lab.generation.scores import score, table
 from adamix_lab.generation.tasks import GenerationTask
 from adamix_lab.generation.training import check_decoder, one_view, train_generator
 from adamix_lab.tasks.backbones import load_backbone
@@ -150,7 +150,7 @@ def compare_generators(
         records.append(record)
     say("")
     say(report(records, task))
-    results = {"task": task.name, "versions": versions(), "meteor": missing() or "scored", "variants": records}
+    results = {"task": task.name, "versions": versions(), "variants": records}
     write_text(out / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     say(f"\nWritten to {out}: results.json and a file a variant")
     return records
@@ -214,8 +214,6 @@ def report(records: Sequence[Record], task: GenerationTask, examples: int = EXAM
     for group in rows[0]["groups"] if rows else ():
         parts.append(f"{group} ({sum(row['group'] == group for row in task.evaluation)} sources)")
         parts.append(table([(row["title"], row["groups"][group]) for row in rows]))
-    if missing():
-        parts.append(f"METEOR is absent: {missing()}.")
     parts += sorted({line for record in records for line in record["cut"]})
     width = max((len(row["title"]) for row in rows), default=0)
     for n in spread(len(task.evaluation), examples):
@@ -259,10 +257,7 @@ def load_generator(folder: Path) -> tuple[MixtureModel, Any]:
 def _done(path: Path, facts: Record) -> Record | None:
     if not path.is_file():
         return None
-    try:
-        record: Record = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise LabError(f"{path} is not JSON ({error}): expected a variant's results. Remove the file.") from error
+    record: Record = read_json(path, "a variant's results. Remove the file.")
     for name, value in json.loads(json.dumps(facts)).items():
         if record.get(name) != value:
             raise LabError(

@@ -1,25 +1,20 @@
-"""The scores of the paper's generation tables, several references a source, offline and without Java (but METEOR)."""
+"""The scores of the paper's generation tables but METEOR (a Java program); several references a source, offline."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
 import math
 import re
-import shutil
-import subprocess
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import reduce
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
+from operator import or_
 
-# -- two ways of cutting sentences into words: mteval's (BLEU, NIST), the Penn Treebank's (the others) ----------------
+# -- words as the Penn Treebank cuts them (ROUGE-L, CIDEr); BLEU and NIST take mteval-v13a's, which sacrebleu has ------
 
 
 Ngram = tuple[str, ...]
 
-_SYMBOLS = re.compile(r"([{-~\[-` -&(-+:-@/])")
 # The marks that the COCO caption scorer drops after the Penn Treebank tokenizer. (It means to drop brackets, too, but
 # looks for them in capitals after lower-casing; they stay words, here as there.)
 _MARKS = set("'' ' `` ` . ? ! , : - -- ... ; \" – —".split())
@@ -31,20 +26,6 @@ _PART = r"(?:(?!n't\b)\w)+"
 _JOINT = r"(?:[-/_.&]|'(?!(?:s|m|d|ll|re|ve)\b))"
 _WORD = re.compile(rf"{_ABBREVIATION}|{_CLITIC}|{_NUMBER}|{_PART}(?:{_JOINT}{_PART})*|\.\.\.|--|\S")
 _QUOTES = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"'})
-
-
-def mteval_words(text: str) -> list[str]:
-    """Lower-cased words as mteval-v13a cuts them: symbols apart, points and commas apart unless between digits.
-
-    >>> mteval_words("It's £3.50, cheap.")
-    ["it's", '£3.50', ',', 'cheap', '.']
-    """
-    for code, sign in (("&quot;", '"'), ("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&")):
-        text = text.replace(code, sign)
-    text = _SYMBOLS.sub(r" \1 ", f" {text.lower()} ")
-    text = re.sub(r"([^0-9])([.,])", r"\1 \2 ", text)
-    text = re.sub(r"([.,])([^0-9])", r" \1 \2", text)
-    return re.sub(r"([0-9])(-)", r"\1 \2 ", text).split()
 
 
 def treebank_words(text: str) -> list[str]:
@@ -60,14 +41,6 @@ def treebank_words(text: str) -> list[str]:
 def ngrams(words: Sequence[str], n: int) -> Counter[Ngram]:
     """How often each n-gram stands in the words."""
     return Counter(tuple(words[start : start + n]) for start in range(len(words) - n + 1))
-
-
-def most_of(counts: Iterable[Counter[Ngram]]) -> Counter[Ngram]:
-    """The largest count of each n-gram over several references: what a match is clipped to."""
-    merged: Counter[Ngram] = Counter()
-    for count in counts:
-        merged |= count
-    return merged
 
 
 # -- NIST, ROUGE-L and CIDEr, from their papers, as mteval-v13a and the COCO caption scorer compute them --------------
@@ -103,7 +76,7 @@ def nist(hypotheses: Sequence[Words], references: Sequence[Sequence[Words]]) -> 
         total = sum(max(0, len(words) - n + 1) for words in hypotheses)
         won = 0.0
         for words, texts in zip(hypotheses, references, strict=True):
-            matches = ngrams(words, n) & most_of(ngrams(text, n) for text in texts)
+            matches = ngrams(words, n) & reduce(or_, (ngrams(text, n) for text in texts))
             won += sum(information[ngram] * count for ngram, count in matches.items())
         score += won / total if total else 0.0
     written = sum(map(len, hypotheses))
@@ -175,73 +148,13 @@ def _cosine(first: dict[Ngram, float], second: dict[Ngram, float]) -> float:
     return product / norms if norms else 0.0
 
 
-# -- METEOR 1.5 through its own Java program, where it is there; else it is absent, never replaced ------------------
-# (nltk's METEOR is another measure: 0.84 where METEOR 1.5 says 0.48 on the E2E scorer's example.)
-
-
-JAR = Path("meteor", "meteor-1.5.jar")
-
-
-def find_meteor() -> tuple[list[str], str]:
-    """(command, "") where METEOR can run, ([], what is missing) where it cannot."""
-    java = shutil.which("java")
-    if java is None:
-        return [], "Java is not installed"
-    spec = importlib.util.find_spec("pycocoevalcap")
-    for place in (spec and spec.submodule_search_locations) or ():
-        if (jar := Path(place) / JAR).is_file():
-            return [java, "-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"], ""
-    return [], "METEOR 1.5 is not installed (pip install pycocoevalcap brings it, 104 MB)"
-
-
-def meteor(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> float | None:
-    """METEOR 1.5 (Denkowski and Lavie, 2014), English, normalised, 0 to 1; None where it cannot run.
-
-    Raises ValueError where the program answers something else than scores.
-    """
-    command, _ = find_meteor()
-    if not command:
-        return None
-    quiet = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, text=True, encoding="utf-8", **quiet) as program:  # type: ignore[call-overload]
-        # One line at a time: the program answers each, and neither side waits for a full pipe.
-        statistics = [
-            _ask(program, " ||| ".join(("SCORE", *map(_one_line, texts), _one_line(hypothesis))))
-            for hypothesis, texts in zip(hypotheses, references, strict=True)
-        ]
-        answers = [_ask(program, " ||| ".join(("EVAL", *statistics)))]
-        answers += [program.stdout.readline().strip() for _ in statistics]  # a score a text, then that of all
-        with contextlib.suppress(BrokenPipeError):  # a program that has died: its answers say so
-            program.stdin.close()
-    try:
-        return float(answers[-1])
-    except ValueError:
-        raise ValueError(
-            f"METEOR answered {answers[-1]!r}: expected a number. It needs 2 GB of memory; try `java -version`, or "
-            "uninstall pycocoevalcap to go on without METEOR."
-        ) from None
-
-
-def _ask(program: Any, line: str) -> str:
-    try:
-        program.stdin.write(line + "\n")
-        program.stdin.flush()
-    except BrokenPipeError:
-        return ""
-    return program.stdout.readline().strip()
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.replace("|||", " ").split())
-
-
 # -- all of them ----------------------------------------------------------------------------------------------------
 
 
-Scores = dict[str, float | None]
+Scores = dict[str, float]
 
 # name: digits in a table. All but TER are better the higher; CIDEr and NIST have no upper end in use.
-DIGITS = {"BLEU": 2, "NIST": 3, "METEOR": 3, "ROUGE-L": 2, "CIDEr": 3, "chrF": 2, "TER": 2}
+DIGITS = {"BLEU": 2, "NIST": 3, "ROUGE-L": 2, "CIDEr": 3, "chrF": 2, "TER": 2}
 
 
 def score(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
@@ -249,29 +162,31 @@ def score(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Sco
 
     BLEU, chrF and TER are sacrebleu's, BLEU and TER lower-cased, in percent (TER is an error: lower is better), BLEU
     with mteval-v13a's words; NIST has the same words; ROUGE-L in percent and CIDEr have Penn Treebank words without
-    punctuation; METEOR is None where Java or its program is missing (`missing()` says which).
+    punctuation.
 
     Raises ValueError for no texts, unequal numbers, or a source without references.
     """
     check(hypotheses, references)
-    bleu = _sacrebleu(hypotheses, references)
-    mteval = [mteval_words(text) for text in hypotheses], [[mteval_words(t) for t in texts] for texts in references]
-    trees = [treebank_words(text) for text in hypotheses], [[treebank_words(t) for t in texts] for texts in references]
-    found: Scores = {
-        **bleu,
-        "NIST": nist(*mteval),
-        "ROUGE-L": 100 * rouge_l(*trees),
-        "CIDEr": cider(*trees),
-        "METEOR": meteor(
-            [" ".join(words) for words in trees[0]], [[" ".join(words) for words in texts] for texts in trees[1]]
-        ),
+    try:
+        from sacrebleu.metrics import BLEU, CHRF, TER
+        from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+    except ImportError as error:
+        raise ValueError("BLEU needs sacrebleu: expected it installed. Run pip install 'adamix-lab[nlg]'.") from error
+    most = max(map(len, references))
+    # sacrebleu wants as many references everywhere; None stands for one that is not there
+    columns = [[texts[n] if n < len(texts) else None for texts in references] for n in range(most)]
+    mteval = Tokenizer13a()
+    words = [mteval(text).lower().split() for text in hypotheses]
+    trees = [treebank_words(text) for text in hypotheses]
+    tree_references = [[treebank_words(text) for text in texts] for texts in references]
+    return {
+        "BLEU": BLEU(lowercase=True).corpus_score(list(hypotheses), columns).score,
+        "NIST": nist(words, [[mteval(text).lower().split() for text in texts] for texts in references]),
+        "ROUGE-L": 100 * rouge_l(trees, tree_references),
+        "CIDEr": cider(trees, tree_references),
+        "chrF": CHRF().corpus_score(list(hypotheses), columns).score,
+        "TER": TER().corpus_score(list(hypotheses), columns).score,
     }
-    return {name: found[name] for name in DIGITS}
-
-
-def missing() -> str:
-    """What keeps METEOR from running; empty where nothing does."""
-    return find_meteor()[1]
 
 
 def check(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
@@ -287,24 +202,11 @@ def check(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Non
             raise ValueError(f"references[{n}] = {texts!r}: expected a list of texts, at least one that is not empty.")
 
 
-def _sacrebleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
-    try:
-        from sacrebleu.metrics import BLEU, CHRF, TER
-    except ImportError as error:
-        raise ValueError("BLEU needs sacrebleu: expected it installed. Run pip install 'adamix-lab[nlg]'.") from error
-    most = max(map(len, references))
-    # sacrebleu wants as many references everywhere; None stands for one that is not there
-    columns = [[texts[n] if n < len(texts) else None for texts in references] for n in range(most)]
-    metrics: dict[str, Any] = {"BLEU": BLEU(lowercase=True), "chrF": CHRF(), "TER": TER()}
-    return {name: metric.corpus_score(list(hypotheses), columns).score for name, metric in metrics.items()}
-
-
 def table(rows: Sequence[tuple[str, Scores]]) -> str:
-    """Scores as text, a line a model; a dash where a score is absent."""
+    """Scores as text, a line a model."""
     width = max(len(name) for name, _ in (*rows, ("model", {})))
     lines = [f"{'model':{width}}" + "".join(f"{name:>9}" for name in DIGITS)]
     lines.append("-" * len(lines[0]))
     for name, scores in rows:
-        cells = ("-" if scores[key] is None else f"{scores[key]:.{digits}f}" for key, digits in DIGITS.items())
-        lines.append(f"{name:{width}}" + "".join(f"{cell:>9}" for cell in cells))
+        lines.append(f"{name:{width}}" + "".join(f"{scores[key]:9.{digits}f}" for key, digits in DIGITS.items()))
     return "\n".join(lines)
