@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.analysis.points import Grid, Point, Points, above_prefix, logits_at, point_of
+from adamix_lab.analysis.points import Grid, Point, Points, above_prefix, device_and_dtype, logits_at, point_of
 from adamix_lab.core.errors import one_of, positive
 from adamix_lab.core.files import read_tensors, write_tensors
 from adamix_lab.core.model import MixtureModel, evaluating
@@ -294,12 +294,6 @@ def digest_of(points: Points, batches: Sequence[Batch], dtype: str) -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(f"{name}{list(tensor.shape)}".encode() + flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def device_and_dtype(mixture: MixtureModel) -> tuple[torch.device, torch.dtype]:
-    """Where the mixture is and in which dtype its frozen layers answer."""
-    weight = next(p for p in mixture.model.parameters() if p.is_floating_point())
-    return weight.device, weight.dtype
 
 
 def _begin(points: Points, batches: int, notes: dict[str, Any], store: Path | None, say: Say) -> Landscape:

@@ -16,7 +16,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from adamix_lab.core.errors import fraction, positive
-from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.objective import reads_labels
 from adamix_lab.core.views import Batch, rows_of
 from adamix_lab.fast.blocks import cut_last_block, fan_out, plan_blocks
@@ -266,6 +266,20 @@ def above_prefix(mixture: MixtureModel) -> tuple[MixtureModel, Callable[[Batch],
         return mixture, lambda batch: batch
     top, cache = cached_prefix(mixture)
     return top.eval(), cache
+
+
+def device_and_dtype(mixture: MixtureModel) -> tuple[torch.device, torch.dtype]:
+    """Where the mixture is and in which dtype its frozen layers answer."""
+    weight = next(p for p in mixture.model.parameters() if p.is_floating_point())
+    return weight.device, weight.dtype
+
+
+def cache_batches(mixture: MixtureModel, batches: Sequence[Batch]) -> tuple[MixtureModel, list[Batch]]:
+    """(the mixture from its first site on, batches ready for it), on the mixture's device, in evaluation mode."""
+    device, _ = device_and_dtype(mixture)
+    with torch.no_grad(), evaluating(mixture):
+        top, cache = above_prefix(mixture)
+        return top, [cache({name: value.to(device) for name, value in batch.items()}) for batch in batches]
 
 
 def logits_at(mixture: MixtureModel, batch: Batch, points: Point) -> Tensor:

@@ -1,41 +1,43 @@
-"""Merging against ensembling: second-order estimates of the difference in loss, beside the difference itself.
+"""Experts compared, the loss around them, and what merging costs: likeness, curvature, second-order estimates.
 
-Both compare averaged weights with averaged *logits*. Expanding weights and logits around the average gives
+Curvature is that of the loss restricted to the adapters. Hessian-vector products are exact (two backward passes);
+eigenvalues are ARPACK's Lanczos iteration over them, the trace is Hutchinson's estimate.
+
+The estimates compare averaged weights with averaged *logits*. Expanding both around the average gives
 
 - for two end points (Wortsman et al., 2022, section 4), `L(average) - L(ensemble) ~ a(1 - a)/2 [-L'' + E Var(df)]`;
 - for M experts on independent sides s, at the barycentre,
   `L_AM - L_Ens ~ 1/2 sum_s 1/M sum_i [-D_si^2 L + E Var(D_si f)]`.
 
 L'' is the loss's second derivative along the way from one to the other, df the difference of logits, Var over the
-classes with the probabilities that the averaged weights predict.
+classes with the probabilities that the averaged weights predict. Fused attention has no second derivative, so
+attention runs eagerly meanwhile.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from adamix_lab.analysis.landscape import check_batches, check_points, device_and_dtype, target_logits, targets
-from adamix_lab.analysis.points import Point, above_prefix, inputs_of, logits_at, point_of, stack_points
+from adamix_lab.analysis.landscape import check_batches, check_points, target_logits, targets
+from adamix_lab.analysis.points import Point, cache_batches, inputs_of, logits_at, point_of, stack_points
 from adamix_lab.core.errors import positive
 from adamix_lab.core.mixture import MixtureLayer
 from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.objective import predicts_next
-from adamix_lab.core.routing import RouteSpace
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.views import shared_prefix
 
-# -- how alike experts are: directions of their weights, the spaces they span, what they add to the hidden states ----
-
-
 Row = dict[str, Any]
+
+# -- likeness: directions of experts' weights, the spaces they span, what they add to the hidden states ---------------
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
@@ -55,12 +57,6 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
     return float((x.T @ y).square().sum() / ((x.T @ x).norm() * (y.T @ y).norm()))
 
 
-def subspace_angles(a: Tensor, b: Tensor) -> Tensor:
-    """Principal angles in radians, the smallest first, between the spans of the columns of `[n, r]` and `[n, q]`."""
-    bases = [torch.linalg.qr(m.double()).Q for m in (a, b)]
-    return torch.linalg.svdvals(bases[0].T @ bases[1]).clamp(-1, 1).acos()
-
-
 def expert_similarity(mixture: MixtureModel, batch: Batch) -> list[Row]:
     """Every pair of experts at every site, one row a measure.
 
@@ -75,8 +71,10 @@ def expert_similarity(mixture: MixtureModel, batch: Batch) -> list[Row]:
     inputs = site_inputs(mixture, batch)
     rows: list[Row] = []
     for path, layer in mixture.sites.items():
-        for first, second in itertools.combinations(range(max(layer.counts())), 2):
-            found = [*_of_weights(layer, first, second), ("", "cka", _cka(layer, inputs[path], first, second))]
+        updates = [_update(layer, inputs[path], expert) for expert in range(max(layer.counts()))]
+        for first, second in itertools.combinations(range(len(updates)), 2):
+            found = [*_weight_similarity(layer, first, second)]
+            found.append(("", "cka", linear_cka(updates[first], updates[second])))
             rows += [
                 {"site": path, "side": side, "measure": measure, "first": first, "second": second, "value": value}
                 for side, measure, value in found
@@ -84,74 +82,59 @@ def expert_similarity(mixture: MixtureModel, batch: Batch) -> list[Row]:
     return rows
 
 
-def _of_weights(layer: MixtureLayer, first: int, second: int) -> list[tuple[str, str, float]]:
-    rows = []
+def _weight_similarity(layer: MixtureLayer, first: int, second: int) -> Iterator[tuple[str, str, float]]:
+    from scipy.linalg import subspace_angles
+
     for number, side in enumerate(layer.adaptation.sides):
-        mine = {n: w.detach() for n, w in layer.experts.items() if layer.side_of[n] == number and len(w) > 1}
+        mine = [w.detach() for name, w in layer.experts.items() if layer.side_of[name] == number and len(w) > 1]
         if not mine:
             continue
-        one, other = (torch.cat([w[n].flatten() for w in mine.values()]) for n in (first, second))
-        rows.append((side, "cosine", cosine(one, other)))
-        angles = [subspace_angles(_tall(w[first]), _tall(w[second])) for w in mine.values() if w.dim() == 3]
+        yield side, "cosine", cosine(*(torch.cat([w[n].flatten() for w in mine]) for n in (first, second)))
+        # the long way is model width, whichever side it is
+        matrices = [(w if w.shape[1] >= w.shape[2] else w.mT).double().cpu().numpy() for w in mine if w.dim() == 3]
+        angles = [torch.as_tensor(subspace_angles(w[first], w[second])) for w in matrices]
         if angles:
-            rows.append((side, "angle", float(torch.cat(angles).rad2deg().mean())))
-    return rows
-
-
-def _tall(matrix: Tensor) -> Tensor:
-    # the long way is model width, whichever side it is
-    return matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
+            yield side, "angle", float(torch.cat(angles).rad2deg().mean())
 
 
 @torch.no_grad()
-def _cka(layer: MixtureLayer, x: Tensor, first: int, second: int) -> float:
-    frozen = layer.base(x)
-
-    def update(expert: int) -> Tensor:
-        route = torch.tensor([min(expert, count - 1) for count in layer.counts()], device=x.device)
-        return (layer.adaptation.apply(layer.base, x, layer.weights(route), False) - frozen).float()
-
-    return linear_cka(update(first), update(second))
+def _update(layer: MixtureLayer, x: Tensor, expert: int) -> Tensor:
+    route = torch.tensor([min(expert, count - 1) for count in layer.counts()], device=x.device)
+    return (layer.adaptation.apply(layer.base, x, layer.weights(route), False) - layer.base(x)).float()
 
 
 @torch.no_grad()
 def site_inputs(mixture: MixtureModel, batch: Batch) -> dict[str, Tensor]:
     """What each site reads in the merged pass, `[tokens, in]`, without padding; in evaluation mode."""
-    kept: dict[str, Tensor] = {}
+    inputs: dict[str, Tensor] = {}
     mask = batch.get("attention_mask")
-    handles = [
-        layer.register_forward_pre_hook(lambda module, args, path=path: kept.__setitem__(path, args[0]))
-        for path, layer in mixture.sites.items()
-    ]
-    try:
-        with evaluating(mixture):
-            mixture(**inputs_of(mixture, batch))
-    finally:
-        for handle in handles:
-            handle.remove()
-    whole = {path: mask is not None and x.shape[:2] == mask.shape for path, x in kept.items()}
-    return {path: x[mask.bool()] if whole[path] else x.flatten(0, -2) for path, x in kept.items()}  # type: ignore[union-attr]
+
+    def keep(path: str, x: Tensor) -> None:
+        inputs[path] = x[mask.bool()] if mask is not None and x.shape[:2] == mask.shape else x.flatten(0, -2)
+
+    with evaluating(mixture), ExitStack() as stack:
+        for path, layer in mixture.sites.items():
+            handle = layer.register_forward_pre_hook(lambda module, args, path=path: keep(path, args[0]))
+            stack.callback(handle.remove)
+        mixture(**inputs_of(mixture, batch))
+    return inputs
 
 
-# -- curvature of the loss restricted to the adapters: Hessian-vector products, top eigenvalues, trace, sharpness ----
-# Products are exact (two backward passes). Eigenvalues are ARPACK's Lanczos iteration over them, the trace is
-# Hutchinson's estimate. Fused attention has no second derivative, so attention runs eagerly meanwhile.
+# -- curvature -------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def eager_attention(model: nn.Module) -> Iterator[None]:
     """Attention in plain operations inside the block; what was chosen comes back."""
     configs: list[Any] = list({id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values())
-    before = [(config, getattr(config, "_attn_implementation", None)) for config in configs]
+    before = [(config, chosen) for config in configs if (chosen := getattr(config, "_attn_implementation", None))]
     try:
-        for config, chosen in before:
-            if chosen is not None:
-                config._attn_implementation = "eager"
+        for config, _ in before:
+            config._attn_implementation = "eager"
         yield
     finally:
         for config, chosen in before:
-            if chosen is not None:
-                config._attn_implementation = chosen
+            config._attn_implementation = chosen
 
 
 class AdapterLoss:
@@ -170,16 +153,11 @@ class AdapterLoss:
         self, mixture: MixtureModel, batches: Sequence[Batch], point: Point | None = None, head: bool = False
     ) -> None:
         check_batches(mixture, batches)
-        place = point_of(mixture, head=head) if point is None else point
-        self.point = {name: stacked[0] for name, stacked in stack_points([place], ["The point"]).items()}
-        if not head:
-            self.point = {name: weight for name, weight in self.point.items() if name.startswith("experts.")}
+        stacked = stack_points([point_of(mixture, head=head) if point is None else point], ["The point"])
+        self.point = {name: weight[0] for name, weight in stacked.items() if head or name.startswith("experts.")}
         self.mixture = mixture
         self.shift = predicts_next(mixture.model)
-        device, _ = device_and_dtype(mixture)
-        with torch.no_grad(), evaluating(mixture):
-            self.top, cache = above_prefix(mixture)
-            self.batches = [cache({name: value.to(device) for name, value in batch.items()}) for batch in batches]
+        self.top, self.batches = cache_batches(mixture, batches)
         self.rows = sum(len(targets(batch["labels"], self.shift)[1]) for batch in self.batches)
 
     @property
@@ -278,15 +256,12 @@ def curvature(
     loss = AdapterLoss(mixture, batches, point)
     spur, error = trace(loss, torch.Generator().manual_seed(seed), probes)
     return {
-        "loss": loss.value(),
-        "top_eigenvalue": top_eigenvalues(loss, 1, seed)[0],
-        "trace": spur,
-        "trace_error": error,
-        "sharpness": sharpness(loss),
-        "weights": loss.size,
-        "rows": loss.rows,
-        "seed": seed,
-    }
+        "loss": loss.value(), "top_eigenvalue": top_eigenvalues(loss, 1, seed)[0], "trace": spur, "trace_error": error,
+        "sharpness": sharpness(loss), "weights": loss.size, "rows": loss.rows, "seed": seed,
+    }  # fmt: skip
+
+
+# -- merging against ensembling: estimates of the difference in loss, beside the difference itself -------------------
 
 
 @dataclass(frozen=True)
@@ -317,8 +292,7 @@ class Gap:
 
     def row(self) -> dict[str, float]:
         """Everything, for a table."""
-        terms = {name: getattr(self, name) for name in ("merged", "ensemble", "curvature", "variance")}
-        return {**terms, "measured": self.measured, "estimate": self.estimate}
+        return {**asdict(self), "measured": self.measured, "estimate": self.estimate}
 
 
 def two_points(
@@ -335,29 +309,21 @@ def two_points(
     if not 0 < share < 1:
         raise ValueError(f"share = {share}: expected a number between 0 and 1, both excluded.")
     check_batches(mixture, batches)
-    first, second = stack_points([pair[0] for pair in pairs]), stack_points([pair[1] for pair in pairs])
-    check_points(mixture, stack_points([pairs[0][0], pairs[0][1]]))
-    found = []
-    for start in range(0, len(pairs), at_once):
-        ends = [{name: stacked[start : start + at_once] for name, stacked in side.items()} for side in (first, second)]
-        found += _two_points(mixture, ends[0], ends[1], batches, share)
-    return found
-
-
-def _two_points(
-    mixture: MixtureModel, first: Point, second: Point, batches: Sequence[Batch], share: float
-) -> list[Gap]:
-    average = {name: torch.lerp(first[name], second[name], share) for name in first}
-    direction = {name: second[name] - first[name] for name in first}
-    sums, rows = torch.zeros(4, len(next(iter(first.values()))), dtype=torch.float64), 0
+    first, second = (stack_points([pair[n] for pair in pairs]) for n in range(2))
+    check_points(mixture, stack_points(pairs[0]))
+    sums, rows = torch.zeros(4, len(pairs), dtype=torch.float64), 0
     with torch.no_grad(), evaluating(mixture), eager_attention(mixture.model):
-        top, cache = above_prefix(mixture)
-        for batch in _on_device(mixture, batches):
-            states, gold = cache(batch), batch["labels"]
-            ends = [logits_at(top, states, end) for end in (first, second)]
-            f, _, second_derivative = derivatives(top, states, average, direction)
-            a_row = (losses(f, gold), losses(torch.lerp(ends[0], ends[1], share), gold), variance(f, ends[1] - ends[0]))
-            sums += torch.stack([*(v.double().sum(-1) for v in a_row), second_derivative.double()]).cpu()
+        top, cached = cache_batches(mixture, batches)
+        for batch in cached:
+            gold = batch["labels"]
+            for part in torch.arange(len(pairs)).split(at_once):
+                ends = [{name: stacked[part] for name, stacked in side.items()} for side in (first, second)]
+                average = {name: torch.lerp(ends[0][name], ends[1][name], share) for name in first}
+                direction = {name: ends[1][name] - ends[0][name] for name in first}
+                f, _, second_derivative = derivatives(top, batch, average, direction)
+                left, right = (logits_at(top, batch, end) for end in ends)
+                by_row = (losses(f, gold), losses(torch.lerp(left, right, share), gold), variance(f, right - left))
+                sums[:, part] += torch.stack([*(v.double().sum(-1) for v in by_row), second_derivative.double()]).cpu()
             rows += len(gold)
     half = share * (1 - share) / 2
     return [Gap(m, e, -half * c, half * v) for m, e, v, c in (sums / rows).T.tolist()]
@@ -371,29 +337,21 @@ def barycentre(mixture: MixtureModel, batches: Sequence[Batch], routes: Tensor |
     """
     check_batches(mixture, batches)
     all_routes = mixture.space.enumerate() if routes is None else routes
-    merge = point_of(mixture, head=False)
+    merge = {name: weight[None] for name, weight in point_of(mixture, head=False).items()}
     directions, weights = expert_directions(mixture)
     sums, rows = torch.zeros(4, dtype=torch.float64), 0
     with torch.no_grad(), evaluating(mixture), eager_attention(mixture.model):
-        top, cache = above_prefix(mixture)
-        for batch in _on_device(mixture, batches):
-            states, gold = cache(batch), batch["labels"]
-            inputs = {name: value for name, value in states.items() if name != "labels"}
-            f = logits_at(top, states, {name: weight[None] for name, weight in merge.items()})
+        top, cached = cache_batches(mixture, batches)
+        for batch in cached:
+            gold, inputs = batch["labels"], {name: value for name, value in batch.items() if name != "labels"}
             parts = [shared_prefix(top, inputs, part).double().sum(0) for part in all_routes.split(at_once)]
-            total = torch.stack(parts).sum(0)
-            found = [losses(f, gold).double().sum(), losses((total / len(all_routes))[None], gold).double().sum()]
-            terms = torch.zeros(2, dtype=torch.float64)
-            for start in range(0, len(weights), at_once):
-                some = {name: d[start : start + at_once] for name, d in directions.items()}
-                number = len(weights[start : start + at_once])
-                here = {name: weight.expand(number, *weight.shape) for name, weight in merge.items()}
-                value, slope, second = derivatives(top, states, here, some)
-                terms += (
-                    torch.stack([second, variance(value, slope).sum(-1)]).double().cpu()
-                    @ weights[start : start + at_once]
-                )
-            sums += torch.stack([*(v.cpu() for v in found), *terms])
+            mean = torch.stack(parts).sum(0) / len(all_routes)
+            for n, logits in enumerate((logits_at(top, batch, merge), mean[None])):
+                sums[n] += losses(logits, gold).double().sum().cpu()
+            for part in torch.arange(len(weights)).split(at_once):
+                here = {name: weight.expand(len(part), *weight.shape[1:]) for name, weight in merge.items()}
+                value, slope, second = derivatives(top, batch, here, {name: d[part] for name, d in directions.items()})
+                sums[2:] += torch.stack([second, variance(value, slope).sum(-1)]).double().cpu() @ weights[part]
             rows += len(gold)
     merged, ensemble, curvature, spread = (sums / rows).tolist()
     return Gap(merged, ensemble, -curvature / 2, spread / 2)
@@ -409,8 +367,7 @@ def expert_directions(mixture: MixtureModel) -> tuple[Point, Tensor]:
     weights: list[float] = []
     for path, layer in mixture.sites.items():
         counts = layer.counts()
-        sides = [range(len(counts))] if mixture.mixture.tied else [(n,) for n in range(len(counts))]
-        for group in sides:
+        for group in [range(len(counts))] if mixture.mixture.tied else [(n,) for n in range(len(counts))]:
             experts = max(counts[side] for side in group)
             for expert in range(experts if experts > 1 else 0):
                 moved = {name: torch.zeros_like(weight) for name, weight in merge.items()}
@@ -469,32 +426,3 @@ def pulled(first: Point, second: Point, share: float) -> tuple[Point, Point]:
     middle = {name: (first[name] + second[name]) / 2 for name in first}
     one, other = ({name: torch.lerp(middle[name], end[name], share) for name in end} for end in (first, second))
     return one, other
-
-
-@torch.no_grad()
-def product_gap(mixture: MixtureModel) -> dict[str, float]:
-    """How far the update of the merged weights is from the routes' mean update, a site, relative to the latter.
-
-    For LoRA that is mean(B) mean(A) against the mean of B A over routes: equal where a side is shared or the sides
-    are routed independently; where they are tied, the gap is the covariance `1/M sum (B_i - mean B)(A_i - mean A)`.
-
-    Raises ValueError for adaptations that are not linear (bottleneck: see `merging.merge_gap`).
-    """
-    gaps = {}
-    for path, layer in mixture.sites.items():
-        weight = layer.weight.float().mT if hasattr(layer.base, "nf") else layer.weight.float()
-
-        def update(selection: Tensor | None, layer=layer, weight=weight) -> Tensor:  # type: ignore[no-untyped-def]
-            folded, _ = layer.adaptation.fold(layer.weights(selection), weight, None)
-            return folded - weight
-
-        routes = RouteSpace((layer.counts(),), mixture.mixture.tied).enumerate()[:, 0].to(weight.device)
-        mean = sum((update(route) for route in routes), torch.zeros_like(weight)) / len(routes)
-        size = float(mean.norm())
-        gaps[path] = float((update(None) - mean).norm()) / size if size else 0.0
-    return gaps
-
-
-def _on_device(mixture: MixtureModel, batches: Sequence[Batch]) -> list[Batch]:
-    device, _ = device_and_dtype(mixture)
-    return [{name: value.to(device) for name, value in batch.items()} for batch in batches]

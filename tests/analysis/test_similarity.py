@@ -30,14 +30,6 @@ def test_cka_ignores_rotation_and_scale_and_falls_for_unrelated_features():
         s.linear_cka(x, random(4, 6))
 
 
-def test_subspace_angles_are_scipys():
-    from scipy.linalg import subspace_angles
-
-    a, b = random(10, 3), random(10, 3, seed=1)
-    assert s.subspace_angles(a, b).numpy()[::-1] == pytest.approx(subspace_angles(a.numpy(), b.numpy()))
-    assert float(s.subspace_angles(a, a @ random(3, 3, seed=2)).max()) < 1e-6
-
-
 @pytest.mark.parametrize(("adaptation", "sides"), [(Bottleneck(3), 2), (LoRA(2), 2), (IA3(), 1)])
 def test_every_pair_at_every_site(adaptation, sides):
     mixture = tiny.mixed(tiny.bert(0.1), adaptation, experts=3, blocks=(-2, -1)).train()

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from adamix_lab.analysis import theory as t
 from adamix_lab.analysis.points import logits_at, point_of, stack_points
 from adamix_lab.analysis.theory import eager_attention
-from adamix_lab.core.adaptations import Bottleneck, LoRA
+from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.model import evaluating
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -104,20 +104,6 @@ def test_drawn_routes_stand_for_all_where_there_are_too_many():
     drawn = mixture.space.draw(torch.Generator().manual_seed(0), (6,))
     one = t.barycentre(mixture, batches(1), drawn)
     close.assert_close(one.ensemble, t.barycentre(mixture, batches(1), drawn.flip(0), at_once=2).ensemble, close.DOUBLE)
-
-
-def test_mean_of_products_and_product_of_means():
-    for settings in ({"share": "B"}, {"share": "A"}, {}):
-        assert max(t.product_gap(model(LoRA(2), **settings)).values()) <= close.ROUNDED.share
-    mixture = model(LoRA(2), tied=True)
-    for path, gap in t.product_gap(mixture).items():
-        a, b = (mixture.sites[path].experts[name].detach().float() for name in "AB")
-        products = (b @ a).mean(0)
-        covariance = ((b - b.mean(0)) @ (a - a.mean(0))).mean(0)
-        close.assert_close(gap, float(covariance.norm() / products.norm()))
-        assert gap > 0.1
-    with pytest.raises(ValueError, match=r"bottleneck cannot be folded"):
-        t.product_gap(model())
 
 
 def test_bad_input_is_named():
