@@ -262,7 +262,7 @@ def uncertainty(samples: Samples) -> dict[str, Tensor]:
     }
 
 
-def distance(log_p: Tensor, reference: Tensor) -> Tensor:
+def total_variation(log_p: Tensor, reference: Tensor) -> Tensor:
     """Total variation, half of the summed absolute differences of probabilities: `[..., rows, C]` to `[..., rows]`."""
     return 0.5 * (log_p.exp() - reference.exp()).abs().sum(-1)
 
@@ -298,7 +298,7 @@ def convergence(
         generator = generator_for(seed, size)
         picked = torch.randint(len(samples), (draws, size), generator=generator)
         estimates = torch.stack([p[:, numbers].mean(1) for numbers in picked])  # [draws, rows, C]
-        errors = distance(estimates.log(), reference).mean(-1)
+        errors = total_variation(estimates.log(), reference).mean(-1)
         losses = torch.stack([_loss(estimate.log(), samples.labels) for estimate in estimates])
         low, high = errors.quantile(torch.tensor([0.1, 0.9], dtype=torch.double)).tolist()
         rows.append(
@@ -308,7 +308,7 @@ def convergence(
                 "error": float(errors.mean()),
                 "error_low": low,
                 "error_high": high,
-                "bias": float(distance(estimates.mean(0).log(), reference).mean()),
+                "bias": float(total_variation(estimates.mean(0).log(), reference).mean()),
                 "rms": float((estimates - reference.exp()).square().mean().sqrt()),
                 "predicted_rms": float((one_route / size).sqrt()),
                 "loss": float(losses.mean()),
@@ -320,7 +320,7 @@ def convergence(
     return pd.DataFrame(rows).assign(draws=draws, seed=seed, exact_loss=float(exact_loss))
 
 
-def worth(table: DataFrame) -> float:
+def equivalent_routes(table: DataFrame) -> float:
     """The T at which an estimate is as near to the exact marginal as the merge, by log-log interpolation.
 
     Outside of the table's range it follows the 1/sqrt(T) line: below 1 where one route is nearer on average.
@@ -341,7 +341,7 @@ def worth(table: DataFrame) -> float:
 
 def _merged_row(merged: Samples, reference: Tensor, exact_loss: Tensor) -> dict[str, Any]:
     log_p = merged.log_probabilities[:, 0].double()
-    errors = distance(log_p, reference)
+    errors = total_variation(log_p, reference)
     loss = _loss(log_p, merged.labels)
     return {
         "what": "merged",

@@ -31,6 +31,7 @@ from adamix_lab.analysis.posterior import (
     convergence,
     drawn_routes,
     dropout_samples,
+    equivalent_routes,
     every_route,
     fix_batches,
     marginal,
@@ -38,7 +39,6 @@ from adamix_lab.analysis.posterior import (
     merged_sample,
     token_samples,
     uncertainty,
-    worth,
 )
 from adamix_lab.core.errors import one_of, positive, unknown
 from adamix_lab.core.files import write_atomically, write_text
@@ -90,7 +90,7 @@ def points_of_kind(
     return simplex(experts_of(mixture, 3), steps) if kind == "triangle" else square(experts_of(mixture, 4), steps)
 
 
-def place_for(device: str | None) -> str:
+def choose_device(device: str | None) -> str:
     """The device asked for; without one, a GPU if there is one. Raises ValueError for a GPU that is not there."""
     there = torch.cuda.is_available()
     if device and device.startswith("cuda") and not there:
@@ -101,7 +101,7 @@ def place_for(device: str | None) -> str:
     return device or ("cuda" if there else "cpu")
 
 
-def look_at(
+def landscape_of(
     name: str,
     kind: str = "plane",
     seed: int = 0,
@@ -132,7 +132,7 @@ def look_at(
     Raises ValueError for unknown names and a GPU that is not there, FileNotFoundError for other things missing.
     """
     one_of("dtype", dtype, ("float32", "bfloat16"))
-    place = place_for(device)
+    place = choose_device(device)
     stages = None
     if name in TWINS:
         mixture, tokenizer = load_twin(name, seed, stage)
@@ -150,10 +150,11 @@ def look_at(
     return evaluate_points(mixture, points, batches, store, seed=seed, say=say)
 
 
-def look_at_all(names: Sequence[str], kind: str, folder: Path, **settings: Any) -> dict[str, Landscape]:
+def landscapes_of(names: Sequence[str], kind: str, folder: Path, **settings: Any) -> dict[str, Landscape]:
     """The same kind for several, each in a file of its own: `<kind>-<name>.safetensors`."""
     return {
-        name: look_at(name, kind, store=folder / f"{kind}-{Path(name).name}.safetensors", **settings) for name in names
+        name: landscape_of(name, kind, store=folder / f"{kind}-{Path(name).name}.safetensors", **settings)
+        for name in names
     }
 
 
@@ -170,12 +171,12 @@ def write_landscapes(
 ) -> dict[str, Landscape]:
     """Evaluates one kind of landscape of several sets of experts and writes an array file each and a picture a metric.
 
-    settings: of `look_at`. A run that was killed goes on when it is called again.
+    settings: of `landscape_of`. A run that was killed goes on when it is called again.
     """
     one_of("kind of landscape", kind, KINDS)
     for metric in metrics:
         one_of("metric", metric, METRICS)
-    landscapes = look_at_all(names, kind, folder, say=say, **settings)
+    landscapes = landscapes_of(names, kind, folder, say=say, **settings)
     for metric in metrics:
         picture, path = plots.plot_landscapes(landscapes, metric), folder / f"{kind}-{metric}.png"
         plots.save_figure(picture.figure, path, picture.alt)
@@ -222,7 +223,7 @@ class Settings:
             raise ValueError(f"dropout = {self.dropout}: expected a number of samples, or 0 to leave dropout out.")
 
 
-def run_study(
+def write_posterior(
     folder: Path,
     out: Path,
     settings: Settings | None = None,
@@ -279,7 +280,7 @@ def run_study(
         "mixture": {key: config.get(key) for key in ("adaptation", "experts", "share", "tied", "base")},
         "routes": mixture.space.number, "members": len(members), "recipe": notes.get("recipe"),
         "training_rows": notes.get("train_rows"), "interpretation": INTERPRETATION,
-        "merge_is_worth_routes": worth(tables["convergence"]) if "convergence" in tables else None,
+        "merge_is_worth_routes": equivalent_routes(tables["convergence"]) if "convergence" in tables else None,
         "seconds": round(time.perf_counter() - start, 1), "versions": versions(),
     }  # fmt: skip
     _write(out, tables, f"{here.name}, M = {mixture.space.experts}", record)

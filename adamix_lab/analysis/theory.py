@@ -421,7 +421,7 @@ def variance(logits: Tensor, values: Tensor) -> Tensor:
     return (p * (values - mean).square()).sum(-1)
 
 
-def pulled(first: Point, second: Point, share: float) -> tuple[Point, Point]:
+def contract(first: Point, second: Point, share: float) -> tuple[Point, Point]:
     """Both points moved towards their middle, to a share of their distance (1: as they are)."""
     middle = {name: (first[name] + second[name]) / 2 for name in first}
     one, other = ({name: torch.lerp(middle[name], end[name], share) for name in end} for end in (first, second))

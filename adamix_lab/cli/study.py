@@ -33,10 +33,10 @@ def posterior(
 
     --task is the one it was trained on, where that was a folder or file. Rows are seeded samples.
     """
-    from adamix_lab.analysis.study import Settings, run_study
+    from adamix_lab.analysis.study import Settings, write_posterior
 
     settings = Settings(evaluation_rows, other_rows, draws, token_draws, dropout, routes, seed)
-    run_study(folder, out, settings, task, outside, outside_text, member or ())
+    write_posterior(folder, out, settings, task, outside, outside_text, member or ())
 
 
 def landscape(

@@ -18,7 +18,7 @@ from torch import Tensor
 from adamix_lab.analysis.landscape import Landscape, read_landscape
 from adamix_lab.analysis.plots import Picture, new_figure, plot_curvature, plot_landscapes, style_of
 from adamix_lab.analysis.statistics import format_interval
-from adamix_lab.analysis.study import look_at
+from adamix_lab.analysis.study import landscape_of
 from adamix_lab.analysis.theory import expert_similarity
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.files import read_tensors
@@ -180,7 +180,7 @@ def beside_now(twin: str = "adamix", steps: int = 11, rows: int = 64, folder: Pa
     """The shipped plane and one of the same call made now, on one colour scale; prints where each comes from."""
     shipped = shipped_plane(twin, folder)
     start = time.perf_counter()
-    now = look_at(twin, "plane", steps=steps, rows=rows, device="cpu")
+    now = landscape_of(twin, "plane", steps=steps, rows=rows, device="cpu")
     seconds = time.perf_counter() - start
     print(f"Left, shipped: {shipped.origin}.")
     print(f"Right, made now: {steps} x {steps} points, {rows} rows; {device_name()}; {seconds:.0f} s.")

@@ -19,14 +19,14 @@ from adamix_lab.analysis.plots import STYLES, Picture, new_figure
 from adamix_lab.analysis.posterior import (
     Samples,
     convergence,
-    distance,
     entropy,
+    equivalent_routes,
     every_route,
     fix_batches,
     marginal,
     merged_sample,
+    total_variation,
     uncertainty,
-    worth,
 )
 from adamix_lab.core.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.core.routing import generator_for
@@ -64,12 +64,12 @@ def estimates(answers: Answers, size: int, draws: int = DRAWS, seed: int = 0) ->
 
 def route_distance(answers: Answers) -> Tensor:
     """Total variation between one route's answer and the exact marginal, mean over routes, `[rows]`."""
-    return distance(answers.routes, marginal(answers.routes).unsqueeze(1)).mean(1)
+    return total_variation(answers.routes, marginal(answers.routes).unsqueeze(1)).mean(1)
 
 
 def merge_distance(answers: Answers) -> Tensor:
     """Total variation between the merge's answer and the exact marginal, `[rows]`."""
-    return distance(answers.merged, marginal(answers.routes))
+    return total_variation(answers.merged, marginal(answers.routes))
 
 
 def bayes_weights(answers: Answers, rows: Tensor | slice) -> Tensor:
@@ -117,7 +117,7 @@ def pulling(twin: str, seed: int, shares: Sequence[float], rows: int = ROWS) -> 
     def row(share: float, answers: Answers) -> dict[str, float]:
         table = converging(answers)
         route, merge = (float(table.loc[table["T"] == size, "error"].iloc[0]) for size in (1, 0))
-        return {"share": share, "route": route, "merge": merge, "worth": worth(table)}
+        return {"share": share, "route": route, "merge": merge, "worth": equivalent_routes(table)}
 
     found = pulled_answers(twin, seed, shares, rows)
     return pd.DataFrame([row(share, answers) for share, answers in zip(shares, found, strict=True)])
@@ -145,7 +145,7 @@ def worth_elsewhere() -> DataFrame:
                 "experts": name,
                 "one route": table.loc[table["T"] == 1, "error"].iloc[0],
                 "merge": table.loc[table["T"] == 0, "error"].iloc[0],
-                "worth": worth(table),
+                "worth": equivalent_routes(table),
                 "mutual information": told["mutual_information"],
                 "AUROC by entropy": told["auroc_entropy"],
                 "AUROC by mutual information": told["auroc_mutual_information"],

@@ -8,7 +8,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adamix_lab.analysis.posterior import Samples, convergence, distance, entropy, marginal, uncertainty, worth
+from adamix_lab.analysis.posterior import (
+    Samples,
+    convergence,
+    entropy,
+    equivalent_routes,
+    marginal,
+    total_variation,
+    uncertainty,
+)
 from adamix_lab.core.routing import generator_for
 
 
@@ -74,13 +82,13 @@ def test_the_merge_is_worth_as_many_routes_as_come_as_near():
     errors = dict(zip(table["T"], table["error"], strict=True))
     for wanted in (2.0, 4.0, 16.0):
         table.loc[table["what"] == "merged", "error"] = errors[wanted]
-        assert worth(table) == pytest.approx(wanted)
+        assert equivalent_routes(table) == pytest.approx(wanted)
     table.loc[table["what"] == "merged", "error"] = 2 * errors[1]
-    assert worth(table) == pytest.approx(0.25)
+    assert equivalent_routes(table) == pytest.approx(0.25)
     table.loc[table["what"] == "merged", "error"] = errors[16] / 2
-    assert worth(table) == pytest.approx(64)
+    assert equivalent_routes(table) == pytest.approx(64)
     table.loc[table["what"] == "merged", "error"] = 0.0
-    assert worth(table) == math.inf
+    assert equivalent_routes(table) == math.inf
     exact = convergence(every, one(marginal(every.logits), every), sizes=(1,), draws=2)
     (error,) = exact.loc[exact["what"] == "merged", "error"]
     close.assert_close(float(error), 0.0, close.ROUNDED, scale=1.0)  # of probabilities
@@ -88,7 +96,7 @@ def test_the_merge_is_worth_as_many_routes_as_come_as_near():
 
 def test_distance_is_total_variation():
     log_p = torch.tensor([[0.9, 0.1], [0.5, 0.5]]).log()
-    close.assert_close(distance(log_p[:1], log_p[1:]), [0.4], close.ROUNDED)
+    close.assert_close(total_variation(log_p[:1], log_p[1:]), [0.4], close.ROUNDED)
 
 
 def test_bad_input_is_named():

@@ -7,7 +7,7 @@ import tiny
 import tiny_task
 
 from adamix_lab.analysis import study
-from adamix_lab.analysis.study import Settings, run_study
+from adamix_lab.analysis.study import Settings, write_posterior
 from adamix_lab.tasks.tasks import hold_out
 
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
@@ -37,7 +37,9 @@ def test_it_writes_tables_pictures_with_alt_texts_and_a_record(saved, tmp_path):
 
     said = []
     members = [tmp_path / "single-a", tmp_path / "single-bc"]
-    tables = run_study(tmp_path / "mixture", tmp_path / "out", SMALL, outside="other", members=members, say=said.append)
+    tables = write_posterior(
+        tmp_path / "mixture", tmp_path / "out", SMALL, outside="other", members=members, say=said.append
+    )
     assert tables.keys() == TABLES
     for name in TABLES:
         path = tmp_path / "out" / f"{name}.csv"
@@ -71,10 +73,10 @@ def test_temperatures_need_rows_that_training_did_not_see(saved, tmp_path, monke
 
     monkeypatch.setattr(study, "fix_batches", watch)
     monkeypatch.setattr(study, "_pictures", lambda tables, title: {})
-    run_study(tmp_path / "mixture", tmp_path / "out", SMALL, say=lambda line: None)
+    write_posterior(tmp_path / "mixture", tmp_path / "out", SMALL, say=lambda line: None)
     dev = [row["sentence"] for row in hold_out(TASK.train, 0.2, 5)[1]]
     assert len(seen) == 2 and set(seen[1]) <= set(dev)
-    tables = run_study(tmp_path / "all-seen", tmp_path / "again", SMALL, say=lambda line: None)
+    tables = write_posterior(tmp_path / "all-seen", tmp_path / "again", SMALL, say=lambda line: None)
     assert "temperature" not in tables["uncertainty"]
     record = json.loads((tmp_path / "again/record.json").read_text())
     assert "no temperatures" in record["rows"] and record["outside"] is None
@@ -85,10 +87,10 @@ def test_too_many_routes_are_refused_before_any_work_and_can_be_drawn(saved, tmp
     from adamix_lab.fast.tree import check_budget as study_budget
 
     with pytest.raises(ValueError, match=r"64 routes: expected at most 50.*--routes N"):
-        run_study(tmp_path / "large", tmp_path / "out", SMALL)
+        write_posterior(tmp_path / "large", tmp_path / "out", SMALL)
     assert not (tmp_path / "out").exists()
     few = Settings(rows=10, other_rows=5, draws=4, token_draws=1, dropout=0, routes=9)
-    tables = run_study(tmp_path / "large", tmp_path / "out", few, say=lambda line: None)
+    tables = write_posterior(tmp_path / "large", tmp_path / "out", few, say=lambda line: None)
     assert "convergence" not in tables and "monte-carlo" in set(tables["strategies"]["strategy"])
     assert "routes, all 9 drawn" in set(tables["uncertainty"]["method"])
     assert not (tmp_path / "out/convergence.png").exists()

@@ -52,7 +52,7 @@ def test_derivatives_are_those_of_finite_differences(family):
 def test_two_near_points_differ_as_the_estimate_says(share):
     mixture = model()
     near = 0.02 if share == 0.5 else 0.0002  # away from the middle, third derivatives come in
-    pairs = [t.pulled(*ends(mixture), near), t.pulled(*ends(mixture, 1, 2), near)]
+    pairs = [t.contract(*ends(mixture), near), t.contract(*ends(mixture, 1, 2), near)]
     for gap in t.two_points(mixture, pairs, batches(), share):
         assert gap.measured == pytest.approx(gap.estimate, rel=0.1) and abs(gap.measured) > 1e-13
 

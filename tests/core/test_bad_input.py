@@ -12,7 +12,7 @@ import torch
 
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
-from adamix_lab.analysis.study import place_for
+from adamix_lab.analysis.study import choose_device
 from adamix_lab.lessons import answers, consistency
 from adamix_lab.lessons.widgets import Prediction, heading
 
@@ -21,10 +21,10 @@ def test_no_gpu_is_told_with_what_to_do(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for device in ("cuda", "cuda:1"):
         with pytest.raises(ValueError, match=r"there is none here\. Leave `device` out"):
-            place_for(device)
-    assert place_for(None) == "cpu" and place_for("cpu") == "cpu"
+            choose_device(device)
+    assert choose_device(None) == "cpu" and choose_device("cpu") == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert place_for(None) == "cuda" and place_for("cuda:1") == "cuda:1"
+    assert choose_device(None) == "cuda" and choose_device("cuda:1") == "cuda:1"
 
 
 def test_a_dial_without_its_runs_says_what_makes_them(monkeypatch, tmp_path):

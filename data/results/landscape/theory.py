@@ -20,7 +20,7 @@ import pandas as pd
 from adamix_lab.analysis import plots
 from adamix_lab.analysis.landscape import task_batches
 from adamix_lab.analysis.points import Point, point_of
-from adamix_lab.analysis.theory import Gap, barycentre, curvature, expert_similarity, pulled, two_points
+from adamix_lab.analysis.theory import Gap, barycentre, contract, curvature, expert_similarity, two_points
 from adamix_lab.core.files import write_text
 from adamix_lab.core.merging import merge_gap
 from adamix_lab.core.model import MixtureModel
@@ -107,7 +107,7 @@ def gaps_of_pairs(mixture: MixtureModel, batches: Sequence[Batch], number: int, 
         first, second = mixture.space.draw(generator, (2,))
         pair = frozenset(tuple(route.flatten().tolist()) for route in (first, second))
         if len(pair) == 2 and pair not in pairs:
-            pairs[pair] = pulled(point_of(mixture, first), point_of(mixture, second), scale)
+            pairs[pair] = contract(point_of(mixture, first), point_of(mixture, second), scale)
     return two_points(mixture, list(pairs.values()), batches)
 
 
