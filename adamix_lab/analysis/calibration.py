@@ -26,7 +26,7 @@ from adamix_lab.analysis.posterior import (
     token_samples,
     uncertainty,
 )
-from adamix_lab.core.errors import positive
+from adamix_lab.core.errors import LabError, positive
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
 from adamix_lab.fast.tree import LIMIT
@@ -42,7 +42,7 @@ BINS = 15
 def confidences(log_p: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """(the answered class's probability, whether it is right), `[rows]` each, float64."""
     if not len(labels):
-        raise ValueError("No rows to calibrate on: expected at least one.")
+        raise LabError("No rows to calibrate on: expected at least one.")
     best, answer = log_p.double().exp().max(-1)
     return best, (answer == labels).double()
 
@@ -102,7 +102,7 @@ def fit_temperature(log_p: Tensor, labels: Tensor) -> float:
     from scipy.optimize import minimize_scalar
 
     if not len(labels):
-        raise ValueError("No rows to fit a temperature on: expected a held-out slice of the training rows.")
+        raise LabError("No rows to fit a temperature on: expected a held-out slice of the training rows.")
     found = minimize_scalar(
         lambda log_t: nll(tempered(log_p, math.exp(log_t)), labels),
         bounds=(-math.log(100), math.log(100)),
@@ -115,7 +115,7 @@ def fit_temperature(log_p: Tensor, labels: Tensor) -> float:
 def tempered(log_p: Tensor, temperature: float) -> Tensor:
     """Log-probabilities at a temperature: above 1 they are flatter. Of a marginal, p^(1/t) made to sum to 1."""
     if not temperature > 0:
-        raise ValueError(f"temperature = {temperature}: expected a number above 0 (1 changes nothing).")
+        raise LabError(f"temperature = {temperature}: expected a number above 0 (1 changes nothing).")
     return (log_p.double() / temperature).log_softmax(-1)
 
 
@@ -186,14 +186,14 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
     from sklearn.metrics import roc_auc_score
 
     if not len(inside) or not len(outside):
-        raise ValueError(f"{len(inside)} rows inside and {len(outside)} outside: expected at least one of each.")
+        raise LabError(f"{len(inside)} rows inside and {len(outside)} outside: expected at least one of each.")
     truth = torch.cat([torch.zeros(len(inside)), torch.ones(len(outside))])
     return float(roc_auc_score(truth.numpy(), torch.cat([inside, outside]).double().numpy()))
 
 
 def _check(uncertainty: Tensor, right: Tensor) -> None:
     if uncertainty.shape != right.shape or uncertainty.dim() != 1 or not len(right):
-        raise ValueError(
+        raise LabError(
             f"Uncertainty of shape {list(uncertainty.shape)} and answers of {list(right.shape)}: expected one number a "
             "row for both, and at least one row."
         )

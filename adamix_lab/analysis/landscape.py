@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.analysis.points import Grid, Point, Points, above_prefix, device_and_dtype, logits_at, point_of
-from adamix_lab.core.errors import one_of, positive
+from adamix_lab.core.errors import LabError, one_of, positive
 from adamix_lab.core.files import read_tensors, write_tensors
 from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.objective import IGNORED, predicts_next
@@ -82,7 +82,7 @@ class Landscape(Grid):
         are no mixtures.
         """
         if self.kind not in ("line", "simplex", "square"):
-            raise ValueError(
+            raise LabError(
                 f"A {self.kind} has no chord: expected a line, a simplex or a square, whose points mix the marks."
             )
         ends = torch.tensor([self.at(mark, metric) for mark in self.references], dtype=torch.float64)
@@ -129,7 +129,7 @@ def read_landscape(path: str | Path) -> Landscape:
     with safe_open(path, "pt") as file:
         about = json.loads((file.metadata() or {}).get("landscape", "{}"))
     if about.pop("metrics", None) != list(METRICS) or "sums" not in tensors:
-        raise ValueError(f"{path} holds no landscape: expected a file written by evaluate_points or save_landscape.")
+        raise LabError(f"{path} holds no landscape: expected a file written by evaluate_points or save_landscape.")
     about |= {name: tuple(about[name]) for name in ("shape", "marks", "references", "batches")}
     about["axes"] = {name: tensors[f"axes.{n}"] for n, name in enumerate(about["axes"])}
     return Landscape(**about, coefficients=tensors["coefficients"], sums=tensors["sums"])
@@ -191,10 +191,10 @@ def task_batches(task: Task, tokenizer: Any, rows: int | None = None, batch_size
     Raises ValueError for an empty evaluation set, or a regression.
     """
     if task.regression:
-        raise ValueError(f"Task {task.name!r} is a regression: expected classes.")
+        raise LabError(f"Task {task.name!r} is a regression: expected classes.")
     chosen = task.evaluation[:rows]
     if not chosen:
-        raise ValueError(f"The evaluation set of {task.name!r} is empty ({rows = }): expected at least one row.")
+        raise LabError(f"The evaluation set of {task.name!r} is empty ({rows = }): expected at least one row.")
     examples = encode(chosen, task, tokenizer)
     return [batch for _, batch in sequential(examples, batch_size, tokenizer.pad_token_id or 0)]
 
@@ -301,7 +301,7 @@ def _begin(points: Points, batches: int, notes: dict[str, Any], store: Path | No
         return empty_landscape(points, batches, notes)
     found = read_landscape(store)
     if found.notes.get("digest") != notes["digest"]:
-        raise ValueError(
+        raise LabError(
             f"{store} holds another landscape (digest {found.notes.get('digest')}): expected {notes['digest']}, of "
             "these points, batches and numbers. Choose another file, or delete it."
         )
@@ -313,12 +313,12 @@ def _begin(points: Points, batches: int, notes: dict[str, Any], store: Path | No
 def check_batches(mixture: MixtureModel, batches: Sequence[Batch]) -> None:
     """Raises ValueError for no batches, batches without labels, and regressions."""
     if not batches:
-        raise ValueError("There are no batches: expected at least one with labels. Is the validation set empty?")
+        raise LabError("There are no batches: expected at least one with labels. Is the validation set empty?")
     for n, batch in enumerate(batches):
         if "labels" not in batch:
-            raise ValueError(f"Batch {n} has no labels: expected rows with answers, which the loss is measured on.")
+            raise LabError(f"Batch {n} has no labels: expected rows with answers, which the loss is measured on.")
     if getattr(mixture.model, "num_labels", 2) == 1:
-        raise ValueError("The model answers one number (a regression): expected classes or tokens.")
+        raise LabError("The model answers one number (a regression): expected classes or tokens.")
 
 
 def check_points(mixture: MixtureModel, anchors: Point) -> None:
@@ -327,7 +327,7 @@ def check_points(mixture: MixtureModel, anchors: Point) -> None:
     for name, stacked in anchors.items():
         if name not in own or own[name].shape != stacked.shape[1:]:
             there = f"{list(own[name].shape)}" if name in own else "not there"
-            raise ValueError(
+            raise LabError(
                 f"The points do not fit the model: {name} is {list(stacked.shape[1:])}, in the model {there}. Expected "
                 "points of models attached alike (same base, adaptation and sites)."
             )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import write_atomically, write_text
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def plot_landscapes(landscapes: Mapping[str, Landscape], metric: str = "loss") -
     """
     kinds = {landscape.kind for landscape in landscapes.values()}
     if len(kinds) != 1:
-        raise ValueError(f"Landscapes of kinds {sorted(kinds)} were given: expected one or more of one kind.")
+        raise LabError(f"Landscapes of kinds {sorted(kinds)} were given: expected one or more of one kind.")
     return _plot_lines(landscapes, metric) if kinds == {"line"} else _plot_maps(landscapes, metric)
 
 
@@ -215,7 +216,7 @@ def plane_coordinates(landscape: Landscape) -> tuple[Tensor, Tensor]:
     if landscape.kind != "simplex":
         return axes[0], axes[1]
     if len(axes) != 3:
-        raise ValueError("A tetrahedron has no flat picture: expected three vertices. Draw some tetrahedron_slice.")
+        raise LabError("A tetrahedron has no flat picture: expected three vertices. Draw some tetrahedron_slice.")
     return axes[1] + axes[2] / 2, axes[2] * math.sqrt(3) / 2
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from adamix_lab.core.errors import fraction, positive
+from adamix_lab.core.errors import LabError, fraction, positive
 from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.objective import reads_labels
 from adamix_lab.core.views import Batch, rows_of
@@ -47,7 +47,7 @@ def point_of(mixture: MixtureModel, selection: Tensor | None = None, head: bool 
 def experts_of(mixture: MixtureModel, number: int) -> dict[str, Point]:
     """The first experts as named points. Raises ValueError where the mixture has fewer."""
     if mixture.space.experts < number:
-        raise ValueError(f"The mixture has {mixture.space.experts} experts: expected {number} or more for this kind.")
+        raise LabError(f"The mixture has {mixture.space.experts} experts: expected {number} or more for this kind.")
     return {f"expert {n}": point_of(mixture, mixture.space.fixed(n)) for n in range(number)}
 
 
@@ -57,20 +57,20 @@ def stack_points(points: Sequence[Point], names: Sequence[str] | None = None) ->
     Raises ValueError for points of different models (what differs is named) and for weights that are not finite.
     """
     if not points:
-        raise ValueError("No points were given: expected at least one (see point_of).")
+        raise LabError("No points were given: expected at least one (see point_of).")
     names, first = names or [f"point {n}" for n in range(len(points))], points[0]
     for name, point in zip(names, points, strict=True):
         shapes = [{key: list(weight.shape) for key, weight in each.items()} for each in (first, point)]
         differing = [key for key in sorted(first.keys() | point.keys()) if shapes[0].get(key) != shapes[1].get(key)]
         if differing:
             what = " and ".join(str(shape.get(differing[0], "missing")) for shape in shapes)
-            raise ValueError(
+            raise LabError(
                 f"{names[0]} and {name} are points of different models: {differing[0]} is {what}. Expected the same "
                 "adaptation, sites and head; compare models that were attached alike."
             )
         broken = [key for key, weight in point.items() if not bool(torch.isfinite(weight).all())]
         if broken:
-            raise ValueError(
+            raise LabError(
                 f"{name} holds NaN or infinite weights in {broken[0]} ({len(broken)} of {len(point)} tensors): "
                 "expected finite ones. Its training diverged; take an earlier checkpoint."
             )
@@ -125,7 +125,7 @@ def line(ends: Mapping[str, Point], steps: int = 21, beyond: float = 0.0) -> Poi
     names, anchors = _named(ends, (2,), "A line")
     way = _difference(anchors, 1)
     if dot(way, way) == 0:
-        raise ValueError(f"{names[0]} and {names[1]} are the same point: expected two that differ.")
+        raise LabError(f"{names[0]} and {names[1]} are the same point: expected two that differ.")
     t = torch.cat([_ticks(-beyond, 1 + beyond, steps), _double([0, 1])])
     return Points("line", torch.stack([1 - t, t], -1), {"t": t}, (steps,), names, names, anchors)
 
@@ -143,7 +143,7 @@ def plane(corners: Mapping[str, Point], steps: int = 21, margin: float = 0.2) ->
     rest = {key: to_third[key] - along / (width or 1.0) * to_second[key] for key in to_third}
     height = math.sqrt(dot(rest, rest))
     if not width or height <= 1e-6 * max(length, width):
-        raise ValueError(
+        raise LabError(
             f"{', '.join(names)} lie on one line (the third is {height:.2g} away from it, the points {width:.2g} "
             "apart): a plane needs three points that do not. Take line() through two of them, or another third point."
         )
@@ -232,7 +232,7 @@ def dot(first: Point, second: Point) -> float:
 def _named(points: Mapping[str, Point], numbers: tuple[int, ...], what: str) -> tuple[tuple[str, ...], Point]:
     if len(points) not in numbers:
         expected = " or ".join(map(str, numbers))
-        raise ValueError(f"{what} was given {len(points)} points: expected {expected}, by name.")
+        raise LabError(f"{what} was given {len(points)} points: expected {expected}, by name.")
     return tuple(points), stack_points(list(points.values()), list(points))
 
 
@@ -242,7 +242,7 @@ def _difference(anchors: Point, n: int) -> Point:
 
 def _ticks(start: float, stop: float, steps: int) -> Tensor:
     if not isinstance(steps, int) or steps < 2:
-        raise ValueError(f"steps = {steps}: expected a whole number of at least 2, the points along an axis.")
+        raise LabError(f"steps = {steps}: expected a whole number of at least 2, the points along an axis.")
     return torch.linspace(start, stop, steps, dtype=torch.float64)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from adamix_lab.core.errors import one_of, positive
+from adamix_lab.core.errors import LabError, one_of, positive
 from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.views import Batch
@@ -110,7 +110,7 @@ def fix_batches(
     Raises ValueError where there are no rows, or the task is a regression.
     """
     if task.regression:
-        raise ValueError(f"Task {task.name!r} is a regression: expected classes, which probabilities need.")
+        raise LabError(f"Task {task.name!r} is a regression: expected classes, which probabilities need.")
     examples = encode(task.evaluation if rows is None else rows, task, tokenizer, max_length)
     labels = torch.tensor([int(example.pop("labels", torch.tensor(-1))) for example in examples])
     device = next(mixture.parameters()).device
@@ -172,7 +172,7 @@ def dropout_samples(fixed: FixedBatches, draws: int, seed: int = 0) -> Samples:
     """
     positive("draws (T)", draws)
     if not any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in fixed.mixture.modules()):
-        raise ValueError(
+        raise LabError(
             "The model has no dropout to sample: expected a backbone with a rate above 0. Leave dropout out of the "
             "comparison, or load the backbone with dropout."
         )
@@ -190,10 +190,10 @@ def member_samples(members: Sequence[FixedBatches]) -> Samples:
     Raises ValueError where the members are none, or their rows differ.
     """
     if not members:
-        raise ValueError("No members were given: expected at least one model trained apart.")
+        raise LabError("No members were given: expected at least one model trained apart.")
     for member in members[1:]:
         if not torch.equal(member.labels, members[0].labels):
-            raise ValueError("The members' rows differ: expected the same rows for each (fix_batches).")
+            raise LabError("The members' rows differ: expected the same rows for each (fix_batches).")
     logits = torch.cat([merged_sample(member).logits for member in members], 1)
     return Samples(logits, members[0].labels, "apart")
 
@@ -283,7 +283,7 @@ def convergence(
     import pandas as pd
 
     if not samples.exact:
-        raise ValueError(
+        raise LabError(
             f"{len(samples)} drawn routes are no exact marginal to converge to: expected every route (every_route)."
         )
     for size in sizes:

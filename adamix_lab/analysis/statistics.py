@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from adamix_lab.core.errors import LabError
+
 LEVEL = 0.95
 ROUNDING = 1e-12  # of the largest value, or of 1 where all are smaller: 5,000 roundings of float64
 
@@ -43,7 +45,7 @@ def t_interval(values: Any) -> Estimate:
 
     values = np.asarray(values, dtype=float)
     if not len(values):
-        raise ValueError("No values: expected at least one, of a seed or of a row.")
+        raise LabError("No values: expected at least one, of a seed or of a row.")
     number, mean = len(values), float(values.mean())
     if number == 1:
         return Estimate(mean, math.nan, math.nan, math.nan, 1)

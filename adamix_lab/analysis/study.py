@@ -40,7 +40,7 @@ from adamix_lab.analysis.posterior import (
     token_samples,
     uncertainty,
 )
-from adamix_lab.core.errors import one_of, positive, unknown
+from adamix_lab.core.errors import LabError, one_of, positive, unknown
 from adamix_lab.core.files import write_atomically, write_text
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
@@ -79,7 +79,7 @@ def points_of_kind(
     steps, merged = steps or STEPS[kind], {"merged": point_of(mixture)}
     if kind == "stages":
         if not stages:
-            raise ValueError('The kind "stages" needs checkpoints: expected shipped experts (a twin), which have them.')
+            raise LabError('The kind "stages" needs checkpoints: expected shipped experts (a twin), which have them.')
         return plane(stages, steps)
     if kind == "random":
         return random_plane(merged, generator_for(seed), steps)
@@ -94,7 +94,7 @@ def choose_device(device: str | None) -> str:
     """The device asked for; without one, a GPU if there is one. Raises ValueError for a GPU that is not there."""
     there = torch.cuda.is_available()
     if device and device.startswith("cuda") and not there:
-        raise ValueError(
+        raise LabError(
             f"device = {device!r}: expected a GPU that PyTorch can use, and there is none here. Leave `device` out: "
             "the CPU computes the same, with fewer steps in the same time."
         )
@@ -220,7 +220,7 @@ class Settings:
         if self.routes is not None:
             positive("routes", self.routes)
         if self.dropout < 0:
-            raise ValueError(f"dropout = {self.dropout}: expected a number of samples, or 0 to leave dropout out.")
+            raise LabError(f"dropout = {self.dropout}: expected a number of samples, or 0 to leave dropout out.")
 
 
 def write_posterior(

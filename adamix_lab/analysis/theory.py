@@ -28,7 +28,7 @@ from torch import Generator, Tensor, nn
 
 from adamix_lab.analysis.landscape import check_batches, check_points, target_logits, targets
 from adamix_lab.analysis.points import Point, cache_batches, inputs_of, logits_at, point_of, stack_points
-from adamix_lab.core.errors import positive
+from adamix_lab.core.errors import LabError, positive
 from adamix_lab.core.mixture import MixtureLayer
 from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.objective import predicts_next
@@ -52,7 +52,7 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
     1 where they agree up to a rotation and a scale. Raises ValueError for different numbers of rows.
     """
     if len(x) != len(y):
-        raise ValueError(f"Features of {len(x)} and {len(y)} rows cannot be aligned: expected the same rows.")
+        raise LabError(f"Features of {len(x)} and {len(y)} rows cannot be aligned: expected the same rows.")
     x, y = (f.double() - f.double().mean(0) for f in (x, y))
     return float((x.T @ y).square().sum() / ((x.T @ x).norm() * (y.T @ y).norm()))
 
@@ -219,7 +219,7 @@ def top_eigenvalues(loss: AdapterLoss, number: int = 3, seed: int = 0, tolerance
 
     positive("number", number)
     if number >= loss.size - 1:
-        raise ValueError(f"number = {number}: expected fewer than the {loss.size} weights that move, less one.")
+        raise LabError(f"number = {number}: expected fewer than the {loss.size} weights that move, less one.")
 
     def product(vector: ndarray) -> ndarray:
         return loss.hvp(torch.from_numpy(vector.reshape(-1).copy()).to(loss.zero())).double().cpu().numpy()
@@ -233,7 +233,7 @@ def top_eigenvalues(loss: AdapterLoss, number: int = 3, seed: int = 0, tolerance
 def trace(loss: AdapterLoss, generator: Generator, probes: int = 16) -> tuple[float, float]:
     """(the Hessian's trace, its standard error), from random signs (Hutchinson, 1990). Raises ValueError below 2."""
     if probes < 2:
-        raise ValueError(f"probes = {probes}: expected at least 2, for a standard error.")
+        raise LabError(f"probes = {probes}: expected at least 2, for a standard error.")
     found = []
     for _ in range(probes):
         signs = torch.randint(0, 2, (loss.size,), generator=generator).mul(2).sub(1).to(loss.zero())
@@ -307,7 +307,7 @@ def two_points(
     Raises ValueError for no pairs or batches, points that do not fit, or a share outside (0, 1).
     """
     if not 0 < share < 1:
-        raise ValueError(f"share = {share}: expected a number between 0 and 1, both excluded.")
+        raise LabError(f"share = {share}: expected a number between 0 and 1, both excluded.")
     check_batches(mixture, batches)
     first, second = (stack_points([pair[n] for pair in pairs]) for n in range(2))
     check_points(mixture, stack_points(pairs[0]))
@@ -378,7 +378,7 @@ def expert_directions(mixture: MixtureModel) -> tuple[Point, Tensor]:
                 directions.append(moved)
                 weights.append(1 / experts)
     if not directions:
-        raise ValueError("The mixture has one expert a side: expected two or more, else merge and ensemble are one.")
+        raise LabError("The mixture has one expert a side: expected two or more, else merge and ensemble are one.")
     return {name: torch.stack([d[name] for d in directions]) for name in merge}, torch.tensor(weights).double()
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adamix_lab.classroom.course import SOURCES
+from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -153,6 +154,6 @@ def _pip(*words: str) -> None:
     done = subprocess.run([sys.executable, "-m", "pip", *words], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-4:])
-        raise ValueError(
+        raise LabError(
             f"pip {words[0]} failed:\n{said}\nA bundle is made with the network: check it, and the free space (3 GB)."
         )

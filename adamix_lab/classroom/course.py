@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adamix_lab.core.errors import unknown
+from adamix_lab.core.errors import LabError, unknown
 
 FOLDERS = ("source", "release", "solution", "submitted", "autograded", "feedback", "gradebook")
 
@@ -69,7 +69,7 @@ def done(answer: dict[str, Any], what: str) -> None:
     """Raises ValueError with nbgrader's own words where one of its steps failed."""
     if not answer["success"]:
         words = (answer.get("log") or answer.get("error") or "").strip().splitlines()
-        raise ValueError(f"{what} failed in nbgrader: {words[-1] if words else 'it did not say why'}.")
+        raise LabError(f"{what} failed in nbgrader: {words[-1] if words else 'it did not say why'}.")
 
 
 def release(name: str, course: Path) -> tuple[Path, Path]:
@@ -86,7 +86,7 @@ def release(name: str, course: Path) -> tuple[Path, Path]:
     nbformat.write(notebook, source)
     answer = api(course).generate_assignment(name, force=True)
     if not answer["success"] and "submissions associated" in (answer.get("error") or ""):
-        raise ValueError(
+        raise LabError(
             f"{name} has submissions in {course / 'gradebook'} and its cells have changed since: expected the cells "
             "that students were given. Give a new --course folder for the new version."
         )
@@ -156,13 +156,13 @@ def exercises(name: str) -> list[Exercise]:
             marks = {key: cell.metadata.get(key) for key in ("minutes", "difficulty", "aims")}
             if None in marks.values():
                 missing = next(key for key, value in marks.items() if value is None)
-                raise ValueError(f"{name}: an answer has no {missing}: expected minutes, difficulty and aims.")
+                raise LabError(f"{name}: an answer has no {missing}: expected minutes, difficulty and aims.")
             found[cell.metadata["answer"]] = Exercise(cell.metadata["answer"], **marks, checks={})
         elif "check" in cell.metadata:
             check = cell.metadata["check"]
             owner = check.split("-")[0]
             if owner not in found or "points" not in cell.metadata:
-                raise ValueError(f"{name}: check {check!r} needs points and an answer {owner!r} above it.")
+                raise LabError(f"{name}: check {check!r} needs points and an answer {owner!r} above it.")
             found[owner].checks[check] = float(cell.metadata["points"])
     return list(found.values())
 

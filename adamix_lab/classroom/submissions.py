@@ -17,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from adamix_lab.core.errors import LabError
+
 MOODLE = re.compile(r"^(?P<name>.+)_(?P<id>\d+)_assignsubmission_(?:file|onlinetext)_?(?P<file>.*)$")
 CANVAS = re.compile(r"^(?P<name>[^_]+)(?P<late>_LATE)?_(?P<id>\d+)_(?P<upload>\d+)_(?P<file>.+)$")
 ATTEMPT = re.compile(r"-(\d+)$")
@@ -98,19 +100,15 @@ def _zipped(path: Path) -> Iterator[tuple[PurePosixPath, bytes, datetime.datetim
     try:
         archive = zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
-        raise ValueError(
-            f"{path} is no zip file ({error}): expected the platform's download. Fetch it again."
-        ) from error
+        raise LabError(f"{path} is no zip file ({error}): expected the platform's download. Fetch it again.") from error
     with archive:
         entries = [entry for entry in archive.infolist() if not entry.is_dir()]
         if len(entries) > MOST:
-            raise ValueError(f"{path} holds {len(entries)} files: expected at most {MOST}, a few a person.")
+            raise LabError(f"{path} holds {len(entries)} files: expected at most {MOST}, a few a person.")
         for entry in entries:
             place = PurePosixPath(entry.filename.replace("\\", "/"))
             if place.is_absolute() or ".." in place.parts:
-                raise ValueError(
-                    f"{path}: the name {entry.filename!r} leaves the folder. This zip is not to be trusted."
-                )
+                raise LabError(f"{path}: the name {entry.filename!r} leaves the folder. This zip is not to be trusted.")
             if not _leftover(place):
                 # what is too large is not unpacked; it is then no notebook, and that is told
                 data = archive.read(entry) if entry.file_size <= LARGEST else b""

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from adamix_lab.cli import exchange, options, study, teaching, train
 from adamix_lab.core import __version__
+from adamix_lab.core.errors import LabError
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST = ("--LabApp.default_url=/lab/tree/00_tour.ipynb",)  # where the server's address leads, browser or not
@@ -31,7 +32,7 @@ class Boundary(TyperGroup):
             return super().invoke(ctx)
         except BrokenPipeError:  # typer's: who reads the output has had enough
             raise
-        except (ValueError, OSError, ImportError) as error:
+        except (LabError, OSError, ImportError) as error:
             if os.environ.get("ADAMIX_LAB_DEBUG"):
                 raise
             print(f"adamix-lab: {error}", file=sys.stderr)

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from adamix_lab.core.errors import fraction, one_of, positive
+from adamix_lab.core.errors import LabError, fraction, one_of, positive
 
 Base = Callable[[Tensor], Tensor]
 Start = Callable[[tuple[int, ...], Generator], Tensor]
@@ -119,7 +119,7 @@ class Adaptation:
 
         Raises ValueError where the adaptation is not linear in its input.
         """
-        raise ValueError(
+        raise LabError(
             f"{self.kind} cannot be folded into the frozen weight: it is not linear in its input. "
             "Keep it as a module (merge), or use LoRA, IA3 or bias."
         )
@@ -222,7 +222,7 @@ class LoRA(Adaptation):
         stop_before = 0
         for start, stop in self.slices:
             if not stop_before <= start < stop <= out_features:
-                raise ValueError(
+                raise LabError(
                     f"LoRA slice ({start}, {stop}) does not fit: expected ascending, disjoint ranges inside "
                     f"0..{out_features}, the frozen layer's output. Give the ranges of q, k or v you want."
                 )

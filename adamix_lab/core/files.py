@@ -74,7 +74,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise
     except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(
+        raise LabError(
             f"{path} is not a whole safetensors file ({error}): expected one written by adamix_lab. It may have been "
             "cut short by a copy or a full disk; copy it again, or train again."
         ) from error

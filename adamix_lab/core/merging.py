@@ -27,10 +27,10 @@ Score = Callable[[Tensor], float]
 def weighted(space: RouteSpace, weights: Sequence[float]) -> Tensor:
     """The same M coefficients at every site and side. Raises ValueError unless they lie on the simplex."""
     if len(weights) != space.experts:
-        raise ValueError(f"{len(weights)} weights were given: expected {space.experts}, one an expert.")
+        raise LabError(f"{len(weights)} weights were given: expected {space.experts}, one an expert.")
     point = torch.tensor([float(w) for w in weights])
     if (point < 0).any() or abs(float(point.sum()) - 1) > 1e-4:
-        raise ValueError(f"Weights {list(weights)} are no mixture: expected numbers of at least 0 that sum to 1.")
+        raise LabError(f"Weights {list(weights)} are no mixture: expected numbers of at least 0 that sum to 1.")
     return point.expand(*space.shape, -1).clone()
 
 
@@ -194,7 +194,7 @@ def merge_products(mixture: MixtureModel, rank: int | None = None) -> MixtureMod
     """
     config, adaptation = mixture.mixture, mixture.mixture.adaptation
     if not isinstance(adaptation, LoRA):
-        raise ValueError(f"merge_products multiplies B and A: expected LoRA, got {adaptation.kind}. Use merge.")
+        raise LabError(f"merge_products multiplies B and A: expected LoRA, got {adaptation.kind}. Use merge.")
     if mixture.space.experts > 1 and not config.tied and not config.share:
         raise LabError(
             "The sides are routed independently, so that no A belongs to a B: expected tied experts or a shared side. "

@@ -105,7 +105,7 @@ class MixtureLayer(nn.Module):
         if isinstance(selection, Tensor) and not selection.is_floating_point() and selection.dim() == 3:
             return self._by_token(x, selection)
         if x.shape[0] % self.groups():
-            raise ValueError(
+            raise LabError(
                 f"{self.groups()} selections do not divide {x.shape[0]} rows: expected a batch of K groups "
                 "of equally many rows, one group after another (K routes [K, sites, sides])."
             )
@@ -128,7 +128,7 @@ class MixtureLayer(nn.Module):
         # All vertices in use are computed and then selected: gathering weights token by token would need a copy of
         # the weights for each token.
         if x.shape[:2] != selection.shape[:2]:
-            raise ValueError(
+            raise LabError(
                 f"Routes of {list(selection.shape[:2])} tokens do not fit an input of {list(x.shape[:2])}: expected "
                 "one route for each row and token that the site sees (generation and decoders see other lengths: "
                 "route per example or per batch there)."

@@ -157,7 +157,7 @@ class MixtureModel(nn.Module):
     def add_task(self, name: str, num_labels: int | None = None, seed: int | None = None) -> None:
         """Fresh experts and a fresh head under a name, and switches to it."""
         if name in self._tasks:
-            raise ValueError(f"Task {name!r} exists already: expected a new name; use switch({name!r}).")
+            raise LabError(f"Task {name!r} exists already: expected a new name; use switch({name!r}).")
         if self.mixture.own:
             raise LabError(f"Task {name!r} needs a frozen base, and some of its own weights train. Use another model.")
         if num_labels and not self.head_paths:
@@ -296,13 +296,13 @@ def check_fit(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Ten
     """Raises ValueError where names or shapes differ: what is missing, unknown or of another shape."""
     missing, unexpected = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     if missing or unexpected:
-        raise ValueError(
+        raise LabError(
             f"The weights do not fit what is attached: missing {missing[:3]}, unknown {unexpected[:3]} "
             f"({len(missing)} and {len(unexpected)} in all). Attach the adaptation, sites and sharing they had."
         )
     for name, shape in expected.items():
         if tuple(tensors[name].shape) != shape:
-            raise ValueError(
+            raise LabError(
                 f"{name} has shape {list(tensors[name].shape)}: expected {list(shape)} from the configuration. "
                 "The configuration and the weights disagree; use the pair that was saved together."
             )

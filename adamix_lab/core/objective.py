@@ -35,7 +35,7 @@ class Consistency:
         one_of("consistency", self.kind, DISTANCES)
         one_of("views", self.views, get_args(Views))
         if self.weight < 0:
-            raise ValueError(f"consistency weight = {self.weight}: expected 0 (off) or more.")
+            raise LabError(f"consistency weight = {self.weight}: expected 0 (off) or more.")
 
     @property
     def number(self) -> int:
@@ -133,7 +133,7 @@ def check_label_range(labels: Tensor, classes: int) -> None:
     """Raises ValueError for a label outside the classes (on a GPU the device itself refuses)."""
     outside = (labels < 0) | (labels >= classes)
     if labels.device.type == "cpu" and bool(outside.any()):
-        raise ValueError(
+        raise LabError(
             f"Label {int(labels[outside][0])} is outside the {classes} classes: expected 0 to {classes - 1}. "
             "Check num_labels, and leave out rows without a label (-1)."
         )
@@ -169,7 +169,7 @@ def _rows(a: Tensor, b: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
 def _log_probabilities(a: Tensor, b: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     a, b = _rows(a, b, mask)
     if a.shape[-1] == 1:
-        raise ValueError(
+        raise LabError(
             "KL between distributions over one class is always 0 (the reference spends a pass on it for STS-B): "
             'expected two classes or more. Use kind="mse" for regression.'
         )

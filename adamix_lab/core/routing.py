@@ -83,7 +83,7 @@ class RouteSpace:
                 f"A route of {route.dtype} does not fit: expected whole numbers (int64). Fractions make points."
             )
         if route.dim() < 2 or tuple(route.shape[-2:]) != self.shape or route.dim() > 4:
-            raise ValueError(
+            raise LabError(
                 f"Route of shape {list(route.shape)} does not fit: expected [sites, sides] = {list(self.shape)}, "
                 "with at most two leading axes (views or examples; examples and tokens)."
             )
@@ -91,7 +91,7 @@ class RouteSpace:
         wrong = (route < 0) | (route >= counts)
         if wrong.any():
             *_, site, side = wrong.nonzero()[0].tolist()
-            raise ValueError(
+            raise LabError(
                 f"Expert {int(route[wrong][0])} at site {site}, side {side} is out of range: expected 0 to "
                 f"{self.counts[site][side] - 1}" + (" (the side is shared)." if self.counts[site][side] == 1 else ".")
             )
@@ -101,7 +101,7 @@ class RouteSpace:
         """The mixture point itself if its shape fits. Raises ValueError otherwise."""
         shape = (*self.shape, self.experts)
         if point.dim() not in (3, 4) or tuple(point.shape[-3:]) != shape:
-            raise ValueError(
+            raise LabError(
                 f"Mixture point of shape {list(point.shape)} does not fit: expected [sites, sides, experts] = "
                 f"{list(shape)}, with at most one leading axis. Routes are whole numbers [sites, sides] (int64)."
             )

@@ -40,7 +40,7 @@ def declared_shapes(
     """
     sides, shapes = shared_sides(adaptation, share), {}
     if wild := [site for site in sites if "*" in site]:
-        raise ValueError(f"Site {wild[0]!r} is a pattern: expected plain module paths in a saved configuration.")
+        raise LabError(f"Site {wild[0]!r} is a pattern: expected plain module paths in a saved configuration.")
     for path in find_sites(model, sites):
         here = adaptation.at(path)
         for name, weight in declared_weights(here, *sizes(model.get_submodule(path))).items():

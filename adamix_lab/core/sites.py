@@ -149,7 +149,7 @@ def find_sites(model: nn.Module, patterns: str | Sequence[str], blocks: Iterable
     """
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     if not patterns:
-        raise ValueError("targets is empty: expected one pattern of module paths or more.")
+        raise LabError("targets is empty: expected one pattern of module paths or more.")
     paths = [name for name, _ in model.named_modules() if name]
     found: set[str] = set()
     for pattern in patterns:
@@ -158,7 +158,7 @@ def find_sites(model: nn.Module, patterns: str | Sequence[str], blocks: Iterable
         if not matched:
             close = near_misses(pattern, dict.fromkeys(re.sub(r"\.\d+\.", ".*.", path) for path in paths))
             hint = f" Near misses: {', '.join(map(repr, close))}." if close else ""
-            raise ValueError(
+            raise LabError(
                 f"Pattern {pattern!r} matches no module of {type(model).__name__}: expected a module path, with * "
                 f"for one part and ** for several.{hint}"
             )

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adamix_lab.core.errors import LabError
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.sites import ARCHITECTURES, Architecture
 from adamix_lab.fast.blocks import BlockPlan, plan_blocks
@@ -30,7 +31,7 @@ def cached_prefix(mixture: MixtureModel) -> tuple[MixtureModel, Cache]:
     plan = plan_blocks(mixture)
     if plan is None or plan.family.cut is None:
         known = ", ".join(sorted(name for name, family in ARCHITECTURES.items() if family.cut))
-        raise ValueError(
+        raise LabError(
             f"The frozen prefix of {type(mixture.model).__name__} cannot be cached: expected one of {known}, with a "
             "task head, sites in its blocks, and no gradient checkpointing. Train without cache."
         )

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.core.errors import positive
+from adamix_lab.core.errors import LabError, positive
 from adamix_lab.core.mixture import use_selection
 from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.routing import RouteSpace
@@ -58,7 +58,7 @@ def check_budget(space: RouteSpace, limit: int = LIMIT) -> None:
     """Raises ValueError where there are more routes than the limit: says how many, and what to do instead."""
     positive("limit", limit)
     if space.number > limit:
-        raise ValueError(
+        raise LabError(
             f"The mixture has {space.number:,} routes: expected at most {limit:,} to go through them all (limit). Draw "
             "some of them instead (Monte-Carlo: drawn_routes, or --routes N), share a side, or raise the limit."
         )

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
-from adamix_lab.core.errors import positive, unknown
+from adamix_lab.core.errors import LabError, positive, unknown
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import RouteSpace, generator_for
 from adamix_lab.generation.training import check_decoder, ids_of, most_positions, prompts, separators
@@ -73,7 +73,7 @@ def generate_texts(
     settings = settings or Decoding()
     check_decoder(model.model if isinstance(model, MixtureModel) else model, settings.new_tokens + 1)
     if isinstance(sources, str) or not len(sources):
-        raise ValueError(f"sources = {sources!r}: expected a list of texts, at least one.")
+        raise LabError(f"sources = {sources!r}: expected a list of texts, at least one.")
     space = model.space if isinstance(model, MixtureModel) else RouteSpace(())
     selection_of(strategy, space, generator_for(seed), 1)  # a mistake shows before the long work
     positions = most_positions(model.model if isinstance(model, MixtureModel) else model) or 1024
@@ -99,7 +99,7 @@ def selection_of(strategy: str, space: RouteSpace, generator: Generator, rows: i
     if strategy == "merged":
         return None
     if not space.counts:
-        raise ValueError(f"Strategy {strategy!r} needs experts: expected a mixture. Use 'merged' for a plain model.")
+        raise LabError(f"Strategy {strategy!r} needs experts: expected a mixture. Use 'merged' for a plain model.")
     fixed = re.fullmatch(r"fixed(?:-(\d+))?", strategy)
     if fixed:
         return space.fixed(int(fixed[1] or 0))
@@ -222,7 +222,7 @@ def search(
     positive("new_tokens", new_tokens)
     check_decoder(mixture.model, len(prompt) + new_tokens)
     if not len(prompt):
-        raise ValueError("The prompt is empty: expected token ids that end in the separator.")
+        raise LabError("The prompt is empty: expected token ids that end in the separator.")
     running, totals = [list[int]()], torch.zeros(1)  # what is written, and its log-likelihood [beams]
     inputs, cache, finished = torch.tensor([list(prompt)]), None, list[Hypothesis]()
     for step in range(new_tokens):

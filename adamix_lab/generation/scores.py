@@ -10,6 +10,8 @@ from functools import reduce
 from itertools import pairwise
 from operator import or_
 
+from adamix_lab.core.errors import LabError
+
 # -- words as the Penn Treebank cuts them (ROUGE-L, CIDEr); BLEU and NIST take mteval-v13a's, which sacrebleu has ------
 
 
@@ -171,7 +173,7 @@ def score(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Sco
         from sacrebleu.metrics import BLEU, CHRF, TER
         from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
     except ImportError as error:
-        raise ValueError("BLEU needs sacrebleu: expected it installed. Run pip install 'adamix-lab[nlg]'.") from error
+        raise LabError("BLEU needs sacrebleu: expected it installed. Run pip install 'adamix-lab[nlg]'.") from error
     most = max(map(len, references))
     # sacrebleu wants as many references everywhere; None stands for one that is not there
     columns = [[texts[n] if n < len(texts) else None for texts in references] for n in range(most)]
@@ -192,14 +194,12 @@ def score(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Sco
 def check(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
     """Refuses what cannot be scored. Raises ValueError."""
     if isinstance(hypotheses, str) or not len(hypotheses):
-        raise ValueError(f"hypotheses = {hypotheses!r}: expected a list of texts, at least one.")
+        raise LabError(f"hypotheses = {hypotheses!r}: expected a list of texts, at least one.")
     if len(hypotheses) != len(references):
-        raise ValueError(
-            f"{len(hypotheses)} texts and references of {len(references)} sources: expected equal numbers."
-        )
+        raise LabError(f"{len(hypotheses)} texts and references of {len(references)} sources: expected equal numbers.")
     for n, texts in enumerate(references):
         if isinstance(texts, str) or not any(text.strip() for text in texts):
-            raise ValueError(f"references[{n}] = {texts!r}: expected a list of texts, at least one that is not empty.")
+            raise LabError(f"references[{n}] = {texts!r}: expected a list of texts, at least one that is not empty.")
 
 
 def table(rows: Sequence[tuple[str, Scores]]) -> str:

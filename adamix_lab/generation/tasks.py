@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adamix_lab.core.errors import one_of, positive, unknown
+from adamix_lab.core.errors import LabError, one_of, positive, unknown
 from adamix_lab.tasks.rows import SUFFIXES, Row, read_rows
 from adamix_lab.tasks.tasks import EMBEDDED_TEXTS, Task, embedded_folder
 
@@ -43,7 +43,7 @@ def linearise_meaning(meaning: str) -> str:
         parts.append(f"{E2E_NAMES.get(found[1], found[1])} : {found[2]}")
         end = found.end()
     if not parts or meaning[end:].strip():
-        raise ValueError(f"Meaning representation {meaning!r}: expected attributes like name[Blue Spice], area[city].")
+        raise LabError(f"Meaning representation {meaning!r}: expected attributes like name[Blue Spice], area[city].")
     return JOINT.join(parts)
 
 
@@ -58,7 +58,7 @@ def linearise_triples(triples: Iterable[Sequence[str]], lower_relations: bool = 
     parts = []
     for triple in triples:
         if len(triple) != 3 or not all(isinstance(part, str) for part in triple):
-            raise ValueError(f"Triple {list(triple)!r}: expected a subject, a relation and an object, all strings.")
+            raise LabError(f"Triple {list(triple)!r}: expected a subject, a relation and an object, all strings.")
         subject, relation, value = triple
         parts.append(f"{subject} : {relation.lower() if lower_relations else relation} : {value}")
     return JOINT.join(parts)
@@ -156,7 +156,7 @@ def load_generation_task(
         for n, row in enumerate(evaluation, start=1)
     )
     if not pairs or not judged:
-        raise ValueError(f"{source} holds {len(pairs)} pairs to train on and {len(judged)} sources: expected some.")
+        raise LabError(f"{source} holds {len(pairs)} pairs to train on and {len(judged)} sources: expected some.")
     return GenerationTask(name or Path(source).name, pairs, judged)
 
 
@@ -209,7 +209,7 @@ def _kind(row: Mapping[str, Any], source: str | Path) -> str:
         if all(column in row for column in columns):
             return kind
     known = "; ".join(" and ".join(columns) for columns, _ in KINDS.values())
-    raise ValueError(
+    raise LabError(
         f"{source} has columns {', '.join(map(repr, row))}: expected those of a generation task ({known}). For classes "
         "use load_task; else rename the columns to source and target."
     )
@@ -222,7 +222,7 @@ def _pairs(kind: str, row: Mapping[str, Any], where: str) -> Pairs:
         text, targets = " ".join(text.split()), [" ".join(target.split()) for target in targets]
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         shown = {column: row.get(column) for column in columns}
-        raise ValueError(
+        raise LabError(
             f"{where}: {str(shown)[:200]} is no row of {kind!r} data ({error}): expected {' and '.join(columns)} as "
             "the Hub has them. Correct or remove the row."
         ) from error
@@ -248,7 +248,7 @@ def _read(source: str | Path, part: str) -> Sequence[Row]:
     if isinstance(source, str) and len(folder.parts) == 2 and not folder.is_absolute():
         return hub_rows(source, part)
     error = unknown("Generation task", source, [*EMBEDDED_TEXTS, *HUB])
-    raise ValueError(f"{error} Or give the path of a folder with train.* and {part}.*, or a Hub name owner/data.")
+    raise LabError(f"{error} Or give the path of a folder with train.* and {part}.*, or a Hub name owner/data.")
 
 
 def hub_rows(data: str, part: str, configuration: str | None = None, revision: str | None = None) -> Sequence[Row]:
@@ -259,7 +259,7 @@ def hub_rows(data: str, part: str, configuration: str | None = None, revision: s
     try:
         import datasets
     except ImportError as error:
-        raise ValueError(
+        raise LabError(
             f"{data} on the Hub needs the package datasets: expected it installed. Run pip install 'adamix-lab[data]'."
         ) from error
     try:
@@ -287,10 +287,10 @@ def slots_of(source: str) -> dict[str, str]:
     """
     parts = [part.split(": ", 1) for part in source.strip().split(", ")]
     if any(len(part) != 2 or not all(word.strip() for word in part) for part in parts):
-        raise ValueError(f"Source {source!r}: expected slots and values like event: race, place: school.")
+        raise LabError(f"Source {source!r}: expected slots and values like event: race, place: school.")
     slots = {slot.strip(): value.strip() for slot, value in parts}
     if len(slots) < len(parts):
-        raise ValueError(f"Source {source!r} names a slot twice: expected each slot once.")
+        raise LabError(f"Source {source!r} names a slot twice: expected each slot once.")
     return slots
 
 
@@ -315,6 +315,6 @@ def coverage(texts: Sequence[str], sources: Sequence[str]) -> list[float]:
     Raises ValueError for unequal numbers, or a source that cannot be read.
     """
     if isinstance(texts, str) or len(texts) != len(sources):
-        raise ValueError(f"{len(texts)} texts for {len(sources)} sources: expected a text each.")
+        raise LabError(f"{len(texts)} texts for {len(sources)} sources: expected a text each.")
     found = [list(realised(text, slots_of(source)).values()) for text, source in zip(texts, sources, strict=True)]
     return [sum(each) / len(each) for each in found]

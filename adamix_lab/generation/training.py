@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from adamix_lab.core.errors import fraction, positive
+from adamix_lab.core.errors import LabError, fraction, positive
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import next_token_loss, predicts_next
 from adamix_lab.tasks.batches import IGNORED, Example, TextsCut
@@ -36,9 +36,9 @@ def encode_pairs(rows: Sequence[Mapping[str, Any]], task: Task, tokenizer: Any, 
     """
     positive("max_length", max_length)
     if not rows:
-        raise ValueError("No rows to encode: expected at least one.")
+        raise LabError("No rows to encode: expected at least one.")
     if not task.generates:
-        raise ValueError(
+        raise LabError(
             f"Task {task.name!r} has classes or numbers as labels: expected texts to write (load_generation_task). "
             "Train it with a classification head and the default encoder."
         )
@@ -94,7 +94,7 @@ def separators(tokenizer: Any) -> tuple[int, int]:
     """(separator, end): <bos> and <eos>, one and the same in GPT-2. Raises ValueError where there is none."""
     end = tokenizer.eos_token_id
     if end is None:
-        raise ValueError(
+        raise LabError(
             f"{type(tokenizer).__name__} has no end-of-text token: expected a decoder's tokenizer. Set its eos_token."
         )
     return end if tokenizer.bos_token_id is None else tokenizer.bos_token_id, end
@@ -108,13 +108,13 @@ def check_decoder(model: nn.Module, tokens: int) -> None:
     # transformers puts a language-model head on BERT and its kin, too, which look at both sides unless told otherwise
     encoder = getattr(config, "model_type", "") in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     if not predicts_next(model) or (encoder and not getattr(config, "is_decoder", False)):
-        raise ValueError(
+        raise LabError(
             f"{type(model).__name__} cannot write texts: expected a decoder with a language-model head. Load one with "
             'load_backbone(folder, kind="generation"); encoders answer classes.'
         )
     positions = most_positions(model)
     if positions and tokens > positions:
-        raise ValueError(
+        raise LabError(
             f"{tokens} tokens are asked for: expected at most {positions}, the positions of {type(model).__name__}. "
             "Lower max_length (training) or new_tokens (decoding)."
         )

@@ -16,7 +16,7 @@ import numpy as np
 
 from adamix_lab.analysis.plots import STYLES, Picture, new_figure, panels
 from adamix_lab.analysis.statistics import Estimate, holm
-from adamix_lab.core.errors import unknown
+from adamix_lab.core.errors import LabError, unknown
 from adamix_lab.core.files import write_atomically, write_text
 from adamix_lab.experiments.claims import OPEN, SIGNIFICANT
 from adamix_lab.experiments.contrasts import BUDGETS, Budget, Contrast, Scores, Side, minus
@@ -90,9 +90,9 @@ def _read(place: Path, changed: tuple[int, ...]) -> Scores:
     try:
         return Scores(read_results(place))
     except ImportError as error:
-        raise ValueError(str(error)) from error
+        raise LabError(str(error)) from error
     except (TypeError, KeyError) as error:  # columns by these names, and something else in them
-        raise ValueError(
+        raise LabError(
             f"{place / RESULTS} has the columns of results but not their contents ({error}): expected what "
             "adamix-lab ablate wrote."
         ) from error
@@ -169,7 +169,7 @@ def compare(scores: Scores, task: str = ALL, against: str = "AdaMix") -> list[Co
                 if on.by_seed:
                     found.append(Compared(here, names[0], name, budget, on.by_seed, on.estimate))
     if not found:
-        raise ValueError(
+        raise LabError(
             f"Nothing can be compared with {against!r} on {task!r}: expected two variants with runs of one seed. Let "
             "more runs finish, or choose another."
         )
@@ -191,7 +191,7 @@ def _sides(scores: Scores, against: str) -> tuple[Side, list[Side], list[str]]:
     if strategy not in strategies:
         raise unknown(f"Strategy of {variant}", strategy, strategies)
     if len(strategies) == 1:
-        raise ValueError(f"{variant} answers in one way only ({strategy}): nothing to compare. Choose a mixture.")
+        raise LabError(f"{variant} answers in one way only ({strategy}): nothing to compare. Choose a mixture.")
     others = [other for other in strategies if other != strategy]
     return Side(variant, strategy), [Side(variant, other) for other in others], [f"{variant}, {strategy}", *others]
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from adamix_lab.analysis.posterior import every_route, fix_batches, merged_sample
-from adamix_lab.core.errors import one_of
+from adamix_lab.core.errors import LabError, one_of
 from adamix_lab.core.files import read_tensors, write_tensors
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.tasks.tasks import Task, data_root
@@ -75,7 +75,7 @@ def answers_of(mixture: MixtureModel, task: Task, tokenizer: object, rows: int |
 def write_answers(path: Path, answers: Answers, notes: Mapping[str, str]) -> None:
     """Answers over two classes as a small file: float16 log-odds. Raises ValueError for another number of classes."""
     if answers.routes.shape[-1] != 2:
-        raise ValueError(f"{answers.routes.shape[-1]} classes: expected two, of which the log-odds say all.")
+        raise LabError(f"{answers.routes.shape[-1]} classes: expected two, of which the log-odds say all.")
     odds = {
         name: (log_p[..., 1] - log_p[..., 0]).half()
         for name, log_p in (("routes", answers.routes), ("merged", answers.merged))

@@ -8,6 +8,7 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from adamix_lab.core.errors import LabError
 from adamix_lab.tasks.tasks import data_root
 
 
@@ -49,5 +50,5 @@ def effects_table(lesson: str, containing: str = "", folder: Path | None = None)
     every = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
     found = [row for row in every if containing in row["effect"]]
     if not found:
-        raise ValueError(f"No effect of lesson {lesson} is about {containing!r}: expected words of one of {path}.")
+        raise LabError(f"No effect of lesson {lesson} is about {containing!r}: expected words of one of {path}.")
     return Table(found)

@@ -18,6 +18,7 @@ from adamix_lab.analysis.plots import STYLES, Picture, new_figure
 from adamix_lab.analysis.points import above_prefix, experts_of, inputs_of, simplex
 from adamix_lab.analysis.posterior import marginal
 from adamix_lab.analysis.statistics import wilson
+from adamix_lab.core.errors import LabError
 from adamix_lab.core.merging import weighted
 from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.views import Batch
@@ -33,10 +34,10 @@ def bottleneck_sites(tensors: Tensors) -> Iterator[str]:
     """The prefixes `experts.<site>.` of bottleneck sites. Raises ValueError for none, or for a shared side."""
     found = [name.removesuffix("down") for name in tensors if name.endswith(".down")]
     if not found:
-        raise ValueError("No bottleneck was found: expected weights down, down_bias, up and up_bias at some site.")
+        raise LabError("No bottleneck was found: expected weights down, down_bias, up and up_bias at some site.")
     for site in found:
         if len(tensors[f"{site}down"]) != len(tensors[f"{site}up"]):
-            raise ValueError(f"{site[8:-1]} shares a side among experts: expected experts that have both sides each.")
+            raise LabError(f"{site[8:-1]} shares a side among experts: expected experts that have both sides each.")
     yield from found
 
 
@@ -155,7 +156,7 @@ def mixed(ground: Ground, first: float, second: float, third: float) -> Mixed:
     """The mixture at three weights, normalised. Raises ValueError where all are 0, or one is below."""
     given = (first, second, third)
     if min(given) < 0 or sum(given) <= 0:
-        raise ValueError(
+        raise LabError(
             f"The weights {', '.join(f'{w:g}' for w in given)} are no mixture: expected at least one above 0 and none "
             "below. Raise one of the sliders."
         )

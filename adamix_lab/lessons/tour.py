@@ -14,6 +14,7 @@ from adamix_lab.analysis.landscape import task_batches
 from adamix_lab.analysis.plots import STYLES, Picture, new_figure
 from adamix_lab.analysis.points import above_prefix, inputs_of
 from adamix_lab.analysis.statistics import wilson
+from adamix_lab.core.errors import LabError
 from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.lessons.widgets import Explorer, Number, View, Words
@@ -65,7 +66,7 @@ def dialled(
 ) -> Dialled:  # fmt: skip
     """The sentence's class probabilities at a strength. Raises ValueError for a strength between the measured ones."""
     if not any(abs(strength - known) < 1e-6 for known in STRENGTHS):
-        raise ValueError(f"Strength {strength:g} was not measured: expected a multiple of 0.1 from 0 to 1.")
+        raise LabError(f"Strength {strength:g} was not measured: expected a multiple of 0.1 from 0 to 1.")
     batch = tokenizer([sentence], return_tensors="pt", truncation=True, max_length=128)
     with torch.no_grad(), evaluating(mixture):
         probabilities = mixture(selection=at_strength(mixture, strength), **batch).logits.softmax(-1)[0]

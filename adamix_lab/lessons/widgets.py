@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from adamix_lab.analysis.plots import Picture
-from adamix_lab.core.errors import unknown
+from adamix_lab.core.errors import LabError, unknown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,7 +103,7 @@ class Explorer(Told):
             actions: buttons by label that do something with the present result and view and say what they did.
         """
         if len(controls) > 3:
-            raise ValueError(f"{len(controls)} controls: expected at most three, more are not seen at once.")
+            raise LabError(f"{len(controls)} controls: expected at most three, more are not seen at once.")
         self.title, self.goal = title, goal
         self.controls = {control.name: control for control in controls}
         self._compute, self._draw = compute, draw
@@ -226,11 +226,11 @@ class Explorer(Told):
         try:
             values = json.loads(self.configuration.value)
             if not isinstance(values, dict):
-                raise ValueError("no object")
+                raise LabError("no object")
         except ValueError:
             kept = json.dumps(self.state, ensure_ascii=False)
             self._tell(
-                ValueError(f"The configuration cannot be read: expected something like {kept}. Paste a whole one.")
+                LabError(f"The configuration cannot be read: expected something like {kept}. Paste a whole one.")
             )
             return
         self._try(values)
@@ -293,7 +293,7 @@ class Number:
         fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if not fits or not self.low <= value <= self.high or (self.whole and not float(value).is_integer()):
             kind = "a whole number" if self.whole else "a number"
-            raise ValueError(f"{self.label} = {value!r}: expected {kind} from {self.low:g} to {self.high:g}.")
+            raise LabError(f"{self.label} = {value!r}: expected {kind} from {self.low:g} to {self.high:g}.")
         return int(value) if self.whole else float(value)
 
     def build(self, labels: str = "initial") -> tuple[Any, Any]:
@@ -321,7 +321,7 @@ class Steps:
     def check(self, value: Any) -> Any:
         """The value itself, or a ValueError in words."""
         if isinstance(value, bool) or value not in self.values:
-            raise ValueError(f"{self.label} = {value!r}: expected one of {', '.join(map(str, self.values))}.")
+            raise LabError(f"{self.label} = {value!r}: expected one of {', '.join(map(str, self.values))}.")
         return value
 
     def build(self, labels: str = "initial") -> tuple[Any, Any]:
@@ -348,9 +348,9 @@ class Words:
     def check(self, value: Any) -> Any:
         """The text itself, or a ValueError in words."""
         if not isinstance(value, str) or not value.strip():
-            raise ValueError(f"{self.label} is empty: type a {self.what}, such as “{self.start}”.")
+            raise LabError(f"{self.label} is empty: type a {self.what}, such as “{self.start}”.")
         if len(value) > self.most:
-            raise ValueError(
+            raise LabError(
                 f"{self.label} has {len(value)} characters: at most {self.most} fit. Shorten the {self.what}."
             )
         return value

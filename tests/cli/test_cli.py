@@ -248,10 +248,16 @@ def test_a_mistake_ends_in_one_line_and_shows_its_traceback_where_that_is_asked_
     assert failing(monkeypatch, error).exception is error
 
 
-def test_a_bug_keeps_its_traceback(monkeypatch):
+@pytest.mark.parametrize("bug", [ZeroDivisionError("division by zero"), ValueError("of a library")])
+def test_a_bug_keeps_its_traceback(monkeypatch, bug):
     monkeypatch.delenv("ADAMIX_LAB_DEBUG", raising=False)
-    done = failing(monkeypatch, bug := ZeroDivisionError("division by zero"))
+    done = failing(monkeypatch, bug)
     assert done.exception is bug and not done.stderr
+
+
+def test_every_mistake_is_raised_as_one():
+    raised = {path for path in (ROOT / "adamix_lab").rglob("*.py") if "raise ValueError" in path.read_text("utf-8")}
+    assert not raised  # LabError, a ValueError, is what the boundary takes for a mistake in what was given
 
 
 def test_ctrl_c_says_that_the_command_goes_on(trained):
