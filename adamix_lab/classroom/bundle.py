@@ -13,9 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 from adamix_lab.classroom.course import SOURCES
@@ -64,35 +62,8 @@ sys.exit(code)
 '''
 
 
-@dataclass(frozen=True)
-class Bundle:
-    """What was made: the folder, its bytes, and how many wheels."""
-
-    folder: Path
-    size: int
-    wheels: int
-
-
-def requirements(extras: Sequence[str] = ("all",)) -> list[str]:
-    """What the package and its extras ask for, without the package itself; extras that name extras are followed."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted, seen, queue = list(project["dependencies"]), set(), list(extras)
-    while queue:
-        extra = queue.pop()
-        if extra in seen:
-            continue
-        seen.add(extra)
-        for line in project["optional-dependencies"][extra]:
-            own = re.fullmatch(rf"{project['name']}\[(.+)\]", line)
-            if own:
-                queue += own[1].split(",")
-            else:
-                wanted.append(line)
-    return wanted
-
-
-def bundle(folder: Path, cpu: bool = False, tell: Callable[[str], None] = print) -> Bundle:
-    """Makes the bundle; a folder that holds one already is brought up to date.
+def bundle(folder: Path, cpu: bool = False, tell: Callable[[str], None] = print) -> tuple[int, int]:
+    """Makes the bundle, or brings up to date the one that a folder holds: (wheels, bytes in all).
 
     Args:
         folder: where to; it is made.
@@ -120,13 +91,12 @@ def bundle(folder: Path, cpu: bool = False, tell: Callable[[str], None] = print)
     )
     index = ["--extra-index-url", _cpu_index()] if cpu else []
     tell("wheels")
-    _pip("download", "--dest", str(wheels), "--only-binary", ":all:", "-c", "constraints.txt", *index, pinned,
-         *requirements())  # fmt: skip
-    _pip("wheel", "--no-deps", "--wheel-dir", str(wheels), str(folder / "project"))
+    wanted = [pinned, f"{folder / 'project'}[all]"]
+    _pip("wheel", "--wheel-dir", str(wheels), "--only-binary", ":all:", "-c", "constraints.txt", *index, *wanted)
     for leftover in ("build", "adamix_lab.egg-info"):  # of building the wheel
         shutil.rmtree(folder / "project" / leftover, ignore_errors=True)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return Bundle(folder, size, len(list(wheels.glob("*.whl"))))
+    return len(list(wheels.glob("*.whl"))), size
 
 
 def copy_project(target: Path) -> None:

@@ -13,6 +13,7 @@ import io
 import json
 import re
 import shutil
+import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -38,18 +39,14 @@ class Marked:
     """One person's result.
 
     Attributes:
-        person, name, platform, number, late: as of the submission.
+        submission: that counts.
         points: by check.
         maximum: of each check.
         remarks: what happened, in words.
         seconds: that grading took; 0 where nothing had changed since the last time.
     """
 
-    person: str
-    name: str
-    platform: str
-    number: str
-    late: bool
+    submission: Submission
     points: dict[str, float]
     maximum: dict[str, float]
     remarks: tuple[str, ...]
@@ -103,12 +100,7 @@ def grade(
         seconds = 0.0 if seen is not None else time.perf_counter() - start
         points = _points(grader, submission.person, assignment, maximum)
         state.keep(submission, remarks)
-        marked.append(
-            Marked(
-                submission.person, submission.name, submission.platform, submission.number, submission.late,
-                points, maximum, remarks, seconds,
-            )
-        )  # fmt: skip
+        marked.append(Marked(submission, points, maximum, remarks, seconds))
         how = "unchanged" if seen is not None else f"{seconds:.1f} s"
         tell(f"{n:3d}/{len(submissions)}  {submission.name}: {marked[-1].total:g} of {marked[-1].best:g} ({how})")
     return marked
@@ -243,8 +235,7 @@ class _State:
 
     def keep(self, submission: Submission, remarks: Sequence[str]) -> None:
         """Written after each person: a killed run goes on where it was."""
-        entry = {"name": submission.name, "file": submission.file, "platform": submission.platform}
-        entry |= {"number": submission.number, "late": submission.late, "digest": submission.digest}  # type: ignore[dict-item]
+        entry = {key: getattr(submission, key) for key in ("name", "file", "platform", "number", "late", "digest")}
         self.known[submission.person] = {**entry, "version": self.version, "remarks": list(remarks)}
         write_text(self.path, json.dumps(self.known, indent=1, ensure_ascii=False) + "\n")
 
@@ -257,7 +248,7 @@ def write_marks(marked: Sequence[Marked], assignment: str, folder: Path) -> list
     written = [folder / f"{assignment}.csv"]
     write_text(written[0], table(marked))
     for platform, make in (("moodle", moodle), ("canvas", canvas)):
-        of_it = [m for m in marked if m.platform == platform]
+        of_it = [m for m in marked if m.submission.platform == platform]
         if of_it:
             written.append(folder / f"{assignment}-{platform}.csv")
             write_text(written[-1], make(of_it, assignment))
@@ -271,30 +262,28 @@ def table(marked: Sequence[Marked]) -> str:
     """CSV: a row a person, a column a check, remarks last."""
     checks = list(marked[0].maximum)
     head = ["person", "name", "points", "of", "late", *checks, "remarks"]
-    rows = [
-        [m.person, m.name, f"{m.total:g}", f"{m.best:g}", "late" if m.late else "",
-         *(f"{m.points[check]:g}" for check in checks), " ".join(m.remarks)]
-        for m in marked
-    ]  # fmt: skip
+    rows = []
+    for m in marked:
+        late = "late" if m.submission.late else ""
+        about = [m.submission.person, m.submission.name, f"{m.total:g}", f"{m.best:g}", late]
+        rows.append([*about, *(f"{m.points[check]:g}" for check in checks), " ".join(m.remarks)])
     return _csv([head, *rows])
 
 
 def moodle(marked: Sequence[Marked], assignment: str) -> str:
     """CSV as Moodle's offline grading worksheet has it: people by their number, grade, feedback comments."""
     head = ["Identifier", "Full name", "Grade", "Maximum Grade", "Feedback comments"]
-    return _csv(
-        [
-            head,
-            *([f"Participant {m.number}", m.name, f"{m.total:g}", f"{m.best:g}", " ".join(m.remarks)] for m in marked),
-        ]
-    )
+    people = [(m, m.submission) for m in marked]
+    rows = [[f"Participant {s.number}", s.name, f"{m.total:g}", f"{m.best:g}", " ".join(m.remarks)] for m, s in people]
+    return _csv([head, *rows])
 
 
 def canvas(marked: Sequence[Marked], assignment: str) -> str:
     """CSV as Canvas's gradebook imports it: people by their ID, a column named after the assignment."""
     head = ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", assignment]
     best = ["    Points Possible", "", "", "", "", f"{marked[0].best:g}"]
-    return _csv([head, best, *([m.name, m.number, "", "", "", f"{m.total:g}"] for m in marked)])
+    rows = [[m.submission.name, m.submission.number, "", "", "", f"{m.total:g}"] for m in marked]
+    return _csv([head, best, *rows])
 
 
 def _csv(rows: Iterable[Sequence[str]]) -> str:
@@ -314,9 +303,7 @@ def histogram(totals: Sequence[float], best: float, ax: Axes) -> str:
     places = range(int(best) + 1)
     bars = ax.bar(places, [counts[n] for n in places], color="#0072B2", edgecolor="black", linewidth=0.6)
     ax.bar_label(bars, labels=[str(counts[n]) if counts[n] else "" for n in places], fontsize=8)
-    middle = (
-        sorted(totals)[len(totals) // 2] if len(totals) % 2 else sum(sorted(totals)[len(totals) // 2 - 1 :][:2]) / 2
-    )
+    middle = statistics.median(totals)
     ax.axvline(middle, color="#D55E00", linestyle="--", label=f"median {middle:g}")
     ax.set_xlabel(f"points (of {best:g})")
     ax.set_ylabel("people")

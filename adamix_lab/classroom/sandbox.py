@@ -5,6 +5,8 @@ What is enforced depends on the system; `isolation` says it in words, before any
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import functools
 import json
 import os
@@ -16,6 +18,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from adamix_lab.core.errors import positive
 
 RUNNER = Path(__file__).with_name("runner.py")
 GRACE = 330  # seconds beyond the limit, for Python's own start, until everything is ended from outside
@@ -65,8 +69,6 @@ class Limits:
     file_mb: int = 50
 
     def __post_init__(self) -> None:
-        from adamix_lab.core.errors import positive
-
         for name, value in asdict(self).items():
             positive(name, value)
 
@@ -89,33 +91,29 @@ def unshare() -> tuple[str, ...]:
 def isolation(limits: Limits) -> list[str]:
     """What this system enforces and what it does not, a sentence each."""
     apart = unshare()
-    lines = [
+    systems = {
+        "linux": f"Enforced by the system: {limits.memory_mb} MB of memory a process, {limits.file_mb} MB a file.",
+        "win32": "Not enforced here (Windows): memory and sizes of files. Watch the task manager, or grade on Linux.",
+    }
+    network = (
+        "Enforced by the system (unshare): no network; a submission's processes end with it."
+        if apart
+        else "Not enforced here: the network. Python's sockets refuse, other programs that a submission starts do not. "
+        "Linux with unshare enforces it."
+    )
+    files = (
+        "Hidden from submissions: the course's folder and the exercises' sources."
+        if "--mount" in apart
+        else "Not enforced here: files. A submission could read what you can read, the gradebook too, if it knew where."
+    )
+    return [
         f"Each submission: {limits.seconds} s in all, {limits.cell_seconds} s a cell, "
-        f"{limits.output_bytes // 1000} kB of output a cell, an empty home."
+        f"{limits.output_bytes // 1000} kB of output a cell, an empty home.",
+        systems.get(sys.platform, "Enforced in part (macOS): sizes of files; memory is not, whatever is asked for."),
+        network,
+        files,
+        "Nowhere enforced: how many processes a submission starts, and how much disk all its files take.",
     ]
-    if sys.platform == "linux":
-        lines.append(f"Enforced by the system: {limits.memory_mb} MB of memory a process, {limits.file_mb} MB a file.")
-    elif sys.platform == "win32":
-        lines.append(
-            "Not enforced here (Windows): memory and sizes of files. Watch the task manager, or grade on Linux."
-        )
-    else:
-        lines.append("Enforced in part (macOS): sizes of files; memory is not, whatever is asked for.")
-    if apart:
-        lines.append("Enforced by the system (unshare): no network; a submission's processes end with it.")
-    else:
-        lines.append(
-            "Not enforced here: the network. Python's sockets refuse, other programs that a submission starts do not. "
-            "Linux with unshare enforces it."
-        )
-    if "--mount" in apart:
-        lines.append("Hidden from submissions: the course's folder and the exercises' sources.")
-    else:
-        lines.append(
-            "Not enforced here: files. A submission could read what you can read, the gradebook too, if it knew where."
-        )
-    lines.append("Nowhere enforced: how many processes a submission starts, and how much disk all its files take.")
-    return lines
 
 
 def run(notebook: Any, limits: Limits, hidden: Sequence[Path] = ()) -> tuple[Any, list[str], float]:
@@ -187,21 +185,14 @@ def _end(pid: int) -> None:
     """Ends a process and its descendants."""
     import psutil  # comes with ipykernel
 
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):
         parent = psutil.Process(pid)
-        family = [*parent.children(recursive=True), parent]
-    except psutil.NoSuchProcess:
-        return
-    for process in family:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
+        for process in [*parent.children(recursive=True), parent]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def _nothing_ran(notebook: Any, ended: str, limits: Limits) -> tuple[Any, list[str], float]:
-    import copy
-
     from nbformat.v4 import new_output
 
     words = f"The notebook could not be run to its end: {ended}."

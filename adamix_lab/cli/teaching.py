@@ -81,5 +81,5 @@ def bundle(
     """Wheels, data and weights in one folder, to set laptops of this system up without network (from a checkout)."""
     from adamix_lab.classroom.bundle import bundle as make
 
-    made = make(folder, cpu)
-    print(f"{made.folder}: {made.wheels} wheels, {made.size / 1e6:.0f} MB. On a laptop: python start.py")
+    wheels, size = make(folder, cpu)
+    print(f"{folder}: {wheels} wheels, {size / 1e6:.0f} MB. On a laptop: python start.py")

@@ -109,7 +109,8 @@ def export(
         here = Path(place) / "export"
         here.mkdir()
         difference, read_by = _write_and_check(mixture, merged, here, format, given)
-        parameters, size = _count_parameters(merged), sum((here / name).stat().st_size for name in _list_files(here))
+        parameters = sum(p.numel() for _, p in (*merged.expert_parameters(), *merged.head_parameters()))
+        size = sum((here / name).stat().st_size for name in _list_files(here))
         done = Export(folder, format, difference, read_by, parameters, size)
         if tokenizer is not None:
             tokenizer.save_pretrained(here)
@@ -166,7 +167,7 @@ def _write_and_check(
         TRANSFORMERS: (write_plain, load_plain, "transformers"),
     }[format]
     write(merged, here)
-    found = compute_logits(_on_device(read(copy_base(mixture), here), batch), batch)
+    found = compute_logits(read(copy_base(mixture), here).to(next(iter(batch.values())).device), batch)
     return check_logits(expected, found, dtype, f"The {format} folder"), name
 
 
@@ -186,15 +187,6 @@ def _check_experts(
         found = compute_logits(load_with_peft(base, place), batch)
         worst = max(worst, check_logits(expected, found, dtype, f"Expert {n}"))
     return worst, "peft"
-
-
-def _on_device(model: nn.Module, batch: Mapping[str, Tensor]) -> nn.Module:
-    return model.to(next(iter(batch.values())).device)
-
-
-def _count_parameters(merged: MixtureModel) -> int:
-    experts = sum(p.numel() for _, p in merged.expert_parameters())
-    return experts + sum(p.numel() for _, p in merged.head_parameters())
 
 
 def _list_files(folder: Path) -> list[str]:

@@ -45,17 +45,16 @@ def load_shared(
     folder: Path, model: nn.Module | str | None = None, any_base: bool = False
 ) -> tuple[MixtureModel, Any, dict[str, Any]]:
     """As `load_saved`, of a folder that may be a stranger's: its configuration may name a base, and no path."""
-    return load_saved(folder, _base_name(folder, read_config(folder)) if model is None else model, any_base)
-
-
-def _base_name(folder: Path, config: dict[str, Any]) -> str:
+    if model is not None:
+        return load_saved(folder, model, any_base)
+    config = read_config(folder)
     name = str(config.get("notes", {}).get("backbone") or config["base"].get("name") or "")
     if not _HUB_NAME.fullmatch(name) or ".." in name or (Path(name).exists() and "/" in name):
         raise LabError(
             f"{folder} names {name!r} as its base: expected a model on the Hub or an embedded one. If you have that "
             "base, give it: from_pretrained(..., model=MODEL_OR_FOLDER) (--model)."
         )
-    return name
+    return load_saved(folder, name, any_base)
 
 
 def fetch_saved(name: str | Path, revision: str | None = None, token: str | None = None) -> Path:

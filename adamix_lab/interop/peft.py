@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from adamix_lab.core.adaptations import IA3, LoRA
 from adamix_lab.core.errors import LabError
-from adamix_lab.core.files import read_tensors, write_tensors, write_text
+from adamix_lab.core.files import read_json, read_tensors, write_tensors, write_text
 from adamix_lab.core.mixture import MixtureLayer, sizes
 from adamix_lab.core.model import MixtureModel, attach, load_trained, trained_tensors
 from adamix_lab.core.saving import MOST_EXPERTS, base_name
@@ -44,9 +44,7 @@ def write_peft(mixture: MixtureModel, folder: Path, point: Tensor | None = None,
     shared: dict[str, Any] = {}
     for n, (path, layer) in enumerate(mixture.sites.items()):
         weights = layer.weights(None if point is None else point[n])
-        here, settings = (
-            lora_tensors(layer, weights) if isinstance(layer.adaptation, LoRA) else ia3_tensors(layer, weights)
-        )
+        here, settings = (lora_tensors if isinstance(layer.adaptation, LoRA) else ia3_tensors)(layer, weights)
         tensors |= {f"{PREFIX}{path}.{name}": tensor for name, tensor in here.items()}
         if shared and settings != shared:
             raise LabError(f"Site {path!r} has {settings}: expected {shared}, one rank and scale for every site.")
@@ -54,10 +52,8 @@ def write_peft(mixture: MixtureModel, folder: Path, point: Tensor | None = None,
     if head:
         tensors |= {f"{PREFIX}{name}": p for name, p in mixture.head_parameters()}
     # separate memory for each: safetensors refuses tensors that share theirs
-    copies = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
-    write_tensors(folder / WEIGHTS, copies, {"format": "pt"})
-    config = {**_peft_config(mixture, head), **shared}
-    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+    write_tensors(folder / WEIGHTS, {name: tensor.clone() for name, tensor in tensors.items()}, {"format": "pt"})
+    write_text(folder / CONFIG, json.dumps({**_peft_config(mixture, head), **shared}, indent=2) + "\n")
 
 
 def _peft_config(mixture: MixtureModel, head: bool) -> dict[str, Any]:
@@ -155,6 +151,11 @@ class PeftLoRA:
     factors: dict[str, tuple[Tensor, Tensor]]
     heads: dict[str, Tensor]
 
+    @property
+    def shape(self) -> dict[str, Any]:
+        """What experts of one mixture have in common."""
+        return {"rank": self.rank, "target modules": sorted(self.factors), "heads": sorted(self.heads)}
+
 
 def read_peft(folder: str | Path) -> PeftLoRA:
     """A LoRA folder that `peft` (or `export`) wrote, without importing it.
@@ -210,9 +211,12 @@ def import_peft(model: nn.Module, folders: Sequence[str | Path]) -> MixtureModel
     read = [read_peft(folder) for folder in folders]
     first = read[0]
     for folder, one in zip(folders, read, strict=True):
-        _check_same(folder, "rank", one.rank, first.rank, folders[0])
-        _check_same(folder, "target modules", sorted(one.factors), sorted(first.factors), folders[0])
-        _check_same(folder, "heads", sorted(one.heads), sorted(first.heads), folders[0])
+        for (what, given), expected in zip(one.shape.items(), first.shape.values(), strict=True):
+            if given != expected:
+                raise LabError(
+                    f"{folder} has {what} {given}: expected {expected}, as {folders[0]}. Experts of one mixture have "
+                    "one shape."
+                )
     adaptation = LoRA(rank=first.rank, alpha=first.scale * first.rank)
     _check_shapes(model, first)
     mixture = attach(
@@ -227,13 +231,6 @@ def import_peft(model: nn.Module, folders: Sequence[str | Path]) -> MixtureModel
         tensors[f"head.{name}"] = torch.stack([one.heads[name] for one in read]).mean(0)
     load_trained(mixture, tensors)
     return mixture.eval()
-
-
-def _check_same(folder: str | Path, what: str, given: Any, expected: Any, first: str | Path) -> None:
-    if given != expected:
-        raise LabError(
-            f"{folder} has {what} {given}: expected {expected}, as {first}. Experts of one mixture have one shape."
-        )
 
 
 def _check_shapes(model: nn.Module, adapter: PeftLoRA) -> None:
@@ -251,12 +248,9 @@ def _check_shapes(model: nn.Module, adapter: PeftLoRA) -> None:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path} is not there: expected a folder that peft's save_pretrained wrote.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise LabError(f"{path} is not JSON ({error}): expected the file that peft wrote.") from error
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there: expected a folder that peft's save_pretrained wrote.")
+    config = read_json(path, "the file that peft wrote.")
     if not isinstance(config, dict):
         raise LabError(f"{path} holds {type(config).__name__}: expected the settings that peft wrote.")
     return config

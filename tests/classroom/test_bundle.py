@@ -9,10 +9,12 @@ import pytest
 from adamix_lab.classroom import bundle
 
 
-def test_requirements_follow_extras_that_name_extras():
-    wanted = bundle.requirements()
-    assert any(line.startswith("jupyterlab") for line in wanted) and any(line.startswith("torch") for line in wanted)
-    assert not any(line.startswith(("adamix-lab", "nbgrader", "pytest")) for line in wanted)
+def test_pip_gathers_what_all_extras_ask_for(tmp_path, monkeypatch):
+    words = []
+    monkeypatch.setattr(bundle, "_pip", lambda *given: words.extend(given))
+    assert bundle.bundle(tmp_path / "stick", tell=lambda text: None)[0] == 0
+    assert words[-1] == f"{tmp_path / 'stick' / 'project'}[all]" and words[-2].startswith("setuptools==")
+    assert (tmp_path / "stick" / "project" / "pyproject.toml").is_file()
 
 
 def test_the_project_is_copied_without_solutions(tmp_path):

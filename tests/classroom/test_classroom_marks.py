@@ -1,6 +1,7 @@
 """Tables that platforms import, and the histogram's words."""
 
 import csv
+import datetime
 import io
 
 import pytest
@@ -9,12 +10,13 @@ pytest.importorskip("matplotlib", reason="the plots extra is not installed")
 
 from adamix_lab.analysis.plots import new_figure
 from adamix_lab.classroom.grading import Marked, canvas, histogram, moodle, table, write_marks
+from adamix_lab.classroom.submissions import Submission
 
 
 def marked(name, points, platform="moodle", number="7", remarks=()):
-    return Marked(
-        name.lower(), name, platform, number, False, {"a": points, "b": 0.0}, {"a": 3.0, "b": 1.0}, remarks, 1.0
-    )
+    when = datetime.datetime(2026, 1, 1)
+    submission = Submission(name.lower(), name, platform, number, "x.ipynb", b"", when, False, (1, 0, when))
+    return Marked(submission, {"a": points, "b": 0.0}, {"a": 3.0, "b": 1.0}, remarks, 1.0)
 
 
 def rows(text):
