@@ -14,42 +14,15 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 TERMS = 4
 ASKED = " (Run the cell to enter a prediction.)"
 NO_NUMBER = "Copy it from the line above the lesson's widget:"
 
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>{title} · hand-out · AdaMix Lab</title>
-<style>{style}</style>
-</head>
-<body>
-<nav aria-label="Pages"><a href="../index.html">Contents</a> <a href="../{name}.html">The lesson</a></nav>
-<main>
-<h1>{title}</h1>
-{body}
-</main>
-</body>
-</html>
-"""
-
-STYLE = """
-@page { size: auto; margin: 10mm; }
-body { margin: 0 auto; width: 186mm; color: #000; background: #fff; font: 10.5pt/1.35 Georgia, serif; }
-nav { font: 10pt system-ui, sans-serif; padding: 2mm 0; }
-main { height: 252mm; display: flex; flex-direction: column; overflow: hidden; }
-h1 { font-size: 15pt; margin: 0 0 1mm; } h2 { font-size: 11pt; margin: 2.5mm 0 .5mm; }
-p, ol, dl { margin: .5mm 0; } ol { padding-left: 6mm; } dt { font-weight: bold; float: left; margin-right: 2mm; }
-code { font-size: 9.5pt; }
-.line { border-bottom: 1px solid #000; height: 9mm; }
-.fold { border-top: 1px dashed #000; margin-top: 5mm; padding-top: 1mm; font-style: italic; font-size: 9pt; }
-img { flex: 1; min-height: 0; max-width: 100%; object-fit: contain; }
-@media print { nav { display: none; } }
-"""
+SITE = Path(__file__).resolve().parent / "site"
+PAGE, STYLE = ((SITE / name).read_text(encoding="utf-8") for name in ("handout.html", "handout.css"))
 
 
 @dataclass(frozen=True)

@@ -24,48 +24,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 TEX = re.compile(r"\$\$.+?\$\$|(?<![\\$\w])\$[^$\n]*\\[a-z]+[^$\n]*\$", re.S)
 MISSING = "*In JupyterLab a control stands here. A picture of it in its first state follows.*"
 
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title} · AdaMix Lab</title>
-<link rel="stylesheet" href="site.css">
-</head>
-<body>
-<nav aria-label="Pages">{nav}</nav>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
-
-STYLE = """
-:root { --text: #1b1b1b; --back: #ffffff; --soft: #f3f4f6; --line: #c9ccd1; --link: #0050a0; }
-@media (prefers-color-scheme: dark) {
-  :root { --text: #e8e8e8; --back: #16181c; --soft: #22262c; --line: #4a505a; --link: #8ec5ff; }
-}
-body { margin: 0; color: var(--text); background: var(--back); font: 1.05rem/1.55 system-ui, sans-serif; }
-main { max-width: 66rem; margin: 0 auto; padding: 1rem; }
-nav { padding: .6rem 1rem; background: var(--soft); border-bottom: 1px solid var(--line); }
-nav a { margin-right: 1rem; white-space: nowrap; display: inline-block; }
-nav a[aria-current] { font-weight: bold; color: var(--text); text-decoration: none; }
-p, li { max-width: 48rem; }
-a { color: var(--link); }
-a:focus-visible, summary:focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
-pre, code { font-family: ui-monospace, monospace; font-size: .92rem; }
-pre { background: var(--soft); border: 1px solid var(--line); border-radius: 6px; padding: .7rem; overflow-x: auto; }
-.output_area pre, .jp-OutputArea pre { background: transparent; border-left: 3px solid var(--line); border-radius: 0; }
-.output_area pre, .jp-OutputArea pre { white-space: pre-wrap; overflow-wrap: anywhere; }
-img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; padding: 4px; }
-table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
-th, td { border: 1px solid var(--line); padding: .3rem .6rem; text-align: left; vertical-align: top; }
-th { background: var(--soft); }
-.prompt, .anchor-link { display: none; }
-@media print { nav { display: none; } body { color: #000; background: #fff; } }
-"""
+PAGE, STYLE = ((HERE / "site" / name).read_text(encoding="utf-8") for name in ("page.html", "page.css"))
 
 
 def lesson(path: Path) -> tuple[str, str]:

@@ -33,43 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 END = "<|endoftext|>"
 HELD_OUT = 100  # every hundredth document is
 OPENERS: dict[str, Any] = {".txt": open, ".xz": lzma.open, ".gz": gzip.open}
-CARD = """---
-language: en
-library_name: transformers
-pipeline_tag: text-generation
----
-
-# {name}
-
-A GPT-2 of {millions:.2f} M parameters ({layers} blocks of width {width}, {heads} heads, {context} positions, input and
-output embeddings tied) with a byte-level BPE vocabulary of its own ({vocabulary} entries), pre-trained from scratch on
-{characters:,} characters of plain text. Weights: float16 safetensors; the configuration asks for float32: tune it in
-that. Load it by `load_backbone("FOLDER", kind="generation")` of adamix_lab, or by transformers' Auto classes.
-
-## Training
-
-Made by `data/backbones/make.py` of commit `{commit}` with torch {torch}, transformers {transformers}, on {device}:
-{steps} steps of {batch_size} windows of {context} tokens ({epochs:.2f} epochs of {tokens:,}), AdamW with betas
-(0.9, 0.95), weight decay {weight_decay:g} on matrices, gradients clipped at 1; rate {lr:g} after {warmup} steps of
-warm-up, then level, then a cosine to 0 over the last {decay:.0%} of the steps; precision {precision}, seed {seed}.
-Windows run across documents, which end-of-text separates. Loss in nats a token: {curve}.
-
-Perplexity by token {perplexity:.1f} ({bits:.3f} bits a character) on one document in {one_in}, {held_out:,} characters
-that were not trained on, in windows of {context} tokens that do not overlap; of the float16 weights, in float32.
-
-## Text
-
-{documents} documents in {files}; sha256 `{sha256}`. OpenStax's textbooks, if there are any, are by their authors and
-OpenStax, Rice University, free at openstax.org; they were changed, and OpenStax does not endorse this model.
-
-{sources}
-
-## What it is not for
-
-It is a small model for lessons and experiments on adaptation that must run without a network. It states falsehoods
-fluently, cannot follow instructions or answer questions, and repeats the views of its texts; nothing was filtered. Do
-not put it before users, take decisions by it, or quote its text as fact.
-"""
+CARD = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)

@@ -32,12 +32,7 @@ from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.shipped import EXPERTS, RECIPE, SEEDS, STAGES, TWINS, twin_recipe, untrained_mixture
 
 STRATEGIES = (*(f"fixed-{n}" for n in range(EXPERTS)), "merged", "ensemble")
-WHAT = {
-    "adamix": "shared up-projection, independent routes, consistency 1",
-    "no-consistency": "the same, one view a step",
-    "unshared-tied": "nothing shared, down i always with up i, one view a step",
-    "apart": "four single adapters trained one by one, side by side; the heads, which start alike, averaged",
-}
+CARD = Path(__file__).with_name("card.md")
 
 Stages = dict[str, dict[str, Tensor]]
 Results = dict[str, dict[str, float]]
@@ -120,42 +115,20 @@ def card(folder: Path) -> str:
     places = itertools.product(TWINS, SEEDS, STAGES)
     notes = {(t, s, g): read_config(folder / t / f"seed{s}" / g)["notes"] for t, s, g in places}
     late = {name: [notes[name, seed, "late"] for seed in SEEDS] for name in TWINS}
-    versions = read_config(folder / "adamix" / "seed0" / "late")["versions"]
-    size = sum(p.stat().st_size for p in folder.rglob("*.safetensors")) / 1e6
-    stages = ", ".join(f"{stage} ({100 * share:.0f} % of the steps)" for stage, share in STAGES.items())
-    own = format_interval([_mean(run, "own") for run in late["apart"]])
-    lines = [
-        "# Shipped experts: four twins on the embedded task",
-        "",
-        f"MiniLM frozen; M = {EXPERTS} bottleneck adapters of 16 in the top two blocks; {RECIPE.steps} steps of "
-        f"{RECIPE.batch_size} rows, lr {RECIPE.lr:g}, head {RECIPE.head_lr:g}, the same recipe for every twin. "
-        f"Seeds {', '.join(map(str, SEEDS))}; stages: {stages}. float16 safetensors, {size:.1f} MB in all.",
-        "",
-        f"Made by `data/experts/make.py` (which also writes this page): torch {versions['torch']}, transformers "
-        f"{versions['transformers']}, {late['adamix'][0]['device']}. `load_twin(name, seed, stage)` loads one.",
-        "",
-        *(f"- **{name}**: {WHAT[name]}." for name in TWINS),
-        "",
-        "## Effects",
-        "",
-        f"Accuracy in % on the evaluation rows, stage late, mean and 95 % t-interval over {len(SEEDS)} seeds. "
-        "*Fixed*: the mean of the four experts, each alone. *Merged minus fixed*: paired by seed.",
-        "",
-        "| twin | fixed | merged | ensemble of 4 | merged minus fixed | adapters off | seconds a seed |",
-        "|---|---|---|---|---|---|---|",
-        *(_row(name, runs) for name, runs in late.items()),
-        "",
-        f"Each adapter trained apart, with its own head: {own} %.",
-        "",
-        "Merged, by stage (mean over seeds):",
-        "",
-        f"| twin | {' | '.join(STAGES)} |",
-        "|---|" + "---|" * len(STAGES),
-    ]
-    for name in TWINS:
-        means = [statistics.fmean(_percent(notes[name, s, g], "merged") for s in SEEDS) for g in STAGES]
-        lines.append(f"| {name} | " + " | ".join(f"{mean:.1f}" for mean in means) + " |")
-    return "\n".join([*lines, ""])
+    by_stage = {name: [[_percent(notes[name, s, g], "merged") for s in SEEDS] for g in STAGES] for name in TWINS}
+    return CARD.read_text(encoding="utf-8").format(
+        recipe=RECIPE,
+        stages=", ".join(f"{stage} ({100 * share:.0f} % of the steps)" for stage, share in STAGES.items()),
+        size=sum(p.stat().st_size for p in folder.rglob("*.safetensors")) / 1e6,
+        versions=read_config(folder / "adamix" / "seed0" / "late")["versions"],
+        device=late["adamix"][0]["device"],
+        effects="\n".join(_row(name, runs) for name, runs in late.items()),
+        own=format_interval([_mean(run, "own") for run in late["apart"]]),
+        by_stage="\n".join(
+            f"| {name} | {' | '.join(f'{statistics.fmean(values):.1f}' for values in stages)} |"
+            for name, stages in by_stage.items()
+        ),
+    )
 
 
 def _row(name: str, runs: list[Notes]) -> str:

@@ -52,6 +52,7 @@ from adamix_lab.training.doctor import device_name
 ADAPTATION = LoRA(rank=32, alpha=64.0, init="reference")  # copies of A start alike, as the authors' do
 TARGETS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")  # every matrix of a block
 BLOCKS = (-2, -1)
+CARD = Path(__file__).with_name("card.md")
 GREEDY = Decoding(beams=1, no_repeat=0, new_tokens=NEW_TOKENS)
 RECIPE = Recipe(
     steps=1000, lr=4e-3, batch_size=8, warmup=0.05, dev_fraction=0.0, max_length=64, precision="bf16",
@@ -127,39 +128,21 @@ def card(folder: Path, task: GenerationTask) -> str:
     """The card's text, from the notes and the texts of the seeds that are there."""
     seeds = [seed for seed in SEEDS if (folder / "adamix" / f"seed{seed}" / CONFIG).is_file()]
     configs = [read_config(place_of("adamix", seed, folder)) for seed in seeds]
-    notes, versions = [config["notes"] for config in configs], configs[0]["versions"]
-    recipe = notes[0]["recipe"]
-    size = sum(p.stat().st_size for p in folder.rglob("*.safetensors")) / 1e6
-    lines = [
-        "# Shipped writers: experts on the embedded decoder",
-        "",
-        f"AdaMix on `{BACKBONE}` (frozen) and the embedded task `{TASK}`: LoRA of rank {ADAPTATION.rank} on "
-        f"{', '.join(TARGETS)} of the top two blocks, M = {EXPERTS}, a shared B, routes drawn for each batch, "
-        f"consistency {recipe['consistency']['weight']:g}. {recipe['steps']} steps of {recipe['batch_size']} pairs, "
-        f"rate {recipe['lr']:g}, precision {recipe['precision']}. Seeds {', '.join(map(str, seeds))}; float16 "
-        f"safetensors, {size:.1f} MB in all.",
-        "",
-        f"Made by `data/generators/make.py` (which also writes this page): torch {versions['torch']}, transformers "
-        f"{versions['transformers']}, {notes[0]['device']}; seconds a seed: "
-        f"{', '.join(format(note['seconds'], '.0f') for note in notes)}. `load_writer(seed=0)` loads one; "
-        "`texts.json` holds what each wrote for every evaluation source, `explored.json` what the lesson's widget "
-        "shows.",
-        "",
-        "## Slots realised",
-        "",
-        f"In % of the slots of {len(task.sources)} evaluation sources, greedy unless said, mean ± 95 % t-interval over "
-        "seeds.",
-        "",
-        "| decoding | slots realised | by seed |",
-        "|---|---|---|",
-    ]
+    rows = []
     for each in STRATEGIES:
         values = [percent(load_texts("adamix", seed, folder)[each], task) for seed in seeds]
-        lines.append(f"| {each} | {format_interval(values)} | {' '.join(f'{value:.1f}' for value in values)} |")
-    about = (
-        "*fixed-N*: expert N in every layer. *random*: one random route a text. *anew*: a new route for every token."
+        rows.append(f"| {each} | {format_interval(values)} | {' '.join(f'{value:.1f}' for value in values)} |")
+    return CARD.read_text(encoding="utf-8").format(
+        **configs[0],
+        recipe=configs[0]["notes"]["recipe"],
+        rank=ADAPTATION.rank,
+        targets=", ".join(TARGETS),
+        seeds=", ".join(map(str, seeds)),
+        size=sum(p.stat().st_size for p in folder.rglob("*.safetensors")) / 1e6,
+        seconds=", ".join(f"{config['notes']['seconds']:.0f}" for config in configs),
+        sources=len(task.sources),
+        coverage="\n".join(rows),
     )
-    return "\n".join([*lines, "", about, ""])
 
 
 def main() -> None:
