@@ -9,6 +9,7 @@ import close
 import pytest
 import tiny_answers
 import torch
+import typer
 from makers import DATA, load_maker
 from scipy.stats import t
 
@@ -50,7 +51,7 @@ def test_the_gap_of_the_merge_is_against_the_mean_of_its_experts():
     alone = torch.stack([(answers.routes[:, n].argmax(-1) == answers.labels).float() for n in (0, 5, 10, 15)]).mean(0)
     right = (answers.merged.argmax(-1) == answers.labels).float()
     close.assert_close(maker.merged_minus_experts(answers), right - alone, close.ROUNDED)
-    loss = maker.merged_minus_experts(answers, "loss").mean()
+    loss = maker.merged_minus_experts(answers, "nats").mean()
     nll = torch.nn.functional.nll_loss
     plain = (
         nll(answers.merged, answers.labels) - sum(nll(answers.routes[:, n], answers.labels) for n in (0, 5, 10, 15)) / 4
@@ -62,7 +63,8 @@ def test_the_gap_of_the_merge_is_against_the_mean_of_its_experts():
 def test_committed_tables_hold_every_effect(lesson):
     with (TABLES / f"{lesson}.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == maker.COLUMNS and [row["effect"] for row in rows] == list(maker.measures_of(lesson))
+    columns = maker.Effect("", "points", (1.0,), (0.0,), 1, 0.0).row()
+    assert rows[0].keys() == columns.keys() and [row["effect"] for row in rows] == list(maker.measures_of(lesson))
     for row in rows:
         mean, values = float(row["mean"]), [float(value) for value in row["by_seed"].split()]
         assert len(values) == int(row["seeds"]) and mean == pytest.approx(statistics.fmean(values), abs=0.011)
@@ -93,9 +95,10 @@ def test_a_table_is_shown_whole_and_missing_ones_are_told(tmp_path):
 
 def test_the_command(tmp_path, monkeypatch, capsys):
     made = {"x": ("points", lambda seed: torch.rand(5))}
-    monkeypatch.setattr(maker, "LESSONS", {"00": lambda: made, "01": lambda: made})
-    monkeypatch.setattr(sys, "argv", ["make.py", "--out", str(tmp_path), "--seeds", "2"])
-    maker.main()
+    monkeypatch.setattr(maker, "measures_of", lambda lesson: made)
+    monkeypatch.setattr(sys, "argv", ["make.py", "00", "01", "--out", str(tmp_path), "--seeds", "2"])
+    with pytest.raises(SystemExit):
+        typer.run(maker.main)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00.csv", "01.csv"]
     assert effects_table("00", "", tmp_path).rows[0]["seeds"] == "2"
     assert capsys.readouterr().out.count(".csv") == 2

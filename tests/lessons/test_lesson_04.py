@@ -125,7 +125,7 @@ def test_losses_and_noticing_against_plain_recomputation():
     difference = measured.logits_minus_probabilities(answers)
     close.assert_close(difference, -logits - exact, scale=float(exact.max()))
     wrong = p.mean(1).argmax(-1) != answers.labels
-    doubt = measured.doubt("entropy")(answers)
+    doubt = measured.doubt(answers, "entropy")
     assert float(measured.noticing(answers, "entropy").mean()) == pytest.approx(auroc(doubt[~wrong], doubt[wrong]))
     assert measured.bayes_minus_uniform(answers).shape == (200,)
 
@@ -139,7 +139,7 @@ def test_every_measure_of_the_lesson_is_in_the_committed_table():
     from adamix_lab.lessons.effects import effects_table
 
     told = {row["effect"] for row in effects_table("04").rows}
-    assert told == set(measured.posterior())
+    assert told == set(measured.measures_of("04"))
 
 
 # -- the sampler --------------------------------------------------------------------------------------------

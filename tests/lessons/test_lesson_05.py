@@ -225,7 +225,7 @@ def test_heights_are_drawn_from_the_table_with_the_prediction():
 
 def test_effects_are_measured_of_every_twin_and_pairs_are_chosen_on_other_rows(monkeypatch):
     monkeypatch.setattr(effects, "load_faces", made_up)
-    measures = effects.landscapes()
+    measures = effects.measures_of("05")
     assert all(function(0).dim() == 1 for _, function in measures.values())
     found = made_up("apart")
     lowest = effects.chosen_pair(found, highest=False)
@@ -235,7 +235,7 @@ def test_effects_are_measured_of_every_twin_and_pairs_are_chosen_on_other_rows(m
 
 def test_the_committed_table_is_of_the_committed_losses():
     names = {row["effect"]: row for row in effects_table("05").rows}
-    measures = effects.landscapes()
+    measures = effects.measures_of("05")
     assert names.keys() == measures.keys()
     for effect in (
         "adamix: the middle of two above their mean loss",

@@ -155,7 +155,7 @@ def test_rows_answered_rightly(scores):
 
 def test_the_measures_are_of_what_is_there(folder, monkeypatch):
     monkeypatch.setattr(measures, "is_run", lambda name, *_: name == "core")
-    found = measures.ablations()
+    found = measures.measures_of("07")
     assert len(found) == 9 and all("at equal steps" in name for name in found)
     monkeypatch.setattr(measures, "open_results", lambda name: open_results(str(folder)))
     unit, measure = found["mrpc, accuracy at equal steps: AdaMix minus single"]

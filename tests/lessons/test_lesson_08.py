@@ -115,7 +115,8 @@ def test_scores_are_of_the_ways_and_the_mean_of_experts(monkeypatch):
     monkeypatch.setattr(effects, "lora_rows", lambda: type("Rows", (), {"labels": labels}))
     assert effects.lora_score("tied", 0, "expert 0", "points").tolist() == [1, 0, 1]
     assert effects.lora_score("tied", 0, "alone", "points").tolist() == [0.25, 0.75, 0.25]
-    difference = effects.score_difference("tied", "expert 0", effects.PRODUCTS, "nats")(0)
+    entry = {"score": "lora_score", "kind": "tied", "way": "expert 0", "unit": "nats"}
+    difference = effects.measure_of({**entry, "minus": {"way": effects.PRODUCTS}})(0)
     close.assert_close(difference[0], torch.tensor(0.1 / 0.9).log(), close.ROUNDED)
 
 

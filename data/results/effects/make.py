@@ -3,27 +3,28 @@
     python data/results/effects/make.py            # all lessons
     python data/results/effects/make.py 02 --seeds 1 --out runs/effects
 
-A measure gives one number a row of the evaluation set, for one seed: a difference paired by row, or what becomes one.
-Its mean has an interval over rows for each seed, and a t-interval over seeds. An effect that lies inside its interval
-over seeds is a null result here, and the lessons say so.
+What is measured stands in `measures.yaml`; here are the scores. A measure gives one number a row of the evaluation set,
+for one seed: a difference paired by row, or what becomes one. Its mean has an interval over rows for each seed, and a
+t-interval over seeds. An effect that lies inside its interval over seeds is a null result here, and the lessons say so.
 """
 
 from __future__ import annotations
 
-import argparse
-import csv
-import io
-import itertools
+import inspect
 import math
+import pkgutil
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import pandas as pd
 import torch
+import typer
+import yaml
 from torch import Tensor
 
 from adamix_lab.analysis.posterior import FixedBatches, fix_batches, marginal, merged_sample, uncertainty
@@ -39,10 +40,9 @@ from adamix_lab.generation.shipped import EXPERTS as WRITER_EXPERTS
 from adamix_lab.generation.shipped import TASK, load_texts
 from adamix_lab.generation.tasks import load_generation_task
 from adamix_lab.lessons.ablations import is_run, open_results, right_rows
-from adamix_lab.lessons.answers import GRID, Answers, answers_of, load_answers
-from adamix_lab.lessons.consistency import agreed_and_wrong, pairwise_kl
+from adamix_lab.lessons.answers import Answers, answers_of, load_answers
 from adamix_lab.lessons.generation import covered
-from adamix_lab.lessons.landscape import NAMES, Faces, load_faces
+from adamix_lab.lessons.landscape import Faces, load_faces
 from adamix_lab.lessons.merging import aligned, permuted_copies
 from adamix_lab.lessons.posterior import (
     bayes_weights,
@@ -52,19 +52,17 @@ from adamix_lab.lessons.posterior import (
     route_distance,
     samples_of,
 )
-from adamix_lab.lessons.routing import by_expert, favourite_share, flips, gate_load, specialist_gain
+from adamix_lab.lessons.routing import by_expert, flips, specialist_gain
 from adamix_lab.lessons.your_own import EXPERTS, fresh_loras, read_loras
 from adamix_lab.tasks.tasks import load_task
 from adamix_lab.training.evaluation import evaluate
-from adamix_lab.training.shipped import SEEDS, TWINS, load_twin
+from adamix_lab.training.shipped import SEEDS, load_twin
 
 HERE = Path(__file__).resolve().parent
+LESSONS: dict[str, list[dict[str, Any]]] = yaml.safe_load((HERE / "measures.yaml").read_text(encoding="utf-8"))
+RESULT_SEEDS = range(5)  # of lesson 07's results
 Measure = Callable[[int], Tensor]  # seed -> [rows]
 Measures = dict[str, tuple[str, Measure]]  # effect: (unit, measure)
-Score = Callable[[Any], Tensor]  # of a run's answers, or of what was measured between its experts: [rows]
-COLUMNS = (
-    "effect", "unit", "mean", "half_width", "verdict", "by_seed", "half_width_over_rows", "seeds", "rows", "seconds",
-)  # fmt: skip  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -108,14 +106,21 @@ class Effect:
         """The line as text."""
         digits = 4 if self.unit == "nats" else 2
 
-        def listed(values: Sequence[float]) -> str:
+        def listed(*values: float) -> str:
             return " ".join("" if math.isnan(value) else f"{value:.{digits}f}" for value in values)
 
-        told = (
-            self.effect, self.unit, listed([self.mean]), listed([self.half_width]), self.verdict, listed(self.values),
-            listed(self.over_rows), str(len(self.values)), str(self.rows), f"{self.seconds:.1f}",
-        )  # fmt: skip
-        return dict(zip(COLUMNS, told, strict=True))
+        return {
+            "effect": self.effect,
+            "unit": self.unit,
+            "mean": listed(self.mean),
+            "half_width": listed(self.half_width),
+            "verdict": self.verdict,
+            "by_seed": listed(*self.values),
+            "half_width_over_rows": listed(*self.over_rows),
+            "seeds": str(len(self.values)),
+            "rows": str(self.rows),
+            "seconds": f"{self.seconds:.1f}",
+        }
 
 
 def measure_effect(effect: str, unit: str, function: Measure, seeds: Sequence[int] = SEEDS) -> Effect:
@@ -126,21 +131,16 @@ def measure_effect(effect: str, unit: str, function: Measure, seeds: Sequence[in
     """
     one_of("unit", unit, ("points", "nats"))
     start = time.perf_counter()
-    scale = 100.0 if unit == "points" else 1.0
-    values, widths, rows = [], [], 0
-    missing: list[FileNotFoundError] = []
+    found, missing = [], []
     for seed in seeds:
         try:
-            of_rows = function(seed).double() * scale
+            found.append(function(seed).double() * (100.0 if unit == "points" else 1.0))
         except FileNotFoundError as error:
             missing.append(error)
-            continue
-        rows = len(of_rows)
-        values.append(float(of_rows.mean()))
-        widths.append(t_interval(of_rows).half_width)
-    if not values and missing:
+    if missing and not found:
         raise missing[0]
-    return Effect(effect, unit, tuple(values), tuple(widths), rows, time.perf_counter() - start)
+    means, widths = [float(rows.mean()) for rows in found], [t_interval(rows).half_width for rows in found]
+    return Effect(effect, unit, tuple(means), tuple(widths), len(found[-1]), time.perf_counter() - start)
 
 
 def measure_effects(
@@ -157,22 +157,64 @@ def measure_effects(
 
 def write_effects(path: Path, effects: Sequence[Effect]) -> Path:
     """The table as CSV."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(effect.row() for effect in effects)
-    write_text(path, text.getvalue())
+    table = pd.DataFrame([effect.row() for effect in effects])
+    write_text(path, table.to_csv(index=False, lineterminator="\n"))
     return path
 
 
-def on(name: str, score: Score, load: Callable[[str, int], Any] = load_answers) -> Measure:
-    """A score of one run."""
-    return lambda seed: score(load(name, seed))
+# -- what is measured -------------------------------------------------------------------------------------
 
 
-def between(first: str, second: str, score: Score, load: Callable[[str, int], Any] = load_answers) -> Measure:
-    """A score of one run minus that of another, row by row."""
-    return lambda seed: score(load(first, seed)) - score(load(second, seed))
+def measures_of(lesson: str) -> Measures:
+    """What is measured for a lesson ("00", "01", ...). Raises ValueError for an unknown one."""
+    if lesson not in LESSONS:
+        raise unknown("Lesson", lesson, LESSONS)
+    entries = [entry for entry in repeated(LESSONS[lesson]) if "results" not in entry or is_shipped(entry)]
+    return {entry["effect"].format(**entry): (entry["unit"], measure_of(entry)) for entry in entries}
+
+
+def repeated(entries: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The entries of a lesson one by one, every `each` written out."""
+    for entry in entries:
+        for fields in entry.get("each", [{}]):
+            for measure in entry.get("measures", [entry]):
+                yield {"unit": "points", **fields, **measure}
+
+
+def is_shipped(entry: Mapping[str, Any]) -> bool:
+    """Whether results that a measure compares are there."""
+    return is_run(entry["results"], entry["task"], entry["variant"], entry["budget"])
+
+
+def measure_of(entry: Mapping[str, Any]) -> Measure:
+    """An entry's score, less that with the fields of `minus` where it has them, row by row."""
+    score = entry["score"]
+    function = pkgutil.resolve_name(score) if ":" in score else globals()[score]
+    parameters = list(inspect.signature(function).parameters)
+
+    def scored(seed: int, fields: Mapping[str, Any]) -> Tensor:
+        options = {name: fields[name] for name in parameters if name in fields}
+        if parameters[0] == "answers":
+            options["answers"] = answers_under(fields["run"], seed, fields.get("share"))
+        elif parameters[0] == "faces":
+            options["faces"] = load_faces(fields["run"], seed)
+        else:
+            options["seed"] = seed
+        found: Tensor = function(**options)
+        return found
+
+    def measure(seed: int) -> Tensor:
+        found = scored(seed, entry)
+        return found - scored(seed, {**entry, **entry["minus"]}) if "minus" in entry else found
+
+    return measure
+
+
+def answers_under(run: str, seed: int, share: str | None = None) -> Answers:
+    """What a run answers, its experts pulled to a share of their distance; "aligned" is trained apart, then aligned."""
+    if share:
+        return pulled_runs(run, seed)[share]
+    return aligned_answers(seed) if run == "aligned" else load_answers(run, seed)
 
 
 def signs(first: Tensor) -> Tensor:
@@ -180,48 +222,53 @@ def signs(first: Tensor) -> Tensor:
     return first / first.float().mean() - (~first) / (~first).float().mean()
 
 
-# -- lessons 00 to 03: differences paired by row on what every route answers ------------------------------
+def chosen(values: Tensor, highest: bool) -> Tensor:
+    """The column of `[rows, K]` that half of the rows find highest (or lowest), on the other half, `[rows / 2]`."""
+    first = torch.arange(len(values)) % 2 == 0
+    means = values[first].mean(0)
+    return values[~first, int(means.argmax() if highest else means.argmin())]
 
 
-def merged_minus_experts(answers: Answers, of: str = "right") -> Tensor:
-    """The merge against the mean of its experts, each alone: `[rows]`; of: "right" or "loss"."""
-    alone: Tensor = getattr(answers, of)[:, answers.fixed].mean(1)
-    return getattr(answers, f"merged_{of}") - alone
+# -- lessons 00 to 03: on what every route answers, accuracy ("points") or loss ("nats") ------------------
 
 
-GAP = partial(merged_minus_experts, of="right")
-LOSS_GAP = partial(merged_minus_experts, of="loss")
-
-
-def experts_alone(answers: Answers, of: str = "right") -> Tensor:
+def experts_alone(answers: Answers, unit: str = "points") -> Tensor:
     """Mean over the experts, each alone, `[rows]`."""
-    value: Tensor = getattr(answers, of)[:, answers.fixed].mean(1)
-    return value
+    return _of_routes(answers, unit)[:, answers.fixed].mean(1)
 
 
-# -- 00 ---------------------------------------------------------------------------------------------------
+def random_route(answers: Answers, unit: str = "points") -> Tensor:
+    """Mean over all routes, `[rows]`."""
+    return _of_routes(answers, unit).mean(1)
 
 
-@lru_cache(maxsize=8)
-def _switched_off(seed: int) -> Tensor:
+def _of_routes(answers: Answers, unit: str) -> Tensor:
+    return answers.right if unit == "points" else answers.loss
+
+
+def merged_right(answers: Answers) -> Tensor:
+    """Whether the merge answers rightly, `[rows]`, as 0 and 1."""
+    return answers.merged_right
+
+
+def merged_minus_experts(answers: Answers, unit: str = "points") -> Tensor:
+    """The merge against the mean of its experts, each alone: `[rows]`."""
+    merged = answers.merged_right if unit == "points" else answers.merged_loss
+    return merged - experts_alone(answers, unit)
+
+
+def merged_minus_ensemble(answers: Answers) -> Tensor:
+    """The merge against the average over all routes' probabilities, `[rows]`."""
+    return answers.merged_right - (marginal(answers.routes).argmax(-1) == answers.labels).float()
+
+
+def merged_minus_off(seed: int) -> Tensor:
+    """AdaMix merged against the same with the adapters off, `[rows]`."""
     mixture, tokenizer = load_twin("adamix", seed)
     with mixture.disabled():
-        return evaluate(mixture, load_task("aspects"), tokenizer)[0].right.float()
+        off = evaluate(mixture, load_task("aspects"), tokenizer)[0].right.float()
+    return load_answers("adamix", seed).merged_right - off
 
-
-def tour() -> Measures:
-    """Lesson 00."""
-    return {
-        "AdaMix merged minus the same with the adapters off": (
-            "points", lambda seed: load_answers("adamix", seed).merged_right - _switched_off(seed)),
-        "AdaMix: merged minus its experts alone": ("points", on("adamix", GAP)),
-        "trained apart: merged minus its experts alone": ("points", on("apart", GAP)),
-        "experts alone: trained apart minus AdaMix": ("points", between("apart", "adamix", experts_alone)),
-        "merged: trained apart minus AdaMix": ("points", between("apart", "adamix", lambda a: a.merged_right)),
-    }  # fmt: skip
-
-
-# -- 01 ---------------------------------------------------------------------------------------------------
 
 ONE_SIDED = ("both", "neither", "not_both", "twice", "as_was")
 
@@ -229,12 +276,6 @@ ONE_SIDED = ("both", "neither", "not_both", "twice", "as_was")
 @lru_cache(maxsize=1)
 def _constructions() -> list[str]:
     return [str(row["construction"]) for row in load_task("aspects").evaluation]
-
-
-def gain_of_specialists(answers: Answers, site: int, of: str = "right") -> Tensor:
-    """`specialist_gain` of one block's experts, `[rows]`."""
-    values = answers.right if of == "right" else -answers.loss
-    return specialist_gain(by_expert(answers, values)[:, site], _constructions())
 
 
 def one_sided_from_contrasts(answers: Answers) -> Tensor:
@@ -248,66 +289,18 @@ def one_sided_from_contrasts(answers: Answers) -> Tensor:
 def best_from_worst_expert(answers: Answers, site: int) -> Tensor:
     """Accuracy of the expert that half of the rows finds best minus the worst's, on the other half's rows."""
     values = by_expert(answers, answers.right)[:, site]
-    first = torch.arange(len(values)) % 2 == 0
-    means = values[first].mean(0)
-    return values[~first, int(means.argmax())] - values[~first, int(means.argmin())]
+    return chosen(values, highest=True) - chosen(values, highest=False)
 
 
-def loss_of_specialists(answers: Answers, site: int) -> Tensor:
-    """The loss of an expert chosen by construction minus that of one for all, `[rows]`, in nats."""
-    return -gain_of_specialists(answers, site, "loss")
+def chosen_by_construction(answers: Answers, site: int, unit: str = "points") -> Tensor:
+    """An expert of a block chosen for each construction minus one for all, `[rows]`."""
+    sign = 1 if unit == "points" else -1  # a lower loss is better
+    return sign * specialist_gain(by_expert(answers, sign * _of_routes(answers, unit))[:, site], _constructions())
 
 
-def routing() -> Measures:
-    """Lesson 01."""
-    measures: Measures = {
-        "constructions: one-sided minus contrasts, accuracy": ("points", on("adamix", one_sided_from_contrasts)),
-    }
-    for site, block in enumerate(("block 5", "block 6")):
-        measures |= {
-            f"{block}: best minus worst expert, accuracy": (
-                "points", on("adamix", partial(best_from_worst_expert, site=site))),
-            f"{block}: an expert chosen by construction minus one for all, accuracy": (
-                "points", on("adamix", partial(gain_of_specialists, site=site))),
-            f"{block}: an expert chosen by construction minus one for all, loss": (
-                "nats", on("adamix", partial(loss_of_specialists, site=site))),
-        }  # fmt: skip
-    for name in ("adamix", "no-consistency", "unshared-tied", "apart"):
-        measures[f"{name}: routes that flip when one expert changes"] = (
-            "points", on(name, lambda a: flips(a).mean(1)))  # fmt: skip
-    measures["flips: no-consistency minus AdaMix"] = (
-        "points", between("no-consistency", "adamix", lambda a: flips(a).mean(1)))  # fmt: skip
-    return measures | {
-        "a gate without balancing: tokens of the busiest expert, above 1 in 4": ("points", favourite_share),
-        "a balanced gate: load of a construction from the mean load, above chance": ("points", gate_load),
-    }
-
-
-# -- 02 ---------------------------------------------------------------------------------------------------
-
-
-def consistency() -> Measures:
-    """Lesson 02."""
-    measures: Measures = {
-        "trained apart: merged minus its experts alone": ("points", on("apart", GAP)),
-        "trained apart: merged minus its experts alone, loss": ("nats", on("apart", LOSS_GAP)),
-    }
-    scores: dict[str, tuple[str, Score]] = {
-        "pairwise KL of routes": ("nats", pairwise_kl),
-        "a random route, accuracy": ("points", lambda a: a.right.mean(1)),
-        "a random route, loss": ("nats", lambda a: a.loss.mean(1)),
-        "merged, accuracy": ("points", lambda a: a.merged_right),
-        "merged minus its experts alone, accuracy": ("points", GAP),
-        "merged minus its experts alone, loss": ("nats", LOSS_GAP),
-        "all routes agree on a wrong answer": ("points", agreed_and_wrong),
-    }
-    for weight, name in list(GRID.items())[1:]:
-        for what, (unit, score) in scores.items():
-            measures[f"{what}: weight {weight} minus weight 0"] = (unit, between(name, GRID[0], score))
-    return measures
-
-
-# -- 03 ---------------------------------------------------------------------------------------------------
+def flipping(answers: Answers) -> Tensor:
+    """The share of routes whose answer one changed expert changes, `[rows]`."""
+    return flips(answers).mean(1)
 
 
 @lru_cache(maxsize=4)
@@ -342,33 +335,6 @@ def _all(tensors: dict[str, Tensor], expert: int) -> dict[str, Tensor]:
 def _merged_right(fixed: FixedBatches, mixture: MixtureModel, tensors: dict[str, Tensor]) -> Tensor:
     load_trained(mixture, tensors)
     return (merged_sample(fixed).logits[:, 0].argmax(-1) == fixed.labels).float()
-
-
-def ensemble_right(answers: Answers) -> Tensor:
-    """Whether the average over all routes' probabilities answers rightly, `[rows]`, as 0 and 1."""
-    return (marginal(answers.routes).argmax(-1) == answers.labels).float()
-
-
-def merging() -> Measures:
-    """Lesson 03."""
-    twins = ("adamix", "no-consistency", "unshared-tied", "apart")
-    measures: Measures = {}
-    for name in twins:
-        measures[f"{name}: merged minus its experts alone"] = ("points", on(name, GAP))
-        measures[f"{name}: merged minus its experts alone, loss"] = ("nats", on(name, LOSS_GAP))
-        measures[f"{name}: merged minus the ensemble of all routes"] = (
-            "points", on(name, lambda a: a.merged_right - ensemble_right(a)))  # fmt: skip
-    for first, second in itertools.combinations(twins, 2):
-        measures[f"the gap of the merge: {first} minus {second}"] = ("points", between(first, second, GAP))
-    return measures | {
-        "permuted copies of one expert: merged minus that expert": ("points", permuted_gap),
-        "trained apart, units aligned: merged minus its experts alone": (
-            "points", lambda s: GAP(aligned_answers(s))),
-        "trained apart, merged: aligned minus not": (
-            "points", lambda s: aligned_answers(s).merged_right - load_answers("apart", s).merged_right),
-        "merged: trained apart and aligned minus AdaMix": (
-            "points", lambda s: aligned_answers(s).merged_right - load_answers("adamix", s).merged_right),
-    }  # fmt: skip
 
 
 # -- 04: the merge against drawn routes, averages, Bayes' weights, doubt and calibration ------------------
@@ -408,9 +374,9 @@ def bayes_minus_uniform(answers: Answers) -> Tensor:
     return found
 
 
-def doubt(kind: str) -> Score:
+def doubt(answers: Answers, kind: str) -> Tensor:
     """One of `posterior.uncertainty`'s kinds of all routes, `[rows]`."""
-    return lambda answers: uncertainty(samples_of(answers)[0])[kind]
+    return uncertainty(samples_of(answers)[0])[kind]
 
 
 def overconfidence(log_p: Tensor, labels: Tensor) -> Tensor:
@@ -419,9 +385,11 @@ def overconfidence(log_p: Tensor, labels: Tensor) -> Tensor:
     return best - (said == labels).float()
 
 
-def route_overconfidence(answers: Answers) -> Tensor:
-    """`overconfidence` of one route, mean over all, `[rows]`."""
-    return overconfidence(answers.routes.transpose(0, 1), answers.labels).mean(0)
+def overconfidence_of(answers: Answers, what: str) -> Tensor:
+    """`overconfidence` of a "route" (mean over all), of "all" routes together, or of the merge ("merged"): `[rows]`."""
+    if what == "route":
+        return overconfidence(answers.routes.transpose(0, 1), answers.labels).mean(0)
+    return overconfidence(answers.merged if what == "merged" else marginal(answers.routes), answers.labels)
 
 
 def noticing(answers: Answers, kind: str) -> Tensor:
@@ -430,7 +398,7 @@ def noticing(answers: Answers, kind: str) -> Tensor:
     Its mean is the area under the ROC curve (ties count half); differences of two kinds are paired by row.
     """
     wrong = marginal(answers.routes).argmax(-1) != answers.labels
-    value = doubt(kind)(answers)
+    value = doubt(answers, kind)
     here, others = value[wrong, None], value[~wrong]
     return (others < here).double().mean(1) + 0.5 * (others == here).double().mean(1)
 
@@ -441,118 +409,37 @@ def pulled_runs(twin: str, seed: int) -> dict[str, Answers]:
     return dict(zip(SHARES, pulled_answers(twin, seed, tuple(SHARES.values())), strict=True))
 
 
-def of_pulled(name: str, share: str, score: Score, minus: bool = False) -> Measure:
-    """A score of a run whose experts are pulled together; minus: minus that of the experts as trained, row by row."""
-
-    def measure(seed: int) -> Tensor:
-        answers = pulled_runs(name, seed)
-        return score(answers[share]) - (score(answers["1"]) if minus else 0.0)
-
-    return measure
-
-
-def posterior() -> Measures:
-    """Lesson 04."""
-    measures: Measures = {
-        f"{name}: distance to all routes, the merge minus one drawn route": ("points", on(name, merge_minus_route))
-        for name in ("adamix", "no-consistency", "unshared-tied", "apart")
-    }
-    measures["the merge's distance to all routes: apart minus adamix"] = (
-        "points", between("apart", "adamix", merge_distance))  # fmt: skip
-    for share in list(SHARES)[1:]:
-        told = f"adamix, experts pulled to {share} of their distance"
-        measures |= {
-            f"{told}: the merge minus one route": ("points", of_pulled("adamix", share, merge_minus_route)),
-            f"{told}: the merge's distance, minus that of experts as trained": (
-                "points", of_pulled("adamix", share, merge_distance, minus=True)),
-        }  # fmt: skip
-    for name in ("adamix", "apart"):
-        measures |= {f"{name}: {effect}": (unit, on(name, score)) for effect, (unit, score) in SCORES.items()}
-    return measures | {
-        "mutual information: apart minus adamix": ("nats", between("apart", "adamix", doubt("mutual_information"))),
-        "mutual information: no-consistency minus adamix": (
-            "nats", between("no-consistency", "adamix", doubt("mutual_information"))),
-        "adamix: wrong answers noticed (AUROC), mutual information minus entropy": (
-            "points", on("adamix", lambda a: noticing(a, "mutual_information") - noticing(a, "entropy"))),
-    }  # fmt: skip
-
-
-SCORES: dict[str, tuple[str, Score]] = {
-    "loss, all routes minus one": ("nats", partial(exact_minus_drawn, size=1)),
-    "loss, all routes minus an average of 4": ("nats", partial(exact_minus_drawn, size=4)),
-    "loss, logits averaged minus probabilities": ("nats", logits_minus_probabilities),
-    "loss on other rows, Bayes' weights minus uniform": ("nats", bayes_minus_uniform),
-    "doubt of all routes, entropy": ("nats", doubt("entropy")),
-    "doubt of all routes, expected entropy": ("nats", doubt("expected_entropy")),
-    "doubt of all routes, mutual information": ("nats", doubt("mutual_information")),
-    "confidence minus accuracy, one route": ("points", route_overconfidence),
-    "confidence minus accuracy, all routes": (
-        "points", lambda a: overconfidence(marginal(a.routes), a.labels)),
-    "confidence minus accuracy, the merge": ("points", lambda a: overconfidence(a.merged, a.labels)),
-}  # fmt: skip
-
-
 # -- 05: heights above the mean of the experts, and what random directions show of them -------------------
 
 
-def height(found: Faces, size: int) -> Tensor:
+def height(faces: Faces, size: int) -> Tensor:
     """Mean over groups of so many experts, `[rows]`, in nats."""
-    return found.height(size).mean(1)
+    return faces.height(size).mean(1)
 
 
-def chosen_pair(found: Faces, highest: bool) -> Tensor:
+def chosen_pair(faces: Faces, highest: bool) -> Tensor:
     """The height of the pair that half of the rows find highest (or lowest), on the other half, `[rows / 2]`."""
-    heights = found.height(2)
-    first = torch.arange(len(heights)) % 2 == 0
-    means = heights[first].mean(0)
-    return heights[~first, int(means.argmax() if highest else means.argmin())]
+    return chosen(faces.height(2), highest)
 
 
-def four_above_lowest(found: Faces) -> Tensor:
+def four_above_lowest(faces: Faces) -> Tensor:
     """All four's height less that of the pair that half of the rows find lowest, on the other half, `[rows / 2]`."""
-    return height(found, 4)[1::2] - chosen_pair(found, highest=False)
+    return height(faces, 4)[1::2] - chosen_pair(faces, highest=False)
 
 
-def landscapes() -> Measures:
-    """Lesson 05."""
-    heights: dict[str, Score] = {
-        f"{name} above their mean loss": partial(height, size=size) for size, name in NAMES.items()
-    }
-    pairs: dict[str, Score] = {
-        "the middle of all four above that of two": lambda found: height(found, 4) - height(found, 2),
-        "the highest of six pairs, its middle above the chord": partial(chosen_pair, highest=True),
-        "the lowest of six pairs, its middle above the chord": partial(chosen_pair, highest=False),
-        "the middle of all four above the lowest of six pairs": four_above_lowest,
-    }
-    rises: dict[str, Score] = {
-        "rise in a random direction, as far as the middle of two": lambda found: found.random_rise().mean(1),
-        "rise toward another expert minus in a random direction, as far": (
-            lambda found: found.toward_rise().mean(1) - found.random_rise().mean(1)
-        ),
-    }
-
-    def of_twins(scores: dict[str, Score]) -> Measures:
-        return {f"{t}: {what}": ("nats", on(t, score, load_faces)) for t in TWINS for what, score in scores.items()}
-
-    differences: Measures = {
-        f"{what}: {twin} minus AdaMix": ("nats", between(twin, "adamix", score, load_faces))
-        for twin in ("no-consistency", "unshared-tied", "apart")
-        for what, score in heights.items()
-    }
-    return of_twins(heights | pairs) | differences | of_twins(rises)
+def rise(faces: Faces, toward: bool) -> Tensor:
+    """From an expert as far as the middle of two, toward another expert or in a random direction, `[rows]`."""
+    return (faces.toward_rise() if toward else faces.random_rise()).mean(1)
 
 
 # -- 06: slot coverage of shipped writers under ways of decoding, paired by source ------------------------
 
 
-def expert_coverage(seed: int) -> Tensor:
-    """Mean coverage of the four experts, each alone, `[sources]`."""
-    return torch.stack([covered(f"fixed-{n}", seed) for n in range(WRITER_EXPERTS)]).mean(0)
-
-
-def coverage_difference(first: str, second: str) -> Measure:
-    """Coverage of one strategy minus that of another, source by source."""
-    return lambda seed: covered(first, seed) - covered(second, seed)
+def coverage_by(strategy: str, seed: int) -> Tensor:
+    """Slots realised by a strategy, or by the four experts, each alone, on average ("alone"): `[sources]`."""
+    if strategy == "alone":
+        return torch.stack([covered(f"fixed-{n}", seed) for n in range(WRITER_EXPERTS)]).mean(0)
+    return covered(strategy, seed)
 
 
 def seen_from_held_out(seed: int) -> Tensor:
@@ -561,60 +448,20 @@ def seen_from_held_out(seed: int) -> Tensor:
     return covered("merged", seed) * signs(torch.tensor(seen))
 
 
-def same_text(first: str, second: str) -> Measure:
+def same_text(first: str, second: str, seed: int) -> Tensor:
     """Whether two strategies wrote the same text, `[sources]`, as 0 and 1."""
-
-    def measure(seed: int) -> Tensor:
-        texts = load_texts("adamix", seed)
-        return torch.tensor([float(a == b) for a, b in zip(texts[first], texts[second], strict=True)])
-
-    return measure
-
-
-def writing() -> Measures:
-    """Lesson 06."""
-    measures: dict[str, Measure] = {
-        "slots realised: merged": lambda seed: covered("merged", seed),
-        "slots realised: an expert alone (mean of 4)": expert_coverage,
-        "slots realised: a new route every token": lambda seed: covered("anew", seed),
-        "slots realised: merged minus an expert alone": lambda seed: covered("merged", seed) - expert_coverage(seed),
-        "slots realised: one random route a text minus a new route every token": coverage_difference("random", "anew"),
-        "slots realised: merged minus a new route every token": coverage_difference("merged", "anew"),
-        "slots realised, merged: 4 beams minus greedy": coverage_difference("merged, 4 beams", "merged"),
-        "slots realised, merged: pairs seen in training minus pairs held out": seen_from_held_out,
-        "texts that two experts alone write alike": same_text("fixed-0", "fixed-1"),
-        "texts that an expert alone and the merge write alike": same_text("fixed-0", "merged"),
-    }
-    return {effect: ("points", measure) for effect, measure in measures.items()}
+    texts = load_texts("adamix", seed)
+    return torch.tensor([float(a == b) for a, b in zip(texts[first], texts[second], strict=True)])
 
 
 # -- 07: accuracy of AdaMix minus its variants', paired by row, on the shipped results --------------------
 
-RESULT_SEEDS = range(5)  # of the results
-CORE = {"tasks": ("rte", "mrpc", "sst2"), "variants": ("single", "no consistency", "no sharing")}
 
-
-def ahead(seed: int, name: str, task: str, variant: str, budget: Budget = "steps") -> Tensor:
+def ahead(seed: int, results: str, task: str, variant: str, budget: Budget = "steps") -> Tensor:
     """AdaMix right minus the variant right, `[rows]`; AdaMix's own steps are its equal compute, too."""
-    scores = open_results(name)
+    scores = open_results(results)
     other = right_rows(scores, task, variant, seed, budget)
     return torch.from_numpy(right_rows(scores, task, "AdaMix", seed) - other)
-
-
-def ablations() -> Measures:
-    """Lesson 07; what is measured on results that are not shipped is left out."""
-    wanted: list[tuple[str, str, str, Budget]] = [
-        *(("core", task, variant, "steps") for task in CORE["tasks"] for variant in CORE["variants"]),
-        ("budget", "aspects", "single", "steps"),
-        ("budget", "aspects", "single", "compute"),
-        ("budget", "aspects", "no consistency", "steps"),
-    ]
-    return {
-        f"{task}, accuracy at equal {budget}: AdaMix minus {variant}": (
-            "points", partial(ahead, name=name, task=task, variant=variant, budget=budget))
-        for name, task, variant, budget in wanted
-        if is_run(name, task, variant, budget)
-    }  # fmt: skip
 
 
 # -- 08: LoRA experts merged in several ways, on the same rows, for three seeds ---------------------------
@@ -670,64 +517,21 @@ def lora_answers(kind: str, seed: int) -> dict[str, Tensor]:
     return {way: under(way) for way in (*LINEAR, PRODUCTS, *ALONE)}
 
 
-def lora_score(kind: str, seed: int, way: str, of: str) -> Tensor:
+def lora_score(kind: str, seed: int, way: str, unit: str) -> Tensor:
     """`[rows]`: 1 where the answer is right ("points"), or the loss ("nats"); "alone" is the mean of the experts.
 
     way "chance" is always the more frequent class; it has no loss.
     """
+    labels = lora_rows().labels
     if way == "chance":
-        labels = lora_rows().labels
         return (labels == labels.mode().values).float()
     if way == "alone":
-        return torch.stack([lora_score(kind, seed, expert, of) for expert in ALONE]).mean(0)
-    answers, labels = lora_answers(kind, seed)[way], lora_rows().labels
-    if of == "points":
-        return (answers.argmax(-1) == labels).float()
-    return -answers.gather(1, labels[:, None])[:, 0]
-
-
-def score_difference(kind: str, way: str, other: str, of: str) -> Measure:
-    """One way's score minus another's, row by row."""
-    return lambda seed: lora_score(kind, seed, way, of) - lora_score(kind, seed, other, of)
-
-
-def exporting() -> Measures:
-    """Lesson 08."""
-    factors = "linear at 1/M²"
-    asked = [
-        ("adamix", "AdaMix: merged minus its experts alone", factors, "alone"),
-        ("adamix", "AdaMix: peft's linear at 1/M minus merged", "linear at 1/M", factors),
-        ("adamix", "AdaMix: peft's linear at 1 minus merged", "linear at 1", factors),
-        ("tied", "tied: mean of products minus experts alone", PRODUCTS, "alone"),
-        ("tied", "tied: mean of factors minus experts alone", factors, "alone"),
-        ("tied", "tied: mean of factors minus mean of products", factors, PRODUCTS),
-        ("tied", "tied: peft's linear at 1/M minus mean of products", "linear at 1/M", PRODUCTS),
-    ]
-    learned = {
-        f"{name}: merged minus always the more frequent class, accuracy": (
-            "points", score_difference(kind, way, "chance", "points"))
-        for kind, name, way in (("adamix", "AdaMix", factors), ("tied", "tied", PRODUCTS))
-    }  # fmt: skip
-    return learned | {
-        f"{name}{what}": (of, score_difference(kind, way, other, of))
-        for kind, name, way, other in asked
-        for of, what in (("points", ", accuracy"), ("nats", ", loss"))
-    }
+        return torch.stack([lora_score(kind, seed, expert, unit) for expert in ALONE]).mean(0)
+    answers = lora_answers(kind, seed)[way]
+    return (answers.argmax(-1) == labels).float() if unit == "points" else loss_of(answers, labels)
 
 
 # -- all lessons ------------------------------------------------------------------------------------------
-
-LESSONS: Mapping[str, Callable[[], Measures]] = {
-    "00": tour, "01": routing, "02": consistency, "03": merging, "04": posterior, "05": landscapes, "06": writing,
-    "07": ablations, "08": exporting,
-}  # fmt: skip
-
-
-def measures_of(lesson: str) -> Measures:
-    """What is measured for a lesson ("00", "01", ...). Raises ValueError for an unknown one."""
-    if lesson not in LESSONS:
-        raise unknown("Lesson", lesson, LESSONS)
-    return LESSONS[lesson]()
 
 
 def seeds_of(lesson: str) -> int:
@@ -735,16 +539,15 @@ def seeds_of(lesson: str) -> int:
     return len(RESULT_SEEDS if lesson == "07" else SEEDS)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("lessons", nargs="*", help="00, 01, ...; default: all")
-    parser.add_argument("--out", type=Path, default=HERE, help="default: beside this file")
-    parser.add_argument("--seeds", type=int, help="seeds 0, 1, ...; default: as many as are shipped")
-    options = parser.parse_args()
-    for lesson in options.lessons or LESSONS:
-        seeds = range(options.seeds or seeds_of(lesson))
-        print(write_effects(options.out / f"{lesson}.csv", measure_effects(measures_of(lesson), seeds)))
+def main(lessons: Annotated[list[str] | None, typer.Argument()] = None, out: Path = HERE, seeds: int = 0) -> None:
+    """Effect tables of lessons 00, 01, ... (all of them where none is named).
+
+    --out: a folder, beside this file by default. --seeds: 0, 1, ..., as many as are shipped by default.
+    """
+    for lesson in lessons or LESSONS:
+        numbers = range(seeds or seeds_of(lesson))
+        print(write_effects(out / f"{lesson}.csv", measure_effects(measures_of(lesson), numbers)))
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)
