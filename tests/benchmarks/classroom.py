@@ -11,9 +11,7 @@ last line is one JSON object. Needs nbgrader.
 
 from __future__ import annotations
 
-import argparse
 import csv
-import json
 import os
 import subprocess
 import sys
@@ -23,12 +21,11 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from common import ROOT, load_average, parse, report
+
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 import classroom_helpers as made  # noqa: E402
-
-from adamix_lab.core.files import write_text  # noqa: E402
 
 NAME = "01_routing"
 FULL = 10
@@ -61,11 +58,8 @@ def people(released: Path) -> dict[str, tuple[str, float, str]]:
     found["another notebook"] = (another, 0, "none of the cells")
     found |= {f"blank {n}": (made.submission(released, {}), 0, "") for n in range(3)}
     for mutant in made.mutants(NAME):
-        found[mutant.name] = (
-            answers(**{mutant.answer: mutant.source}),
-            FULL - sum(points[c] for c in mutant.loses),
-            "",
-        )
+        left = FULL - sum(points[check] for check in mutant.loses)
+        found[mutant.name] = (answers(**{mutant.answer: mutant.source}), left, "")
     found |= {f"full {n}": (answers(), FULL, "") for n in range(30 - len(found))}
     return found
 
@@ -99,23 +93,17 @@ def grade(people_wanted: int, work: Path) -> dict[str, Any]:
         "wall seconds": round(wall, 1),
         "wall seconds a submission": round(wall / len(chosen), 2),
         "CPU seconds a submission": round(cpu / len(chosen), 2),
-        "processor": f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
+        "processor": f"{os.cpu_count()} cores, load {load_average() or 0:.1f}",
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--people", type=int, default=30, help="The first so many of the thirty.")
-    parser.add_argument("--out", type=Path, help="File for the JSON object.")
-    options = parser.parse_args()
+    options = parse(__doc__, {"people": 5}, people=30)
     with tempfile.TemporaryDirectory() as work:
-        result = grade(5 if options.quick else options.people, Path(work))
+        result = grade(options.people, Path(work))
     for name, what in result["different"].items():
         print(f"NOT AS EXPECTED {name}: {what}")
-    print(json.dumps(result))
-    if options.out:
-        write_text(options.out, json.dumps(result, indent=1) + "\n")
+    report(result, options.out)
 
 
 if __name__ == "__main__":

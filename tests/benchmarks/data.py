@@ -16,18 +16,15 @@ one JSON object.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import statistics
 import tempfile
-import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from common import ROOT, interleave, parse, report, seconds
 
 from adamix_lab.core.adaptations import LoRA
 from adamix_lab.core.model import attach
@@ -35,11 +32,10 @@ from adamix_lab.core.objective import Consistency
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import Batches, Example, encode
 from adamix_lab.tasks.tasks import Task, load_task
-from adamix_lab.training.doctor import versions
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.train import train
 
-SHARED = Path(os.environ.get("ADAMIX_LAB_SHARED") or Path(__file__).resolve().parents[3] / "shared")
+SHARED = Path(os.environ.get("ADAMIX_LAB_SHARED") or ROOT.parent / "shared")
 BATCH, LENGTH, RATE = 32, 128, 1e-3
 
 
@@ -89,14 +85,7 @@ def encoded(task: Task, tokenizer: Any) -> list[Example]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--folder", type=Path, default=SHARED / "data" / "sst2")
-    parser.add_argument("--steps", type=int, default=None)
-    parser.add_argument("--rounds", type=int, default=None)
-    options = parser.parse_args()
-    steps = options.steps or (40 if options.quick else 200)
-    rounds = options.rounds or (3 if options.quick else 5)
+    options = parse(__doc__, {"steps": 40, "rounds": 3}, folder=SHARED / "data" / "sst2", steps=200, rounds=5)
     warnings.simplefilter("ignore")  # rows cut at LENGTH are none here
     if options.folder.is_dir():
         whole = load_task("sst2", folder=options.folder, rows=8000 if options.quick else None)
@@ -105,43 +94,30 @@ def main() -> None:
         whole = load_task("aspects")
 
     tokenizer = load_backbone("minilm", num_labels=whole.num_labels)[1]
-    start = time.perf_counter()
-    examples = encoded(whole, tokenizer)
-    tokenising = len(examples) / (time.perf_counter() - start)
+    taken, examples = seconds(lambda: encoded(whole, tokenizer))
+    tokenising = len(examples) / taken
     bucketed, mixed = (Batches(examples, BATCH, bucket=bucket) for bucket in (32, 1))
     wasted = {"buckets": waste(bucketed.lengths, bucketed.epoch(0)), "none": waste(mixed.lengths, mixed.epoch(0))}
     print(f"{whole.name}: {len(examples):,} rows, {tokenising:,.0f} a second tokenised; padding {wasted}", flush=True)
 
+    steps = min(options.steps, len(whole.train) // BATCH)
     few = replace(whole, train=whole.train[: steps * BATCH])
-    steps = len(few.train) // BATCH
-    few = replace(few, train=few.train[: steps * BATCH])
-    runs = {
+    ways = {
         "ours": lambda: ours(few, steps),
         "trainer": lambda: trainer(few, steps, grouped=False),
         "trainer_grouped": lambda: trainer(few, steps, grouped=True),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for n in range(rounds):
-        for name, run in runs.items():
-            seconds[name].append(run())
-        print(
-            f"round {n + 1}: " + ", ".join(f"{name} {values[-1]:.2f} s" for name, values in seconds.items()), flush=True
-        )
-    rate = {name: len(few.train) / statistics.median(values) for name, values in seconds.items()}
+    median, _ = interleave(ways, options.rounds, warm=0, clock=lambda work: (work(), None), say=True)
+    rate = {name: len(few.train) / value for name, value in median.items()}
     result = {
         "padding_waste": {name: round(value, 4) for name, value in wasted.items()},
         "examples_per_second_over_trainer": round(rate["ours"] / rate["trainer"], 3),
         "examples_per_second_over_trainer_grouped": round(rate["ours"] / rate["trainer_grouped"], 3),
         "examples_per_second": {name: round(value, 1) for name, value in rate.items()},
         "tokenised_per_second": round(tokenising),
-        "task": whole.name,
-        "rows": len(examples),
-        "steps": steps,
-        "rounds": rounds,
-        "batch": BATCH,
-        "versions": versions(),
+        **{"task": whole.name, "rows": len(examples), "steps": steps, "rounds": options.rounds, "batch": BATCH},
     }
-    print(json.dumps(result))
+    report(result, options.out)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ The last line is one JSON object; `seconds_over_torch` is what `import adamix_la
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
 import subprocess
 import sys
+from functools import partial
+
+from common import interleave, parse, report
 
 STATEMENTS = {
     "torch": "import torch",
@@ -26,24 +26,16 @@ def seconds(statement: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    rounds = 3 if parser.parse_args().quick else 9
-    times: dict[str, list[float]] = {name: [] for name in STATEMENTS}
-    for n in range(rounds + 1):
-        for name, statement in STATEMENTS.items():
-            taken = seconds(statement)
-            if n:  # the first round warms the file cache
-                times[name].append(taken)
-    medians = {name: statistics.median(values) for name, values in times.items()}
+    options = parse(__doc__, {"rounds": 3}, rounds=9)
+    ways = {name: partial(seconds, statement) for name, statement in STATEMENTS.items()}
+    medians, _ = interleave(ways, options.rounds, clock=lambda work: (work(), None))  # warm: the file cache
     result = {
         "seconds_over_torch": medians["package"] - medians["torch"],
         "seconds_over_torch_with_core": medians["core"] - medians["torch"],
         "package_over_torch": medians["package"] / medians["torch"],
         "torch_seconds": medians["torch"],
-        "rounds": rounds,
     }
-    print(json.dumps({name: round(value, 3) for name, value in result.items()}))
+    report({name: round(value, 3) for name, value in result.items()} | {"rounds": options.rounds}, options.out)
 
 
 if __name__ == "__main__":

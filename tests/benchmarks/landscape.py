@@ -13,39 +13,21 @@ one point a pass: what caching and cutting save without batching. The last line 
 
 from __future__ import annotations
 
-import argparse
 import json
-import time
 from collections.abc import Sequence
 
 import torch
+from common import by_case, cpu_seconds, device, minilm_mixture, parse, report
 
 from adamix_lab.analysis.landscape import evaluate_points, task_batches
 from adamix_lab.analysis.points import Points, plane, point_of
-from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.merging import merge
-from adamix_lab.core.model import MixtureModel, attach, evaluating, load_trained
+from adamix_lab.core.model import MixtureModel, evaluating, load_trained
 from adamix_lab.core.views import Batch
-from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.tasks import load_task
-from adamix_lab.training.doctor import versions
-from adamix_lab.training.optim import keep_freed_memory
 from adamix_lab.training.shipped import load_twin
 
-
-def every_block() -> MixtureModel:
-    model, _ = load_backbone("minilm", num_labels=2)
-    mixture = attach(model, Bottleneck(16), experts=4, share="up").eval()
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():  # far enough apart for the loss to move
-        for _, parameter in mixture.expert_parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-    return mixture
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+MEASURES = ("loss", "accuracy", "entropy")
 
 
 def point_by_point(
@@ -81,24 +63,17 @@ def measure(
     which = torch.linspace(0, len(points) - 1, sample).round().long().tolist()
     placed = Points(**{**vars(points), "anchors": {name: a.to(device) for name, a in points.anchors.items()}})
 
-    def seconds(work) -> tuple[torch.Tensor, object]:  # type: ignore[no-untyped-def]
-        synchronize(device)
-        start = time.perf_counter(), time.process_time()
-        result = work()
-        synchronize(device)
-        return torch.tensor([time.perf_counter() - start[0], time.process_time() - start[1]]), result
-
     point_by_point(mixture, placed, batches[:1], which[:1])  # warm
     evaluate_points(mixture, _some(points, which[:2]), batches[:1], at_once=at_once)
     half = sample // 2  # before and after the batched run: both see the same machine
-    before, first = seconds(lambda: point_by_point(mixture, placed, batches, which[:half]))
-    batched, landscape = seconds(lambda: evaluate_points(mixture, points, batches, at_once=at_once))
-    after, second = seconds(lambda: point_by_point(mixture, placed, batches, which[half:]))
-    alone, _ = seconds(lambda: evaluate_points(mixture, _some(points, which), batches, at_once=1))
-    naive = torch.cat([first, second], -1)  # type: ignore[list-item]
-    ours = torch.stack([landscape.values(m).flatten()[which] for m in ("loss", "accuracy", "entropy")])  # type: ignore[attr-defined]
-    a_point = batched / len(points.coefficients)  # marks are points, too
-    pointwise, one = (before + after) / sample, alone / (sample + len(points.marks))
+    before, first = cpu_seconds(lambda: point_by_point(mixture, placed, batches, which[:half]))
+    batched, found = cpu_seconds(lambda: evaluate_points(mixture, points, batches, at_once=at_once))
+    after, second = cpu_seconds(lambda: point_by_point(mixture, placed, batches, which[half:]))
+    alone, _ = cpu_seconds(lambda: evaluate_points(mixture, _some(points, which), batches, at_once=1))
+    naive, ours = torch.cat([first, second], -1), torch.stack([found.values(m).flatten()[which] for m in MEASURES])
+    a_point = torch.tensor(batched) / len(points.coefficients)  # marks are points, too
+    pointwise = (torch.tensor(before) + torch.tensor(after)) / sample
+    one = torch.tensor(alone) / (sample + len(points.marks))
     naive_ratio, one_ratio = (pointwise / a_point).tolist(), (one / a_point).tolist()  # of wall time, of CPU time
     return {
         "pointwise_over_batched": round(naive_ratio[0], 2),
@@ -108,11 +83,11 @@ def measure(
         "points_per_second": round(1 / float(a_point[0]), 2),
         "points_per_cpu_second": round(1 / float(a_point[1]), 2),
         "max_abs_difference": float((naive - ours).abs().max()),
-        "batched_seconds": round(float(batched[0]), 2),
+        "batched_seconds": round(batched[0], 2),
         "pointwise_seconds_a_point": round(float(pointwise[0]), 4),
         "pointwise_points_timed": sample,
         "points": len(points),
-        "rows": landscape.rows,  # type: ignore[attr-defined]
+        "rows": found.rows,
     }
 
 
@@ -123,38 +98,23 @@ def _some(points: Points, which: Sequence[int]) -> Points:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--steps", type=int, help="points along an axis")
-    parser.add_argument("--rows", type=int, help="the first so many validation rows")
-    parser.add_argument("--sample", type=int, default=6, help="points timed one by one (even)")
-    parser.add_argument("--at-once", type=int, help="points a pass; default: what fits")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--settings", nargs="+", default=["top-two", "every-block"])
-    options = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    steps = options.steps or (4 if options.quick else 51 if device.type == "cuda" else 21)
-    rows = options.rows or (64 if options.quick else None)
-    sample = 2 if options.quick else options.sample
-    kept = device.type == "cpu" and keep_freed_memory()
-    task = load_task("aspects")
-    result: dict[str, object] = {"versions": versions(), "dtype": options.dtype, "freed_memory_kept": kept}
-    all_settings: dict[str, dict[str, float]] = {}
+    where = device()
+    options = parse(
+        __doc__, {"steps": 4, "rows": 64, "sample": 2}, steps=int, rows=int, sample=6, at_once=int, batch_size=64,
+        dtype="float32", settings=["top-two", "every-block"],
+    )  # fmt: skip
+    steps = {"top-two": 51 if where.type == "cuda" else 21, "every-block": 51 if where.type == "cuda" else 7}
+    task, found = load_task("aspects"), {}
     for setting in options.settings:
         twin, tokenizer = load_twin("adamix")
-        mixture = twin if setting == "top-two" else every_block()
-        mixture = mixture.to(device, getattr(torch, options.dtype))
-        batches = task_batches(task, tokenizer, rows, options.batch_size)
-        batches = [{name: value.to(device) for name, value in batch.items()} for batch in batches]
-        fewer = setting == "every-block" and device.type == "cpu" and options.steps is None
-        across = min(steps, 7) if fewer else steps
-        all_settings[setting] = measure(mixture, batches, across, sample, options.at_once)
-        print(setting, json.dumps(all_settings[setting]), flush=True)
+        mixture = twin if setting == "top-two" else minilm_mixture(where, apart=0.05)  # apart, for the loss to move
+        mixture = mixture.to(where, getattr(torch, options.dtype))
+        batches = task_batches(task, tokenizer, options.rows, options.batch_size)
+        batches = [{name: value.to(where) for name, value in batch.items()} for batch in batches]
+        found[setting] = measure(mixture, batches, options.steps or steps[setting], options.sample, options.at_once)
+        print(setting, json.dumps(found[setting]), flush=True)
     shown = ("pointwise_over_batched", "pointwise_over_batched_cpu_time", "points_per_second", "max_abs_difference")
-    for name in shown:
-        result[name] = {setting: values[name] for setting, values in all_settings.items()}
-    print(json.dumps({**result, "all": all_settings}))
+    report({"dtype": options.dtype, **by_case(found, shown), "all": found}, options.out)
 
 
 if __name__ == "__main__":

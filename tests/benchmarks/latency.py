@@ -13,7 +13,6 @@ Wall times: another load on the machine is in them, and is printed.
 
 from __future__ import annotations
 
-import argparse
 import ast
 import json
 import os
@@ -24,16 +23,14 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from common import LESSONS, ROOT, load_average, parse, report
+
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 import lab_server  # noqa: E402
 import learner  # noqa: E402
 import nbformat  # noqa: E402
 
-from adamix_lab.core.files import write_text  # noqa: E402
-
-LESSONS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 QUICK = "02_consistency"
 ARM = """(place) => {
   const before = place.querySelector('img')?.alt;
@@ -119,28 +116,18 @@ def measure(lab: Any, browser: Any, name: str, states: int, screenshots: Path | 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("lessons", nargs="*", help="Names; all by default.")
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--states", type=int, default=10, help="Changes of each slider.")
-    parser.add_argument("--screenshots", type=Path, help="Folder for a picture of each widget.")
-    parser.add_argument("--out", type=Path, help="File for the JSON object.")
-    options = parser.parse_args()
+    options = parse(__doc__, {"names": [QUICK], "states": 3}, names=[], states=10, screenshots=Path)
     if reason := lab_server.missing():
-        print(json.dumps({"skipped": reason}))
+        report({"skipped": reason})
         return
     if options.screenshots:
         options.screenshots.mkdir(parents=True, exist_ok=True)
-    names = [QUICK] if options.quick else options.lessons or LESSONS
-    states, rows = 3 if options.quick else options.states, []
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    names, load, rows = options.names or [path.stem for path in LESSONS], load_average(), []
     with tempfile.TemporaryDirectory() as work, lab_server.serve(Path(work)) as lab, lab_server.chromium() as browser:
         for name in names:
-            rows += measure(lab, browser, name, states, options.screenshots)
-    result = {"widgets": rows, "cores": os.cpu_count(), "load before": load, "states a slider": states}
-    print(json.dumps(result))
-    if options.out:
-        write_text(options.out, json.dumps(result, indent=1) + "\n")
+            rows += measure(lab, browser, name, options.states, options.screenshots)
+    result = {"widgets": rows, "cores": os.cpu_count(), "load before": load, "states a slider": options.states}
+    report(result, options.out)
 
 
 if __name__ == "__main__":

@@ -11,19 +11,15 @@ in the full one, on two free cores; the load at the beginning is printed. The la
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import json
 import os
 import re
 from pathlib import Path
 from typing import Any
 
 import nbformat
+from common import LESSONS, ROOT, load_average, parse, report
 
-from adamix_lab.core.files import write_text
-
-ROOT = Path(__file__).resolve().parents[2]
 BUDGETS = {"cells": 45, "words": 1500, "seconds, fast": 60, "seconds, full": 300}
 WIDGET = "run the cell to use it"  # what stands for a widget where there is none
 
@@ -62,25 +58,16 @@ def seconds(build: Any, name: str, fast: bool) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="Names; all by default.")
-    parser.add_argument("--quick", action="store_true", help="Run nothing.")
-    parser.add_argument("--fast-only", action="store_true")
-    parser.add_argument("--out", type=Path, help="File for the JSON object.")
-    options = parser.parse_args()
-    paths = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-    load, build = os.getloadavg()[0] if hasattr(os, "getloadavg") else None, builder()
-    rows = [counts(path) for path in paths if not options.names or path.stem in options.names]
+    options = parse(__doc__, names=[], fast_only=False)  # quick: run nothing
+    load, build = load_average(), builder()
+    rows = [counts(path) for path in LESSONS if not options.names or path.stem in options.names]
     for row in rows:
         if not options.quick:
             row["seconds, fast"] = seconds(build, row["notebook"], fast=True)
             row["seconds, full"] = None if options.fast_only else seconds(build, row["notebook"], fast=False)
         row["over budget"] = [what for what, most in BUDGETS.items() if (row.get(what) or 0) > most]
         print(row, flush=True)
-    result = {"notebooks": rows, "budgets": BUDGETS, "cores": os.cpu_count(), "load before": load}
-    print(json.dumps(result))
-    if options.out:
-        write_text(options.out, json.dumps(result, indent=1) + "\n")
+    report({"notebooks": rows, "budgets": BUDGETS, "cores": os.cpu_count(), "load before": load}, options.out)
 
 
 if __name__ == "__main__":

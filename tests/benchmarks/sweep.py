@@ -13,15 +13,12 @@ at the ratio of CPU time (it means nothing on a GPU). `max_abs_difference` is ov
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
+from common import by_case, cpu_seconds, interleave, parse, report
 
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.model import MixtureModel, attach, load_trained, trained_tensors
@@ -29,7 +26,6 @@ from adamix_lab.core.objective import Consistency
 from adamix_lab.experiments.batched import Trained, train_batched
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.tasks import Task, load_task
-from adamix_lab.training.doctor import versions
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.train import prepare_data, train
 
@@ -45,13 +41,10 @@ def made(blocks: range | None, seed: int) -> tuple[MixtureModel, Any]:
     return attach(model, Bottleneck(16), experts=4, share="up", blocks=blocks, seed=seed), tokenizer
 
 
-def timed(work: Callable[[], list[Trained]]) -> tuple[float, float, list[Trained]]:
-    """(seconds, CPU seconds, the runs)."""
-    start = time.perf_counter(), time.process_time()
-    found = work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start[0], time.process_time() - start[1], found
+def clock(work: Callable[[], tuple[float, list[Trained]]]) -> tuple[tuple[float, float, float], list[Trained]]:
+    """((seconds of the loops, of all, of CPUs), the runs)."""
+    (whole, cpu), (loops, runs) = cpu_seconds(work)
+    return (loops, whole, cpu), runs
 
 
 def measure(blocks: range | None, task: Task, recipe: Recipe, seeds: int, rounds: int) -> dict[str, float]:
@@ -62,38 +55,24 @@ def measure(blocks: range | None, task: Task, recipe: Recipe, seeds: int, rounds
         first = trained_tensors(made(blocks, seed)[0])
         starts.append({name: weight.clone() for name, weight in first.items()})
 
-    def serial() -> list[Trained]:
+    def serial() -> tuple[float, list[Trained]]:
         found = []
         for start, own in zip(starts, recipes, strict=True):
             load_trained(mixture, start)
             history = train(mixture, task, tokenizer, own, progress=False)
             found.append(Trained({n: w.clone() for n, w in trained_tensors(mixture).items()}, history))
-        return found
+        return sum(run.history.seconds for run in found), found
 
-    def batched() -> list[Trained]:
+    def batched() -> tuple[float, list[Trained]]:
         student, examples, _, pad = prepare_data(mixture, task, tokenizer, recipes[0])
-        return train_batched(student, starts, [examples] * seeds, recipes, pad, progress=False)
+        found = train_batched(student, starts, [examples] * seeds, recipes, pad, progress=False)
+        return found[0].history.seconds, found  # one loop
 
-    ways = {"serial": serial, "batched": batched}
-    taken: dict[str, list[tuple[float, float, float]]] = {name: [] for name in ways}
-    results: dict[str, list[Trained]] = {}
     batched()  # warm
-    for n in range(rounds):
-        for name, work in ways.items():
-            whole, cpu, runs = timed(work)
-            loops = runs[0].history.seconds if name == "batched" else sum(run.history.seconds for run in runs)
-            taken[name].append((loops, whole, cpu))
-            results[name] = runs
-        print(
-            f"round {n + 1}: " + ", ".join(f"{name} {values[-1][0]:.2f} s" for name, values in taken.items()),
-            flush=True,
-        )
-    loops, whole, cpu = (
-        statistics.median(v[n] for v in taken["serial"]) / statistics.median(v[n] for v in taken["batched"])
-        for n in range(3)
-    )
+    median, runs = interleave({"serial": serial, "batched": batched}, rounds, warm=0, clock=clock, say=True)
+    loops, whole, cpu = (one / other for one, other in zip(median["serial"], median["batched"], strict=True))
     losses, weights = 0.0, 0.0
-    for one, other in zip(results["serial"], results["batched"], strict=True):
+    for one, other in zip(runs["serial"], runs["batched"], strict=True):
         pairs = zip(one.history.losses, other.history.losses, strict=True)
         losses = max(losses, *(abs(a - b) for a, b in pairs))
         weights = max(weights, *(float((one.weights[n] - other.weights[n]).abs().max()) for n in one.weights))
@@ -103,33 +82,24 @@ def measure(blocks: range | None, task: Task, recipe: Recipe, seeds: int, rounds
         "serial_over_batched_cpu_time_with_preparation": round(cpu, 3),
         "max_abs_difference": losses,
         "max_abs_difference_of_weights": weights,
-        "batched_seconds": round(statistics.median(v[0] for v in taken["batched"]), 3),
+        "batched_seconds": round(median["batched"][0], 3),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--steps", type=int, default=None)
-    parser.add_argument("--seeds", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=None)
-    options = parser.parse_args()
-    steps = options.steps or (10 if options.quick else 120)
-    settings = options.settings or (["top-two"] if options.quick else list(SETTINGS))
+    quick = {"steps": 10, "settings": ["top-two"]}
+    options = parse(__doc__, quick, steps=120, seeds=8, rounds=3, batch_size=16, settings=list(SETTINGS))
     task = load_task("aspects", rows=400)
     recipe = Recipe(
-        steps=steps, batch_size=options.batch_size, lr=1e-3, bucket=1, dev_fraction=0.0, cache_prefix=True,
+        steps=options.steps, batch_size=options.batch_size, lr=1e-3, bucket=1, dev_fraction=0.0, cache_prefix=True,
         checkpoint_every=0, log_every=1, consistency=Consistency(1.0, views="shared_prefix"),
     )  # fmt: skip
-    found: dict[str, dict[str, float]] = {}
-    for setting in settings:
-        print(f"{setting}: {options.seeds} runs of {steps} steps, batches of {options.batch_size}", flush=True)
-        found[setting] = measure(SETTINGS[setting], task, recipe, options.seeds, options.rounds)
+    found = {}
+    for name in options.settings:
+        print(f"{name}: {options.seeds} runs of {options.steps} steps, batches of {options.batch_size}", flush=True)
+        found[name] = measure(SETTINGS[name], task, recipe, options.seeds, options.rounds)
     shown = ("serial_over_batched", "serial_over_batched_with_preparation", "max_abs_difference")
-    result: dict[str, object] = {key: {name: values[key] for name, values in found.items()} for key in shown}
-    print(json.dumps({**result, "all": found, "steps": steps, "seeds": options.seeds, "versions": versions()}))
+    report({**by_case(found, shown), "all": found, "steps": options.steps, "seeds": options.seeds}, options.out)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+PLACE = Path(__file__).resolve().parent
 HERE = ROOT / "runs" / "environments"
 NO_REGISTRY = 77
 WITHIN = 1e-5  # of the largest logit, as adamix_lab.core.numerics.REORDERED has it: other libraries sum in other orders
@@ -29,13 +30,13 @@ def python_of(name: str) -> Path:
     """The environment's interpreter; made if it is not there. Exits with 77 where packages cannot be fetched."""
     folder = Path(os.environ.get("ADAMIX_LAB_ENVIRONMENTS", HERE)) / name
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    wanted = (ROOT / "tests" / "environments" / f"{name}.txt").read_text(encoding="utf-8")
+    wanted = (PLACE / f"{name}.txt").read_text(encoding="utf-8")
     stamp = folder / "installed.txt"
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
         return python
     subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
     proxies = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    install = [python, "-m", "pip", "install", "-q", "-r", ROOT / "tests" / "environments" / f"{name}.txt"]
+    install = [python, "-m", "pip", "install", "-q", "-r", PLACE / f"{name}.txt"]
     done = subprocess.run(install, capture_output=True, text=True, env=proxies)
     if done.returncode:
         print(
@@ -46,22 +47,25 @@ def python_of(name: str) -> Path:
     return python
 
 
+def rows_of(python: Path | str, script: str, path: str | None) -> list[dict]:
+    """The JSON lines that a script beside this one prints about the exports. path: where Python looks for packages."""
+    HERE.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment.pop("PYTHONPATH", None)
+    environment |= {"PYTHONPATH": path} if path else {}
+    command = [python, PLACE / script, HERE / "exports"]
+    out = subprocess.run(command, check=True, env=environment, cwd=HERE, stdout=subprocess.PIPE, text=True).stdout
+    return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+
+
 def make_exports() -> list[dict]:
     """Exports of every architecture for every library, by this interpreter; a row a case."""
-    HERE.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, ROOT / "tests" / "environments" / "make.py", HERE / "exports"]
-    out = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout
-    return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    return rows_of(sys.executable, "make.py", str(ROOT))
 
 
 def read_exports(python: Path) -> dict:
     """What an environment's libraries answered on the exports: versions, a row a case, and the rows that are wrong."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    environment.pop("PYTHONPATH", None)
-    command = [python, ROOT / "tests" / "environments" / "read.py", HERE / "exports"]
-    out = subprocess.run(command, check=True, env=environment, cwd=HERE, stdout=subprocess.PIPE, text=True).stdout
-    versions, *rows = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    versions, *rows = rows_of(python, "read.py", None)
     for row in rows:
         case = f"{row['architecture']:12}{row['library']:14}{row['adaptation']:12}"
         print(f"{case}{row['difference']:.2g}, largest logit {row['largest_logit']:.2g}", flush=True)
@@ -86,7 +90,7 @@ def check(name: str) -> dict:
     python = python_of(name)
     make_exports()
     record = {"environment": name, **read_exports(python)}
-    if "pytest" in (ROOT / "tests" / "environments" / f"{name}.txt").read_text(encoding="utf-8"):
+    if "pytest" in (PLACE / f"{name}.txt").read_text(encoding="utf-8"):
         record["tests"] = run_tests(python)
     return record
 
