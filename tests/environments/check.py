@@ -21,7 +21,7 @@ HERE = ROOT / "runs" / "environments"
 NO_REGISTRY = 77
 WITHIN = 1e-5  # of the largest logit, as adamix_lab.core.numerics.REORDERED has it: other libraries sum in other orders
 # What depends on the versions most: wrapping, families, hooks on blocks, saving, exports, the authors' vectors.
-TESTS = """test_mixture test_model test_merging test_saving test_targets test_heads test_views test_blocks
+TESTS = """test_mixture test_model test_merging test_saving test_sites test_views test_blocks
 test_reference test_export test_authors test_peft test_checkpointing test_training test_checkpoints
 test_backbones""".split()
 
