@@ -1,4 +1,4 @@
-"""What the README and the architecture page tell people to type, typed."""
+"""What the README and the pages it leads to tell people to type, typed."""
 
 import importlib.util
 import json
@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("learn", "teach", "research", "use"))]
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.S)
+    """All pages' blocks of code, in the pages' order."""
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.S)
 
 
 def run(command: list[str], folder: Path) -> str:
@@ -27,17 +29,20 @@ def run(command: list[str], folder: Path) -> str:
 
 
 @pytest.mark.slow
-def test_the_python_block_runs_as_it_stands(tmp_path):
-    code, stock = blocks("python")
+def test_the_python_blocks_run_as_they_stand(tmp_path):
+    learns, wraps, stock = blocks("python")
     assert "import adamix_lab" not in stock
-    out = run([sys.executable, "-c", code], tmp_path)
-    assert "'strategy': 'ensemble'" in out and (tmp_path / "runs/readme/adamix.json").is_file()
+    rows = [eval(line) for line in run([sys.executable, "-c", learns], tmp_path).splitlines() if line.startswith("{")]
+    assert [row["strategy"] for row in rows] == ["merged", "fixed", "random", "ensemble"]
+    assert all(row["accuracy"] > 0.8 for row in rows)  # of two classes: it learns something
+    run([sys.executable, "-c", wraps], tmp_path)
+    assert (tmp_path / "runs/mine/adamix.json").is_file()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_commands_run_as_they_stand_with_fewer_steps(tmp_path):
-    """`adamix-lab` lines, in the README's order; only the number of steps and seeds is lowered, for time.
+    """`adamix-lab` lines, in the pages' order; only the number of steps and seeds is lowered, for time.
 
     The folders that a reader brings: DATA is made of a few sentences, SUBMISSIONS of one person's answers.
     """
@@ -67,7 +72,16 @@ def test_the_commands_run_as_they_stand_with_fewer_steps(tmp_path):
 
 
 def test_pictures_and_links_are_there():
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / target).is_file(), target
-    for alt in re.findall(r"!\[([^\]]*)\]", README):
-        assert len(alt) >= 40
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+            assert (page.parent / target).is_file(), f"{page.name}: {target}"
+        for alt in re.findall(r"!\[([^\]]*)\]", text):
+            assert len(alt) >= 40
+
+
+def test_the_architecture_page_is_short_and_names_what_there_is():
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 80
+    for name in re.findall(r"`((?:adamix_lab|core|tests|data)/[\w/.-]+\.\w+)`", text):
+        assert (ROOT / name).exists() or (ROOT / "adamix_lab" / name).exists(), name
