@@ -134,7 +134,7 @@ def test_a_set_that_was_stopped_goes_on_as_the_same_set(base, tmp_path, monkeypa
     whole = outcomes_of(runs, tmp_path / "whole")
     stopped = outcomes_of(runs, tmp_path / "cut", deadline=1.0)
     assert all(not outcome.files and not outcome.error for outcome in stopped)
-    kept = [path.name for path in tmp_path.glob("cut/stack-*/work/checkpoint-*")]
+    kept = [path.name for path in tmp_path.glob("cut/stack-*/*/checkpoint-*")]
     assert kept == ["checkpoint-00000005.safetensors"]
     resumed = outcomes_of(runs, tmp_path / "cut")
     for one, two in zip(whole, resumed, strict=True):
