@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from adamix_lab.core.errors import LabError, positive, unknown
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import RouteSpace, generator_for
-from adamix_lab.generation.training import check_decoder, ids_of, most_positions, prompts, separators
+from adamix_lab.generation.training import check_decoder, ids_of, prompts, separators
 
 STRATEGIES = ("merged", "fixed", "fixed-N", "random", "random-example")
 
@@ -71,12 +71,12 @@ def generate_texts(
     Raises ValueError for a model that writes no texts, no sources, or an unknown strategy.
     """
     settings = settings or Decoding()
-    check_decoder(model.model if isinstance(model, MixtureModel) else model, settings.new_tokens + 1)
+    plain = model.model if isinstance(model, MixtureModel) else model
+    positions = check_decoder(plain, settings.new_tokens + 1) or 1024
     if isinstance(sources, str) or not len(sources):
         raise LabError(f"sources = {sources!r}: expected a list of texts, at least one.")
     space = model.space if isinstance(model, MixtureModel) else RouteSpace(())
     selection_of(strategy, space, generator_for(seed), 1)  # a mistake shows before the long work
-    positions = most_positions(model.model if isinstance(model, MixtureModel) else model) or 1024
     ids = prompts(sources, tokenizer, positions - settings.new_tokens)
     order = sorted(range(len(ids)), key=lambda n: -len(ids[n]))
     texts = [""] * len(ids)
@@ -154,20 +154,14 @@ def _until(tokens: list[int], ends: Sequence[int]) -> list[int]:
 
 
 def _processors(settings: Decoding, written_from: int) -> Any:
-    from transformers import LogitsProcessor, LogitsProcessorList
+    from transformers import LogitsProcessorList
     from transformers.generation.logits_process import NoRepeatNGramLogitsProcessor
 
     if not settings.no_repeat:
         return LogitsProcessorList()
     inner = NoRepeatNGramLogitsProcessor(settings.no_repeat)
-
-    class Written(LogitsProcessor):
-        """transformers' rule, shown only what is written."""
-
-        def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-            return inner(input_ids[:, written_from:], scores)
-
-    return LogitsProcessorList([Written()])
+    # transformers' rule, shown only what is written
+    return LogitsProcessorList([lambda input_ids, scores: inner(input_ids[:, written_from:], scores)])
 
 
 # -- beam search in one screen, with a route for each step: the contrast to one route a text -----------------------

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import reduce
 from itertools import pairwise
 from operator import or_
+from typing import Any
 
 from adamix_lab.core.errors import LabError
 
@@ -176,7 +177,7 @@ def score(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Sco
         raise LabError("BLEU needs sacrebleu: expected it installed. Run pip install 'adamix-lab[nlg]'.") from error
     most = max(map(len, references))
     # sacrebleu wants as many references everywhere; None stands for one that is not there
-    columns = [[texts[n] if n < len(texts) else None for texts in references] for n in range(most)]
+    columns: list[Any] = [[texts[n] if n < len(texts) else None for texts in references] for n in range(most)]
     mteval = Tokenizer13a()
     words = [mteval(text).lower().split() for text in hypotheses]
     trees = [treebank_words(text) for text in hypotheses]

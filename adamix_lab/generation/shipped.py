@@ -56,16 +56,13 @@ def load_writer(name: str = "adamix", seed: int = 0, folder: Path | None = None)
 @lru_cache(maxsize=16)
 def load_texts(name: str = "adamix", seed: int = 0, folder: Path | None = None) -> dict[str, list[str]]:
     """What shipped experts wrote for every evaluation source, by strategy. Raises as `place_of`."""
-    texts: dict[str, list[str]] = json.loads((place_of(name, seed, folder) / TEXTS).read_text(encoding="utf-8"))
-    return texts
+    return json.loads((place_of(name, seed, folder) / TEXTS).read_text(encoding="utf-8"))
 
 
 @lru_cache(maxsize=4)
 def load_explored(name: str = "adamix", seed: int = 0, folder: Path | None = None) -> dict[str, dict[str, list[str]]]:
     """What ten sources became, by route and number of beams (as text). Raises as `place_of`."""
-    place = place_of(name, seed, folder) / EXPLORED_TEXTS
-    explored: dict[str, dict[str, list[str]]] = json.loads(place.read_text(encoding="utf-8"))
-    return explored
+    return json.loads((place_of(name, seed, folder) / EXPLORED_TEXTS).read_text(encoding="utf-8"))
 
 
 def route_of(strategy: str, mixture: MixtureModel, seed: int = 0) -> RouteAt:

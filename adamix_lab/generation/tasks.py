@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from adamix_lab.core.errors import LabError, one_of, positive, unknown
-from adamix_lab.tasks.rows import SUFFIXES, Row, read_rows
+from adamix_lab.tasks.rows import SUFFIXES, Row, read_rows, split_file
 from adamix_lab.tasks.tasks import EMBEDDED_TEXTS, Task, embedded_folder
 
 # -- structured data as one line of text, as the authors' GPT-2 code has it (after LoRA and prefix tuning) -----------
@@ -235,9 +235,8 @@ def _pairs(kind: str, row: Mapping[str, Any], where: str) -> Pairs:
 def _read(source: str | Path, part: str) -> Sequence[Row]:
     folder = embedded_folder(str(source)) if str(source) in EMBEDDED_TEXTS else Path(source)
     if folder.is_dir():
-        found = [folder / f"{part}{suffix}" for suffix in SUFFIXES if (folder / f"{part}{suffix}").is_file()]
-        if len(found) == 1:
-            return read_rows(found[0])
+        if found := split_file(folder, part):
+            return read_rows(found)
         there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
         raise FileNotFoundError(
             f"{folder} holds {there}: expected one {part} file, {part}.jsonl.gz say (any of {', '.join(SUFFIXES)})."

@@ -51,15 +51,10 @@ def encode_pairs(rows: Sequence[Mapping[str, Any]], task: Task, tokenizer: Any, 
         short = target[: max(0, room)]
         kept = source[: max(0, room - len(short))]
         cut = [cut[0] + (len(kept) < len(source)), cut[1] + (len(short) < len(target))]
-        ids = [*kept, separator, *short, end][:max_length]
-        labels = [IGNORED] * (len(kept) + 1) + ids[len(kept) + 1 :]
-        examples.append(
-            {
-                "input_ids": torch.tensor(ids),
-                "attention_mask": torch.ones(len(ids), dtype=torch.long),
-                "labels": torch.tensor(labels[: len(ids)]),
-            }
-        )
+        ids = torch.tensor([*kept, separator, *short, end][:max_length])
+        labels = ids.clone()
+        labels[: len(kept) + 1] = IGNORED
+        examples.append({"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels})
     if any(cut):
         warnings.warn(
             f"{cut[0]} of {len(rows)} sources and {cut[1]} targets were cut: with both, a pair is longer than "
@@ -100,8 +95,11 @@ def separators(tokenizer: Any) -> tuple[int, int]:
     return end if tokenizer.bos_token_id is None else tokenizer.bos_token_id, end
 
 
-def check_decoder(model: nn.Module, tokens: int) -> None:
-    """Refuses a model that cannot continue a text, and lengths beyond its positions. Raises ValueError."""
+def check_decoder(model: nn.Module, tokens: int) -> int | None:
+    """Refuses a model that cannot continue a text, and lengths beyond its positions. Raises ValueError.
+
+    Returns the longest sequence that the model takes; None where its configuration does not say.
+    """
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     config = getattr(model, "config", None)
@@ -112,17 +110,13 @@ def check_decoder(model: nn.Module, tokens: int) -> None:
             f"{type(model).__name__} cannot write texts: expected a decoder with a language-model head. Load one with "
             'load_backbone(folder, kind="generation"); encoders answer classes.'
         )
-    positions = most_positions(model)
+    positions = getattr(config, "max_position_embeddings", None)
     if positions and tokens > positions:
         raise LabError(
             f"{tokens} tokens are asked for: expected at most {positions}, the positions of {type(model).__name__}. "
             "Lower max_length (training) or new_tokens (decoding)."
         )
-
-
-def most_positions(model: nn.Module) -> int | None:
-    """The longest sequence that the model takes; None where its configuration does not say."""
-    return getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    return positions
 
 
 def train_generator(

@@ -25,6 +25,10 @@ from adamix_lab.core.sites import ARCHITECTURES, model_type
 NAME = "adamix"
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter.safetensors", "pytorch_adapter.bin"
 HEAD_CONFIG, HEAD_WEIGHTS, HEAD_PICKLED = "head_config.json", "model_head.safetensors", "pytorch_model_head.bin"
+PARTS = {  # our names: those of `adapters`
+    "down": "adapter_down.0.weight", "down_bias": "adapter_down.0.bias",
+    "up": "adapter_up.weight", "up_bias": "adapter_up.bias",
+}  # fmt: skip
 FILES = (CONFIG, WEIGHTS, PICKLED, HEAD_CONFIG, HEAD_WEIGHTS, HEAD_PICKLED)
 VERSION = "adapters.1.3.0"  # without it the loader takes gelu for gelu_new; before 1.1.0 it changes scales
 
@@ -40,12 +44,7 @@ def write_adapters(mixture: MixtureModel, folder: Path) -> None:
         place, block = adapter_path(mixture.model, path)
         weights = layer.weights(None)
         blocks.append(block)
-        tensors |= {
-            f"{place}.{NAME}.adapter_down.0.weight": weights["down"],
-            f"{place}.{NAME}.adapter_down.0.bias": weights["down_bias"],
-            f"{place}.{NAME}.adapter_up.weight": weights["up"],
-            f"{place}.{NAME}.adapter_up.bias": weights["up_bias"],
-        }
+        tensors |= {f"{place}.{NAME}.{part}": weights[name] for name, part in PARTS.items()}
     _write_weights(folder, PICKLED, WEIGHTS, tensors)
     write_text(folder / CONFIG, json.dumps(adapter_config(mixture, blocks), indent=2) + "\n")
     if mixture.head_paths:
@@ -131,10 +130,7 @@ def load_adapters(base: nn.Module, folder: Path) -> nn.Module:
             continue
         if block in config["leave_out"]:
             continue
-        down, bias, up, up_bias = (
-            tensors.pop(f"{place}.{said['name']}.{part}")
-            for part in ("adapter_down.0.weight", "adapter_down.0.bias", "adapter_up.weight", "adapter_up.bias")
-        )
+        down, bias, up, up_bias = (tensors.pop(f"{place}.{said['name']}.{part}") for part in PARTS.values())
         if down.shape[0] != size:
             raise LabError(f"{place} holds a bottleneck of {down.shape[0]}: expected {size}, as the loader reckons.")
         base.get_submodule(path).register_forward_hook(
