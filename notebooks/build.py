@@ -7,15 +7,14 @@ pictures, without widget state. `--check` builds without running and exits 1 whe
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jupytext
 import nbformat
+import typer
 
 HERE = Path(__file__).resolve().parent
 SECONDS = 1800  # for one cell, so that a hang ends; budgets are the tests' business
@@ -24,12 +23,8 @@ SECONDS = 1800  # for one cell, so that a hang ends; budgets are the tests' busi
 def build(source: Path) -> Any:
     """The notebook of a source, with ids that depend on its name and the cell's place alone."""
     notebook = jupytext.read(source)
-    notebook.metadata = nbformat.from_dict(
-        {
-            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-            "language_info": {"name": "python"},
-        }
-    )
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
     for n, cell in enumerate(notebook.cells):
         cell["id"] = f"{source.stem}-{n:02d}"
         cell.metadata.pop("lines_to_next_cell", None)
@@ -42,12 +37,9 @@ def run(notebook: Any) -> float:
     from nbclient import NotebookClient
 
     start = time.perf_counter()
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    client = NotebookClient(
-        notebook, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": str(HERE)}}
-    )
-    os.environ.update(environment)
-    client.execute()
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    resources = {"metadata": {"path": str(HERE)}}
+    NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", resources=resources).execute()
     return time.perf_counter() - start
 
 
@@ -103,30 +95,22 @@ def write(source: Path, notebook: Any) -> Path:
     return path
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*")
-    parser.add_argument("--check", action="store_true")
-    parser.add_argument("--texts", action="store_true")
-    options = parser.parse_args()
-    sources = [s for s in sorted((HERE / "src").glob("*.py")) if not options.names or s.stem in options.names]
-    if options.check:
-        stale = [source.stem for source in sources if differs(source)]
-        print(
-            f"stale: {', '.join(stale)}; run python notebooks/build.py"
-            if stale
-            else f"{len(sources)} notebooks equal their sources"
-        )
-        return int(bool(stale))
+def main(names: Annotated[list[str] | None, typer.Argument()] = None, check: bool = False, texts: bool = False) -> None:
+    """Builds the notebooks from their sources and runs them; --check compares, --texts takes over changed texts."""
+    sources = [source for source in sorted((HERE / "src").glob("*.py")) if not names or source.stem in names]
+    if check:
+        if stale := [source.stem for source in sources if differs(source)]:
+            raise SystemExit(f"stale: {', '.join(stale)}; run python notebooks/build.py")
+        print(f"{len(sources)} notebooks equal their sources")
+        return
     for source in sources:
-        if options.texts:
+        if texts:
             print(f"{write(source, with_outputs(source)).name}: texts taken over")
             continue
         notebook = build(source)
         seconds = run(notebook)
         print(f"{write(source, notebook).name}: {len(notebook.cells)} cells, {seconds:.0f} s")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    typer.run(main)

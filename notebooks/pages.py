@@ -6,14 +6,13 @@ require.js and mermaid. The result opens from disk: no script, no font, no pictu
 
 from __future__ import annotations
 
-import argparse
 import html
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import typer
 from handouts import glossary_terms, handout_of, page_of, sheet_of, terms_by_lesson
 
 from adamix_lab.core.files import write_text
@@ -136,14 +135,12 @@ def build(out: Path) -> list[Path]:
     return [*written, *(out / address for address in printed.values())]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=HERE.parent / "runs" / "site")
-    pages = build(parser.parse_args().out)
-    size = sum(path.stat().st_size for path in pages[0].parent.rglob("*") if path.is_file())
+def main(out: Path = HERE.parent / "runs" / "site") -> None:
+    """Makes a static site of the executed lessons and the pages for teaching."""
+    pages = build(out)
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print(f"{len(pages)} pages, {size / 1e6:.1f} MB: open {pages[0]}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    typer.run(main)

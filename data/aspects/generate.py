@@ -11,15 +11,17 @@ of them and the question is needed for the rest.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
+import csv
 import random
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import generated  # noqa: E402
+
 SEED = 20220524
 
 ASPECTS = "film food staff room".split()
@@ -54,33 +56,12 @@ class Construction:
     kind: str
     template: str
     signs: str
-    asked: str = "ab"
-    weight: float = 1.0
+    asked: str
+    weight: float
 
 
-CONSTRUCTIONS = [
-    Construction("but", "plain", "the {a} was {A}, but the {b} was {B}.", "+-", "abb", 1.2),
-    Construction("although", "plain", "the {a} was {A}, although the {b} was {B}.", "+-", "aab", 1.2),
-    Construction("even_though", "plain", "even though the {a} was {A}, the {b} was {B}.", "+-", "abb", 1.2),
-    Construction("whereas", "plain", "we found the {a} {A}, whereas the {b} was {B}.", "+-", "abb", 1.2),
-    Construction("not_first", "plain", "the {a} was not {xA}, but the {b} was {B}.", "+-", "abb", 1.2),
-    Construction("three", "hard", "the {a} was {A}, the {b} was {B} and the {c} was {C}.", "+-?", "abc", 0.3),
-    Construction("both", "plain", "the {a} was {A} and the {b} was {B}.", "++", weight=0.9),
-    Construction("neither", "plain", "neither the {a} nor the {b} was {xA} or {xB}.", "++", weight=0.9),
-    Construction("not_both", "plain", "the {a} was not {xA} and the {b} was not {xB}.", "++", weight=0.9),
-    Construction("twice", "plain", "we {VA} the {a}, it was {A}, and the {b} was {B} too.", "++", weight=0.9),
-    Construction(
-        "changed",
-        "hard",
-        "the {a} used to be {xA}, now it is {A}; the {b} was {B}.",
-        "+?",
-        "a",
-        0.6,
-    ),
-    Construction("while", "held_out", "while the {a} was {A}, the {b} was {B}.", "+-", "abb", 0.8),
-    Construction("as_was", "held_out", "the {a} was {A}, and so was the {b}.", "++", weight=0.8),
-    Construction("despite", "held_out", "despite the {A_} {a}, the {b} was {B}.", "+-", "abb", 0.4),
-]
+with (HERE / "constructions.csv").open(encoding="utf-8", newline="") as file:
+    CONSTRUCTIONS = [Construction(**row | {"weight": float(row["weight"])}) for row in csv.DictReader(file)]
 
 
 def polarities(signs: str, rng: random.Random) -> list[int]:
@@ -110,25 +91,18 @@ def write_sentence(construction: Construction, rng: random.Random) -> tuple[str,
 
 def rows_of(construction: Construction, n: int, rng: random.Random, used: set[str]) -> list[dict]:
     """`n` rows of a construction, as many positive as negative; no sentence that is in `used`."""
-    wanted, rows = {0: n // 2, 1: n // 2}, []
+    wanted, found = {0: n // 2, 1: n // 2}, []
     for _ in range(1000 * n):
         if not any(wanted.values()):
-            return rows
+            return found
         sentence, aspects, labels = write_sentence(construction, rng)
         role = rng.choice(construction.asked)
         if sentence in used or not wanted[labels[role]]:
             continue
         used.add(sentence)
         wanted[labels[role]] -= 1
-        rows.append(
-            {
-                "sentence": f"{aspects[role]} : {sentence}",
-                "label": labels[role],
-                "aspect": aspects[role],
-                "construction": construction.name,
-                "kind": construction.kind,
-            }
-        )
+        row = {"sentence": f"{aspects[role]} : {sentence}", "label": labels[role], "aspect": aspects[role]}
+        found.append(row | {"construction": construction.name, "kind": construction.kind})
     raise ValueError(f"too few sentences for {n} rows of {construction.name!r}: add words")
 
 
@@ -151,33 +125,5 @@ def generate(seed: int = SEED) -> dict[str, list[dict]]:
     return made
 
 
-def to_text(rows: list[dict]) -> str:
-    """JSON Lines, one row a line."""
-    return "".join(json.dumps(row) + "\n" for row in rows)
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all: under a temporary name first."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(text.encode())
-    os.replace(temporary, path)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Write the files, or check them; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the files differ")
-    check, status = parser.parse_args(argv).check, 0
-    for name, rows in generate().items():
-        path, text = HERE / f"{name}.jsonl", to_text(rows)
-        if not check:
-            write(path, text)
-            print(f"wrote {path} ({len(rows)} rows)")
-        elif not path.is_file() or path.read_bytes() != text.encode():
-            print(f"{path} differs from a regeneration; run python {Path(__file__).name}", file=sys.stderr)
-            status = 1
-    return status
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(generated.main(HERE, generate()))

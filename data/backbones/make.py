@@ -11,14 +11,13 @@ the end.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import hashlib
 import json
 import lzma
 import math
 import subprocess
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -194,14 +193,11 @@ def make(source: Path, out: Path, settings: Settings) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = transformers.HfArgumentParser(Settings, description=__doc__)  # type: ignore[arg-type]
     parser.add_argument("source", type=Path, metavar="TEXTS")
     parser.add_argument("out", type=Path, metavar="FOLDER")
-    for field in fields(Settings):
-        option = "--" + field.name.replace("_", "-")
-        parser.add_argument(option, type=type(field.default), default=field.default, help=f"default: {field.default}")
-    options = vars(parser.parse_args())
-    make(options.pop("source"), options.pop("out"), Settings(**options))
+    settings, places = parser.parse_args_into_dataclasses()
+    make(places.source, places.out, settings)
 
 
 if __name__ == "__main__":

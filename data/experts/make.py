@@ -9,7 +9,6 @@ experts' own notes, when all seeds are there.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import statistics
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import typer
 from torch import Tensor
 
 from adamix_lab import evaluate, load_task, save, train
@@ -147,14 +147,10 @@ def _mean(notes: Notes, each: str) -> float:
     return statistics.fmean(_percent(notes, f"{each}-{n}") for n in range(EXPERTS))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="default: beside this file")
-    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="seeds 0, 1, ...")
-    parser.add_argument("--steps", type=int, help="fewer steps, for a trial")
-    options = parser.parse_args()
-    make(options.out, range(options.seeds), options.steps)
+def main(out: Path = Path(__file__).parent, seeds: int = len(SEEDS), steps: int | None = None) -> None:
+    """Twins of seeds 0, 1, ... and their card; --steps: fewer, for a trial."""
+    make(out, range(seeds), steps)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -9,7 +9,6 @@ own notes.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import typer
 
 from adamix_lab import Consistency, LoRA, MixtureModel, Recipe, attach, load_backbone, save
 from adamix_lab.analysis.statistics import format_interval
@@ -145,14 +145,10 @@ def card(folder: Path, task: GenerationTask) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="default: beside this file")
-    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="seeds 0, 1, ...")
-    parser.add_argument("--steps", type=int, help="fewer steps, for a trial")
-    options = parser.parse_args()
-    make(options.out, range(options.seeds), options.steps)
+def main(out: Path = Path(__file__).parent, seeds: int = len(SEEDS), steps: int | None = None) -> None:
+    """Writers of seeds 0, 1, ... and their card; --steps: fewer, for a trial."""
+    make(out, range(seeds), steps)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -8,16 +8,17 @@ python data/lessons/make.py runs weight-10 --seeds 1 --steps 5 --out runs/trial
 
 from __future__ import annotations
 
-import argparse
+import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 from torch import Tensor
 
 from adamix_lab.analysis.points import (
@@ -30,6 +31,7 @@ from adamix_lab.analysis.points import (
     simplex,
     stack_points,
 )
+from adamix_lab.core.errors import one_of
 from adamix_lab.core.files import write_tensors
 from adamix_lab.core.model import MixtureModel, evaluating, trained_tensors
 from adamix_lab.core.objective import Consistency
@@ -52,67 +54,53 @@ DIRECTIONS = 2  # from each expert
 AT_ONCE = 32  # points a pass
 
 
-def missing(
-    names: Sequence[str], seeds: Sequence[int], place: Callable[[str, int], Path], say: Callable[[str], None]
-) -> Iterator[tuple[str, int, Path]]:
-    """(name, seed, file) of what is not there yet, seed by seed: a killed command goes on."""
-    for seed in seeds:
-        for name in names:
-            path = place(name, seed)
-            if path.is_file():
-                say(f"{name}, seed {seed}: already there")
-            else:
-                yield name, seed, path
-
-
-# -- answers of every route: the twins, and AdaMix with other weights of consistency ----------------------
-
-
-def make_runs(
+def make(
+    what: str,
     folder: Path | None = None,
-    names: Sequence[str] = RUNS,
+    names: Sequence[str] | None = None,
     seeds: Sequence[int] = SEEDS,
-    steps: int | None = None,
+    amount: int | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Trains what must be trained and writes the answers of all routes."""
-    task = load_task("aspects")
-    for name, seed, path in missing(names, seeds, lambda *run: answers.place_of(*run, folder), say):
-        start = time.perf_counter()
-        if name in TWINS:
-            mixture, tokenizer = load_twin(name, seed)
-        else:
-            twin = replace(TWINS["adamix"], consistency=float(name.removeprefix("weight-")))
-            mixture, tokenizer = untrained_mixture(task, EXPERTS, twin.share, seed, twin.tied)
-            train(mixture, task, tokenizer, twin_recipe(twin, seed, steps), progress=False)
-        found = answers_of(mixture.eval(), task, tokenizer)
-        seconds = f"{time.perf_counter() - start:.0f}"
-        write_answers(path, found, {"run": name, "seed": str(seed), "seconds": seconds, "device": device_name()})
-        say(f"{name}, seed {seed}: {100 * float(found.right.mean()):.1f} % on a random route, {seconds} s")
+    """Makes "runs", "loras" or "landscapes", all by default, seed by seed; a killed command goes on.
+
+    amount: steps of training for a trial; of landscapes, the first so many evaluation rows. Raises ValueError for
+    something else.
+    """
+    one_of("What", what, MAKERS)
+    make_one, place_of, every = MAKERS[what]
+    for seed, name in itertools.product(seeds, names or every):
+        path = place_of(name, seed, folder)
+        found = "already there" if path.is_file() else make_one(path, name, seed, amount)
+        say(f"{name}, seed {seed}: {found}")
 
 
-# -- lesson 08: LoRA experts ------------------------------------------------------------------------------
+def make_run(path: Path, name: str, seed: int, steps: int | None = None) -> str:
+    """Answers of every route: of a twin, or of AdaMix trained with another weight of consistency."""
+    task, start = load_task("aspects"), time.perf_counter()
+    if name in TWINS:
+        mixture, tokenizer = load_twin(name, seed)
+    else:
+        twin = replace(TWINS["adamix"], consistency=float(name.removeprefix("weight-")))
+        mixture, tokenizer = untrained_mixture(task, EXPERTS, twin.share, seed, twin.tied)
+        train(mixture, task, tokenizer, twin_recipe(twin, seed, steps), progress=False)
+    found = answers_of(mixture.eval(), task, tokenizer)
+    seconds = f"{time.perf_counter() - start:.0f}"
+    write_answers(path, found, {"run": name, "seed": str(seed), "seconds": seconds, "device": device_name()})
+    return f"{100 * float(found.right.mean()):.1f} % on a random route, {seconds} s"
 
 
-def make_loras(
-    folder: Path | None = None,
-    kinds: Sequence[str] = tuple(KINDS),
-    seeds: Sequence[int] = SEEDS,
-    steps: int | None = None,
-    say: Callable[[str], None] = print,
-) -> None:
-    """Trains LoRA experts and writes them as float16."""
-    task = load_task("aspects", rows=LORA_ROWS)
-    for kind, seed, path in missing(kinds, seeds, lambda *which: your_own.place_of(*which, folder), say):
-        start = time.perf_counter()
-        mixture, tokenizer = fresh_loras(kind, seed)
-        consistency = Consistency(KINDS[kind][1], views="shared_prefix")
-        recipe = replace(LORA_RECIPE, seed=seed, steps=steps or LORA_RECIPE.steps, consistency=consistency)
-        train(mixture, task, tokenizer, recipe, progress=False)
-        tensors = {name: tensor.half() for name, tensor in trained_tensors(mixture).items()}
-        seconds = f"{time.perf_counter() - start:.0f}"
-        write_tensors(path, tensors, {"kind": kind, "seed": str(seed), "seconds": seconds, "device": device_name()})
-        say(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB, {seconds} s")
+def make_loras(path: Path, kind: str, seed: int, steps: int | None = None) -> str:
+    """Lesson 08: LoRA experts, trained, as float16."""
+    task, start = load_task("aspects", rows=LORA_ROWS), time.perf_counter()
+    mixture, tokenizer = fresh_loras(kind, seed)
+    consistency = Consistency(KINDS[kind][1], views="shared_prefix")
+    recipe = replace(LORA_RECIPE, seed=seed, steps=steps or LORA_RECIPE.steps, consistency=consistency)
+    train(mixture, task, tokenizer, recipe, progress=False)
+    tensors = {name: tensor.half() for name, tensor in trained_tensors(mixture).items()}
+    seconds = f"{time.perf_counter() - start:.0f}"
+    write_tensors(path, tensors, {"kind": kind, "seed": str(seed), "seconds": seconds, "device": device_name()})
+    return f"{path.stat().st_size / 1e3:.0f} kB, {seconds} s"
 
 
 # -- lesson 05: losses row by row between experts, and as far away in random directions -------------------
@@ -178,39 +166,37 @@ def measure_faces(mixture: MixtureModel, task: Task, tokenizer: Any, seed: int =
     return Faces(shares, losses[:, : len(shares)], losses[:, len(shares) :], {"seed": seed, "versions": versions()})
 
 
-def make_faces(
-    folder: Path | None = None,
-    twins: Sequence[str] = tuple(TWINS),
-    seeds: Sequence[int] = SEEDS,
-    rows: int | None = ROWS,
-    say: Callable[[str], None] = print,
+def make_faces(path: Path, twin: str, seed: int, rows: int | None = None) -> str:
+    """Measures the surface of a tetrahedron of experts and writes it in float16."""
+    mixture, tokenizer = load_twin(twin, seed)
+    found = measure_faces(mixture, load_task("aspects"), tokenizer, seed, rows or ROWS)
+    numbers = {"weights": found.weights, "losses": found.losses.half(), "random": found.random.half()}
+    write_tensors(path, numbers, {"notes": json.dumps({"twin": twin, **found.notes})})
+    return f"{len(found.weights)} points, {len(found.losses)} rows"
+
+
+MAKERS: dict[str, tuple[Callable[..., str], Callable[..., Path], Sequence[str]]] = {
+    "runs": (make_run, answers.place_of, RUNS),
+    "loras": (make_loras, your_own.place_of, tuple(KINDS)),
+    "landscapes": (make_faces, landscape.place_of, tuple(TWINS)),
+}
+
+
+def main(
+    what: str,
+    names: Annotated[list[str] | None, typer.Argument()] = None,
+    out: Path | None = None,
+    seeds: int = len(SEEDS),
+    steps: int | None = None,
+    rows: int = ROWS,
 ) -> None:
-    """Measures the surface of each tetrahedron of experts and writes it in float16."""
-    task = load_task("aspects")
-    for twin, seed, path in missing(twins, seeds, lambda *which: landscape.place_of(*which, folder), say):
-        mixture, tokenizer = load_twin(twin, seed)
-        found = measure_faces(mixture, task, tokenizer, seed, rows)
-        numbers = {"weights": found.weights, "losses": found.losses.half(), "random": found.random.half()}
-        write_tensors(path, numbers, {"notes": json.dumps({"twin": twin, **found.notes})})
-        say(f"{twin}, seed {seed}: {len(found.weights)} points, {len(found.losses)} rows")
+    """WHAT: runs, loras or landscapes; NAMES: of runs, kinds of LoRAs, or twins (all by default).
 
-
-MAKERS = {"runs": (make_runs, RUNS), "loras": (make_loras, tuple(KINDS)), "landscapes": (make_faces, tuple(TWINS))}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=MAKERS)
-    parser.add_argument("names", nargs="*", help="of runs, kinds of LoRAs, or twins; default: all")
-    parser.add_argument("--out", type=Path, help="default: a folder beside this file")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ...; default: 3")
-    parser.add_argument("--steps", type=int, help="fewer steps of training, for a trial")
-    parser.add_argument("--rows", type=int, default=ROWS, help="of landscapes: the first so many evaluation rows")
-    options = parser.parse_args()
-    make, every = MAKERS[options.what]
-    amount = options.rows if options.what == "landscapes" else options.steps
-    make(options.out, options.names or every, range(options.seeds), amount)
+    --out: a folder beside this file by default. --seeds: 0, 1, ... --steps: of training, fewer for a trial.
+    --rows: of landscapes, the first so many evaluation rows.
+    """
+    make(what, out, names, range(seeds), rows if what == "landscapes" else steps)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

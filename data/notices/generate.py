@@ -10,15 +10,16 @@ off the text. For each event one place is held out: the pair never occurs in tra
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import random
 import re
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import generated  # noqa: E402
+
 SEED = 20221207
 MEANINGS = {"train": 1200, "test": 80}
 REFERENCES = {"train": 2, "test": 4}
@@ -84,7 +85,7 @@ def fill(form: str, meaning: dict[str, str]) -> str:
 
 def rows_of(part: str, rng: random.Random, used: set[str]) -> list[dict[str, str]]:
     """The rows of a part, a target each; no meaning that is in `used`. Half of the test's pairs are held out."""
-    rows, wanted = [], {"seen": MEANINGS[part], "held out": 0}
+    found, wanted = [], {"seen": MEANINGS[part], "held out": 0}
     if part == "test":
         wanted = {"seen": MEANINGS[part] // 2, "held out": MEANINGS[part] // 2}
     while any(wanted.values()):
@@ -96,8 +97,8 @@ def rows_of(part: str, rng: random.Random, used: set[str]) -> list[dict[str, str
         used.add(source)
         wanted[kind] -= 1
         for form in rng.sample(FORMS, REFERENCES[part]):
-            rows.append({"source": source, "target": fill(form, meaning), "test_category": kind})
-    return rows
+            found.append({"source": source, "target": fill(form, meaning), "test_category": kind})
+    return found
 
 
 def generate(seed: int = SEED) -> dict[str, list[dict[str, str]]]:
@@ -108,33 +109,5 @@ def generate(seed: int = SEED) -> dict[str, list[dict[str, str]]]:
     return made
 
 
-def to_text(rows: list[dict[str, str]]) -> str:
-    """JSON Lines, one row a line."""
-    return "".join(json.dumps(row) + "\n" for row in rows)
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all: under a temporary name first."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(text.encode())
-    os.replace(temporary, path)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Write the files, or check them; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the files differ")
-    check, status = parser.parse_args(argv).check, 0
-    for name, rows in generate().items():
-        path, text = HERE / f"{name}.jsonl", to_text(rows)
-        if not check:
-            write(path, text)
-            print(f"wrote {path} ({len(rows)} rows)")
-        elif not path.is_file() or path.read_bytes() != text.encode():
-            print(f"{path} differs from a regeneration; run python {Path(__file__).name}", file=sys.stderr)
-            status = 1
-    return status
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(generated.main(HERE, generate()))

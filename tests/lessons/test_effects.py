@@ -112,7 +112,7 @@ def test_a_run_is_trained_kept_and_left_alone_afterwards(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "train", lambda mixture, task, tokenizer, recipe, progress: calls.append(recipe))
     monkeypatch.setattr(runs, "answers_of", lambda mixture, task, tokenizer: answers)
     for _ in range(2):
-        runs.make_runs(tmp_path, ["weight-10"], [2], steps=3, say=lambda line: None)
+        runs.make("runs", tmp_path, ["weight-10"], [2], 3, say=lambda line: None)
     (recipe,) = calls
     assert recipe.consistency.weight == 10 and recipe.seed == 2 and recipe.steps == 3
     assert torch.equal(load_answers("weight-10", 2, tmp_path).labels, answers.labels)

@@ -133,7 +133,7 @@ def test_faces_are_kept_read_again_and_missing_ones_told(tmp_path, monkeypatch, 
     monkeypatch.setattr(maker, "load_twin", lambda twin, seed: (mixture(), TOKENIZER))
     monkeypatch.setattr(maker, "load_task", lambda name: TASK)
     for _ in range(2):
-        maker.make_faces(tmp_path, ["adamix"], [0], ROWS, said.append)
+        maker.make("landscapes", tmp_path, ["adamix"], [0], ROWS, said.append)
     assert said[0].startswith("adamix, seed 0: 75 points, 20 rows") and "already there" in said[1]
     again = load_faces("adamix", 0, tmp_path)
     close.assert_close(again.losses, measured.losses, close.STORED)

@@ -102,7 +102,7 @@ def test_loras_are_trained_kept_and_left_alone_afterwards(tmp_path, monkeypatch)
     calls = []
     monkeypatch.setattr(maker, "train", lambda m, task, tokenizer, recipe, progress: calls.append(recipe))
     for _ in range(2):
-        maker.make_loras(tmp_path, ["adamix", "tied"], [2], steps=3, say=lambda line: None)
+        maker.make("loras", tmp_path, ["adamix", "tied"], [2], 3, say=lambda line: None)
     assert [(r.seed, r.consistency.weight, r.steps) for r in calls] == [(2, 1.0, 3), (2, 0.0, 3)]
     assert your_own.load_loras("tied", 2, tmp_path)[0].mixture.tied
 

@@ -7,7 +7,6 @@ makes `theory.json` beside it, and the pictures; a run that was killed goes on w
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 from collections.abc import Callable, Sequence
@@ -16,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import typer
 
 from adamix_lab.analysis import plots
 from adamix_lab.analysis.landscape import task_batches
 from adamix_lab.analysis.points import Point, point_of
 from adamix_lab.analysis.theory import Gap, barycentre, contract, curvature, expert_similarity, two_points
+from adamix_lab.core.errors import one_of
 from adamix_lab.core.files import write_text
 from adamix_lab.core.merging import merge_gap
 from adamix_lab.core.model import MixtureModel
@@ -216,18 +217,18 @@ def plot_stages(
     return plots.Picture(figure, f"Measures at stages {', '.join(stages)}. {'; '.join(parts)}.")
 
 
-def main() -> None:
-    """Reads the command line and makes the study."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # type: ignore[union-attr]
-    parser.add_argument("--rows", type=int, default=128, help="the first so many evaluation rows")
-    parser.add_argument("--pairs", type=int, default=32, help="pairs of routes a stage")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... of the twins")
-    parser.add_argument("--twin", action="append", choices=TWINS, help="once for each; default: all four")
-    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent)
-    given = parser.parse_args()
-    study = Study(tuple(given.twin or TWINS), tuple(range(given.seeds)), rows=given.rows, pairs=given.pairs)
-    write_theory(given.out, study)
+def main(
+    rows: int = 128, pairs: int = 32, seeds: int = 3, twin: list[str] | None = None, out: Path = Path(__file__).parent
+) -> None:
+    """Merging against ensembling on the shipped experts: `theory.json` and its pictures.
+
+    --rows: the first so many of the evaluation set. --pairs: of routes, a stage. --seeds: 0, 1, ... of the twins.
+    --twin: once for each; all four by default.
+    """
+    for name in twin or ():
+        one_of("Twin", name, TWINS)
+    write_theory(out, Study(tuple(twin or TWINS), tuple(range(seeds)), rows=rows, pairs=pairs))
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)
