@@ -19,7 +19,6 @@ from adamix_lab.core.files import read_json, write_text
 from adamix_lab.core.merging import merge
 from adamix_lab.core.model import MixtureModel, attach
 from adamix_lab.core.objective import Consistency
-from adamix_lab.core.saving import load, read_config
 from adamix_lab.generation.decoding import Decoding, generate_texts
 from adamix_lab.generation.scores import score, table
 from adamix_lab.generation.tasks import GenerationTask
@@ -29,6 +28,7 @@ from adamix_lab.tasks.batches import TextsCut
 from adamix_lab.training.card import save
 from adamix_lab.training.doctor import versions
 from adamix_lab.training.recipe import Recipe
+from adamix_lab.training.shipped import load_saved
 
 
 def _recipe() -> Recipe:
@@ -243,15 +243,9 @@ def thinned(task: GenerationTask, sources: int | None) -> GenerationTask:
 
 def load_generator(folder: Path) -> tuple[MixtureModel, Any]:
     """(merged or unmerged mixture, tokenizer) of a folder that `compare_generators` saved experts in."""
-    notes = read_config(folder)["notes"]
-    if not notes.get("backbone"):
-        raise LabError(
-            f"{folder} does not say its decoder: expected a folder that `adamix-lab train-generator` wrote. Use "
-            "adamix_lab.load(model, folder)."
-        )
-    model, tokenizer = load_backbone(notes["backbone"], kind="generation")
-    check_decoder(model, 2)
-    return load(model, folder).eval(), tokenizer
+    mixture, tokenizer, _ = load_saved(folder)
+    check_decoder(mixture.model, 2)
+    return mixture, tokenizer
 
 
 def _done(path: Path, facts: Record) -> Record | None:

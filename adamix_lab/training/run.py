@@ -33,7 +33,7 @@ from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.recipe import Recipe, flatten
 
 LOG = "log.jsonl"
-FORMAT = 1
+FORMAT = 2
 KEEP = 2
 PROGRESS = ("best", "stopped_early", "seconds")  # of a history, beside its steps and rows
 MAY_DIFFER = ("recipe.log_every", "recipe.checkpoint_every")  # these change no weight
@@ -380,16 +380,11 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
 
 
 def generator_states(device: torch.device) -> dict[str, Tensor]:
-    """The states of the global generators of torch, Python and numpy."""
-    _, words, gauss = random.getstate()
-    _, keys, position, has_gauss, cached = np.random.get_state()
-    states = {
-        "torch": torch.get_rng_state(),
-        "python": torch.tensor(words),
-        "python_gauss": torch.tensor([gauss if gauss is not None else float("nan")], dtype=torch.float64),
-        "numpy": torch.tensor([*np.asarray(keys).tolist(), position, has_gauss]),
-        "numpy_gauss": torch.tensor([cached], dtype=torch.float64),
-    }
+    """The states of the global generators of torch, Python and numpy; the latter two as the bytes of JSON."""
+    kind, words, *rest = np.random.get_state()
+    others = {"python": random.getstate(), "numpy": (kind, np.asarray(words).tolist(), *rest)}
+    states = {name: torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8) for name, state in others.items()}
+    states["torch"] = torch.get_rng_state()
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
     return states
@@ -397,11 +392,9 @@ def generator_states(device: torch.device) -> dict[str, Tensor]:
 
 def set_generator_states(states: Mapping[str, Tensor], device: torch.device) -> None:
     """Puts back what `generator_states` gave."""
+    version, words, gauss = json.loads(bytes(states["python"].tolist()))
+    random.setstate((version, tuple(words), gauss))
+    np.random.set_state(tuple(json.loads(bytes(states["numpy"].tolist()))))
     torch.set_rng_state(states["torch"])
-    gauss = float(states["python_gauss"])
-    random.setstate((3, tuple(states["python"].tolist()), None if gauss != gauss else gauss))
-    *keys, position, has_gauss = states["numpy"].tolist()
-    cached = float(states["numpy_gauss"])
-    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), position, has_gauss, cached))
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)

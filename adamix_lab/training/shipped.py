@@ -22,7 +22,7 @@ from adamix_lab.core.model import MixtureModel, attach
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.saving import load, read_config
 from adamix_lab.tasks.backbones import load_backbone
-from adamix_lab.tasks.tasks import Task, data_root, load_task
+from adamix_lab.tasks.tasks import Task, data_root
 from adamix_lab.training.recipe import Recipe
 
 EXPERTS = 4
@@ -77,8 +77,7 @@ def load_twin(
         raise FileNotFoundError(
             f"{place} is not there: expected shipped experts of seeds {SEEDS}. data/experts/make.py makes them."
         )
-    model, tokenizer = load_backbone("minilm", num_labels=load_task("aspects").num_labels)
-    return load(model, place).eval(), tokenizer
+    return load_saved(place)[:2]
 
 
 def twin_recipe(twin: Twin, seed: int, steps: int | None = None) -> Recipe:
@@ -109,8 +108,8 @@ def load_saved(
     base, tokenizer = config["notes"].get("backbone") if model is None else model, None
     if not base:
         raise LabError(
-            f"{folder} does not say its backbone: expected notes written by `adamix-lab train`. Use "
-            f"adamix_lab.load(model, folder)."
+            f"{folder} does not say its backbone: expected notes written by `adamix-lab train` or `train-generator`. "
+            "Use adamix_lab.load(model, folder)."
         )
     if not isinstance(base, nn.Module):
         kind = config["base"].get("kind") or ("classification" if config["head"] else "generation")

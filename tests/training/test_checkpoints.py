@@ -221,7 +221,7 @@ def test_only_truncated_checkpoints_are_an_error(tmp_path):
 
 def test_a_foreign_safetensors_file_is_no_checkpoint(tmp_path):
     files.write_tensors(tmp_path / "checkpoint-00000001.safetensors", {"a": torch.ones(1)})
-    with pytest.raises(ValueError, match="no checkpoint of format 1"):
+    with pytest.raises(ValueError, match="no checkpoint of format 2"):
         run(tmp_path)
 
 
