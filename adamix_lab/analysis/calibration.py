@@ -1,13 +1,14 @@
-"""Calibration: whether what a model gives 80 % is right in 80 % of the cases.
+"""How good and how sure answers are: calibration, selection, and tables of methods and of strategies side by side.
 
-Bins are right-closed, `(low, high]`, so that a probability of exactly 1 lies in the last one (torchmetrics closes them
-on the left and gives 1.0 a bin of its own; elsewhere the two agree).
+Calibration is whether what a model gives 80 % is right in 80 % of the cases. Bins are right-closed, `(low, high]`, so
+that a probability of exactly 1 lies in the last one (torchmetrics closes them on the left and gives 1.0 a bin of its
+own; elsewhere the two agree).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from adamix_lab.analysis.posterior import (
     drawn_routes,
     every_route,
     fix_batches,
+    fixed_experts,
     marginal,
     merged_sample,
     token_samples,
@@ -80,18 +82,11 @@ def reliability(log_p: Tensor, labels: Tensor, bins: int = BINS) -> DataFrame:
     import pandas as pd
 
     confidence, right = confidences(log_p, labels)
-    where = _equal_width(confidence, bins)
-    rows = [
-        {
-            "low": n / bins,
-            "high": (n + 1) / bins,
-            "count": int((where == n).sum()),
-            "confidence": float(confidence[where == n].mean()),
-            "accuracy": float(right[where == n].mean()),
-        }
-        for n in where.unique().tolist()
-    ]
-    return pd.DataFrame(rows)
+    rows = {"bin": _equal_width(confidence, bins), "confidence": confidence, "accuracy": right}
+    groups = pd.DataFrame({name: values.numpy() for name, values in rows.items()}).groupby("bin")
+    means = groups.mean()
+    table = means.assign(low=means.index / bins, high=(means.index + 1) / bins, count=groups.size())
+    return table[["low", "high", "count", "confidence", "accuracy"]].reset_index(drop=True)
 
 
 def fit_temperature(log_p: Tensor, labels: Tensor) -> float:
@@ -154,15 +149,10 @@ def risk_coverage(uncertainty: Tensor, right: Tensor) -> DataFrame:
         uncertainty: `[rows]`, larger is less sure.
         right: `[rows]`, whether each row is answered rightly.
     """
-    import pandas as pd
-
-    _check(uncertainty, right)
-    order = uncertainty.argsort(stable=True)
-    sorted_, wrong = uncertainty[order], 1 - right[order].double()
-    answered = torch.arange(1, len(order) + 1, dtype=torch.double)
-    last_of_its_kind = torch.cat([sorted_[1:] > sorted_[:-1], torch.ones(1, dtype=torch.bool)])
-    table = {"coverage": answered / len(order), "risk": wrong.cumsum(0) / answered}
-    return pd.DataFrame({name: values[last_of_its_kind].numpy() for name, values in table.items()})
+    errors = _errors(uncertainty, right)
+    answered = errors.groupby("uncertainty")["wrong"].agg(["size", "sum"]).cumsum().reset_index(drop=True)
+    table = answered.assign(coverage=answered["size"] / len(errors), risk=answered["sum"] / answered["size"])
+    return table[["coverage", "risk"]]
 
 
 def aurc(uncertainty: Tensor, right: Tensor) -> float:
@@ -170,12 +160,9 @@ def aurc(uncertainty: Tensor, right: Tensor) -> float:
 
     Rows of equal uncertainty count with their expected order (each ordering of a tie as likely as any other).
     """
-    _check(uncertainty, right)
-    order = uncertainty.argsort(stable=True)
-    _, group, size = uncertainty[order].unique_consecutive(return_inverse=True, return_counts=True)
-    wrong = torch.zeros(len(size), dtype=torch.double).index_add_(0, group, 1 - right[order].double())
-    expected = (wrong / size)[group].cumsum(0)  # within a tie the expected number of errors grows evenly
-    return float((expected / torch.arange(1, len(order) + 1)).mean())
+    errors = _errors(uncertainty, right)
+    risk = errors.groupby("uncertainty")["wrong"].transform("mean").expanding().mean()  # grows evenly within a tie
+    return float(risk.mean())
 
 
 def auroc(inside: Tensor, outside: Tensor) -> float:
@@ -191,12 +178,16 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
     return float(roc_auc_score(truth.numpy(), torch.cat([inside, outside]).double().numpy()))
 
 
-def _check(uncertainty: Tensor, right: Tensor) -> None:
+def _errors(uncertainty: Tensor, right: Tensor) -> DataFrame:
+    import pandas as pd
+
     if uncertainty.shape != right.shape or uncertainty.dim() != 1 or not len(right):
         raise LabError(
             f"Uncertainty of shape {list(uncertainty.shape)} and answers of {list(right.shape)}: expected one number a "
             "row for both, and at least one row."
         )
+    errors = pd.DataFrame({"uncertainty": uncertainty.numpy(), "wrong": 1 - right.double().numpy()})
+    return errors.sort_values("uncertainty", kind="stable")
 
 
 # -- uncertainty of several methods on the same rows: calibration, selection, and text from elsewhere, in one table ---
@@ -204,18 +195,15 @@ def _check(uncertainty: Tensor, right: Tensor) -> None:
 
 @dataclass(frozen=True)
 class Method:
-    """A method's samples: on the rows it is judged on, on a slice of train, and on text from elsewhere.
+    """A method's samples on rows from several places, and how many passes an answer takes.
 
     Attributes:
-        inside: judged on, with labels.
-        held_out: fits the temperature; None fits none.
-        outside: another task's text, labels unused; None looks at none.
+        samples: "inside": judged on, with labels; "held_out" of training: fits the temperature (none without it);
+            "outside": another task's text, labels unused (not looked at without it).
         passes: an answer takes.
     """
 
-    inside: Samples
-    held_out: Samples | None = None
-    outside: Samples | None = None
+    samples: Mapping[str, Samples]
     passes: int = 1
 
 
@@ -233,21 +221,21 @@ def compare_uncertainty(methods: Mapping[str, Method]) -> DataFrame:
 
 
 def _row(method: Method) -> dict[str, Any]:
-    log_p, labels = marginal(method.inside.logits), method.inside.labels
-    told = uncertainty(method.inside)
-    right = log_p.argmax(-1) == labels
+    samples = method.samples
+    log_p, labels = marginal(samples["inside"].logits), samples["inside"].labels
+    right, inside = log_p.argmax(-1) == labels, uncertainty(samples["inside"])
     row: dict[str, Any] = {"passes": method.passes, **scores(log_p, labels)}
-    if method.held_out is not None:
-        temperature = fit_temperature(marginal(method.held_out.logits), method.held_out.labels)
+    if "held_out" in samples:
+        temperature = fit_temperature(marginal(samples["held_out"].logits), samples["held_out"].labels)
         scaled = tempered(log_p, temperature)
         row |= {"temperature": temperature, "loss_scaled": nll(scaled, labels)}
         row |= {"ece_scaled": ece(scaled, labels), "adaptive_ece_scaled": adaptive_ece(scaled, labels)}
-    row |= {name: float(values.mean()) for name, values in told.items() if name != "doubt"}
+    row |= {name: float(values.mean()) for name, values in inside.items() if name != "doubt"}
     kinds = ("entropy", "mutual_information")
-    row |= {f"aurc_{kind}": aurc(_rounded(told[kind]), right) for kind in kinds}
-    if method.outside is not None:
-        elsewhere = uncertainty(method.outside)
-        row |= {f"auroc_{kind}": auroc(_rounded(told[kind]), _rounded(elsewhere[kind])) for kind in kinds}
+    row |= {f"aurc_{kind}": aurc(_rounded(inside[kind]), right) for kind in kinds}
+    if "outside" in samples:
+        outside = uncertainty(samples["outside"])
+        row |= {f"auroc_{kind}": auroc(_rounded(inside[kind]), _rounded(outside[kind])) for kind in kinds}
     return row
 
 
@@ -262,21 +250,13 @@ def _rounded(values: torch.Tensor) -> torch.Tensor:
 
 
 ENSEMBLES = (2, 4, 8, 16)
-Draw = Callable[[Tensor, Generator], Tensor]
+AVERAGES = ("logits", "probabilities")
 
 
 def compare_strategies(
-    mixture: MixtureModel,
-    task: Task,
-    tokenizer: Any,
-    draws: int = 200,
-    token_draws: int = 20,
-    seed: int = 0,
-    limit: int = LIMIT,
-    rows: int | None = None,
-    batch_size: int = 16,
-    max_length: int = 128,
-) -> DataFrame:
+    mixture: MixtureModel, task: Task, tokenizer: Any, draws: int = 200, token_draws: int = 20, seed: int = 0,
+    limit: int = LIMIT, rows: int | None = None, batch_size: int = 16, max_length: int = 128,
+) -> DataFrame:  # fmt: skip
     """Every strategy on the same batches, one tidy row a draw: see `strategy_table` for the columns.
 
     Args:
@@ -295,33 +275,14 @@ def compare_strategies(
     """
     fixed = fix_batches(mixture, task, tokenizer, task.evaluation[:rows], batch_size, max_length)
     routes = every_route(fixed, limit) if mixture.space.number <= limit else drawn_routes(fixed, draws, seed)
-    tokens = token_samples(fixed, token_draws, seed)
-    experts = fixed_experts(fixed)
-    table = strategy_table(fixed, routes, merged_sample(fixed), experts, tokens, draws, seed)
-    return table.assign(task=task.name)
-
-
-def fixed_experts(fixed: FixedBatches) -> Samples:
-    """Each expert everywhere: one sample an expert, in their order."""
-    space = fixed.mixture.space
-    routes = torch.stack([space.fixed(expert) for expert in range(space.experts)])
-    answers = fixed.gather(
-        lambda model, batch, n: torch.stack([model(selection=route, **batch).logits for route in routes], 1)
-    )
-    return Samples(answers, fixed.labels, "fixed", routes=routes)
+    return strategy_table(fixed, routes, draws, token_draws, seed).assign(task=task.name)
 
 
 def strategy_table(
-    fixed: FixedBatches,
-    routes: Samples,
-    merged: Samples,
-    experts: Samples,
-    tokens: Samples,
-    draws: int = 200,
-    seed: int = 0,
+    fixed: FixedBatches, routes: Samples, draws: int = 200, token_draws: int = 20, seed: int = 0,
     sizes: Sequence[int] = ENSEMBLES,
-) -> DataFrame:
-    """The table from samples that are there.
+) -> DataFrame:  # fmt: skip
+    """The strategies on rows whose answers under (all, or some drawn) routes are there.
 
     Columns: strategy ("merged", "fixed", "random-route": one for all rows, "random": one a batch, "random-example",
     "random-token", "ensemble", "exact" or, of drawn routes, "monte-carlo"), average (of what, where something is
@@ -331,78 +292,51 @@ def strategy_table(
     import pandas as pd
 
     positive("draws", draws)
-    found = [
-        {"strategy": strategy, "average": average, "passes": passes, "draw": n, **scores(log_p, routes.labels)}
-        for strategy, average, passes, n, log_p in _answers(
-            fixed, routes, merged, experts, tokens, draws, seed, tuple(sizes)
-        )
-    ]
-    return pd.DataFrame(found).assign(rows=len(fixed), routes=fixed.mixture.space.number, seed=seed)
+    log_p, scopes, rows = routes.log_probabilities, _scopes(fixed), []
+
+    def add(strategy: str, average: str, passes: int, draw: int, answers: Tensor) -> None:
+        row = {"strategy": strategy, "average": average, "passes": passes, "draw": draw}
+        rows.append({**row, **scores(answers, routes.labels)})
+
+    add("merged", "weights", 1, 0, merged_sample(fixed).log_probabilities[:, 0])
+    for n, answers in enumerate(fixed_experts(fixed).log_probabilities.unbind(1)):
+        add("fixed", "none", 1, n, answers)
+    for number, (strategy, groups) in enumerate(scopes.items()):
+        for n in range(draws):
+            add(strategy, "none", 1, n, _share_routes(log_p, groups, generator_for(seed, number, n)))
+    for n, answers in enumerate(token_samples(fixed, token_draws, seed).log_probabilities.unbind(1)):
+        add("random-token", "none", 1, n, answers)
+    for size in sizes:
+        for n in range(draws):
+            picked = torch.randint(len(routes), (size,), generator=generator_for(seed, len(scopes) + size, n))
+            for average in AVERAGES:
+                add("ensemble", average, size, n, marginal(routes.logits[:, picked], average))
+    for average in AVERAGES:
+        name = "exact" if routes.exact else "monte-carlo"
+        add(name, average, len(routes), 0, marginal(routes.logits, average))
+    return pd.DataFrame(rows).assign(rows=len(fixed), routes=fixed.mixture.space.number, seed=seed)
 
 
 def summary(table: DataFrame) -> DataFrame:
     """One row a strategy: mean, standard deviation, least and largest accuracy over its draws, mean loss and ece."""
     columns = ["strategy", "average", "passes"]
-    told = table.groupby(columns, sort=False, dropna=False).agg(
-        draws=("accuracy", "size"),
-        accuracy=("accuracy", "mean"),
-        accuracy_sd=("accuracy", "std"),
-        worst=("accuracy", "min"),
-        best=("accuracy", "max"),
-        loss=("loss", "mean"),
-        loss_sd=("loss", "std"),
-        brier=("brier", "mean"),
-        ece=("ece", "mean"),
-    )
-    return told.reset_index()
+    summary = table.groupby(columns, sort=False, dropna=False).agg(
+        draws=("accuracy", "size"), accuracy=("accuracy", "mean"), accuracy_sd=("accuracy", "std"),
+        worst=("accuracy", "min"), best=("accuracy", "max"), loss=("loss", "mean"), loss_sd=("loss", "std"),
+        brier=("brier", "mean"), ece=("ece", "mean"),
+    )  # fmt: skip
+    return summary.reset_index()
 
 
-def _answers(
-    fixed: FixedBatches,
-    routes: Samples,
-    merged: Samples,
-    experts: Samples,
-    tokens: Samples,
-    draws: int,
-    seed: int,
-    sizes: tuple[int, ...],
-) -> Iterator[tuple[str, str, int, int, Tensor]]:
-    """(strategy, average, passes, number of the draw, log-probabilities `[rows, C]`)."""
-    yield "merged", "weights", 1, 0, merged.log_probabilities[:, 0]
-    for expert in range(len(experts)):
-        yield "fixed", "none", 1, expert, experts.log_probabilities[:, expert]
-    log_p = routes.log_probabilities
-    for number, (strategy, draw) in enumerate(_scopes(fixed).items()):
-        for n in range(draws):
-            yield strategy, "none", 1, n, draw(log_p, generator_for(seed, number, n))
-    for n in range(len(tokens)):
-        yield "random-token", "none", 1, n, tokens.log_probabilities[:, n]
-    for size in sizes:
-        for n in range(draws):
-            picked = torch.randint(len(routes), (size,), generator=generator_for(seed, len(_scopes(fixed)) + size, n))
-            for average in ("logits", "probabilities"):
-                yield "ensemble", average, size, n, marginal(routes.logits[:, picked], average)
-    for average in ("logits", "probabilities"):
-        name = "exact" if routes.exact else "monte-carlo"
-        yield name, average, len(routes), 0, marginal(routes.logits, average)
-
-
-def _scopes(fixed: FixedBatches) -> dict[str, Draw]:
-    """What shares a route, as a function from all routes' log-probabilities `[rows, S, C]` to one answer a row."""
+def _scopes(fixed: FixedBatches) -> dict[str, Tensor]:
+    """What shares a route: the number of each row's group, `[rows]`."""
     batch_of = torch.empty(len(fixed), dtype=torch.long)
     for number, (rows, _) in enumerate(fixed.batches):
         batch_of[rows] = number
-    everyone, each = torch.zeros_like(batch_of), torch.arange(len(fixed))
-    return {
-        "random-route": _sharing(everyone, 1),
-        "random": _sharing(batch_of, len(fixed.batches)),
-        "random-example": _sharing(each, len(fixed)),
-    }
+    return {"random-route": torch.zeros_like(batch_of), "random": batch_of, "random-example": torch.arange(len(fixed))}
 
 
-def _sharing(group: Tensor, groups: int) -> Draw:
-    def draw(log_p: Tensor, generator: Generator) -> Tensor:
-        picked = torch.randint(log_p.shape[1], (groups,), generator=generator)
-        return log_p[torch.arange(len(group)), picked[group]]
-
-    return draw
+def _share_routes(log_p: Tensor, groups: Tensor, generator: Generator) -> Tensor:
+    # one of all routes' log-probabilities `[rows, S, C]` for each row: the same for the rows of a group
+    picked = torch.randint(log_p.shape[1], (int(groups.max()) + 1,), generator=generator)
+    return log_p[torch.arange(len(groups)), picked[groups]]

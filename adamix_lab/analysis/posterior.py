@@ -8,12 +8,12 @@ average over routes, not nearer to the truth.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from adamix_lab.core.errors import LabError, one_of, positive
@@ -32,14 +32,9 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-# -- several answers to the same rows: the samples that everything Bayesian here is computed from --------------------
-# Where they come from is another matter: every route (exact), routes drawn at random (Monte-Carlo, Eq. 7), the merge
-# (one sample), dropout left on, or models trained apart. The sample axis is the second: `[rows, samples, classes]`.
-
-
 @dataclass(frozen=True)
 class Samples:
-    """Answers to the same rows.
+    """Several answers to the same rows, which everything Bayesian here is computed from.
 
     Attributes:
         logits: `[rows, samples, classes]`, float32, on the CPU.
@@ -62,6 +57,10 @@ class Samples:
 
     def __len__(self) -> int:
         return self.logits.shape[1]
+
+    def subset(self, numbers: Tensor) -> Samples:
+        """Some of the samples, by number; one may be taken twice."""
+        return Samples(self.logits[:, numbers], self.labels, self.source)
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ def fix_batches(
     return FixedBatches(mixture, batches, labels, top, cached)
 
 
-# -- where samples come from -------------------------------------------------------------------------------
+# -- where samples come from: every route (exact), some of them (Monte-Carlo, Eq. 7), the merge, dropout, members -----
 
 
 def every_route(fixed: FixedBatches, limit: int = LIMIT, memory: int | None = None) -> Samples:
@@ -139,7 +138,25 @@ def drawn_routes(fixed: FixedBatches, draws: int, seed: int = 0, memory: int | N
     """
     positive("draws (T)", draws)
     routes = fixed.mixture.space.draw(generator_for(seed), (draws,))
-    return Samples(_under(fixed, routes, memory), fixed.labels, "routes", routes=routes)
+
+    def answer(model: MixtureModel, batch: Batch, n: int) -> Tensor:
+        available = free_memory(next(model.parameters()).device) if memory is None else memory
+        at_once = max(1, available // group_bytes(model, batch))
+        passes = [routed_logits(model, batch, part, "shared_prefix") for part in routes.split(at_once)]
+        return torch.cat(passes).transpose(0, 1)
+
+    return Samples(fixed.gather(answer), fixed.labels, "routes", routes=routes)
+
+
+def fixed_experts(fixed: FixedBatches) -> Samples:
+    """Each expert everywhere: one sample an expert, in their order."""
+    space = fixed.mixture.space
+    routes = torch.stack([space.fixed(expert) for expert in range(space.experts)])
+
+    def answer(model: MixtureModel, batch: Batch, n: int) -> Tensor:
+        return torch.stack([model(selection=route, **batch).logits for route in routes], 1)
+
+    return Samples(fixed.gather(answer), fixed.labels, "fixed", routes=routes)
 
 
 def merged_sample(fixed: FixedBatches) -> Samples:
@@ -157,9 +174,8 @@ def token_samples(fixed: FixedBatches, draws: int, seed: int = 0) -> Samples:
     positive("draws (T)", draws)
 
     def answer(model: MixtureModel, batch: Batch, n: int) -> Tensor:
-        states = next(batch[name] for name in ("inputs_embeds", "input_ids") if name in batch)
-        lead = (states.shape[0], states.shape[1])
-        routes = [model.space.draw(generator_for(seed, n, draw), lead) for draw in range(draws)]
+        rows, tokens = batch["inputs_embeds" if "inputs_embeds" in batch else "input_ids"].shape[:2]
+        routes = [model.space.draw(generator_for(seed, n, draw), (rows, tokens)) for draw in range(draws)]
         return torch.stack([model(selection=route, **batch).logits for route in routes], 1)
 
     return Samples(fixed.gather(answer), fixed.labels, "random-token")
@@ -178,8 +194,10 @@ def dropout_samples(fixed: FixedBatches, draws: int, seed: int = 0) -> Samples:
         )
 
     def answer(model: MixtureModel, batch: Batch, n: int) -> Tensor:
-        with _dropping(model, seed * 1_000_003 + n):
-            return torch.stack([model(**batch).logits for _ in range(draws)], 1)
+        device = next(model.parameters()).device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(seed * 1_000_003 + n)
+            return torch.stack([model.train()(**batch).logits for _ in range(draws)], 1)
 
     return Samples(fixed.gather(answer, whole=True), fixed.labels, "dropout")
 
@@ -198,27 +216,7 @@ def member_samples(members: Sequence[FixedBatches]) -> Samples:
     return Samples(logits, members[0].labels, "apart")
 
 
-def _under(fixed: FixedBatches, routes: Tensor, memory: int | None) -> Tensor:
-    def answer(model: MixtureModel, batch: Batch, n: int) -> Tensor:
-        available = free_memory(next(model.parameters()).device) if memory is None else memory
-        at_once = max(1, available // group_bytes(model, batch))
-        passes = [routed_logits(model, batch, part, "shared_prefix") for part in routes.split(at_once)]
-        return torch.cat(passes).transpose(0, 1)
-
-    return fixed.gather(answer)
-
-
-@contextmanager
-def _dropping(mixture: MixtureModel, seed: int) -> Iterator[None]:
-    device = next(mixture.parameters()).device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        mixture.train()
-        try:
-            yield
-        finally:
-            mixture.eval()
-
+# -- what they say about each row ------------------------------------------------------------------------------------
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 
@@ -252,7 +250,7 @@ def uncertainty(samples: Samples) -> dict[str, Tensor]:
     log_p = samples.logits.double().log_softmax(-1)
     mean = marginal(samples.logits.double())
     whole, expected = entropy(mean), entropy(log_p).mean(1)
-    votes = torch.nn.functional.one_hot(log_p.argmax(-1), log_p.shape[-1]).double().mean(1)
+    votes = F.one_hot(log_p.argmax(-1), log_p.shape[-1]).double().mean(1)
     return {
         "entropy": whole,
         "expected_entropy": expected,
@@ -291,33 +289,32 @@ def convergence(
     positive("draws", draws)
     reference = marginal(samples.logits.double())
     p = samples.log_probabilities.double().exp()
-    exact_loss = _loss(reference, samples.labels)
+    exact_loss = F.nll_loss(reference, samples.labels)
     one_route = (p - p.mean(1, keepdim=True)).square().mean()
-    rows: list[dict[str, Any]] = []
-    for size in sizes:
-        generator = generator_for(seed, size)
-        picked = torch.randint(len(samples), (draws, size), generator=generator)
-        estimates = torch.stack([p[:, numbers].mean(1) for numbers in picked])  # [draws, rows, C]
+
+    def row(size: int, estimates: Tensor) -> dict[str, float]:
+        # estimates: [draws, rows, C]
         errors = total_variation(estimates.log(), reference).mean(-1)
-        losses = torch.stack([_loss(estimate.log(), samples.labels) for estimate in estimates])
+        losses = torch.stack([F.nll_loss(each.log(), samples.labels) for each in estimates])
         low, high = errors.quantile(torch.tensor([0.1, 0.9], dtype=torch.double)).tolist()
-        rows.append(
-            {
-                "what": "routes",
-                "T": size,
-                "error": float(errors.mean()),
-                "error_low": low,
-                "error_high": high,
-                "bias": float(total_variation(estimates.mean(0).log(), reference).mean()),
-                "rms": float((estimates - reference.exp()).square().mean().sqrt()),
-                "predicted_rms": float((one_route / size).sqrt()),
-                "loss": float(losses.mean()),
-                "loss_sd": float(losses.std()) if draws > 1 else 0.0,
-                "loss_bias": float(losses.mean() - exact_loss),
-            }
-        )
-    rows.append(_merged_row(merged, reference, exact_loss))
-    return pd.DataFrame(rows).assign(draws=draws, seed=seed, exact_loss=float(exact_loss))
+        return {
+            "T": size, "error": float(errors.mean()), "error_low": low, "error_high": high,
+            "bias": float(total_variation(estimates.mean(0).log(), reference).mean()),
+            "rms": float((estimates - reference.exp()).square().mean().sqrt()),
+            "predicted_rms": float((one_route / max(size, 1)).sqrt()), "loss": float(losses.mean()),
+            "loss_sd": float(losses.std(correction=int(len(losses) > 1))),
+            "loss_bias": float(losses.mean() - exact_loss),
+        }  # fmt: skip
+
+    rows = []
+    for size in sizes:
+        picked = torch.randint(len(samples), (draws, size), generator=generator_for(seed, size))
+        rows.append(row(size, torch.stack([p[:, numbers].mean(1) for numbers in picked])))
+    rows.append(row(0, merged.log_probabilities[:, 0].double().exp()[None]))
+    table = pd.DataFrame(rows).assign(draws=draws, seed=seed, exact_loss=float(exact_loss))
+    table.insert(0, "what", ["routes"] * len(sizes) + ["merged"])
+    table.loc[len(sizes), ["error_low", "error_high", "predicted_rms", "loss_sd"]] = math.nan
+    return table
 
 
 def equivalent_routes(table: DataFrame) -> float:
@@ -337,22 +334,3 @@ def equivalent_routes(table: DataFrame) -> float:
             return sizes[n - 1] * (sizes[n] / sizes[n - 1]) ** share
     end = 0 if merged > errors[0] else -1
     return sizes[end] * (errors[end] / merged) ** 2
-
-
-def _merged_row(merged: Samples, reference: Tensor, exact_loss: Tensor) -> dict[str, Any]:
-    log_p = merged.log_probabilities[:, 0].double()
-    errors = total_variation(log_p, reference)
-    loss = _loss(log_p, merged.labels)
-    return {
-        "what": "merged",
-        "T": 0,
-        "error": float(errors.mean()),
-        "bias": float(errors.mean()),
-        "rms": float((log_p.exp() - reference.exp()).square().mean().sqrt()),
-        "loss": float(loss),
-        "loss_bias": float(loss - exact_loss),
-    }
-
-
-def _loss(log_p: Tensor, labels: Tensor) -> Tensor:
-    return torch.nn.functional.nll_loss(log_p, labels)

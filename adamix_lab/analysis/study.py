@@ -17,7 +17,6 @@ from adamix_lab.analysis import plots
 from adamix_lab.analysis.calibration import (
     Method,
     compare_uncertainty,
-    fixed_experts,
     reliability,
     risk_coverage,
     strategy_table,
@@ -37,7 +36,6 @@ from adamix_lab.analysis.posterior import (
     marginal,
     member_samples,
     merged_sample,
-    token_samples,
     uncertainty,
 )
 from adamix_lab.core.errors import LabError, one_of, positive, unknown
@@ -54,17 +52,15 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-# -- shipped or saved experts looked at: their landscapes, by name ---------------------------------------------------
+# -- landscapes of shipped or saved experts --------------------------------------------------------------------------
 
-
-STEPS = {"line": 41, "plane": 21, "random": 21, "triangle": 10, "square": 11, "stages": 21}
-KINDS = {
-    "line": "from expert 0 to expert 1",
-    "plane": "through experts 0 and 1 and the merge",
-    "random": "two random, filter-normalised directions around the merge",
-    "triangle": "mixtures of experts 0, 1 and 2",
-    "square": "mixtures of experts 0, 1, 2 and 3; the merge in the middle",
-    "stages": "through the merges after 10, 40 and 100 % of the training (shipped experts)",
+KINDS = {  # name: points along an axis
+    "line": 41,  # from expert 0 to expert 1
+    "plane": 21,  # through experts 0 and 1 and the merge
+    "random": 21,  # two random, filter-normalised directions around the merge
+    "triangle": 10,  # mixtures of experts 0, 1 and 2
+    "square": 11,  # mixtures of experts 0, 1, 2 and 3; the merge in the middle
+    "stages": 21,  # through the merges after 10, 40 and 100 % of the training (shipped experts)
 }
 
 
@@ -76,7 +72,7 @@ def points_of_kind(
     Raises ValueError for an unknown kind, too few experts, or no checkpoints.
     """
     one_of("kind of landscape", kind, KINDS)
-    steps, merged = steps or STEPS[kind], {"merged": point_of(mixture)}
+    steps, merged = steps or KINDS[kind], {"merged": point_of(mixture)}
     if kind == "stages":
         if not stages:
             raise LabError('The kind "stages" needs checkpoints: expected shipped experts (a twin), which have them.')
@@ -92,28 +88,20 @@ def points_of_kind(
 
 def choose_device(device: str | None) -> str:
     """The device asked for; without one, a GPU if there is one. Raises ValueError for a GPU that is not there."""
-    there = torch.cuda.is_available()
-    if device and device.startswith("cuda") and not there:
+    available = torch.cuda.is_available()
+    if device and device.startswith("cuda") and not available:
         raise LabError(
             f"device = {device!r}: expected a GPU that PyTorch can use, and there is none here. Leave `device` out: "
             "the CPU computes the same, with fewer steps in the same time."
         )
-    return device or ("cuda" if there else "cpu")
+    return device or ("cuda" if available else "cpu")
 
 
 def landscape_of(
-    name: str,
-    kind: str = "plane",
-    seed: int = 0,
-    stage: str = "late",
-    steps: int | None = None,
-    rows: int | None = None,
-    batch_size: int = 64,
-    dtype: str = "float32",
-    device: str | None = None,
-    store: Path | None = None,
-    say: Callable[[str], None] = print,
-) -> Landscape:
+    name: str, kind: str = "plane", seed: int = 0, stage: str = "late", steps: int | None = None,
+    rows: int | None = None, batch_size: int = 64, dtype: str = "float32", device: str | None = None,
+    store: Path | None = None, say: Callable[[str], None] = print,
+) -> Landscape:  # fmt: skip
     """The landscape of a shipped twin, or of a saved folder, on the first rows of its task's evaluation set.
 
     Args:
@@ -127,13 +115,12 @@ def landscape_of(
         dtype: "float32" or "bfloat16".
         device: None takes a GPU if there is one.
         store: see `evaluate_points`.
-        say: told about resuming and halving.
+        say: takes lines about resuming and halving.
 
     Raises ValueError for unknown names and a GPU that is not there, FileNotFoundError for other things missing.
     """
     one_of("dtype", dtype, ("float32", "bfloat16"))
-    place = choose_device(device)
-    stages = None
+    device, stages = choose_device(device), None
     if name in TWINS:
         mixture, tokenizer = load_twin(name, seed, stage)
         task = load_task("aspects")
@@ -145,30 +132,15 @@ def landscape_of(
     else:
         raise unknown("Twin, or folder,", name, TWINS)
     points = points_of_kind(kind, mixture, steps, seed, stages)
-    mixture = mixture.to(place, getattr(torch, dtype))
+    mixture = mixture.to(device, getattr(torch, dtype))
     batches = task_batches(task, tokenizer, rows, batch_size)
     return evaluate_points(mixture, points, batches, store, seed=seed, say=say)
 
 
-def landscapes_of(names: Sequence[str], kind: str, folder: Path, **settings: Any) -> dict[str, Landscape]:
-    """The same kind for several, each in a file of its own: `<kind>-<name>.safetensors`."""
-    return {
-        name: landscape_of(name, kind, store=folder / f"{kind}-{Path(name).name}.safetensors", **settings)
-        for name in names
-    }
-
-
-# -- what the command `landscape` writes: arrays, and pictures with alt texts ----------------------------------------
-
-
 def write_landscapes(
-    names: Sequence[str],
-    kind: str,
-    folder: Path,
-    metrics: Sequence[str] = ("loss",),
-    say: Callable[[str], None] = print,
-    **settings: Any,
-) -> dict[str, Landscape]:
+    names: Sequence[str], kind: str, folder: Path, metrics: Sequence[str] = ("loss",),
+    say: Callable[[str], None] = print, **settings: Any,
+) -> dict[str, Landscape]:  # fmt: skip
     """Evaluates one kind of landscape of several sets of experts and writes an array file each and a picture a metric.
 
     settings: of `landscape_of`. A run that was killed goes on when it is called again.
@@ -176,7 +148,8 @@ def write_landscapes(
     one_of("kind of landscape", kind, KINDS)
     for metric in metrics:
         one_of("metric", metric, METRICS)
-    landscapes = landscapes_of(names, kind, folder, say=say, **settings)
+    stores = {name: folder / f"{kind}-{Path(name).name}.safetensors" for name in names}
+    landscapes = {name: landscape_of(name, kind, store=store, say=say, **settings) for name, store in stores.items()}
     for metric in metrics:
         picture, path = plots.plot_landscapes(landscapes, metric), folder / f"{kind}-{metric}.png"
         plots.save_figure(picture.figure, path, picture.alt)
@@ -184,12 +157,14 @@ def write_landscapes(
     return landscapes
 
 
+# -- routes as random variables, of one saved mixture ----------------------------------------------------------------
+
 ENSEMBLE = 16
 INTERPRETATION = (
     "The distribution over routes is fixed and uniform, not fitted to data: an interpretation, no posterior in Bayes' "
     "sense. More routes bring the estimate nearer to the average over routes, not nearer to the truth."
 )
-Parts = dict[str, FixedBatches]
+Parts = dict[str, tuple[Task, list[Row]]]  # inside, held_out, outside
 
 
 @dataclass(frozen=True)
@@ -253,157 +228,111 @@ def write_posterior(
     if settings.routes is None:
         check_budget(mixture.space)
     notes = config["notes"]
-    here = load_task(task or notes.get("source") or notes.get("task", "aspects"), rows=notes.get("train_rows"))
-    elsewhere = load_task(outside, text=outside_text) if outside else None
-    rows, told = _rows(here, elsewhere, notes, settings)
-    parts = _fixed(mixture, here, elsewhere, tokenizer, rows)
-    say(f"{here.name}: {told}; {mixture.space.number:,} routes")
-    routes = {name: _routes(part, settings) for name, part in parts.items()}
+    inner = load_task(task or notes.get("source") or notes.get("task", "aspects"), rows=notes.get("train_rows"))
+    outer = load_task(outside, text=outside_text) if outside else None
+    parts, description = _choose_rows(inner, outer, notes.get("recipe") or {}, settings)
+    say(f"{inner.name}: {description}; {mixture.space.number:,} routes")
+    fixed = _fix_parts(mixture, tokenizer, parts)
+    routes = {
+        name: every_route(part) if settings.routes is None else drawn_routes(part, settings.routes, settings.seed)
+        for name, part in fixed.items()
+    }
     say(f"routes answered after {time.perf_counter() - start:.0f} s")
-    merged = {name: merged_sample(part) for name, part in parts.items()}
-    methods = _methods(parts, routes, merged, settings)
+    methods = _methods(fixed, routes, settings)
     if members:
-        methods |= _apart(members, here, elsewhere, rows)
-    inside = parts["inside"]
-    tokens = token_samples(inside, settings.token_draws, settings.seed)
-    draws = strategy_table(
-        inside, routes["inside"], merged["inside"], fixed_experts(inside), tokens, settings.draws, settings.seed
-    )
+        apart = [_fix_parts(*load_saved(member)[:2], parts) for member in members]
+        methods["single adapter, one"] = Method({name: merged_sample(part) for name, part in apart[0].items()})
+        samples = {name: member_samples([member[name] for member in apart]) for name in parts}
+        methods[f"apart, {len(members)} trained"] = Method(samples, len(members))
+    draws = strategy_table(fixed["inside"], routes["inside"], settings.draws, settings.token_draws, settings.seed)
     tables = {"draws": draws, "strategies": summary(draws), "uncertainty": compare_uncertainty(methods)}
     if routes["inside"].exact:
-        tables["convergence"] = convergence(
-            routes["inside"], merged["inside"], draws=settings.draws, seed=settings.seed
-        )
-    tables |= _of_rows(methods)
+        merged = methods["merged"].samples["inside"]
+        tables["convergence"] = convergence(routes["inside"], merged, draws=settings.draws, seed=settings.seed)
+    tables |= _row_tables(methods)
     record = {
-        "task": here.name, "outside": elsewhere.name if elsewhere else None, "rows": told, "settings": asdict(settings),
+        "task": inner.name, "outside": outer.name if outer else None, "rows": description,
+        "settings": asdict(settings),
         "mixture": {key: config.get(key) for key in ("adaptation", "experts", "share", "tied", "base")},
         "routes": mixture.space.number, "members": len(members), "recipe": notes.get("recipe"),
         "training_rows": notes.get("train_rows"), "interpretation": INTERPRETATION,
         "merge_is_worth_routes": equivalent_routes(tables["convergence"]) if "convergence" in tables else None,
         "seconds": round(time.perf_counter() - start, 1), "versions": versions(),
     }  # fmt: skip
-    _write(out, tables, f"{here.name}, M = {mixture.space.experts}", record)
+    _write(out, tables, f"{inner.name}, M = {mixture.space.experts}", record)
     say(tables["strategies"].to_string(index=False, float_format="{:.4f}".format))
     say(tables["uncertainty"].set_index("method").T.to_string(float_format="{:.4f}".format))
     say(f"{INTERPRETATION}\nWritten to {out} after {record['seconds']:.0f} s.")
     return tables
 
 
-# -- rows and samples --------------------------------------------------------------------------------------
-
-
-def _rows(
-    here: Task, elsewhere: Task | None, notes: Mapping[str, Any], settings: Settings
-) -> tuple[dict[str, list[Row]], str]:
-    """The rows by part, and a sentence that says what they are."""
-    recipe = notes.get("recipe") or {}
-    fraction = recipe.get("dev_fraction") or 0.0
+def _choose_rows(inner: Task, outer: Task | None, recipe: Mapping[str, Any], settings: Settings) -> tuple[Parts, str]:
+    """The task and the rows of each part, and a sentence that says what they are."""
     rng = random.Random(settings.seed)
 
-    def some(rows: Sequence[Row], most: int) -> list[Row]:
+    def sample(rows: Sequence[Row], most: int) -> list[Row]:
         return [rows[n] for n in sorted(rng.sample(range(len(rows)), min(most, len(rows))))]
 
-    rows = {"inside": some(here.evaluation, settings.rows)}
-    told = f"{len(rows['inside'])} of {len(here.evaluation)} evaluation rows"
-    if fraction:
-        rows["held_out"] = some(
-            hold_out(here.train, fraction, recipe.get("seed", 0), here.label)[1], settings.other_rows
-        )
-        told += f", {len(rows['held_out'])} held out of training for temperatures"
+    parts = {"inside": (inner, sample(inner.evaluation, settings.rows))}
+    sentence = f"{len(parts['inside'][1])} of {len(inner.evaluation)} evaluation rows"
+    if fraction := recipe.get("dev_fraction"):
+        _, dev = hold_out(inner.train, fraction, recipe.get("seed", 0), inner.label)
+        parts["held_out"] = inner, sample(dev, settings.other_rows)
+        sentence += f", {len(parts['held_out'][1])} held out of training for temperatures"
     else:
-        told += ", none held out of training: no temperatures"
-    if elsewhere is not None:
-        rows["outside"] = some(elsewhere.evaluation, settings.other_rows)
-        told += f", {len(rows['outside'])} of {elsewhere.name} ({' + '.join(elsewhere.text)}) as the outside"
-    return rows, told
+        sentence += ", none held out of training: no temperatures"
+    if outer is not None:
+        parts["outside"] = outer, sample(outer.evaluation, settings.other_rows)
+        sentence += f", {len(parts['outside'][1])} of {outer.name} ({' + '.join(outer.text)}) as the outside"
+    return parts, sentence
 
 
-def _fixed(
-    mixture: MixtureModel, here: Task, elsewhere: Task | None, tokenizer: Any, rows: Mapping[str, list[Row]]
-) -> Parts:
-    tasks = {"inside": here, "held_out": here, "outside": elsewhere or here}
-    return {name: fix_batches(mixture, tasks[name], tokenizer, part) for name, part in rows.items()}
+def _fix_parts(mixture: MixtureModel, tokenizer: Any, parts: Parts) -> dict[str, FixedBatches]:
+    return {name: fix_batches(mixture, task, tokenizer, rows) for name, (task, rows) in parts.items()}
 
 
-def _routes(part: FixedBatches, settings: Settings) -> Samples:
-    return every_route(part) if settings.routes is None else drawn_routes(part, settings.routes, settings.seed)
-
-
-def _methods(
-    parts: Parts, routes: Mapping[str, Samples], merged: Mapping[str, Samples], settings: Settings
-) -> dict[str, Method]:
-    every = len(routes["inside"])
+def _methods(fixed: Mapping[str, FixedBatches], routes: Mapping[str, Samples], settings: Settings) -> dict[str, Method]:
+    every, exact = len(routes["inside"]), routes["inside"].exact
     picked = torch.randint(every, (ENSEMBLE,), generator=generator_for(settings.seed, ENSEMBLE))
-    few = {name: _picked(samples, picked) for name, samples in routes.items()}
-    one = {name: _picked(samples, picked[:1]) for name, samples in routes.items()}
-    whole = "exact marginal" if routes["inside"].exact else f"routes, all {every} drawn"
+    one, few = ({name: samples.subset(n) for name, samples in routes.items()} for n in (picked[:1], picked))
     methods = {
-        "merged": _method(merged, 1),
-        "random route, one": _method(one, 1),
-        f"routes, {ENSEMBLE} drawn": _method(few, ENSEMBLE),
-        whole: _method(routes, every),
+        "merged": Method({name: merged_sample(part) for name, part in fixed.items()}),
+        "random route, one": Method(one),
+        f"routes, {ENSEMBLE} drawn": Method(few, ENSEMBLE),
+        "exact marginal" if exact else f"routes, all {every} drawn": Method(routes, every),
     }
-    if settings.dropout:
-        dropped = {name: dropout_samples(part, settings.dropout, settings.seed) for name, part in parts.items()}
-        methods[f"dropout, {settings.dropout} samples"] = _method(dropped, settings.dropout)
+    if passes := settings.dropout:
+        samples = {name: dropout_samples(part, passes, settings.seed) for name, part in fixed.items()}
+        methods[f"dropout, {passes} samples"] = Method(samples, passes)
     return methods
 
 
-def _apart(
-    members: Sequence[Path], here: Task, elsewhere: Task | None, rows: Mapping[str, list[Row]]
-) -> dict[str, Method]:
-    found: dict[str, list[FixedBatches]] = {name: [] for name in rows}
-    for folder in members:
-        single, tokenizer, _ = load_saved(folder)
-        for name, part in _fixed(single, here, elsewhere, tokenizer, rows).items():
-            found[name].append(part)
-    first = {name: member_samples(parts[:1]) for name, parts in found.items()}
-    together = {name: member_samples(parts) for name, parts in found.items()}
-    return {
-        "single adapter, one": _method(first, 1),
-        f"apart, {len(members)} trained": _method(together, len(members)),
-    }
-
-
-def _method(samples: Mapping[str, Samples], passes: int) -> Method:
-    return Method(samples["inside"], samples.get("held_out"), samples.get("outside"), passes)
-
-
-def _picked(samples: Samples, numbers: torch.Tensor) -> Samples:
-    return Samples(samples.logits[:, numbers], samples.labels, samples.source)
-
-
-# -- tables and pictures -----------------------------------------------------------------------------------
-
-
-def _of_rows(methods: Mapping[str, Method]) -> dict[str, DataFrame]:
+def _row_tables(methods: Mapping[str, Method]) -> dict[str, DataFrame]:
     """Tables with more than a row a method: reliability, risk_coverage, rows (each row's uncertainty)."""
     import pandas as pd
 
     bins, curves, rows = [], [], []
     for name, method in methods.items():
-        log_p, labels = marginal(method.inside.logits), method.inside.labels
-        right = log_p.argmax(-1) == labels
-        told = uncertainty(method.inside)
-        bins.append(reliability(log_p, labels).assign(method=name))
-        curves.append(risk_coverage(told["entropy"], right).assign(method=name))
-        rows.append(_frame(told).assign(method=name, where="inside", right=right.numpy()))
-        if method.outside is not None:
-            rows.append(_frame(uncertainty(method.outside)).assign(method=name, where="outside"))
+        inside = method.samples["inside"]
+        log_p, found = marginal(inside.logits), uncertainty(inside)
+        right = log_p.argmax(-1) == inside.labels
+        bins.append(reliability(log_p, inside.labels).assign(method=name))
+        curves.append(risk_coverage(found["entropy"], right).assign(method=name))
+        rows.append(_frame(found).assign(method=name, where="inside", right=right.numpy()))
+        if "outside" in method.samples:
+            rows.append(_frame(uncertainty(method.samples["outside"])).assign(method=name, where="outside"))
     return {"reliability": pd.concat(bins), "risk_coverage": pd.concat(curves), "rows": pd.concat(rows)}
 
 
-def _frame(told: Mapping[str, torch.Tensor]) -> DataFrame:
+def _frame(columns: Mapping[str, torch.Tensor]) -> DataFrame:
     import pandas as pd
 
-    return pd.DataFrame({name: values.numpy().round(7) for name, values in told.items()})
+    return pd.DataFrame({name: values.numpy().round(7) for name, values in columns.items()})
 
 
 def _write(out: Path, tables: Mapping[str, DataFrame], title: str, record: Mapping[str, Any]) -> None:
-    large = ("draws", "rows")
     for name, table in tables.items():
-        if name in large:
+        if name in ("draws", "rows"):  # large
             write_atomically(out / f"{name}.parquet", partial(table.to_parquet, index=False))
         else:
             write_text(out / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
@@ -413,16 +342,17 @@ def _write(out: Path, tables: Mapping[str, DataFrame], title: str, record: Mappi
 
 
 def _pictures(tables: Mapping[str, DataFrame], title: str) -> dict[str, plots.Picture]:
-    made = {
+    pictures = {
         "strategies": plots.plot_strategies(tables["draws"]),
         "reliability": plots.plot_reliability(tables["reliability"]),
         "risk_coverage": plots.plot_risk_coverage(tables["risk_coverage"]),
         "entropy": plots.plot_entropy(tables["uncertainty"]),
     }
     if "convergence" in tables:
-        made["convergence"] = plots.plot_convergence(tables["convergence"], title)
-    several = tables["rows"][tables["rows"]["mutual_information"] > 0]["method"].unique()
-    rows = tables["rows"][tables["rows"]["method"].isin(["merged", *several])]
+        pictures["convergence"] = plots.plot_convergence(tables["convergence"], title)
+    rows = tables["rows"]
+    several = rows.loc[rows["mutual_information"] > 0, "method"].unique()
+    rows = rows[rows["method"].isin(["merged", *several])]
     if (rows["where"] == "outside").any():
-        made["outside"] = plots.plot_inside_outside(rows)
-    return made
+        pictures["outside"] = plots.plot_inside_outside(rows)
+    return pictures

@@ -18,18 +18,19 @@ def made(rows, number, sharp, seed):
 
 @pytest.fixture
 def methods():
-    inside, held_out, outside = made(300, 8, 4.0, 0), made(200, 8, 4.0, 1), made(100, 8, 0.3, 2)
-    single = [Samples(s.logits[:, :1], s.labels, "one") for s in (inside, held_out, outside)]
-    return {"several": Method(inside, held_out, outside, 8), "one": Method(*single), "bare": Method(inside)}
+    made_of = {"inside": (300, 8, 4.0, 0), "held_out": (200, 8, 4.0, 1), "outside": (100, 8, 0.3, 2)}
+    samples = {name: made(*each) for name, each in made_of.items()}
+    single = {name: each.subset(torch.tensor([0])) for name, each in samples.items()}
+    return {"several": Method(samples, 8), "one": Method(single), "bare": Method({"inside": samples["inside"]})}
 
 
 def test_every_method_gets_the_same_measures(methods):
     table = compare_uncertainty(methods).set_index("method")
-    several, inside = table.loc["several"], methods["several"].inside
+    several, inside = table.loc["several"], methods["several"].samples["inside"]
     log_p = marginal(inside.logits)
     assert several["loss"] == pytest.approx(scores(log_p, inside.labels)["loss"])
     assert several["entropy"] == pytest.approx(several["expected_entropy"] + several["mutual_information"])
-    held_out = methods["several"].held_out
+    held_out = methods["several"].samples["held_out"]
     temperature = fit_temperature(marginal(held_out.logits), held_out.labels)
     assert several["temperature"] == pytest.approx(temperature)
     assert several["loss_scaled"] == pytest.approx(nll(tempered(log_p, temperature), inside.labels))

@@ -5,8 +5,8 @@ import tiny
 import tiny_task
 import torch
 
-from adamix_lab.analysis.calibration import compare_strategies, fixed_experts, scores, strategy_table, summary
-from adamix_lab.analysis.posterior import every_route, fix_batches, marginal, merged_sample, token_samples
+from adamix_lab.analysis.calibration import compare_strategies, scores, strategy_table, summary
+from adamix_lab.analysis.posterior import every_route, fix_batches, marginal
 from adamix_lab.training.evaluation import evaluate
 
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
@@ -58,10 +58,10 @@ def test_what_shares_a_route(mixture):
     every = every_route(fixed)
     # answers that name the route: sample s puts all of its mass on class s of 27
     named = torch.full((len(fixed), 27, 27), -50.0) + 100 * torch.eye(27)
-    from adamix_lab.analysis.calibration import _scopes
+    from adamix_lab.analysis.calibration import _scopes, _share_routes
     from adamix_lab.core.routing import generator_for
 
-    groups = {name: draw(named, generator_for(0)).argmax(-1) for name, draw in _scopes(fixed).items()}
+    groups = {name: _share_routes(named, group, generator_for(0)).argmax(-1) for name, group in _scopes(fixed).items()}
     assert len(groups["random-route"].unique()) == 1
     for rows, _ in fixed.batches:
         assert len(groups["random"][rows].unique()) == 1
@@ -94,5 +94,5 @@ def test_only_some_rows_and_bad_input(mixture):
     with pytest.raises(ValueError, match=r"No rows"):
         compare(mixture, rows=0)
     fixed = fix_batches(mixture, TASK, TOKENIZER)
-    parts = every_route(fixed), merged_sample(fixed), fixed_experts(fixed), token_samples(fixed, 1)
-    assert (strategy_table(fixed, *parts, draws=2, sizes=(2,))["passes"] <= 27).all()
+    table = strategy_table(fixed, every_route(fixed), draws=2, token_draws=1, sizes=(2,))
+    assert (table["passes"] <= 27).all()
