@@ -21,8 +21,6 @@ from adamix_lab.core.objective import TaskLoss, task_loss_of
 from adamix_lab.core.routing import RouteSpace
 from adamix_lab.core.views import Batch
 
-Score = Callable[[Tensor], float]
-
 
 def weighted(space: RouteSpace, weights: Sequence[float]) -> Tensor:
     """The same M coefficients at every site and side. Raises ValueError unless they lie on the simplex."""
@@ -34,7 +32,7 @@ def weighted(space: RouteSpace, weights: Sequence[float]) -> Tensor:
     return point.expand(*space.shape, -1).clone()
 
 
-def greedy(space: RouteSpace, score: Score) -> tuple[Tensor, list[int]]:
+def greedy(space: RouteSpace, score: Callable[[Tensor], float]) -> tuple[Tensor, list[int]]:
     """The greedy soup: experts join in the order of their own score while the soup does not get worse.
 
     score: of a mixture point on held-out data; higher is better. Returns the point `[sites, sides, M]` and the experts

@@ -153,8 +153,6 @@ def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
 # From two logit tensors `[..., C]` and an optional mask `[...]` of the positions that count, the mean over rows (for
 # generation over masked target tokens, as in the reference).
 
-Distance = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-
 
 def _rows(a: Tensor, b: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     if a.shape != b.shape:
@@ -207,7 +205,7 @@ def mean_squared_difference(a: Tensor, b: Tensor, mask: Tensor | None = None) ->
     return F.mse_loss(a, b)
 
 
-DISTANCES: dict[str, Distance] = {
+DISTANCES: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
     "reference": reference_kl,
     "symmetric": symmetric_kl,
     "jensen-shannon": jensen_shannon,
