@@ -8,7 +8,7 @@ own; elsewhere the two agree).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +19,6 @@ from torch import Generator, Tensor
 from adamix_lab.analysis.posterior import (
     FixedBatches,
     Samples,
-    drawn_routes,
-    every_route,
-    fix_batches,
     fixed_experts,
     marginal,
     merged_sample,
@@ -29,10 +26,7 @@ from adamix_lab.analysis.posterior import (
     uncertainty,
 )
 from adamix_lab.core.errors import LabError, positive
-from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
-from adamix_lab.fast.tree import LIMIT
-from adamix_lab.tasks.tasks import Task
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -253,41 +247,22 @@ ENSEMBLES = (2, 4, 8, 16)
 AVERAGES = ("logits", "probabilities")
 
 
-def compare_strategies(
-    mixture: MixtureModel, task: Task, tokenizer: Any, draws: int = 200, token_draws: int = 20, seed: int = 0,
-    limit: int = LIMIT, rows: int | None = None, batch_size: int = 16, max_length: int = 128,
-) -> DataFrame:  # fmt: skip
-    """Every strategy on the same batches, one tidy row a draw: see `strategy_table` for the columns.
+def strategy_table(
+    fixed: FixedBatches, routes: Samples, draws: int = 200, token_draws: int = 20, seed: int = 0
+) -> DataFrame:
+    """Every strategy on the same rows, one tidy row a draw.
 
     Args:
-        mixture: the trained mixture.
-        task: judged on its evaluation rows.
-        tokenizer: of the model.
+        fixed: the rows; those of a batch share a route in "random".
+        routes: their answers under all routes, or some that were drawn.
         draws: of each random strategy.
         token_draws: of a route a token, which shares nothing between draws.
         seed: of the draws.
-        limit: go through all routes where there are at most so many; else draw as many as `draws`.
-        rows: only the first so many evaluation rows.
-        batch_size: rows a batch, which share a route in "random".
-        max_length: tokens a row.
-
-    Raises ValueError for draws below 1, no rows, or a regression.
-    """
-    fixed = fix_batches(mixture, task, tokenizer, task.evaluation[:rows], batch_size, max_length)
-    routes = every_route(fixed, limit) if mixture.space.number <= limit else drawn_routes(fixed, draws, seed)
-    return strategy_table(fixed, routes, draws, token_draws, seed).assign(task=task.name)
-
-
-def strategy_table(
-    fixed: FixedBatches, routes: Samples, draws: int = 200, token_draws: int = 20, seed: int = 0,
-    sizes: Sequence[int] = ENSEMBLES,
-) -> DataFrame:  # fmt: skip
-    """The strategies on rows whose answers under (all, or some drawn) routes are there.
 
     Columns: strategy ("merged", "fixed", "random-route": one for all rows, "random": one a batch, "random-example",
     "random-token", "ensemble", "exact" or, of drawn routes, "monte-carlo"), average (of what, where something is
     averaged), passes (an answer takes), draw (its number; of "fixed" the expert), accuracy, loss in nats, brier, ece,
-    adaptive_ece, rows, routes, seed.
+    adaptive_ece, rows, routes, seed. Raises ValueError for draws below 1.
     """
     import pandas as pd
 
@@ -306,7 +281,7 @@ def strategy_table(
             add(strategy, "none", 1, n, _share_routes(log_p, groups, generator_for(seed, number, n)))
     for n, answers in enumerate(token_samples(fixed, token_draws, seed).log_probabilities.unbind(1)):
         add("random-token", "none", 1, n, answers)
-    for size in sizes:
+    for size in ENSEMBLES:
         for n in range(draws):
             picked = torch.randint(len(routes), (size,), generator=generator_for(seed, len(scopes) + size, n))
             for average in AVERAGES:

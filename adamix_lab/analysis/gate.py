@@ -34,20 +34,13 @@ class GateRecord:
 
     def balance(self) -> Tensor:
         """The balancing loss `M * sum_i f_i P_i`, mean over sites: 1 for an even load, M where one expert has all."""
-        losses = []
-        for choice, probability in zip(self.choices, self.probabilities, strict=True):
-            experts = probability.shape[-1]
-            share = torch.nn.functional.one_hot(choice, experts).float().flatten(0, -2).mean(0)  # f_i: no gradient
-            losses.append(experts * (share * probability.flatten(0, -2).mean(0)).sum())
-        return torch.stack(losses).mean()
+        means = torch.stack([probability.flatten(0, -2).mean(0) for probability in self.probabilities])  # P_i
+        return (means.shape[-1] * (self.load() * means).sum(-1)).mean()
 
     def load(self) -> Tensor:
-        """Share of tokens each expert serves, `[sites, M]`."""
-        rows = [
-            torch.bincount(c.flatten(), minlength=p.shape[-1]) / c.numel()
-            for c, p in zip(self.choices, self.probabilities, strict=True)
-        ]
-        return torch.stack(rows)
+        """Share of tokens each expert serves, `[sites, M]`: f_i, which has no gradient."""
+        pairs = zip(self.choices, self.probabilities, strict=True)
+        return torch.stack([torch.bincount(c.flatten(), minlength=p.shape[-1]) / c.numel() for c, p in pairs])
 
 
 _OPEN: ContextVar[GateRecord | None] = ContextVar("gate_record", default=None)
@@ -80,7 +73,7 @@ class SwitchLayer(nn.Module):
         probabilities = torch.softmax(x.to(self.gate.dtype) @ self.gate.mT, -1)
         chosen, choice = probabilities.max(-1)
         base = memoized(self.layer.base) if self.layer.adaptation.keeps_input else self.layer.base
-        y = self.layer.base(x) if not self.layer.adaptation.keeps_input else base(x)
+        y = base(x)
         change = torch.zeros_like(y, dtype=self.gate.dtype)
         for expert in range(self.gate.shape[0]):
             route = torch.tensor([min(expert, count - 1) for count in self.layer.counts()], device=x.device)

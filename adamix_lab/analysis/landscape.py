@@ -25,7 +25,7 @@ from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.objective import IGNORED, predicts_next
 from adamix_lab.core.saving import describe
 from adamix_lab.core.views import Batch
-from adamix_lab.tasks.batches import encode, sequential
+from adamix_lab.tasks.batches import encode, sequential, to_device
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.doctor import versions
 
@@ -177,7 +177,7 @@ def evaluate_points(
     with torch.no_grad(), evaluating(mixture):
         top, cache = above_prefix(mixture)
         for n in range(landscape.batches[0], len(batches)):
-            batch = cache({name: value.to(device) for name, value in batches[n].items()})
+            batch = cache(to_device(batches[n], device))
             landscape = landscape.add_batch(*_one_batch(top, points, batch, chunk))
             if store and (landscape.finished or time.monotonic() - written >= save_every):
                 save_landscape(landscape, store)

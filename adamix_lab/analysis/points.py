@@ -21,6 +21,7 @@ from adamix_lab.core.objective import reads_labels
 from adamix_lab.core.views import Batch, rows_of
 from adamix_lab.fast.blocks import cut_last_block, fan_out, plan_blocks
 from adamix_lab.fast.prefix import cached_prefix, shallow_copy
+from adamix_lab.tasks.batches import to_device
 
 Point = dict[str, Tensor]
 
@@ -279,7 +280,7 @@ def cache_batches(mixture: MixtureModel, batches: Sequence[Batch]) -> tuple[Mixt
     device, _ = device_and_dtype(mixture)
     with torch.no_grad(), evaluating(mixture):
         top, cache = above_prefix(mixture)
-        return top, [cache({name: value.to(device) for name, value in batch.items()}) for batch in batches]
+        return top, [cache(to_device(batch, device)) for batch in batches]
 
 
 def logits_at(mixture: MixtureModel, batch: Batch, points: Point) -> Tensor:

@@ -23,7 +23,7 @@ from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.fast.tree import LIMIT, free_memory, group_bytes, tree_logits
 from adamix_lab.fast.views import routed_logits
-from adamix_lab.tasks.batches import encode, sequential
+from adamix_lab.tasks.batches import encode, sequential, to_device
 from adamix_lab.tasks.rows import Row
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.evaluation import IndexedBatch, cache_batches
@@ -39,14 +39,12 @@ class Samples:
     Attributes:
         logits: `[rows, samples, classes]`, float32, on the CPU.
         labels: `[rows]`; -1 where a row has none.
-        source: what the samples are, for tables.
         exact: the samples are all routes there are, once each.
         routes: `[samples, sites, sides]` of samples that are routes.
     """
 
     logits: Tensor
     labels: Tensor
-    source: str
     exact: bool = False
     routes: Tensor | None = None
 
@@ -60,7 +58,7 @@ class Samples:
 
     def subset(self, numbers: Tensor) -> Samples:
         """Some of the samples, by number; one may be taken twice."""
-        return Samples(self.logits[:, numbers], self.labels, self.source)
+        return Samples(self.logits[:, numbers], self.labels)
 
 
 @dataclass(frozen=True)
@@ -113,10 +111,8 @@ def fix_batches(
     examples = encode(task.evaluation if rows is None else rows, task, tokenizer, max_length)
     labels = torch.tensor([int(example.pop("labels", torch.tensor(-1))) for example in examples])
     device = next(mixture.parameters()).device
-    batches = [
-        (numbers, {name: value.to(device) for name, value in batch.items()})
-        for numbers, batch in sequential(examples, batch_size, tokenizer.pad_token_id or 0)
-    ]
+    ordered = sequential(examples, batch_size, tokenizer.pad_token_id or 0)
+    batches = [(numbers, to_device(batch, device)) for numbers, batch in ordered]
     with torch.no_grad(), evaluating(mixture):
         top, cached = cache_batches(mixture, batches)
     return FixedBatches(mixture, batches, labels, top, cached)
@@ -128,7 +124,7 @@ def fix_batches(
 def every_route(fixed: FixedBatches, limit: int = LIMIT, memory: int | None = None) -> Samples:
     """All routes, by the tree. Raises ValueError where there are more than the limit, with what to do instead."""
     logits = fixed.gather(lambda model, batch, n: tree_logits(model, batch, limit, memory))
-    return Samples(logits, fixed.labels, "routes", exact=True, routes=fixed.mixture.space.enumerate(limit))
+    return Samples(logits, fixed.labels, exact=True, routes=fixed.mixture.space.enumerate(limit))
 
 
 def drawn_routes(fixed: FixedBatches, draws: int, seed: int = 0, memory: int | None = None) -> Samples:
@@ -137,7 +133,17 @@ def drawn_routes(fixed: FixedBatches, draws: int, seed: int = 0, memory: int | N
     Raises ValueError for draws below 1.
     """
     positive("draws (T)", draws)
-    routes = fixed.mixture.space.draw(generator_for(seed), (draws,))
+    return under_routes(fixed, fixed.mixture.space.draw(generator_for(seed), (draws,)), memory)
+
+
+def fixed_experts(fixed: FixedBatches) -> Samples:
+    """Each expert everywhere: one sample an expert, in their order."""
+    space = fixed.mixture.space
+    return under_routes(fixed, torch.stack([space.fixed(expert) for expert in range(space.experts)]))
+
+
+def under_routes(fixed: FixedBatches, routes: Tensor, memory: int | None = None) -> Samples:
+    """Given routes `[samples, sites, sides]`, each the same for all rows."""
 
     def answer(model: MixtureModel, batch: Batch, n: int) -> Tensor:
         available = free_memory(next(model.parameters()).device) if memory is None else memory
@@ -145,18 +151,7 @@ def drawn_routes(fixed: FixedBatches, draws: int, seed: int = 0, memory: int | N
         passes = [routed_logits(model, batch, part, "shared_prefix") for part in routes.split(at_once)]
         return torch.cat(passes).transpose(0, 1)
 
-    return Samples(fixed.gather(answer), fixed.labels, "routes", routes=routes)
-
-
-def fixed_experts(fixed: FixedBatches) -> Samples:
-    """Each expert everywhere: one sample an expert, in their order."""
-    space = fixed.mixture.space
-    routes = torch.stack([space.fixed(expert) for expert in range(space.experts)])
-
-    def answer(model: MixtureModel, batch: Batch, n: int) -> Tensor:
-        return torch.stack([model(selection=route, **batch).logits for route in routes], 1)
-
-    return Samples(fixed.gather(answer), fixed.labels, "fixed", routes=routes)
+    return Samples(fixed.gather(answer), fixed.labels, routes=routes)
 
 
 def merged_sample(fixed: FixedBatches) -> Samples:
@@ -166,7 +161,7 @@ def merged_sample(fixed: FixedBatches) -> Samples:
         with cut_last_block(model.model):
             return model(**batch).logits.unsqueeze(1)
 
-    return Samples(fixed.gather(answer), fixed.labels, "merged")
+    return Samples(fixed.gather(answer), fixed.labels)
 
 
 def token_samples(fixed: FixedBatches, draws: int, seed: int = 0) -> Samples:
@@ -178,7 +173,7 @@ def token_samples(fixed: FixedBatches, draws: int, seed: int = 0) -> Samples:
         routes = [model.space.draw(generator_for(seed, n, draw), (rows, tokens)) for draw in range(draws)]
         return torch.stack([model(selection=route, **batch).logits for route in routes], 1)
 
-    return Samples(fixed.gather(answer), fixed.labels, "random-token")
+    return Samples(fixed.gather(answer), fixed.labels)
 
 
 def dropout_samples(fixed: FixedBatches, draws: int, seed: int = 0) -> Samples:
@@ -199,7 +194,7 @@ def dropout_samples(fixed: FixedBatches, draws: int, seed: int = 0) -> Samples:
             torch.manual_seed(seed * 1_000_003 + n)
             return torch.stack([model.train()(**batch).logits for _ in range(draws)], 1)
 
-    return Samples(fixed.gather(answer, whole=True), fixed.labels, "dropout")
+    return Samples(fixed.gather(answer, whole=True), fixed.labels)
 
 
 def member_samples(members: Sequence[FixedBatches]) -> Samples:
@@ -213,7 +208,7 @@ def member_samples(members: Sequence[FixedBatches]) -> Samples:
         if not torch.equal(member.labels, members[0].labels):
             raise LabError("The members' rows differ: expected the same rows for each (fix_batches).")
     logits = torch.cat([merged_sample(member).logits for member in members], 1)
-    return Samples(logits, members[0].labels, "apart")
+    return Samples(logits, members[0].labels)
 
 
 # -- what they say about each row ------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -13,31 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from adamix_lab.analysis import plots
-from adamix_lab.analysis.calibration import (
-    Method,
-    compare_uncertainty,
-    reliability,
-    risk_coverage,
-    strategy_table,
-    summary,
-)
-from adamix_lab.analysis.landscape import METRICS, Landscape, evaluate_points, task_batches
+from adamix_lab.analysis import calibration, plots, posterior
+from adamix_lab.analysis.calibration import Method
+from adamix_lab.analysis.landscape import METRICS, Landscape, Say, evaluate_points, task_batches
 from adamix_lab.analysis.points import Point, Points, experts_of, line, plane, point_of, random_plane, simplex, square
-from adamix_lab.analysis.posterior import (
-    FixedBatches,
-    Samples,
-    convergence,
-    drawn_routes,
-    dropout_samples,
-    equivalent_routes,
-    every_route,
-    fix_batches,
-    marginal,
-    member_samples,
-    merged_sample,
-    uncertainty,
-)
+from adamix_lab.analysis.posterior import FixedBatches, Samples, merged_sample
 from adamix_lab.core.errors import LabError, one_of, positive, unknown
 from adamix_lab.core.files import write_atomically, write_text
 from adamix_lab.core.model import MixtureModel
@@ -98,10 +78,18 @@ def choose_device(device: str | None) -> str:
 
 
 def landscape_of(
-    name: str, kind: str = "plane", seed: int = 0, stage: str = "late", steps: int | None = None,
-    rows: int | None = None, batch_size: int = 64, dtype: str = "float32", device: str | None = None,
-    store: Path | None = None, say: Callable[[str], None] = print,
-) -> Landscape:  # fmt: skip
+    name: str,
+    kind: str = "plane",
+    seed: int = 0,
+    stage: str = "late",
+    steps: int | None = None,
+    rows: int | None = None,
+    batch_size: int = 64,
+    dtype: str = "float32",
+    device: str | None = None,
+    store: Path | None = None,
+    say: Say = print,
+) -> Landscape:
     """The landscape of a shipped twin, or of a saved folder, on the first rows of its task's evaluation set.
 
     Args:
@@ -138,9 +126,8 @@ def landscape_of(
 
 
 def write_landscapes(
-    names: Sequence[str], kind: str, folder: Path, metrics: Sequence[str] = ("loss",),
-    say: Callable[[str], None] = print, **settings: Any,
-) -> dict[str, Landscape]:  # fmt: skip
+    names: Sequence[str], kind: str, folder: Path, metrics: Sequence[str] = ("loss",), say: Say = print, **settings: Any
+) -> dict[str, Landscape]:
     """Evaluates one kind of landscape of several sets of experts and writes an array file each and a picture a metric.
 
     settings: of `landscape_of`. A run that was killed goes on when it is called again.
@@ -206,7 +193,7 @@ def write_posterior(
     outside: str | None = None,
     outside_text: Sequence[str] | None = None,
     members: Sequence[Path] = (),
-    say: Callable[[str], None] = print,
+    say: Say = print,
 ) -> dict[str, DataFrame]:
     """Tables and pictures of a saved mixture: strategies, convergence (of exact marginals), uncertainty.
 
@@ -233,22 +220,23 @@ def write_posterior(
     parts, description = _choose_rows(inner, outer, notes.get("recipe") or {}, settings)
     say(f"{inner.name}: {description}; {mixture.space.number:,} routes")
     fixed = _fix_parts(mixture, tokenizer, parts)
-    routes = {
-        name: every_route(part) if settings.routes is None else drawn_routes(part, settings.routes, settings.seed)
-        for name, part in fixed.items()
-    }
+    routes = {name: _under_routes(part, settings) for name, part in fixed.items()}
     say(f"routes answered after {time.perf_counter() - start:.0f} s")
     methods = _methods(fixed, routes, settings)
     if members:
         apart = [_fix_parts(*load_saved(member)[:2], parts) for member in members]
         methods["single adapter, one"] = Method({name: merged_sample(part) for name, part in apart[0].items()})
-        samples = {name: member_samples([member[name] for member in apart]) for name in parts}
+        samples = {name: posterior.member_samples([member[name] for member in apart]) for name in parts}
         methods[f"apart, {len(members)} trained"] = Method(samples, len(members))
-    draws = strategy_table(fixed["inside"], routes["inside"], settings.draws, settings.token_draws, settings.seed)
-    tables = {"draws": draws, "strategies": summary(draws), "uncertainty": compare_uncertainty(methods)}
-    if routes["inside"].exact:
+    inside, draws, seed = routes["inside"], settings.draws, settings.seed
+    table = calibration.strategy_table(fixed["inside"], inside, draws, settings.token_draws, seed)
+    tables = {"draws": table, "strategies": calibration.summary(table)}
+    tables["uncertainty"] = calibration.compare_uncertainty(methods)
+    worth = None
+    if inside.exact:
         merged = methods["merged"].samples["inside"]
-        tables["convergence"] = convergence(routes["inside"], merged, draws=settings.draws, seed=settings.seed)
+        tables["convergence"] = posterior.convergence(inside, merged, draws=draws, seed=seed)
+        worth = posterior.equivalent_routes(tables["convergence"])
     tables |= _row_tables(methods)
     record = {
         "task": inner.name, "outside": outer.name if outer else None, "rows": description,
@@ -256,8 +244,7 @@ def write_posterior(
         "mixture": {key: config.get(key) for key in ("adaptation", "experts", "share", "tied", "base")},
         "routes": mixture.space.number, "members": len(members), "recipe": notes.get("recipe"),
         "training_rows": notes.get("train_rows"), "interpretation": INTERPRETATION,
-        "merge_is_worth_routes": equivalent_routes(tables["convergence"]) if "convergence" in tables else None,
-        "seconds": round(time.perf_counter() - start, 1), "versions": versions(),
+        "merge_is_worth_routes": worth, "seconds": round(time.perf_counter() - start, 1), "versions": versions(),
     }  # fmt: skip
     _write(out, tables, f"{inner.name}, M = {mixture.space.experts}", record)
     say(tables["strategies"].to_string(index=False, float_format="{:.4f}".format))
@@ -288,7 +275,13 @@ def _choose_rows(inner: Task, outer: Task | None, recipe: Mapping[str, Any], set
 
 
 def _fix_parts(mixture: MixtureModel, tokenizer: Any, parts: Parts) -> dict[str, FixedBatches]:
-    return {name: fix_batches(mixture, task, tokenizer, rows) for name, (task, rows) in parts.items()}
+    return {name: posterior.fix_batches(mixture, task, tokenizer, rows) for name, (task, rows) in parts.items()}
+
+
+def _under_routes(part: FixedBatches, settings: Settings) -> Samples:
+    if settings.routes is None:
+        return posterior.every_route(part)
+    return posterior.drawn_routes(part, settings.routes, settings.seed)
 
 
 def _methods(fixed: Mapping[str, FixedBatches], routes: Mapping[str, Samples], settings: Settings) -> dict[str, Method]:
@@ -302,7 +295,7 @@ def _methods(fixed: Mapping[str, FixedBatches], routes: Mapping[str, Samples], s
         "exact marginal" if exact else f"routes, all {every} drawn": Method(routes, every),
     }
     if passes := settings.dropout:
-        samples = {name: dropout_samples(part, passes, settings.seed) for name, part in fixed.items()}
+        samples = {name: posterior.dropout_samples(part, passes, settings.seed) for name, part in fixed.items()}
         methods[f"dropout, {passes} samples"] = Method(samples, passes)
     return methods
 
@@ -314,13 +307,13 @@ def _row_tables(methods: Mapping[str, Method]) -> dict[str, DataFrame]:
     bins, curves, rows = [], [], []
     for name, method in methods.items():
         inside = method.samples["inside"]
-        log_p, found = marginal(inside.logits), uncertainty(inside)
+        log_p, found = posterior.marginal(inside.logits), posterior.uncertainty(inside)
         right = log_p.argmax(-1) == inside.labels
-        bins.append(reliability(log_p, inside.labels).assign(method=name))
-        curves.append(risk_coverage(found["entropy"], right).assign(method=name))
+        bins.append(calibration.reliability(log_p, inside.labels).assign(method=name))
+        curves.append(calibration.risk_coverage(found["entropy"], right).assign(method=name))
         rows.append(_frame(found).assign(method=name, where="inside", right=right.numpy()))
         if "outside" in method.samples:
-            rows.append(_frame(uncertainty(method.samples["outside"])).assign(method=name, where="outside"))
+            rows.append(_frame(posterior.uncertainty(method.samples["outside"])).assign(method=name, where="outside"))
     return {"reliability": pd.concat(bins), "risk_coverage": pd.concat(curves), "rows": pd.concat(rows)}
 
 

@@ -47,8 +47,8 @@ ELSEWHERE = {"sst2-m2": "SST-2, M = 2", "sst2-m4": "SST-2, M = 4", "mrpc-m2": "M
 
 def samples_of(answers: Answers) -> tuple[Samples, Samples]:
     """(every route, the merge) as `analysis.posterior` takes them."""
-    routes = Samples(answers.routes, answers.labels, "routes", exact=True, routes=answers.index)
-    return routes, Samples(answers.merged.unsqueeze(1), answers.labels, "merged")
+    routes = Samples(answers.routes, answers.labels, exact=True, routes=answers.index)
+    return routes, Samples(answers.merged.unsqueeze(1), answers.labels)
 
 
 def converging(answers: Answers, draws: int = DRAWS) -> DataFrame:

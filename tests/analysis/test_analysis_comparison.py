@@ -13,7 +13,7 @@ def made(rows, number, sharp, seed):
     shared = sharp * torch.randn(rows, 1, 2, generator=generator)
     logits = shared + torch.randn(rows, number, 2, generator=generator)
     labels = torch.multinomial((shared[:, 0] * 0.7).softmax(-1), 1, generator=generator)[:, 0]
-    return Samples(logits, labels, "made")
+    return Samples(logits, labels)
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import tiny
 import tiny_task
 import torch
 
-from adamix_lab.analysis.calibration import compare_strategies, scores, strategy_table, summary
-from adamix_lab.analysis.posterior import every_route, fix_batches, marginal
+from adamix_lab.analysis.calibration import scores, strategy_table, summary
+from adamix_lab.analysis.posterior import drawn_routes, every_route, fix_batches, marginal
 from adamix_lab.training.evaluation import evaluate
 
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
@@ -17,9 +17,9 @@ def mixture():
     return tiny.shake(tiny_task.mixture())
 
 
-def compare(model, **more):
-    settings = {"draws": 12, "token_draws": 2, "batch_size": 8} | more
-    return compare_strategies(model, TASK, TOKENIZER, **settings)
+def compare(model, rows=None, routes=None, **more):
+    fixed = fix_batches(model, TASK, TOKENIZER, TASK.evaluation[:rows], batch_size=8)
+    return strategy_table(fixed, (routes or every_route)(fixed), **({"draws": 12, "token_draws": 2} | more))
 
 
 def test_one_call_gives_one_tidy_table(mixture):
@@ -70,7 +70,7 @@ def test_what_shares_a_route(mixture):
 
 
 def test_where_routes_are_too_many_they_are_drawn(mixture):
-    table = compare(mixture, limit=26)
+    table = compare(mixture, routes=lambda fixed: drawn_routes(fixed, 12))
     assert "exact" not in set(table["strategy"])
     told = table[table["strategy"] == "monte-carlo"]
     assert set(told["passes"]) == {12} and len(told) == 2
@@ -94,5 +94,4 @@ def test_only_some_rows_and_bad_input(mixture):
     with pytest.raises(ValueError, match=r"No rows"):
         compare(mixture, rows=0)
     fixed = fix_batches(mixture, TASK, TOKENIZER)
-    table = strategy_table(fixed, every_route(fixed), draws=2, token_draws=1, sizes=(2,))
-    assert (table["passes"] <= 27).all()
+    assert (strategy_table(fixed, every_route(fixed), draws=2, token_draws=1)["passes"] <= 27).all()

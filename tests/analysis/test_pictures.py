@@ -58,8 +58,8 @@ def test_strategies():
 
 def test_convergence():
     generator = generator_for(0)
-    every = Samples(torch.randn(10, 16, 2, generator=generator), torch.zeros(10).long(), "routes", exact=True)
-    merged = Samples(every.logits.mean(1, keepdim=True), every.labels, "merged")
+    every = Samples(torch.randn(10, 16, 2, generator=generator), torch.zeros(10).long(), exact=True)
+    merged = Samples(every.logits.mean(1, keepdim=True), every.labels)
     table = converge(every, merged, sizes=(1, 4, 16), draws=20)
     picture = plots.plot_convergence(table, "tiny, M = 2")
     left, right = picture.figure.axes

@@ -24,11 +24,11 @@ def samples(rows=40, number=27, classes=3, spread=1.0, seed=0, exact=True):
     generator = generator_for(seed)
     shared = 2 * torch.randn(rows, 1, classes, generator=generator)
     logits = shared + spread * torch.randn(rows, number, classes, generator=generator)
-    return Samples(logits, torch.arange(rows) % classes, "routes", exact)
+    return Samples(logits, torch.arange(rows) % classes, exact)
 
 
 def one(logits, like):
-    return Samples(logits.unsqueeze(1), like.labels, "merged")
+    return Samples(logits.unsqueeze(1), like.labels)
 
 
 def test_probabilities_and_logits_are_averaged_apart():
@@ -49,13 +49,13 @@ def test_entropy_is_expected_entropy_plus_mutual_information(seed, spread):
 
 def test_extremes_by_hand():
     opposed = torch.tensor([[[100.0, -100.0], [-100.0, 100.0]]])
-    told = uncertainty(Samples(opposed, torch.tensor([0]), "routes"))
+    told = uncertainty(Samples(opposed, torch.tensor([0])))
     values = {name: float(value) for name, value in told.items()}
     assert values["entropy"] == pytest.approx(math.log(2))
     close.assert_close(values["expected_entropy"], 0.0, close.DOUBLE, scale=math.log(2))
     assert values["mutual_information"] == pytest.approx(math.log(2))
     assert values["disagreement"] == pytest.approx(0.5) and values["doubt"] == pytest.approx(0.5)
-    alike = uncertainty(Samples(opposed[:, :1].expand(1, 4, 2), torch.tensor([0]), "routes"))
+    alike = uncertainty(Samples(opposed[:, :1].expand(1, 4, 2), torch.tensor([0])))
     assert float(alike["mutual_information"]) == float(alike["disagreement"]) == 0
     assert float(entropy(torch.tensor([0.0, -math.inf]))) == 0
 

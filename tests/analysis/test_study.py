@@ -6,7 +6,7 @@ import pytest
 import tiny
 import tiny_task
 
-from adamix_lab.analysis import study
+from adamix_lab.analysis import posterior, study
 from adamix_lab.analysis.study import Settings, write_posterior
 from adamix_lab.tasks.tasks import hold_out
 
@@ -65,13 +65,13 @@ def test_it_writes_tables_pictures_with_alt_texts_and_a_record(saved, tmp_path):
 
 def test_temperatures_need_rows_that_training_did_not_see(saved, tmp_path, monkeypatch):
     seen = []
-    real = study.fix_batches
+    real = posterior.fix_batches
 
     def watch(mixture, task, tokenizer, rows):
         seen.append([row["sentence"] for row in rows])
         return real(mixture, task, tokenizer, rows)
 
-    monkeypatch.setattr(study, "fix_batches", watch)
+    monkeypatch.setattr(posterior, "fix_batches", watch)
     monkeypatch.setattr(study, "_pictures", lambda tables, title: {})
     write_posterior(tmp_path / "mixture", tmp_path / "out", SMALL, say=lambda line: None)
     dev = [row["sentence"] for row in hold_out(TASK.train, 0.2, 5)[1]]
