@@ -14,7 +14,7 @@ from makers import load_maker
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
 from adamix_lab.analysis.statistics import holm, t_interval
-from adamix_lab.lessons import ablations
+from adamix_lab.lessons import comparisons
 from adamix_lab.lessons.ablations import (
     COLUMNS,
     MAKERS,
@@ -79,7 +79,7 @@ def test_verdicts_in_words(scores):
 
     def verdict(values, adjusted):
         seeds = dict(enumerate(values))
-        return ablations.replace(some, by_seed=seeds, estimate=t_interval(values), adjusted=adjusted).verdict
+        return comparisons.replace(some, by_seed=seeds, estimate=t_interval(values), adjusted=adjusted).verdict
 
     assert verdict([1.0, 1.1, 0.9], 0.001) == "effect"
     assert verdict([1.0, 1.1, 0.9], 0.2) == "not decided by these runs"
@@ -129,7 +129,7 @@ def test_the_fewest_seeds_need_a_winner_and_stay_below(scores):
     some = compare(scores, "rte")[0]
 
     def fewest(values):
-        return fewest_seeds(ablations.replace(some, by_seed=dict(enumerate(values)), estimate=t_interval(values)))
+        return fewest_seeds(comparisons.replace(some, by_seed=dict(enumerate(values)), estimate=t_interval(values)))
 
     assert fewest([1.0, 1.1, 0.9]) == 1
     assert fewest([1.0, -1.1, 0.9]) is None  # no winner is known
@@ -228,7 +228,7 @@ def test_folders_without_results_are_told_where_the_learner_looks(folder, tmp_pa
 
 
 def test_results_that_are_not_shipped_are_told_with_their_command(monkeypatch, tmp_path):
-    monkeypatch.setattr(ablations, "data_root", lambda: tmp_path)
+    monkeypatch.setattr(comparisons, "data_root", lambda: tmp_path)
     for name, command in MAKERS.items():
         with pytest.raises(FileNotFoundError, match=name) as raised:
             open_results(name)
