@@ -128,7 +128,7 @@ def adamix(
 def apart_soup(
     model: nn.Module, seed: int = 0, size: int = 16, experts: int = EXPERTS, blocks: Blocks = None
 ) -> MixtureModel:
-    """The place of M single adapters trained apart: nothing shared, tied. `soup.train_apart` trains and fills it."""
+    """The place of M single adapters trained apart: nothing shared, tied. `train_apart` trains and fills it."""
     return attach(model, Bottleneck(size), experts, blocks=blocks, tied=True, seed=seed)
 
 
@@ -201,7 +201,7 @@ def baseline(name: str, model: nn.Module, seed: int = 0, **settings: Any) -> Mix
 
     Args:
         name: full, head, bitfit, houlsby, pfeiffer, lora, prefix, prompt, ia3, unipelt; the controls single, r-drop
-            (what sets it apart is its recipe), wide, apart-soup (trained by `soup.train_apart`); adamix. Train each
+            (what sets it apart is its recipe), wide, apart-soup (trained by `train_apart`); adamix. Train each
             with `fitted(name, recipe)`.
         model: a Hugging Face model with or without a head.
         seed: of what is drawn.

@@ -251,11 +251,11 @@ def _by_row(routes: Tensor, rows: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Trained:
-    """One run of a set.
+    """One run of a stack.
 
     Attributes:
         weights: as `trained_tensors` names them; `load_trained` puts them into the mixture.
-        history: its log rows; `seconds` are those of the whole set.
+        history: its log rows; `seconds` are those of the whole stack.
         failed: why its numbers are not to be used (a loss that is not finite); None for a sound run.
     """
 
@@ -342,7 +342,7 @@ def keep(
     failed: Sequence[str],
     facts: dict[str, Any],
 ) -> None:
-    """Writes where the set stands. Raises OSError where the disk is full; the last checkpoint is whole."""
+    """Writes where the stack stands. Raises OSError where the disk is full; the last checkpoint is whole."""
     parts = {
         "weights": {name: p.detach() for name, p in runs.stacked.items()},
         "optimizer": optimizer_tensors(runs.optimizer),
@@ -356,7 +356,7 @@ def keep(
 def resume(
     folder: Path, runs: StackedRuns, histories: Sequence[History], failed: list[str], facts: dict[str, Any]
 ) -> int:
-    """Puts a set back to where its newest checkpoint stood; returns the steps done. Raises ValueError for another's."""
+    """Puts a stack back to where its newest checkpoint stood; returns the steps done. Raises ValueError for another's."""
     folder.mkdir(parents=True, exist_ok=True)
     clear_temporary(folder)
     found = newest_checkpoint(folder)
