@@ -14,7 +14,7 @@ from torch import nn
 from adamix_lab.baselines.through_peft import Blocks, Prepared, ia3, lora, prefix, prompt, sites_of
 from adamix_lab.baselines.unipelt import UniPELT
 from adamix_lab.core.adaptations import Adaptation, Bottleneck, LoRA
-from adamix_lab.core.errors import LabError, positive, unknown
+from adamix_lab.core.errors import LabError, one_of, positive
 from adamix_lab.core.files import read_tensors, safe_join
 from adamix_lab.core.merging import stack_experts
 from adamix_lab.core.model import MixtureConfig, MixtureModel, attach, load_trained, trained_tensors
@@ -44,33 +44,30 @@ class Own(Adaptation):
     sides: ClassVar[tuple[str, ...]] = ()
 
 
-def full(model: nn.Module, seed: int = 0) -> MixtureModel:
+def full(model: nn.Module, head: Head, seed: int) -> Prepared:
     """Full fine-tuning: every weight trains."""
-    head = find_head(model)
-    return own_weights("full", model, all_weights(model, head), head, seed)
+    return model, all_weights(model, head), head
 
 
-def head_only(model: nn.Module, seed: int = 0) -> MixtureModel:
+def head_only(model: nn.Module, head: Head, seed: int) -> Prepared:
     """The head alone, on the frozen model. Raises ValueError where there is none."""
-    head = find_head(model)
     if not head:
         raise LabError(
             "head trains the task head, and this model has none: expected a classifier "
             "(AutoModelForSequenceClassification). Use another baseline for generation."
         )
-    return own_weights("head", model, [], head, seed)
+    return model, [], head
 
 
-def bitfit(model: nn.Module, seed: int = 0) -> MixtureModel:
+def bitfit(model: nn.Module, head: Head, seed: int) -> Prepared:
     """BitFit: the biases the model has, norms' included, and the head (Zaken et al., 2021); ValueError without."""
-    head = find_head(model)
     names = [name for name in all_weights(model, head) if name.endswith("bias")]
     if not names:
         raise LabError(
             f"bitfit trains biases, and a model of type {model_type(model)!r} has none: expected one with biases "
             '(BERT, RoBERTa, GPT-2). Use "lora", or the adaptation Bias, which adds them.'
         )
-    return own_weights("bitfit", model, names, head, seed)
+    return model, names, head
 
 
 def all_weights(model: nn.Module, head: Head) -> list[str]:
@@ -132,20 +129,16 @@ def apart_soup(
     return attach(model, Bottleneck(size), experts, blocks=blocks, tied=True, seed=seed)
 
 
-def own_weights(
-    name: str, model: nn.Module, own: list[str], head: Head, seed: int, settings: Mapping[str, Any] | None = None
-) -> MixtureModel:
-    """A model whose own weights train, with the attributes of a mixture and no site."""
-    config = MixtureConfig(Own(name, dict(settings or {})), 1, (), (), seed, own=tuple(own))
-    return MixtureModel(model, config, head)
+def own_weights(name: str, prepare: Callable[..., Prepared]) -> Callable[..., MixtureModel]:
+    """The maker of a baseline that trains the model's own weights, or what peft adds to them, and that has no site.
 
-
-def from_peft(name: str, prepare: Callable[..., Prepared]) -> Callable[..., MixtureModel]:
-    """The maker of a baseline that peft has."""
+    prepare: (model, head, seed, settings of its own) to the model, the names of what trains, and the head.
+    """
 
     def make(model: nn.Module, seed: int = 0, **settings: Any) -> MixtureModel:
-        wrapped, added, head = prepare(model, find_head(model), seed, **settings)
-        return own_weights(name, wrapped, added, head, seed, settings)
+        wrapped, names, head = prepare(model, find_head(model), seed, **settings)
+        config = MixtureConfig(Own(name, settings), 1, (), (), seed, own=tuple(names))
+        return MixtureModel(wrapped, config, head)
 
     make.__doc__ = prepare.__doc__
     make.__signature__ = inspect.signature(prepare)  # type: ignore[attr-defined]
@@ -171,15 +164,15 @@ class Baseline:
 
 
 BASELINES: dict[str, Baseline] = {
-    "full": Baseline(full, lr=2e-4, folds=True),
-    "head": Baseline(head_only, lr=1e-2, folds=True),
-    "bitfit": Baseline(bitfit, folds=True),
+    "full": Baseline(own_weights("full", full), lr=2e-4, folds=True),
+    "head": Baseline(own_weights("head", head_only), lr=1e-2, folds=True),
+    "bitfit": Baseline(own_weights("bitfit", bitfit), folds=True),
     "houlsby": Baseline(houlsby),
     "pfeiffer": Baseline(pfeiffer),
-    "lora": Baseline(from_peft("lora", lora), folds=True),
-    "prefix": Baseline(from_peft("prefix", prefix), lr=1e-2),
-    "prompt": Baseline(from_peft("prompt", prompt), lr=3e-2),
-    "ia3": Baseline(from_peft("ia3", ia3), lr=1e-2, folds=True),
+    "lora": Baseline(own_weights("lora", lora), folds=True),
+    "prefix": Baseline(own_weights("prefix", prefix), lr=1e-2),
+    "prompt": Baseline(own_weights("prompt", prompt), lr=3e-2),
+    "ia3": Baseline(own_weights("ia3", ia3), lr=1e-2, folds=True),
     "unipelt": Baseline(unipelt),
     "single": Baseline(single),
     "r-drop": Baseline(single, consistency=TWO_MASKS),
@@ -191,8 +184,7 @@ BASELINES: dict[str, Baseline] = {
 
 def get_baseline(name: str) -> Baseline:
     """The baseline of a name. Raises ValueError for an unknown one, with near misses."""
-    if name not in BASELINES:
-        raise unknown("Baseline", name, BASELINES)
+    one_of("Baseline", name, BASELINES)
     return BASELINES[name]
 
 
@@ -214,8 +206,7 @@ def baseline(name: str, model: nn.Module, seed: int = 0, **settings: Any) -> Mix
     make = get_baseline(name).make
     allowed = [n for n in inspect.signature(make).parameters if n not in ("model", "head", "seed")]
     for setting in settings:
-        if setting not in allowed:
-            raise unknown(f"Setting of {name}", setting, allowed or ["(none)"])
+        one_of(f"Setting of {name}", setting, allowed or ["(none)"])
     return make(model, seed=seed, **settings)
 
 

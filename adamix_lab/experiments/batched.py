@@ -104,6 +104,8 @@ class StackedRuns:
         stacked: `[R * M, ...]` for experts, `[R, ...]` for the head, run by run, by the names of `trained_tensors`.
         orders: each run's batches.
         routes: of the last step, `[views, sites, sides]` a run (with rows after the views where each has its own).
+        histories: each run's log.
+        failed: why a run's numbers are not to be used; "" for a sound one.
     """
 
     def __init__(
@@ -127,6 +129,7 @@ class StackedRuns:
         ]
         self.routers = [Router(student.space, recipe.seed, recipe.per) for recipe in recipes]
         self.routes: list[Tensor] = []
+        self.histories, self.failed = [History() for _ in recipes], [""] * len(recipes)
         self.clip = torch.tensor([recipe.clip or math.inf for recipe in recipes], device=device)
         self.optimizer = self._optimizer()
 
@@ -236,6 +239,57 @@ class StackedRuns:
         masks = [list(on_route(self.student, routes).values()) for routes in self.routes]
         return {self.stacked[name]: torch.cat([each[n] for each in masks]) for n, name in enumerate(names)}
 
+    # -- log and checkpoints ----------------------------------------------------------------------------
+
+    def log(self, step: int, total: int, seconds: float, losses: Sequence[Losses]) -> None:
+        """Adds rows as `train` logs them; keeps in `failed` what is wrong with a run's loss."""
+        for n, (recipe, history, own) in enumerate(zip(self.recipes, self.histories, losses, strict=True)):
+            history.steps, history.seconds = step, seconds
+            if self.failed[n] or (step % recipe.log_every and step not in (1, total)):
+                continue
+            loss, task, agree = (float(value.detach()) for value in own[:3])
+            if math.isfinite(loss):
+                row = {"step": step, "loss": loss, "task": task, "consistency": agree}
+                route = self.routes[n].tolist() if recipe.per == "batch" else None
+                lr = recipe.lr * recipe.rate(step - 1, total)
+                history.rows.append({**row, "lr": lr, "seconds": round(seconds, 3), "route": route})
+            else:
+                self.failed[n] = f"the loss at step {step} is {loss}: lower lr (now {recipe.lr}) or raise warmup"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Which runs these are; a checkpoint of others is refused."""
+        return {"recipes": [asdict(recipe) for recipe in self.recipes], "rows": [len(own) for own in self.examples]}
+
+    def keep(self, folder: Path) -> None:
+        """Writes where the stack stands. Raises OSError where the disk is full; the last checkpoint is whole."""
+        parts = {
+            "weights": {name: p.detach() for name, p in self.stacked.items()},
+            "optimizer": optimizer_tensors(self.optimizer),
+            "generators": generator_states(self.clip.device),
+        }
+        tensors = {f"{part}.{name}": tensor for part, own in parts.items() for name, tensor in own.items()}
+        first = self.histories[0]
+        logs = {"rows": [history.rows for history in self.histories], "failed": self.failed, "seconds": first.seconds}
+        write_checkpoint(folder, first.steps, tensors, {"run": self.facts, **logs})
+
+    def resume(self, folder: Path) -> None:
+        """Puts the stack back to where its newest checkpoint stood. Raises ValueError for another stack's."""
+        folder.mkdir(parents=True, exist_ok=True)
+        clear_temporary(folder)
+        found = newest_checkpoint(folder)
+        if found is None:
+            return
+        check_same_run(found.facts["run"], self.facts, found.path)
+        with torch.no_grad():
+            for name, tensor in found.part("weights").items():
+                self.stacked[name].copy_(tensor)
+        load_optimizer(self.optimizer, found.part("optimizer"))
+        set_generator_states(found.part("generators"), self.clip.device)
+        self.failed, seconds = found.facts["failed"], found.facts["seconds"]
+        kept = {"steps": found.step, "seconds": seconds, "resumed_from": found.step}
+        self.histories = [History(rows, **kept) for rows in found.facts["rows"]]
+
 
 def _copies(name: str, weight: Tensor) -> Tensor:
     return weight if name.startswith("experts.") else weight[None]
@@ -299,76 +353,19 @@ def train_batched(
     if len(totals) > 1:
         raise LabError(f"The runs take {sorted(totals)} steps: expected equally many. Give steps instead of epochs.")
     (total,) = totals
-    histories, failed = [History() for _ in recipes], [""] * len(recipes)
-    facts = {"recipes": [asdict(recipe) for recipe in recipes], "rows": [len(own) for own in examples]}
-    first = 0 if folder is None else resume(folder, runs, histories, failed, facts)
-    began = time.perf_counter() - histories[0].seconds
+    if folder is not None:
+        runs.resume(folder)
+    first, began = runs.histories[0].steps, time.perf_counter() - runs.histories[0].seconds
     for step in tqdm(range(first, total), initial=first, total=total, disable=None if progress else True):
         mixture.train()
         with accelerator.autocast():
             losses = runs.losses(step, pad, accelerator.device)
         runs.update(losses, [recipe.rate(step, total) for recipe in recipes])
-        for n, (recipe, history) in enumerate(zip(recipes, histories, strict=True)):
-            history.steps, history.seconds = step + 1, time.perf_counter() - began
-            if not failed[n] and ((step + 1) % recipe.log_every == 0 or step + 1 in (1, total)):
-                failed[n] = _log(history, losses[n], recipe, recipe.rate(step, total), runs.routes[n])
+        runs.log(step + 1, total, time.perf_counter() - began, losses)
         if folder is not None and ((step + 1) % (recipes[0].checkpoint_every or total) == 0 or step + 1 == total):
-            keep(folder, step + 1, runs, histories, failed, facts)
+            runs.keep(folder)
         if on_step is not None:
             on_step(step + 1, runs)
     mixture.eval()
-    return [Trained(runs.weights(n), history, failed[n] or None) for n, history in enumerate(histories)]
-
-
-def _log(history: History, losses: Losses, recipe: Recipe, factor: float, routes: Tensor) -> str:
-    """Adds a row as `train` logs it; answers what is wrong with it, or nothing."""
-    loss, task, agree = (float(value.detach()) for value in losses[:3])
-    if not math.isfinite(loss):
-        return f"the loss at step {history.steps} is {loss}: lower lr (now {recipe.lr}) or raise warmup"
-    row = {"step": history.steps, "loss": loss, "task": task, "consistency": agree, "lr": recipe.lr * factor}
-    route = routes.tolist() if recipe.per == "batch" else None
-    history.rows.append({**row, "seconds": round(history.seconds, 3), "route": route})
-    return ""
-
-
-# -- checkpoints -------------------------------------------------------------------------------------------
-
-
-def keep(
-    folder: Path,
-    step: int,
-    runs: StackedRuns,
-    histories: Sequence[History],
-    failed: Sequence[str],
-    facts: dict[str, Any],
-) -> None:
-    """Writes where the stack stands. Raises OSError where the disk is full; the last checkpoint is whole."""
-    parts = {
-        "weights": {name: p.detach() for name, p in runs.stacked.items()},
-        "optimizer": optimizer_tensors(runs.optimizer),
-        "generators": generator_states(next(iter(runs.stacked.values())).device),
-    }
-    tensors = {f"{part}.{name}": tensor for part, own in parts.items() for name, tensor in own.items()}
-    logs = {"rows": [h.rows for h in histories], "failed": list(failed), "seconds": histories[0].seconds}
-    write_checkpoint(folder, step, tensors, {"run": facts, **logs})
-
-
-def resume(
-    folder: Path, runs: StackedRuns, histories: Sequence[History], failed: list[str], facts: dict[str, Any]
-) -> int:
-    """Puts a stack back to where its newest checkpoint stood; returns the steps done. Raises ValueError for another's."""
-    folder.mkdir(parents=True, exist_ok=True)
-    clear_temporary(folder)
-    found = newest_checkpoint(folder)
-    if found is None:
-        return 0
-    check_same_run(found.facts["run"], facts, found.path)
-    with torch.no_grad():
-        for name, tensor in found.part("weights").items():
-            runs.stacked[name].copy_(tensor)
-    load_optimizer(runs.optimizer, found.part("optimizer"))
-    set_generator_states(found.part("generators"), next(iter(runs.stacked.values())).device)
-    for n, history in enumerate(histories):
-        history.rows, history.steps, history.seconds = found.facts["rows"][n], found.step, found.facts["seconds"]
-        history.resumed_from, failed[n] = found.step, found.facts["failed"][n]
-    return found.step
+    found = zip(runs.histories, runs.failed, strict=True)
+    return [Trained(runs.weights(n), history, failed or None) for n, (history, failed) in enumerate(found)]

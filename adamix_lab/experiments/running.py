@@ -23,11 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.analysis.posterior import marginal
-from adamix_lab.baselines.making import BASELINES, Costs, baseline, costs, ensemble, mean_of, train_apart
+from adamix_lab.baselines.making import BASELINES, baseline, costs, ensemble, mean_of, train_apart
 from adamix_lab.baselines.probe import linear_probe
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import write_tensors
-from adamix_lab.core.model import MixtureModel, evaluating, trained_tensors
+from adamix_lab.core.model import MixtureModel, trained_tensors
+from adamix_lab.core.views import Batch
 from adamix_lab.experiments.grid import DEFAULTS, Run, settings_of
 from adamix_lab.experiments.results import CURVES, PREDICTIONS, RESULTS, parquet
 from adamix_lab.fast.prefix import cached_prefix
@@ -37,7 +38,7 @@ from adamix_lab.tasks.batches import Encoder, Example, TextsCut, collate, encode
 from adamix_lab.tasks.prompts import PROMPTS, load_prompted, prompt_encoder
 from adamix_lab.tasks.tasks import PAPER_TASKS, Task, few_shot, hold_out, load_task, subsample
 from adamix_lab.training.doctor import versions
-from adamix_lab.training.evaluation import Evaluation, IndexedBatch, evaluate_batches, judge
+from adamix_lab.training.evaluation import Evaluation, IndexedBatch, evaluate_batches
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.report import step_operations
 from adamix_lab.training.run import identify, newest_checkpoint, read_log
@@ -169,12 +170,10 @@ def prepare(run: Run) -> Prepared:
 
     training = encoded("train", task.train, *((run.examples, run.seed) if run.examples else ()))
     judged = {}
-    for part in task.evaluation_tasks():
-        name = part.name.removeprefix(task.name).lstrip("-")
-        examples = encoded(f"judged{name and ', '}{name}", part.evaluation)
+    for name, part in parts_to_judge(task):
+        examples = encoded(f"judged, {name}" if name else "judged", part.evaluation)
         judged[name] = list(sequential(examples, JUDGED_AT_ONCE, pad))
-    recipe, cost = recipe_of(run, task), 0
-    batch = to_device(collate(training[: run.batch_size], pad), device)
+    recipe, batch = recipe_of(run, task), to_device(collate(training[: run.batch_size], pad), device)
     subject = mixture
     if run.method == "apart-soup":  # one of them trains at a time
         single, _ = mixture_of(replace(run, method="single", variant=""), task)
@@ -183,6 +182,11 @@ def prepare(run: Run) -> Prepared:
     if run.compute == "compute":
         recipe = replace(recipe, steps=equal_steps(run, cost))
     return Prepared(mixture, pad, task, recipe, training, judged, cost, tuple(notes))
+
+
+def parts_to_judge(task: Task) -> list[tuple[str, Task]]:
+    """The task under "", and for each further set of rows its name and the task judged on those."""
+    return [(part.name.removeprefix(task.name).lstrip("-"), part) for part in task.evaluation_tasks()]
 
 
 def task_of(run: Run) -> Task:
@@ -376,23 +380,22 @@ def curve_rows(log: Sequence[Mapping[str, Any]], before: int = 0) -> list[dict[s
 
 def judged(run: Run, prepared: Prepared, trained: Trained) -> dict[str, bytes]:
     """The run's three tables as Parquet files."""
-    start = time.perf_counter()
-    mixture, metrics = trained.mixture, prepared.task.metrics
+    start, mixture, metrics = time.perf_counter(), trained.mixture, prepared.task.metrics
     device = next(mixture.parameters()).device
     results: list[tuple[str, Evaluation]] = []
     for name, batches in prepared.judged.items():
         there = [(rows, to_device(batch, device)) for rows, batch in batches]
         if name:
-            results.append((name, evaluate_batches(mixture, there, "merged", run.seed, metrics)))
+            found = [evaluate_batches(mixture, there, "merged", run.seed, metrics)]
         else:
-            results += [("", result) for result in strategies(run, mixture, there, metrics)]
-    results += [("", result) for result in trained.parts]
+            found = [*strategies(run, mixture, there, metrics), *trained.parts]
+        results += [(name, result) for result in found]
     count, parts = costs(run.method, mixture), parts_of(run)
     if run.method == "apart-soup":
         count = replace(count, trained=count.stored * parts)
     steps = (prepared.recipe.steps or 0) * parts
-    seconds = (trained.seconds, time.perf_counter() - start)
-    return tables(run, results, trained.curve, steps, prepared.cost * steps, seconds, count)
+    facts = {"steps": steps, "operations": float(prepared.cost * steps), "seconds": trained.seconds, **vars(count)}
+    return tables(run, results, trained.curve, evaluation_seconds=time.perf_counter() - start, **facts)
 
 
 def strategies(
@@ -400,29 +403,22 @@ def strategies(
 ) -> list[Evaluation]:
     """Every strategy that can differ, on the same batches; the exact average where the routes are few enough.
 
-    Of several draws of random routes the first stands beside the other strategies, the rest at the end.
+    The exact average is of probabilities (Eq. 7), or of a regression's numbers. Of several draws of random routes the
+    first stands beside the other strategies, the rest at the end.
     """
-    several = mixture.space.number > 1
-    names = STRATEGIES if several else STRATEGIES[:1]
-    results = [evaluate_batches(mixture, there, name, run.seed, metrics) for name in names]
-    if several and mixture.space.number <= run.exact:
-        results.append(exact(mixture, there, run.exact, metrics))
-    seeds = [run.seed + DRAWS_APART * draw for draw in range(1, run.draws)] if several else []
+    number = mixture.space.number
+    if number == 1:
+        return [evaluate_batches(mixture, there, STRATEGIES[0], run.seed, metrics)]
+
+    def every_route(mixture: MixtureModel, inputs: Batch, generator: torch.Generator) -> Tensor:
+        logits = tree_logits(mixture, inputs, run.exact)
+        return logits.mean(1) if logits.shape[-1] == 1 else marginal(logits)
+
+    results = [evaluate_batches(mixture, there, name, run.seed, metrics) for name in STRATEGIES]
+    if number <= run.exact:
+        results.append(evaluate_batches(mixture, there, "exact", run.seed, metrics, (every_route, number)))
+    seeds = [run.seed + DRAWS_APART * draw for draw in range(1, run.draws)]
     return results + [evaluate_batches(mixture, there, "random", seed, metrics) for seed in seeds]
-
-
-def exact(mixture: MixtureModel, batches: Sequence[IndexedBatch], limit: int, metrics: tuple[str, ...]) -> Evaluation:
-    """The average over all routes: of probabilities (Eq. 7), or of a regression's numbers."""
-    order: list[int] = []
-    answers, labels = [], []
-    with torch.no_grad(), evaluating(mixture):
-        for rows, batch in batches:
-            logits = tree_logits(mixture, {name: value for name, value in batch.items() if name != "labels"}, limit)
-            answers.append((logits.mean(1) if logits.shape[-1] == 1 else marginal(logits)).float().cpu())
-            labels.append(batch["labels"].cpu())
-            order += rows
-    back = torch.tensor(order).argsort()
-    return judge("exact", mixture.space.number, torch.cat(answers)[back], torch.cat(labels)[back], metrics)
 
 
 def probed(run: Run) -> dict[str, bytes]:
@@ -430,34 +426,26 @@ def probed(run: Run) -> dict[str, bytes]:
     task = task_of(run)
     model, tokenizer = load(run, task)
     start = time.perf_counter()
-    results = [
-        (part.name.removeprefix(task.name).lstrip("-"), linear_probe(model, part, tokenizer, max_length=run.max_length))
-        for part in task.evaluation_tasks()
-    ]
+    results = []
+    for name, part in parts_to_judge(task):
+        result = linear_probe(model, part, tokenizer, max_length=run.max_length)
+        results.append((name, replace(result, strategy="merged")))
     outputs = 1 if task.num_labels <= 2 else task.num_labels  # of two classes one is enough
     weights = outputs * (int(model.config.hidden_size) + 1)
-    merged = [(name, replace(result, strategy="merged")) for name, result in results]
-    seconds = (time.perf_counter() - start, 0.0)
-    return tables(run, merged, [], 0, 0, seconds, Costs(weights, weights, weights))
+    facts = {"steps": 0, "operations": 0.0, "seconds": time.perf_counter() - start, "evaluation_seconds": 0.0}
+    return tables(run, results, [], **facts, **dict.fromkeys(("trained", "stored", "inference"), weights))
 
 
 def tables(
-    run: Run,
-    results: Sequence[tuple[str, Evaluation]],
-    curve: Sequence[Mapping[str, Any]],
-    steps: int,
-    operations: int,
-    seconds: tuple[float, float],
-    count: Costs,
+    run: Run, results: Sequence[tuple[str, Evaluation]], curve: Sequence[Mapping[str, Any]], **facts: float
 ) -> dict[str, bytes]:
-    """The files of a run's results, (name of further rows, evaluation); seconds: of training, of judging."""
+    """The files of a run's results, (name of further rows, evaluation). facts: what the run took, as the columns."""
     found, settings = versions(), vars(run)
     names = "task variant method experts size share consistency routing examples seed compute".split()
     common = {
         "run": run.key,
         **{name: settings[name] for name in names},
-        **{"steps": steps, "operations": float(operations), "seconds": seconds[0], "evaluation_seconds": seconds[1]},
-        **vars(count),
+        **facts,
         "device": found["device"],
         "versions": json.dumps(found, sort_keys=True),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -474,30 +462,21 @@ def tables(
 
 def metric_rows(result: Evaluation, further: str = "") -> list[dict[str, Any]]:
     """The task's metrics, its own first (`primary`), and the loss; those of further rows carry their name."""
-    values = {**result.main_metrics, "loss": result.loss}
+    suffix = f", {further}" if further else ""
     return [
-        {
-            "strategy": result.strategy,
-            "metric": f"{name}, {further}" if further else name,
-            "primary": n == 0 and not further,
-            "value": float(value),
-        }
-        for n, (name, value) in enumerate(values.items())
+        {"strategy": result.strategy, "metric": name + suffix, "primary": not (n or further), "value": float(value)}
+        for n, (name, value) in enumerate({**result.main_metrics, "loss": result.loss}.items())
     ]
 
 
 def prediction_rows(result: Evaluation) -> list[dict[str, Any]]:
     """One row an example: label, prediction, and the label's probability (nan for a regression)."""
     log_p, labels = result.log_probabilities, result.labels
-    classes = log_p.shape[-1] > 1
-    likely = log_p.gather(1, labels.long().unsqueeze(1)).exp().squeeze(1).tolist() if classes else None
+    likely = torch.full(labels.shape, math.nan)
+    if log_p.shape[-1] > 1:
+        likely = log_p.gather(1, labels.long().unsqueeze(1)).exp().squeeze(1)
+    names = ("label", "prediction", "probability_of_label")
+    values = zip(*(column.double().tolist() for column in (labels, result.predictions, likely)), strict=True)
     return [
-        {
-            "strategy": result.strategy,
-            "row": n,
-            "label": float(label),
-            "prediction": float(prediction),
-            "probability_of_label": likely[n] if likely else math.nan,
-        }
-        for n, (label, prediction) in enumerate(zip(labels.tolist(), result.predictions.tolist(), strict=True))
+        {"strategy": result.strategy, "row": n, **dict(zip(names, row, strict=True))} for n, row in enumerate(values)
     ]

@@ -119,17 +119,25 @@ def evaluate(
 
 
 def evaluate_batches(
-    mixture: MixtureModel, batches: Sequence[IndexedBatch], strategy: str, seed: int = 0, metrics: Sequence[str] = ()
+    mixture: MixtureModel,
+    batches: Sequence[IndexedBatch],
+    strategy: str,
+    seed: int = 0,
+    metrics: Sequence[str] = (),
+    own: tuple[Strategy, int] | None = None,
 ) -> Evaluation:
-    """One strategy on batches with labels, each given with its rows' original numbers."""
-    function, passes = STRATEGIES[strategy]
+    """One strategy on batches with labels, each given with its rows' original numbers.
+
+    own: another strategy than those of the table, and its passes; `strategy` is then its name.
+    """
+    function, passes = own or STRATEGIES[strategy]
     order: list[int] = []
     answers, labels = [], []
     with torch.no_grad(), evaluating(mixture):
         for n, (rows, batch) in enumerate(batches):
             inputs = {name: value for name, value in batch.items() if name != "labels"}
-            # A route a token needs every token at every site: then nothing is cut.
-            with nullcontext() if strategy == "random-token" else cut_last_block(mixture.model):
+            # A route a token needs every token at every site: then nothing is cut, nor where it is not known.
+            with nullcontext() if own or strategy == "random-token" else cut_last_block(mixture.model):
                 answers.append(function(mixture, inputs, generator_for(seed, n)).float().cpu())
             labels.append(batch["labels"].cpu())
             order += rows
