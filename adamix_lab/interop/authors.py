@@ -1,4 +1,4 @@
-"""The authors' checkpoints (`pytorch_model_*_expert_soup.bin`): read as the experts of a mixture, and written.
+"""The authors' checkpoints (`pytorch_model_*_expert_soup.bin`): read as the experts of a mixture.
 
 M, sizes and sharing are inferred from the tensors. Keys (REFERENCE 5 G), by block:
 
@@ -142,28 +142,6 @@ def infer_adaptation(stacks: Stacks, alpha: float | None) -> tuple[Adaptation, i
         raise LabError("The files hold LoRA and do not tell its alpha: expected alpha=, 32 in the authors' scripts.")
     rank, width = named["B0"].shape[2], named["B0"].shape[1]
     return LoRA(rank=rank, alpha=alpha, slices=((0, width), (2 * width, 3 * width))), experts, share
-
-
-def authors_state_dict(mixture: MixtureModel) -> dict[str, Tensor]:
-    """The experts and the head under the authors' names, as `torch.save` of it gives their file.
-
-    mixture: bottlenecks at `output.dense` or `mlp.c_proj`, or LoRA on q and v of `attn.c_attn`.
-    """
-    state: dict[str, Tensor] = {name: p.detach().clone() for name, p in mixture.head_parameters()}
-    back = {name: key for key, name in _NAMES.items()}
-    for path, layer in mixture.sites.items():
-        block = path.rpartition(".")[0]
-        if isinstance(layer.adaptation, LoRA):
-            for side in "AB":
-                halves = zip(layer.experts[f"{side}0"], layer.experts[f"{side}1"], strict=True)
-                for n, pair in enumerate(halves):
-                    state[f"{path}.experts_lora_{side}.{n}"] = torch.cat([half.detach() for half in pair])
-            continue
-        for name, stacked in layer.experts.items():
-            half, what = back[name]
-            for n, one in enumerate(stacked):
-                state[f"{block}.ExpertSoup.MoA_{half}.deepspeed_experts.{n}.{what}"] = one.detach().clone()
-    return state
 
 
 # -- Foreign `.bin` files: tensors and nothing else. No code in them is run, no size in them is believed --

@@ -8,11 +8,12 @@ import pytest
 import reference
 import tiny
 import torch
+from authors_writer import authors_state_dict
 
 from adamix_lab import import_authors
 from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.numerics import relative_difference
-from adamix_lab.interop.authors import authors_state_dict, read_pickle
+from adamix_lab.interop.authors import read_pickle
 
 
 @pytest.mark.parametrize("name", reference.NAMES)

@@ -4,12 +4,12 @@ import pytest
 import tiny
 import tiny_task
 import torch
+from authors_writer import authors_state_dict
 from typer.testing import CliRunner
 
 from adamix_lab import load, save
 from adamix_lab.cli import main as cli
 from adamix_lab.core.adaptations import Bottleneck, LoRA
-from adamix_lab.interop.authors import authors_state_dict
 
 
 def command(*arguments):

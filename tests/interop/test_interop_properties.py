@@ -7,11 +7,11 @@ import close
 import pytest
 import tiny
 import torch
+from authors_writer import authors_state_dict
 
 from adamix_lab import import_authors, import_peft, load, merge, save
 from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA
 from adamix_lab.core.model import trained_tensors
-from adamix_lab.interop.authors import authors_state_dict
 from adamix_lab.interop.peft import write_peft
 
 hypothesis = pytest.importorskip("hypothesis")
