@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from adamix_lab.analysis.statistics import t_interval
-from adamix_lab.lessons.checks.telling import call, close, compare, number, passed, wrong
+from adamix_lab.lessons.checks.telling import call, close, compare, number, passed, several, wrong
 
 Interval = Callable[[Sequence[float], Sequence[float]], Any]
 CASES = (
@@ -23,9 +23,7 @@ def check_paired_interval(interval: Interval) -> None:
     first, second: scores of the same seeds, in the same order.
     """
     for first, second in CASES:
-        answer = call(interval, list(first), list(second))
-        if not isinstance(answer, tuple | list) or len(answer) != 3:
-            wrong("The answer", "three numbers, (mean, low, high)", answer)
+        answer = several(call(interval, list(first), list(second)), 3, "three numbers, (mean, low, high)")
         mean, low, high = (number(value, "A number of the interval") for value in answer)
         gaps = [a - b for a, b in zip(first, second, strict=True)]
         expected, case = t_interval(gaps), f"{len(gaps)} seeds"

@@ -10,7 +10,7 @@ from torch import Tensor
 from adamix_lab.core.adaptations import Adaptation
 from adamix_lab.core.mixture import declared_weights
 from adamix_lab.core.routing import generator_for
-from adamix_lab.lessons.checks.telling import call, compare, number, passed, same, wrong
+from adamix_lab.lessons.checks.telling import call, compare, match, number, passed, same, wrong
 
 SHAPES = {"A": "[rank, in]", "B": "[out, rank]", "gate": "[out]"}
 
@@ -46,7 +46,7 @@ def check_gated_lora(adaptation: type[Adaptation]) -> None:
         wrong("Calls of the frozen layer", 1, len(calls), "Call base(x) once and keep what it answers.")
     one = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
     other = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-    _same(call(made.apply, base, x, one, False), _output(x, frozen, one), x, frozen, one)
+    _check_output(call(made.apply, base, x, one, False), x, frozen, one)
     both = {name: torch.stack([one[name], other[name]]) for name in shapes}
     expected = torch.cat([_output(x[:2], frozen, one), _output(x[2:], frozen, other)])
     try:
@@ -64,17 +64,14 @@ def _output(x: Tensor, frozen: Tensor, w: dict[str, Tensor]) -> Tensor:
     return x @ frozen.T + w["gate"] * (x @ w["A"].T @ w["B"].T)
 
 
-def _same(came: Tensor, expected: Tensor, x: Tensor, frozen: Tensor, w: dict[str, Tensor]) -> None:
-    if same(came, expected):
-        return
+def _check_output(came: Tensor, x: Tensor, frozen: Tensor, w: dict[str, Tensor]) -> None:
     y, update = x @ frozen.T, x @ w["A"].T @ w["B"].T
     mistakes = {
         "The gate is missing.": y + update,
         "The frozen output is missing: add base(x).": w["gate"] * update,
         "The gate acts on the update only, not on the frozen output.": w["gate"] * (y + update),
     }
-    near = [cause for cause, value in mistakes.items() if same(came, value)]
-    wrong("The output", "Wx + gate * (B A x)", "another", near[0] if near else "")
+    match("The output", "Wx + gate * (B A x)", _output(x, frozen, w), came, mistakes)
 
 
 def check_peft_weight(weight: Callable[[int, str], float]) -> None:

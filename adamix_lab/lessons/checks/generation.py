@@ -37,12 +37,9 @@ def _cause(came: list[Any], ids: list[int], source: int) -> str:
         "The end is not learned: the model would never stop.":
             [IGNORED] * (source + 1) + behind[:-1] + [IGNORED],
     }  # fmt: skip
-    for cause, labels in known.items():
-        if came == labels:
-            return cause
-    if len(came) != len(ids):
-        return f"There is a label for each of the {len(ids)} ids."
-    return "Which ids does the model have to write by itself?"
+    count = f"There is a label for each of the {len(ids)} ids."
+    unclear = count if len(came) != len(ids) else "Which ids does the model have to write by itself?"
+    return next((cause for cause, labels in known.items() if came == labels), unclear)
 
 
 def check_coverage(coverage: Callable[[str, dict[str, str]], float]) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adamix_lab.core.numerics import REORDERED
 from adamix_lab.core.routing import generator_for
-from adamix_lab.lessons.checks.telling import call, compare, number, passed, wrong
+from adamix_lab.lessons.checks.telling import call, compare, number, passed, several, wrong
 
 # places t, losses, the barrier; the second tells by its number what was measured from
 LINES = (
@@ -64,7 +64,9 @@ def check_plane(plane: Callable[[Tensor, Tensor, Tensor], Any]) -> None:
     any_three = torch.randn(3, 40, generator=generator, dtype=torch.float64)
     right_angle = torch.tensor([[0.0, 0.0, 1.0], [2.0, 0.0, 1.0], [0.5, 3.0, 1.0]], dtype=torch.float64)
     for a, b, c in (right_angle, any_three):
-        width, along, height = _three(call(plane, a.clone(), b.clone(), c.clone()))
+        came = call(plane, a.clone(), b.clone(), c.clone())
+        parts = several(came.tolist() if isinstance(came, Tensor) else came, 3, "three numbers, (width, along, height)")
+        width, along, height = (number(part, "A coordinate") for part in parts)
         to_b, to_c = b - a, c - a
         length, inner = float(to_b.norm()), float(to_b @ to_c)
         compare("The width, the distance from a to b", length, width, {
@@ -81,21 +83,10 @@ def check_plane(plane: Callable[[Tensor, Tensor, Tensor], Any]) -> None:
             "c lies above the way to b: the height is positive.": -above,
         })  # fmt: skip
     a, b = any_three[0], any_three[1]
-    for name, three in {
-        "c = a + 2 (b - a)": (a, b, a + 2 * (b - a)),
-        "c = a": (a, b, a),
-        "b = a": (a, a.clone(), b),
-    }.items():
-        _refused(plane, name, three)
+    _refused(plane, "c = a + 2 (b - a)", (a, b, a + 2 * (b - a)))
+    _refused(plane, "c = a", (a, b, a))
+    _refused(plane, "b = a", (a, a, b))
     passed("check_plane")
-
-
-def _three(came: Any) -> tuple[float, float, float]:
-    parts = came.tolist() if isinstance(came, Tensor) else came
-    if not isinstance(parts, tuple | list) or len(parts) != 3:
-        wrong("The answer", "three numbers, (width, along, height)", parts)
-    width, along, height = (number(part, "A coordinate") for part in parts)
-    return width, along, height
 
 
 def _refused(plane: Callable[..., Any], name: str, three: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -8,18 +8,16 @@ import torch
 from torch import Tensor
 
 from adamix_lab.core.routing import generator_for
-from adamix_lab.lessons.checks.telling import call, passed, same, wrong
+from adamix_lab.lessons.checks.telling import call, likely, match, passed, same, wrong
 
 
 def check_marginal(average: Callable[[Tensor], Tensor]) -> None:
     """Checks `average(logits)`: the mean of the routes' probabilities, `[rows, routes, C]` to `[rows, C]`."""
     for rows, routes, classes in ((5, 4, 3), (4, 4, 2), (1, 3, 4)):
         logits = 3 * torch.randn(rows, routes, classes, generator=generator_for(rows, routes, classes))
-        p = logits.softmax(-1)
         came = _tensor(call(average, logits.clone()), "The average", (rows, classes))
-        if not same(came, p.mean(1)):
-            cause = _cause(came, _other_averages(logits))
-            wrong(f"The average over {routes} routes", "the mean of their probabilities", "another", cause)
+        what, rule = f"The average over {routes} routes", "the mean of their probabilities"
+        match(what, rule, logits.softmax(-1).mean(1), came, _other_averages(logits))
     passed("check_marginal")
 
 
@@ -50,17 +48,16 @@ def check_split(split: Callable[[Tensor], Sequence[Tensor]]) -> None:
                 if name.startswith("E"):
                     others["That is the entropy of the average: take each route's entropy, then the mean."] = whole
                     others["That is one route's entropy: take the mean over routes."] = _entropy(p)[:, 0]
-                wrong(f"{name}, in nats", "another value", "a wrong one", _cause(value, others))
+                wrong(f"{name}, in nats", "another value", "a wrong one", likely(value, others))
     passed("check_split")
 
 
 def _other_averages(logits: Tensor) -> dict[str, Tensor]:
     p = logits.softmax(-1)
+    of_mean = logits.mean(1).softmax(-1)
     votes = torch.nn.functional.one_hot(p.argmax(-1), p.shape[-1]).float()
     return {
-        "The logits were averaged, then the softmax taken: a sure route counts more than its share.": logits.mean(
-            1
-        ).softmax(-1),
+        "The logits were averaged, then the softmax taken: a sure route counts more than its share.": of_mean,
         "These are logits: take each route's softmax first.": logits.mean(1),
         "These are log-probabilities: Eq. 7 averages probabilities.": p.mean(1).log(),
         "These are averaged log-probabilities: Eq. 7 averages probabilities.": p.log().mean(1),
@@ -80,7 +77,3 @@ def _tensor(value: object, what: str, shape: tuple[int, ...]) -> Tensor:
         came = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
         wrong(what, f"a tensor {list(shape)}", came, "Which axis is averaged, which is kept?")
     return value.float()
-
-
-def _cause(came: Tensor, mistakes: dict[str, Tensor]) -> str:
-    return next((cause for cause, value in mistakes.items() if same(came, value)), "")

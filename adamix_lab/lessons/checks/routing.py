@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import combinations
 from math import log2
 from typing import Any
 
@@ -40,13 +41,11 @@ def check_draw_route(draw: Callable[[int, int, int], Any]) -> None:
               f"{float(shares[worst].min()):.2f} to {float(shares[worst].max()):.2f}",
               "Routes are uniform: is the last expert left out, or one favoured?")  # fmt: skip
     columns = {f"site {s}, side {d}": flat[:, s, d] for s in range(SITES) for d in range(SIDES)}
-    columns |= {f"view {v} of site 0, side 0": routes.reshape(STEPS, 2, SITES, SIDES)[:, v, 0, 0] for v in (0, 1)}
-    names = list(columns)
-    for n, one in enumerate(names):
-        for other in names[n + 1 :]:
-            if len(columns[one]) == len(columns[other]) and _told(columns[one], columns[other]) > 0.2:
-                wrong(f"What {one} tells about {other}", "nothing", f"{_told(columns[one], columns[other]):.1f} bits",
-                      "They share a draw: each site, each side (Eq. 4) and each view has one of its own.")  # fmt: skip
+    views = {f"view {v} of site 0, side 0": routes.reshape(STEPS, 2, SITES, SIDES)[:, v, 0, 0] for v in (0, 1)}
+    for (one, a), (other, b) in (*combinations(columns.items(), 2), *combinations(views.items(), 2)):
+        if (shared := _shared_bits(a, b)) > 0.2:
+            wrong(f"What {one} tells about {other}", "nothing", f"{shared:.1f} bits",
+                  "They share a draw: each site, each side (Eq. 4) and each view has one of its own.")  # fmt: skip
     passed("check_draw_route")
 
 
@@ -77,7 +76,7 @@ def _route(draw: Callable[[int, int, int], Any], *numbers: int) -> Tensor:
     return route
 
 
-def _told(one: Tensor, other: Tensor) -> float:
+def _shared_bits(one: Tensor, other: Tensor) -> float:
     """Mutual information in bits, from counts."""
     joint = torch.zeros(EXPERTS, EXPERTS)
     joint.index_put_((one, other), torch.ones(len(one)), accumulate=True)

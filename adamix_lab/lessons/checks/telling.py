@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -68,6 +68,24 @@ def compare(what: str, expected: float, came: float, mistakes: Mapping[str, floa
         return
     cause = next((name for name, value in mistakes.items() if close(came, value, tolerance)), "")
     wrong(what, expected, came, cause)
+
+
+def match(what: str, rule: str, expected: Tensor, came: Tensor, mistakes: Mapping[str, Tensor]) -> None:
+    """Passes where the tensors agree; else says the rule, and the mistake whose tensor came."""
+    if not same(came, expected):
+        wrong(what, rule, "another", likely(came, mistakes))
+
+
+def likely(came: Tensor, mistakes: Mapping[str, Tensor]) -> str:
+    """The mistake whose tensor came; empty where it is none of them."""
+    return next((cause for cause, value in mistakes.items() if same(came, value)), "")
+
+
+def several(answer: Any, count: int, what: str) -> Sequence[Any]:
+    """An answer of so many parts, described by `what`. Raises AssertionError for anything else."""
+    if not isinstance(answer, tuple | list) or len(answer) != count:
+        wrong("The answer", what, answer)
+    return answer
 
 
 def attempt(check: Callable[..., None], *answers: Any) -> None:

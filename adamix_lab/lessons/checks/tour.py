@@ -10,7 +10,7 @@ from torch import nn
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.mixture import MixtureLayer
 from adamix_lab.core.routing import generator_for
-from adamix_lab.lessons.checks.telling import call, compare, number, passed, wrong
+from adamix_lab.lessons.checks.telling import call, compare, number, passed, several, wrong
 
 Count = Callable[[int, int, int, int, bool], "tuple[int, int]"]
 
@@ -22,9 +22,7 @@ def check_count(count: Count) -> None:
     is not counted.
     """
     for d, r, experts, sites, shared in ((12, 3, 4, 2, False), (12, 3, 4, 2, True), (384, 16, 4, 2, True)):
-        answer = call(count, d, r, experts, sites, shared)
-        if not isinstance(answer, tuple | list) or len(answer) != 2:
-            wrong("The answer", "two numbers, (trained, merged)", answer)
+        answer = several(call(count, d, r, experts, sites, shared), 2, "two numbers, (trained, merged)")
         case = f"d = {d}, r = {r}, {experts} experts, {sites} sites, {'shared' if shared else 'not shared'}"
         trained, merged = _counted(d, r, experts, shared)
         every, _ = _counted(d, r, experts, False)
