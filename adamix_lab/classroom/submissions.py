@@ -14,7 +14,7 @@ import hashlib
 import re
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from adamix_lab.core.errors import LabError
@@ -141,8 +141,6 @@ def _submission(
 
 
 def _newest(several: Sequence[Submission]) -> Submission:
-    from dataclasses import replace
-
     best = max(several, key=lambda s: s.rank)
     others = [s.file for s in several if s is not best]
     if not others:

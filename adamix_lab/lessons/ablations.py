@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -171,12 +169,10 @@ def save_board(state: Board, view: View, folder: Path) -> tuple[Path, Path]:
 
     Raises OSError where the folder cannot be written.
     """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows_of(state.compared))
+    import pandas as pd
+
     table, picture = (folder / name for name in FILES)
-    write_text(table, text.getvalue())
+    write_text(table, pd.DataFrame(rows_of(state.compared)).to_csv(index=False, lineterminator="\n"))
     about = {"Title": "Paired differences", "Subject": view.picture.alt}
     write_atomically(picture, lambda path: view.picture.figure.savefig(path, format="pdf", metadata=about))
     return table, picture

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from adamix_lab.analysis.plots import STYLES, Picture, new_figure
+from adamix_lab.analysis.plots import STYLES, Picture, fix_margins, new_figure, panels
 from adamix_lab.analysis.statistics import format_interval
 from adamix_lab.lessons.answers import GRID, Answers, load_answers, place_of
 from adamix_lab.lessons.widgets import Explorer, Prediction, Steps, View, mark_prediction
@@ -75,8 +75,6 @@ def draw_dial(state: Dialled, predicted: float | None = None) -> View:
 
     predicted: the accuracy in % that the learner expects of a random route at the largest weight.
     """
-    from adamix_lab.analysis.plots import fix_margins, panels
-
     figure, (left, right) = panels(2, 8.6, 3.6)
     places, at = range(len(state.weights)), state.chosen
     ticks = [f"{w:g}" for w in state.weights]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from adamix_lab.analysis.calibration import adaptive_ece, ece, risk_coverage
-from adamix_lab.analysis.plots import STYLES, Picture, new_figure
+from adamix_lab.analysis.plots import STYLES, Picture, new_figure, panels, plot_risk_coverage
 from adamix_lab.analysis.posterior import (
     Samples,
     convergence,
@@ -170,8 +170,6 @@ def draw_convergence(runs: Mapping[str, Sequence[DataFrame]], predicted: float |
         runs: tables of `converging`, one a seed, by the name of the experts.
         predicted: how many drawn routes the learner thinks the first panel's merge is worth.
     """
-    from adamix_lab.analysis.plots import panels
-
     figure, axes = panels(len(runs), 4.4 * len(runs), 3.6)
     told = []
     for ax, (name, tables) in zip(axes, runs.items(), strict=True):
@@ -303,8 +301,6 @@ def smallest(state: Sampled) -> int | None:
 
 def draw_sampled(state: Sampled) -> View:
     """The routes' answers with the drawn ones marked and the averages of many draws; distances against T."""
-    from adamix_lab.analysis.plots import panels
-
     figure, (left, right) = panels(2, 9.0, 3.5)
     _draw_answers(left, state)
     _draw_distances(right, state)
@@ -410,8 +406,6 @@ def calibrations(runs: Sequence[Answers]) -> DataFrame:
 def risks(answers: Answers) -> Picture:
     """Wrong answers among the surest rows: all routes sorted by entropy and by mutual information, the merge."""
     import pandas as pd
-
-    from adamix_lab.analysis.plots import plot_risk_coverage
 
     right = marginal(answers.routes).argmax(-1) == answers.labels
     told = uncertainty(samples_of(answers)[0])

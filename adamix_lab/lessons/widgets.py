@@ -150,7 +150,7 @@ class Explorer(Told):
         w = require_ipywidgets()
         longest = max((len(control.label) for control in self.controls.values()), default=0)
         labels = f"{longest + 1}ch"  # one right edge; an "m" is wider than a ch
-        built = {name: control.build(labels) for name, control in self.controls.items()}
+        built = {name: control.build(w, labels) for name, control in self.controls.items()}
         self._holders = {name: holder for name, (_, holder) in built.items()}
         for holder in self._holders.values():
             watch(holder, self._update)
@@ -296,10 +296,8 @@ class Number:
             raise LabError(f"{self.label} = {value!r}: expected {kind} from {self.low:g} to {self.high:g}.")
         return int(value) if self.whole else float(value)
 
-    def build(self, labels: str = "initial") -> tuple[Any, Any]:
-        """(what is shown, what holds `value`); `labels`: the width of its label."""
-        import ipywidgets as w
-
+    def build(self, w: Any, labels: str) -> tuple[Any, Any]:
+        """(what is shown, what holds `value`); w: ipywidgets, labels: the width of its label."""
         slider_of, box_of = (w.IntSlider, w.BoundedIntText) if self.whole else (w.FloatSlider, w.BoundedFloatText)
         cast: Callable[[float], float] = int if self.whole else float
         limits = {"min": cast(self.low), "max": cast(self.high), "step": cast(self.step), "value": cast(self.start)}
@@ -324,10 +322,8 @@ class Steps:
             raise LabError(f"{self.label} = {value!r}: expected one of {', '.join(map(str, self.values))}.")
         return value
 
-    def build(self, labels: str = "initial") -> tuple[Any, Any]:
-        """(what is shown, what holds `value`); `labels`: the width of its label."""
-        import ipywidgets as w
-
+    def build(self, w: Any, labels: str) -> tuple[Any, Any]:
+        """(what is shown, what holds `value`); w: ipywidgets, labels: the width of its label."""
         options = [(str(value), value) for value in self.values]
         slider = w.SelectionSlider(options=options, value=self.start, continuous_update=False, readout=False)
         menu = w.Dropdown(options=options, value=self.start, description=self.label, **_beside(labels))
@@ -355,10 +351,8 @@ class Words:
             )
         return value
 
-    def build(self, labels: str = "initial") -> tuple[Any, Any]:
-        """(what is shown, what holds `value`); `labels`: the width of its label."""
-        import ipywidgets as w
-
+    def build(self, w: Any, labels: str) -> tuple[Any, Any]:
+        """(what is shown, what holds `value`); w: ipywidgets, labels: the width of its label."""
         box = w.Text(value=self.start, description=self.label, continuous_update=False, **_beside(labels))
         box.layout.width = "95%"
         return box, box
@@ -369,8 +363,6 @@ Control = Number | Steps | Words
 
 def _beside(labels: str) -> dict[str, Any]:
     """Style of a box: its label as wide as asked for, so that boxes below one another begin at one line."""
-    if labels == "initial":
-        return {"style": {"description_width": labels}}
     return {"style": {"description_width": labels}, "layout": {"width": f"calc({labels} + 9em)"}}
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamix_lab.analysis.plots import STYLES, Picture
+from adamix_lab.analysis.plots import STYLES, Picture, fix_margins, panels
 from adamix_lab.core.adaptations import LoRA
 from adamix_lab.core.errors import one_of, unknown
 from adamix_lab.core.files import read_tensors
@@ -194,8 +194,6 @@ def draw_combined(state: Combined, predicted: float | None = None) -> View:
 
     predicted: how many times the mean's update the learner expects of "linear" at 1/M.
     """
-    from adamix_lab.analysis.plots import fix_margins, panels
-
     ground = state.ground
     figure, (left, right) = panels(2, 9.2, 3.8)
     places = range(len(WEIGHTS))

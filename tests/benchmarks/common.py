@@ -7,15 +7,18 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.model import MixtureModel, attach
 from adamix_lab.core.routing import generator_for
+from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.training.doctor import versions
 from adamix_lab.training.optim import keep_freed_memory
@@ -131,7 +134,14 @@ def minilm_mixture(
     return mixture
 
 
-def batch_of(rows: int, length: int, device: torch.device, padding: int = 0) -> dict[str, torch.Tensor]:
+@torch.no_grad()
+def passes(mixture: MixtureModel, batch: dict[str, Tensor], routes: Tensor, trim: bool = False) -> Tensor:
+    """Logits of a pass a route `[rows, routes, C]`; trim: the last block cut to the position that the head reads."""
+    with cut_last_block(mixture.model) if trim else nullcontext():
+        return torch.stack([mixture(selection=route, **batch).logits for route in routes], 1)
+
+
+def batch_of(rows: int, length: int, device: torch.device, padding: int = 0) -> dict[str, Tensor]:
     """Random tokens; the second half of the rows ends in so much padding."""
     ids = torch.randint(1000, 20000, (rows, length), generator=generator_for(0))
     mask = torch.ones_like(ids)

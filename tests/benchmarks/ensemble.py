@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import itertools
 import json
+from functools import partial
 
 import torch
-from common import batch_of, by_case, device, interleave, minilm_mixture, parse, report
+from common import batch_of, by_case, device, interleave, minilm_mixture, parse, passes, report
 
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
-from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.fast.views import routed_logits
 
 ROUTES = 16
@@ -30,21 +30,16 @@ ROUTES = 16
 def measure(mixture: MixtureModel, batch: dict[str, torch.Tensor], rounds: int) -> dict[str, float]:
     routes = mixture.space.draw(generator_for(1), (ROUTES,))
 
-    def serial() -> torch.Tensor:
-        return torch.stack([mixture(selection=route, **batch).logits for route in routes])
-
-    def trimmed() -> torch.Tensor:
-        with cut_last_block(mixture.model):
-            return serial()
-
-    def batched() -> torch.Tensor:
-        return routed_logits(mixture, batch, routes, "shared_prefix")
-
-    median, found = interleave({"serial": serial, "trimmed": trimmed, "batched": batched}, rounds)
+    ways = {
+        "serial": partial(passes, mixture, batch, routes),
+        "trimmed": partial(passes, mixture, batch, routes, trim=True),
+        "batched": partial(routed_logits, mixture, batch, routes, "shared_prefix"),
+    }
+    median, found = interleave(ways, rounds)
     return {
         "serial_over_batched": round(median["serial"] / median["batched"], 2),
         "trimmed_serial_over_batched": round(median["trimmed"] / median["batched"], 2),
-        "max_abs_difference": float((found["serial"] - found["batched"]).abs().max()),
+        "max_abs_difference": float((found["serial"].transpose(0, 1) - found["batched"]).abs().max()),
         "batched_ms": round(1000 * median["batched"], 1),
     }
 

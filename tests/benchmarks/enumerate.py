@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import itertools
 import json
+from functools import partial
 
 import torch
-from common import batch_of, by_case, device, interleave, minilm_mixture, parse, report
+from common import batch_of, by_case, device, interleave, minilm_mixture, parse, passes, report
 
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
-from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.fast.tree import tree_logits
 
 SAMPLED = 64
@@ -38,14 +38,11 @@ def measure(mixture: MixtureModel, batch: dict[str, torch.Tensor], rounds: int) 
     routes = mixture.space.enumerate()
     picked = torch.randperm(len(routes), generator=generator_for(2))[:SAMPLED].sort().values
 
-    def passes() -> torch.Tensor:
-        return torch.stack([mixture(selection=route, **batch).logits for route in routes[picked]], 1)
-
-    def trimmed() -> torch.Tensor:
-        with cut_last_block(mixture.model):
-            return passes()
-
-    ways = {"tree": lambda: tree_logits(mixture, batch), "whole": passes, "trimmed": trimmed}
+    ways = {
+        "tree": partial(tree_logits, mixture, batch),
+        "whole": partial(passes, mixture, batch, routes[picked]),
+        "trimmed": partial(passes, mixture, batch, routes[picked], trim=True),
+    }
     median, found = interleave(ways, rounds)
     share = len(routes) / len(picked)
     difference = found["tree"][:, picked.to(found["tree"].device)] - found["whole"]

@@ -11,26 +11,21 @@ in the full one, on two free cores; the load at the beginning is printed. The la
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from common import LESSONS, ROOT, load_average, parse, report
 
+sys.path.insert(0, str(ROOT / "notebooks"))
+
+import build
+
 BUDGETS = {"cells": 45, "words": 1500, "seconds, fast": 60, "seconds, full": 300}
 WIDGET = "run the cell to use it"  # what stands for a widget where there is none
-
-
-def builder() -> Any:
-    """`notebooks/build.py`, which is no part of the package."""
-    spec = importlib.util.spec_from_file_location("build", ROOT / "notebooks" / "build.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def counts(path: Path) -> dict[str, Any]:
@@ -51,7 +46,7 @@ def counts(path: Path) -> dict[str, Any]:
     }
 
 
-def seconds(build: Any, name: str, fast: bool) -> float:
+def seconds(name: str, fast: bool) -> float:
     """Of one run, kernel's start included."""
     os.environ["ADAMIX_LAB_FAST"] = "1" if fast else "0"
     return round(build.run(build.build(ROOT / "notebooks" / "src" / f"{name}.py")), 1)
@@ -59,12 +54,12 @@ def seconds(build: Any, name: str, fast: bool) -> float:
 
 def main() -> None:
     options = parse(__doc__, names=[], fast_only=False)  # quick: run nothing
-    load, build = load_average(), builder()
+    load = load_average()
     rows = [counts(path) for path in LESSONS if not options.names or path.stem in options.names]
     for row in rows:
         if not options.quick:
-            row["seconds, fast"] = seconds(build, row["notebook"], fast=True)
-            row["seconds, full"] = None if options.fast_only else seconds(build, row["notebook"], fast=False)
+            row["seconds, fast"] = seconds(row["notebook"], fast=True)
+            row["seconds, full"] = None if options.fast_only else seconds(row["notebook"], fast=False)
         row["over budget"] = [what for what, most in BUDGETS.items() if (row.get(what) or 0) > most]
         print(row, flush=True)
     report({"notebooks": rows, "budgets": BUDGETS, "cores": os.cpu_count(), "load before": load}, options.out)
