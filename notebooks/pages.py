@@ -21,6 +21,10 @@ HERE = Path(__file__).resolve().parent
 TEACHING = HERE.parent / "docs" / "teaching"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 TEX = re.compile(r"\$\$.+?\$\$|(?<![\\$\w])\$[^$\n]*\\[a-z]+[^$\n]*\$", re.S)
+INDEX = """<h1>AdaMix Lab</h1>
+<p>Lessons on mixtures of adaptations, as they ran. To move their controls, open them in JupyterLab: \
+<code>python bootstrap.py run -m adamix_lab lab</code>.</p>
+"""
 MISSING = "*In JupyterLab a control stands here. A picture of it in its first state follows.*"
 
 PAGE, STYLE = ((HERE / "site" / name).read_text(encoding="utf-8") for name in ("page.html", "page.css"))
@@ -100,25 +104,22 @@ def handouts(out: Path) -> dict[str, str]:
     return made
 
 
+def _listed(heading: str, links: dict[str, str], words: str = "") -> str:
+    # links: titles by address
+    items = "".join(f'<li><a href="{address}">{html.escape(title)}</a></li>' for address, title in links.items())
+    return f"<h2>{heading}</h2>\n{words}<ul>{items}</ul>\n"
+
+
 def build(out: Path) -> list[Path]:
     """Writes the site and returns its pages, the index first, the hand-outs last."""
     made = {path.stem: lesson(path) for path in sorted(HERE.glob("[0-9][0-9]_*.ipynb"))}
     lessons = list(made)
     made |= {path.stem: page(path) for path in sorted(TEACHING.glob("*.md"))}
-    listed = {
-        "Lessons": lessons,
-        "For teaching": [name for name in made if name not in lessons],
-    }
-    body = (
-        "<h1>AdaMix Lab</h1>\n<p>Lessons on mixtures of adaptations, as they ran. To move their controls, open them in "
-    )
-    body += "JupyterLab: <code>python bootstrap.py run -m adamix_lab lab</code>.</p>\n"
-    for heading, names in listed.items():
-        items = "".join(f'<li><a href="{name}.html">{html.escape(made[name][0])}</a></li>' for name in names)
-        body += f"<h2>{heading}</h2>\n<ul>{items}</ul>\n"
-    printed = handouts(out)
-    items = "".join(f'<li><a href="{printed[name]}">{html.escape(made[name][0])}</a></li>' for name in printed)
-    body += f"<h2>To print</h2>\n<p>A page a lesson, A4 or Letter.</p>\n<ul>{items}</ul>\n"
+    titles, printed = {name: title for name, (title, _) in made.items()}, handouts(out)
+    body = INDEX + _listed("Lessons", {f"{name}.html": titles[name] for name in lessons})
+    body += _listed("For teaching", {f"{name}.html": title for name, title in titles.items() if name not in lessons})
+    by_address = {address: titles[name] for name, address in printed.items()}
+    body += _listed("To print", by_address, "<p>A page a lesson, A4 or Letter.</p>\n")
     made = {"index": ("Contents", body), **made}
     write_text(out / "site.css", style())
     written = []

@@ -89,20 +89,15 @@ def score_against_parameters(printed: Sequence[Point], ours: Sequence[Point], ta
     """Figure 1: mean score against parameters at inference (millions, logarithmic); the paper's left, ours right."""
     figure, axes = panels(2, 11, 4.6)
     told = []
-    for ax, points, title in zip(
-        axes,
-        (printed, ours),
-        ("the paper, Table 1: RoBERTa-large, 8 tasks", f"here: {', '.join(tasks)}"),
-        strict=True,
-    ):
+    titles = ("the paper, Table 1: RoBERTa-large, 8 tasks", f"here: {', '.join(tasks)}")
+    for ax, points, title in zip(axes, (printed, ours), titles, strict=True):
         widest = max(parameters for _, parameters, _ in points)
         for name, parameters, score in points:
             colour, marker = style(name)
-            place = (-6, "right") if parameters == widest else (6, "left")  # labels stay inside
+            shift, side = (-6, "right") if parameters == widest else (6, "left")  # labels stay inside
             ax.plot(parameters, score, color=colour, marker=marker, markersize=8, linestyle="")
-            ax.annotate(
-                name, (parameters, score), textcoords="offset points", xytext=(place[0], 4), ha=place[1], fontsize=8
-            )
+            place = {"xytext": (shift, 4), "textcoords": "offset points", "ha": side}
+            ax.annotate(name, (parameters, score), fontsize=8, **place)
         ax.set(xscale="log", xlabel="parameters that tuning stores (millions)", ylabel="mean score")
         ax.set_title(title, fontsize=10)
         ax.margins(x=0.25, y=0.15)
@@ -149,9 +144,8 @@ def losses(curves: Mapping[str, DataFrame]) -> Picture:
             mean = own.groupby("step")["loss"].mean()
             dashed = "-" if str(variant).lower() == "adamix" else "--"
             ax.plot(mean.index, mean, color=colour, linestyle=dashed, label=str(variant))
-            told.append(
-                f"{task}, {variant}: {mean.iloc[0]:.3f} at step {mean.index[0]}, {mean.iloc[-1]:.3f} at the last"
-            )
+            ends = f"{mean.iloc[0]:.3f} at step {mean.index[0]}, {mean.iloc[-1]:.3f} at the last"
+            told.append(f"{task}, {variant}: {ends}")
         ax.set(xlabel="step", ylabel="training loss (nats)", title=task)
         ax.grid(alpha=0.3)
         ax.legend(frameon=False, fontsize=8)

@@ -7,6 +7,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -336,17 +337,12 @@ def viewed(
 
 def scale_of(*seeds: int, read: Read = load_faces) -> tuple[float, float, float]:
     """The lowest stored loss, 98 % of them (where the colours end), the highest: one scale for every state."""
-    there = [(twin, seed) for seed in seeds for twin in TWINS if _there(twin, seed, read)]
-    losses = torch.cat([read(twin, seed).losses.mean(0) for twin, seed in there])
+    found = []
+    for twin, seed in itertools.product(TWINS, seeds):
+        with suppress(FileNotFoundError):
+            found.append(read(twin, seed).losses.mean(0))
+    losses = torch.cat(found)
     return float(losses.min()), float(losses.quantile(0.98)), float(losses.max())
-
-
-def _there(twin: str, seed: int, read: Read) -> bool:
-    try:
-        read(twin, seed)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def highest_pair(twin: str, seed: int, read: Read = load_faces) -> str:

@@ -130,7 +130,7 @@ def worth_elsewhere() -> DataFrame:
     """
     import pandas as pd
 
-    rows = []
+    rows: dict[str, dict[str, float]] = {}
     for folder, name in ELSEWHERE.items():
         place = data_root() / "results" / "posterior" / folder
         if not (place / "convergence.csv").is_file():
@@ -140,18 +140,15 @@ def worth_elsewhere() -> DataFrame:
             )
         table = pd.read_csv(place / "convergence.csv")
         told = pd.read_csv(place / "uncertainty.csv").set_index("method").loc["exact marginal"]
-        rows.append(
-            {
-                "experts": name,
-                "one route": table.loc[table["T"] == 1, "error"].iloc[0],
-                "merge": table.loc[table["T"] == 0, "error"].iloc[0],
-                "worth": equivalent_routes(table),
-                "mutual information": told["mutual_information"],
-                "AUROC by entropy": told["auroc_entropy"],
-                "AUROC by mutual information": told["auroc_mutual_information"],
-            }
-        )
-    return pd.DataFrame(rows).set_index("experts")
+        rows[name] = {
+            "one route": table.loc[table["T"] == 1, "error"].iloc[0],
+            "merge": table.loc[table["T"] == 0, "error"].iloc[0],
+            "worth": equivalent_routes(table),
+            "mutual information": told["mutual_information"],
+            "AUROC by entropy": told["auroc_entropy"],
+            "AUROC by mutual information": told["auroc_mutual_information"],
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("experts")
 
 
 def plain_ticks(ax: Axes) -> None:

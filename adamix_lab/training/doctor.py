@@ -106,10 +106,8 @@ def _assets() -> Iterator[tuple[bool, str]]:
             yield False, str(error)
     for name in (*EMBEDDED, *EMBEDDED_TEXTS):
         there = (root / name / "train.jsonl").is_file()
-        yield (
-            there,
-            f"embedded task {name!r}" + ("" if there else f" is missing from {root}: clone the repository again"),
-        )
+        lacking = "" if there else f" is missing from {root}: clone the repository again"
+        yield there, f"embedded task {name!r}{lacking}"
     shipped = len(list((root / "experts").glob("*/seed*/*/adamix.json")))
     yield shipped > 0, f"{shipped} shipped sets of experts" + ("" if shipped else ": data/experts/make.py makes them")
 

@@ -327,9 +327,7 @@ def permuted_gap(seed: int, draws: int = 4) -> Tensor:
 
 def _all(tensors: dict[str, Tensor], expert: int) -> dict[str, Tensor]:
     # copies as the expert is: their merge is the expert
-    return {
-        name: stacked[expert].expand_as(stacked) for name, stacked in tensors.items() if name.startswith("experts.")
-    }
+    return {name: w[expert].expand_as(w) for name, w in tensors.items() if name.startswith("experts.")}
 
 
 def _merged_right(fixed: FixedBatches, mixture: MixtureModel, tensors: dict[str, Tensor]) -> Tensor:
