@@ -96,8 +96,7 @@ def score_against_parameters(printed: Sequence[Point], ours: Sequence[Point], ta
             colour, marker = style(name)
             shift, side = (-6, "right") if parameters == widest else (6, "left")  # labels stay inside
             ax.plot(parameters, score, color=colour, marker=marker, markersize=8, linestyle="")
-            place = {"xytext": (shift, 4), "textcoords": "offset points", "ha": side}
-            ax.annotate(name, (parameters, score), fontsize=8, **place)
+            ax.annotate(name, (parameters, score), (shift, 4), textcoords="offset points", ha=side, fontsize=8)
         ax.set(xscale="log", xlabel="parameters that tuning stores (millions)", ylabel="mean score")
         ax.set_title(title, fontsize=10)
         ax.margins(x=0.25, y=0.15)

@@ -58,9 +58,23 @@ def report(result: Mapping[str, Any], out: Path | None = None) -> None:
     print(json.dumps(result))
 
 
-def by_case(found: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """`{name: {case: value}}` of some of the cases' values, which stand in the JSON object before all of them."""
-    return {name: {case: values[name] for case, values in found.items()} for name in names}
+def tell(case: str, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A case's values, printed as soon as they are there."""
+    print(case, json.dumps(values), flush=True)
+    return values
+
+
+def report_cases(
+    found: Mapping[str, Mapping[str, Any]], names: Iterable[str], out: Path | None, **settings: Any
+) -> None:
+    """Reports the settings, `{name: {case: value}}` of the named values, and under "all" every case's."""
+    shown = {name: {case: values[name] for case, values in found.items()} for name in names}
+    report({**settings, **shown, "all": found}, out)
+
+
+def largest_difference(found: Mapping[str, Mapping[str, Any]]) -> float:
+    """Over all cases."""
+    return max(values["max_abs_difference"] for values in found.values())
 
 
 def load_average() -> float | None:

@@ -13,11 +13,10 @@ of medians; the last line is one JSON object.
 from __future__ import annotations
 
 import itertools
-import json
 from functools import partial
 
 import torch
-from common import batch_of, by_case, device, interleave, minilm_mixture, parse, passes, report
+from common import batch_of, device, interleave, largest_difference, minilm_mixture, parse, passes, report_cases, tell
 
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
@@ -52,13 +51,9 @@ def main() -> None:
         mixture = minilm_mixture(where, blocks=blocks)
         for length, rows in itertools.product(options.lengths, options.rows):
             key = f"{name}-rows{rows}-length{length}"
-            found[key] = measure(mixture, batch_of(rows, length, where), options.rounds)
-            print(key, json.dumps(found[key]), flush=True)
-    ratios = by_case(found, ("serial_over_batched", "trimmed_serial_over_batched"))
-    largest = max(values["max_abs_difference"] for values in found.values())
-    report(
-        {"routes": ROUTES, "rounds": options.rounds, **ratios, "max_abs_difference": largest, "all": found}, options.out
-    )
+            found[key] = tell(key, measure(mixture, batch_of(rows, length, where), options.rounds))
+    settings = {"routes": ROUTES, "rounds": options.rounds, "max_abs_difference": largest_difference(found)}
+    report_cases(found, ("serial_over_batched", "trimmed_serial_over_batched"), options.out, **settings)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,10 @@ Rounds are interleaved; ratios are of medians; the last line is one JSON object.
 from __future__ import annotations
 
 import itertools
-import json
 from functools import partial
 
 import torch
-from common import batch_of, by_case, device, interleave, minilm_mixture, parse, passes, report
+from common import batch_of, device, interleave, largest_difference, minilm_mixture, parse, passes, report_cases, tell
 
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
@@ -63,17 +62,10 @@ def main() -> None:
     where, found = device(), {}
     for length, experts in itertools.product(options.lengths, (2, 4)):
         key, batch = f"M{experts}-length{length}", batch_of(options.rows, length, where, padding=length // 4)
-        found[key] = measure(mixture_of(experts, where), batch, options.rounds)
-        print(key, json.dumps(found[key]), flush=True)
-    result = {
-        "rows": options.rows,
-        "rounds": options.rounds,
-        "timed_routes": f"{SAMPLED} (sampled where there are more), multiplied to all",
-        **by_case(found, ("naive_over_tree", "trimmed_naive_over_tree")),
-        "max_abs_difference": max(values["max_abs_difference"] for values in found.values()),
-        "all": found,
-    }
-    report(result, options.out)
+        found[key] = tell(key, measure(mixture_of(experts, where), batch, options.rounds))
+    settings = {"rows": options.rows, "rounds": options.rounds, "max_abs_difference": largest_difference(found)}
+    settings["timed_routes"] = f"{SAMPLED} (sampled where there are more), multiplied to all"
+    report_cases(found, ("naive_over_tree", "trimmed_naive_over_tree"), options.out, **settings)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,10 @@ one point a pass: what caching and cutting save without batching. The last line 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 import torch
-from common import by_case, cpu_seconds, device, minilm_mixture, parse, report
+from common import cpu_seconds, device, minilm_mixture, parse, report_cases, tell
 
 from adamix_lab.analysis.landscape import evaluate_points, task_batches
 from adamix_lab.analysis.points import Points, plane, point_of
@@ -111,10 +110,10 @@ def main() -> None:
         mixture = mixture.to(where, getattr(torch, options.dtype))
         batches = task_batches(task, tokenizer, options.rows, options.batch_size)
         batches = [{name: value.to(where) for name, value in batch.items()} for batch in batches]
-        found[setting] = measure(mixture, batches, options.steps or steps[setting], options.sample, options.at_once)
-        print(setting, json.dumps(found[setting]), flush=True)
+        number = options.steps or steps[setting]
+        found[setting] = tell(setting, measure(mixture, batches, number, options.sample, options.at_once))
     shown = ("pointwise_over_batched", "pointwise_over_batched_cpu_time", "points_per_second", "max_abs_difference")
-    report({"dtype": options.dtype, **by_case(found, shown), "all": found}, options.out)
+    report_cases(found, shown, options.out, dtype=options.dtype)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import itertools
-import json
 import subprocess
 import sys
 import threading
@@ -22,7 +21,7 @@ from collections.abc import Callable
 
 import psutil
 import torch
-from common import batch_of, by_case, device, interleave, parse, report
+from common import batch_of, device, interleave, parse, report_cases, tell
 from torch import nn
 
 from adamix_lab.core.adaptations import Bottleneck, LoRA
@@ -169,10 +168,8 @@ def main() -> None:
     where, found = device(), {}
     for dtype, length in itertools.product(options.dtypes, options.lengths):
         key = f"{dtype}-{length}"
-        found[key] = measure(length, dtype, options.rounds, where, memory=not options.quick)
-        print(key, json.dumps(found[key]), flush=True)
-    ratios = by_case(found, SHOWN)
-    report({"batch": BATCH, "rounds": options.rounds, **ratios, "all": found}, options.out)
+        found[key] = tell(key, measure(length, dtype, options.rounds, where, memory=not options.quick))
+    report_cases(found, SHOWN, options.out, batch=BATCH, rounds=options.rounds)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from common import by_case, cpu_seconds, interleave, parse, report
+from common import cpu_seconds, interleave, parse, report_cases
 
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.model import MixtureModel, attach, load_trained, trained_tensors
@@ -99,7 +99,7 @@ def main() -> None:
         print(f"{name}: {options.seeds} runs of {options.steps} steps, batches of {options.batch_size}", flush=True)
         found[name] = measure(SETTINGS[name], task, recipe, options.seeds, options.rounds)
     shown = ("serial_over_batched", "serial_over_batched_with_preparation", "max_abs_difference")
-    report({**by_case(found, shown), "all": found, "steps": options.steps, "seeds": options.seeds}, options.out)
+    report_cases(found, shown, options.out, steps=options.steps, seeds=options.seeds)
 
 
 if __name__ == "__main__":
