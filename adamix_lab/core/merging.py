@@ -80,12 +80,12 @@ def stack_experts(singles: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 def merge(mixture: MixtureModel, point: Tensor | None = None, dtype: torch.dtype | None = None) -> MixtureModel:
     """A model with one expert a site: the effective weights at a mixture point (None: the barycentre).
 
-    The frozen weights are shared with `mixture`, not copied; the head is copied.
+    The frozen weights lie in the same memory as `mixture`'s, under parameters of their own; the head is copied.
 
     dtype: of the merged weights, rounded after averaging; None keeps float32. A base answers fastest with its own.
     """
-    frozen = [p for p in mixture.model.parameters() if not p.requires_grad]
-    shared = {id(t): t for t in [*frozen, *mixture.model.buffers()]}
+    shared: dict[int, Tensor] = {id(b): b for b in mixture.model.buffers()}
+    shared |= {id(p): _same_storage(p) for p in mixture.model.parameters() if not p.requires_grad}
     merged = copy.deepcopy(mixture, shared)
     merged.mixture = replace(mixture.mixture, experts=1, share=())
     for path, weights in _weights_at(mixture, point).items():
@@ -93,6 +93,13 @@ def merge(mixture: MixtureModel, point: Tensor | None = None, dtype: torch.dtype
         merged.sites[path].experts = nn.ParameterDict({name: nn.Parameter(w[None]) for name, w in experts.items()})
     merged._tasks = {merged.task: merged._owned()}
     return merged
+
+
+def _same_storage(parameter: nn.Parameter) -> nn.Parameter:
+    # `detach` sets requires_grad on the merged model's own, and so leaves the mixture's alone
+    twin = copy.copy(parameter)
+    twin.__class__ = type(parameter)  # a copy of a quantised kind may come back as a plain parameter
+    return twin
 
 
 def _weights_at(mixture: MixtureModel, point: Tensor | None) -> dict[str, dict[str, Tensor]]:

@@ -7,7 +7,7 @@ import torch
 
 from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA
 from adamix_lab.core.merging import fold, greedy, learned, merge, merge_gap, stack_experts, weighted
-from adamix_lab.core.model import attach, load_trained, trained_tensors
+from adamix_lab.core.model import attach, detach, load_trained, trained_tensors
 
 ADAPTATIONS = [(Bottleneck(4), "up"), (LoRA(2), "B"), (LoRA(2), None), (IA3(), None), (IA3(True), None), (Bias(), None)]
 
@@ -32,12 +32,40 @@ def test_merge_shares_the_frozen_weights_and_leaves_the_mixture_alone():
     mixture = tiny.mixed(tiny.bert(), Bottleneck(4), experts=4, share="up")
     before = {name: tensor.clone() for name, tensor in trained_tensors(mixture).items()}
     merged = merge(mixture)
-    assert merged.model.bert.embeddings.word_embeddings.weight is mixture.model.bert.embeddings.word_embeddings.weight
+    theirs = dict(merged.model.named_parameters())
+    frozen = {name: p for name, p in mixture.model.named_parameters() if not p.requires_grad}
+    assert all(theirs[name].data_ptr() == p.data_ptr() for name, p in frozen.items())
     with torch.no_grad():
         for _, parameter in [*merged.expert_parameters(), *merged.head_parameters()]:
             parameter.zero_()
     after = trained_tensors(mixture)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_detaching_the_merged_model_leaves_the_mixture_frozen():
+    mixture = tiny.mixed(tiny.bert(), Bottleneck(4), experts=4, share="up")
+    before = {name: p.requires_grad for name, p in mixture.named_parameters()}
+    bare = detach(merge(mixture))
+    assert {name: p.requires_grad for name, p in mixture.named_parameters()} == before
+    assert all(p.requires_grad for p in bare.parameters())  # as the base was
+    embeddings = mixture.model.bert.embeddings.word_embeddings
+    assert bare.bert.embeddings.word_embeddings.weight.data_ptr() == embeddings.weight.data_ptr()
+
+
+def test_merge_keeps_tied_weights_tied_and_the_class_of_quantised_ones():
+    class Packed(torch.nn.Parameter):
+        pass
+
+    model = tiny.gpt2()
+    norm = model.transformer.ln_f
+    norm.bias = Packed(norm.bias.data, requires_grad=False)
+    norm.bias.scale = 3
+    mixture = tiny.mixed(model, Bottleneck(4))
+    merged = merge(mixture).model
+    assert merged.lm_head.weight is merged.transformer.wte.weight is not mixture.model.lm_head.weight
+    bias = merged.transformer.ln_f.bias
+    assert type(bias) is Packed and bias.scale == 3 and bias is not norm.bias
+    assert bias.data_ptr() == norm.bias.data_ptr()
 
 
 def test_a_narrow_merge_rounds_after_averaging():
