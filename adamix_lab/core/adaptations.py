@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from adamix_lab.core.errors import LabError, fraction, one_of, positive
+from adamix_lab.core.errors import LabError, fraction, one_of, positive, unknown
 
 Base = Callable[[Tensor], Tensor]
 Start = Callable[[tuple[int, ...], Generator], Tensor]
@@ -319,11 +319,12 @@ ADAPTATIONS: dict[str, type[Adaptation]] = {"bottleneck": Bottleneck, "lora": Lo
 def adaptation_from(config: Mapping[str, object]) -> Adaptation:
     """The adaptation a configuration names, e.g. `{"kind": "lora", "rank": 8}`.
 
-    Raises ValueError for an unknown kind or setting.
+    Raises ValueError for an unknown kind or setting; your own kind is known once it stands in `ADAPTATIONS`.
     """
     settings = dict(config)
     kind = str(settings.pop("kind", None))
-    one_of("adaptation", kind, ADAPTATIONS)
+    if kind not in ADAPTATIONS:
+        raise LabError(f"{unknown('adaptation', kind, ADAPTATIONS)} Register your own: ADAPTATIONS[kind] = YourClass.")
     names = [field.name for field in fields(ADAPTATIONS[kind])]
     for name in settings:
         one_of(f"setting of {kind}", name, names)

@@ -1,4 +1,6 @@
-"""Your own adaptation: about fifteen lines, and everything else works for it at once."""
+"""Your own adaptation: about fifteen lines, and mixing, routing, merging, ensembles and training work for it at once.
+
+Loading what was saved needs its name in `ADAPTATIONS`; folding needs a `fold` of its own."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,10 +10,12 @@ import pytest
 import tiny
 import torch
 
-from adamix_lab.core.adaptations import Adaptation, Weight, along, linear, normal, ones
+from adamix_lab.core.adaptations import ADAPTATIONS, Adaptation, Weight, along, linear, normal, ones
+from adamix_lab.core.merging import merge
 from adamix_lab.core.model import attach, detach
 from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.routing import Router
+from adamix_lab.core.saving import load, save
 from adamix_lab.fast.views import routed_logits
 
 # -- the new method --------------------------------------------------------------------------------------
@@ -100,6 +104,16 @@ def test_two_views_train_it(mixture):
         optimizer.step()
         losses.append(float(loss.detach()))
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+
+
+def test_it_is_saved_merged_and_loaded_once_it_is_registered(mixture, tmp_path, monkeypatch):
+    folder, batch = save(merge(mixture), tmp_path / "merged"), tiny.batch()
+    with pytest.raises(ValueError, match=r"'gated' is not known.*Register your own: ADAPTATIONS\[kind\] = YourClass"):
+        load(tiny.bert(), folder)
+    monkeypatch.setitem(ADAPTATIONS, "gated", GatedUpdate)
+    back = load(tiny.bert(), folder)
+    assert torch.equal(back(**batch).logits, merge(mixture)(**batch).logits)
+    close.assert_close(back(**batch).logits, mixture(**batch).logits)
 
 
 def test_and_comes_off_without_a_trace(mixture):
