@@ -117,11 +117,11 @@ class Adaptation:
     def fold(self, w: Weights, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The frozen weight `[out, in]` and bias `[out]`, float32, that alone give the adapted output.
 
-        Raises ValueError where the adaptation is not linear in its input.
+        Raises ValueError unless the adaptation has a `fold` of its own, which takes one that is linear in its input.
         """
         raise LabError(
-            f"{self.kind} cannot be folded into the frozen weight: it is not linear in its input. "
-            "Keep it as a module (merge), or use LoRA, IA3 or bias."
+            f"{self.kind} cannot be folded into the frozen weight: it has no `fold`, as it is not linear in its input, "
+            "or nobody wrote it. Keep it as a module (merge), or use LoRA, IA3 or bias."
         )
 
     def at(self, path: str) -> Adaptation:

@@ -110,7 +110,7 @@ def _weights_at(mixture: MixtureModel, point: Tensor | None) -> dict[str, dict[s
 def fold(mixture: MixtureModel, point: Tensor | None = None) -> nn.Module:
     """A plain copy of the base model whose own weights give the adapted output: nothing of ours is left in it.
 
-    Raises ValueError for adaptations that are not linear (bottleneck), and names tied or quantised weights.
+    Raises ValueError for adaptations without `fold` (bottleneck is not linear), and names tied or quantised weights.
     """
     uses: dict[int, list[str]] = {}
     for name, parameter in mixture.model.named_parameters(remove_duplicate=False):
