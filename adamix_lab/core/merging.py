@@ -78,11 +78,15 @@ def stack_experts(singles: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def merge(mixture: MixtureModel, point: Tensor | None = None, dtype: torch.dtype | None = None) -> MixtureModel:
-    """A model with one expert a site: the effective weights at a mixture point (None: the barycentre).
+    """A model with one expert a site: the effective weights at a point or a route (None: the barycentre).
 
-    The frozen weights lie in the same memory as `mixture`'s, under parameters of their own; the head is copied.
+    Of several tasks the current one is kept. The frozen weights lie in `mixture`'s memory, under parameters of
+    their own; the head is copied.
 
+    point: a mixture point `[sites, sides, M]`, or a route `[sites, sides]`.
     dtype: of the merged weights, rounded after averaging; None keeps float32. A base answers fastest with its own.
+
+    Raises ValueError for several points or routes, and for weights by site.
     """
     shared: dict[int, Tensor] = {id(b): b for b in mixture.model.buffers()}
     shared |= {id(p): _same_storage(p) for p in mixture.model.parameters() if not p.requires_grad}
@@ -103,6 +107,13 @@ def _same_storage(parameter: nn.Parameter) -> nn.Parameter:
 
 
 def _weights_at(mixture: MixtureModel, point: Tensor | None) -> dict[str, dict[str, Tensor]]:
+    if point is not None and not isinstance(point, Tensor):
+        raise LabError(f"A {type(point).__name__} cannot be merged: expected a point or a route. Give a tensor.")
+    if point is not None and point.dim() != (3 if point.is_floating_point() else 2):
+        raise LabError(
+            f"Shape {list(point.shape)} cannot be merged: expected one point [sites, sides, M] or one route "
+            f"[sites, sides], with [sites, sides] = {list(mixture.space.shape)}. Merge several one by one."
+        )
     sites = zip(mixture.sites.items(), mixture.selections(point), strict=True)
     return {path: layer.weights(here) for (path, layer), here in sites}  # type: ignore[arg-type]
 

@@ -79,8 +79,26 @@ def test_a_narrow_merge_rounds_after_averaging():
 def test_merge_at_a_vertex_is_that_route():
     mixture = tiny.mixed(tiny.bert(), LoRA(2), experts=3)
     route = mixture.space.draw(torch.Generator().manual_seed(3))
-    vertex = merge(mixture, mixture.space.vertices(route))
-    close.assert_close(logits(vertex), logits(mixture, selection=route))
+    for point in (route, mixture.space.vertices(route)):
+        close.assert_close(logits(merge(mixture, point)), logits(mixture, selection=route))
+
+
+@pytest.mark.parametrize("make", [merge, fold])
+def test_several_points_and_weights_by_site_are_not_merged(make):
+    mixture = tiny.mixed(tiny.bert(), LoRA(2), experts=3)
+    routes = mixture.space.draw(torch.Generator().manual_seed(3), (2,))
+    for several in (routes, mixture.space.vertices(routes)):
+        with pytest.raises(ValueError, match=r"cannot be merged: expected one point.*one route"):
+            make(mixture, several)
+    weights = {path: layer.weights(None) for path, layer in mixture.sites.items()}
+    with pytest.raises(ValueError, match="dict cannot be merged: expected a point or a route"):
+        make(mixture, weights)
+
+
+def test_merge_keeps_the_task_in_place_alone():
+    mixture = tiny.mixed(tiny.bert(), Bottleneck(4))
+    mixture.add_task("second")
+    assert merge(mixture).tasks == ["second"] and mixture.tasks == ["default", "second"]
 
 
 @pytest.mark.parametrize(("adaptation", "share"), ADAPTATIONS[1:])
