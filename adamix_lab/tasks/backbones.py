@@ -11,7 +11,6 @@ import hashlib
 import importlib.util
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -21,7 +20,6 @@ from typing import Any
 import torch
 
 from adamix_lab.core.errors import LabError, one_of, positive, unknown
-from adamix_lab.core.files import write_tensors
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.sites import find_head, new_head
 from adamix_lab.tasks.tasks import DATA_VARIABLE, data_root
@@ -229,18 +227,3 @@ def quiet_transformers() -> Iterator[None]:
         chatter.set_verbosity(level)
         if bars:
             chatter.enable_progress_bar()
-
-
-def export_minilm_fp16(folder: str | Path) -> Path:
-    """A float16 copy of the embedded MiniLM (45 MB), for a machine that takes no larger transfers.
-
-    Point ADAMIX_LAB_MINILM at it there. Returns the folder. Raises OSError where the disk is full.
-    """
-    from safetensors.torch import load_file
-
-    source, folder = find_minilm(), Path(folder)
-    shutil.copytree(source, folder, ignore=shutil.ignore_patterns(WEIGHTS), dirs_exist_ok=True)
-    tensors = load_file(source / WEIGHTS)
-    halved = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
-    write_tensors(folder / WEIGHTS, halved, {"format": "pt"})  # last: with it the folder is complete
-    return folder
