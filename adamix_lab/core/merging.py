@@ -22,6 +22,47 @@ from adamix_lab.core.routing import RouteSpace
 from adamix_lab.core.views import Batch
 
 
+def merge(mixture: MixtureModel, point: Tensor | None = None, dtype: torch.dtype | None = None) -> MixtureModel:
+    """A model with one expert a site: the effective weights at a point or a route (None: the barycentre).
+
+    Of several tasks the current one is kept. The frozen weights lie in `mixture`'s memory, under parameters of
+    their own; the head is copied.
+
+    point: a mixture point `[sites, sides, M]`, or a route `[sites, sides]`.
+    dtype: of the merged weights, rounded after averaging; None keeps float32. A base answers fastest with its own.
+
+    Raises ValueError for several points or routes, and for weights by site.
+    """
+    shared: dict[int, Tensor] = {id(b): b for b in mixture.model.buffers()}
+    shared |= {id(p): _same_storage(p) for p in mixture.model.parameters() if not p.requires_grad}
+    merged = copy.deepcopy(mixture, shared)
+    merged.mixture = replace(mixture.mixture, experts=1, share=())
+    for path, weights in _weights_at(mixture, point).items():
+        experts = {name: w.detach().to(dtype or w.dtype, copy=True) for name, w in weights.items()}
+        merged.sites[path].experts = nn.ParameterDict({name: nn.Parameter(w[None]) for name, w in experts.items()})
+    merged._tasks = {merged.task: merged._owned()}
+    return merged
+
+
+def _same_storage(parameter: nn.Parameter) -> nn.Parameter:
+    # `detach` sets requires_grad on the merged model's own, and so leaves the mixture's alone
+    twin = copy.copy(parameter)
+    twin.__class__ = type(parameter)  # a copy of a quantised kind may come back as a plain parameter
+    return twin
+
+
+def _weights_at(mixture: MixtureModel, point: Tensor | None) -> dict[str, dict[str, Tensor]]:
+    if point is not None and not isinstance(point, Tensor):
+        raise LabError(f"A {type(point).__name__} cannot be merged: expected a point or a route. Give a tensor.")
+    if point is not None and point.dim() != (3 if point.is_floating_point() else 2):
+        raise LabError(
+            f"Shape {list(point.shape)} cannot be merged: expected one point [sites, sides, M] or one route "
+            f"[sites, sides], with [sites, sides] = {list(mixture.space.shape)}. Merge several one by one."
+        )
+    sites = zip(mixture.sites.items(), mixture.selections(point), strict=True)
+    return {path: layer.weights(here) for (path, layer), here in sites}  # type: ignore[arg-type]
+
+
 def weighted(space: RouteSpace, weights: Sequence[float]) -> Tensor:
     """The same M coefficients at every site and side. Raises ValueError unless they lie on the simplex."""
     if len(weights) != space.experts:
@@ -75,47 +116,6 @@ def stack_experts(singles: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Trained tensors of M single modules, experts `[1, ...]` each, as those of one mixture; heads are averaged."""
     together = {name: [single[name] for single in singles] for name in singles[0]}
     return {n: torch.cat(t) if n.startswith("experts.") else torch.stack(t).mean(0) for n, t in together.items()}
-
-
-def merge(mixture: MixtureModel, point: Tensor | None = None, dtype: torch.dtype | None = None) -> MixtureModel:
-    """A model with one expert a site: the effective weights at a point or a route (None: the barycentre).
-
-    Of several tasks the current one is kept. The frozen weights lie in `mixture`'s memory, under parameters of
-    their own; the head is copied.
-
-    point: a mixture point `[sites, sides, M]`, or a route `[sites, sides]`.
-    dtype: of the merged weights, rounded after averaging; None keeps float32. A base answers fastest with its own.
-
-    Raises ValueError for several points or routes, and for weights by site.
-    """
-    shared: dict[int, Tensor] = {id(b): b for b in mixture.model.buffers()}
-    shared |= {id(p): _same_storage(p) for p in mixture.model.parameters() if not p.requires_grad}
-    merged = copy.deepcopy(mixture, shared)
-    merged.mixture = replace(mixture.mixture, experts=1, share=())
-    for path, weights in _weights_at(mixture, point).items():
-        experts = {name: w.detach().to(dtype or w.dtype, copy=True) for name, w in weights.items()}
-        merged.sites[path].experts = nn.ParameterDict({name: nn.Parameter(w[None]) for name, w in experts.items()})
-    merged._tasks = {merged.task: merged._owned()}
-    return merged
-
-
-def _same_storage(parameter: nn.Parameter) -> nn.Parameter:
-    # `detach` sets requires_grad on the merged model's own, and so leaves the mixture's alone
-    twin = copy.copy(parameter)
-    twin.__class__ = type(parameter)  # a copy of a quantised kind may come back as a plain parameter
-    return twin
-
-
-def _weights_at(mixture: MixtureModel, point: Tensor | None) -> dict[str, dict[str, Tensor]]:
-    if point is not None and not isinstance(point, Tensor):
-        raise LabError(f"A {type(point).__name__} cannot be merged: expected a point or a route. Give a tensor.")
-    if point is not None and point.dim() != (3 if point.is_floating_point() else 2):
-        raise LabError(
-            f"Shape {list(point.shape)} cannot be merged: expected one point [sites, sides, M] or one route "
-            f"[sites, sides], with [sites, sides] = {list(mixture.space.shape)}. Merge several one by one."
-        )
-    sites = zip(mixture.sites.items(), mixture.selections(point), strict=True)
-    return {path: layer.weights(here) for (path, layer), here in sites}  # type: ignore[arg-type]
 
 
 def fold(mixture: MixtureModel, point: Tensor | None = None) -> nn.Module:
