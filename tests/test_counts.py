@@ -1,4 +1,4 @@
-"""Parameter counts of REFERENCE 1.10, to the unit, on models of the real sizes without memory (device meta)."""
+"""Parameter counts of the reference, to the unit, on models of the real sizes without memory (device meta)."""
 
 import pytest
 import torch

@@ -1,4 +1,7 @@
-"""AdaMix itself, to be read top-down in one evening; nothing here knows the rest of the package.
+"""AdaMix itself, to be read top-down in one evening; nothing here imports the rest of the package.
+
+"The reference" is the authors' published code; Eq. n are the paper's. Skip `fan_out` and the last fields of
+`Architecture`, which `fast` and `interop` read.
 
 1. `mixture.effective` is the paper in ten lines: one weight from M stacked ones, by a route or a mixture point.
 2. `adaptations`: what is mixed. A contract, and bottleneck, LoRA, IA3 and bias, which keep it.

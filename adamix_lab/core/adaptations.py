@@ -49,7 +49,7 @@ def ones(shape: tuple[int, ...], generator: Generator) -> Tensor:
 
 
 def normal(shape: tuple[int, ...], generator: Generator) -> Tensor:
-    """N(0, 0.02), the start of every linear map in the reference (REFERENCE 1.7)."""
+    """N(0, 0.02), the start of every linear map in the reference."""
     return torch.randn(shape, generator=generator) * 0.02
 
 
@@ -145,7 +145,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Bottleneck(Adaptation):
-    """Bottleneck adapter after the frozen layer: `y = Wx; y + up(f(down(y)))` (Eq. 3; REFERENCE 1.1).
+    """Bottleneck adapter after the frozen layer: `y = Wx; y + up(f(down(y)))` (Eq. 3).
 
     init: "reference" draws both maps from N(0, 0.02) with zero biases, so the model is perturbed at step 0, as the
     authors' is; "identity" starts the up-projection at zero.

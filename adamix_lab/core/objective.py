@@ -175,7 +175,7 @@ def _log_probabilities(a: Tensor, b: Tensor, mask: Tensor | None) -> tuple[Tenso
 
 
 def reference_kl(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
-    """`0.5 * [KL(sg(q) || p) + KL(sg(p) || q)]`, targets detached as in the reference (REFERENCE 1.3).
+    """`0.5 * [KL(sg(q) || p) + KL(sg(p) || q)]`, targets detached as in the reference.
 
     The value is the symmetric KL; the gradient on a's logits is exactly `0.5 * (p - q) / rows`.
     """

@@ -24,7 +24,7 @@ class Architecture:
     """What is known of one kind of model. Whatever lies in a block is named by its path from the block on."""
 
     blocks: str  # the list of blocks, inside the base model
-    ffn: str  # the feed-forward part's second map, before dropout, residual and norm: the paper's place (REFERENCE 1.1)
+    ffn: str  # the feed-forward part's second map, before dropout, residual and norm: the paper's place
     query: str | None = None  # projections of the attention; the paper puts LoRA at query and value
     key: str | None = None
     value: str | None = None
@@ -206,7 +206,7 @@ class TaskModules:
 def find_head(model: nn.Module) -> Head:
     """The modules outside the base model that hold weights, by path; empty for language models.
 
-    The reference trains everything outside the encoder (REFERENCE 1.8). A language model's head is tied to, or belongs
+    The reference trains everything outside the encoder. A language model's head is tied to, or belongs
     with, the embeddings: it stays frozen.
     """
     prefix = getattr(model, "base_model_prefix", "")

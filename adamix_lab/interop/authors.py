@@ -1,6 +1,6 @@
 """The authors' checkpoints (`pytorch_model_*_expert_soup.bin`): read as the experts of a mixture.
 
-M, sizes and sharing are inferred from the tensors. Keys (REFERENCE 5 G), by block:
+M, sizes and sharing are inferred from the tensors. Keys, by block:
 
 - bottleneck: `...output.ExpertSoup.MoA_A.deepspeed_experts.{i}.{weight,bias}` (down), `MoA_B` (up); GPT-2: `...mlp.`;
 - LoRA: `...attn.c_attn.experts_lora_A.{i}` `[2 r, in]` (q's rows, then v's) and `experts_lora_B.{i}` `[2 d, r]`.

@@ -2,7 +2,7 @@
 
 Files are written and read without importing `peft`: `adapter_config.json` and `adapter_model.safetensors`, the
 adapter's name left out of the keys. Heads travel as `modules_to_save`. A LoRA on slices of a fused projection (GPT-2's
-q and v) becomes one LoRA of k times the rank, whose B has blocks and zero rows between them (REFERENCE 5 G).
+q and v) becomes one LoRA of k times the rank, whose B has blocks and zero rows between them.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def kl(p, q):
 
 
 def test_reference_gradient_golden():
-    """0.5 * (p - q) / B on the first logits, its negative on the second (REFERENCE 1.3)."""
+    """0.5 * (p - q) / B on the first logits, its negative on the second."""
     a, b = pair()
     reference_kl(a, b).backward()
     expected = 0.5 * (a.softmax(-1) - b.softmax(-1)).detach() / ROWS

@@ -213,7 +213,7 @@ def test_copies_stand_alone(family, copied):
 
 
 def test_a_copy_after_an_evaluation_with_gradients():
-    """The authors' model cannot be copied then (REFERENCE 3)."""
+    """The authors' model cannot be copied then."""
     mixture = attach(tiny.bert(), Bottleneck(4))
     mixture(**tiny.batch()).logits.sum()
     copy.deepcopy(mixture)
