@@ -298,7 +298,7 @@ def train_apart(
         seed: run n takes `experts * seed + n`.
         progress: show bars.
         on_step: as in `train`.
-        blocks: layer numbers to adapt; None adapts all.
+        blocks: block numbers (transformer layers) to adapt; None adapts all.
         folder: for logs and checkpoints, in `adapter0`, `adapter1`, ...; a killed run goes on from them.
 
     Returns:

@@ -16,7 +16,7 @@ from adamix_lab.core.errors import LabError, unknown
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.sites import ARCHITECTURES, Head, find_sites, known_patterns, model_type
 
-Blocks = Iterable[int] | None  # layer numbers to adapt, negative ones from the top; None adapts all
+Blocks = Iterable[int] | None  # block numbers to adapt, negative ones from the top; None adapts all
 Prepared = tuple[nn.Module, list[str], Head]  # the model, the names of what peft added, the head
 
 

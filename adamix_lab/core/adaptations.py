@@ -6,7 +6,8 @@ keeps M copies of every weight and hands `apply` the *effective* ones. To add yo
 ARCHITECTURE.md shows one in fifteen lines.
 
 Effective weights may carry one leading axis K (views, points, runs or examples). The input then holds K groups of
-rows, group after group: `[K * B, T, d]`. The helpers `linear` and `along` take care of it.
+rows, group after group: `[K * B, T, d]`. A shared side's weight has no K axis beside others
+that do: combine them through `linear` and `along`, which take care of both.
 """
 
 from __future__ import annotations
@@ -29,7 +30,11 @@ Weights = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Weight:
-    """One weight of an adaptation: its shape, the side it belongs to, how it starts, whether it decays."""
+    """One weight of an adaptation: its shape, the side it belongs to, how it starts, whether it decays.
+
+    start: called with (shape, generator), it gives one copy's first values.
+    copies_start_alike: the M copies start as one draw, not as a draw each.
+    """
 
     shape: tuple[int, ...]
     side: str

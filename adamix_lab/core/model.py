@@ -232,8 +232,9 @@ def attach(
         adaptation: what is mixed (Bottleneck, LoRA, IA3, Bias, or your own).
         experts: M, at least 1.
         share: a side, or sides, with one copy for all experts of a site (the paper: the up-projection, LoRA's B).
-        targets: module path patterns; None takes the paper's sites for known architectures.
-        blocks: layer numbers to adapt; negative count from the last. None adapts all.
+        targets: module path patterns. None, for known architectures: LoRA, and IA3 of outputs, at query and value; all
+            others at the feed-forward part's second map.
+        blocks: block numbers (transformer layers) to adapt; negative count from the last. None adapts all.
         train_head: the classification head trains along, as in the reference.
         seed: of the experts' start.
         tied: routes take one index for all sides of a site: for experts that belong in pairs (imported, trained apart).

@@ -33,7 +33,7 @@ class RouteSpace:
     """All routes of a model: `counts[site][side]` experts (1 where the side is shared)."""
 
     counts: tuple[tuple[int, ...], ...]
-    tied: bool = False  # one index a site for all its sides: down i always meets up i, as trained that way, or apart
+    tied: bool = False  # one index a site for all its sides, down i always meets up i: for experts trained in pairs
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -42,7 +42,7 @@ class RouteSpace:
 
     @property
     def number(self) -> int:
-        """How many routes there are: (M_down * M_up) ** L with unshared sides, M ** L where they are tied."""
+        """How many routes there are: at L sites (M_down * M_up) ** L with unshared sides, M ** L with tied ones."""
         return math.prod(len(choices) for choices in self._choices())
 
     @property

@@ -105,9 +105,13 @@ def save(
 ) -> Path:
     """Writes experts, head and configuration into a folder; a save that was there is replaced at one instant.
 
-    `adamix_lab.save` says what the arguments are, and writes the model card as well.
+    Args:
+        mixture: the model, merged or not.
+        folder: made if it is not there.
+        notes: plain values kept beside (task, classes, metrics).
+        dtype: of the stored tensors, e.g. torch.float16; None keeps theirs.
 
-    Raises OSError where the disk is full; the old save survives whole.
+    `adamix_lab.save` writes a model card as well. Raises OSError where the disk is full; the old save survives whole.
     """
     folder = Path(folder)
     tensors = {name: t.to(dtype) if dtype else t for name, t in trained_tensors(mixture).items()}

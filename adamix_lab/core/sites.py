@@ -143,9 +143,11 @@ def pattern_to_regex(pattern: str) -> re.Pattern[str]:
 
 
 def find_sites(model: nn.Module, patterns: str | Sequence[str], blocks: Iterable[int] | None = None) -> list[str]:
-    """The module paths that the patterns match, in the model's order; `blocks` keeps only these layer numbers.
+    """The module paths that the patterns match, in the model's order.
 
-    Negative numbers count from the last block. Raises ValueError, with near misses, where a pattern matches nothing.
+    blocks: block numbers (transformer layers) to keep; negative ones count from the last. None keeps all.
+
+    Raises ValueError, with near misses, where a pattern matches nothing.
     """
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     if not patterns:
@@ -170,7 +172,7 @@ def find_sites(model: nn.Module, patterns: str | Sequence[str], blocks: Iterable
 def _in_blocks(sites: list[str], blocks: list[int]) -> list[str]:
     numbers = {site: int(match[1]) for site in sites if (match := re.search(r"(?:^|\.)(\d+)(?:\.|$)", site))}
     if not blocks:
-        raise LabError("blocks is empty: expected layer numbers, or None for all of them.")
+        raise LabError("blocks is empty: expected block numbers (transformer layers), or None for all of them.")
     there = sorted(set(numbers.values()))
     wanted = {block: block + there[-1] + 1 if block < 0 and there else block for block in blocks}
     for block, number in wanted.items():
