@@ -127,7 +127,7 @@ def perform_all(runs: Sequence[Run], out: Path, engine: Engine, deadline: float 
                         ended, lost = ended + 1, 0
                         seconds = (time.perf_counter() - start) / ended
                         counts = progress(runs, out, len(failed), engine.workers, seconds)
-                        say(f"{counts} {outcome.run}: {figures(outcome)}")
+                        say(f"{counts} {outcome.run}: {headline(outcome)}")
                 if len(outcomes) > 1 and all(outcome.files or outcome.error for outcome in outcomes):
                     shutil.rmtree(out / job.name, ignore_errors=True)
         except WorkersLost as error:
@@ -171,7 +171,7 @@ def progress(runs: Sequence[Run], out: Path, failed: int, workers: int, seconds:
     return f"[{done} of {len(runs)} done, {running} running, {failed} failed, about {rest} left]"
 
 
-def figures(outcome: Outcome) -> str:
+def headline(outcome: Outcome) -> str:
     """The merged model's own metric and the seconds of training, or what became of the run."""
     import pandas as pd
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from adamix_lab.analysis.statistics import format_interval
 from adamix_lab.core.errors import LabError, near_misses
-from adamix_lab.core.files import safe_join, write_atomically, write_text
+from adamix_lab.core.files import read_json, safe_join, write_atomically, write_text
 from adamix_lab.experiments.grid import Run
 
 if TYPE_CHECKING:
@@ -114,7 +114,10 @@ def gather(out: Path) -> DataFrame:
     for name in COLUMNS:
         parts = [read_table(place / name) for place in places]
         tables[name] = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
-    names = {place.name: json.loads((place / SETTINGS).read_text(encoding="utf-8"))["variant"] for place in places}
+    names = {
+        place.name: read_json(place / SETTINGS, "the settings of a run. Delete its folder to run it anew.")["variant"]
+        for place in places
+    }
     tables[RESULTS]["variant"] = tables[RESULTS]["run"].map(names)
     _same_rows(tables[RESULTS], tables[PREDICTIONS])
     for name, table in tables.items():
