@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from adamix_lab.baselines.through_peft import Blocks, Prepared, ia3, lora, prefix, prompt, sites_of
 from adamix_lab.baselines.unipelt import UniPELT
@@ -21,6 +21,7 @@ from adamix_lab.core.model import MixtureConfig, MixtureModel, attach, load_trai
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.saving import describe, load, read_config
 from adamix_lab.core.sites import Head, default_targets, find_head, model_type
+from adamix_lab.tasks.batches import encode, sequential
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.evaluation import Evaluation, evaluate, judge
 from adamix_lab.training.recipe import Recipe
@@ -331,3 +332,46 @@ def ensemble(alone: Sequence[Evaluation]) -> Evaluation:
     answers = torch.stack([result.log_probabilities for result in alone]).mean(0)
     answers = answers if answers.shape[-1] == 1 else answers.log_softmax(-1)
     return judge("ensemble of them", len(alone), answers, alone[0].labels, tuple(alone[0].metrics))
+
+
+# -- a linear probe: what the frozen backbone knows before anything is adapted ---------------------------------------
+
+
+POOLINGS = ("mean", "first")
+
+
+@torch.no_grad()
+def features(
+    model: nn.Module, task: Task, tokenizer: Any, rows: Any, pooling: str = "mean", max_length: int = 128
+) -> tuple[Tensor, Tensor]:
+    """(`[rows, d]`, labels `[rows]`): the frozen last hidden states, averaged over tokens or of the first token."""
+    examples = encode(rows, task, tokenizer, max_length)
+    base = model.base_model
+    out: list[Tensor] = [torch.empty(0)] * len(examples)
+    for indices, batch in sequential(examples, 64, tokenizer.pad_token_id or 0):
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        states = base(**inputs).last_hidden_state  # type: ignore[operator]
+        mask = batch["attention_mask"].unsqueeze(-1)
+        pooled = (states * mask).sum(1) / mask.sum(1) if pooling == "mean" else states[:, 0]
+        for index, row in zip(indices, pooled, strict=True):
+            out[index] = row
+    return torch.stack(out), torch.stack([example["labels"] for example in examples])
+
+
+def linear_probe(
+    model: nn.Module, task: Task, tokenizer: Any, pooling: str = "mean", max_length: int = 128
+) -> Evaluation:
+    """Logistic regression (scikit-learn's default, C = 1) on the frozen features of a model in evaluation mode.
+
+    A regression task takes ridge regression (scikit-learn's default, alpha = 1).
+    """
+    from sklearn.linear_model import LogisticRegression, Ridge
+
+    x, y = features(model, task, tokenizer, task.train, pooling, max_length)
+    x_test, gold = features(model, task, tokenizer, task.evaluation, pooling, max_length)
+    if task.regression:
+        answers = torch.tensor(Ridge().fit(x.numpy(), y.numpy()).predict(x_test.numpy()))[:, None]
+    else:
+        classifier = LogisticRegression(max_iter=2000).fit(x.numpy(), y.numpy())
+        answers = torch.tensor(classifier.predict_log_proba(x_test.numpy()))
+    return judge("linear probe", 1, answers.float(), gold, task.metrics)
