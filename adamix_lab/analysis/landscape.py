@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from adamix_lab.analysis.points import Grid, Point, Points, above_prefix, device_and_dtype, logits_at, point_of
 from adamix_lab.core.errors import LabError, one_of, positive
@@ -25,14 +25,13 @@ from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.objective import IGNORED, predicts_next
 from adamix_lab.core.saving import describe
 from adamix_lab.core.views import Batch
+from adamix_lab.fast.tree import free_memory, group_bytes
 from adamix_lab.tasks.batches import encode, sequential, to_device
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.doctor import versions
 
 Say = Callable[[str], None]
 METRICS = ("loss", "accuracy", "entropy", "consistency")
-CPU_BYTES = 2**30  # activations of one pass; more gains nothing
-ACTIVATIONS = 4  # as wide as the widest layer, alive at a time
 MOST_AT_ONCE = 256
 
 
@@ -166,7 +165,9 @@ def evaluate_points(
     check_batches(mixture, batches)
     check_points(mixture, points.anchors)
     device, dtype = device_and_dtype(mixture)
-    chunk = Chunk(points_that_fit(mixture, batches[0]) if at_once is None else at_once, say)
+    if at_once is None:
+        at_once = max(1, min(MOST_AT_ONCE, free_memory(device) // group_bytes(mixture, batches[0])))
+    chunk = Chunk(at_once, say)
     notes = {
         "digest": digest_of(points, batches, str(dtype)), "seed": seed, "dtype": str(dtype), "device": str(device),
         "config": describe(mixture), "versions": versions(), "date": datetime.date.today().isoformat(),
@@ -230,15 +231,6 @@ class Chunk:
                 halved = f"{2 * self.size} points a pass or so; going on with {self.size}"
                 self.say(f"The GPU ran out of memory with {halved}.")
         return found
-
-
-def points_that_fit(mixture: MixtureModel, batch: Batch) -> int:
-    """How many points one pass over a batch takes: half of what a GPU has free, or what a CPU's caches bear."""
-    rows, tokens = batch["inputs_embeds" if "inputs_embeds" in batch else "input_ids"].shape[:2]
-    widest = max((m.out_features for m in mixture.model.modules() if isinstance(m, nn.Linear)), default=1024)
-    device, _ = device_and_dtype(mixture)
-    room = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else CPU_BYTES
-    return max(1, min(MOST_AT_ONCE, room // (ACTIVATIONS * 4 * rows * tokens * widest)))
 
 
 def _one_batch(mixture: MixtureModel, points: Points, batch: Batch, chunk: Chunk) -> tuple[Tensor, int]:
