@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamix_lab.analysis.points import Grid, Point, Points, above_prefix, device_and_dtype, logits_at, point_of
+from adamix_lab.analysis.points import Grid, Point, Points, device_and_dtype, logits_at, point_of, try_cached_prefix
 from adamix_lab.core.errors import LabError, one_of, positive
 from adamix_lab.core.files import read_tensors, write_tensors
 from adamix_lab.core.model import MixtureModel, evaluating
@@ -176,7 +176,7 @@ def evaluate_points(
     points = replace(points, anchors={name: anchors.to(device) for name, anchors in points.anchors.items()})
     written = time.monotonic()
     with torch.no_grad(), evaluating(mixture):
-        top, cache = above_prefix(mixture)
+        top, cache = try_cached_prefix(mixture)
         for n in range(landscape.batches[0], len(batches)):
             batch = cache(to_device(batches[n], device))
             landscape = landscape.add_batch(*_one_batch(top, points, batch, chunk))
@@ -274,8 +274,8 @@ def sums_of(log_p: Tensor, gold: Tensor, references: Tensor) -> Tensor:
     loss = -log_p.gather(-1, gold.expand(len(log_p), -1).unsqueeze(-1)).squeeze(-1)
     right = log_p.argmax(-1) == gold
     entropy = -torch.where(p > 0, p * log_p, 0).sum(-1)
-    apart = torch.stack([(0.5 * (p - q.exp()) * (log_p - q)).sum(-1) for q in references]).mean(0)
-    return torch.stack([value.double().sum(-1) for value in (loss, right, entropy, apart)])
+    divergence = torch.stack([(0.5 * (p - q.exp()) * (log_p - q)).sum(-1) for q in references]).mean(0)
+    return torch.stack([value.double().sum(-1) for value in (loss, right, entropy, divergence)])
 
 
 def digest_of(points: Points, batches: Sequence[Batch], dtype: str) -> str:

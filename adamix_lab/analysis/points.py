@@ -260,7 +260,7 @@ def _double(values: Any) -> Tensor:
 # theirs by a selection that is taken back when the pass ends, whatever happens in it.
 
 
-def above_prefix(mixture: MixtureModel) -> tuple[MixtureModel, Callable[[Batch], Batch]]:
+def try_cached_prefix(mixture: MixtureModel) -> tuple[MixtureModel, Callable[[Batch], Batch]]:
     """The mixture from its first site on and what makes a batch ready for it; unsupported models as they are."""
     plan = plan_blocks(mixture)
     if plan is None or plan.family.cut is None:
@@ -279,12 +279,12 @@ def cache_batches(mixture: MixtureModel, batches: Sequence[Batch]) -> tuple[Mixt
     """(the mixture from its first site on, batches ready for it), on the mixture's device, in evaluation mode."""
     device, _ = device_and_dtype(mixture)
     with torch.no_grad(), evaluating(mixture):
-        top, cache = above_prefix(mixture)
+        top, cache = try_cached_prefix(mixture)
         return top, [cache(to_device(batch, device)) for batch in batches]
 
 
 def logits_at(mixture: MixtureModel, batch: Batch, points: Point) -> Tensor:
-    """Logits `[K, B, ...]` of a batch at K points, `[K, ...]` each; `batch` may hold cached states (`above_prefix`).
+    """Logits `[K, B, ...]` of a batch at K points, `[K, ...]` each; `batch` may hold cached states.
 
     What lies below the first site runs once for all K where the model's family allows it. Points without a head
     take the mixture's own.

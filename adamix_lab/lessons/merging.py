@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 
 from adamix_lab.analysis.landscape import evaluate_points, task_batches
 from adamix_lab.analysis.plots import STYLES, Picture, new_figure
-from adamix_lab.analysis.points import above_prefix, experts_of, inputs_of, simplex
+from adamix_lab.analysis.points import experts_of, inputs_of, simplex, try_cached_prefix
 from adamix_lab.analysis.posterior import marginal
 from adamix_lab.analysis.statistics import wilson
 from adamix_lab.core.errors import LabError
@@ -125,7 +125,7 @@ def prepare(
     measured = evaluate_points(mixture, simplex(experts_of(mixture, 3), steps), [batch])
     shares = measured.coefficients[: -len(measured.marks)].float()
     with torch.no_grad(), evaluating(mixture):
-        top, cache = above_prefix(mixture)
+        top, cache = try_cached_prefix(mixture)
         cached = cache(batch)
         passes = [answer(top, cached, vertex) for vertex in torch.eye(3).tolist()]
         logits = torch.stack(passes, 1)  # [rows, 3, C]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from adamix_lab.analysis.landscape import task_batches
 from adamix_lab.analysis.plots import STYLES, Picture, new_figure
-from adamix_lab.analysis.points import above_prefix, inputs_of
+from adamix_lab.analysis.points import inputs_of, try_cached_prefix
 from adamix_lab.analysis.statistics import wilson
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.model import MixtureModel, evaluating
@@ -37,7 +37,7 @@ def accuracies(mixture: MixtureModel, task: Task, tokenizer: Any, rows: int = 25
     """The share of the first evaluation rows answered rightly at each of STRENGTHS."""
     right, seen = [0.0] * len(STRENGTHS), 0
     with torch.no_grad(), evaluating(mixture):
-        top, cache = above_prefix(mixture)
+        top, cache = try_cached_prefix(mixture)
         for batch in task_batches(task, tokenizer, rows):
             cached = cache(batch)
             seen += len(batch["labels"])

@@ -23,13 +23,13 @@ from torch import Tensor
 
 from adamix_lab.analysis.points import (
     Point,
-    above_prefix,
     dot,
     experts_of,
     filter_normalised,
     logits_at,
     simplex,
     stack_points,
+    try_cached_prefix,
 )
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.files import write_tensors
@@ -116,7 +116,7 @@ def losses_of_rows(mixture: MixtureModel, task: Task, tokenizer: Any, points: Po
     number = len(next(iter(points.values())))
     losses = torch.empty(len(examples), number)
     with evaluating(mixture):
-        top, cache = above_prefix(mixture)
+        top, cache = try_cached_prefix(mixture)
         for indices, batch in sequential(examples, 64, tokenizer.pad_token_id or 0):
             ready = cache(batch)
             for start in range(0, number, AT_ONCE):
