@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -264,10 +265,15 @@ def test_ctrl_c_says_that_the_command_goes_on(trained):
     started = [sys.executable, "-m", "adamix_lab", *"train --task task.csv --steps 100000 --top-blocks 1".split()]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([*started, "--out", "stopped"], cwd=trained[0], env=environment, **pipes) as process:
+    # Tests that run in a shell's background inherit that Ctrl-C is ignored; a command that a person types does not.
+    pipes["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen([*started, "--out", "stopped"], cwd=trained[0], env=environment, **pipes)
+    try:
         process.stdout.readline()  # the task is read, training begins
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert said.splitlines()[-1] == "adamix-lab: stopped. The same command goes on where it was."
     assert "Traceback" not in said
