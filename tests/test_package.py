@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import inspect
 import pkgutil
 import subprocess
 import sys
@@ -24,6 +25,12 @@ def test_every_public_name_is_there():
         assert getattr(adamix_lab, name).__name__ == name
     with pytest.raises(AttributeError, match="has no attribute 'atach'"):
         adamix_lab.atach  # noqa: B018
+
+
+@pytest.mark.parametrize("name", [m for m in modules() if "." not in m and m not in ("cli", "lessons")])
+def test_every_name_that_a_package_exports_is_there(name):
+    package = importlib.import_module(f"adamix_lab.{name}")
+    assert package.__all__ and all(not inspect.ismodule(getattr(package, n)) for n in package.__all__)
 
 
 def test_importing_the_package_and_its_core_brings_in_nothing_heavy():

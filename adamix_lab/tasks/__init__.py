@@ -1,1 +1,15 @@
 """Data in, models to start from."""
+
+from __future__ import annotations
+
+from adamix_lab.core import lazy_names
+
+_NAMES = {
+    "tasks": "Task data_root few_shot hold_out load_task subsample",
+    "backbones": "load_backbone",
+    "batches": "Batches TextsCut collate encode sequential",
+    "metrics": "Undefined score",
+    "prompts": "PROMPTS",
+}
+__all__ = [name for names in _NAMES.values() for name in names.split()]
+__getattr__ = lazy_names(__name__, _NAMES)
