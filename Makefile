@@ -34,7 +34,7 @@ test-all: test test-slow ## all tests but those of `make matrix`
 
 matrix: ## other versions of what we stand on, and what takes too long for every day; writes data/results/matrix.txt
 	@date > data/results/matrix.txt
-	@$(RUN) -m pytest -m matrix -rA --durations=0 >> data/results/matrix.txt; tail -n 40 data/results/matrix.txt
+	@$(RUN) -m pytest -m matrix -rA --durations=0 >> data/results/matrix.txt; code=$$?; tail -n 40 data/results/matrix.txt; exit $$code
 
 lint: ## formatting, style and types
 	@$(RUN) -m ruff format --check .

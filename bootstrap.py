@@ -65,6 +65,8 @@ def clear(recreate: bool) -> None:
     """Removes an old .venv; one that this script did not make, only with --recreate, and nothing that is none."""
     if not (STATE.exists() or (recreate and (VENV / "pyvenv.cfg").exists()) or not any(VENV.iterdir())):
         sys.exit(f"{VENV} was not made by this script. Move it away, or add --recreate if it is an environment.")
+    if VENV.is_symlink():  # to a larger disk, say: what it leads to is left alone
+        return VENV.unlink()
     old = ROOT / ".venv.tmp"  # renamed first: a half removed environment is never taken for a whole one
     shutil.rmtree(old, ignore_errors=True)
     os.replace(VENV, old)

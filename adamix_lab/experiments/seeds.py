@@ -84,7 +84,8 @@ def train_seeds(
     for name, runs in results.items():
         say(f"\n{name if len(parts) > 1 else ''}\n{over_seeds(runs)}")
     took = time.perf_counter() - start
-    say(f"\n{len(seeds)} seeds, {recipe.steps} steps, {took:.0f} s in all on {versions()['device']}")
+    length = f"{recipe.total_steps(1)} steps" if recipe.epochs is None else f"{recipe.epochs:g} epochs"
+    say(f"\n{len(seeds)} seeds, {length}, {took:.0f} s in all on {versions()['device']}")
     rows = [
         {"judged_on": name, "seed": seed, **result.row()}
         for name, runs in results.items()

@@ -24,7 +24,10 @@ SLICE_OF_ONE_FILE = 0.2
 
 
 def data_root() -> Path:
-    """The folder of shipped data: ADAMIX_LAB_DATA names it, else a checkout's `data/`, else what a wheel installed."""
+    """The folder of shipped data: ADAMIX_LAB_DATA names it, else a checkout's `data/`, else the package's `_data`.
+
+    (No wheel brings `_data` yet: the library alone is installed from a clone that stays.)
+    """
     package = Path(__file__).resolve().parents[1]
     checkout, installed = package.parent / "data", package / "_data"
     here = checkout if (checkout / "aspects").is_dir() else installed

@@ -44,7 +44,7 @@ def save(
     Raises OSError where the disk is full; the old save survives whole.
     """
     folder = saving.save(mixture, folder, notes, dtype)
-    write_card(folder, mixture, saving.read_config(folder))
+    write_card(folder, mixture, json.loads((folder / saving.CONFIG).read_text(encoding="utf-8")))
     return folder
 
 

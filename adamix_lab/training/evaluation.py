@@ -211,7 +211,7 @@ def random_routes(per: Scope) -> Strategy:
     """Random routes: one for the batch, one an example, or one a token (the reference's sentence and token level)."""
 
     def strategy(mixture: MixtureModel, batch: Batch, generator: Generator) -> Tensor:
-        states = batch["inputs_embeds" if "inputs_embeds" in batch else "input_ids"]  # [B, T] or [B, T, d]
+        states = batch.get("inputs_embeds", batch.get("input_ids", next(iter(batch.values()))))  # [B, T] or [B, T, d]
         lead = states.shape[: ("batch", "example", "token").index(per)]
         return answers(mixture(selection=mixture.space.draw(generator, tuple(lead)), **batch).logits)
 
