@@ -18,7 +18,7 @@ from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import write_text
 from adamix_lab.experiments.grid import Grid, Run, Search
 from adamix_lab.experiments.performing import Engine, Say, duration, perform_all
-from adamix_lab.experiments.results import RESULTS, begin, finished, gather, read_table, state, summary
+from adamix_lab.experiments.results import RESULTS, begin, check_folder, finished, gather, read_table, state, summary
 from adamix_lab.experiments.running import SLICE
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def listed(grid: Grid, out: Path) -> list[str]:
         name, error = state(folder, run)
         return f"{run.key}  {name:9}  {run}" + (f": {error}" if error else "")
 
+    check_folder(out)
     tried = all_trials(grid)
     if any(state(out / TRIALS, trial)[0] in ("waiting", "under way") for trial in tried):
         lines = [f"{line(out / TRIALS, trial)}, trial of lr {trial.lr:g}" for trial in tried]

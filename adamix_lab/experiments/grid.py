@@ -157,7 +157,7 @@ def settings_of(method: str) -> Iterable[str]:
 def without_effect(method: str) -> dict[str, Any]:
     """The settings that a method has not, with their empty values."""
     if method == "probe":
-        nothing: dict[str, Any] = {"steps": 0, "lr": 0.0, "head_lr": None, "top_blocks": None}
+        nothing: dict[str, Any] = {"steps": 0, "lr": 0.0, "head_lr": None, "top_blocks": None, "prompt": False}
     else:
         nothing = {"top_blocks": None} if method == "head" else {}
     taken = settings_of(method)

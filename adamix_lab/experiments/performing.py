@@ -30,7 +30,7 @@ from adamix_lab.core.errors import LabError, positive
 from adamix_lab.core.model import load_trained, trained_tensors
 from adamix_lab.experiments.batched import StackedRuns, incompatibilities, train_batched
 from adamix_lab.experiments.grid import DEFAULTS, Run
-from adamix_lab.experiments.results import RESULTS, SETTINGS, WORK, begin, fail, finish, finished, unit
+from adamix_lab.experiments.results import RESULTS, SETTINGS, WORK, begin, check_folder, fail, finish, finished, unit
 from adamix_lab.experiments.running import (
     Outcome,
     Prepared,
@@ -111,20 +111,21 @@ def perform_all(runs: Sequence[Run], out: Path, engine: Engine, deadline: float 
         deadline: seconds since the epoch; None has no end.
         say: takes a line for each run that ends.
 
-    Raises OSError where the disk is full, ConnectionError where the cluster does not answer, ImportError where its
-    package is missing: what is finished stays.
+    Raises LabError where `out` holds an earlier version's runs, OSError where the disk is full, ConnectionError where
+    the cluster does not answer, ImportError where its package is missing: what is finished stays.
     """
+    check_folder(out)
     failed: dict[str, str] = {}
     start, ended, lost = time.perf_counter(), 0, 0
-    while jobs := jobs_of(runs, out, engine.together, engine.terms(deadline), failed):
-        one_by_one, before = lost >= LOST, ended  # one by one: which of them ends its worker?
+    while jobs := jobs_of(runs, out, 1 if lost >= LOST else engine.together, engine.terms(deadline), failed):
+        one_by_one, before = lost >= LOST, ended  # one by one, out of their stacks: which of them ends its worker?
         taken = _begun(jobs[:1] if one_by_one else jobs, out)
         try:
             for job, outcomes in hand_out(taken, engine.workers, engine.cluster):
                 for outcome in outcomes:
                     if not finished(out, outcome.run):  # a stack that goes on brings its finished runs, too
                         store(out, outcome, failed)
-                        ended, lost = ended + 1, 0
+                        ended, lost = ended + 1, lost if one_by_one else 0
                         seconds = (time.perf_counter() - start) / ended
                         counts = progress(runs, out, len(failed), engine.workers, seconds)
                         say(f"{counts} {outcome.run}: {headline(outcome)}")

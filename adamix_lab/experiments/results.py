@@ -74,8 +74,15 @@ def fail(place: Path, error: str) -> None:
 
 
 def finished(out: Path, run: Run) -> bool:
-    """Whether the run's results are there."""
-    return (out / run.key / RESULTS).is_file()
+    """Whether the run's tables are there."""
+    return all((out / run.key / name).is_file() for name in COLUMNS)
+
+
+def check_folder(out: Path) -> None:
+    """Refuses a folder with runs of an earlier version, before anything trains. Raises LabError, with the first."""
+    for path in sorted(out.glob(f"*/{SETTINGS}")):
+        if "variant" not in read_json(path, "the settings of a run. Delete its folder to run it anew."):
+            raise LabError(f"{path} is of an earlier version: expected the settings of a run. Give another --out.")
 
 
 def state(out: Path, run: Run) -> tuple[str, str]:

@@ -181,3 +181,20 @@ def test_the_summary_has_a_table_a_task_and_one_of_all(out):
 def test_a_text_table_lines_up():
     lines = stored.text_table([{"name": "a", "value": "1"}, {"name": "long", "value": "100.0"}]).splitlines()
     assert lines == ["name  value", "-" * 11, "a         1", "long  100.0"]
+
+
+def test_a_run_whose_table_was_deleted_is_not_finished(tmp_path):
+    run = stored.Run(seed=3)
+    place = stored.begin(tmp_path, run)
+    stored.finish(place, dict.fromkeys(stored.COLUMNS, b""))
+    assert stored.finished(tmp_path, run)
+    (place / stored.PREDICTIONS).unlink()
+    assert not stored.finished(tmp_path, run)
+
+
+def test_a_folder_of_an_earlier_version_is_refused_before_anything_trains(tmp_path):
+    place = stored.begin(tmp_path, stored.Run(seed=3))
+    stored.check_folder(tmp_path)
+    (place / stored.SETTINGS).write_text('{"format": 1, "run": "abc", "settings": {}}')
+    with pytest.raises(stored.LabError, match="is of an earlier version"):
+        stored.check_folder(tmp_path)

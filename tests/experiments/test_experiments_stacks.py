@@ -13,7 +13,7 @@ from adamix_lab.experiments import performing, running
 from adamix_lab.experiments.ablation import ablate
 from adamix_lab.experiments.grid import Run, grid_of
 from adamix_lab.experiments.performing import Engine, Job, jobs_of, perform, stacking_obstacle, stacks_of
-from adamix_lab.experiments.results import begin, finish, finished, gather
+from adamix_lab.experiments.results import COLUMNS, begin, finish, finished, gather
 from adamix_lab.experiments.running import Terms
 
 ADAMIX = {
@@ -69,7 +69,7 @@ def test_a_stack_that_was_under_way_stays_together(tmp_path):
     runs = [Run(seed=seed) for seed in range(5)]
     (whole,) = jobs_of(runs, tmp_path, 5, Terms())
     assert whole.runs == tuple(runs)
-    finish(begin(tmp_path, runs[0]), {"results.parquet": b""})
+    finish(begin(tmp_path, runs[0]), dict.fromkeys(COLUMNS, b""))
     assert [job.runs for job in jobs_of(runs, tmp_path, 5, Terms())] == [tuple(runs[1:])]
     (tmp_path / whole.name / "work").mkdir(parents=True)
     assert jobs_of(runs, tmp_path, 5, Terms()) == [whole]
