@@ -75,6 +75,5 @@ def test_budgets_of_cells_and_words(source):
 def test_runs_in_the_fast_mode_within_its_time(build, source, monkeypatch):
     monkeypatch.setenv("ADAMIX_LAB_FAST", "1")
     notebook = build.build(source)
-    seconds = build.run(notebook)
+    build.run(notebook)  # its seconds are measured by tests/benchmarks/notebooks.py
     assert not errors_in_widgets(notebook)
-    assert seconds <= 120  # 60 s on two free cores; a busy machine gets twice that
