@@ -26,7 +26,8 @@ from typing import Any
 
 from adamix_lab.baselines.making import BASELINES
 from adamix_lab.core.errors import LabError, one_of, positive, unknown
-from adamix_lab.tasks.tasks import EMBEDDED, PAPER_TASKS, data_root
+from adamix_lab.tasks.table import EMBEDDED, PAPER_TASKS
+from adamix_lab.tasks.tasks import data_root
 
 METHODS = (*BASELINES, "probe")
 CHOICES = {

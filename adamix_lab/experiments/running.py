@@ -35,7 +35,8 @@ from adamix_lab.fast.tree import tree_logits
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import Encoder, Example, TextsCut, collate, encode, sequential, to_device
 from adamix_lab.tasks.prompts import PROMPTS, load_prompted, prompt_encoder
-from adamix_lab.tasks.tasks import PAPER_TASKS, Task, few_shot, hold_out, load_task, subsample
+from adamix_lab.tasks.table import PAPER_TASKS
+from adamix_lab.tasks.tasks import Task, few_shot, hold_out, load_task, subsample
 from adamix_lab.training.doctor import versions
 from adamix_lab.training.evaluation import Evaluation, IndexedBatch, evaluate_batches
 from adamix_lab.training.recipe import Recipe
