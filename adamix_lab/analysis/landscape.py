@@ -26,7 +26,7 @@ from adamix_lab.core.objective import IGNORED, predicts_next
 from adamix_lab.core.saving import describe
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.tree import free_memory, group_bytes
-from adamix_lab.tasks.batches import encode, sequential, to_device
+from adamix_lab.tasks.batches import encode, padding_of, sequential, to_device
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.doctor import versions
 
@@ -197,7 +197,7 @@ def task_batches(task: Task, tokenizer: Any, rows: int | None = None, batch_size
     if not chosen:
         raise LabError(f"The evaluation set of {task.name!r} is empty ({rows = }): expected at least one row.")
     examples = encode(chosen, task, tokenizer)
-    return [batch for _, batch in sequential(examples, batch_size, tokenizer.pad_token_id or 0)]
+    return [batch for _, batch in sequential(examples, batch_size, padding_of(tokenizer))]
 
 
 @dataclass

@@ -23,7 +23,7 @@ from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.fast.tree import LIMIT, free_memory, group_bytes, tree_logits
 from adamix_lab.fast.views import routed_logits
-from adamix_lab.tasks.batches import encode, sequential, to_device
+from adamix_lab.tasks.batches import encode, padding_of, sequential, to_device
 from adamix_lab.tasks.rows import Row
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.evaluation import IndexedBatch, cache_batches
@@ -111,7 +111,7 @@ def fix_batches(
     examples = encode(task.evaluation if rows is None else rows, task, tokenizer, max_length)
     labels = torch.tensor([int(example.pop("labels", torch.tensor(-1))) for example in examples])
     device = next(mixture.parameters()).device
-    ordered = sequential(examples, batch_size, tokenizer.pad_token_id or 0)
+    ordered = sequential(examples, batch_size, padding_of(tokenizer, mixture.model))
     batches = [(numbers, to_device(batch, device)) for numbers, batch in ordered]
     with torch.no_grad(), evaluating(mixture):
         top, cached = cache_batches(mixture, batches)

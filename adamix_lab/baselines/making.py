@@ -21,7 +21,7 @@ from adamix_lab.core.model import MixtureConfig, MixtureModel, attach, load_trai
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.saving import describe, load, read_config
 from adamix_lab.core.sites import Head, default_targets, find_head, model_type
-from adamix_lab.tasks.batches import encode, sequential
+from adamix_lab.tasks.batches import encode, padding_of, sequential
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.evaluation import Evaluation, evaluate, judge
 from adamix_lab.training.recipe import Recipe
@@ -348,11 +348,15 @@ def features(
     examples = encode(rows, task, tokenizer, max_length)
     base = model.base_model
     out: list[Tensor] = [torch.empty(0)] * len(examples)
-    for indices, batch in sequential(examples, 64, tokenizer.pad_token_id or 0):
+    for indices, batch in sequential(examples, 64, padding_of(tokenizer)):
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         states = base(**inputs).last_hidden_state  # type: ignore[operator]
         mask = batch["attention_mask"].unsqueeze(-1)
-        pooled = (states * mask).sum(1) / mask.sum(1) if pooling == "mean" else states[:, 0]
+        pooled = (
+            (states * mask).sum(1) / mask.sum(1)
+            if pooling == "mean"
+            else states[torch.arange(len(states)), mask[..., 0].argmax(1)]
+        )
         for index, row in zip(indices, pooled, strict=True):
             out[index] = row
     return torch.stack(out), torch.stack([example["labels"] for example in examples])

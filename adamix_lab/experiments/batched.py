@@ -30,7 +30,7 @@ from adamix_lab.core.routing import Router
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.fast.views import WAYS
-from adamix_lab.tasks.batches import Batches, Example, collate, length, to_device
+from adamix_lab.tasks.batches import ZEROS, Batches, Example, Padding, collate, length, to_device
 from adamix_lab.training.optim import BETAS, StackedAdamW, on_route
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.run import (
@@ -140,7 +140,7 @@ class StackedRuns:
 
     # -- a step ---------------------------------------------------------------------------------------
 
-    def losses(self, step: int, pad: int, device: torch.device) -> list[Losses]:
+    def losses(self, step: int, pad: Padding, device: torch.device) -> list[Losses]:
         """Each run's losses at a step, by one forward pass of all runs' batches and views."""
         chosen = [order.at(step) for order in self.orders]
         most = max(map(len, chosen))
@@ -323,7 +323,7 @@ def train_batched(
     starts: Sequence[Start],
     examples: Sequence[list[Example]],
     recipes: Sequence[Recipe],
-    pad: int = 0,
+    pad: Padding = ZEROS,
     progress: bool = True,
     on_step: Callable[[int, StackedRuns], None] | None = None,
     folder: Path | None = None,
@@ -336,7 +336,7 @@ def train_batched(
         starts: each run's first weights: `trained_tensors` of a mixture that was attached with the run's seed.
         examples: each run's, as the mixture takes them (one list for all, or one a run).
         recipes: each run's settings.
-        pad: the padding token's id.
+        pad: how the tokenizer pads.
         progress: show a bar.
         on_step: called after each step with the number of steps done and the runs.
         folder: for checkpoints, every `checkpoint_every` steps of the first recipe; a killed stack goes on there.

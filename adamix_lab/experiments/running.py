@@ -33,7 +33,17 @@ from adamix_lab.experiments.results import CURVES, PREDICTIONS, RESULTS, parquet
 from adamix_lab.fast.prefix import cached_prefix
 from adamix_lab.fast.tree import tree_logits
 from adamix_lab.tasks.backbones import load_backbone
-from adamix_lab.tasks.batches import Encoder, Example, TextsCut, collate, encode, sequential, to_device
+from adamix_lab.tasks.batches import (
+    Encoder,
+    Example,
+    Padding,
+    TextsCut,
+    collate,
+    encode,
+    padding_of,
+    sequential,
+    to_device,
+)
 from adamix_lab.tasks.prompts import PROMPTS, load_prompted, prompt_encoder
 from adamix_lab.tasks.table import PAPER_TASKS
 from adamix_lab.tasks.tasks import Task, few_shot, hold_out, load_task, subsample
@@ -120,7 +130,7 @@ class Prepared:
 
     Attributes:
         mixture: what trains: from its first site on where the prefix is cached, else the whole.
-        pad: the padding token's id.
+        pad: how the tokenizer pads.
         task: rows to train on and to be judged on.
         recipe: training settings, with the steps that the run's budget allows.
         training: examples as the mixture takes them.
@@ -131,7 +141,7 @@ class Prepared:
     """
 
     mixture: MixtureModel
-    pad: int
+    pad: Padding
     task: Task
     recipe: Recipe
     training: list[Example]
@@ -149,8 +159,9 @@ def prepare(run: Run) -> Prepared:
 
     task = task_of(run)
     mixture, tokenizer = mixture_of(run, task)
+    pad = padding_of(tokenizer, mixture.model)
     mixture, cache = above_prefix(run, mixture.to(PartialState().device))
-    device, pad = next(mixture.parameters()).device, tokenizer.pad_token_id or 0
+    device = next(mixture.parameters()).device
     encoder: Encoder = prompt_encoder(PROMPTS[task.name]) if run.prompt else encode
     sites = tuple(mixture.sites) if cache else ()
     shared = (run.backbone, *_source(run), run.max_length, run.prompt, sites)

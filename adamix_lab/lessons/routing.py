@@ -19,7 +19,7 @@ from adamix_lab.core.objective import cross_entropy
 from adamix_lab.core.routing import generator_for
 from adamix_lab.lessons.answers import Answers
 from adamix_lab.lessons.widgets import Explorer, Number, View
-from adamix_lab.tasks.batches import collate, encode
+from adamix_lab.tasks.batches import Padding, collate, encode, padding_of
 from adamix_lab.tasks.rows import Row
 from adamix_lab.tasks.tasks import Task, load_task
 from adamix_lab.training.shipped import load_twin
@@ -238,7 +238,7 @@ def train_gates(
 
     balance: weight of the balancing loss (Fedus et al., 2022); 0 leaves it out.
     """
-    pad = tokenizer.pad_token_id or 0  # type: ignore[attr-defined]
+    pad = padding_of(tokenizer, mixture.model)
     train, judged = encode(task.train, task, tokenizer), encode(task.evaluation[:rows], task, tokenizer)
     frozen = [(p, p.requires_grad) for p in mixture.parameters()]
     model = attach_gates(mixture, seed).eval()
@@ -298,7 +298,7 @@ def _from_mean(loads: Tensor, names: Sequence[str]) -> Tensor:
 
 
 @torch.no_grad()
-def _look(model: torch.nn.Module, examples: Sequence[dict[str, Tensor]], pad: int) -> tuple[Tensor, Tensor, float]:
+def _look(model: torch.nn.Module, examples: Sequence[dict[str, Tensor]], pad: Padding) -> tuple[Tensor, Tensor, float]:
     loads, right, sure = [], [], []
     for start in range(0, len(examples), 32):
         batch = collate(examples[start : start + 32], pad)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adamix_lab.core.errors import LabError, positive
-from adamix_lab.core.model import MixtureModel
-from adamix_lab.core.objective import predicts_next
+from adamix_lab.core.model import MixtureModel, evaluating
+from adamix_lab.core.objective import predicts_next, reads_labels
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.views import Batch
 from adamix_lab.tasks.tasks import Task
@@ -21,6 +21,17 @@ Encoder = Callable[[Sequence[Mapping[str, Any]], Task, Any, int], list[Example]]
 
 BUCKET = 32  # batches that are sorted by length together: less padding, and still a random order
 IGNORED = -100  # pads labels that come one a token
+
+
+class Padding(NamedTuple):
+    """What fills up a batch: the padding token's id, its side, and its token type. `padding_of` reads a tokenizer's."""
+
+    token: int = 0
+    side: Literal["left", "right"] = "right"
+    token_type: int = 0
+
+
+ZEROS = Padding()  # where no tokenizer says otherwise
 
 
 class TextsCut(UserWarning):
@@ -43,18 +54,20 @@ def encode(rows: Sequence[Mapping[str, Any]], task: Task, tokenizer: Any, max_le
             'generation.training.train_generator with a decoder (load_backbone(..., kind="generation")).'
         )
     columns = [[row[column] for row in rows] for column in task.text]
-    encoded = tokenizer(*columns, truncation=True, max_length=max_length)
-    names = [name for name in encoded if name in tokenizer.model_input_names]
-    examples = []
-    for n, row in enumerate(rows):
-        example = {name: torch.tensor(encoded[name][n], dtype=torch.long) for name in names}
-        if not len(example["input_ids"]):
-            example = _single_token(names, tokenizer)
+    examples = tokenized(columns, tokenizer, max_length)
+    for example, row in zip(examples, rows, strict=True):
         if task.label in row:
             example["labels"] = torch.tensor(row[task.label])
-        examples.append(example)
     _warn_of_cuts(examples, columns, tokenizer, max_length)
     return examples
+
+
+def tokenized(columns: Sequence[list[str]], tokenizer: Any, max_length: int) -> list[Example]:
+    """One column of texts, or two of pairs, as examples without labels: `input_ids` `[T]` and so on, not padded."""
+    encoded = tokenizer(*columns, truncation=True, max_length=max_length)
+    names = [name for name in encoded if name in tokenizer.model_input_names]
+    rows = [{name: torch.tensor(encoded[name][n], dtype=torch.long) for name in names} for n in range(len(columns[0]))]
+    return [row if len(row["input_ids"]) else _single_token(names, tokenizer) for row in rows]
 
 
 def _single_token(names: Sequence[str], tokenizer: Any) -> Example:
@@ -101,16 +114,56 @@ def length(example: Example) -> int:
     return len(example["attention_mask"] if "attention_mask" in example else example["input_ids"])
 
 
-def collate(examples: Sequence[Example], pad: int = 0, multiple: int = 1) -> Batch:
-    """A batch of examples, every key padded on the right: `[B, T]`, and `inputs_embeds` `[B, T, d]`.
+def padding_of(tokenizer: Any, model: nn.Module | None = None) -> Padding:
+    """How the tokenizer pads; a mask hides token 0 where it has no padding token.
+
+    model: a model whose head may look for padding; asked where its configuration names another padding token. Raises
+    ValueError where the head then reads padding (decoders' classifiers, which answer at the last token that is none).
+    """
+    token = getattr(tokenizer, "pad_token_id", None)
+    side, kind = getattr(tokenizer, "padding_side", "right"), getattr(tokenizer, "pad_token_type_id", 0)
+    pad = Padding(0 if token is None else token, side, kind)
+    config = getattr(model, "config", None)
+    expected = getattr(config, "pad_token_id", None)
+    if model is not None and config is not None and expected != pad.token and _reads_padding(model, pad, expected):
+        raise LabError(
+            f"The head of {type(model).__name__} reads the last token that is not padding, and its configuration has "
+            f"pad_token_id = {expected}: expected the tokenizer's, {token}. Set model.config.pad_token_id = "
+            "tokenizer.pad_token_id (after tokenizer.pad_token = tokenizer.eos_token where the tokenizer has none)."
+        )
+    return pad
+
+
+@torch.no_grad()
+def _reads_padding(model: nn.Module, pad: Padding, expected: int | None) -> bool:
+    # Whether two tokens are answered otherwise with padding behind them. On the left, padding is not read as the last.
+    from adamix_lab.core.numerics import REORDERED, relative_difference
+
+    if pad.side == "left" or predicts_next(model) or reads_labels(model) or not hasattr(model, "num_labels"):
+        return False
+    device = next(model.parameters()).device
+    tokens = [token for token in range(4) if token not in (pad.token, expected)][:2]
+    alone = torch.tensor([tokens], device=device)
+    padded = torch.tensor([[*tokens, pad.token]], device=device)
+    with evaluating(model):
+        first = model(input_ids=alone, attention_mask=torch.ones_like(alone)).logits
+        second = model(input_ids=padded, attention_mask=(torch.arange(3, device=device) < 2).long()[None]).logits
+    return first.shape == second.shape and relative_difference(second, first) > REORDERED[first.dtype]
+
+
+def collate(examples: Sequence[Example], pad: Padding = ZEROS, multiple: int = 1) -> Batch:
+    """A batch of examples, every key padded on one side: `[B, T]`, and `inputs_embeds` `[B, T, d]`.
 
     Args:
         examples: with equal keys; labels are one number an example `[B]`, or one a token `[B, T]`.
-        pad: the padding token's id; masks, types and states are padded with zeros, labels a token with -100.
+        pad: of the tokenizer; masks and states are padded with zeros, labels a token with -100.
         multiple: T is rounded up to a multiple of this (8 suits tensor cores).
     """
-    fill = {"input_ids": pad, "labels": IGNORED}
-    return {name: _padded([example[name] for example in examples], fill.get(name, 0), multiple) for name in examples[0]}
+    fill = {"input_ids": pad.token, "token_type_ids": pad.token_type, "labels": IGNORED}
+    return {
+        name: _padded([example[name] for example in examples], fill.get(name, 0), pad.side, multiple)
+        for name in examples[0]
+    }
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -118,12 +171,14 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
 
-def _padded(values: Sequence[Tensor], fill: int, multiple: int) -> Tensor:
+def _padded(values: Sequence[Tensor], fill: int, side: str, multiple: int) -> Tensor:
     if values[0].dim() == 0:
         return torch.stack(list(values))
-    padded = torch.nn.utils.rnn.pad_sequence(list(values), batch_first=True, padding_value=fill)
-    more = -padded.shape[1] % multiple
-    return padded if not more else torch.cat([padded, padded.new_full((len(values), more, *padded.shape[2:]), fill)], 1)
+    padded = nn.utils.rnn.pad_sequence(list(values), batch_first=True, padding_value=fill, padding_side=side)
+    if not (more := -padded.shape[1] % multiple):
+        return padded
+    filling = padded.new_full((len(values), more, *padded.shape[2:]), fill)
+    return torch.cat([filling, padded] if side == "left" else [padded, filling], 1)
 
 
 class Batches:
@@ -173,7 +228,10 @@ class Batches:
 
 
 def sequential(
-    examples: Sequence[Example], batch_size: int, pad: int = 0, multiple: int = 1
+    examples: Sequence[Example],
+    batch_size: int,
+    pad: Padding = ZEROS,
+    multiple: int = 1,
 ) -> Iterator[tuple[list[int], Batch]]:
     """Batches for evaluation, longest first, each with its examples' original indices, so results go back in order.
 

@@ -23,7 +23,16 @@ from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import cut_last_block, plan_blocks
 from adamix_lab.fast.prefix import cached_prefix
 from adamix_lab.fast.views import shared_prefix
-from adamix_lab.tasks.batches import Encoder, check_labels, encode, sequential, to_device
+from adamix_lab.tasks.batches import (
+    Encoder,
+    check_labels,
+    collate,
+    encode,
+    padding_of,
+    sequential,
+    to_device,
+    tokenized,
+)
 from adamix_lab.tasks.metrics import score
 from adamix_lab.tasks.tasks import Task
 
@@ -110,7 +119,7 @@ def evaluate(
         one_of("Strategy", name, STRATEGIES)
     check_labels(mixture, task)
     examples = encoder(task.evaluation, task, tokenizer, max_length)
-    device, pad = next(mixture.parameters()).device, tokenizer.pad_token_id or 0
+    device, pad = next(mixture.parameters()).device, padding_of(tokenizer, mixture.model)
     batches = [(rows, to_device(batch, device)) for rows, batch in sequential(examples, batch_size, pad)]
     with evaluating(mixture):
         if len(strategies) > 1:
@@ -165,12 +174,12 @@ def predict(
     for pair in pairs:
         if len(pair) != len(pairs[0]) or len(pair) > 2 or not all(isinstance(part, str) for part in pair):
             raise LabError(f"{pair!r} does not fit: expected strings, all of them sentences or all of them pairs.")
-    device = next(mixture.parameters()).device
+    device, pad = next(mixture.parameters()).device, padding_of(tokenizer, mixture.model)
     answers = []
     with torch.no_grad(), evaluating(mixture):
         for start in range(0, len(pairs), batch_size):
             columns = [list(column) for column in zip(*pairs[start : start + batch_size], strict=True)]
-            batch = tokenizer(*columns, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
+            batch = collate(tokenized(columns, tokenizer, max_length), pad)
             answer = STRATEGIES[strategy][0](mixture, to_device(batch, device), generator_for(seed, start)).cpu()
             answers.append(answer if answer.shape[-1] == 1 else answer.exp())
     return torch.cat(answers)

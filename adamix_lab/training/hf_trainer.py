@@ -19,7 +19,7 @@ from adamix_lab.core.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.core.objective import Objective, TaskLoss
 from adamix_lab.core.routing import Router
 from adamix_lab.fast.views import WAYS
-from adamix_lab.tasks.batches import Batches, Example, collate, length
+from adamix_lab.tasks.batches import ZEROS, Batches, Example, collate, length, padding_of
 from adamix_lab.training.card import save
 from adamix_lab.training.optim import make_optimizer, rest_off_route
 from adamix_lab.training.recipe import Recipe
@@ -39,8 +39,7 @@ class AdaMixTrainer(Trainer):
         recipe: settings; None takes the defaults.
         train_dataset: examples from `encode`: batches are bucketed by length, in our loop's order.
         task_loss: (logits, labels) to a mean over rows; None takes what fits the head.
-        pad: the padding token's id.
-        **settings: whatever else the Trainer takes.
+        **settings: whatever else the Trainer takes; `processing_class`, the tokenizer, says how batches are padded.
 
     Raises:
         ValueError: several GPUs in one process, where DataParallel would split the views among them.
@@ -53,7 +52,6 @@ class AdaMixTrainer(Trainer):
         recipe: Recipe | None = None,
         train_dataset: list[Example] | None = None,
         task_loss: TaskLoss | None = None,
-        pad: int = 0,
         **settings: Any,
     ) -> None:
         self.mixture = mixture
@@ -61,6 +59,8 @@ class AdaMixTrainer(Trainer):
         self.router = Router(mixture.space, self.recipe.seed, self.recipe.per)
         args.remove_unused_columns = False
         args.label_names = ["labels"]  # the objective's own arguments are a batch and routes
+        tokenizer = settings.get("processing_class")
+        pad = ZEROS if tokenizer is None else padding_of(tokenizer, mixture.model)
         settings.setdefault("data_collator", lambda examples: collate(examples, pad))
         objective = Objective(mixture, self.recipe.consistency, task_loss, WAYS)
         super().__init__(objective, args, train_dataset=train_dataset, **settings)

@@ -28,7 +28,7 @@ from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import read_tensors, write_tensors, write_text
 from adamix_lab.core.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.core.objective import Objective
-from adamix_lab.tasks.batches import Example, sequential, to_device
+from adamix_lab.tasks.batches import ZEROS, Example, Padding, sequential, to_device
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.recipe import Recipe, flatten
 
@@ -79,7 +79,7 @@ class Run:
         accelerator, objective, optimizer: as `Accelerator.prepare` gave them.
         recipe: settings.
         dev: examples that choose the best weights; none keeps the last.
-        pad: the padding token's id.
+        pad: how the tokenizer pads.
         folder: for the log and checkpoints, or None.
         identity: which model and data these are (`identify`).
     """
@@ -91,7 +91,7 @@ class Run:
         optimizer: Any,
         recipe: Recipe,
         dev: Sequence[Example] = (),
-        pad: int = 0,
+        pad: Padding = ZEROS,
         folder: str | Path | None = None,
         identity: Mapping[str, Any] | None = None,
     ) -> None:

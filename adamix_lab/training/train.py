@@ -19,13 +19,16 @@ from adamix_lab.core.objective import Objective, TaskLoss
 from adamix_lab.core.routing import Router
 from adamix_lab.core.views import Batch
 from adamix_lab.tasks.batches import (
+    ZEROS,
     Batches,
     Encoder,
     Example,
+    Padding,
     check_labels,
     collate,
     encode,
     length,
+    padding_of,
     sequential,
     to_device,
 )
@@ -87,7 +90,7 @@ def train_examples(
     recipe: Recipe,
     accelerator: Any,
     dev: Sequence[Example] = (),
-    pad: int = 0,
+    pad: Padding = ZEROS,
     folder: str | Path | None = None,
     identity: Mapping[str, Any] | None = None,
     task_loss: TaskLoss | None = None,
@@ -98,7 +101,7 @@ def train_examples(
 
     Args:
         dev: examples that choose the best weights; none keeps the last.
-        pad: the padding token's id.
+        pad: how the tokenizer pads.
         identity: plain values that say which model and data these are; a checkpoint of others is refused.
     """
     from tqdm.auto import tqdm
@@ -143,7 +146,7 @@ def train_examples(
 
 
 def pieces(
-    batch: Sequence[Example], routes: Tensor, accelerator: Any, accumulate: int, pad: int
+    batch: Sequence[Example], routes: Tensor, accelerator: Any, accumulate: int, pad: Padding
 ) -> Iterator[tuple[Batch, Tensor, float]]:
     """This process's contiguous pieces of a batch, one as a rule: rows on the device, their routes, their share of all.
 
@@ -154,15 +157,16 @@ def pieces(
         start, stop = len(batch) * part // parts, len(batch) * (part + 1) // parts
         rows = slice(start, stop) if stop > start else slice(0, 1)
         piece = to_device(collate(batch[rows], pad), accelerator.device)
-        yield piece, routes_of(routes, rows, piece), (stop - start) / len(batch)
+        yield piece, routes_of(routes, rows, piece, pad.side), (stop - start) / len(batch)
 
 
-def routes_of(routes: Tensor, rows: slice, piece: Batch) -> Tensor:
+def routes_of(routes: Tensor, rows: slice, piece: Batch, side: str = "right") -> Tensor:
     """The routes of a piece of the batch: all of `[K, sites, sides]`, else the piece's rows (and tokens)."""
     if routes.dim() > 3:
         routes = routes[:, rows]
     if routes.dim() > 4:
-        routes = routes[:, :, : piece["attention_mask"].shape[1]]
+        tokens = piece["attention_mask"].shape[1]
+        routes = routes[:, :, -tokens:] if side == "left" else routes[:, :, :tokens]
     return routes.to(piece["labels"].device)
 
 
@@ -188,15 +192,15 @@ def start_accelerator(recipe: Recipe) -> Any:
 
 def prepare_data(
     mixture: MixtureModel, task: Task, tokenizer: Any, recipe: Recipe, encoder: Encoder = encode
-) -> tuple[MixtureModel, list[Example], list[Example], int]:
-    """(what is trained, training examples, dev examples, padding id): tokenised, or cached up to the first block."""
+) -> tuple[MixtureModel, list[Example], list[Example], Padding]:
+    """(what is trained, training examples, dev examples, padding): tokenised, or cached up to the first block."""
     rows, dev_rows = task.train, task.evaluation
     if recipe.choose_on == "slice":
         together = task.text if task.generates else ()
         rows, dev_rows = hold_out(task.train, recipe.dev_fraction, recipe.seed, task.label, together)
     examples = encoder(rows, task, tokenizer, recipe.max_length)
     dev = encoder(dev_rows, task, tokenizer, recipe.max_length) if dev_rows else []
-    pad = tokenizer.pad_token_id or 0
+    pad = padding_of(tokenizer, mixture.model)
     if recipe.cache_prefix:
         from adamix_lab.fast.prefix import cached_prefix
 
@@ -207,12 +211,14 @@ def prepare_data(
     return mixture, examples, dev, pad
 
 
-def cache_examples(examples: list[Example], cache: Any, device: torch.device, pad: int = 0) -> list[Example]:
+def cache_examples(examples: list[Example], cache: Any, device: torch.device, pad: Padding) -> list[Example]:
     """The examples with the states `[T, d]` that enter the first adapted block in the place of their tokens."""
     kept: list[Example] = [{} for _ in examples]
     for indices, batch in sequential(examples, 64, pad):
         states = cache(to_device(batch, device))["inputs_embeds"].cpu()
         for n, state in zip(indices, states, strict=True):
             rest = {name: value for name, value in examples[n].items() if name in ("attention_mask", "labels")}
-            kept[n] = {"inputs_embeds": state[: length(examples[n])].clone(), **rest}
+            tokens = length(examples[n])
+            state = state[-tokens:] if pad.side == "left" else state[:tokens]
+            kept[n] = {"inputs_embeds": state.clone(), **rest}
     return kept

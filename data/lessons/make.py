@@ -40,7 +40,7 @@ from adamix_lab.lessons import answers, landscape, your_own
 from adamix_lab.lessons.answers import RUNS, answers_of, write_answers
 from adamix_lab.lessons.landscape import Faces
 from adamix_lab.lessons.your_own import KINDS, fresh_loras
-from adamix_lab.tasks.batches import encode, sequential
+from adamix_lab.tasks.batches import encode, padding_of, sequential
 from adamix_lab.tasks.tasks import Task, load_task
 from adamix_lab.training.doctor import device_name, versions
 from adamix_lab.training.shipped import EXPERTS, RECIPE, SEEDS, TWINS, load_twin, twin_recipe, untrained_mixture
@@ -117,7 +117,7 @@ def losses_of_rows(mixture: MixtureModel, task: Task, tokenizer: Any, points: Po
     losses = torch.empty(len(examples), number)
     with evaluating(mixture):
         top, cache = try_cached_prefix(mixture)
-        for indices, batch in sequential(examples, 64, tokenizer.pad_token_id or 0):
+        for indices, batch in sequential(examples, 64, padding_of(tokenizer)):
             ready = cache(batch)
             for start in range(0, number, AT_ONCE):
                 some = {name: weights[start : start + AT_ONCE] for name, weights in points.items()}

@@ -1,10 +1,21 @@
 import warnings
 
 import pytest
+import tiny
 import tiny_task
 import torch
 
-from adamix_lab.tasks.batches import Batches, TextsCut, collate, encode, length, sequential
+from adamix_lab.tasks.batches import (
+    Batches,
+    Padding,
+    TextsCut,
+    collate,
+    encode,
+    length,
+    padding_of,
+    sequential,
+    tokenized,
+)
 from adamix_lab.tasks.tasks import Task
 
 TASK = tiny_task.task()
@@ -58,7 +69,7 @@ def test_nothing_to_encode():
 def test_collate_pads_every_key():
     a = {"input_ids": torch.tensor([5, 6]), "attention_mask": torch.ones(2).long(), "labels": torch.tensor(1)}
     b = {"input_ids": torch.tensor([7]), "attention_mask": torch.ones(1).long(), "labels": torch.tensor(0)}
-    batch = collate([a, b], pad=9)
+    batch = collate([a, b], Padding(9))
     assert batch["input_ids"].tolist() == [[5, 6], [7, 9]] and batch["labels"].tolist() == [1, 0]
     assert batch["attention_mask"].tolist() == [[1, 1], [1, 0]]
     assert collate([a, b], multiple=8)["input_ids"].shape == (2, 8)
@@ -66,6 +77,41 @@ def test_collate_pads_every_key():
     assert states.shape == (2, 4, 3) and states[0, 2:].abs().sum() == 0
     tokens = collate([{"labels": torch.tensor([1, 2])}, {"labels": torch.tensor([3])}])["labels"]
     assert tokens.tolist() == [[1, 2], [3, -100]]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("token", ["[PAD]", "w3"])
+def test_padding_is_the_tokenizers_own(side, token):
+    tokenizer = tiny_task.tokenizer()
+    tokenizer.padding_side, tokenizer.pad_token = side, token
+    tokenizer._pad_token_type_id = 2
+    texts = ["w1 w2 w4", "w5", "w6 w7"]
+    theirs = tokenizer(texts, padding=True, return_tensors="pt")
+    ours = collate(tokenized([texts], tokenizer, 128), padding_of(tokenizer))
+    assert set(ours) == set(theirs) and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    theirs = tokenizer(texts, padding=True, pad_to_multiple_of=8, return_tensors="pt")
+    ours = collate(tokenized([texts], tokenizer, 128), padding_of(tokenizer), multiple=8)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def decoder_classifier(pad):
+    """A tiny GPT-2 that answers at the last token that is not `pad`."""
+    model = tiny.gpt2(cls="GPT2ForSequenceClassification", num_labels=3)
+    model.config.pad_token_id = pad
+    return model
+
+
+def test_a_head_that_would_read_padding_is_refused():
+    tokenizer = tiny_task.tokenizer()
+    tokenizer.pad_token = "w3"
+    assert padding_of(tokenizer, decoder_classifier(tokenizer.pad_token_id)) == (tokenizer.pad_token_id, "right", 0)
+    for other in (0, None):
+        with pytest.raises(ValueError, match=f"pad_token_id = {other}: expected the tokenizer's, 7"):
+            padding_of(tokenizer, decoder_classifier(other))
+    padding_of(tokenizer, tiny.bert())  # a mask is all that an encoder's head needs
+    padding_of(tokenizer, tiny.gpt2())  # a language model answers at every token
+    tokenizer.padding_side = "left"
+    padding_of(tokenizer, decoder_classifier(0))  # the last token is never padding
 
 
 def test_batches_are_a_function_of_seed_and_epoch():

@@ -1,6 +1,7 @@
 """Strategies side by side, predictions, intervals."""
 
 import math
+from dataclasses import replace
 
 import close
 import pytest
@@ -137,3 +138,24 @@ def test_bad_input_is_named(mixture):
 def test_a_language_model_is_not_asked_for_classes():
     mixture = attach(tiny.gpt2(), Bottleneck(4))
     assert mixture.head_paths == ()
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_every_row_of_a_decoder_classifier_is_answered_as_it_is_alone(side):
+    tokenizer = tiny_task.tokenizer()
+    tokenizer.pad_token, tokenizer.padding_side = "w39", side
+    model = tiny.llama(cls="LlamaForSequenceClassification")
+    model.config.pad_token_id = tokenizer.pad_token_id
+    mixture = tiny.mixed(model, Bottleneck(4), experts=2)
+    task = replace(tiny_task.task(), evaluation=tiny_task.task().evaluation[:6])
+    rows = [row["sentence"] for row in task.evaluation]
+    alone = torch.cat([predict(mixture, tokenizer, [row]) for row in rows])
+    close.assert_close(predict(mixture, tokenizer, rows), alone)
+    close.assert_close(evaluate(mixture, task, tokenizer)[0].log_probabilities.exp(), alone)
+    if side == "right":
+        model.config.pad_token_id = 0
+        for answer in (lambda: predict(mixture, tokenizer, rows), lambda: evaluate(mixture, task, tokenizer)):
+            with pytest.raises(ValueError, match="pad_token_id = 0: expected the tokenizer's"):
+                answer()
+        with pytest.raises(ValueError, match="pad_token_id = 0: expected the tokenizer's"):
+            train(mixture, task, tokenizer, tiny_task.recipe(), progress=False)
