@@ -1,7 +1,13 @@
-"""Intervals over seeds and over rows, and a correction for many comparisons: the one place that computes them.
+"""Intervals over seeds and rows, corrections for many comparisons, and verdicts: the one place that computes them.
 
-Over scipy.stats, but for Holm's correction, which it lacks, and for the paired bootstrap: scipy's resamples arrays of
-rows, and some metrics here are quicker from sums over rows that count so often.
+Seeds and evaluation rows are crossed: each seed answers the same rows. A mean difference varies with both, so its
+variance has three parts: `s2/S + r2/R + e2/(S*R)`, of seeds, of rows, and of their interaction. The spread between
+seeds' means estimates the first and the last together; `rows_variance` gives the middle one, and `t_interval` adds it.
+(Resampling both at once, the pigeonhole bootstrap, counts the interaction three times: Owen, Annals of Applied
+Statistics 1, 2007.)
+
+Over scipy.stats, but for Holm's correction, which it lacks, and for the bootstrap over rows: scipy's resamples arrays
+of rows, and some metrics here are quicker from sums over rows that count so often.
 """
 
 from __future__ import annotations
@@ -13,18 +19,27 @@ from typing import Any
 
 import numpy as np
 
-from adamix_lab.core.errors import LabError
+from adamix_lab.core.errors import LabError, one_of
 
 LEVEL = 0.95
 ROUNDING = 1e-12  # of the largest value, or of 1 where all are smaller: 5,000 roundings of float64
 
 
+# The smallest effects that matter, by unit: written down before the runs that are judged by them.
+SMALLEST = {"points": 1.0, "nats": 0.02}
+SHOWN, ALIKE, NOT_SHOWN = "shown", "alike", "not shown"
+
+
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its 95 % t-interval and the two-sided p of "the mean is 0".
+    """A mean with its 95 % interval and the two-sided p of "the mean is 0".
 
     One value has no interval (nan). Values that are all equal have one of width 0 and, unless they are 0, no p: a
     spread that was not seen cannot be judged by.
+
+    Attributes:
+        number: of values, seeds as a rule.
+        error: the standard error; freedom: the t-distribution's degrees of freedom.
     """
 
     mean: float
@@ -32,16 +47,31 @@ class Estimate:
     high: float
     p: float
     number: int
+    error: float = math.nan
+    freedom: float = math.nan
 
     @property
     def half_width(self) -> float:
         """Half of the interval."""
         return self.high - self.mean
 
+    def interval(self, comparisons: int = 1) -> tuple[float, float]:
+        """The interval for one of so many comparisons: together they hold with 95 % (Bonferroni)."""
+        from scipy.stats import t
 
-def t_interval(values: Any) -> Estimate:
-    """The estimate of values `[number]`, one a seed or one a row. Raises ValueError of none."""
-    from scipy.stats import ttest_1samp
+        if math.isnan(self.error) or self.error == 0:
+            return self.low, self.high
+        half = self.error * float(t.isf((1 - LEVEL) / 2 / comparisons, self.freedom))
+        return self.mean - half, self.mean + half
+
+
+def t_interval(values: Any, rows: float = 0.0) -> Estimate:
+    """The estimate of values `[number]`, one a seed or one a row. Raises ValueError of none.
+
+    rows: what the choice of evaluation rows adds to the variance of the mean (see `rows_variance`); the degrees of
+    freedom are Satterthwaite's, rows being many.
+    """
+    from scipy.stats import t
 
     values = np.asarray(values, dtype=float)
     if not len(values):
@@ -49,12 +79,82 @@ def t_interval(values: Any) -> Estimate:
     number, mean = len(values), float(values.mean())
     if number == 1:
         return Estimate(mean, math.nan, math.nan, math.nan, 1)
+    seeds = float(values.var(ddof=1)) / number
+    error = math.sqrt(seeds + rows)
     rounding = ROUNDING * max(1.0, float(np.abs(values).max()))
-    if values.std(ddof=1) / math.sqrt(number) < rounding:
-        return Estimate(mean, mean, mean, 1.0 if abs(mean) < rounding else math.nan, number)
-    test = ttest_1samp(values, 0.0)
-    low, high = test.confidence_interval(LEVEL)
-    return Estimate(mean, float(low), float(high), float(test.pvalue), number)
+    if error < rounding:
+        return Estimate(mean, mean, mean, 1.0 if abs(mean) < rounding else math.nan, number, 0.0, number - 1)
+    freedom = (number - 1) * ((seeds + rows) / seeds) ** 2 if seeds > rounding**2 else math.inf
+    half = error * float(t.isf((1 - LEVEL) / 2, freedom))
+    p = 2 * float(t.sf(abs(mean) / error, freedom))
+    return Estimate(mean, mean - half, mean + half, p, number, error, freedom)
+
+
+def rows_variance(differences: Any) -> float:
+    """What the choice of rows adds to the variance of the mean of differences `[seeds, rows]`; 0 of one row.
+
+    `(MS_rows - MS_interaction) / (S * R)` of the two-way analysis of variance, at least 0. Of one seed rows and
+    interaction cannot be told apart: all of it counts.
+    """
+    found = np.asarray(differences, dtype=float)
+    seeds, rows = found.shape
+    if rows == 1:
+        return 0.0
+    of_rows = float(found.mean(0).var(ddof=1)) / rows
+    if seeds == 1:
+        return of_rows
+    rest = found - found.mean(0) - found.mean(1, keepdims=True) + found.mean()
+    interaction = float((rest**2).sum()) / ((seeds - 1) * (rows - 1))
+    return max(0.0, of_rows - interaction / (seeds * rows))
+
+
+def crossed_interval(differences: Any) -> Estimate:
+    """The estimate of the mean of differences `[seeds, rows]`, over both; of one seed there is no interval."""
+    found = np.asarray(differences, dtype=float)
+    return t_interval(found.mean(1), rows_variance(found))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An estimate judged as one of so many comparisons.
+
+    Attributes:
+        verdict: "alike": the corrected interval `low` to `high` lies within ± the smallest effect that matters, whether
+            or not it holds 0. "shown": it does not, and leaves 0 out. "not shown": anything else.
+        smallest: that effect.
+    """
+
+    estimate: Estimate
+    verdict: str
+    low: float
+    high: float
+    unit: str
+    comparisons: int
+    smallest: float
+
+    @property
+    def possible(self) -> str:
+        """What the interval leaves possible, in words."""
+        if math.isnan(self.estimate.p):
+            one = self.estimate.number == 1
+            return "one seed decides nothing" if one else "every seed gives the same number: no spread to judge by"
+        digits = 3 if self.unit == "nats" else 1
+        return f"from {self.low:+.{digits}f} to {self.high:+.{digits}f} {self.unit} are possible"
+
+
+def verdict_of(estimate: Estimate, unit: str, comparisons: int = 1) -> Judged:
+    """Judges an estimate in "points" or "nats". Raises ValueError for another unit."""
+    one_of("unit", unit, SMALLEST)
+    smallest = SMALLEST[unit]
+    low, high = estimate.interval(comparisons)
+    verdict = NOT_SHOWN
+    if math.isnan(estimate.p):  # one seed, or no spread to judge by
+        pass
+    elif -smallest <= low and high <= smallest:
+        verdict = ALIKE
+    elif low > 0 or high < 0:
+        verdict = SHOWN
+    return Judged(estimate, verdict, low, high, unit, comparisons, smallest)
 
 
 def paired_interval(first: Any, second: Any) -> Estimate:
@@ -122,10 +222,11 @@ def _quotient(above: Any, below: Any) -> Any:
     return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
 
 
-def paired_bootstrap(
-    metric: str, pairs: Sequence[tuple[Any, Any]], labels: Any, draws: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """The 95 % interval over examples of a mean difference of a metric (percentile bootstrap).
+def resampled_rows(metric: str, pairs: Sequence[tuple[Any, Any]], labels: Any, draws: int = 1000, seed: int = 0) -> Any:
+    """A mean difference of a metric on `[draws]` resamples of the rows.
+
+    Their variance serves `t_interval` as what rows add, for metrics that are no mean over rows; the interaction
+    with seeds is counted once more than it should be.
 
     pairs: predictions `[rows]` of the two sides, a pair a seed; a draw takes the same rows for all. labels: `[rows]`.
     """
@@ -138,5 +239,12 @@ def paired_bootstrap(
             weighted_metric(metric, a, labels, weights) - weighted_metric(metric, b, labels, weights) for a, b in pairs
         ]
         found.append(np.mean(each, axis=0))
-    low, high = np.quantile(np.concatenate(found), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
+    return np.concatenate(found)
+
+
+def paired_bootstrap(
+    metric: str, pairs: Sequence[tuple[Any, Any]], labels: Any, draws: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """The 95 % interval over rows of a mean difference of a metric (percentile bootstrap), as `resampled_rows`."""
+    low, high = np.quantile(resampled_rows(metric, pairs, labels, draws, seed), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
     return float(low), float(high)

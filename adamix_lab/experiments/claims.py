@@ -1,4 +1,4 @@
-"""The paper's twelve claims, and what results say of each: estimates of its parts, Holm over all, a verdict, a reason.
+"""The paper's twelve claims, and what results say of each: estimates of its parts, a correction over all, a verdict.
 
 `data/paper/claims.yaml` has the claims and, in words, the rules by which they are decided; both were written before the
 runs that are judged by them.
@@ -12,14 +12,22 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
-from adamix_lab.analysis.statistics import Estimate, holm, t_interval
-from adamix_lab.experiments.contrasts import Budget, Contrast, OnTask, Scores, Side, mean_by_seed
+from adamix_lab.analysis.statistics import ALIKE, NOT_SHOWN, SHOWN, SMALLEST, Estimate, Judged, verdict_of
+from adamix_lab.experiments.contrasts import (
+    Budget,
+    Contrast,
+    Measure,
+    OnTask,
+    Scores,
+    Side,
+    mean_by_seed,
+    mean_estimate,
+)
 from adamix_lab.experiments.results import settings_of
 from adamix_lab.experiments.tables import read_paper
 
 SEEDS = 3  # fewer decide nothing
-MARGIN = 1.0  # points that count as alike: the paper's own seeds spread further on small tasks (Table 6)
-SIGNIFICANT = 0.05
+MARGIN = SMALLEST["points"]  # the paper's own seeds spread further on small tasks (Table 6)
 SMALL_BELOW = 10_000  # training rows
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided by these runs"
 
@@ -68,7 +76,8 @@ class Finding:
     Attributes:
         on: the tasks that count, each with its seeds.
         estimate: of the mean over tasks; None where nothing could be compared.
-        adjusted: Holm's p over all parts of all claims; nan where the rule uses no p.
+        judged: the estimate as one of all parts of all claims.
+        loss: the same comparison of the loss on the evaluation rows, its sign turned round; None where it is not known.
     """
 
     part: Part
@@ -76,7 +85,8 @@ class Finding:
     why: str
     on: tuple[OnTask, ...] = ()
     estimate: Estimate | None = None
-    adjusted: float = math.nan
+    judged: Judged | None = None
+    loss: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +112,7 @@ def read_claims() -> list[Claim]:
 def _part(
     says: str,
     contrast: dict[str, float],
-    measure: Literal["score", "loss"] = "score",
+    measure: Measure = "score",
     few_shot: bool = False,
     **more: Any,
 ) -> Part:
@@ -123,16 +133,12 @@ def verdicts_of(scores: Scores, budget: Budget = "steps") -> list[Verdict]:
     """The verdicts on all claims at one budget."""
     claims, sizes = read_claims(), training_rows(scores)
     found = [[_estimate(part, scores, budget, sizes) for part in claim.parts] for claim in claims]
-    tests = {  # two claims may rest on one comparison: it counts once
-        (each.part.contrast, each.part.tasks): each.estimate.p
-        for findings in found
-        for each in findings
-        if each.estimate is not None and each.part.rule == "above"
+    compared = {  # two claims may rest on one comparison: it counts once
+        (each.part.contrast, each.part.tasks) for findings in found for each in findings if each.estimate is not None
     }
-    adjusted = dict(zip(tests, holm(list(tests.values())), strict=True))
     verdicts = []
     for claim, findings in zip(claims, found, strict=True):
-        decided = tuple(_decide(each, scores, adjusted) for each in findings)
+        decided = tuple(_decide(each, scores, len(compared)) for each in findings)
         verdicts.append(Verdict(claim, overall([each.verdict for each in decided]), decided))
     return verdicts
 
@@ -169,7 +175,7 @@ def _estimate(part: Part, scores: Scores, budget: Budget, sizes: Mapping[str, in
         pairs = f"{most} seed{'s' if most > 1 else ''} in pairs"
         return undecided(f"{pairs}, and fewer than {SEEDS} decide nothing.", on)
     on = tuple(each for each in on if len(each.by_seed) >= SEEDS)
-    if part.rule != "above":  # two that learned nothing are alike, too
+    if part.rule != "above" and part.contrast.measure == "score":  # two that learned nothing are alike, too
         on = tuple(each for each in on if scores.learned(part.contrast, each.task, budget, MARGIN))
         if not on:
             return undecided("no task is known to have been learned: scores above chance, with predictions.")
@@ -183,50 +189,62 @@ def _estimate(part: Part, scores: Scores, budget: Budget, sizes: Mapping[str, in
     seeds = mean_by_seed(on)
     if len(seeds) < SEEDS:
         return undecided(f"the tasks have {len(seeds)} seeds in common, fewer than {SEEDS}.", on)
-    a, b = mean_by_seed(plus), mean_by_seed(less)
-    return undecided("", on, t_interval([a[seed] - b.get(seed, 0.0) for seed in seeds]))
+    return replace(undecided("", on, mean_estimate(plus, less)), loss=_loss_beside(part, scores, budget, plus, less))
 
 
-def _decide(finding: Finding, scores: Scores, adjusted: Mapping[Any, float]) -> Finding:
+def _loss_beside(
+    part: Part, scores: Scores, budget: Budget, plus: Sequence[OnTask], less: Sequence[OnTask]
+) -> Estimate | None:
+    if part.contrast.measure != "score" or any(side.best for _, side in part.contrast.terms):
+        return None
+    contrast = replace(part.contrast, measure="nll", metric=None)
+    on = [[scores.on_task(contrast, each.task, budget) for each in own] for own in (plus, less)]
+    return mean_estimate(*on) if mean_by_seed([each for own in on for each in own]) else None
+
+
+def _decide(finding: Finding, scores: Scores, comparisons: int) -> Finding:
     part, estimate = finding.part, finding.estimate
     if estimate is None:
         return finding
-    finding = replace(finding, adjusted=adjusted.get((part.contrast, part.tasks), math.nan))
-    verdict, why = _above(finding, estimate, len(adjusted)) if part.rule == "above" else _within(part, estimate)
+    judged = verdict_of(estimate, part.contrast.unit, comparisons)
+    verdict, why = _by_rule(finding, judged)
     if part.most_steps is not None and verdict != OPEN:
         verdict, why = _limit_by_steps(finding, part.most_steps, scores, verdict, why)
-    digits, unit = (3, "nats") if part.contrast.measure == "loss" else (1, "points")
-    interval = f"({estimate.low:+.{digits}f} to {estimate.high:+.{digits}f})"
-    tasks = f"({', '.join(each.task for each in finding.on)}; {estimate.number} seeds)"
-    return replace(finding, verdict=verdict, why=f"{estimate.mean:+.{digits}f} {unit} {interval} {tasks}; {why}")
+    digits = 3 if judged.unit == "nats" else 1
+    interval = f"({judged.low:+.{digits}f} to {judged.high:+.{digits}f}, corrected for {comparisons} comparisons)"
+    over = "seeds and rows" if all(each.rows_variance is not None for each in finding.on) else "seeds"
+    tasks = f"({', '.join(each.task for each in finding.on)}; {estimate.number} seeds; over {over})"
+    why = f"{estimate.mean:+.{digits}f} {judged.unit} {interval} {tasks}: {judged.verdict}{why}"
+    if (loss := finding.loss) is not None:
+        why += f" The loss on the rows is lower by {loss.mean:+.3f} nats ({loss.low:+.3f} to {loss.high:+.3f}, alone)."
+    return replace(finding, verdict=verdict, why=why, judged=judged)
 
 
-def _above(finding: Finding, estimate: Estimate, comparisons: int) -> tuple[str, str]:
-    if math.isnan(estimate.p):
-        return OPEN, "every seed gives the same number, so there is no spread to judge by."
-    corrected = f"corrected for {comparisons} comparisons, p = {finding.adjusted:.2g}"
-    if finding.adjusted >= SIGNIFICANT:
-        bare = "; before the correction it would be" if estimate.p < SIGNIFICANT else ""
-        return OPEN, f"{corrected}: not told from 0{bare}."
+def _by_rule(finding: Finding, judged: Judged) -> tuple[str, str]:
+    """The verdict by the part's rule, and what is to be said behind the judgement."""
+    rule, verdict = finding.part.rule, judged.verdict
+    if rule == "not below":
+        if judged.low >= -judged.smallest:
+            return HOLDS, f", not below by {judged.smallest:g} or more."
+        return (FAILS, ".") if verdict == SHOWN and judged.high < 0 else (OPEN, f"; {judged.possible}.")
+    if rule == "alike":
+        apart = judged.low > judged.smallest or judged.high < -judged.smallest
+        return (HOLDS if verdict == ALIKE else FAILS if apart else OPEN), f"; {judged.possible}."
+    if verdict == NOT_SHOWN:
+        return OPEN, f"; {judged.possible}."
+    if verdict == ALIKE:
+        return FAILS, f", by less than {judged.smallest:g}."
+    if against := _against(finding, judged):
+        return OPEN, f", but the tasks disagree: {', '.join(against)} goes the other way."
+    return (HOLDS if judged.estimate.mean > 0 else FAILS), "."
+
+
+def _against(finding: Finding, judged: Judged) -> list[str]:
+    # tasks on which the opposite is shown, corrected for their number
     on = finding.on if finding.part.tasks != "small against large" else ()
-    single = [each.estimate for each in on]
-    against = [
-        each.task
-        for each, own, p in zip(on, single, holm([own.p for own in single]), strict=True)
-        if own.mean * estimate.mean < 0 and p < SIGNIFICANT
-    ]
-    if against:
-        return OPEN, f"the tasks disagree: {', '.join(against)} goes the other way."
-    return (HOLDS if estimate.mean > 0 else FAILS), f"{corrected}."
-
-
-def _within(part: Part, estimate: Estimate) -> tuple[str, str]:
-    margin = f"the margin of {MARGIN:g} point."
-    if estimate.low > -MARGIN and (part.rule == "not below" or estimate.high < MARGIN):
-        return HOLDS, f"the interval keeps to {margin}"
-    if estimate.high < -MARGIN or (part.rule == "alike" and estimate.low > MARGIN):
-        return FAILS, f"the interval lies outside {margin}"
-    return OPEN, f"the interval reaches across {margin}"
+    own = {each.task: verdict_of(each.estimate, judged.unit, len(on)) for each in on}
+    mean = judged.estimate.mean
+    return [task for task, each in own.items() if each.verdict == SHOWN and each.estimate.mean * mean < 0]
 
 
 def _limit_by_steps(finding: Finding, most: float, scores: Scores, verdict: str, why: str) -> tuple[str, str]:

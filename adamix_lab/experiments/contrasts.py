@@ -1,26 +1,28 @@
 """Contrasts: weighted differences between variants, paired by seed, task by task.
 
 A contrast such as "AdaMix minus single" or "(M = 4 minus M = 2) minus (M = 8 minus M = 4)" is data. Its value on a task
-is a number a seed: runs of one seed share head start, batch order and few-shot rows, so they are compared in pairs.
-Scores count in points (metrics times 100), training losses in nats.
+is a number a seed: runs of one seed share head start, batch order and few-shot rows, so they are compared in pairs, and
+row by row where predictions are there. Scores count in points (metrics times 100), losses in nats; the sign of a loss
+is turned round, so that more is better everywhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from adamix_lab.analysis.statistics import Estimate, paired_bootstrap, t_interval
+from adamix_lab.analysis.statistics import Estimate, paired_bootstrap, resampled_rows, rows_variance, t_interval
 from adamix_lab.experiments.results import Results, variant_called
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 Budget = Literal["steps", "compute"]
+Measure = Literal["score", "nll", "loss"]
 BUDGETS: tuple[Budget, ...] = ("steps", "compute")
 DRAWS_FOR_BEST = 10  # random draws a run needs before the best of them means something
 REFERENCE = "AdaMix"  # its operations are what "equal compute" means, so its own rows serve both budgets
@@ -54,15 +56,21 @@ class Contrast:
 
     Attributes:
         terms: weights and sides.
-        measure: "score", the task's metric, or "loss", minus the mean training loss of the task over the run.
+        measure: "score", the task's metric; "nll", minus the loss on the evaluation rows; "loss", minus the mean
+            training loss of the task over the run.
         few_shot: of runs on few examples, instead of runs on all.
         metric: another metric than the task's primary one.
     """
 
     terms: tuple[tuple[float, Side], ...]
-    measure: Literal["score", "loss"] = "score"
+    measure: Measure = "score"
     few_shot: bool = False
     metric: str | None = None
+
+    @property
+    def unit(self) -> str:
+        """What it counts in."""
+        return "points" if self.measure == "score" else "nats"
 
     def __str__(self) -> str:
         parts = []
@@ -85,23 +93,41 @@ class OnTask:
 
     Attributes:
         by_seed: its value for each seed that all sides have.
+        rows_variance: what the choice of evaluation rows adds to the variance of the mean over seeds; None where that
+            is not known (no predictions, or of other rows a seed).
         rows: the bootstrap's 95 % interval over examples; None without predictions, or with more than two sides.
     """
 
     task: str
     by_seed: dict[int, float]
+    rows_variance: float | None = None
     rows: tuple[float, float] | None = None
 
     @property
     def estimate(self) -> Estimate:
-        """Over seeds."""
-        return t_interval(list(self.by_seed.values()))
+        """Over seeds, and rows where they are known."""
+        return t_interval(list(self.by_seed.values()), self.rows_variance or 0.0)
+
+
+class Answers(NamedTuple):
+    """What a run answered, `[rows]` each, in the order of the rows."""
+
+    labels: Any
+    predictions: Any
+    probabilities: Any  # of the label; nan in a regression
 
 
 def mean_by_seed(on: Sequence[OnTask]) -> dict[int, float]:
     """The mean over tasks for each seed that all of them have."""
     seeds = sorted(set.intersection(*(set(each.by_seed) for each in on))) if on else []
     return {seed: float(np.mean([each.by_seed[seed] for each in on])) for seed in seeds}
+
+
+def mean_estimate(plus: Sequence[OnTask], less: Sequence[OnTask] = ()) -> Estimate:
+    """The mean over tasks (minus that over others), over seeds and rows. Raises ValueError without a seed in common."""
+    a, b = mean_by_seed(plus), mean_by_seed(less)
+    rows = [sum(each.rows_variance or 0.0 for each in on) / len(on) ** 2 for on in (plus, less) if on]
+    return t_interval([a[seed] - b.get(seed, 0.0) for seed in a if not less or seed in b], sum(rows))
 
 
 class Scores:
@@ -147,9 +173,11 @@ class Scores:
             runs = self._runs.get((task, self.variant(side.variant), budget, contrast.few_shot), self._none)
             return {seed: -self._mean_loss[run] for seed, run in zip(runs["seed"], runs["run"], strict=True)
                     if run in self._mean_loss}  # fmt: skip
-        draws = self.cell(task, side, budget, contrast.few_shot, contrast.metric).groupby("seed")["value"]
+        metric = "loss" if contrast.measure == "nll" else contrast.metric
+        draws = self.cell(task, side, budget, contrast.few_shot, metric).groupby("seed")["value"]
         found = draws.max()[draws.size() >= DRAWS_FOR_BEST] if side.best else draws.mean()
-        return {int(seed): 100 * float(value) for seed, value in found.items()}
+        scale = 100 if contrast.measure == "score" else -1
+        return {int(seed): scale * float(value) for seed, value in found.items()}
 
     @cached_property
     def _mean_loss(self) -> dict[str, float]:
@@ -159,11 +187,19 @@ class Scores:
     # -- a contrast -----------------------------------------------------------------------------------------
 
     def on_task(self, contrast: Contrast, task: str, budget: Budget = "steps", bootstrap: bool = False) -> OnTask:
-        """The contrast's value for each seed that every side has; with `bootstrap`, its interval over examples."""
+        """The contrast's value for each seed that every side has; with `bootstrap`, its interval over examples, too."""
         sides = [(weight, self.by_seed(task, side, contrast, budget)) for weight, side in contrast.terms]
         seeds = sorted(set.intersection(*(set(values) for _, values in sides)))
-        found = OnTask(task, {seed: sum(weight * own[seed] for weight, own in sides) for seed in seeds})
-        return replace(found, rows=self._over_rows(contrast, task, budget, seeds)) if bootstrap and seeds else found
+        by_seed = {seed: sum(weight * own[seed] for weight, own in sides) for seed in seeds}
+        answers = self._paired_answers(contrast, task, budget, seeds)
+        if not answers:
+            return OnTask(task, by_seed)
+        return OnTask(
+            task,
+            by_seed,
+            self._rows_variance(contrast, task, answers),
+            self._over_rows(contrast, task, answers) if bootstrap else None,
+        )
 
     def absent(self, contrast: Contrast, task: str, budget: Budget = "steps") -> list[str]:
         """The sides that have no value on a task."""
@@ -177,7 +213,7 @@ class Scores:
         if self.primary.get(task) in ("matthews", "pearson", "spearman"):
             return 0.0
         runs = {run for key, own in self._runs.items() if key[0] == task for run in own["run"]}
-        labels = next((answer[0] for (run, _), answer in self._answers.items() if run in runs), None)
+        labels = next((answer.labels for (run, _), answer in self._answers.items() if run in runs), None)
         if labels is None or self.primary.get(task) != "accuracy":
             return None
         return 100 * float(np.unique(labels, return_counts=True)[1].max() / len(labels))
@@ -188,35 +224,65 @@ class Scores:
         chance = self.chance(task)
         return chance is not None and all(float(mean) > chance + margin for mean in means)
 
-    def _over_rows(
+    def _paired_answers(
         self, contrast: Contrast, task: str, budget: Budget, seeds: Sequence[int]
-    ) -> tuple[float, float] | None:
+    ) -> list[list[Answers]]:
+        # by side and seed; none where a run lacks its predictions, or has several, or was asked other rows
+        found: list[list[Answers]] = []
+        if contrast.measure == "loss":
+            return found
+        for _, side in contrast.terms:
+            rows = self.cell(task, side, budget, contrast.few_shot, contrast.metric)
+            runs = [list(rows.loc[rows["seed"] == seed, "run"]) for seed in seeds]
+            own = [self._answers.get((run[0], side.strategy)) if len(run) == 1 else None for run in runs]
+            whole = [each for each in own if each is not None]
+            if len(whole) < len(own):
+                return []
+            found.append(whole)
+        every = [each for own in found for each in own]
+        alike = all(np.array_equal(each.labels, every[0].labels) for each in every)
+        return found if alike and every else []
+
+    def _rows_variance(self, contrast: Contrast, task: str, answers: list[list[Answers]]) -> float | None:
+        metric = contrast.metric or self.primary.get(task, "")
+        weights = [weight for weight, _ in contrast.terms]
+        if contrast.measure == "nll":
+            values = [[np.log(np.maximum(each.probabilities, 1e-38)) for each in own] for own in answers]
+        elif metric == "accuracy":
+            values = [[100.0 * (each.predictions == each.labels) for each in own] for own in answers]
+        else:
+            drawn = self._draws(contrast, metric, answers)
+            return None if drawn is None else float(np.var(100 * drawn, ddof=1))
+        return rows_variance(sum(weight * np.stack(own) for weight, own in zip(weights, values, strict=True)))
+
+    def _draws(self, contrast: Contrast, metric: str, answers: list[list[Answers]]) -> Any:
+        # of a metric of two sides on resampled rows; None of one that is not made of rows
+        if [weight for weight, _ in contrast.terms] != [1.0, -1.0]:
+            return None
+        pairs = [(a.predictions, b.predictions) for a, b in zip(*answers, strict=True)]
+        try:
+            return resampled_rows(metric, pairs, answers[0][0].labels)
+        except KeyError:
+            return None
+
+    def _over_rows(self, contrast: Contrast, task: str, answers: list[list[Answers]]) -> tuple[float, float] | None:
         if [weight for weight, _ in contrast.terms] != [1.0, -1.0] or contrast.measure != "score":
             return None
-        labels, predictions = None, []  # of the first side, then of the second, seed by seed
-        for seed in seeds:
-            for _, side in contrast.terms:
-                rows = self.cell(task, side, budget, contrast.few_shot, contrast.metric)
-                runs = list(rows.loc[rows["seed"] == seed, "run"])
-                own = self._answers.get((runs[0], side.strategy)) if len(runs) == 1 else None
-                if own is None or (labels is not None and not np.array_equal(labels, own[0])):
-                    return None
-                labels = own[0]
-                predictions.append(own[1])
-        pairs = list(zip(predictions[::2], predictions[1::2], strict=True))
+        pairs = [(a.predictions, b.predictions) for a, b in zip(*answers, strict=True)]
         try:
-            low, high = paired_bootstrap(contrast.metric or self.primary[task], pairs, labels)
+            low, high = paired_bootstrap(contrast.metric or self.primary[task], pairs, answers[0][0].labels)
         except KeyError:  # a metric that is not made of rows
             return None
         return 100 * low, 100 * high
 
     @cached_property
-    def _answers(self) -> dict[tuple[str, str], tuple[Any, Any]]:
-        """(labels, predictions) by run and strategy, in the order of rows; those with a row twice are left out."""
+    def _answers(self) -> dict[tuple[str, str], Answers]:
+        """What each run answered by each strategy; those with a row twice are left out."""
         if (table := self.results.predictions) is None:
             return {}
+        columns = ["label", "prediction", "probability_of_label"]
         return {
-            key: (part["label"].to_numpy(float), part["prediction"].to_numpy(float))
+            key: Answers(*(part[name].to_numpy(float) for name in columns))
             for key, part in table.sort_values("row").groupby(["run", "strategy"])
             if not part["row"].duplicated().any()
         }

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adamix_lab.analysis.plots import Picture, save_figure
-from adamix_lab.analysis.statistics import Estimate, format_interval, holm, t_interval
+from adamix_lab.analysis.statistics import ALIKE, SHOWN, Estimate, format_interval, verdict_of
 from adamix_lab.core.files import write_text
-from adamix_lab.experiments.claims import SIGNIFICANT, Verdict, listed, read_rules, verdicts_of
-from adamix_lab.experiments.contrasts import BUDGETS, REFERENCE, OnTask, Scores, mean_by_seed
+from adamix_lab.experiments.claims import Finding, Verdict, listed, read_rules, verdicts_of
+from adamix_lab.experiments.contrasts import BUDGETS, REFERENCE, OnTask, Scores, mean_by_seed, mean_estimate
 from adamix_lab.experiments.figures import FIGURES
 from adamix_lab.experiments.grid import Run
 from adamix_lab.experiments.performing import stacking_obstacle
@@ -228,10 +228,17 @@ def verdict_details(verdicts: Sequence[Verdict], by_compute: Sequence[Verdict]) 
                     "rule": part.rule, "tasks": part.tasks, "verdict": finding.verdict,
                     "verdict_of_claim": verdict.verdict, "verdict_at_equal_compute": _at_compute(compute),
                     "difference": estimate.mean, "low": estimate.low, "high": estimate.high, "seeds": estimate.number,
-                    "p": estimate.p, "p_holm": finding.adjusted, "why": finding.why,
+                    "p": estimate.p, **_corrected(finding), "why": finding.why,
                 }
             )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _corrected(finding: Finding) -> dict[str, Any]:
+    judged = finding.judged
+    if judged is None:
+        return dict.fromkeys(("corrected_low", "corrected_high", "judged"))
+    return {"corrected_low": judged.low, "corrected_high": judged.high, "judged": judged.verdict}
 
 
 # -- the tables -------------------------------------------------------------------------------------------
@@ -240,7 +247,7 @@ def verdict_details(verdicts: Sequence[Verdict], by_compute: Sequence[Verdict]) 
 def differences(tables: Sequence[Table], scores: Scores, bootstrap: bool = True) -> DataFrame:
     """Every comparison of the tables by budget and column, in points, a row each: what is printed, and what is here.
 
-    Column `on` has the seeds, `p_holm` is corrected over all rows of a table and budget.
+    Column `on` has the seeds; `verdict` is corrected over all rows of a table and budget.
     """
     import pandas as pd
 
@@ -255,8 +262,9 @@ def differences(tables: Sequence[Table], scores: Scores, bootstrap: bool = True)
                         printed = line.printed.get(column, math.nan)
                         rows.append((table.name, line.says, column, task, budget, printed, *_numbers(on), on))
     found = pd.DataFrame(rows, columns=COLUMNS)
-    found["p_holm"] = found.groupby(["table", "budget"])["p"].transform(lambda ps: np.array(holm(ps.tolist())))
-    return found
+    comparisons = found.groupby(["table", "budget"])["on"].transform("size")
+    pairs = zip(found["on"], comparisons, strict=True)
+    return found.assign(verdict=[verdict_of(on.estimate, "points", number).verdict for on, number in pairs])
 
 
 def _numbers(on: OnTask) -> tuple[float, ...]:
@@ -285,9 +293,11 @@ def table_section(table: Table, scores: Scores, found: DataFrame) -> str:
             part = own[own["budget"] == budget]
             if budget == "compute" and part.empty:
                 continue
-            cells = {column: estimate_cell(on.estimate, p) for column, on, p in part[["column", "on", "p_holm"]].values}
-            mean = list(mean_by_seed(list(part["on"])).values())
-            cells["mean"] = estimate_cell(t_interval(mean)) if mean else NOT_RUN
+            cells = {
+                c: estimate_cell(on.estimate, verdict) for c, on, verdict in part[["column", "on", "verdict"]].values
+            }
+            there = list(part["on"])
+            cells["mean"] = estimate_cell(mean_estimate(there)) if mean_by_seed(there) else NOT_RUN
             shown = [cells.get(column, NOT_RUN) for column in (*columns, "mean")]
             rows.append([line.says, f"here, equal {budget}", *shown, "–"])
     heads = ["difference", "whose", *columns, "mean of tasks run here", "mean of the paper's tasks"]
@@ -295,12 +305,12 @@ def table_section(table: Table, scores: Scores, found: DataFrame) -> str:
     return "\n\n".join([*parts, grid(pd.DataFrame(rows, columns=heads)), *filter(None, [table.remark])])
 
 
-def estimate_cell(estimate: Estimate, adjusted: float = math.nan) -> str:
-    """`+0.3 (-0.2 to +0.8), n = 5`, with a star where it is told from 0 after the correction."""
+def estimate_cell(estimate: Estimate, verdict: str = "") -> str:
+    """`+0.3 (-0.2 to +0.8), n = 5`, with a star where a difference is shown, and "≈" where the two are alike."""
     if estimate.number == 1:
         return f"{estimate.mean:+.1f}, n = 1"
-    star = "*" if adjusted < SIGNIFICANT else ""
-    return f"{estimate.mean:+.1f}{star} ({estimate.low:+.1f} to {estimate.high:+.1f}), n = {estimate.number}"
+    mark = {SHOWN: "*", ALIKE: "≈"}.get(verdict, "")
+    return f"{estimate.mean:+.1f}{mark} ({estimate.low:+.1f} to {estimate.high:+.1f}), n = {estimate.number}"
 
 
 def _signed(value: float) -> str:

@@ -9,11 +9,14 @@ import pytest
 import torch
 
 from adamix_lab.analysis.statistics import (
+    crossed_interval,
     format_interval,
     holm,
     paired_bootstrap,
     paired_interval,
+    rows_variance,
     t_interval,
+    verdict_of,
     weighted_metric,
     wilson,
 )
@@ -81,3 +84,81 @@ def test_intervals_over_rows():
 def test_a_mean_as_text():
     assert format_interval([91.24]) == "91.2"
     assert format_interval([0.0, 1.0, 2.0], 3) == "1.000 ± 2.484"  # 4.302653 / sqrt(3)
+
+
+# -- seeds and rows crossed ---------------------------------------------------------------------------------------
+
+
+def crossed(rng, seeds=6, rows=80, of_seeds=0.3, of_rows=1.0, rest=1.0):
+    """Differences [seeds, rows] around 0: an effect of the seed, of the row, and of both."""
+    return (
+        of_seeds * rng.standard_normal((seeds, 1))
+        + of_rows * rng.standard_normal((1, rows))
+        + rest * rng.standard_normal((seeds, rows))
+    )
+
+
+@pytest.mark.parametrize(
+    "parts", [(0.3, 1.0, 1.0), (0.0, 1.0, 1.0), (0.3, 0.0, 1.0), (0.05, 2.0, 0.0), (0.3, 1.0, 4.0)]
+)
+def test_crossed_intervals_cover_as_often_as_they_say(parts):
+    rng = np.random.default_rng(5)
+    found = [crossed_interval(crossed(rng, 6, 80, *parts)) for _ in range(600)]
+    covered = np.mean([each.low <= 0 <= each.high for each in found])
+    assert 0.925 < covered < 0.99, covered  # 0.95, give or take 2.5 standard errors of 600; no seeds' effect: above
+
+
+def test_seeds_alone_would_cover_too_rarely():
+    rng = np.random.default_rng(6)
+    seeds_alone = [t_interval(crossed(rng).mean(1)) for _ in range(300)]
+    assert np.mean([each.low <= 0 <= each.high for each in seeds_alone]) < 0.9
+
+
+def test_what_rows_add_is_what_resampling_them_adds():
+    rng = np.random.default_rng(7)
+    found = crossed(rng, 10, 200, 0.3, 1.0, 0.2)
+    means = found.mean(0)
+    resampled = [means[rng.integers(0, 200, 200)].mean() for _ in range(4000)]
+    assert rows_variance(found) == pytest.approx(np.var(resampled), rel=0.1)  # the interaction is small here
+    assert (
+        rows_variance(np.ones((3, 1))) == 0.0
+        and rows_variance(rng.standard_normal((4, 50)) * [[0], [1], [0], [1]]) >= 0
+    )
+    one = crossed_interval(found[:1])
+    assert one.number == 1 and math.isnan(one.low)
+
+
+def test_an_interval_for_many_comparisons_is_bonferronis():
+    from scipy.stats import ttest_1samp
+
+    values = [0.3, 1.2, -0.4, 0.9, 0.8]
+    known = ttest_1samp(values, 0.0).confidence_interval(1 - 0.05 / 7)
+    close.assert_close(t_interval(values).interval(7), (known.low, known.high), close.DOUBLE)
+
+
+@pytest.mark.parametrize(
+    ("values", "unit", "verdict"),
+    [
+        ([0.1, 0.2, 0.3, 0.1, 0.2], "points", "alike"),  # leaves 0 out, and does not matter
+        ([-0.1, 0.2, 0.1, -0.2, 0.1], "points", "alike"),
+        ([1.5, 1.7, 1.6, 1.4, 1.8], "points", "shown"),
+        ([0.8, 1.0, 1.2, 0.9, 1.1], "points", "shown"),  # leaves 0 out and reaches beyond 1
+        ([3.0, -2.0, 4.0, 1.0, -3.0], "points", "not shown"),
+        ([-0.03, -0.04, -0.05, -0.04], "nats", "shown"),
+        ([0.001, -0.002, 0.003, 0.0], "nats", "alike"),
+        ([2.0], "points", "not shown"),
+        ([2.0, 2.0, 2.0], "points", "not shown"),
+    ],
+)
+def test_verdicts(values, unit, verdict):
+    assert verdict_of(t_interval(values), unit).verdict == verdict
+
+
+def test_a_verdict_says_what_it_leaves_possible():
+    judged = verdict_of(t_interval([3.0, -2.0, 4.0, 1.0, -3.0]), "points", comparisons=10)
+    assert judged.possible == f"from {judged.low:+.1f} to {judged.high:+.1f} points are possible"
+    assert judged.high - judged.low > 2 * t_interval([3.0, -2.0, 4.0, 1.0, -3.0]).half_width
+    assert "one seed" in verdict_of(t_interval([2.0]), "points").possible
+    assert "no spread" in verdict_of(t_interval([2.0, 2.0]), "points").possible
+    with pytest.raises(ValueError, match=r"'percent'.*points"):
+        verdict_of(t_interval([1.0, 2.0]), "percent")
