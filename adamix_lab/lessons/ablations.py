@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adamix_lab.analysis.plots import STYLES, Picture, new_figure, panels
+from adamix_lab.analysis.statistics import ALIKE, NOT_SHOWN, SHOWN
 from adamix_lab.core.files import write_atomically, write_text
-from adamix_lab.experiments.claims import OPEN
 from adamix_lab.experiments.contrasts import Scores
 from adamix_lab.experiments.figures import VARIANTS
 from adamix_lab.experiments.results import tasks_of, variants_of
 from adamix_lab.lessons.comparisons import (  # noqa: F401 (a lesson imports from its own file alone)
     ALL,
-    EFFECT,
     MAKERS,
-    NULL,
     Compared,
     compare,
     detectable,
@@ -79,7 +77,7 @@ def style_of(name: str, variants: Sequence[str]) -> tuple[str, str]:
 
 
 def draw_board(state: Board) -> View:
-    """A line a comparison: its mean, its 95 % t-interval over seeds, each seed as a small mark."""
+    """A line a comparison: its mean, its 95 % t-interval, each seed as a small mark."""
     shown = state.compared[:MOST]
     figure, ax = new_figure(8.2, 1.5 + 0.36 * len(shown))
     for n, each in enumerate(shown):
@@ -91,7 +89,7 @@ def draw_board(state: Board) -> View:
     reference = shown[0].reference
     ax.set_xlabel(f"{reference} minus the other, points (right of 0: {reference} is ahead)")
     ax.set_title(
-        "mean and 95 % t-interval over seeds, paired; filled: an effect after Holm's correction",
+        "mean and 95 % interval, paired; filled: shown, after the correction for all on screen",
         fontsize=9, loc="left",
     )  # fmt: skip
     ax.grid(axis="x", alpha=0.3)
@@ -107,7 +105,7 @@ def _draw(ax: Axes, n: int, each: Compared, style: tuple[str, str]) -> None:
     ax.plot(values, [n + 0.22] * len(values), marker="|", markersize=7, linestyle="none", color=colour, alpha=0.7)
     if each.estimate.number > 1:
         ax.plot([each.estimate.low, each.estimate.high], [n, n], color=colour, linewidth=2, alpha=0.6)
-    filled = colour if each.verdict == EFFECT else "white"
+    filled = colour if each.verdict == SHOWN else "white"
     ax.plot(each.estimate.mean, n, marker=marker, markersize=9, color=colour, markerfacecolor=filled)
 
 
@@ -118,7 +116,7 @@ def in_points(each: Compared) -> str:
 
 
 def in_words(state: Board) -> str:
-    """How many comparisons are made, what intervals and Holm's correction leave, and how many seeds would do."""
+    """How many comparisons are made, what intervals and the correction leave, and how many seeds would do."""
     compared = state.compared
     seeds = sorted({each.estimate.number for each in compared})
     several = len(compared) > 1
@@ -126,14 +124,14 @@ def in_words(state: Board) -> str:
         f"{len(compared)} comparison{'s' if several else ''} on screen, {seeds[0]}"
         + (f" to {seeds[-1]}" if len(seeds) > 1 else "")
         + f" seed{'s' if seeds[-1] > 1 else ''} each: {compared[0].reference} minus each other. "
-        f"{sum(each.known for each in compared)} of the 95 % intervals leave out 0; Holm's correction for "
-        f"{len(compared)} leaves {sum(each.verdict == EFFECT for each in compared)}."
+        f"{sum(each.known for each in compared)} of the 95 % intervals leave out 0; corrected for {len(compared)}, "
+        f"{sum(each.verdict == SHOWN for each in compared)} are shown."
     ]
-    for verdict in (EFFECT, OPEN):
+    for verdict in (SHOWN, ALIKE):
         named = [f"{each.task}, {each.label} {in_points(each)}" for each in compared if each.verdict == verdict]
         parts += [f"{verdict[0].upper()}{verdict[1:]}: {'; '.join(named)}."] if named else []
-    if nulls := sum(each.verdict == NULL for each in compared):
-        parts.append(f"{nulls} null result{'s' if nulls > 1 else ''}.")
+    if rest := sum(each.verdict == NOT_SHOWN for each in compared):
+        parts.append(f"Not shown: {rest}.")
     known = [each for each in compared if each.known]
     needed = [f"{each.task}, {each.label}: {fewest_seeds(each) or 'not with these runs'}" for each in known]
     parts.append(
@@ -197,7 +195,7 @@ def ablation_dashboard(folder: str | None = None, save_to: Path | None = None) -
 
     return Explorer(
         "Ablation dashboard",
-        "Find a comparison that Holm's correction leaves standing, and the fewest seeds that name its winner wrongly "
+        "Find a comparison that is shown although it is one of many, and the fewest seeds that name its winner wrongly "
         "in under 5 % of draws. “Not with these runs” is an answer to both. Open “budget”, and a folder of your own.",
         [
             Words("folder", "folder of results", start, 400, "folder"),

@@ -1,20 +1,19 @@
-"""Lesson 07: results of a grid as differences between variants, paired by seed, and how far they can be trusted."""
+"""Lesson 07: results of a grid as differences between variants, paired, and how far they can be trusted."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adamix_lab.analysis.statistics import Estimate, holm
+from adamix_lab.analysis.statistics import Estimate, Judged, holm, verdict_of
 from adamix_lab.core.errors import LabError, unknown
-from adamix_lab.experiments.claims import OPEN, SIGNIFICANT
 from adamix_lab.experiments.contrasts import BUDGETS, Budget, Contrast, Scores, Side, minus
 from adamix_lab.experiments.results import CURVES, PREDICTIONS, RESULTS, read_results, variants_of
 from adamix_lab.tasks.tasks import data_root
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-EFFECT, NULL, ONE_SEED = "effect", "null result", "one seed"
+ONE_SEED = "one seed"
 ALL = "all"
 # Results that ship in data/results, with what makes them.
 MAKERS = {
@@ -102,8 +101,9 @@ class Compared:
         reference, other: names of what is compared.
         budget: "steps", or "compute": as many operations as AdaMix's steps take.
         by_seed: the difference for each seed that both have.
-        estimate: its mean with a 95 % t-interval over seeds.
-        adjusted: p after Holm's correction over all that is compared at once.
+        estimate: its mean with a 95 % t-interval over seeds, and rows where predictions are stored.
+        judged: the estimate among all that is compared at once.
+        adjusted: p after Holm's correction over these.
     """
 
     task: str
@@ -112,6 +112,7 @@ class Compared:
     budget: Budget
     by_seed: dict[int, float]
     estimate: Estimate
+    judged: Judged
     adjusted: float = math.nan
 
     @property
@@ -122,20 +123,16 @@ class Compared:
     @property
     def known(self) -> bool:
         """Whether the interval over all seeds leaves 0 out, so that there is a winner to be named."""
-        return self.estimate.p < SIGNIFICANT
+        return self.estimate.low > 0 or self.estimate.high < 0
 
     @property
     def verdict(self) -> str:
-        """Of this comparison among all that were made at once."""
-        if self.estimate.number == 1:
-            return ONE_SEED
-        if self.adjusted < SIGNIFICANT:
-            return EFFECT
-        return OPEN if self.known or math.isnan(self.estimate.p) else NULL
+        """Of this comparison among all that were made at once: "shown", "alike", "not shown", or "one seed"."""
+        return ONE_SEED if self.estimate.number == 1 else self.judged.verdict
 
 
 def compare(scores: Scores, task: str = ALL, against: str = "AdaMix") -> list[Compared]:
-    """Every difference to a reference, task by task, corrected for their number (Holm).
+    """Every difference to a reference, task by task, corrected for their number.
 
     Args:
         task: one of the results', or "all".
@@ -160,14 +157,17 @@ def compare(scores: Scores, task: str = ALL, against: str = "AdaMix") -> list[Co
                     continue
                 on = scores.on_task(minus(reference, other, few_shot=few), here, budget)
                 if on.by_seed:
-                    found.append(Compared(here, names[0], name, budget, on.by_seed, on.estimate))
+                    found.append((here, names[0], name, budget, on))
     if not found:
         raise LabError(
             f"Nothing can be compared with {against!r} on {task!r}: expected two variants with runs of one seed. Let "
             "more runs finish, or choose another."
         )
-    adjusted = holm([each.estimate.p for each in found])
-    return [replace(each, adjusted=p) for each, p in zip(found, adjusted, strict=True)]
+    adjusted = holm([on.estimate.p for *_, on in found])
+    return [
+        Compared(*named, on.by_seed, on.estimate, verdict_of(on.estimate, "points", len(found)), p)
+        for (*named, on), p in zip(found, adjusted, strict=True)
+    ]
 
 
 def _sides(scores: Scores, against: str) -> tuple[Side, list[Side], list[str]]:

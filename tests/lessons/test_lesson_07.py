@@ -4,6 +4,7 @@ import csv
 import itertools
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from makers import load_maker
 
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
-from adamix_lab.analysis.statistics import holm, t_interval
+from adamix_lab.analysis.statistics import holm, t_interval, verdict_of
 from adamix_lab.lessons import comparisons
 from adamix_lab.lessons.ablations import (
     COLUMNS,
@@ -44,7 +45,13 @@ TRUTH = {"AdaMix": 3.0, "single": 0.0, "no consistency": 2.8, "no sharing": 3.0}
 def folder(tmp_path_factory):
     table = made.results(TRUTH, compute=("single",)).sample(frac=1, random_state=0)  # runs lie in any order
     order = table["variant"].map(list(TRUTH).index).sort_values(kind="stable").index
-    return made.write(tmp_path_factory.mktemp("results"), table.loc[order].reset_index(drop=True))
+    # 200 made-up rows would add more than the spread between these seeds: left out
+    return made.write(tmp_path_factory.mktemp("results"), table.loc[order].reset_index(drop=True), with_rest=False)
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory):
+    return made.write(tmp_path_factory.mktemp("answered"), made.results(TRUTH))
 
 
 @pytest.fixture(scope="module")
@@ -70,22 +77,23 @@ def test_differences_are_paired_by_seed_and_corrected_for_their_number(scores):
         assert each.by_seed == pytest.approx(gaps.to_dict())
         assert each.estimate.mean == pytest.approx(t_interval(list(gaps)).mean)
     assert [each.adjusted for each in found] == pytest.approx(holm([each.estimate.p for each in found]))
-    assert {each.verdict for each in found if each.other == "single"} == {"effect"}
-    assert "effect" not in {each.verdict for each in found if each.other == "no sharing"}
+    assert [each.judged for each in found] == [verdict_of(each.estimate, "points", 12) for each in found]
+    assert {each.verdict for each in found if each.other == "single"} == {"shown"}
+    assert "shown" not in {each.verdict for each in found if each.other == "no sharing"}
 
 
 def test_verdicts_in_words(scores):
     some = compare(scores, "rte")[0]
 
-    def verdict(values, adjusted):
-        seeds = dict(enumerate(values))
-        return comparisons.replace(some, by_seed=seeds, estimate=t_interval(values), adjusted=adjusted).verdict
+    def verdict(values):
+        estimate = t_interval(values)
+        judged = verdict_of(estimate, "points", 3)
+        return replace(some, by_seed=dict(enumerate(values)), estimate=estimate, judged=judged).verdict
 
-    assert verdict([1.0, 1.1, 0.9], 0.001) == "effect"
-    assert verdict([1.0, 1.1, 0.9], 0.2) == "not decided by these runs"
-    assert verdict([1.0, -1.1, 0.9], 1.0) == "null result"
-    assert verdict([1.0], math.nan) == "one seed" and verdict([0.0, 0.0], 1.0) == "null result"
-    assert verdict([1.0, 1.0], math.nan) == "not decided by these runs"  # no spread to judge by
+    assert verdict([1.0, 1.1, 0.9]) == "shown" and verdict([0.1, 0.2, 0.1]) == "alike"
+    assert verdict([1.0, -1.1, 0.9]) == "not shown"
+    assert verdict([1.0]) == "one seed" and verdict([0.0, 0.0]) == "alike"
+    assert verdict([1.0, 1.0]) == "not shown"  # no spread to judge by
 
 
 def test_strategies_and_other_references(scores):
@@ -129,7 +137,7 @@ def test_the_fewest_seeds_need_a_winner_and_stay_below(scores):
     some = compare(scores, "rte")[0]
 
     def fewest(values):
-        return fewest_seeds(comparisons.replace(some, by_seed=dict(enumerate(values)), estimate=t_interval(values)))
+        return fewest_seeds(replace(some, by_seed=dict(enumerate(values)), estimate=t_interval(values)))
 
     assert fewest([1.0, 1.1, 0.9]) == 1
     assert fewest([1.0, -1.1, 0.9]) is None  # no winner is known
@@ -146,18 +154,19 @@ def test_a_detectable_difference_is_found_in_four_tests_of_five():
     assert 0.75 < found.mean() < 0.85
 
 
-def test_rows_answered_rightly(scores):
+def test_rows_answered_rightly(answered):
+    scores = open_results(str(answered))
     right = right_rows(scores, "rte", "AdaMix", 1)
     assert set(right) <= {0.0, 1.0} and len(right) == 200
     with pytest.raises(FileNotFoundError, match="seed 9"):
         right_rows(scores, "rte", "AdaMix", 9)
 
 
-def test_the_measures_are_of_what_is_there(folder, monkeypatch):
+def test_the_measures_are_of_what_is_there(answered, monkeypatch):
     monkeypatch.setattr(measures, "is_run", lambda name, *_: name == "core")
     found = measures.measures_of("07")
     assert len(found) == 9 and all("at equal steps" in name for name in found)
-    monkeypatch.setattr(measures, "open_results", lambda name: open_results(str(folder)))
+    monkeypatch.setattr(measures, "open_results", lambda name: open_results(str(answered)))
     unit, measure = found["mrpc, accuracy at equal steps: AdaMix minus single"]
     assert unit == "points" and set(measure(0).tolist()) <= {-1.0, 0.0, 1.0}
 
@@ -168,7 +177,7 @@ def test_the_measures_are_of_what_is_there(folder, monkeypatch):
 def test_the_dashboard_is_driven(folder, tmp_path):
     widget = ablation_dashboard(str(folder), tmp_path)
     assert widget.last_error is None and "12 comparisons on screen, 5 seeds each" in widget.text
-    assert "Holm's correction for 12 leaves" in widget.text and "single, equal compute" in widget.text
+    assert "corrected for 12" in widget.text and "single, equal compute" in widget.text
     before = widget.picture.alt
     widget.press("Show me")
     assert "AdaMix, merged minus each other" in widget.text and widget.picture.alt != before
