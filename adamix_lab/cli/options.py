@@ -15,7 +15,9 @@ from typer.core import TyperCommand
 from adamix_lab.core.errors import LabError
 
 OUT = typer.Option(help="Folder for what the command writes.")
-TASK = typer.Option(help='"aspects" (embedded), "rte" and its like, a folder or file, or a Hub name.')
+TASK = typer.Option(
+    help='"aspects", "subjectivity" or "reviews" (embedded), "rte" and its like, a folder or file, or a Hub name.'
+)
 FOLDER = typer.Option(help="Holds a folder a task (rte, sst2, ...), with its rows; default: the Hub.")
 MODEL = typer.Option(help='"minilm" (embedded), "books-gpt2" (shipped), a local folder, or a Hub name.')
 ROWS = typer.Option(help="A seeded sample of so many training rows; default: all.")

@@ -42,7 +42,11 @@ class TaskSpec:
     hub_classes: tuple[str, ...] = ()
 
 
-EMBEDDED = {"aspects": TaskSpec(("sentence",), ("negative", "positive"))}
+EMBEDDED = {
+    "aspects": TaskSpec(("sentence",), ("negative", "positive")),
+    "subjectivity": TaskSpec(("sentence",), ("subjective", "objective")),
+    "reviews": TaskSpec(("sentence",), ("negative", "positive")),
+}
 EMBEDDED_TEXTS = ("notices",)  # those with texts to write
 
 

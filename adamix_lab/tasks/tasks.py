@@ -113,8 +113,9 @@ def load_task(
     folder: str | Path | None = None,
     config: str | None = None,
     revision: str | None = None,
+    part: str | None = None,
 ) -> Task:
-    """A task from the embedded data ("aspects"), the Hub, a folder, or a file.
+    """A task from the embedded data ("aspects", "subjectivity", "reviews"), the Hub, a folder, or a file.
 
     A folder holds `train.*` and `validation.*` (or `test.*`); of a single file a fifth is set aside, stratified, for
     the evaluation. Files are JSON lines or CSV (.tsv too), gzipped or not.
@@ -134,6 +135,9 @@ def load_task(
         folder: where the rows of a task of the table lie; None takes them from the Hub.
         config: of a data set on the Hub that has several.
         revision: of a data set on the Hub: a branch, tag or commit.
+        part: what the task is judged on; None takes the table's, else validation, else test. Two parts of
+            "subjectivity" and of "reviews" are read only when they are asked for: "fresh" by the final reports of a
+            fair comparison alone, "sealed" by the frozen test of the phase map alone.
 
     Raises:
         ValueError: an unknown name or column, an empty file, a line that cannot be read, a row without a label or
@@ -147,19 +151,24 @@ def load_task(
         raise unknown("Task with a folder", source, PAPER_TASKS)
     tables, origin = PAPER_TASKS if text is None else {}, str(source)
     numbers: tuple[str, ...] = ()
+    asked = () if part is None else (part,)
     spec: TaskSpec | None
     if origin in EMBEDDED:
-        parts, spec = read_files(embedded_folder(origin)), EMBEDDED[origin] if label == "label" else None
+        parts, spec = read_files(embedded_folder(origin), asked), EMBEDDED[origin] if label == "label" else None
     elif folder is None and _on_hub(source):
-        parts, spec = _from_hub(origin, tables.get(origin), label, config, revision)
+        parts, spec = _from_hub(origin, tables.get(origin), label, config, revision, asked)
         numbers = spec.hub_classes if spec else ()
     else:
         path = _locate(source if folder is None else folder)
         spec = tables.get(path.name if folder is None else origin)
-        parts, origin = read_files(path, spec.splits if spec else ()), str(path.resolve())
+        if part is not None and not path.is_dir():
+            raise LabError(
+                f"part = {part!r} of {path}, one file: expected a folder. Leave part out: a fifth is set aside."
+            )
+        parts, origin = read_files(path, asked or (spec.splits if spec else ())), str(path.resolve())
     columns = _text_columns(parts[0], text, spec)
-    for part in parts:
-        check_columns(part, columns, label)
+    for each in parts:
+        check_columns(each, columns, label)
     classes, bounds = (spec.classes, spec.bounds) if spec else (None, None)
     classes = number_labels(parts, label, classes, numbers, bounds)
     if len(parts) == 1:
@@ -167,7 +176,7 @@ def load_task(
     train, evaluation = parts[0].rows, parts[1].rows
     if rows is not None:
         train = _sample(train, rows, seed)
-    further = {part.split.removeprefix("validation_"): part.rows for part in parts[2:]}
+    further = {each.split.removeprefix("validation_"): each.rows for each in parts[2:]}
     title = name or Path(str(source)).name.split(".")[0]
     return Task(title, train, evaluation, columns, label, classes, spec.metrics if spec else (), further, origin)
 
@@ -179,14 +188,19 @@ def _on_hub(source: str | Path) -> bool:
 
 
 def _from_hub(
-    source: str, spec: TaskSpec | None, label: str, config: str | None, revision: str | None
+    source: str,
+    spec: TaskSpec | None,
+    label: str,
+    config: str | None,
+    revision: str | None,
+    asked: Sequence[str],
 ) -> tuple[list[Part], TaskSpec | None]:
     """The splits of a data set of the table, its columns renamed as there, or of any other and its class names."""
     table = PAPER_TASKS.get(source)
     if table is None:
-        parts, names = read_hub(source, config, (), revision)
+        parts, names = read_hub(source, config, asked, revision)
         return parts, TaskSpec(classes=names[label]) if label in names else None
-    parts, _ = read_hub(table.hub, table.config, table.splits, revision)
+    parts, _ = read_hub(table.hub, table.config, asked or table.splits, revision)
     for row in (row for part in parts for row in part.rows) if spec else ():
         row.update({ours: row[theirs] for theirs, ours in zip(table.hub_text, table.text, strict=False)})
     return parts, spec

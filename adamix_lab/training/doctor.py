@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from adamix_lab.tasks.files import split_file
 from adamix_lab.tasks.table import EMBEDDED, EMBEDDED_TEXTS
 from adamix_lab.tasks.tasks import data_root
 
@@ -106,7 +107,7 @@ def _assets() -> Iterator[tuple[bool, str]]:
         except (FileNotFoundError, ValueError) as error:
             yield False, str(error)
     for name in (*EMBEDDED, *EMBEDDED_TEXTS):
-        there = (root / name / "train.jsonl").is_file()
+        there = split_file(root / name, "train") is not None
         lacking = "" if there else f" is missing from {root}: clone the repository again"
         yield there, f"embedded task {name!r}{lacking}"
     shipped = len(list((root / "experts").glob("*/seed*/*/adamix.json")))

@@ -1,5 +1,8 @@
 import gzip
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +26,34 @@ def test_embedded_task():
     assert task.text == ("sentence",) and task.num_labels == 2 and task.name == "aspects"
     assert len(task.train) > 500 and len(task.evaluation) > 100
     assert "aspect" in task.train[0]  # other columns are kept for the lessons
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "train"),
+    [("subjectivity", ("subjective", "objective"), 6000), ("reviews", ("negative", "positive"), 6662)],
+)
+def test_embedded_real_text_keeps_two_parts_for_final_reports(monkeypatch, name, classes, train):
+    opened = []
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: opened.append(path.name) or read(path))
+    task = load_task(name)
+    assert opened == ["train.jsonl.gz", "test.jsonl.gz"]  # the parts kept back are not so much as opened
+    assert task.classes == classes and (len(task.train), len(task.evaluation)) == (train, 2000)
+    seen = {row["sentence"] for row in (*task.train, *task.evaluation)}
+    for part in ("fresh", "sealed"):
+        kept = load_task(name, part=part)
+        assert kept.train == task.train and len(kept.evaluation) == 1000
+        assert 450 < sum(row["label"] for row in kept.evaluation) < 550
+        assert seen.isdisjoint(row["sentence"] for row in kept.evaluation)
+        seen |= {row["sentence"] for row in kept.evaluation}
+    assert len(seen) == train + 4000
+    refused(lambda: load_task(name, part="freshh"), "expected train.* and freshh.*")
+
+
+def test_embedded_real_text_is_what_its_maker_cuts(shared):
+    command = [sys.executable, str(data_root() / "real.py"), str(shared / "data"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_embedded_data_may_lie_elsewhere(tmp_path, monkeypatch):
