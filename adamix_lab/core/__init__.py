@@ -6,7 +6,7 @@
 1. `mixture.effective` is the paper in ten lines: one weight from M stacked ones, by a route or a mixture point.
 2. `adaptations`: what is mixed. A contract, and bottleneck, LoRA, IA3 and bias, which keep it.
 3. `routing`: which expert serves each site and side; routes are data, functions of (seed, step, view).
-4. `mixture`: the layer, M experts around a frozen one.
+4. `mixture`: the layer, M experts around a frozen one; `calls` says which selection it takes in the present call.
 5. `sites`: where adaptations go in known architectures and in any other; the task head.
 6. `model`: attach, select a route or a point, switch tasks, detach; `checkpointing` keeps selections when blocks rerun.
 7. `views` and `objective`: two routed views of a batch, the task loss and the consistency between them.

@@ -1,35 +1,29 @@
 """Selections under gradient checkpointing: each recomputation sees the route of its own first run.
 
-A checkpointed block runs again in the backward pass, when another view's route may be set, or none. Read from mutable
-state, the last route would serve every recomputation: wrong gradients, silently. So the checkpoint function that
-transformers puts on its blocks is wrapped by one that carries the sites' state along.
+A checkpointed block runs again in the backward pass, when another view's route may be set, or none, and maybe in a
+thread of autograd's own. What is set then would serve every recomputation: wrong gradients, silently. So the checkpoint
+function that transformers puts on its blocks is wrapped by one that carries along what was set.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
-from adamix_lab.core.mixture import MixtureLayer, use_selection
+from adamix_lab.core.calls import restored, states
 
 
 class CarrySelection:
     """A checkpoint function whose recomputation sees the selections of its first run, not the last ones set."""
 
-    def __init__(self, model: nn.Module, checkpoint: Any) -> None:
-        self.model = model
+    def __init__(self, checkpoint: Any) -> None:
         self.checkpoint = checkpoint
 
     def __call__(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         """Called as torch's checkpoint is: a function and its arguments."""
-        layers = [module for module in self.model.modules() if isinstance(module, MixtureLayer)]
-        selections = [layer.selection for layer in layers]
-        enabled = [layer.enabled for layer in layers]
+        first = states()
 
         def run(*inner: Any, **named: Any) -> Any:
-            # now, and again in the backward pass
-            with use_selection(layers, selections, enabled):
+            with restored(first):  # now, and again in the backward pass
                 return function(*inner, **named)
 
         return self.checkpoint(run, *args, **kwargs)
@@ -41,7 +35,7 @@ def carry_selection(model: Any) -> None:
         function = getattr(module, "_gradient_checkpointing_func", None)
         if function is None or isinstance(function, CarrySelection):
             continue
-        module._gradient_checkpointing_func = CarrySelection(model, function)  # type: ignore[assignment]
+        module._gradient_checkpointing_func = CarrySelection(function)  # type: ignore[assignment]
         reentrant = getattr(function, "keywords", {}).get("use_reentrant", True)
         if reentrant and not _asks_for_input_gradients(model):  # it tracks none else, and the embeddings are frozen
             model.enable_input_require_grads()

@@ -1,6 +1,6 @@
 """The mixture layer: M copies of an adaptation around one frozen layer.
 
-The layer applies *effective weights*. What they are is decided by a *selection*, set from outside:
+The layer applies *effective weights*. What they are is decided by a *selection*, which belongs to a call (`calls`):
 
 - None: the barycentre, the mean over experts (merging, Eq. 6);
 - integers `[sides]`: one expert a side (a route, Eq. 4); `[K, sides]` for K groups of rows, `[B, T, sides]` for tokens;
@@ -10,14 +10,14 @@ The layer applies *effective weights*. What they are is decided by a *selection*
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
 from torch import Generator, Tensor, nn
 
 from adamix_lab.core.adaptations import Adaptation, Base, Weight, Weights
+from adamix_lab.core.calls import here
 from adamix_lab.core.errors import LabError, one_of
 
 Selection = Tensor | Mapping[str, Tensor] | None
@@ -51,6 +51,8 @@ class MixtureLayer(nn.Module):
     Attributes:
         base: the frozen layer.
         experts: stacked weights, `[M, ...]` each, `[1, ...]` on shared sides; float32.
+
+    In the present call (`calls.during` sets them, by these names):
         selection: see the module's text; None is the merge.
         enabled: False gives the frozen layer alone, bit for bit.
         fan_out: set by `adamix_lab.fast.blocks` for a pass whose K children share work. "here": the input has B rows
@@ -71,9 +73,21 @@ class MixtureLayer(nn.Module):
         self.experts = nn.ParameterDict({name: nn.Parameter(tensor) for name, tensor in stacked.items()})
         self.side_of = {name: adaptation.sides.index(weight.side) for name, weight in declared.items()}
         self.decays = {name: weight.decay for name, weight in declared.items()}
-        self.selection: Selection = None
-        self.enabled = True
-        self.fan_out: Literal["none", "here", "elsewhere"] = "none"
+
+    @property
+    def selection(self) -> Selection:
+        """The selection in the present call."""
+        return here(self, "selection")
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the adaptation is on in the present call."""
+        return here(self, "enabled", True)
+
+    @property
+    def fan_out(self) -> Literal["none", "here", "elsewhere"]:
+        """Where the present call fans out."""
+        return here(self, "fan_out", "none")
 
     def counts(self) -> tuple[int, ...]:
         """Experts on each side, 1 where it is shared."""
@@ -152,21 +166,6 @@ class MixtureLayer(nn.Module):
         """Adaptation and experts a side, for printed models."""
         sides = ", ".join(f"{s} x {n}" for s, n in zip(self.adaptation.sides, self.counts(), strict=True))
         return f"{self.adaptation}, {sides}"
-
-
-@contextmanager
-def use_selection(
-    layers: Sequence[MixtureLayer], selections: Iterable[Selection], enabled: Iterable[bool] | None = None
-) -> Iterator[None]:
-    """Sets layers' selections, and whether they are on (None: as they are), inside the block; then as before."""
-    before = [(layer.selection, layer.enabled) for layer in layers]
-    try:
-        for layer, selection, on in zip(layers, selections, enabled or [on for _, on in before], strict=True):
-            layer.selection, layer.enabled = selection, on
-        yield
-    finally:
-        for layer, (selection, on) in zip(layers, before, strict=True):
-            layer.selection, layer.enabled = selection, on
 
 
 def checkpoints_gradients(model: nn.Module) -> bool:

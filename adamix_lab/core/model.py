@@ -12,8 +12,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from adamix_lab.core.adaptations import Adaptation
+from adamix_lab.core.calls import during
 from adamix_lab.core.errors import LabError, one_of, positive
-from adamix_lab.core.mixture import MixtureLayer, Selection, checkpoints_gradients, use_selection
+from adamix_lab.core.mixture import MixtureLayer, Selection, checkpoints_gradients
 from adamix_lab.core.routing import RouteSpace, generator_for
 from adamix_lab.core.sites import Head, TaskModules, default_targets, find_head, find_sites, new_head
 
@@ -117,12 +118,12 @@ class MixtureModel(nn.Module):
 
         Raises ValueError for a route that does not fit.
         """
-        selections = self.selections(selection)
+        selections = zip(self.sites.values(), self.selections(selection), strict=True)
         if torch.is_grad_enabled() and checkpoints_gradients(self.model):
             from adamix_lab.core.checkpointing import carry_selection
 
             carry_selection(self.model)
-        with use_selection(list(self.sites.values()), selections):
+        with during({layer: {"selection": part} for layer, part in selections}):
             yield
 
     def selections(self, selection: ModelSelection) -> list[Selection]:
@@ -142,8 +143,7 @@ class MixtureModel(nn.Module):
     @contextmanager
     def disabled(self) -> Iterator[None]:
         """The adaptation switched off inside the block: the frozen layers alone (the head stays)."""
-        layers = list(self.sites.values())
-        with use_selection(layers, [layer.selection for layer in layers], [False] * len(layers)):
+        with during({layer: {"enabled": False} for layer in self.sites.values()}):
             yield
 
     def generate(self, *args: Any, selection: ModelSelection = None, **settings: Any) -> Tensor:

@@ -12,15 +12,19 @@ A family is listed where these were tested; any other model runs plain passes wi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from adamix_lab.core.calls import during, here
 from adamix_lab.core.mixture import checkpoints_gradients
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.sites import ARCHITECTURES, Architecture, model_type, pattern_to_regex
@@ -70,37 +74,22 @@ def plan_blocks(mixture: MixtureModel) -> BlockPlan | None:
 @contextmanager
 def fan_out(mixture: MixtureModel, plan: BlockPlan, children: int, rows: int) -> Iterator[None]:
     """Inside the block, one pass on `rows` rows gives `children * rows` from the first adapted block on."""
-
-    def repeat(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.dim() > 1 and value.shape[0] == rows:
-            return value.repeat(children, *([1] * (value.dim() - 1)))
-        if isinstance(value, tuple):
-            return tuple(repeat(part) for part in value)
-        return value
-
-    def widen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return repeat(args), {name: repeat(value) for name, value in kwargs.items()}
-
-    def flatten(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (output[0].flatten(0, 1), *output[1:])
-        return output.flatten(0, 1)
-
     if children == 1:
         yield
         return
+    changes: dict[nn.Module, dict[str, Any]] = {}
+    for path, layer in mixture.sites.items():
+        inside = plan.tail_only and path.startswith(f"{plan.path}.{plan.first}.")
+        changes[layer] = {"fan_out": "here" if inside else "elsewhere"}
     with ExitStack() as stack:
-        for path, layer in mixture.sites.items():
-            here = plan.tail_only and path.startswith(f"{plan.path}.{plan.first}.")
-            stack.callback(setattr, layer, "fan_out", layer.fan_out)
-            layer.fan_out = "here" if here else "elsewhere"
-        widened = plan.blocks[plan.first :]
+        for block in plan.blocks[plan.first + plan.tail_only :]:
+            changes[block] = {"widen": (children, rows)}
+            stack.enter_context(hooked(block, _widen, partial(block.register_forward_pre_hook, with_kwargs=True)))
         if plan.tail_only:
-            widened = plan.blocks[plan.first + 1 :]
             first = plan.blocks[plan.first]
-            stack.callback(first.register_forward_hook(flatten).remove)
-        for block in widened:
-            stack.callback(block.register_forward_pre_hook(widen, with_kwargs=True).remove)
+            changes[first] = {"flatten": True}
+            stack.enter_context(hooked(first, _flatten, first.register_forward_hook))
+        stack.enter_context(during(changes))
         yield
 
 
@@ -120,17 +109,23 @@ def cut_last_block(model: nn.Module) -> Iterator[None]:
     # A cached last block has only its end left: its own input is cut then.
     whole = _has(last, family.cut)
     place = last.get_submodule(family.cut) if whole else last
+    changes: dict[nn.Module, dict[str, Any]] = {place: {"cut": True}}
     with ExitStack() as stack:
-        stack.callback(place.register_forward_pre_hook(_first_position).remove)
+        stack.enter_context(hooked(place, _first_position, place.register_forward_pre_hook))
         if whole and family.attention is not None:
             attention = last.get_submodule(family.attention)
-            stack.callback(attention.register_forward_pre_hook(_enter).remove)
-            stack.callback(attention.register_forward_hook(_leave).remove)
-        before = _ONE_QUERY.entered
+            changes[attention] = {"one_query": True}
+            stack.enter_context(hooked(attention, _enter, attention.register_forward_pre_hook))
+            stack.enter_context(hooked(attention, _leave, attention.register_forward_hook))
+        stack.enter_context(during(changes))
+        before = torch._C._len_torch_function_stack()  # each thread has its own
         try:
             yield
-        except BaseException:  # only then: another thread may be inside its own attention
-            _leave_all(before)
+        except BaseException:
+            # an attention that raised has not left (a hook that is always called would: compiled code compiles it
+            # each time)
+            while torch._C._len_torch_function_stack() > before:
+                _ONE_QUERY.__exit__(None, None, None)
             raise
 
 
@@ -139,8 +134,6 @@ class FirstQuery(TorchFunctionMode):
 
     It sees PyTorch's fused attention; another implementation (eager, flash) computes every query as ever.
     """
-
-    entered = 0  # times, by hooks
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -156,24 +149,67 @@ class FirstQuery(TorchFunctionMode):
 _ONE_QUERY = FirstQuery()  # one for all passes: compiled code knows it again
 
 
+# -- hooks: on a module once, for all threads; each asks whether the present call means it --
+
+_LOCK = threading.Lock()
+_HOOKS: dict[tuple[nn.Module, Callable[..., Any]], tuple[int, Any]] = {}  # calls that want it, and its handle
+
+
+@contextmanager
+def hooked(module: nn.Module, hook: Callable[..., Any], register: Callable[..., Any]) -> Iterator[None]:
+    """The hook is on the module inside the block. It must do nothing in a call that has not asked for it (`here`)."""
+    key = (module, hook)
+    with _LOCK:
+        count, handle = _HOOKS[key] if key in _HOOKS else (0, register(hook))
+        _HOOKS[key] = count + 1, handle
+    try:
+        yield
+    finally:
+        with _LOCK:
+            count, handle = _HOOKS.pop(key)
+            if count > 1:
+                _HOOKS[key] = count - 1, handle
+            else:
+                handle.remove()
+
+
+def _widen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+    # torch leaves kwargs out while another thread takes the hook off; this call then has not asked for it
+    children, rows = here(module, "widen", (1, 0))
+    if children == 1 or kwargs is None:
+        return None
+    return _repeat(args, children, rows), {name: _repeat(value, children, rows) for name, value in kwargs.items()}
+
+
+def _repeat(value: Any, children: int, rows: int) -> Any:
+    if isinstance(value, Tensor) and value.dim() > 1 and value.shape[0] == rows:
+        return value.repeat(children, *([1] * (value.dim() - 1)))
+    if isinstance(value, tuple):
+        return tuple(_repeat(part, children, rows) for part in value)
+    return value
+
+
+def _flatten(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    if not here(module, "flatten"):
+        return None
+    if isinstance(output, tuple):
+        return (output[0].flatten(0, 1), *output[1:])
+    return output.flatten(0, 1)
+
+
 def _enter(module: nn.Module, args: Any) -> None:
-    _ONE_QUERY.__enter__()
-    _ONE_QUERY.entered += 1
+    if here(module, "one_query"):
+        _ONE_QUERY.__enter__()
 
 
 def _leave(module: nn.Module, args: Any, output: Any) -> None:
-    _ONE_QUERY.__exit__(None, None, None)
-    _ONE_QUERY.entered -= 1
-
-
-def _leave_all(before: int) -> None:
-    # an attention that raised has not left (a hook that is always called would: compiled code compiles it each time)
-    while _ONE_QUERY.entered > before:
+    if here(module, "one_query"):
         _ONE_QUERY.__exit__(None, None, None)
-        _ONE_QUERY.entered -= 1
 
 
-def _first_position(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+def _first_position(module: nn.Module, args: tuple[Any, ...]) -> Any:
+    if not here(module, "cut"):
+        return None
     return tuple(arg[:, :1] if isinstance(arg, Tensor) and arg.dim() >= 3 else arg for arg in args)
 
 

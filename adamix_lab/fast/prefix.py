@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from adamix_lab.core.calls import during, here
 from adamix_lab.core.errors import LabError
-from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.sites import ARCHITECTURES, Architecture
-from adamix_lab.fast.blocks import BlockPlan, plan_blocks
+from adamix_lab.fast.blocks import BlockPlan, hooked, plan_blocks
 
 Cache = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
@@ -79,29 +81,29 @@ def prefix_states(mixture: MixtureModel, plan: BlockPlan, batch: dict[str, Tenso
     `[B, T, d]` entering the first adapted block, or `[B, T, 2d]`: the site's frozen output beside the residual.
     """
     end = block_end(mixture, plan)
-    kept: list[Tensor] = []
-
-    def stop(module: nn.Module, args: tuple[Any, ...]) -> None:
-        if end is None:
-            kept.append(args[0])
-        else:
-            site = end.get_submodule(_tail_name(plan.family))
-            kept.append(torch.cat([site.base(args[0]), args[1]], -1))  # type: ignore[operator]
-        raise Reached
-
-    handle = (end if end is not None else plan.blocks[plan.first]).register_forward_pre_hook(stop)
-    training = {module: module.training for module in mixture.modules()}
-    mixture.eval()
-    try:
-        with torch.no_grad():
+    place = end if end is not None else plan.blocks[plan.first]
+    kept: list[tuple[Any, ...]] = []
+    with (
+        torch.no_grad(),
+        evaluating(mixture),
+        hooked(place, stop, place.register_forward_pre_hook),
+        during({place: {"inputs": kept}}),
+    ):
+        with suppress(Reached):
             mixture.model(**batch)
-    except Reached:
-        pass
-    finally:
-        handle.remove()
-        for part, mode in training.items():
-            part.training = mode
-    return kept[0]
+        states, *rest = kept[0]
+        if end is None:
+            return states
+        site = end.get_submodule(_tail_name(plan.family))
+        return torch.cat([site.base(states), rest[0]], -1)  # type: ignore[operator]
+
+
+def stop(module: nn.Module, args: tuple[Any, ...]) -> None:
+    """A hook that notes a module's inputs and goes no further, in a call that asks for `inputs` there."""
+    kept = here(module, "inputs")
+    if kept is not None:
+        kept.append(args)
+        raise Reached
 
 
 class PassThrough(nn.Module):

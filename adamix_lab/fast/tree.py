@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import re
 import warnings
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from adamix_lab.core.calls import during
 from adamix_lab.core.errors import LabError, positive
-from adamix_lab.core.mixture import use_selection
 from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.routing import RouteSpace
 from adamix_lab.core.sites import pattern_to_regex
@@ -225,12 +225,8 @@ class Replay:
         args, kwargs = self.calls[level]
         args = tuple(self._widen(value, copies) for value in args)
         kwargs = {name: self._widen(value, copies) for name, value in kwargs.items()}
-        with ExitStack() as stack:
-            for layer in layers:
-                stack.callback(setattr, layer, "fan_out", layer.fan_out)
-                layer.fan_out = "here" if shared else "elsewhere"
-            routes = routes.to(states.device)
-            stack.enter_context(use_selection(layers, [routes[:, n] for n in range(len(layers))]))
+        fan_out, routes = "here" if shared else "elsewhere", routes.to(states.device)
+        with during({layer: {"fan_out": fan_out, "selection": routes[:, n]} for n, layer in enumerate(layers)}):
             out = block(states, *args, **kwargs)
         out = out[0] if isinstance(out, tuple) else out
         return out.flatten(0, 1) if shared else out

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA, adaptation_from
+from adamix_lab.core.calls import during
 from adamix_lab.core.mixture import MixtureLayer
 from adamix_lab.core.routing import generator_for
 
@@ -157,8 +158,8 @@ def test_float32_experts_in_a_bfloat16_base(adaptation):
         torch.zeros(len(adaptation.sides), dtype=torch.long),
         torch.zeros(2, len(adaptation.sides)).long(),
     ):
-        made.selection = selection
-        out = made(seeded(2, TOKENS, IN).to(torch.bfloat16))
+        with during({made: {"selection": selection}}):
+            out = made(seeded(2, TOKENS, IN).to(torch.bfloat16))
         assert out.dtype == torch.bfloat16
         out.float().square().sum().backward()
         for weight in made.experts.values():
@@ -170,11 +171,11 @@ def test_float32_experts_in_a_bfloat16_base(adaptation):
 def test_autocast(base, adaptation):
     made = layer(adaptation, base=base)
     x = seeded(2, TOKENS, IN)
-    made.selection = torch.zeros(2, len(adaptation.sides), dtype=torch.long)
-    expected = made(x)
-    with torch.autocast("cpu", torch.bfloat16):
-        out = made(x)
-        assert out.dtype == base(x).dtype == torch.bfloat16
+    with during({made: {"selection": torch.zeros(2, len(adaptation.sides), dtype=torch.long)}}):
+        expected = made(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            out = made(x)
+            assert out.dtype == base(x).dtype == torch.bfloat16
     close.assert_close(out.float(), expected, close.BFLOAT)
 
 

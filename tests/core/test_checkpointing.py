@@ -8,8 +8,9 @@ import tiny
 import torch
 
 from adamix_lab.core.adaptations import Bottleneck, LoRA
+from adamix_lab.core.calls import during
 from adamix_lab.core.checkpointing import CarrySelection
-from adamix_lab.core.mixture import checkpoints_gradients, use_selection
+from adamix_lab.core.mixture import checkpoints_gradients
 from adamix_lab.core.model import detach
 from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.routing import Router
@@ -142,6 +143,6 @@ def test_input_gradients_are_asked_for_where_needed_and_given_back():
 def test_selections_are_put_back():
     layers = list(tiny.mixed(tiny.bert(), Bottleneck(4)).sites.values())
     route = torch.zeros(2).long()
-    with use_selection(layers, [route] * 3, [False] * 3):
+    with during({layer: {"selection": route, "enabled": False} for layer in layers}):
         assert all(layer.selection is route and not layer.enabled for layer in layers)
     assert all(layer.selection is None and layer.enabled for layer in layers)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from adamix_lab.core.adaptations import IA3, Adaptation, Bias, Bottleneck, LoRA, Weight, zeros
+from adamix_lab.core.calls import during
 from adamix_lab.core.mixture import MixtureLayer, effective, memoized, sizes
 from adamix_lab.core.routing import generator_for
 
@@ -26,6 +27,12 @@ def layer(adaptation, shared=(), experts=M, base=None):
 
 def x(rows=ROWS):
     return torch.randn(rows, TOKENS, IN, generator=torch.Generator().manual_seed(5))
+
+
+def under(made, given=None, **state):
+    """The layer's output in a call with a selection, switched off, or fanned out."""
+    with during({made: state}):
+        return made(x() if given is None else given)
 
 
 def vertex(made, route):
@@ -52,8 +59,7 @@ def test_none_is_the_mean_of_the_weights(adaptation):
 def test_a_route_picks_copies(adaptation, share):
     made = layer(adaptation, adaptation.sides[-1:] if share else ())
     for route in routes_of(made, 6):
-        made.selection = route
-        close.assert_close(made(x()), vertex(made, route.tolist()))
+        close.assert_close(under(made, selection=route), vertex(made, route.tolist()))
 
 
 @every_adaptation
@@ -62,81 +68,70 @@ def test_groups_examples_and_tokens(adaptation, share):
     made = layer(adaptation, adaptation.sides[-1:] if share else ())
     routes = routes_of(made, ROWS)
     expected = torch.stack([vertex(made, route.tolist())[n] for n, route in enumerate(routes)])
-    made.selection = routes  # per example: as many groups as rows
-    close.assert_close(made(x()), expected)
-    made.selection = routes[:, None].expand(ROWS, TOKENS, -1)
-    close.assert_close(made(x()), expected)
-    made.selection = tokens = routes_of(made, ROWS, TOKENS)
+    close.assert_close(under(made, selection=routes), expected)  # per example: as many groups as rows
+    close.assert_close(under(made, selection=routes[:, None].expand(ROWS, TOKENS, -1)), expected)
+    tokens = routes_of(made, ROWS, TOKENS)
+    mixed = under(made, selection=tokens)
     for b in range(ROWS):
         for t in range(TOKENS):
-            close.assert_close(made(x())[b, t], vertex(made, tokens[b, t].tolist())[b, t])
+            close.assert_close(mixed[b, t], vertex(made, tokens[b, t].tolist())[b, t])
 
 
 @every_adaptation
 def test_points_of_the_mixture(adaptation):
     made = layer(adaptation)
     sides = len(adaptation.sides)
-    made.selection = torch.full((sides, M), 1 / M)
-    barycentre = made(x())
-    made.selection = None
-    close.assert_close(barycentre, made(x()))
+    close.assert_close(under(made, selection=torch.full((sides, M), 1 / M)), made(x()))
     route = routes_of(made)
-    made.selection = torch.nn.functional.one_hot(route, M).float()
-    close.assert_close(made(x()), vertex(made, route.tolist()))
+    corner = torch.nn.functional.one_hot(route, M).float()
+    close.assert_close(under(made, selection=corner), vertex(made, route.tolist()))
     points = torch.rand(ROWS, sides, M)
-    made.selection = points
-    together = made(x())
+    together = under(made, selection=points)
     for n, point in enumerate(points):
-        made.selection = point
-        close.assert_close(together[n], made(x())[n])
+        close.assert_close(together[n], under(made, selection=point)[n])
 
 
 @every_adaptation
 def test_any_weights_at_all(adaptation):
     made = layer(adaptation)
     free = {name: torch.randn(weight.shape[1:]) for name, weight in made.experts.items()}
-    made.selection = free
-    close.assert_close(made(x()), adaptation.apply(made.base, x(), free, False))
-    made.selection = {name: torch.stack([weight] * ROWS) for name, weight in free.items()}
-    assert made.groups() == ROWS
-    close.assert_close(made(x()), adaptation.apply(made.base, x(), free, False))
+    close.assert_close(under(made, selection=free), adaptation.apply(made.base, x(), free, False))
+    repeated = {name: torch.stack([weight] * ROWS) for name, weight in free.items()}
+    with during({made: {"selection": repeated}}):
+        assert made.groups() == ROWS
+    close.assert_close(under(made, selection=repeated), adaptation.apply(made.base, x(), free, False))
 
 
 @every_adaptation
 def test_fan_out_shares_the_frozen_output(adaptation):
     made, calls = layer(adaptation), []
     made.base.register_forward_hook(lambda *_: calls.append(1))
-    made.selection = routes = routes_of(made, 3)
+    routes = routes_of(made, 3)
     expected = torch.stack([vertex(made, route.tolist()) for route in routes])
     calls.clear()
-    made.fan_out = "here"
     if adaptation.keeps_input:
-        close.assert_close(made(x()), expected)
+        close.assert_close(under(made, selection=routes, fan_out="here"), expected)
         assert calls == [1]
-    made.enabled = False
-    close.assert_close(made(x()), made.base(x()).expand(3, ROWS, TOKENS, OUT))
+    off = under(made, selection=routes, fan_out="here", enabled=False)
+    close.assert_close(off, made.base(x()).expand(3, ROWS, TOKENS, OUT))
 
 
 @every_adaptation
 def test_disabled_is_the_frozen_layer(adaptation):
     made = layer(adaptation)
-    made.enabled = False
-    assert torch.equal(made(x()), made.base(x()))
+    assert torch.equal(under(made, enabled=False), made.base(x()))
 
 
 def test_gradients_reach_the_chosen_copies_only():
     made = layer(LoRA(2), shared=("B",))
-    made.selection = torch.tensor([2, 0])
-    made(x()).square().sum().backward()
+    under(made, selection=torch.tensor([2, 0])).square().sum().backward()
     assert [bool(g.any()) for g in made.experts["A"].grad] == [False, False, True, False]
     assert made.experts["B"].grad.any() and made.base.weight.grad is None
 
 
 def test_one_expert_is_the_plain_module():
     made = layer(Bottleneck(4), experts=1)
-    merged = made(x())
-    made.selection = torch.zeros(3, 2).long()
-    close.assert_close(made(x()), merged)
+    close.assert_close(under(made, selection=torch.zeros(3, 2).long()), made(x()))
     assert made.counts() == (1, 1)
 
 
@@ -153,16 +148,14 @@ def test_effective_shapes():
 def test_rows_that_do_not_divide():
     """Two groups of a batch of three: six rows of fifteen tokens would divide, silently and wrongly."""
     made = layer(LoRA(2))
-    made.selection = torch.zeros(2, 2).long()
     with pytest.raises(ValueError, match="2 selections do not divide 3 rows"):
-        made(torch.randn(3, 4, IN))
+        under(made, torch.randn(3, 4, IN), selection=torch.zeros(2, 2).long())
 
 
 def test_token_routes_of_another_length():
     made = layer(LoRA(2))
-    made.selection = torch.zeros(ROWS, 2, 2).long()
     with pytest.raises(ValueError, match=r"Routes of \[3, 2\] tokens do not fit an input of \[3, 5\]"):
-        made(x())
+        under(made, selection=torch.zeros(ROWS, 2, 2).long())
 
 
 def test_a_frozen_layer_that_is_no_linear_map():
@@ -195,8 +188,7 @@ class Packed(nn.Module):
 def test_a_packed_base_keeps_its_dtype():
     made = layer(LoRA(2), base=Packed())
     for selection in (None, torch.zeros(2).long(), torch.zeros(ROWS, TOKENS, 2).long()):
-        made.selection = selection
-        assert made(x().bfloat16()).dtype == torch.bfloat16
+        assert under(made, x().bfloat16(), selection=selection).dtype == torch.bfloat16
 
 
 def test_once():
