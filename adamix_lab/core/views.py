@@ -9,7 +9,7 @@ A third, "shared_prefix", lies in `adamix_lab.fast.views`: the same function wit
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +20,21 @@ from adamix_lab.core.model import MixtureModel
 Views = Literal["independent", "shared_prefix", "same_dropout"]
 Batch = dict[str, Tensor]
 Way = Callable[[MixtureModel, Batch, Tensor], Tensor]  # (mixture, batch, routes of K views) to logits [K, B, ...]
+
+
+def logits_of(output: Any) -> Tensor:
+    """A model's logits `[B, ...]`; of a head that marks spans those of start and end over the tokens, `[B, 2, T]`.
+
+    Raises ValueError where there are none: a head of another kind, or no head.
+    """
+    if isinstance(logits := getattr(output, "logits", None), Tensor):
+        return logits
+    if isinstance(start := getattr(output, "start_logits", None), Tensor):
+        return torch.stack([start, output.end_logits], 1)
+    raise LabError(
+        f"The model answers with {type(output).__name__}, which has no logits: expected a head for classes, numbers, "
+        "tokens, spans or texts. Load such a model (AutoModelForSequenceClassification, ...)."
+    )
 
 
 def rows_of(batch: Batch) -> int:
@@ -43,7 +58,7 @@ def independent(mixture: MixtureModel, batch: Batch, routes: Tensor) -> Tensor:
     """All views as one batch of K * B rows."""
     views, rows = len(routes), rows_of(batch)
     repeated = {name: value.repeat(views, *([1] * (value.dim() - 1))) for name, value in batch.items()}
-    logits: Tensor = mixture(selection=flatten_views(routes, rows), **repeated).logits
+    logits = logits_of(mixture(selection=flatten_views(routes, rows), **repeated))
     return logits.unflatten(0, (views, -1))
 
 
@@ -54,7 +69,7 @@ def same_dropout(mixture: MixtureModel, batch: Batch, routes: Tensor) -> Tensor:
     for n, route in enumerate(routes):
         last = n == len(routes) - 1
         with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=not last):
-            outputs.append(mixture(selection=route, **batch).logits)
+            outputs.append(logits_of(mixture(selection=route, **batch)))
     return torch.stack(outputs)
 
 

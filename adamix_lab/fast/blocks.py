@@ -55,6 +55,9 @@ def plan_blocks(mixture: MixtureModel) -> BlockPlan | None:
         return None
     if not mixture.mixture.sites or checkpoints_gradients(model):  # the recomputation would run without our hooks
         return None
+    inside = [path for path in mixture.head_paths if path.startswith(f"{prefix}.")]  # parts that the files lacked
+    if any(path != f"{prefix}.pooler" for path in inside):  # they may lie below the first site
+        return None
     path = f"{prefix}.{family.blocks}"
     blocks = model.get_submodule(path)
     numbers: list[int] = []

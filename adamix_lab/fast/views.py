@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adamix_lab.core import views as plain
 from adamix_lab.core.model import MixtureModel
-from adamix_lab.core.views import Batch, Views, Way, independent, rows_of
+from adamix_lab.core.views import Batch, Views, Way, independent, logits_of, rows_of
 from adamix_lab.fast.blocks import cut_last_block, fan_out, plan_blocks
 
 
@@ -24,7 +24,7 @@ def shared_prefix(mixture: MixtureModel, batch: Batch, routes: Tensor) -> Tensor
     if plan is None or routes.dim() != 3:
         return independent(mixture, batch, routes)
     with cut_last_block(mixture.model), fan_out(mixture, plan, views, rows):
-        logits: Tensor = mixture(selection=routes, **batch).logits
+        logits = logits_of(mixture(selection=routes, **batch))
     return logits.unflatten(0, (views, -1))
 
 
