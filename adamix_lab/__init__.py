@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from adamix_lab.interop.hub import from_pretrained, push_to_hub
     from adamix_lab.interop.peft import import_peft
     from adamix_lab.tasks.backbones import load_backbone
-    from adamix_lab.tasks.tasks import Task, few_shot, load_task
+    from adamix_lab.tasks.loading import load_task
+    from adamix_lab.tasks.tasks import Task, few_shot
     from adamix_lab.training.card import save
     from adamix_lab.training.evaluation import evaluate, predict
     from adamix_lab.training.presets import preset
@@ -72,7 +73,8 @@ __getattr__ = lazy_names(
         "interop.hub": "from_pretrained push_to_hub",
         "interop.peft": "import_peft",
         "tasks.backbones": "load_backbone",
-        "tasks.tasks": "Task few_shot load_task",
+        "tasks.tasks": "Task few_shot",
+        "tasks.loading": "load_task",
         "training.evaluation": "evaluate predict",
         "training.card": "save",
         "training.presets": "preset",

@@ -24,8 +24,7 @@ from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.fast.tree import LIMIT, free_memory, group_bytes, tree_logits
 from adamix_lab.fast.views import routed_logits
 from adamix_lab.tasks.batches import encode, padding_of, sequential, to_device
-from adamix_lab.tasks.rows import Row
-from adamix_lab.tasks.tasks import Task
+from adamix_lab.tasks.tasks import Row, Task
 from adamix_lab.training.evaluation import IndexedBatch, cache_batches
 
 if TYPE_CHECKING:

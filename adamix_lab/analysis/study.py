@@ -23,8 +23,8 @@ from adamix_lab.core.files import write_atomically, write_text
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
 from adamix_lab.fast.tree import check_budget
-from adamix_lab.tasks.rows import Row
-from adamix_lab.tasks.tasks import Task, hold_out, load_task
+from adamix_lab.tasks.loading import load_task
+from adamix_lab.tasks.tasks import Row, Task, hold_out
 from adamix_lab.training.doctor import versions
 from adamix_lab.training.shipped import STAGES, TWINS, load_saved, load_twin
 

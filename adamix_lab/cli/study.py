@@ -189,9 +189,9 @@ def few_shot(
 
     from adamix_lab.core.errors import one_of
     from adamix_lab.experiments.grid import shipped_grid
+    from adamix_lab.tasks.loading import load_task
     from adamix_lab.tasks.prompts import PROMPTS
     from adamix_lab.tasks.tasks import few_shot as drawn
-    from adamix_lab.tasks.tasks import load_task
 
     rows = drawn(load_task(task, folder=folder and folder / task), examples, per_class=per_class)
     if prompt:

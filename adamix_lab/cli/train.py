@@ -38,7 +38,7 @@ def train(
     from adamix_lab.core.adaptations import Bottleneck
     from adamix_lab.core.objective import Consistency
     from adamix_lab.experiments.seeds import train_seeds
-    from adamix_lab.tasks.tasks import load_task
+    from adamix_lab.tasks.loading import load_task
     from adamix_lab.training.presets import Preset
     from adamix_lab.training.presets import preset as find_preset
     from adamix_lab.training.recipe import Recipe
@@ -68,7 +68,7 @@ def evaluate(
     --strategy once for each strategy; default: seven of them.
     """
     from adamix_lab.experiments.seeds import SHOWN, over_seeds
-    from adamix_lab.tasks.tasks import load_task
+    from adamix_lab.tasks.loading import load_task
     from adamix_lab.training.evaluation import evaluate as compare
     from adamix_lab.training.shipped import load_saved
 

@@ -44,9 +44,10 @@ from adamix_lab.tasks.batches import (
     sequential,
     to_device,
 )
+from adamix_lab.tasks.loading import load_task
 from adamix_lab.tasks.prompts import PROMPTS, load_prompted, prompt_encoder
 from adamix_lab.tasks.table import PAPER_TASKS
-from adamix_lab.tasks.tasks import Task, few_shot, hold_out, load_task, subsample
+from adamix_lab.tasks.tasks import Task, few_shot, hold_out, subsample
 from adamix_lab.training.doctor import versions
 from adamix_lab.training.evaluation import Evaluation, IndexedBatch, evaluate_batches
 from adamix_lab.training.recipe import Recipe

@@ -24,7 +24,8 @@ from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.lessons.widgets import Explorer, Number, View
-from adamix_lab.tasks.tasks import Task, load_task
+from adamix_lab.tasks.loading import load_task
+from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.shipped import load_twin
 
 Tensors = dict[str, Tensor]  # as `trained_tensors` gives them: `experts.<site>.<name>`, `[M, ...]`

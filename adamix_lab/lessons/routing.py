@@ -20,8 +20,8 @@ from adamix_lab.core.routing import generator_for
 from adamix_lab.lessons.answers import Answers
 from adamix_lab.lessons.widgets import Explorer, Number, View
 from adamix_lab.tasks.batches import Padding, collate, encode, padding_of
-from adamix_lab.tasks.rows import Row
-from adamix_lab.tasks.tasks import Task, load_task
+from adamix_lab.tasks.loading import load_task
+from adamix_lab.tasks.tasks import Row, Task
 from adamix_lab.training.shipped import load_twin
 
 if TYPE_CHECKING:

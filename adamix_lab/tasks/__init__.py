@@ -5,7 +5,8 @@ from __future__ import annotations
 from adamix_lab.core import lazy_names
 
 _NAMES = {
-    "tasks": "Task data_root few_shot hold_out load_task subsample",
+    "tasks": "Task data_root few_shot hold_out subsample",
+    "loading": "load_task",
     "backbones": "load_backbone",
     "batches": "Batches TextsCut collate encode sequential",
     "metrics": "Undefined score",

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from adamix_lab.core.errors import LabError
-from adamix_lab.tasks.rows import Part, Row
+from adamix_lab.tasks.rows import Part
+from adamix_lab.tasks.tasks import Row
 
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".csv", ".csv.gz", ".tsv")
 

@@ -41,7 +41,8 @@ from adamix_lab.lessons.answers import RUNS, answers_of, write_answers
 from adamix_lab.lessons.landscape import Faces
 from adamix_lab.lessons.your_own import KINDS, fresh_loras
 from adamix_lab.tasks.batches import encode, padding_of, sequential
-from adamix_lab.tasks.tasks import Task, load_task
+from adamix_lab.tasks.loading import load_task
+from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.doctor import device_name, versions
 from adamix_lab.training.shipped import EXPERTS, RECIPE, SEEDS, TWINS, load_twin, twin_recipe, untrained_mixture
 from adamix_lab.training.train import train

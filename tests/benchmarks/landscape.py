@@ -23,7 +23,7 @@ from adamix_lab.analysis.points import Points, plane, point_of
 from adamix_lab.core.merging import merge
 from adamix_lab.core.model import MixtureModel, evaluating, load_trained
 from adamix_lab.core.views import Batch
-from adamix_lab.tasks.tasks import load_task
+from adamix_lab.tasks.loading import load_task
 from adamix_lab.training.shipped import load_twin
 
 MEASURES = ("loss", "accuracy", "entropy")

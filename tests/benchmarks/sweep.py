@@ -25,7 +25,8 @@ from adamix_lab.core.model import MixtureModel, attach, load_trained, trained_te
 from adamix_lab.core.objective import Consistency
 from adamix_lab.experiments.batched import Trained, train_batched
 from adamix_lab.tasks.backbones import load_backbone
-from adamix_lab.tasks.tasks import Task, load_task
+from adamix_lab.tasks.loading import load_task
+from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.train import prepare_data, train
 

@@ -24,7 +24,7 @@ from adamix_lab.experiments.performing import Job, perform
 from adamix_lab.experiments.results import COLUMNS, begin
 from adamix_lab.experiments.running import Outcome, Terms, prepare
 from adamix_lab.tasks.backbones import load_backbone
-from adamix_lab.tasks.tasks import load_task
+from adamix_lab.tasks.loading import load_task
 from adamix_lab.training.evaluation import evaluate
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.train import train

@@ -204,7 +204,7 @@ def test_the_sampler_is_driven(models):
 
 def test_the_shipped_sentence_has_a_number_to_reach():
     from adamix_lab.lessons.posterior import SENTENCE
-    from adamix_lab.tasks.tasks import load_task
+    from adamix_lab.tasks.loading import load_task
 
     task = load_task("aspects")
     state = sampled(asker({"AdaMix": shipped("adamix")}, task), task.classes, SENTENCE, 1, "AdaMix")

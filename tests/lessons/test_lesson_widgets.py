@@ -20,7 +20,7 @@ from adamix_lab.lessons.merging import aligned, mixed, mixing_triangle, permuted
 from adamix_lab.lessons.routing import by_expert, draw_loads, flips, routing_explorer, specialist_gain, train_gates
 from adamix_lab.lessons.tour import strength_dial
 from adamix_lab.lessons.widgets import Prediction
-from adamix_lab.tasks.tasks import load_task
+from adamix_lab.tasks.loading import load_task
 
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
 

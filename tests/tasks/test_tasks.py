@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from adamix_lab.tasks import tasks
-from adamix_lab.tasks.tasks import data_root, hold_out, load_task
+from adamix_lab.tasks.loading import load_task
+from adamix_lab.tasks.tasks import data_root, hold_out
 
 ROWS = [{"sentence": f"sentence {n}", "label": n % 2, "aspect": "x"} for n in range(20)]
 

@@ -54,7 +54,7 @@ from adamix_lab.lessons.posterior import (
 )
 from adamix_lab.lessons.routing import by_expert, flips, specialist_gain
 from adamix_lab.lessons.your_own import EXPERTS, fresh_loras, read_loras
-from adamix_lab.tasks.tasks import load_task
+from adamix_lab.tasks.loading import load_task
 from adamix_lab.training.evaluation import evaluate
 from adamix_lab.training.shipped import SEEDS, load_twin
 
