@@ -31,7 +31,7 @@ from adamix_lab.core.objective import IGNORED, Consistency, Objective, predicts_
 from adamix_lab.core.routing import Router, RouteSpace, generator_for
 from adamix_lab.interop.peft import import_peft_library
 
-peft = import_peft_library()
+peft: Any = import_peft_library()
 SIDES = LoRA.sides
 # LoRA's settings that mean the same here; any other, of this peft or a later one, is refused where it is set.
 LORA_SETTINGS = """r lora_alpha lora_dropout target_modules exclude_modules modules_to_save layers_to_transform
@@ -50,11 +50,11 @@ def _method(name: str) -> Any:
 
 
 @dataclass
-class AdaMixConfig(peft.LoraConfig):  # type: ignore[misc]
+class AdaMixConfig(peft.LoraConfig):  # type: ignore[misc,name-defined]
     """LoRA's settings, and those of the mixture.
 
-    num_experts: M. share: the side with one copy for all experts, "A", "B" or None. consistency: its weight, 0 takes one
-    view; consistency_kind as in `Consistency`. route_seed: of the routes and of the experts' start.
+    num_experts: M. share: the side with one copy for all experts, "A", "B" or None. consistency: its weight (0 takes
+    one view); consistency_kind as in `Consistency`. route_seed: of the routes and of the experts' start.
 
     Raises ValueError without a task_type (peft would call the base model directly, past the routes), and for settings
     of LoRA that change what its factors are.
@@ -87,6 +87,7 @@ class Experts(nn.Module):
     def __init__(self, stacked: Tensor, side: int) -> None:
         super().__init__()
         self.experts, self.side = nn.Parameter(stacked), side
+        self.trained_calls: Tensor
         self.register_buffer("trained_calls", torch.zeros((), dtype=torch.long))  # saved along: resuming goes on
 
     @property
@@ -101,7 +102,7 @@ class Experts(nn.Module):
         return linear(x, self.weight)
 
 
-class AdaMixModel(peft.LoraModel):  # type: ignore[misc]
+class AdaMixModel(peft.LoraModel):  # type: ignore[misc,name-defined]
     """What `peft` puts around a base model whose targets are linear layers (`nn.Linear`, GPT-2's Conv1D)."""
 
     def _create_and_replace(

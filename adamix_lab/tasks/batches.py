@@ -121,7 +121,8 @@ def padding_of(tokenizer: Any, model: nn.Module | None = None) -> Padding:
     ValueError where the head then reads padding (decoders' classifiers, which answer at the last token that is none).
     """
     token = getattr(tokenizer, "pad_token_id", None)
-    side, kind = getattr(tokenizer, "padding_side", "right"), getattr(tokenizer, "pad_token_type_id", 0)
+    side: Any = getattr(tokenizer, "padding_side", "right")
+    kind = getattr(tokenizer, "pad_token_type_id", 0)
     pad = Padding(0 if token is None else token, side, kind)
     config = getattr(model, "config", None)
     expected = getattr(config, "pad_token_id", None)
