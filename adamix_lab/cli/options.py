@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -98,12 +98,13 @@ def _annotations(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _annotation(name: str, wanted: Any, meaning: str, panel: str) -> Any:
-    number = next((number for number in NUMBERS if number in (wanted, *get_args(wanted))), None)
+    table = get_origin(wanted) is Mapping
+    number = next((number for number in NUMBERS if not table and number in (wanted, *get_args(wanted))), None)
     choices = get_args(wanted) if get_origin(wanted) is Literal else ()  # checked by the dataclass itself
     option = typer.Option(
         help=meaning[:1].upper() + meaning[1:],
-        metavar=number.__name__ if number else "|".join(choices) or None,
-        callback=_reader(name, number) if number else None,
+        metavar="name=number,..." if table else number.__name__ if number else "|".join(choices) or None,
+        callback=_read_table(name) if table else _reader(name, number) if number else None,
         rich_help_panel=panel,
     )
     return Annotated[bool if wanted is bool else str, option]
@@ -115,6 +116,14 @@ def _reader(name: str, kind: type) -> Callable[[str | None], Any]:
             return None if value is None else kind(value)
         except ValueError:
             raise LabError(f"{name} = {value!r}: expected {NUMBERS[kind]}.") from None
+
+    return read
+
+
+def _read_table(name: str) -> Callable[[str | None], Any]:
+    def read(value: str | None) -> Any:
+        pairs = [part.partition("=") for part in value.split(",")] if value is not None else []
+        return {key: _reader(f"{name}: {key}", float)(number) for key, _, number in pairs} or None
 
     return read
 

@@ -116,7 +116,6 @@ def train_generator(
     head_lr: Annotated[float, typer.Option("--full-lr", help="Learning rate of full fine-tuning.")] = 5e-5,
     experts: Annotated[int, options.EXPERTS] = 8,
     rank: Annotated[int, typer.Option(help="LoRA's rank (alpha is 8 times it).")] = 4,
-    smoothing: Annotated[float, typer.Option(help="Label smoothing.")] = 0.1,
     beams: Annotated[int, options.BEAMS] = 10,
     new_tokens: Annotated[int, options.NEW_TOKENS] = 64,
     seed: Annotated[int, options.SEED] = 0,
@@ -125,7 +124,7 @@ def train_generator(
     """Trains a decoder on E2E, WebNLG or DART, decodes, and prints scores; finished methods are not done again.
 
     Methods: frozen, lora, adamix-lora and full, and adamix-bottleneck where it is named. The recipe begins from 2,000
-    steps of 8 pairs at a rate of 0.0002, and a consistency of 100 a target token.
+    steps of 8 pairs at a rate of 0.0002, a label smoothing of 0.1, and a consistency of 100 a target token.
     """
     from adamix_lab.core.objective import Consistency
     from adamix_lab.generation.comparison import SHOWN, Settings, compare_generators, thinned
@@ -133,10 +132,10 @@ def train_generator(
     from adamix_lab.generation.tasks import load_generation_task
     from adamix_lab.training.recipe import Recipe
 
-    begun = Recipe(steps=2000, batch_size=8, lr=2e-4, head_lr=head_lr, seed=seed, dev_fraction=0.0)
+    begun = Recipe(steps=2000, batch_size=8, lr=2e-4, head_lr=head_lr, seed=seed, dev_fraction=0.0, label_smoothing=0.1)
     recipe = replace(begun, consistency=Consistency(100.0), checkpoint_every=500).with_options(**context.obj)
     decoding = Decoding(beams=beams, new_tokens=new_tokens)
-    settings = Settings(recipe, decoding, experts, rank, alpha=8.0 * rank, smoothing=smoothing)
+    settings = Settings(recipe, decoding, experts, rank, alpha=8.0 * rank)
     loaded = thinned(load_generation_task(task, part, rows, seed), evaluation_rows)
     compare_generators(loaded, model, settings, out, method or SHOWN)
 

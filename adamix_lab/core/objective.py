@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, get_args
 
 import torch
@@ -123,15 +124,20 @@ def predicts_next(model: nn.Module) -> bool:
     return answer_kind(model) == "texts" and generates and not reads_labels(model)
 
 
-def task_loss_of(mixture: MixtureModel) -> TaskLoss:
-    """Cross-entropy, over the next tokens for causal language models; binary for several labels; numbers: squared."""
-    if predicts_next(mixture.model):
-        return next_token_loss
+def task_loss_of(mixture: MixtureModel, smoothing: float = 0.0) -> TaskLoss:
+    """Cross-entropy, over the next tokens for causal language models; binary for several labels; numbers: squared.
+
+    smoothing: share of each label that is spread evenly over the classes. Raises ValueError for it without classes.
+    """
+    kind = answer_kind(mixture.model)
+    if smoothing and kind in ("labels", "numbers"):
+        raise LabError(f"label_smoothing = {smoothing} for {kind}: expected classes to spread a label over.")
     losses: dict[str, TaskLoss] = {"labels": binary_cross_entropy, "numbers": mean_squared_loss}
-    return losses.get(answer_kind(mixture.model), cross_entropy)
+    loss = next_token_loss if predicts_next(mixture.model) else losses.get(kind, cross_entropy)
+    return partial(loss, smoothing=smoothing) if smoothing else loss
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     """Mean cross-entropy of logits `[B, C]`, of tokens `[B, T, C]` or spans `[B, 2, T]` (labels of -100 are left out).
 
     Raises ValueError for a label outside the classes, and for labels that are no class numbers.
@@ -142,7 +148,8 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
             'row load the model with problem_type="multi_label_classification" or "regression".'
         )
     check_label_range(labels[labels != IGNORED] if logits.dim() == 3 else labels, logits.shape[-1])
-    return F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), ignore_index=IGNORED)
+    flat = logits.flatten(0, -2).float()
+    return F.cross_entropy(flat, labels.flatten(), ignore_index=IGNORED, label_smoothing=smoothing)
 
 
 def check_label_range(labels: Tensor, classes: int) -> None:
@@ -171,9 +178,9 @@ def _shaped(labels: Tensor, logits: Tensor) -> Tensor:
     return labels.reshape(logits.shape).float()
 
 
-def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def next_token_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     """Mean cross-entropy of the next token, `labels` unshifted with -100 where nothing is to be predicted."""
-    return cross_entropy(logits[:, :-1], labels[:, 1:])
+    return cross_entropy(logits[:, :-1], labels[:, 1:], smoothing)
 
 
 # -- consistency: how far two views of the same rows disagree (Eq. 5) --

@@ -25,13 +25,13 @@ from adamix_lab.analysis.points import with_heads
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.mixture import checkpoints_gradients
 from adamix_lab.core.model import MixtureModel
-from adamix_lab.core.objective import Losses, Objective, reads_labels
+from adamix_lab.core.objective import Losses, Objective, reads_labels, task_loss_of
 from adamix_lab.core.routing import Router
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.fast.views import WAYS
 from adamix_lab.tasks.batches import ZEROS, Batches, Example, Padding, collate, length, to_device
-from adamix_lab.training.optim import BETAS, StackedAdamW, on_route
+from adamix_lab.training.optim import BETAS, StackedAdamW, check_sides, on_route, side_rate
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.run import (
     History,
@@ -48,8 +48,8 @@ from adamix_lab.training.train import start_accelerator
 
 Start = Mapping[str, Tensor]
 
-# Settings that one program has one of; lr, head_lr, weight_decay, decay, warm-up, clip, seed, bucket, consistency,
-# per and log_every are each run's own.
+# Settings that one program has one of; lr, side_rates, head_lr, weight_decay, decay, warm-up, clip, seed, bucket,
+# label_smoothing, consistency, per, swa, ema and log_every are each run's own.
 COMMON = ("steps", "epochs", "batch_size", "max_length", "precision", "off_route", "eps")
 
 
@@ -122,20 +122,32 @@ class StackedRuns:
             name: nn.Parameter(torch.cat([_copies(name, start[name]) for start in starts]).to(device, copy=True))
             for name in starts[0]
         }
-        self.objectives = [Objective(student, recipe.consistency, ways=WAYS) for recipe in recipes]
+        self.objectives = [
+            Objective(student, recipe.consistency, task_loss_of(student, recipe.label_smoothing), WAYS)
+            for recipe in recipes
+        ]
         self.orders = [
             Batches(own, recipe.batch_size, recipe.seed, recipe.bucket)
             for own, recipe in zip(examples, recipes, strict=True)
         ]
         self.routers = [Router(student.space, recipe.seed, recipe.per) for recipe in recipes]
         self.routes: list[Tensor] = []
+        self.average: dict[str, Tensor] = {}
         self.histories, self.failed = [History() for _ in recipes], [""] * len(recipes)
         self.clip = torch.tensor([recipe.clip or math.inf for recipe in recipes], device=device)
         self.optimizer = self._optimizer()
 
     def weights(self, run: int) -> dict[str, Tensor]:
         """One run's weights now."""
-        own = {name: p.detach().unflatten(0, (len(self.recipes), -1))[run].clone() for name, p in self.stacked.items()}
+        return self._of(run, self.stacked)
+
+    def result(self, run: int, total: int) -> dict[str, Tensor]:
+        """What one run of so many steps keeps: the average of its weights where it has one, else the weights."""
+        averaged = self.recipes[run].share_in_average(total, total) > 0
+        return self._of(run, self.average if averaged else self.stacked)
+
+    def _of(self, run: int, stacked: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        own = {name: p.detach().unflatten(0, (len(self.recipes), -1))[run].clone() for name, p in stacked.items()}
         return {name: w if name.startswith("experts.") else w[0] for name, w in own.items()}
 
     # -- a step ---------------------------------------------------------------------------------------
@@ -207,19 +219,34 @@ class StackedRuns:
         self.optimizer.step()
         self.optimizer.zero_grad()
 
+    def take_average(self, step: int, total: int) -> None:
+        """Moves the averages of the runs that have one; called behind a step, counted from 1."""
+        shares = [recipe.share_in_average(step, total) for recipe in self.recipes]
+        for name, parameter in self.stacked.items() if any(shares) else ():
+            weight = parameter.detach()
+            each = torch.tensor(shares, device=weight.device).repeat_interleave(self.copies[name])
+            before = self.average.get(name, weight)
+            self.average[name] = before.lerp(weight, each.reshape(-1, *[1] * (weight.dim() - 1)).to(weight))
+
     # -- the optimiser ----------------------------------------------------------------------------------
 
     def _optimizer(self) -> StackedAdamW:
         """A group a weight, with each copy's own rate and decay."""
-        sites = self.student.sites
-        decays = {
-            f"experts.{path}.{name}": layer.decays[name] for path, layer in sites.items() for name in layer.decays
+        experts = {
+            f"experts.{path}.{name}": (layer, name)
+            for path, layer in self.student.sites.items()
+            for name in layer.decays
         }
         groups: list[dict[str, Any]] = []
         for name, parameter in self.stacked.items():
             head = name.startswith("head.")
-            declared = parameter.dim() > 2 if head else decays[name]  # a stacked head weight has a dimension more
-            rates = [recipe.head_lr if head and recipe.head_lr is not None else recipe.lr for recipe in self.recipes]
+            if head:
+                declared = parameter.dim() > 2  # a stacked head weight has a dimension more
+                rates = [recipe.lr if recipe.head_lr is None else recipe.head_lr for recipe in self.recipes]
+            else:
+                layer, own = experts[name]
+                declared = layer.decays[own]
+                rates = [recipe.lr * side_rate(layer, own, recipe) for recipe in self.recipes]
             decay = [recipe.weight_decay if declared or recipe.decay == "all" else 0.0 for recipe in self.recipes]
             copies = self.copies[name]
             groups.append(
@@ -267,6 +294,7 @@ class StackedRuns:
             "weights": {name: p.detach() for name, p in self.stacked.items()},
             "optimizer": optimizer_tensors(self.optimizer),
             "generators": generator_states(self.clip.device),
+            "average": self.average,
         }
         tensors = {f"{part}.{name}": tensor for part, own in parts.items() for name, tensor in own.items()}
         first = self.histories[0]
@@ -284,6 +312,7 @@ class StackedRuns:
         with torch.no_grad():
             for name, tensor in found.part("weights").items():
                 self.stacked[name].copy_(tensor)
+        self.average = {name: tensor.to(self.clip.device) for name, tensor in found.part("average").items()}
         load_optimizer(self.optimizer, found.part("optimizer"))
         set_generator_states(found.part("generators"), self.clip.device)
         self.failed, seconds = found.facts["failed"], found.facts["seconds"]
@@ -353,6 +382,9 @@ def train_batched(
     if len(totals) > 1:
         raise LabError(f"The runs take {sorted(totals)} steps: expected equally many. Give steps instead of epochs.")
     (total,) = totals
+    for recipe in recipes:
+        check_sides(mixture, recipe)
+        recipe.share_in_average(total, total)  # a window of no steps is refused here
     if folder is not None:
         runs.resume(folder)
     first, began = runs.histories[0].steps, time.perf_counter() - runs.histories[0].seconds
@@ -361,6 +393,7 @@ def train_batched(
         with accelerator.autocast():
             losses = runs.losses(step, pad, accelerator.device)
         runs.update(losses, [recipe.rate(step, total) for recipe in recipes])
+        runs.take_average(step + 1, total)
         runs.log(step + 1, total, time.perf_counter() - began, losses)
         if folder is not None and ((step + 1) % (recipes[0].checkpoint_every or total) == 0 or step + 1 == total):
             runs.keep(folder)
@@ -368,4 +401,4 @@ def train_batched(
             on_step(step + 1, runs)
     mixture.eval()
     found = zip(runs.histories, runs.failed, strict=True)
-    return [Trained(runs.weights(n), history, failed or None) for n, (history, failed) in enumerate(found)]
+    return [Trained(runs.result(n, total), history, failed or None) for n, (history, failed) in enumerate(found)]

@@ -323,11 +323,12 @@ def perform_stack(runs: Sequence[Run], work: Path, terms: Terms) -> list[Outcome
     mixture, recipes = members[0].mixture, [member.recipe for member in members]
     if reasons := incompatibilities(mixture, starts, recipes):
         raise LabError("; ".join(reasons))
-    stages = stages_of(recipes[0].steps or 0) if terms.snapshots else {}
+    total = recipes[0].steps or 0
+    stages = stages_of(total) if terms.snapshots else {}
 
     def after(step: int, stack: StackedRuns) -> None:
         for n, run in enumerate(runs) if step in stages else ():
-            write_stage(work / run.key / stages[step], stack.weights(n))
+            write_stage(work / run.key / stages[step], stack.result(n, total) if step == total else stack.weights(n))
         terms.check(step)
 
     examples, pad = [member.training for member in members], members[0].pad

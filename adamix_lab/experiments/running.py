@@ -336,21 +336,24 @@ class Trained:
 def train_whole(prepared: Prepared, work: Path, terms: Terms) -> Trained:
     """One training, from its last checkpoint on."""
     mixture = prepared.mixture
-    stages = stages_of(prepared.recipe.steps or 0) if terms.snapshots and mixture.sites else {}
+    total = prepared.recipe.steps or 0
+    stages = stages_of(total) if terms.snapshots and mixture.sites else {}
 
     def after(step: int) -> None:
-        if step in stages:
+        if step in stages and step < total:
             write_stage(work / stages[step], trained_tensors(mixture))
         terms.check(step)
 
     # A kill between a checkpoint and the snapshot of the same step: the checkpoint holds what the snapshot would.
     found = newest_checkpoint(work) if stages else None
-    if found and found.step in stages and not (work / stages[found.step]).is_file():
+    if found and found.step in stages and found.step < total and not (work / stages[found.step]).is_file():
         write_stage(work / stages[found.step], found.part("weights"))
     history = train_examples(
         mixture, prepared.training, prepared.recipe, start_accelerator(prepared.recipe), pad=prepared.pad, folder=work,
         identity=identify(mixture, prepared.task), progress=terms.progress, on_step=after,
     )  # fmt: skip
+    if total in stages:  # what the run keeps, which may be an average of its weights
+        write_stage(work / stages[total], trained_tensors(mixture))
     return Trained(mixture, curve_rows(history.rows), history.seconds, resumed_from=history.resumed_from)
 
 

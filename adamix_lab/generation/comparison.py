@@ -14,7 +14,7 @@ from torch import nn
 
 from adamix_lab.baselines.making import baseline
 from adamix_lab.core.adaptations import Adaptation, Bottleneck, LoRA
-from adamix_lab.core.errors import LabError, fraction, one_of, positive
+from adamix_lab.core.errors import LabError, one_of, positive
 from adamix_lab.core.files import read_json, write_text
 from adamix_lab.core.merging import merge
 from adamix_lab.core.model import MixtureModel, attach
@@ -32,7 +32,8 @@ from adamix_lab.training.shipped import load_saved
 
 
 def _recipe() -> Recipe:
-    return Recipe(steps=2000, batch_size=8, lr=2e-4, warmup=0.04, consistency=Consistency(100.0), dev_fraction=0.0)
+    more = {"dev_fraction": 0.0, "label_smoothing": 0.1, "consistency": Consistency(100.0)}
+    return Recipe(steps=2000, batch_size=8, lr=2e-4, warmup=0.04, **more)
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,6 @@ class Settings:
         alpha: of LoRA.
         dropout: of LoRA's input.
         size: of the bottleneck.
-        smoothing: label smoothing of the task loss.
     """
 
     recipe: Recipe = field(default_factory=_recipe)
@@ -57,11 +57,9 @@ class Settings:
     alpha: float = 32.0
     dropout: float = 0.1
     size: int = 8
-    smoothing: float = 0.1
 
     def __post_init__(self) -> None:
         positive("experts", self.experts)
-        fraction("smoothing", self.smoothing)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -169,7 +167,7 @@ def run_variant(variant: Variant, task: GenerationTask, backbone: str, settings:
         if mixture is not None:
             trained = sum(p.numel() for p in mixture.parameters() if p.requires_grad)
             recipe = variant.recipe(settings)
-            train_generator(mixture, task, tokenizer, recipe, folder / "run", settings.smoothing)
+            train_generator(mixture, task, tokenizer, recipe, folder / "run")
             if mixture.sites:
                 save(mixture, folder, {"task": task.name, "backbone": backbone, "recipe": recipe.to_dict()})
         seconds = time.perf_counter() - began

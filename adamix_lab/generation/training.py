@@ -5,19 +5,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from adamix_lab.core.errors import LabError, fraction, positive
+from adamix_lab.core.errors import LabError, positive
 from adamix_lab.core.model import MixtureModel
-from adamix_lab.core.objective import next_token_loss, predicts_next
+from adamix_lab.core.objective import predicts_next
 from adamix_lab.tasks.batches import IGNORED, Example, TextsCut
 from adamix_lab.tasks.tasks import Task
-from adamix_lab.training.presets import smoothed_next_token_loss
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.run import History
 from adamix_lab.training.train import train
@@ -125,21 +123,18 @@ def train_generator(
     tokenizer: Any,
     recipe: Recipe | None = None,
     folder: str | Path | None = None,
-    smoothing: float = 0.0,
     progress: bool = True,
     on_step: Callable[[int], None] | None = None,
 ) -> History:
     """`train` on (source, target) pairs: the loss and the consistency count the target's tokens only.
 
-    smoothing: label smoothing of the task loss; the authors take 0.1 on E2E and WebNLG, 0 on DART. Their consistency
-    weight is 100 a target token. Raises ValueError for a model that writes no texts, a task of classes, or a
-    max_length beyond the model's positions; else as `train`.
+    The authors take a `label_smoothing` of 0.1 on E2E and WebNLG, 0 on DART, and a consistency weight of 100 a target
+    token. Raises ValueError for a model that writes no texts, a task of classes, or a max_length beyond the model's
+    positions; else as `train`.
     """
-    fraction("smoothing", smoothing)
     recipe = recipe or Recipe()
     check_decoder(mixture.model, recipe.max_length)
-    loss = partial(smoothed_next_token_loss, smoothing=smoothing) if smoothing else next_token_loss
-    return train(mixture, task, tokenizer, recipe, folder, loss, progress, on_step, encode_pairs)
+    return train(mixture, task, tokenizer, recipe, folder, None, progress, on_step, encode_pairs)
 
 
 def one_view(recipe: Recipe) -> Recipe:

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.core.errors import LabError
+from adamix_lab.core.errors import LabError, one_of
+from adamix_lab.core.mixture import MixtureLayer
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.training.recipe import Recipe
 
@@ -28,23 +29,25 @@ _LARGEST_BLOCK, _LARGEST_REST = 1 << 30, (1 << 31) - 1  # bytes
 
 
 def parameter_groups(mixture: MixtureModel, recipe: Recipe) -> list[dict[str, Any]]:
-    """AdamW's groups: experts, own weights of a baseline, and head, each with and without decay.
+    """AdamW's groups: experts by the rate of their side, own weights of a baseline, and head, with and without decay.
 
     `base_lr` is the rate that the schedule scales.
 
     Experts decay as their adaptation declares (a stacked bias has two dimensions, so shapes tell nothing). The head's
-    and a baseline's own biases and norms do not decay. Raises ValueError where nothing trains.
+    and a baseline's own biases and norms do not decay. Raises ValueError where nothing trains, and for the rate of a
+    side that the adaptation has not.
     """
-    trained: dict[tuple[str, bool], list[nn.Parameter]] = defaultdict(list)
+    trained: dict[tuple[str, float, bool], list[nn.Parameter]] = defaultdict(list)
+    check_sides(mixture, recipe)
     for layer in mixture.sites.values():
         for name, parameter in layer.experts.items():
-            trained["experts", layer.decays[name]].append(parameter)
+            trained["experts", side_rate(layer, name, recipe), layer.decays[name]].append(parameter)
     for part, named in (("own", mixture.own_parameters()), ("head", mixture.head_parameters())):
         for _, parameter in named:
-            trained[part, parameter.dim() > 1].append(parameter)
+            trained[part, 1.0, parameter.dim() > 1].append(parameter)
     groups = []
-    for (part, decays), group in trained.items():
-        lr = recipe.head_lr if part == "head" and recipe.head_lr is not None else recipe.lr
+    for (part, factor, decays), group in trained.items():
+        lr = recipe.head_lr if part == "head" and recipe.head_lr is not None else recipe.lr * factor
         decay = recipe.weight_decay if decays or recipe.decay == "all" else 0.0
         if parameters := [parameter for parameter in group if parameter.requires_grad]:
             rates = {"lr": lr, "base_lr": lr, "weight_decay": decay}
@@ -52,6 +55,18 @@ def parameter_groups(mixture: MixtureModel, recipe: Recipe) -> list[dict[str, An
     if not groups:
         raise LabError("Nothing trains: expected experts or a head with requires_grad. Attach the model afresh.")
     return groups
+
+
+def side_rate(layer: MixtureLayer, weight: str, recipe: Recipe) -> float:
+    """The factor of `lr` for a stacked weight of a site, by its side."""
+    return recipe.side_rates.get(layer.adaptation.sides[layer.side_of[weight]], 1.0)
+
+
+def check_sides(mixture: MixtureModel, recipe: Recipe) -> None:
+    """Raises ValueError where the recipe names the rate of a side that the adaptation has not."""
+    adaptation = mixture.mixture.adaptation
+    for side in recipe.side_rates:
+        one_of(f"Side of {adaptation.kind} in side_rates", side, adaptation.sides or ("(none)",))
 
 
 def make_optimizer(mixture: MixtureModel, recipe: Recipe) -> torch.optim.Optimizer:

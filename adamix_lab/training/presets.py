@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from adamix_lab.core.adaptations import Adaptation, adaptation_from
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.model import MixtureModel, attach
-from adamix_lab.core.objective import IGNORED, TaskLoss
 from adamix_lab.tasks.tasks import data_root
 from adamix_lab.training.recipe import Recipe, flatten
 
@@ -33,7 +31,6 @@ class Preset:
         share: the shared side; "none" shares nothing, and None leaves it to `train_seeds`: the paper's side.
         blocks: layers to adapt; None takes all.
         base_dropout: False switches the frozen model's own dropout off (the authors' GPT-2 has none).
-        label_smoothing: of the task loss; the authors' GPT-2 code has 0.1 for two tasks.
         decoding: settings of `generate`; empty for encoders.
         sources: where a value is from, by its name in `values`.
         warnings: what to know before believing a number.
@@ -48,7 +45,6 @@ class Preset:
     recipe: Recipe
     blocks: tuple[int, ...] | None = None
     base_dropout: bool = True
-    label_smoothing: float = 0.0
     decoding: Mapping[str, Any] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -71,10 +67,6 @@ class Preset:
         """The arguments of `attach`, and of `train_seeds`, beside the adaptation."""
         return {"experts": self.experts, "share": self.share, "blocks": self.blocks}
 
-    def task_loss(self) -> TaskLoss | None:
-        """What `train` takes as `task_loss`: None where the head's own serves."""
-        return partial(smoothed_next_token_loss, smoothing=self.label_smoothing) if self.label_smoothing else None
-
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON: each value with its source, and the warnings."""
         values = {name: {"value": value, "source": source} for name, value, source in self.values()}
@@ -86,7 +78,7 @@ class Preset:
         recipe["consistency"] = recipe.pop("consistency")  # the last
         if self.recipe.warmup_steps is not None:
             del recipe["warmup"]
-        names = ("task", "backbone", "experts", "share", "adaptation", "blocks", "base_dropout", "label_smoothing")
+        names = ("task", "backbone", "experts", "share", "adaptation", "blocks", "base_dropout")
         own = {name: getattr(self, name) for name in names} | {"adaptation": self.adaptation.config()}
         flat = flatten({**own, "recipe": recipe, "decoding": self.decoding})
         return [(name, value, self._source(name)) for name, value in flat.items() if value is not None and value != {}]
@@ -127,15 +119,6 @@ def describe_preset(chosen: Preset) -> str:
     wide, broad = (max(len(row[n]) for row in rows) for n in (0, 1))
     lines = [f"{name:{wide}}  {value:{broad}}  {source}" for name, value, source in rows]
     return "\n".join([chosen.name, *lines, *(f"Note: {warning}" for warning in chosen.warnings)])
-
-
-def smoothed_next_token_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """`next_token_loss`, a share of each target spread evenly over the vocabulary: logits `[B, T, V]`, labels `[B, T]`.
-
-    labels: unshifted, -100 off the target.
-    """
-    logits, labels = logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()
-    return F.cross_entropy(logits, labels, ignore_index=IGNORED, label_smoothing=smoothing)
 
 
 # -- data/presets.yaml -------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ class Recipe:
         lr: learning rate of the experts, at the end of the warm-up.
         head_lr: learning rate of the head; None takes `lr`.
         weight_decay: decay of what the adaptation declares to decay, and of the head's weights.
+        side_rates: factors of `lr` by side of the adaptation, as in {"down": 0.25}; a side that is not named has 1.
         decay: what decays: "declared" by the adaptation, or "all", biases, too, as the authors' GPT-2 code does.
         eps: AdamW's; the authors' GPT-2 code takes 1e-6.
         warmup: share of the steps in which the rate rises from 0; it then falls linearly to 0.
@@ -49,6 +50,7 @@ class Recipe:
         max_length: tokens a row; longer ones are cut.
         bucket: batches whose rows are sorted by length together. 1 mixes all lengths: more padding, but where length
             tells the kind of a row (templates), sorted batches are one-sided and training suffers.
+        label_smoothing: share of each label that the task loss spreads evenly over the classes.
         consistency: the second view and how far it is held to the first.
         per: what shares a route: "batch" (the reference), "example" or "token".
         dev_fraction: share of the training rows set aside for choosing the best weights; 0 keeps the last.
@@ -56,6 +58,9 @@ class Recipe:
             scripts do (it flatters).
         evaluate_every: steps between looks at the dev slice; None looks once an epoch.
         patience: looks without improvement before stopping early; None never stops early.
+        swa: share of the run, its last steps, over which the weights are averaged evenly (SWA, Izmailov et al., 2018);
+            the average is what is looked at and kept. None averages nothing.
+        ema: the same with weights that fall by this factor a step back, such as 0.99, over all steps (EMA).
         cache_prefix: compute what lies below the first adapted block once, without dropout, and train from there.
         off_route: "drift": experts off the route get zero gradients and still move by momentum and decay, as in the
             reference; "freeze": they and their moments rest.
@@ -69,6 +74,7 @@ class Recipe:
     lr: float = 4e-4
     head_lr: float | None = None
     weight_decay: float = 0.01
+    side_rates: Mapping[str, float] = field(default_factory=dict)
     decay: Decay = "declared"
     eps: float = 1e-8
     warmup: float = 0.06
@@ -79,12 +85,15 @@ class Recipe:
     accumulate: int = 1
     max_length: int = 128
     bucket: int = 32
+    label_smoothing: float = 0.0
     consistency: Consistency = field(default_factory=Consistency)
     per: Scope = "batch"
     dev_fraction: float = 0.1
     choose_on: ChooseOn = "slice"
     evaluate_every: int | None = None
     patience: int | None = None
+    swa: float | None = None
+    ema: float | None = None
     cache_prefix: bool = False
     off_route: OffRoute = "drift"
     checkpoint_every: int = 100
@@ -102,8 +111,12 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and not (value >= 0 and math.isfinite(value)):
                 raise LabError(f"{name} = {value}: expected a number of at least 0.")
-        for name in ("warmup", "dev_fraction"):
+        for name in ("warmup", "dev_fraction", "label_smoothing"):
             fraction(name, getattr(self, name))
+        for side, rate in self.side_rates.items():
+            if not (rate >= 0 and math.isfinite(rate)):
+                raise LabError(f"side_rates[{side!r}] = {rate}: expected a factor of lr of at least 0.")
+        self._check_average()
         for name, choices in CHOICES.items():
             one_of(name, getattr(self, name), get_args(choices))
         if self.patience is not None and self.dev_fraction == 0 and self.choose_on == "slice":
@@ -117,6 +130,19 @@ class Recipe:
                 "piece a row. Raise batch_size (it counts all rows of a step) or lower accumulate."
             )
 
+    def _check_average(self) -> None:
+        if self.swa is not None and self.ema is not None:
+            raise LabError(
+                f"swa = {self.swa} and ema = {self.ema}: expected one average of the weights. Leave one out."
+            )
+        if self.swa is not None and not 0 < self.swa <= 1:
+            raise LabError(
+                f"swa = {self.swa}: expected a share of the run above 0 (a window of no steps has no average) and at "
+                "most 1, such as 0.75 for its last three quarters. Leave swa out to keep the weights themselves."
+            )
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise LabError(f"ema = {self.ema}: expected a factor a step above 0 and below 1, such as 0.99.")
+
     def total_steps(self, steps_an_epoch: int) -> int:
         """Optimiser steps of the whole run."""
         if self.epochs is not None:
@@ -129,6 +155,23 @@ class Recipe:
         if step < warm:
             return step / warm
         return max(0.0, (total - step) / max(1, total - warm))
+
+    def share_in_average(self, step: int, total: int) -> float:
+        """The share of the weights behind a step, counted from 1, in the average so far; 0 before there is one.
+
+        With it `average.lerp_(weights, share)` gives, behind each step, the mean over the window (swa), or the mean
+        with weights that fall by `ema` a step back and sum to 1. Raises ValueError for a window of no steps.
+        """
+        if self.ema is not None:
+            return (1 - self.ema) / (1 - self.ema**step)
+        if self.swa is None:
+            return 0.0
+        window = round(self.swa * total)
+        if not window:
+            raise LabError(
+                f"swa = {self.swa} of {total} steps is a window of no steps: expected one at least. Raise swa or steps."
+            )
+        return 1 / max(1, step - (total - window)) if step > total - window else 0.0
 
     def with_options(self, **settings: Any) -> Recipe:
         """With other settings. `consistency` is its weight here, `consistency_kind` and `consistency_views` the rest.

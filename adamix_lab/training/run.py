@@ -27,9 +27,10 @@ from torch import Tensor
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import read_tensors, write_tensors, write_text
 from adamix_lab.core.model import MixtureModel, load_trained, trained_tensors
-from adamix_lab.core.objective import Objective
+from adamix_lab.core.objective import Objective, task_loss_of
 from adamix_lab.tasks.batches import ZEROS, Example, Padding, sequential, to_device
 from adamix_lab.tasks.tasks import Task
+from adamix_lab.training.average import holding, update
 from adamix_lab.training.recipe import Recipe, flatten
 
 LOG = "log.jsonl"
@@ -101,16 +102,20 @@ class Run:
         self.folder = None if folder is None else Path(folder)
         self.main: bool = accelerator.is_main_process
         self.facts = {"recipe": recipe.to_dict(), **(identity or {}), "processes": accelerator.num_processes}
+        self.judge = task_loss_of(self.mixture) if recipe.label_smoothing else self.objective.task_loss
         self.history = History()
+        self.average: dict[str, Tensor] = {}
         self.best_weights: dict[str, Tensor] = {}
         self.since_best = 0
 
     def start(self, total: int, every: int) -> int:
         """The step to begin with: 0, or that of the folder's checkpoint.
 
-        total: the run's steps. every: steps between looks. Raises ValueError for another run's checkpoint.
+        total: the run's steps. every: steps between looks. Raises ValueError for another run's checkpoint, and for an
+        average over no steps.
         """
         self.total, self.every = total, every
+        self.recipe.share_in_average(total, total)
         if self.folder is not None:
             self._resume(self.folder)
         self.began = time.perf_counter() - self.history.seconds
@@ -118,19 +123,21 @@ class Run:
         return total if self.history.stopped_early else self.history.steps
 
     def finish(self) -> History:
-        """Puts back the best weights, if there was a choice."""
-        if self.best_weights:
-            load_trained(self.mixture, self.best_weights)
+        """Puts back the best weights, if there was a choice; else the average, if there is one."""
+        if kept := self.best_weights or self.average:
+            load_trained(self.mixture, kept)
         self.mixture.eval()
         return self.history
 
     def after(self, step: int, losses: Tensor, routes: Tensor) -> None:
-        """Logs, looks and writes a checkpoint, where they are due. `losses`: total, task, consistency `[3]`.
+        """Averages, logs, looks and writes a checkpoint, where they are due. `losses`: total, task, consistency `[3]`.
 
         Raises FloatingPointError for a loss that is not finite.
         """
         history, recipe, last = self.history, self.recipe, step == self.total
         history.steps, history.seconds = step, time.perf_counter() - self.began
+        if share := recipe.share_in_average(step, self.total):
+            update(self.average, trained_tensors(self.mixture), share)
         if step % recipe.log_every == 0 or step == 1 or last:
             self._log_step(step, losses, routes)
         if self.dev and (step % self.every == 0 or last):
@@ -150,7 +157,7 @@ class Run:
                 "warmup, keep clip above 0, and look for odd numbers in the labels or in a task_loss of your own."
             )
         row = {"step": step, "loss": loss, "task": task, "consistency": agree}
-        row |= {"lr": self.optimizer.param_groups[0]["lr"], "seconds": round(self.history.seconds, 3)}
+        row |= {"lr": recipe.lr * recipe.rate(step - 1, self.total), "seconds": round(self.history.seconds, 3)}
         row["route"] = routes.tolist() if recipe.per == "batch" else None  # (seed, step) replays the wider ones
         self._log(row)
 
@@ -164,12 +171,14 @@ class Run:
         from accelerate.utils import broadcast_object_list
 
         # One process's figures decide for all, so that all stop at the same step.
-        scores = broadcast_object_list([self.scores()])[0]
+        with holding(self.mixture, self.average):
+            scores = broadcast_object_list([self.scores()])[0]
         row = {"step": step, "dev": scores}
         self._log(row)
         if self.history.best is None or _better(scores, self.history.best["dev"]):
             self.history.best, self.since_best = row, 0
-            self.best_weights = {name: t.clone() for name, t in trained_tensors(self.mixture).items()}
+            kept = self.average or trained_tensors(self.mixture)
+            self.best_weights = {name: tensor.clone() for name, tensor in kept.items()}
         else:
             self.since_best += 1
             self.history.stopped_early = self.since_best == self.recipe.patience
@@ -186,7 +195,7 @@ class Run:
             labels = batch.pop("labels")
             with self.accelerator.autocast(), cut_last_block(self.mixture.model):
                 logits = self.mixture(**batch).logits
-            loss += float(self.objective.task_loss(logits, labels)) * len(indices)
+            loss += float(self.judge(logits, labels)) * len(indices)
             if logits.dim() == 2 and labels.dim() == 1 and not labels.is_floating_point():
                 right += (logits.argmax(-1) == labels).tolist()
         rows = len(self.dev)
@@ -202,6 +211,7 @@ class Run:
             groups = {
                 "weights": trained_tensors(self.mixture),
                 "best": self.best_weights,
+                "average": self.average,
                 "optimizer": optimizer_tensors(self.optimizer),
                 **{f"random.{rank}": state for rank, state in enumerate(states)},
             }
@@ -224,6 +234,7 @@ class Run:
             device = self.accelerator.device
             set_generator_states(found.part(f"random.{self.accelerator.process_index}"), device)
             self.best_weights, progress = found.part("best"), found.facts["progress"]
+            self.average = {name: tensor.to(device) for name, tensor in found.part("average").items()}
             rows = [row for row in read_log(folder / LOG) if row["step"] <= found.step]
             kept = {name: progress[name] for name in PROGRESS}
             self.history = History(rows, found.step, resumed_from=found.step, **kept)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.model import MixtureModel
-from adamix_lab.core.objective import Objective, TaskLoss
+from adamix_lab.core.objective import Objective, TaskLoss, task_loss_of
 from adamix_lab.core.routing import Router
 from adamix_lab.core.views import Batch
 from adamix_lab.tasks.batches import (
@@ -108,6 +108,12 @@ def train_examples(
 
     from adamix_lab.fast.views import WAYS
 
+    if task_loss is not None and recipe.label_smoothing:
+        raise LabError(
+            f"label_smoothing = {recipe.label_smoothing} with a task_loss of your own: expected one of them. Smooth "
+            "the labels in that loss, and leave label_smoothing at 0."
+        )
+    task_loss = task_loss or task_loss_of(mixture, recipe.label_smoothing)
     objective = Objective(mixture, recipe.consistency, task_loss, WAYS)
     objective, optimizer = accelerator.prepare(objective, make_optimizer(mixture, recipe))
     batches = Batches(examples, recipe.batch_size, recipe.seed, recipe.bucket)

@@ -21,6 +21,11 @@ APART = (
     {"seed": 1, "lr": 1e-3, "head_lr": 2e-3, "weight_decay": 0.3, "consistency": Consistency(0.3, "symmetric")},
     {"seed": 2, "lr": 2e-4, "clip": 0.05, "warmup": 0.5, "bucket": 1, "consistency": Consistency(0.0)},
 )
+AVERAGED = (
+    {"seed": 0, "swa": 0.5},
+    {"seed": 1, "ema": 0.8, "side_rates": {"down": 0.25}},
+    {"seed": 2, "side_rates": {"up": 0.5}, "label_smoothing": 0.2},
+)
 
 
 def recipes(apart=APART, **common):
@@ -72,6 +77,36 @@ def compare(apart=APART, make=fresh, task=TASK, **common):
 def test_three_runs_that_differ_equal_the_same_runs_alone(common):
     weights, losses = compare(**common)
     assert max(weights, losses) <= close.TRAINED.share
+
+
+def test_averages_rates_by_side_and_smoothing_are_each_runs_own():
+    weights, losses = compare(AVERAGED, lr=4e-4)
+    assert max(weights, losses) <= close.TRAINED.share
+    made = recipes(({"seed": 0}, {"seed": 1, "swa": 0.01}))
+    with pytest.raises(ValueError, match="window of no steps"):
+        together(fresh(0), [tiny_task.weights(fresh(n)) for n in (0, 1)], TASK, made)
+    made = recipes(({"seed": 0}, {"seed": 1, "side_rates": {"B": 1.0}}))
+    with pytest.raises(ValueError, match="Side of bottleneck in side_rates"):
+        together(fresh(0), [tiny_task.weights(fresh(n)) for n in (0, 1)], TASK, made)
+
+
+def test_averages_go_through_a_kill(tmp_path):
+    made = recipes(AVERAGED, checkpoint_every=4)
+    starts = [tiny_task.weights(fresh(recipe.seed)) for recipe in made]
+
+    def die(step, runs):
+        if step == kills[0]:
+            raise KeyboardInterrupt
+
+    expected = together(fresh(0, 0.1), starts, TASK, made)
+    kills = [6, 14, 0]
+    while kills[0]:
+        with pytest.raises(KeyboardInterrupt):
+            together(fresh(0, 0.1), starts, TASK, made, folder=tmp_path, on_step=die)
+        kills.pop(0)
+    found = together(fresh(0, 0.1), starts, TASK, made, folder=tmp_path)
+    for one, other in zip(expected, found, strict=True):
+        assert tiny_task.apart(one.weights, other.weights) == 0
 
 
 def test_runs_that_route_by_the_example_beside_runs_that_do_not():

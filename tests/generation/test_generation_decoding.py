@@ -17,7 +17,7 @@ from adamix_lab.core.model import attach
 from adamix_lab.core.objective import Consistency, next_token_loss
 from adamix_lab.core.routing import generator_for
 from adamix_lab.generation.decoding import Decoding, generate_texts, selection_of, trim
-from adamix_lab.generation.training import encode_pairs, one_view, smoothed_next_token_loss, train_generator
+from adamix_lab.generation.training import encode_pairs, one_view, train_generator
 from adamix_lab.training.recipe import Recipe
 
 TASK, TOKENIZER = tiny_generation.task(), tiny_generation.tokenizer()
@@ -38,11 +38,11 @@ def mixture(adaptation=None, experts=3):
 
 def test_smoothing_by_hand():
     logits, labels = torch.randn(2, 4, 5), torch.tensor([[-100, 1, 2, -100], [-100, -100, 0, 4]])
-    close.assert_close(smoothed_next_token_loss(logits, labels, 0.0), next_token_loss(logits, labels), close.ROUNDED)
+    close.assert_close(next_token_loss(logits, labels, 0.0), next_token_loss(logits, labels), close.ROUNDED)
     log_p = logits[:, :-1].log_softmax(-1)[labels[:, 1:] != -100]  # four target tokens
     right = log_p.gather(1, labels[labels != -100][:, None])
     by_hand = -(0.9 * right.mean() + 0.1 * log_p.mean())
-    close.assert_close(smoothed_next_token_loss(logits, labels, 0.1), by_hand, close.ROUNDED)
+    close.assert_close(next_token_loss(logits, labels, 0.1), by_hand, close.ROUNDED)
 
 
 @pytest.mark.parametrize("adaptation", [None, Bottleneck(4)], ids=["lora", "bottleneck"])
@@ -50,7 +50,7 @@ def test_two_views_train_on_the_target_alone(adaptation):
     made = mixture(adaptation)
     before = weights(made)
     history = train_generator(
-        made, TASK, TOKENIZER, recipe(consistency=Consistency(2.0), log_every=1), smoothing=0.1, progress=False
+        made, TASK, TOKENIZER, recipe(consistency=Consistency(2.0), log_every=1, label_smoothing=0.1), progress=False
     )
     assert apart(before, weights(made)) > 0
     row = history.rows[0]

@@ -33,6 +33,35 @@ def test_decay_follows_the_declaration_and_the_head_has_its_rate():
     assert sum(p.numel() for group in groups for p in group["params"]) == trained
 
 
+def test_sides_have_rates_of_their_own_as_groups_made_by_hand():
+    settings = Recipe(lr=1e-2, head_lr=2e-2, weight_decay=0.1, side_rates={"down": 0.25})
+    ours, by_hand = tiny_task.mixture(), tiny_task.mixture()
+    named = dict(by_hand.expert_parameters())
+    rates = {"down": 2.5e-3, "down_bias": 2.5e-3, "up": 1e-2, "up_bias": 1e-2}
+    groups = [
+        {"params": [p], "lr": rates[n.split(".")[-1]], "weight_decay": 0.0 if n.endswith("bias") else 0.1}
+        for n, p in named.items()
+    ]
+    groups += [
+        {"params": [p], "lr": 2e-2, "weight_decay": 0.1 if p.dim() > 1 else 0.0} for _, p in by_hand.head_parameters()
+    ]
+    optimizers = make_optimizer(ours, settings), torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
+    for step in range(5):
+        for model, optimizer in zip((ours, by_hand), optimizers, strict=True):
+            generator = torch.Generator().manual_seed(step)
+            for _, parameter in [*model.expert_parameters(), *model.head_parameters()]:
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            optimizer.step()
+    assert tiny_task.apart(tiny_task.weights(ours), tiny_task.weights(by_hand)) == 0
+
+
+def test_the_rate_of_a_side_that_there_is_not_is_refused():
+    with pytest.raises(ValueError, match=r"Side of bottleneck in side_rates 'B'.*down, up"):
+        make_optimizer(tiny_task.mixture(), Recipe(side_rates={"B": 0.5}))
+    with pytest.raises(ValueError, match=r"side_rates\['up'\] = -1: expected a factor"):
+        Recipe(side_rates={"up": -1})
+
+
 def test_a_scale_that_starts_at_one_never_decays():
     import tiny
 

@@ -10,10 +10,10 @@ from command_line import command
 from test_counts import bert_base, gpt2_medium, roberta_large
 from tiny_task import one_thread  # noqa: F401
 
-from adamix_lab.core.objective import Consistency, Objective, next_token_loss
+from adamix_lab.core.objective import Consistency, Objective, next_token_loss, task_loss_of
 from adamix_lab.fast.views import WAYS
 from adamix_lab.tasks.backbones import HUB_NAMES, _resolve, load_backbone
-from adamix_lab.training.presets import describe_preset, load_presets, preset, smoothed_next_token_loss
+from adamix_lab.training.presets import describe_preset, load_presets, preset
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.report import parameter_report
 
@@ -38,7 +38,8 @@ def test_it_attaches_to_its_family_and_takes_a_step(name):
     batch = tiny.batch()
     batch["labels"] = {True: batch["input_ids"], False: tiny.labels(classes=2)}[chosen.generates]
     routes = mixture.space.draw(torch.Generator().manual_seed(0), (chosen.recipe.consistency.number,))
-    losses = Objective(mixture, chosen.recipe.consistency, chosen.task_loss(), WAYS)(batch, routes)
+    loss = task_loss_of(mixture, chosen.recipe.label_smoothing)
+    losses = Objective(mixture, chosen.recipe.consistency, loss, WAYS)(batch, routes)
     losses.total.backward()
     assert torch.isfinite(losses.total) and any(p.grad.any() for _, p in mixture.expert_parameters())
 
@@ -117,7 +118,7 @@ def test_label_smoothing_is_the_mixture_with_the_uniform_distribution():
     logits, labels = torch.randn(2, 5, 7), torch.tensor([[-100, -100, 3, 1, 2], [-100, 4, 5, 6, 0]])
     uniform = -logits[:, :-1].log_softmax(-1).mean(-1)[labels[:, 1:] != -100].mean()
     expected = 0.9 * next_token_loss(logits, labels) + 0.1 * uniform
-    close.assert_close(smoothed_next_token_loss(logits, labels, 0.1), expected)
+    close.assert_close(next_token_loss(logits, labels, 0.1), expected)
 
 
 def test_the_authors_gpt2_has_no_dropout_at_all():
