@@ -132,8 +132,8 @@ def task_loss_of(mixture: MixtureModel, smoothing: float = 0.0) -> TaskLoss:
     kind = answer_kind(mixture.model)
     if smoothing and kind in ("labels", "numbers"):
         raise LabError(f"label_smoothing = {smoothing} for {kind}: expected classes to spread a label over.")
-    losses: dict[str, TaskLoss] = {"labels": binary_cross_entropy, "numbers": mean_squared_loss}
-    loss = next_token_loss if predicts_next(mixture.model) else losses.get(kind, cross_entropy)
+    losses = {"labels": binary_cross_entropy, "numbers": mean_squared_loss}
+    loss: Callable[..., Tensor] = next_token_loss if predicts_next(mixture.model) else losses.get(kind, cross_entropy)
     return partial(loss, smoothing=smoothing) if smoothing else loss
 
 

@@ -32,7 +32,7 @@ from adamix_lab.training.shipped import load_saved
 
 
 def _recipe() -> Recipe:
-    more = {"dev_fraction": 0.0, "label_smoothing": 0.1, "consistency": Consistency(100.0)}
+    more: dict[str, Any] = {"dev_fraction": 0.0, "label_smoothing": 0.1, "consistency": Consistency(100.0)}
     return Recipe(steps=2000, batch_size=8, lr=2e-4, warmup=0.04, **more)
 
 
