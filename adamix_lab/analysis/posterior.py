@@ -158,7 +158,7 @@ def merged_sample(fixed: FixedBatches) -> Samples:
 
     def answer(model: MixtureModel, batch: Batch, n: int) -> Tensor:
         with cut_last_block(model.model):
-            return model(**batch).logits.unsqueeze(1)
+            return model(selection="merge", **batch).logits.unsqueeze(1)
 
     return Samples(fixed.gather(answer), fixed.labels)
 
@@ -191,7 +191,7 @@ def dropout_samples(fixed: FixedBatches, draws: int, seed: int = 0) -> Samples:
         device = next(model.parameters()).device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed * 1_000_003 + n)
-            return torch.stack([model.train()(**batch).logits for _ in range(draws)], 1)
+            return torch.stack([model.train()(selection="merge", **batch).logits for _ in range(draws)], 1)
 
     return Samples(fixed.gather(answer, whole=True), fixed.labels)
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from torch import Generator, Tensor, nn
 
 from adamix_lab.analysis.landscape import check_batches, check_points, target_logits, targets
 from adamix_lab.analysis.points import Point, cache_batches, inputs_of, logits_at, point_of, stack_points
+from adamix_lab.core.calls import noting
 from adamix_lab.core.errors import LabError, positive
 from adamix_lab.core.mixture import MixtureLayer
 from adamix_lab.core.model import MixtureModel, evaluating
@@ -106,18 +107,14 @@ def _update(layer: MixtureLayer, x: Tensor, expert: int) -> Tensor:
 @torch.no_grad()
 def site_inputs(mixture: MixtureModel, batch: Batch) -> dict[str, Tensor]:
     """What each site reads in the merged pass, `[tokens, in]`, without padding; in evaluation mode."""
-    inputs: dict[str, Tensor] = {}
     mask = batch.get("attention_mask")
 
-    def keep(path: str, x: Tensor) -> None:
-        inputs[path] = x[mask.bool()] if mask is not None and x.shape[:2] == mask.shape else x.flatten(0, -2)
+    def real(x: Tensor) -> Tensor:
+        return x[mask.bool()] if mask is not None and x.shape[:2] == mask.shape else x.flatten(0, -2)
 
-    with evaluating(mixture), ExitStack() as stack:
-        for path, layer in mixture.sites.items():
-            handle = layer.register_forward_pre_hook(lambda module, args, path=path: keep(path, args[0]))
-            stack.callback(handle.remove)
-        mixture(**inputs_of(mixture, batch))
-    return inputs
+    with evaluating(mixture), noting(mixture.sites) as inputs:
+        mixture(selection="merge", **inputs_of(mixture, batch))
+    return {path: real(x) for path, x in inputs.items()}
 
 
 # -- curvature -------------------------------------------------------------------------------------------------------

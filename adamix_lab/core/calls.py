@@ -8,8 +8,8 @@ set is gone behind it, after an error too. It is a `threading.local`, since `tor
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import nn
@@ -45,3 +45,44 @@ def during(changes: States) -> Any:
     """A context in which these states hold beside those that are set already."""
     before = states()
     return restored({**before, **{module: {**before.get(module, {}), **new} for module, new in changes.items()}})
+
+
+# -- hooks that act in their own call alone --
+
+_LOCK = threading.Lock()
+_HOOKS: dict[tuple[nn.Module, Callable[..., Any]], tuple[int, Any]] = {}  # calls that want it, and its handle
+
+
+@contextmanager
+def hooked(module: nn.Module, hook: Callable[..., Any], register: Callable[..., Any]) -> Iterator[None]:
+    """The hook is on the module inside the block. It must do nothing in a call that has not asked for it (`here`)."""
+    key = (module, hook)
+    with _LOCK:
+        count, handle = _HOOKS[key] if key in _HOOKS else (0, register(hook))
+        _HOOKS[key] = count + 1, handle
+    try:
+        yield
+    finally:
+        with _LOCK:
+            count, handle = _HOOKS.pop(key)
+            if count > 1:
+                _HOOKS[key] = count - 1, handle
+            else:
+                handle.remove()
+
+
+@contextmanager
+def noting(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Any]]:
+    """Gives, by name, the first input of each module's last run in this call inside the block."""
+    noted: dict[str, Any] = {}
+    with ExitStack() as stack:
+        for module in modules.values():
+            stack.enter_context(hooked(module, _note, module.register_forward_pre_hook))
+        with during({module: {"note": (noted, name)} for name, module in modules.items()}):
+            yield noted
+
+
+def _note(module: nn.Module, args: tuple[Any, ...]) -> None:
+    if note := here(module, "note"):
+        noted, name = note
+        noted[name] = args[0]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.core.adaptations import LoRA
+from adamix_lab.core.calls import noting
 from adamix_lab.core.errors import LabError, positive
 from adamix_lab.core.mixture import MixtureLayer
 from adamix_lab.core.model import MixtureModel, evaluating
@@ -168,16 +169,8 @@ def merge_gap(mixture: MixtureModel, batch: Batch, limit: int = 256) -> dict[str
 
     Returns the ratio by site. Raises ValueError where a site has more than `limit` routes.
     """
-    inputs: dict[str, Tensor] = {}
-    handles = [
-        layer.register_forward_pre_hook(lambda module, args, path=path: inputs.__setitem__(path, args[0]))
-        for path, layer in mixture.sites.items()
-    ]
-    try:
-        mixture(**{name: value for name, value in batch.items() if name != "labels"})
-    finally:
-        for handle in handles:
-            handle.remove()
+    with noting(mixture.sites) as inputs:
+        mixture(selection="merge", **{name: value for name, value in batch.items() if name != "labels"})
     return {path: _gap(layer, inputs[path], limit, mixture.mixture.tied) for path, layer in mixture.sites.items()}
 
 

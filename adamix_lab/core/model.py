@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor, nn
 
 from adamix_lab.core.adaptations import Adaptation
-from adamix_lab.core.calls import during
+from adamix_lab.core.calls import during, here
 from adamix_lab.core.errors import LabError, one_of, positive
 from adamix_lab.core.mixture import MixtureLayer, Selection, checkpoints_gradients
-from adamix_lab.core.routing import RouteSpace, generator_for
+from adamix_lab.core.objective import Consistency, Objective
+from adamix_lab.core.routing import Router, RouteSpace, generator_for
 from adamix_lab.core.sites import (
     Head,
     TaskModules,
@@ -29,8 +32,9 @@ from adamix_lab.core.sites import (
     read_contract,
     write_contract,
 )
+from adamix_lab.core.views import WAYS, check_way
 
-ModelSelection = Tensor | Mapping[str, Mapping[str, Tensor]] | None
+ModelSelection = Tensor | Mapping[str, Mapping[str, Tensor]] | Literal["merge"] | None
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class MixtureConfig:
     seed: int = 0
     tied: bool = False
     own: tuple[str, ...] = ()  # names of the base's parameters that train along (baselines; a mixture has none)
+    objective: Consistency = field(default_factory=Consistency)  # what `forward` trains by
 
 
 def refuse_save(*args: Any, **kwargs: Any) -> None:
@@ -62,7 +67,10 @@ class MixtureModel(nn.Module):
         mixture: what was attached (a `MixtureConfig`).
         space: the routes there are.
         task: the name of the task whose experts and head are in place.
+        draws: how many times `forward` has drawn routes, a buffer `[]`: saved, so that a resumed run takes the next.
     """
+
+    draws: Tensor
 
     def __init__(self, model: nn.Module, config: MixtureConfig, head: Head) -> None:
         super().__init__()
@@ -76,6 +84,8 @@ class MixtureModel(nn.Module):
         self._first_own = {name: p.detach().to("cpu", copy=True) for name, p in self.own_parameters()}
         self._tasks: dict[str, TaskModules] = {}
         self.task = "default"
+        self.register_buffer("draws", torch.zeros((), dtype=torch.long))
+        self._said_consistency_is_off = False
         layers = _layers(model, config, generator_for(config.seed))  # an error leaves the model untouched
         model.requires_grad_(False)
         for path, layer in layers.items():
@@ -120,29 +130,90 @@ class MixtureModel(nn.Module):
         return ((name, p) for name, p in named if name in own)
 
     # -- selecting ----------------------------------------------------------------------------------
-    def forward(self, *args: Any, selection: ModelSelection = None, **batch: Any) -> Any:
-        """The base model's own output at a selection; without one, the merge (Eq. 6), deterministic but for dropout."""
+    def forward(
+        self, *inputs: Any, labels: Tensor | None = None, selection: ModelSelection = None, **batch: Any
+    ) -> Any:
+        """The base model's own output, at a selection: "merge" (Eq. 6), a route, a mixture point, or weights by site.
+
+        Without one, that of the `select` around the call holds. Where there is none either, training is AdaMix: in
+        training mode and with gradients, routes are drawn from (seed, `draws`) at each call; with labels all views run,
+        the output's `loss` is the objective's (Eq. 5) and its other values are the first view's; without labels one
+        drawn route serves, and consistency is off. Else (evaluation mode, no gradients, one expert) it is the merge.
+
+        Raises ValueError for a selection that does not fit.
+        """
+        if labels is not None:
+            batch["labels"] = labels
+        if selection is None and self._draws_routes():
+            return self._training_call({**self._named(inputs), **batch})
         with self.select(selection):
-            return self.model(*args, **batch)
+            output = self.model(*inputs, **batch)
+        here(self, "outputs", []).append(output)
+        return output
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        state_dict.setdefault(f"{prefix}draws", torch.zeros_like(self.draws))  # of an earlier version
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def _draws_routes(self) -> bool:
+        given = here(self, "selection") is not None
+        return self.training and torch.is_grad_enabled() and not given and self.space.experts > 1
+
+    def _training_call(self, batch: dict[str, Any]) -> Any:
+        objective, learns = self.mixture.objective, batch.get("labels") is not None
+        routes = Router(self.space, self.mixture.seed).views(int(self.draws), objective.number if learns else 1)
+        self.draws += 1
+        if not learns:
+            self._say_consistency_is_off()
+            return self(selection=routes[0], **batch)
+        as_tuple = batch.pop("return_dict", None) is False
+        tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+        settings = {name: value for name, value in batch.items() if value is not None}
+        outputs: list[Any] = []
+        with during({self: {"outputs": outputs}}):
+            losses = Objective(self, objective)({**tensors, **settings}, routes)
+        rows = len(losses.logits)
+        values = {name: _first_rows(value, rows) for name, value in outputs[0].items()}
+        output = type(outputs[0])(**{**values, "loss": losses.total})
+        return output.to_tuple() if as_tuple else output
+
+    def _named(self, inputs: Sequence[Any]) -> dict[str, Any]:
+        return dict(zip(inspect.signature(self.model.forward).parameters, inputs, strict=False)) if inputs else {}
+
+    def _say_consistency_is_off(self) -> None:
+        if not self._said_consistency_is_off and self.mixture.objective.weight:
+            warnings.warn(
+                "A call in training mode came without labels: one route was drawn, and no second view is held to it. "
+                "transformers.Trainer takes labels away for label smoothing and for a loss of its own: use "
+                'adamix_lab.training.hf_trainer.AdaMixTrainer, or give labels. selection="merge" asks for the merge.',
+                stacklevel=6,  # the caller's line, above torch's `__call__`
+            )
+        self._said_consistency_is_off = True
 
     @contextmanager
     def select(self, selection: ModelSelection) -> Iterator[None]:
-        """Every site applies the selection inside the block: a route, a mixture point, or weights by site.
+        """Every site applies the selection inside the block, in this thread: see `forward`; None changes nothing.
 
         Raises ValueError for a route that does not fit.
         """
-        selections = zip(self.sites.values(), self.selections(selection), strict=True)
         if torch.is_grad_enabled() and checkpoints_gradients(self.model):
             from adamix_lab.core.checkpointing import carry_selection
 
             carry_selection(self.model)
-        with during({layer: {"selection": part} for layer, part in selections}):
+        if selection is None:
+            yield
+            return
+        parts = zip(self.sites.values(), self.selections(selection), strict=True)
+        layers: dict[nn.Module, Any] = {layer: {"selection": part} for layer, part in parts}
+        with during({self: {"selection": selection}, **layers}):
             yield
 
     def selections(self, selection: ModelSelection) -> list[Selection]:
-        """Each site's part of a selection. Raises ValueError for one that does not fit."""
-        if selection is None:
+        """Each site's part of a selection, None for the merge. Raises ValueError for one that does not fit."""
+        if selection is None or (isinstance(selection, str) and selection == "merge"):
             return [None] * len(self.sites)
+        if isinstance(selection, str):
+            raise LabError(f'selection = {selection!r}: expected "merge", a route [sites, sides], or a mixture point.')
         if isinstance(selection, Tensor):
             route = not selection.is_floating_point()
             _ = self.space.check(selection) if route else self.space.check_point(selection)
@@ -156,11 +227,12 @@ class MixtureModel(nn.Module):
     @contextmanager
     def disabled(self) -> Iterator[None]:
         """The adaptation switched off inside the block: the frozen layers alone (the head stays)."""
-        with during({layer: {"enabled": False} for layer in self.sites.values()}):
+        layers: dict[nn.Module, Any] = {layer: {"enabled": False} for layer in self.sites.values()}
+        with during({self: {"selection": "merge"}, **layers}):  # no routes are drawn
             yield
 
     def generate(self, *args: Any, selection: ModelSelection = None, **settings: Any) -> Tensor:
-        """The base model's `generate` under one selection for the whole sequence."""
+        """The base model's `generate` under one selection for the whole sequence; without one, the merge."""
         with self.select(selection):
             return self.model.generate(*args, **settings)  # type: ignore[operator,no-any-return]
 
@@ -212,6 +284,15 @@ class MixtureModel(nn.Module):
         return TaskModules(experts, self.head, read_contract(self.model) if self.head_paths else {})
 
 
+def _first_rows(value: Any, rows: int) -> Any:
+    # of a model's output for several views: the first one's, of tensors with a row axis and tuples of them
+    if isinstance(value, tuple):
+        return tuple(_first_rows(part, rows) for part in value)
+    if isinstance(value, Tensor):
+        return value[:rows] if value.dim() else value
+    return None
+
+
 def _layers(model: nn.Module, config: MixtureConfig, generator: Generator) -> dict[str, MixtureLayer]:
     made = {}
     for path in config.sites:
@@ -235,6 +316,7 @@ def attach(
     train_head: bool | Sequence[str] = True,
     seed: int = 0,
     tied: bool = False,
+    objective: Consistency | None = None,
 ) -> MixtureModel:
     """Wraps the sites of a Hugging Face model, in place, with M experts each; freezes the rest but the head.
 
@@ -248,8 +330,9 @@ def attach(
         blocks: block numbers (transformer layers) to adapt; negative count from the last. None adapts all.
         train_head: the head trains along, as in the reference, with what the base's files did not hold (a pooler of a
             masked language model); or the paths of the modules that do.
-        seed: of the experts' start.
+        seed: of the experts' start, and of the routes that `forward` draws in training mode.
         tied: routes take one index for all sides of a site: for experts that belong in pairs (imported, trained apart).
+        objective: what `forward` trains by, in training mode; None is `Consistency()`, two views.
 
     Raises ValueError for experts below 1, a share name that is no side, a pattern that matches nothing, and sites whose
     weights transformers drew anew because the files did not hold them.
@@ -267,7 +350,9 @@ def attach(
                 f"The weights of site {site!r} were not in the model's files and were drawn anew: expected a base that "
                 f"was read. Load {type(model).__name__} from files of its own kind, or choose other targets."
             )
-    config = MixtureConfig(adaptation, experts, names, tuple(sites), seed, tied)
+    objective = objective or Consistency()
+    check_way(objective.views, WAYS)
+    config = MixtureConfig(adaptation, experts, names, tuple(sites), seed, tied, objective=objective)
     return MixtureModel(model, config, choose_head(model, train_head))
 
 

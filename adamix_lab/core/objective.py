@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adamix_lab.core.errors import LabError, one_of
-from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.sites import answer_kind
 from adamix_lab.core.views import WAYS, Batch, Views, Way, check_way, routed_logits
 
@@ -63,7 +62,7 @@ class Objective(nn.Module):
 
     def __init__(
         self,
-        mixture: MixtureModel,
+        mixture: Any,
         consistency: Consistency | None = None,
         task_loss: TaskLoss | None = None,
         ways: Mapping[str, Way] = WAYS,
@@ -124,7 +123,7 @@ def predicts_next(model: nn.Module) -> bool:
     return answer_kind(model) == "texts" and generates and not reads_labels(model)
 
 
-def task_loss_of(mixture: MixtureModel, smoothing: float = 0.0) -> TaskLoss:
+def task_loss_of(mixture: Any, smoothing: float = 0.0) -> TaskLoss:
     """Cross-entropy, over the next tokens for causal language models; binary for several labels; numbers: squared.
 
     smoothing: share of each label that is spread evenly over the classes. Raises ValueError for it without classes.

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from adamix_lab.core.errors import LabError, one_of
-from adamix_lab.core.model import MixtureModel
 
 Views = Literal["independent", "shared_prefix", "same_dropout"]
 Batch = dict[str, Tensor]
-Way = Callable[[MixtureModel, Batch, Tensor], Tensor]  # (mixture, batch, routes of K views) to logits [K, B, ...]
+Way = Callable[[Any, Batch, Tensor], Tensor]  # (mixture, batch, routes of K views) to logits [K, B, ...]
 
 
 def logits_of(output: Any) -> Tensor:
@@ -54,15 +53,18 @@ def flatten_views(routes: Tensor, rows: int) -> Tensor:
     return routes.flatten(0, 1)
 
 
-def independent(mixture: MixtureModel, batch: Batch, routes: Tensor) -> Tensor:
+def independent(mixture: Any, batch: Batch, routes: Tensor) -> Tensor:
     """All views as one batch of K * B rows."""
     views, rows = len(routes), rows_of(batch)
-    repeated = {name: value.repeat(views, *([1] * (value.dim() - 1))) for name, value in batch.items()}
+    repeated = {
+        name: value.repeat(views, *([1] * (value.dim() - 1))) if isinstance(value, Tensor) else value
+        for name, value in batch.items()
+    }
     logits = logits_of(mixture(selection=flatten_views(routes, rows), **repeated))
     return logits.unflatten(0, (views, -1))
 
 
-def same_dropout(mixture: MixtureModel, batch: Batch, routes: Tensor) -> Tensor:
+def same_dropout(mixture: Any, batch: Batch, routes: Tensor) -> Tensor:
     """One pass a view, each from the same state of the random generators."""
     device = next(mixture.parameters()).device
     outputs = []
@@ -87,7 +89,7 @@ def check_way(views: str, ways: Mapping[str, Way]) -> None:
 
 
 def routed_logits(
-    mixture: MixtureModel, batch: Batch, routes: Tensor, views: str = "independent", ways: Mapping[str, Way] = WAYS
+    mixture: Any, batch: Batch, routes: Tensor, views: str = "independent", ways: Mapping[str, Way] = WAYS
 ) -> Tensor:
     """Logits `[K, B, ...]` of a batch (without labels) under K routes `[K, sites, sides]`.
 

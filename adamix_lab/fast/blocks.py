@@ -12,8 +12,7 @@ A family is listed where these were tested; any other model runs plain passes wi
 from __future__ import annotations
 
 import re
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from adamix_lab.core.calls import during, here
+from adamix_lab.core.calls import during, here, hooked
 from adamix_lab.core.mixture import checkpoints_gradients
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.sites import ARCHITECTURES, Architecture, model_type, pattern_to_regex
@@ -152,28 +151,7 @@ class FirstQuery(TorchFunctionMode):
 _ONE_QUERY = FirstQuery()  # one for all passes: compiled code knows it again
 
 
-# -- hooks: on a module once, for all threads; each asks whether the present call means it --
-
-_LOCK = threading.Lock()
-_HOOKS: dict[tuple[nn.Module, Callable[..., Any]], tuple[int, Any]] = {}  # calls that want it, and its handle
-
-
-@contextmanager
-def hooked(module: nn.Module, hook: Callable[..., Any], register: Callable[..., Any]) -> Iterator[None]:
-    """The hook is on the module inside the block. It must do nothing in a call that has not asked for it (`here`)."""
-    key = (module, hook)
-    with _LOCK:
-        count, handle = _HOOKS[key] if key in _HOOKS else (0, register(hook))
-        _HOOKS[key] = count + 1, handle
-    try:
-        yield
-    finally:
-        with _LOCK:
-            count, handle = _HOOKS.pop(key)
-            if count > 1:
-                _HOOKS[key] = count - 1, handle
-            else:
-                handle.remove()
+# -- hooks, on a module once for all threads; each asks whether the present call means it --
 
 
 def _widen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:

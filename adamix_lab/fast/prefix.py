@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.core.calls import during, here
+from adamix_lab.core.calls import during, here, hooked
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.sites import ARCHITECTURES, Architecture
-from adamix_lab.fast.blocks import BlockPlan, hooked, plan_blocks
+from adamix_lab.fast.blocks import BlockPlan, plan_blocks
 
 Cache = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 

@@ -133,7 +133,8 @@ def _search(
         selection = selection.repeat_interleave(settings.beams, 0)
     blank = ids_of(["\n\n"], tokenizer)[0]
     ends = [end, blank[0]] if len(blank) == 1 else [end]
-    more: dict[str, Any] = {"selection": selection} if isinstance(model, MixtureModel) else {}
+    chosen = "merge" if selection is None else selection
+    more: dict[str, Any] = {"selection": chosen} if isinstance(model, MixtureModel) else {}
     if settings.beams > 1:
         more |= {"length_penalty": settings.length_penalty, "early_stopping": settings.early_stopping}
     made = model.generate(  # type: ignore[operator]
@@ -221,8 +222,10 @@ def search(
     inputs, cache, finished = torch.tensor([list(prompt)]), None, list[Hypothesis]()
     for step in range(new_tokens):
         seen = torch.ones(len(inputs), len(prompt) + step, dtype=torch.long)  # nothing is padded
+        route = route_at(step)
+        selection = "merge" if route is None else route
         made = mixture(
-            selection=route_at(step), input_ids=inputs, attention_mask=seen, past_key_values=cache, use_cache=True
+            selection=selection, input_ids=inputs, attention_mask=seen, past_key_values=cache, use_cache=True
         )
         cache = made.past_key_values
         scores = totals[:, None] + made.logits[:, -1].float().log_softmax(-1)  # [beams, V]

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adamix_lab.core.calls import during, here, hooked
 from adamix_lab.core.errors import LabError, positive
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import Encoder, Example, TextsCut
@@ -111,18 +112,19 @@ class PromptModel(nn.Module):
             raise LabError(f"Rows hold {counts} masks: expected one each. Encode them with `prompt_encoder`.")
         places = masks.int().argmax(1)
 
-        def at_mask(module: nn.Module, args: Any, output: Any) -> Any:
-            states = output[0]  # only one position a row goes on to the vocabulary
-            output.last_hidden_state = states[torch.arange(len(states), device=states.device), places][:, None]
-            return output
-
-        handle = self.language_model.base_model.register_forward_hook(at_mask)  # type: ignore[union-attr, operator]
-        try:
+        base: Any = self.language_model.base_model
+        with hooked(base, _at_mask, base.register_forward_hook), during({base: {"places": places}}):
             output = self.language_model(input_ids=input_ids, **batch)
-        finally:
-            handle.remove()
         output.logits = output.logits[:, 0, self.words]
         return output
+
+
+def _at_mask(module: nn.Module, args: Any, output: Any) -> Any:
+    places = here(module, "places")
+    if places is not None:
+        states = output[0]  # only one position a row goes on to the vocabulary
+        output.last_hidden_state = states[torch.arange(len(states), device=states.device), places][:, None]
+    return output
 
 
 def load_prompted(

@@ -204,7 +204,7 @@ def answers(logits: Tensor) -> Tensor:
 
 def merged(mixture: MixtureModel, batch: Batch, generator: Generator) -> Tensor:
     """Averaged weights, one pass (Eq. 6)."""
-    return answers(mixture(**batch).logits)
+    return answers(mixture(selection="merge", **batch).logits)
 
 
 def fixed(expert: int) -> Strategy:

@@ -76,7 +76,7 @@ class AdaMixTrainer(Trainer):
         """In training the objective's total; in evaluation the task loss of the merged model."""
         if not model.training:
             named = {name: value for name, value in inputs.items() if name != "labels"}
-            output = self.mixture(**named)
+            output = self.mixture(selection="merge", **named)
             loss = self.accelerator.unwrap_model(model).task_loss(output.logits, inputs["labels"])
             return (loss, (loss, output.logits)) if return_outputs else loss
         rows, tokens = len(inputs["labels"]), length({"input_ids": next(iter(inputs.values()))[0]})

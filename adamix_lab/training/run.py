@@ -98,7 +98,7 @@ class Run:
     ) -> None:
         self.accelerator, self.optimizer, self.recipe, self.dev, self.pad = accelerator, optimizer, recipe, dev, pad
         self.objective: Objective = accelerator.unwrap_model(objective)
-        self.mixture = self.objective.mixture
+        self.mixture: MixtureModel = self.objective.mixture
         self.folder = None if folder is None else Path(folder)
         self.main: bool = accelerator.is_main_process
         self.facts = {"recipe": recipe.to_dict(), **(identity or {}), "processes": accelerator.num_processes}
@@ -194,7 +194,7 @@ class Run:
             batch = to_device(batch, self.accelerator.device)
             labels = batch.pop("labels")
             with self.accelerator.autocast(), cut_last_block(self.mixture.model):
-                logits = self.mixture(**batch).logits
+                logits = self.mixture(selection="merge", **batch).logits
             loss += float(self.judge(logits, labels)) * len(indices)
             if logits.dim() == 2 and labels.dim() == 1 and not labels.is_floating_point():
                 right += (logits.argmax(-1) == labels).tolist()

@@ -119,7 +119,7 @@ def test_detach_takes_everything_off(reentrant):
         mixture.model.get_input_embeddings()._forward_hooks
     )  # transformers asks by itself, depending on version
     for _ in range(2):
-        mixture(**tiny.batch())
+        mixture(selection="merge", **tiny.batch())
     functions = [vars(m).get("_gradient_checkpointing_func") for m in mixture.model.modules()]
     assert any(isinstance(f, CarrySelection) for f in functions)
     assert not any(isinstance(f, CarrySelection) and isinstance(f.checkpoint, CarrySelection) for f in functions)
@@ -135,7 +135,7 @@ def test_input_gradients_are_asked_for_where_needed_and_given_back():
     if not hasattr(mixture.model, "_require_grads_hook"):  # transformers 4.57 does not add it by itself
         mixture.model.enable_input_require_grads()
     mixture.model.disable_input_require_grads()
-    mixture(**tiny.batch()).logits.sum().backward()
+    mixture(selection="merge", **tiny.batch()).logits.sum().backward()
     assert all(p.grad is not None and p.grad.any() for _, p in mixture.expert_parameters())
     assert not detach(mixture).get_input_embeddings()._forward_hooks
 
