@@ -138,6 +138,10 @@ def own_weights(name: str, prepare: Callable[..., Prepared]) -> Callable[..., Mi
 
     def make(model: nn.Module, seed: int = 0, **settings: Any) -> MixtureModel:
         wrapped, names, head = prepare(model, find_head(model), seed, **settings)
+        for path, parameter in wrapped.named_parameters():
+            if path in names and parameter.element_size() < 4:
+                given = f"{path} is {parameter.dtype} and would train"
+                raise LabError(f"{given}: expected float32. Load the base in it; Recipe(precision='bf16') is as fast.")
         config = MixtureConfig(Own(name, settings), 1, (), (), seed, own=tuple(names))
         return MixtureModel(wrapped, config, head)
 

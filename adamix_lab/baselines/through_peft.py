@@ -93,7 +93,10 @@ def _injected(model: nn.Module, head: Head, seed: int, config: Any) -> Prepared:
     before = {id(parameter) for parameter in model.parameters()}
     with _seeded(seed):
         peft().inject_adapter_in_model(config, model)
-    return model, [name for name, p in model.named_parameters() if id(p) not in before], head
+    added = {name: p for name, p in model.named_parameters() if id(p) not in before}
+    for parameter in added.values():  # what trains is float32 in any base; peft's layers cast what enters
+        parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
+    return model, list(added), head
 
 
 def _prompted(model: nn.Module, head: Head, seed: int, config: Any, tokens: int) -> Prepared:

@@ -10,7 +10,7 @@
 5. `sites`: where adaptations go in known architectures and in any other; the task head.
 6. `views` and `objective`: two routed views of a batch, the task loss and the consistency between them.
 7. `model`: attach, select a route or a point, train by calling it, switch tasks, detach; `checkpointing` keeps
-   selections when blocks rerun.
+   selections when blocks rerun, `precision` what trains in float32.
 8. `merging`: from M experts to one; soups, folding, products, the gap.
 9. `saving`, over `files`: weights and configuration in a folder. `errors` and `numerics` serve all.
 """

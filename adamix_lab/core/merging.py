@@ -17,7 +17,7 @@ from adamix_lab.core.adaptations import LoRA
 from adamix_lab.core.calls import noting
 from adamix_lab.core.errors import LabError, positive
 from adamix_lab.core.mixture import MixtureLayer
-from adamix_lab.core.model import MixtureModel, evaluating
+from adamix_lab.core.model import MixtureModel, evaluating, restore
 from adamix_lab.core.objective import TaskLoss, task_loss_of, without_labels
 from adamix_lab.core.routing import RouteSpace
 from adamix_lab.core.views import Batch, logits_of
@@ -137,11 +137,11 @@ def fold(mixture: MixtureModel, point: Tensor | None = None) -> nn.Module:
         folded[path] = _folded_layer(layer, weights)
     kept = {id(t): t for t in [*mixture.model.parameters(), *mixture.model.buffers()]}
     plain = copy.deepcopy(mixture.model, kept)
-    plain.__dict__.pop("save_pretrained", None)
     for path, module in folded.items():
         plain.set_submodule(path, module.train(mixture.training))
     for path, module in mixture.head.items():
         plain.set_submodule(path, copy.deepcopy(module))
+    restore(plain, mixture._first_head)
     return plain
 
 

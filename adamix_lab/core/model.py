@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -18,11 +19,13 @@ from adamix_lab.core.calls import during, here
 from adamix_lab.core.errors import LabError, one_of, positive
 from adamix_lab.core.mixture import MixtureLayer, Selection, checkpoints_gradients
 from adamix_lab.core.objective import Consistency, Objective
+from adamix_lab.core.precision import follow, keep_wide, restore_head, widen
 from adamix_lab.core.routing import Router, RouteSpace, generator_for
 from adamix_lab.core.sites import (
     Head,
     TaskModules,
     answer_kind,
+    check_sites,
     declare,
     default_targets,
     drawn_modules,
@@ -59,6 +62,21 @@ def refuse_save(*args: Any, **kwargs: Any) -> None:
     )
 
 
+def refuse_resize(*args: Any, **kwargs: Any) -> None:
+    """Stands in for `resize_token_embeddings` and `tie_weights` while the output embeddings are a site."""
+    raise RuntimeError(
+        "resize_token_embeddings and tie_weights would change the output embeddings under their experts: expected them "
+        "before attach. detach() gives the base model back."
+    )
+
+
+def restore(model: nn.Module, first_head: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Gives a model the methods and the dtypes back that attaching changed (first_head: the head's first states)."""
+    for name in ("save_pretrained", "resize_token_embeddings", "tie_weights"):
+        model.__dict__.pop(name, None)
+    restore_head(model, first_head)
+
+
 class MixtureModel(nn.Module):
     """A frozen model with M experts at each site. Made by `attach`.
 
@@ -87,6 +105,8 @@ class MixtureModel(nn.Module):
         self.register_buffer("draws", torch.zeros((), dtype=torch.long))
         self._said_consistency_is_off = False
         layers = _layers(model, config, generator_for(config.seed))  # an error leaves the model untouched
+        for module in head.values():
+            widen(module)
         model.requires_grad_(False)
         for path, layer in layers.items():
             model.set_submodule(path, layer)
@@ -97,6 +117,8 @@ class MixtureModel(nn.Module):
         self._tasks[self.task] = self._owned()
         if hasattr(model, "save_pretrained"):
             model.save_pretrained = refuse_save  # type: ignore[assignment]
+        if isinstance(getattr(model, "get_output_embeddings", lambda: None)(), MixtureLayer):
+            model.resize_token_embeddings = model.tie_weights = refuse_resize  # type: ignore[assignment]
 
     # -- parts --------------------------------------------------------------------------------------
     @property
@@ -274,6 +296,21 @@ class MixtureModel(nn.Module):
         self.task = name
         write_contract(self.model, modules.contract)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MixtureModel:
+        """`to` and its kin: tasks at rest follow, and what tasks own stays float32 at least."""
+        self._tasks[self.task] = self._owned()
+        owned = [(name, m) for name, task in self._tasks.items() for m in (*task.experts.values(), *task.head.values())]
+        kept = keep_wide(fn, (module for _, module in owned))
+        super()._apply(kept, recurse)
+        for module in (module for name, module in owned if name != self.task):
+            module._apply(kept)
+        for path, first in self._first_head.items():
+            self._first_head[path] = {name: fn(t) for name, t in first.items()}
+            if any(t.element_size() < 4 for t in self._first_head[path].values()):
+                for task in self._tasks.values():
+                    follow(task.head[path])
+        return self
+
     @property
     def tasks(self) -> list[str]:
         """The tasks' names."""
@@ -327,15 +364,16 @@ def attach(
         share: a side, or sides, with one copy for all experts of a site (the paper: the up-projection, LoRA's B).
         targets: module path patterns. None, for known architectures: LoRA, and IA3 of outputs, at query and value; all
             others at the feed-forward part's second map.
-        blocks: block numbers (transformer layers) to adapt; negative count from the last. None adapts all.
+        blocks: block numbers (transformer layers) to adapt, in each stack; negative count from its last. None: all.
         train_head: the head trains along, as in the reference, with what the base's files did not hold (a pooler of a
-            masked language model); or the paths of the modules that do.
+            masked language model), in float32; or the paths of the modules that do.
         seed: of the experts' start, and of the routes that `forward` draws in training mode.
         tied: routes take one index for all sides of a site: for experts that belong in pairs (imported, trained apart).
         objective: what `forward` trains by, in training mode; None is `Consistency()`, two views.
 
     Raises ValueError for experts below 1, a share name that is no side, a pattern that matches nothing, and sites whose
-    weights transformers drew anew because the files did not hold them.
+    weights transformers drew anew because the files did not hold them; TypeError for a site that is no linear layer, is
+    offloaded, or is quantised for inference.
     """
     positive("experts", experts)
     names = shared_sides(adaptation, share)
@@ -343,17 +381,19 @@ def attach(
         raise LabError("The model already holds mixtures: expected a plain one. Detach it, or use add_task for a task.")
     if targets is None:
         targets, adaptation = default_targets(model, adaptation)
-    sites = find_sites(model, targets, blocks)
+    sites, head = find_sites(model, targets, blocks), choose_head(model, train_head)
     for path in drawn_modules(model):
-        if site := next((site for site in sites if f"{site}.".startswith(f"{path}.")), None):
+        inside = (site for site in sites if f"{site}.".startswith(f"{path}.") and re.search(r"\.\d+\.", site))
+        if site := next(inside, None):
             raise LabError(
                 f"The weights of site {site!r} were not in the model's files and were drawn anew: expected a base that "
                 f"was read. Load {type(model).__name__} from files of its own kind, or choose other targets."
             )
+    sites = check_sites(model, sites, head)
     objective = objective or Consistency()
     check_way(objective.views, WAYS)
     config = MixtureConfig(adaptation, experts, names, tuple(sites), seed, tied, objective=objective)
-    return MixtureModel(model, config, choose_head(model, train_head))
+    return MixtureModel(model, config, head)
 
 
 def choose_head(model: nn.Module, train_head: bool | Sequence[str]) -> Head:
@@ -374,6 +414,7 @@ def detach(mixture: MixtureModel) -> nn.Module:
     model = mixture.model
     for path, layer in mixture.sites.items():
         model.set_submodule(path, layer.base)
+    restore(model, mixture._first_head)
     for path, state in mixture._first_head.items():
         model.get_submodule(path).load_state_dict(state)
     write_contract(model, mixture._first_contract)
@@ -382,7 +423,6 @@ def detach(mixture: MixtureModel) -> nn.Module:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(mixture._requires_grad[name])
         parameter.grad = None
-    model.__dict__.pop("save_pretrained", None)
     release_carry(model)
     return model
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -145,9 +147,10 @@ def pattern_to_regex(pattern: str) -> re.Pattern[str]:
 def find_sites(model: nn.Module, patterns: str | Sequence[str], blocks: Iterable[int] | None = None) -> list[str]:
     """The module paths that the patterns match, in the model's order.
 
-    blocks: block numbers (transformer layers) to keep; negative ones count from the last. None keeps all.
+    blocks: block numbers (transformer layers) to keep, in every stack that has them (an encoder-decoder has two);
+        negative ones count from each stack's last. None keeps all.
 
-    Raises ValueError, with near misses, where a pattern matches nothing.
+    Raises ValueError, with near misses, where a pattern matches nothing, and for a block that holds no site.
     """
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     if not patterns:
@@ -166,19 +169,60 @@ def find_sites(model: nn.Module, patterns: str | Sequence[str], blocks: Iterable
             )
         found.update(matched)
     sites = [path for path in paths if path in found]
-    return sites if blocks is None else _in_blocks(sites, list(blocks))
+    return sites if blocks is None else _in_blocks(sites, list(blocks), paths)
 
 
-def _in_blocks(sites: list[str], blocks: list[int]) -> list[str]:
-    numbers = {site: int(match[1]) for site in sites if (match := re.search(r"(?:^|\.)(\d+)(?:\.|$)", site))}
+def _in_blocks(sites: list[str], blocks: list[int], paths: list[str]) -> list[str]:
     if not blocks:
         raise LabError("blocks is empty: expected block numbers (transformer layers), or None for all of them.")
-    there = sorted(set(numbers.values()))
-    wanted = {block: block + there[-1] + 1 if block < 0 and there else block for block in blocks}
-    for block, number in wanted.items():
-        if number not in there:
+    found = {path: match for path in paths if (match := re.search(r"(?:^|\.)(\d+)(?:\.|$)", path))}
+    lengths: dict[str, int] = {}  # of each stack, a list of blocks, by the path before the number
+    for path, match in found.items():
+        stack = path[: match.start()]
+        lengths[stack] = max(lengths.get(stack, 0), int(match[1]) + 1)
+    numbers = {site: int(found[site][1]) for site in sites if site in found}
+    both = {site: {n, n - lengths[site[: found[site].start()]]} for site, n in numbers.items()}  # from front, from end
+    for block in blocks:
+        if not any(block in names for names in both.values()):
+            there = sorted(set(numbers.values()))
             raise LabError(f"Block {block} holds no site: expected one of {there}, or a negative one from the end.")
-    return [site for site in sites if numbers.get(site) in wanted.values()]
+    return [site for site in sites if not both.get(site, set()).isdisjoint(blocks)]
+
+
+def check_sites(model: nn.Module, sites: list[str], head: Iterable[str]) -> list[str]:
+    """The sites outside the head, which trains whole; a warning names those that are left out.
+
+    Raises ValueError where none is left, and for a site inside another; TypeError for weights that cannot be trained
+    around: quantised for inference, offloaded, or whole numbers.
+    """
+    kept = [site for site in sites if not any(f"{site}.".startswith(f"{path}.") for path in head)]
+    if not kept:
+        raise LabError(
+            f"Every target lies in the head ({', '.join(sites[:3])}), which trains whole: expected layers of the base "
+            "model. Give other targets, or train_head=False to adapt the head's layers instead."
+        )
+    if left := [site for site in sites if site not in kept]:
+        warnings.warn(f"No experts at {', '.join(left)}: the head trains whole, without them.", stacklevel=3)
+    for outer, inner in pairwise(kept):  # in the model's order, where what a module holds follows it
+        if inner.startswith(f"{outer}."):
+            raise LabError(f"Site {inner!r} lies inside site {outer!r}: expected one of them. Narrow the targets.")
+    for path, module in model.named_modules():
+        weight = next(module.parameters(), None)
+        if path not in kept and not hasattr(module, "_packed_params"):  # of torch's int8 layers, which pass no gradient
+            continue
+        if weight is None and hasattr(module, "in_features"):
+            given = "holds no parameters, as layers quantised for inference do"
+        elif weight is not None and weight.is_meta and hasattr(module, "_hf_hook"):
+            given = "is offloaded"
+        elif type(module) is nn.Linear and not module.weight.is_floating_point():
+            given = f"holds {module.weight.dtype}"
+        else:
+            continue
+        raise TypeError(
+            f"{path!r}, a {type(module).__name__}, {given}; no expert can train beside it: expected floats in memory, "
+            "or bitsandbytes' 4 or 8 bits. Load the model so; quantise for inference what fold gives."
+        )
+    return kept
 
 
 # -- the task head: what transformers adds on top of the base model, trained with the experts --
@@ -309,21 +353,36 @@ def class_names(model: nn.Module) -> tuple[str, ...]:
 
 
 def new_head(model: nn.Module, head: Head, num_labels: int | None, generator: Generator) -> Head:
-    """A freshly drawn head of the same build, N(0, 0.02) with zero biases, that answers `num_labels` where given."""
-    fresh = {path: copy.deepcopy(module).requires_grad_(True) for path, module in head.items()}
+    """A freshly drawn head of the same build, N(0, 0.02) with zero biases, that answers `num_labels` where given.
+
+    What is no linear layer starts as its own `reset_parameters` and the model's `_init_weights` have it; without
+    either, a matrix as above and a vector at one.
+    """
+    fresh = {path: copy.deepcopy(module).cpu().requires_grad_(True) for path, module in head.items()}
     old = getattr(model, "num_labels", None)
-    for path, module in fresh.items():
-        for name, part in list(module.named_modules()):
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.default_generator.manual_seed(generator.initial_seed())
+        for part in (part for module in fresh.values() for part in module.modules() if not isinstance(part, nn.Linear)):
+            _restart(model, part)
+    for module in fresh.values():
+        for part in module.modules():
             if not isinstance(part, nn.Linear):
                 continue
             if num_labels and part.out_features == old and num_labels != old:
-                part = nn.Linear(part.in_features, num_labels, bias=part.bias is not None).to(part.weight)
-                if name:
-                    module.set_submodule(name, part)
-                else:
-                    fresh[path] = part
+                part.out_features = num_labels
+                part.weight = nn.Parameter(part.weight.new_empty(num_labels, part.in_features))
+                part.bias = None if part.bias is None else nn.Parameter(part.bias.new_empty(num_labels))
             with torch.no_grad():
                 part.weight.copy_(torch.randn(part.weight.shape, generator=generator) * 0.02)
                 if part.bias is not None:
                     part.bias.zero_()
-    return fresh
+    return {path: module.to(next(head[path].parameters()).device) for path, module in fresh.items()}
+
+
+def _restart(model: nn.Module, part: nn.Module) -> None:
+    for name, parameter in part.named_parameters(recurse=False):
+        start = torch.randn_like(parameter) * 0.02 if parameter.dim() > 1 else torch.ones_like(parameter)
+        parameter.copy_(torch.zeros_like(parameter) if "bias" in name else start)
+    for reset in ("reset_parameters", "_reset_parameters"):  # torch's layers, buffers included; multi-head attention
+        getattr(part, reset, lambda: None)()
+    getattr(model, "_init_weights", lambda part: None)(part)

@@ -22,7 +22,7 @@ from adamix_lab.core.adaptations import Adaptation
 from adamix_lab.core.errors import LabError, one_of
 from adamix_lab.core.files import write_text
 from adamix_lab.core.merging import fold, merge
-from adamix_lab.core.model import MixtureModel, evaluating
+from adamix_lab.core.model import MixtureModel, evaluating, restore
 from adamix_lab.core.numerics import REORDERED, relative_difference
 from adamix_lab.core.saving import describe
 from adamix_lab.interop.adapters import FILES as ADAPTERS_FILES
@@ -222,9 +222,9 @@ def copy_base(mixture: MixtureModel) -> nn.Module:
     frozen = [p for p in mixture.model.parameters() if not p.requires_grad]
     shared = {id(t): t for t in [*frozen, *mixture.model.buffers()]}
     plain = copy.deepcopy(mixture.model, shared)
-    plain.__dict__.pop("save_pretrained", None)
     for path, layer in mixture.sites.items():
         plain.set_submodule(path, copy.deepcopy(layer.base, shared))
+    restore(plain, mixture._first_head)
     with torch.no_grad():
         for path in mixture.head_paths:
             for parameter in plain.get_submodule(path).parameters():

@@ -109,6 +109,99 @@ def test_blocks_are_chosen_by_number():
             attach(tiny.bert(), Bottleneck(4), blocks=blocks)
 
 
+def test_blocks_count_within_a_stack():
+    from transformers import (
+        BartConfig,
+        BartForConditionalGeneration,
+        CLIPConfig,
+        CLIPModel,
+        T5Config,
+        T5ForConditionalGeneration,
+    )
+
+    def found(model, targets, blocks):
+        return [path.replace("layers.", "layer.") for path in find_sites(model, targets, blocks)]
+
+    t5 = T5ForConditionalGeneration(
+        T5Config(vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_layers=4, num_decoder_layers=2)
+    )
+    ends = ["encoder.block.3.layer.1.DenseReluDense.wo", "decoder.block.1.layer.2.DenseReluDense.wo"]
+    assert found(t5, "DenseReluDense.wo", [-1]) == ends
+    assert found(t5, "DenseReluDense.wo", [3]) == ends[:1] and len(found(t5, "DenseReluDense.wo", [-4, 0])) == 2
+    assert found(t5, "lm_head|DenseReluDense.wo".split("|"), [-1]) == ends  # the head lies in no block
+    small = {
+        "d_model": 8,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 8,
+        "vocab_size": 9,
+    }
+    bart = BartForConditionalGeneration(BartConfig(**small, decoder_ffn_dim=8, encoder_layers=3, decoder_layers=1))
+    assert found(bart, "layers.*.fc2", [-1]) == ["model.encoder.layer.2.fc2", "model.decoder.layer.0.fc2"]
+    part = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "projection_dim": 4}
+    text = {**part, "num_hidden_layers": 3, "vocab_size": 9}
+    clip = CLIPModel(
+        CLIPConfig(text_config=text, vision_config={**part, "num_hidden_layers": 2, "image_size": 8, "patch_size": 4})
+    )
+    assert found(clip, "mlp.fc2", [-1]) == [
+        "text_model.encoder.layer.2.mlp.fc2",
+        "vision_model.encoder.layer.1.mlp.fc2",
+    ]
+    for block in (4, -5):
+        with pytest.raises(ValueError, match=rf"Block {block} holds no site: expected one of \[0, 1, 2, 3\]"):
+            find_sites(t5, "DenseReluDense.wo", [block])
+    with pytest.raises(ValueError, match=r"Block -1 holds no site: expected one of \[0\]"):
+        find_sites(tiny.bert(), "layer.0.output.dense", [-1])  # the last block is the model's, with a site or without
+
+
+def test_sites_in_the_head_are_left_out_and_said():
+    with pytest.warns(UserWarning, match=r"No experts at classifier\.dense: the head trains whole"):
+        mixture = attach(tiny.roberta(), LoRA(2), targets="dense")
+    assert mixture.mixture.sites == tuple(find_sites(tiny.roberta(), "roberta.**.dense"))
+    with pytest.raises(ValueError, match=r"Every target lies in the head \(classifier\.dense, .*train_head=False"):
+        attach(tiny.roberta(), LoRA(2), targets=["classifier.dense", "out_proj"])
+    frozen = attach(tiny.roberta(), LoRA(2), targets="classifier.dense", train_head=False)
+    assert list(frozen.sites) == ["classifier.dense"] and not frozen.head
+
+
+def test_a_site_inside_another_is_refused_before_anything_is_attached():
+    class Wrapped(nn.Linear):
+        def __init__(self):
+            super().__init__(4, 4)
+            self.inner = nn.Linear(4, 4)
+
+    model = nn.Sequential(Wrapped(), nn.Linear(4, 4))
+    with pytest.raises(ValueError, match=r"Site '0\.inner' lies inside site '0'"):
+        attach(model, LoRA(2), targets="**")
+    assert type(model[0].inner) is type(model[1]) is nn.Linear
+
+
+@pytest.mark.filterwarnings("ignore:.*(quantization|quantize_per).*")
+def test_weights_that_cannot_be_trained_around_are_named():
+    from accelerate import cpu_offload
+
+    packed = torch.ao.quantization.quantize_dynamic(tiny.bert(), {nn.Linear}, dtype=torch.qint8)
+    with pytest.raises(TypeError, match=r"layer\.0\.attention\.self\.query'.*quantised for inference.*Attach first"):
+        attach(packed, Bottleneck(4))
+    model = tiny.bert()
+    model.classifier = packed.classifier  # far from the sites, and no gradient reaches them
+    with pytest.raises(TypeError, match=r"'classifier', a Linear, holds no parameters"):
+        attach(model, Bottleneck(4))
+    model = tiny.bert()
+    whole = torch.ones(tiny.WIDTH, tiny.INNER, dtype=torch.int8)
+    model.bert.encoder.layer[1].output.dense.weight = nn.Parameter(whole, requires_grad=False)
+    with pytest.raises(TypeError, match=r"layer\.1\.output\.dense', a Linear, holds torch\.int8: expected floats"):
+        attach(model, Bottleneck(4))
+    model = tiny.bert()
+    model.classifier.weight = nn.Parameter(torch.ones(3, tiny.WIDTH, dtype=torch.int8), requires_grad=False)
+    with pytest.raises(ValueError, match=r"head's 'weight' is torch\.int8 and would train"):
+        attach(model, Bottleneck(4))
+    model = tiny.bert()
+    cpu_offload(model, torch.device("cpu"))
+    with pytest.raises(TypeError, match=r"output\.dense', a Linear, is offloaded: expected weights in memory"):
+        attach(model, Bottleneck(4))
+
+
 # -- heads --------------------------------------------------------------------------------------
 
 
@@ -124,6 +217,43 @@ def test_a_new_head_has_the_build_of_the_old():
     again = new_head(model, find_head(model), 5, torch.Generator().manual_seed(0))["classifier"]
     assert torch.equal(fresh.out_proj.weight, again.out_proj.weight)
     assert model.classifier.out_proj.out_features == tiny.LABELS  # the old one is left alone
+
+
+class Head(nn.Module):
+    """A head of many kinds of layers, and bare parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense, self.out = nn.Linear(4, 4), nn.Linear(4, tiny.LABELS)
+        self.norms = nn.ModuleList([nn.LayerNorm(4), nn.BatchNorm1d(4)])
+        self.conv, self.table, self.slope = nn.Conv1d(4, 4, 1), nn.Embedding(5, 4, padding_idx=0), nn.PReLU()
+        self.attention, self.cell = nn.MultiheadAttention(4, 2), nn.GRU(4, 4)
+        self.query, self.scale = nn.Parameter(torch.randn(2, 4)), nn.Parameter(torch.rand(4))
+
+
+def test_a_new_head_is_wholly_fresh():
+    model = tiny.bert()
+    head = {"classifier": Head()}
+    with torch.no_grad():
+        for tensor in head["classifier"].state_dict().values():
+            tensor.fill_(7)
+
+    def drawn(seed):
+        return new_head(model, head, 5, torch.Generator().manual_seed(seed))["classifier"]
+
+    state, before = torch.get_rng_state(), head["classifier"].state_dict()
+    fresh, again, other = drawn(0), drawn(0), drawn(1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all((tensor == 7).all() for tensor in before.values())
+    assert not any((tensor == 7).any() for tensor in fresh.state_dict().values())
+    assert all(torch.equal(a, b) for a, b in zip(fresh.state_dict().values(), again.state_dict().values(), strict=True))
+    assert not torch.equal(fresh.conv.weight, other.conv.weight) and not torch.equal(fresh.query, other.query)
+    assert fresh.out.weight.shape == (5, 4) and fresh.out.bias.shape == (5,) and fresh.out.out_features == 5
+    assert (fresh.norms[0].weight == 1).all() and (fresh.scale == 1).all() and not fresh.table.weight[0].any()
+    assert (fresh.norms[1].running_var == 1).all() and all(p.requires_grad for p in fresh.parameters())
+    plain = new_head(model, {"classifier": nn.ModuleList([head["classifier"].dense, head["classifier"].out])}, 5,
+                     torch.Generator().manual_seed(0))["classifier"]  # fmt: skip
+    assert torch.equal(plain[0].weight, fresh.dense.weight)  # linear layers have the numbers they had
 
 
 def test_tasks_are_swapped_in_a_line():
