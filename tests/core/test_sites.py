@@ -181,7 +181,7 @@ def test_weights_that_cannot_be_trained_around_are_named():
     from accelerate import cpu_offload
 
     packed = torch.ao.quantization.quantize_dynamic(tiny.bert(), {nn.Linear}, dtype=torch.qint8)
-    with pytest.raises(TypeError, match=r"layer\.0\.attention\.self\.query'.*quantised for inference.*Attach first"):
+    with pytest.raises(TypeError, match=r"layer\.0\.attention\.self\.query'.*quantised for inference.*what fold gives"):
         attach(packed, Bottleneck(4))
     model = tiny.bert()
     model.classifier = packed.classifier  # far from the sites, and no gradient reaches them
@@ -190,7 +190,7 @@ def test_weights_that_cannot_be_trained_around_are_named():
     model = tiny.bert()
     whole = torch.ones(tiny.WIDTH, tiny.INNER, dtype=torch.int8)
     model.bert.encoder.layer[1].output.dense.weight = nn.Parameter(whole, requires_grad=False)
-    with pytest.raises(TypeError, match=r"layer\.1\.output\.dense', a Linear, holds torch\.int8: expected floats"):
+    with pytest.raises(TypeError, match=r"layer\.1\.output\.dense', a Linear, holds torch\.int8; .*expected floats"):
         attach(model, Bottleneck(4))
     model = tiny.bert()
     model.classifier.weight = nn.Parameter(torch.ones(3, tiny.WIDTH, dtype=torch.int8), requires_grad=False)
@@ -198,7 +198,7 @@ def test_weights_that_cannot_be_trained_around_are_named():
         attach(model, Bottleneck(4))
     model = tiny.bert()
     cpu_offload(model, torch.device("cpu"))
-    with pytest.raises(TypeError, match=r"output\.dense', a Linear, is offloaded: expected weights in memory"):
+    with pytest.raises(TypeError, match=r"output\.dense', a Linear, is offloaded.*expected floats in memory"):
         attach(model, Bottleneck(4))
 
 
