@@ -24,6 +24,7 @@ from adamix_lab.core.files import read_tensors, write_tensors
 from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.objective import IGNORED, predicts_next
 from adamix_lab.core.saving import describe
+from adamix_lab.core.sites import answer_kind
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.tree import free_memory, group_bytes
 from adamix_lab.tasks.batches import encode, padding_of, sequential, to_device
@@ -189,10 +190,10 @@ def evaluate_points(
 def task_batches(task: Task, tokenizer: Any, rows: int | None = None, batch_size: int = 64) -> list[Batch]:
     """The first rows of a task's evaluation set as fixed batches with labels, longest rows first.
 
-    Raises ValueError for an empty evaluation set, or a regression.
+    Raises ValueError for an empty evaluation set, or a task that is not one of classes.
     """
-    if task.regression:
-        raise LabError(f"Task {task.name!r} is a regression: expected classes.")
+    if task.kind != "classes":
+        raise LabError(f"Task {task.name!r} asks for {task.kind}: expected classes.")
     chosen = task.evaluation[:rows]
     if not chosen:
         raise LabError(f"The evaluation set of {task.name!r} is empty ({rows = }): expected at least one row.")
@@ -309,8 +310,8 @@ def check_batches(mixture: MixtureModel, batches: Sequence[Batch]) -> None:
     for n, batch in enumerate(batches):
         if "labels" not in batch:
             raise LabError(f"Batch {n} has no labels: expected rows with answers, which the loss is measured on.")
-    if getattr(mixture.model, "num_labels", 2) == 1:
-        raise LabError("The model answers one number (a regression): expected classes or tokens.")
+    if (kind := answer_kind(mixture.model)) in ("numbers", "labels", "spans"):
+        raise LabError(f"The model answers with {kind}: expected classes or tokens.")
 
 
 def check_points(mixture: MixtureModel, anchors: Point) -> None:

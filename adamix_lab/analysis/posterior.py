@@ -103,10 +103,10 @@ def fix_batches(
 ) -> FixedBatches:
     """Batches of rows (None: the task's evaluation rows) on the model's device.
 
-    Raises ValueError where there are no rows, or the task is a regression.
+    Raises ValueError where there are no rows, or the task is not one of classes (a regression, several labels).
     """
-    if task.regression:
-        raise LabError(f"Task {task.name!r} is a regression: expected classes, which probabilities need.")
+    if task.kind != "classes":
+        raise LabError(f"Task {task.name!r} asks for {task.kind}: expected classes, which probabilities need.")
     examples = encode(task.evaluation if rows is None else rows, task, tokenizer, max_length)
     labels = torch.tensor([int(example.pop("labels", torch.tensor(-1))) for example in examples])
     device = next(mixture.parameters()).device

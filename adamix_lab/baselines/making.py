@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adamix_lab.baselines.through_peft import Blocks, Prepared, ia3, lora, prefix, prompt, sites_of
@@ -333,9 +334,12 @@ def mean_of(alone: Sequence[Evaluation]) -> Evaluation:
 
 def ensemble(alone: Sequence[Evaluation]) -> Evaluation:
     """The ensemble of adapters trained apart: their log-probabilities averaged and normalised (as logits are)."""
-    answers = torch.stack([result.log_probabilities for result in alone]).mean(0)
-    answers = answers if answers.shape[-1] == 1 else answers.log_softmax(-1)
-    return judge("ensemble of them", len(alone), answers, alone[0].labels, tuple(alone[0].metrics))
+    kind, answers = alone[0].kind, torch.stack([result.log_probabilities for result in alone])
+    if kind == "labels":
+        answers = F.logsigmoid((answers - torch.log(-torch.expm1(answers))).mean(0))
+    else:
+        answers = answers.mean(0) if kind == "numbers" else answers.mean(0).log_softmax(-1)
+    return judge("ensemble of them", len(alone), answers, alone[0].labels, tuple(alone[0].metrics), kind)
 
 
 # -- a linear probe: what the frozen backbone knows before anything is adapted ---------------------------------------
@@ -371,15 +375,16 @@ def linear_probe(
 ) -> Evaluation:
     """Logistic regression (scikit-learn's default, C = 1) on the frozen features of a model in evaluation mode.
 
-    A regression task takes ridge regression (scikit-learn's default, alpha = 1).
+    A regression task takes ridge regression (scikit-learn's default, alpha = 1). Raises ValueError for other kinds.
     """
+    one_of("Kind of task for a linear probe", str(task.kind), ("classes", "numbers"))
     from sklearn.linear_model import LogisticRegression, Ridge
 
     x, y = features(model, task, tokenizer, task.train, pooling, max_length)
     x_test, gold = features(model, task, tokenizer, task.evaluation, pooling, max_length)
     if task.regression:
-        answers = torch.tensor(Ridge().fit(x.numpy(), y.numpy()).predict(x_test.numpy()))[:, None]
+        answers = torch.tensor(Ridge().fit(x.numpy(), y.numpy()).predict(x_test.numpy())).reshape(len(gold), -1)
     else:
         classifier = LogisticRegression(max_iter=2000).fit(x.numpy(), y.numpy())
         answers = torch.tensor(classifier.predict_log_proba(x_test.numpy()))
-    return judge("linear probe", 1, answers.float(), gold, task.metrics)
+    return judge("linear probe", 1, answers.float(), gold, task.metrics, task.kind)

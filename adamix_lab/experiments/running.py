@@ -204,8 +204,8 @@ def parts_to_judge(task: Task) -> list[tuple[str, Task]]:
 def task_of(run: Run) -> Task:
     """The rows of a run. Raises ValueError for a task that generates, or with too few rows for few-shot."""
     task = _loaded(*_source(run))
-    if task.generates:
-        raise LabError(f"Task {run.task!r} has texts to write: expected classes or numbers.")
+    if task.kind != "classes" and (task.kind != "numbers" or task.num_labels > 1):
+        raise LabError(f"Task {run.task!r} asks for {task.num_labels} {task.kind}: expected classes or one number.")
     return few_shot(task, run.examples, run.seed) if run.examples else task
 
 

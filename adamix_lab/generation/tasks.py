@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from adamix_lab.core.errors import LabError, one_of, positive, unknown
+from adamix_lab.core.sites import Kind
 from adamix_lab.tasks.files import SUFFIXES, read_rows, split_file
 from adamix_lab.tasks.table import EMBEDDED_TEXTS
 from adamix_lab.tasks.tasks import Row, Task, embedded_folder
@@ -95,16 +96,7 @@ class GenerationTask(Task):
 
     text: tuple[str, ...] = ("source",)
     label: str = "target"
-
-    @property
-    def regression(self) -> bool:
-        """No: labels are texts."""
-        return False
-
-    @property
-    def generates(self) -> bool:
-        """Yes."""
-        return True
+    kind: Kind | None = "texts"
 
     @property
     def sources(self) -> list[str]:

@@ -13,6 +13,7 @@ from adamix_lab.core.errors import LabError, positive
 from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.objective import predicts_next, reads_labels
 from adamix_lab.core.routing import generator_for
+from adamix_lab.core.sites import PROBLEM_TYPES, answer_kind, class_names
 from adamix_lab.core.views import Batch
 from adamix_lab.tasks.tasks import Task
 
@@ -57,9 +58,23 @@ def encode(rows: Sequence[Mapping[str, Any]], task: Task, tokenizer: Any, max_le
     examples = tokenized(columns, tokenizer, max_length)
     for example, row in zip(examples, rows, strict=True):
         if task.label in row:
-            example["labels"] = torch.tensor(row[task.label])
+            example["labels"] = label_tensor(row[task.label], task)
     _warn_of_cuts(examples, columns, tokenizer, max_length)
     return examples
+
+
+def label_tensor(label: Any, task: Task) -> Tensor:
+    """A row's label: a class number or a float; of several labels or numbers floats `[C]`.
+
+    Raises ValueError where a row has not one of each, or a label that is neither 0 nor 1.
+    """
+    if task.kind not in ("labels", "numbers") or not isinstance(label, list | tuple):
+        return torch.tensor(label)
+    values = torch.tensor([float(value) for value in label])
+    if len(values) != task.num_labels or (task.kind == "labels" and not bool(((values == 0) | (values == 1)).all())):
+        what = "0 or 1" if task.kind == "labels" else "a number"
+        raise LabError(f"Label {label!r} of task {task.name!r}: expected {what} for each of {', '.join(task.classes)}.")
+    return values
 
 
 def tokenized(columns: Sequence[list[str]], tokenizer: Any, max_length: int) -> list[Example]:
@@ -101,11 +116,39 @@ def check_labels(mixture: MixtureModel, task: Task) -> None:
             f"Task {task.name!r} has classes, but {type(mixture.model).__name__} predicts the next token: expected a "
             'classification head. Load the model with kind="classification", or give train an encoder of your own.'
         )
+    kind = answer_kind(mixture.model)
+    if kind in PROBLEM_TYPES and task.kind not in PROBLEM_TYPES:
+        raise LabError(
+            f"Task {task.name!r} asks for {task.kind}, but {type(mixture.model).__name__} answers with {kind}: "
+            "expected a model with a head for them."
+        )
     answers = getattr(mixture.model, "num_labels", None) if mixture.head_paths else None
     if answers is not None and answers != task.num_labels:
         raise LabError(
             f"The model's head answers {answers} labels: expected {task.num_labels} for task {task.name!r}. Load the "
             f"backbone with num_labels={task.num_labels}, or add_task(name, num_labels={task.num_labels})."
+        )
+
+
+def check_answers(mixture: MixtureModel, task: Task) -> None:
+    """Refuses a task of another kind, or of other classes, than the head was trained on. Raises ValueError.
+
+    Names are not compared where those of one side are numbers.
+    """
+    kind, names, given = answer_kind(mixture.model), class_names(mixture.model), task.classes
+    if kind in PROBLEM_TYPES and task.kind in PROBLEM_TYPES and kind != task.kind:
+        raise LabError(
+            f"Task {task.name!r} asks for {task.kind}, the head answers with {kind}: expected one kind. Train on the "
+            f"task, or set model.config.problem_type = {PROBLEM_TYPES[task.kind]!r}."
+        )
+    numbered = [str(n) for n in range(len(given))]
+    if not names or not mixture.head_paths or numbered in (list(names), list(given)):
+        return
+    if [name.casefold() for name in names] != [name.casefold() for name in given]:
+        raise LabError(
+            f"Task {task.name!r} has the classes {', '.join(given)}: expected {', '.join(names)}, in this order, as "
+            "the head has them (model.config.id2label). Bring the task's names, and its rows' numbers, into that "
+            "order, or train on it."
         )
 
 

@@ -95,7 +95,8 @@ def load_task(
         train = sample(train, rows, seed)
     further = {each.split.removeprefix("validation_"): each.rows for each in parts[2:]}
     title = name or Path(str(source)).name.split(".")[0]
-    return Task(title, train, evaluation, columns, label, classes, spec.metrics if spec else (), further, origin)
+    metrics, kind = (spec.metrics, spec.kind) if spec else ((), None)
+    return Task(title, train, evaluation, columns, label, classes, metrics, further, origin, kind)
 
 
 def _on_hub(source: str | Path) -> bool:

@@ -15,41 +15,44 @@ from torch import Tensor
 
 from adamix_lab.core.errors import LabError, unknown
 
-Metric = Callable[[Tensor, Tensor], float]
+Metric = Callable[[Tensor, Tensor, int], float]  # predictions and labels `[rows]`, how many classes there are
 
 
 class Undefined(UserWarning):
     """A metric has no value on these rows: it is nan."""
 
 
-def accuracy(predictions: Tensor, labels: Tensor) -> float:
+def accuracy(predictions: Tensor, labels: Tensor, classes: int = 2) -> float:
     """Share of right answers."""
     return float((predictions == labels).double().mean())
 
 
-def f1(predictions: Tensor, labels: Tensor) -> float:
-    """F1 of class 1, as GLUE has it; of three classes or more, the mean over classes. 0 where nothing is found."""
+def f1(predictions: Tensor, labels: Tensor, classes: int = 2) -> float:
+    """F1 of class 1, as GLUE has it; 0 where nothing is found.
+
+    Where there are three classes or more, the mean over those that occur.
+    """
     from sklearn.metrics import f1_score
 
-    average = "binary" if int(torch.cat([predictions, labels]).max()) < 2 else "macro"
+    average = "binary" if max(classes, int(torch.cat([predictions, labels]).max()) + 1) < 3 else "macro"
     return float(f1_score(labels.numpy(), predictions.numpy(), average=average, zero_division=0))
 
 
-def matthews(predictions: Tensor, labels: Tensor) -> float:
+def matthews(predictions: Tensor, labels: Tensor, classes: int = 2) -> float:
     """Matthews' correlation; 0 where the predictions or the labels are all the same."""
     from sklearn.metrics import matthews_corrcoef
 
     return float(matthews_corrcoef(labels.numpy(), predictions.numpy()))
 
 
-def pearson(predictions: Tensor, labels: Tensor) -> float:
+def pearson(predictions: Tensor, labels: Tensor, classes: int = 2) -> float:
     """Pearson's correlation; nan, with a warning, where it is undefined."""
     from scipy.stats import pearsonr
 
     return _correlation("Pearson", pearsonr, predictions, labels)
 
 
-def spearman(predictions: Tensor, labels: Tensor) -> float:
+def spearman(predictions: Tensor, labels: Tensor, classes: int = 2) -> float:
     """Spearman's rank correlation; nan, with a warning, where it is undefined."""
     from scipy.stats import spearmanr
 
@@ -65,8 +68,12 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def score(names: Sequence[str], predictions: Tensor, labels: Tensor) -> dict[str, float]:
+def score(names: Sequence[str], predictions: Tensor, labels: Tensor, classes: int = 2) -> dict[str, float]:
     """The named metrics of predictions `[rows]` (class numbers, or numbers) against labels `[rows]`.
+
+    Of several labels or numbers a row, `[rows, C]`, the mean over columns.
+
+    classes: how many there are, whichever of them occur in these rows.
 
     Raises ValueError for an unknown metric, or where the two differ in length or are empty; ImportError where
     scikit-learn or scipy is missing.
@@ -74,13 +81,14 @@ def score(names: Sequence[str], predictions: Tensor, labels: Tensor) -> dict[str
     for name in names:
         if name not in METRICS:
             raise unknown("Metric", name, METRICS)
-    if predictions.shape != labels.shape or predictions.dim() != 1 or not len(labels):
+    if predictions.shape != labels.shape or predictions.dim() not in (1, 2) or not len(labels):
         raise LabError(
             f"Predictions {list(predictions.shape)} and labels {list(labels.shape)}: expected one of each a row, and "
             "a row at least."
         )
+    columns = [(predictions, labels)] if labels.dim() == 1 else list(zip(predictions.T, labels.T, strict=True))
     try:
-        return {name: METRICS[name](predictions, labels) for name in names}
+        return {name: sum(METRICS[name](*pair, classes) for pair in columns) / len(columns) for name in names}
     except ModuleNotFoundError as error:
         raise ImportError(f"{', '.join(names)} need {error.name}: run pip install 'adamix-lab[analysis]'.") from error
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from adamix_lab.core.sites import Kind
+
 TEXT_COLUMNS = (
     ("sentence1", "sentence2"),
     ("question1", "question2"),
@@ -29,6 +31,7 @@ class TaskSpec:
         config: of that data set.
         hub_text: the text columns' names on the Hub, where they differ.
         hub_classes: the classes in the Hub's order, where it differs.
+        kind: what is answered; none: classes where there are names, else numbers.
     """
 
     text: tuple[str, ...] = ()
@@ -40,6 +43,7 @@ class TaskSpec:
     config: str | None = None
     hub_text: tuple[str, ...] = ()
     hub_classes: tuple[str, ...] = ()
+    kind: Kind | None = None
 
 
 EMBEDDED = {

@@ -12,6 +12,7 @@ from typing import Any
 
 from adamix_lab.core.errors import LabError, positive
 from adamix_lab.core.errors import fraction as check_fraction
+from adamix_lab.core.sites import Kind
 
 DATA_VARIABLE = "ADAMIX_LAB_DATA"
 
@@ -46,15 +47,18 @@ class Task:
 
     Attributes:
         name: for tables and logs.
-        train: rows, their label a class number (or a float for regression); other columns are kept.
+        train: rows; a label is a class's number, a float (numbers), or a list: of 0 and 1 for several labels, of floats
+            for several numbers. Other columns are kept.
         evaluation: rows of the same kind, looked at once, at the end.
         text: one column, or two for pairs.
         label: the label's column.
-        classes: the classes' names in the order of their numbers; empty for regression.
-        metrics: names in `adamix_lab.tasks.metrics`, the task's own first; none given: accuracy, or the two
-            correlations.
+        classes: the names of classes, or of several labels or numbers, in their order; empty for one number.
+        metrics: names in `adamix_lab.tasks.metrics`, the task's own first; none given: accuracy, F1 for several labels,
+            or the two correlations.
         further: more rows to be judged on, by name (MNLI's "mismatched").
         source: where `load_task` found it: a name, or the whole path.
+        kind: what is answered: "classes", "labels" (several may hold), "numbers", "tokens", "spans" or "texts"; none
+            given: classes or several labels where there are names, else numbers.
     """
 
     name: str
@@ -66,25 +70,30 @@ class Task:
     metrics: tuple[str, ...] = ()
     further: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     source: str = ""
+    kind: Kind | None = None
 
     def __post_init__(self) -> None:
+        if self.kind is None:
+            several = bool(self.train) and isinstance(self.train[0].get(self.label), list | tuple)
+            object.__setattr__(self, "kind", ("labels" if several else "classes") if self.classes else "numbers")
         if not self.metrics:
-            object.__setattr__(self, "metrics", ("accuracy",) if self.classes else ("pearson", "spearman"))
+            own = {"labels": ("f1",), "numbers": ("pearson", "spearman")}
+            object.__setattr__(self, "metrics", own.get(str(self.kind), ("accuracy",)))
 
     @property
     def num_labels(self) -> int:
-        """Numbers the head answers: the classes, or 1 for regression."""
+        """Numbers the head answers: one a class, label or number."""
         return len(self.classes) or 1
 
     @property
     def regression(self) -> bool:
         """Whether labels are numbers rather than classes."""
-        return not self.classes
+        return self.kind == "numbers"
 
     @property
     def generates(self) -> bool:
         """Whether labels are texts to write (`adamix_lab.generation.tasks.GenerationTask`)."""
-        return False
+        return self.kind == "texts"
 
     def evaluation_tasks(self) -> list[Task]:
         """This task, and one for each further set of rows, judged on those (`mnli`, `mnli-mismatched`)."""
@@ -109,7 +118,7 @@ def hold_out(
         rows: all of them.
         fraction: share of the dev slice, in [0, 1); ValueError otherwise.
         seed: of the choice.
-        label: the label's column; floats are one class.
+        label: the label's column; floats, and lists, are one class.
         together: columns; rows that are equal in them stand on one side, and all are one class (references of one
             source).
     """
@@ -120,7 +129,7 @@ def hold_out(
         unit = units[tuple(row[column] for column in together) or n]
         if not unit:
             value = row.get(label)
-            groups["one class" if together or isinstance(value, float) else value].append(unit)
+            groups["one class" if together or isinstance(value, float | list | tuple) else value].append(unit)
         unit.append(n)
     rng = random.Random(seed)
     dev: set[int] = set()
@@ -134,8 +143,8 @@ def hold_out(
 def few_shot(task: Task, examples: int = 30, seed: int = 0, per_class: int | None = None) -> Task:
     """The task with few training rows, drawn by the seed; the rows to be judged on stay.
 
-    Every class gets the same number; where `examples` does not divide, some (drawn, too) get one more. A regression
-    has no classes: its rows are drawn at random.
+    Every class gets the same number; where `examples` does not divide, some (drawn, too) get one more. What is no task
+    of classes has its rows drawn at random.
 
     Args:
         task: where to draw from.
@@ -150,11 +159,11 @@ def few_shot(task: Task, examples: int = 30, seed: int = 0, per_class: int | Non
     rng = random.Random(seed)
     if per_class is not None:
         positive("per_class", per_class)
-        if task.regression:
-            raise LabError(f"per_class = {per_class} for {task.name!r}, a regression: expected examples instead.")
-    groups: list[list[int]] = [[] for _ in task.classes or ("all",)]
+        if task.kind != "classes":
+            raise LabError(f"per_class = {per_class} for {task.name!r}, without classes: expected examples instead.")
+    groups: list[list[int]] = [[] for _ in (task.classes if task.kind == "classes" else ("all",))]
     for n, row in enumerate(task.train):
-        groups[row[task.label] if task.classes else 0].append(n)
+        groups[row[task.label] if task.kind == "classes" else 0].append(n)
     if examples < len(groups) and per_class is None:
         raise LabError(f"examples = {examples} for {len(groups)} classes: expected one of each at least.")
     more = rng.sample(range(len(groups)), examples % len(groups))
@@ -162,7 +171,7 @@ def few_shot(task: Task, examples: int = 30, seed: int = 0, per_class: int | Non
     for number, members in enumerate(groups):
         wanted = per_class or examples // len(groups) + (number in more)
         if wanted > len(members):
-            what = f"class {task.classes[number]!r}" if task.classes else "the task"
+            what = f"class {task.classes[number]!r}" if task.kind == "classes" else "the task"
             raise LabError(
                 f"{wanted} examples of {what} were asked for, {task.name!r} has {len(members)}: expected at most "
                 "these. Ask for fewer."

@@ -18,13 +18,16 @@ from torch import Generator, Tensor
 
 from adamix_lab.core.errors import LabError, one_of
 from adamix_lab.core.model import MixtureModel, evaluating
+from adamix_lab.core.objective import IGNORED, without_labels
 from adamix_lab.core.routing import Scope, generator_for
-from adamix_lab.core.views import Batch
+from adamix_lab.core.sites import Kind, answer_kind
+from adamix_lab.core.views import Batch, logits_of
 from adamix_lab.fast.blocks import cut_last_block, plan_blocks
 from adamix_lab.fast.prefix import cached_prefix
 from adamix_lab.fast.views import shared_prefix
 from adamix_lab.tasks.batches import (
     Encoder,
+    check_answers,
     check_labels,
     collate,
     encode,
@@ -45,12 +48,14 @@ class Evaluation:
     """One strategy's result on a task.
 
     Attributes:
-        accuracy: share of right answers; nan for a regression.
+        accuracy: share of right answers, of each label where several may hold; nan for a regression.
         loss: mean negative log-likelihood in nats; the mean squared error of a regression.
         passes: forward passes an answer takes.
-        log_probabilities: `[rows, C]`, in the order of the task's evaluation rows; a regression's numbers `[rows, 1]`.
-        labels: `[rows]`.
+        log_probabilities: `[rows, C]`, in the order of the task's evaluation rows (a class a token: of their labelled
+            tokens); a regression's numbers `[rows, C]`.
+        labels: `[rows]`; of several labels or numbers `[rows, C]`.
         metrics: the task's metrics by name, its own first.
+        kind: what is answered (`adamix_lab.core.sites.Kind`).
     """
 
     strategy: str
@@ -60,16 +65,18 @@ class Evaluation:
     log_probabilities: Tensor
     labels: Tensor
     metrics: Mapping[str, float] = field(default_factory=dict)
+    kind: Kind = "classes"
 
     @property
     def predictions(self) -> Tensor:
-        """Class numbers, or a regression's numbers, `[rows]`."""
-        return predictions_of(self.log_probabilities)
+        """Class numbers, or a regression's numbers, `[rows]`; `[rows, C]` of several labels (0 or 1) or numbers."""
+        return predictions_of(self.log_probabilities, self.kind)
 
     @property
     def right(self) -> Tensor:
-        """Whether each row is answered rightly, `[rows]`."""
-        return self.log_probabilities.argmax(-1) == self.labels
+        """Whether each row is answered rightly, `[rows]`; of several labels all of them."""
+        same = self.predictions == self.labels
+        return same.all(-1) if same.dim() == 2 else same
 
     @property
     def main_metrics(self) -> dict[str, float]:
@@ -82,19 +89,41 @@ class Evaluation:
         return {"strategy": self.strategy, **accuracy, **self.metrics, "loss": self.loss, "passes": self.passes}
 
 
-def judge(strategy: str, passes: int, answers: Tensor, labels: Tensor, metrics: Sequence[str] = ()) -> Evaluation:
-    """The evaluation of log-probabilities `[rows, C]`, or of a regression's numbers `[rows, 1]`."""
-    values = score(metrics, predictions_of(answers), labels)
-    if answers.shape[-1] == 1:
-        loss = float(F.mse_loss(answers.squeeze(-1), labels.float()))
-        return Evaluation(strategy, math.nan, loss, passes, answers, labels, values)
-    accuracy = float((answers.argmax(-1) == labels).double().mean())
-    return Evaluation(strategy, accuracy, float(F.nll_loss(answers, labels)), passes, answers, labels, values)
+def judge(
+    strategy: str,
+    passes: int,
+    answers: Tensor,
+    labels: Tensor,
+    metrics: Sequence[str] = (),
+    kind: Kind | None = None,
+) -> Evaluation:
+    """The evaluation of log-probabilities `[rows, C]`, or of a regression's numbers `[rows, C]`.
+
+    kind: what is answered; None takes classes, and one number where C is 1.
+    """
+    kind = kind or ("numbers" if answers.shape[-1] == 1 else "classes")
+    predictions = predictions_of(answers, kind)
+    values = score(metrics, predictions, labels, 2 if kind == "labels" else answers.shape[-1])
+    if kind == "numbers":
+        return Evaluation(
+            strategy, math.nan, float(F.mse_loss(predictions, labels.float())), passes, answers, labels, values, kind
+        )
+    if kind == "labels":
+        loss = F.binary_cross_entropy(answers.double().exp(), labels.double())
+    else:
+        loss = F.nll_loss(answers, labels)
+    accuracy = float((predictions == labels).double().mean())
+    return Evaluation(strategy, accuracy, float(loss), passes, answers, labels, values, kind)
 
 
-def predictions_of(answers: Tensor) -> Tensor:
-    """Class numbers `[rows]` of log-probabilities `[rows, C]`; the numbers `[rows]` of a regression's `[rows, 1]`."""
-    return answers.squeeze(-1) if answers.shape[-1] == 1 else answers.argmax(-1)
+def predictions_of(answers: Tensor, kind: Kind = "classes") -> Tensor:
+    """Class numbers `[rows]` of log-probabilities `[rows, C]`; 0 or 1 for each of several labels; numbers as they are.
+
+    One number a row is `[rows]`.
+    """
+    if kind == "numbers":
+        return answers.squeeze(-1)
+    return (answers > math.log(0.5)).long() if kind == "labels" else answers.argmax(-1)
 
 
 def evaluate(
@@ -118,6 +147,8 @@ def evaluate(
     for name in strategies:
         one_of("Strategy", name, STRATEGIES)
     check_labels(mixture, task)
+    if encoder is encode:
+        check_answers(mixture, task)
     examples = encoder(task.evaluation, task, tokenizer, max_length)
     device, pad = next(mixture.parameters()).device, padding_of(tokenizer, mixture.model)
     batches = [(rows, to_device(batch, device)) for rows, batch in sequential(examples, batch_size, pad)]
@@ -140,18 +171,25 @@ def evaluate_batches(
     own: another strategy than those of the table, and its passes; `strategy` is then its name.
     """
     function, passes = own or STRATEGIES[strategy]
-    order: list[int] = []
-    answers, labels = [], []
+    kind = answer_kind(mixture.model)
+    if kind == "spans":
+        raise LabError("The model marks spans, start and end: expected classes, numbers or tokens to be judged on.")
+    answers, labels, order = [], [], []
     with torch.no_grad(), evaluating(mixture):
         for n, (rows, batch) in enumerate(batches):
-            inputs = {name: value for name, value in batch.items() if name != "labels"}
+            inputs = without_labels(mixture.model, batch)
             # A route a token needs every token at every site: then nothing is cut, nor where it is not known.
             with nullcontext() if own or strategy == "random-token" else cut_last_block(mixture.model):
-                answers.append(function(mixture, inputs, generator_for(seed, n)).float().cpu())
-            labels.append(batch["labels"].cpu())
-            order += rows
-    back = torch.tensor(order).argsort()
-    return judge(strategy, passes, torch.cat(answers)[back], torch.cat(labels)[back], metrics)
+                answer = function(mixture, inputs, generator_for(seed, n)).float().cpu()
+            given, numbers = batch["labels"].cpu(), torch.tensor(rows)
+            if answer.dim() == 3:  # a label a token: those that are padding, or are not labelled, do not count
+                counted = given != IGNORED
+                answer, given, numbers = answer[counted], given[counted], numbers.repeat_interleave(counted.sum(1))
+            answers.append(answer)
+            labels.append(given)
+            order.append(numbers)
+    back = torch.cat(order).argsort(stable=True)
+    return judge(strategy, passes, torch.cat(answers)[back], torch.cat(labels)[back], metrics, kind)
 
 
 def predict(
@@ -181,7 +219,7 @@ def predict(
             columns = [list(column) for column in zip(*pairs[start : start + batch_size], strict=True)]
             batch = collate(tokenized(columns, tokenizer, max_length), pad)
             answer = STRATEGIES[strategy][0](mixture, to_device(batch, device), generator_for(seed, start)).cpu()
-            answers.append(answer if answer.shape[-1] == 1 else answer.exp())
+            answers.append(answer if answer_kind(mixture.model) == "numbers" else answer.exp())
     return torch.cat(answers)
 
 
@@ -197,21 +235,24 @@ def cache_batches(mixture: MixtureModel, batches: list[IndexedBatch]) -> tuple[M
 # -- strategies --------------------------------------------------------------------------------------------
 
 
-def answers(logits: Tensor) -> Tensor:
-    """Log-probabilities `[..., C]`; the one number of a regression `[..., 1]` stays as it is."""
-    return logits if logits.shape[-1] == 1 else logits.log_softmax(-1)
+def answers(mixture: MixtureModel, logits: Tensor) -> Tensor:
+    """Log-probabilities `[..., C]`, of several labels each its own; a regression's numbers stay as they are."""
+    kind = answer_kind(mixture.model)
+    if kind == "numbers":
+        return logits
+    return F.logsigmoid(logits) if kind == "labels" else logits.log_softmax(-1)
 
 
 def merged(mixture: MixtureModel, batch: Batch, generator: Generator) -> Tensor:
     """Averaged weights, one pass (Eq. 6)."""
-    return answers(mixture(selection="merge", **batch).logits)
+    return answers(mixture, logits_of(mixture(selection="merge", **batch)))
 
 
 def fixed(expert: int) -> Strategy:
     """One expert everywhere, one pass."""
 
     def strategy(mixture: MixtureModel, batch: Batch, generator: Generator) -> Tensor:
-        return answers(mixture(selection=mixture.space.fixed(expert), **batch).logits)
+        return answers(mixture, logits_of(mixture(selection=mixture.space.fixed(expert), **batch)))
 
     return strategy
 
@@ -222,7 +263,7 @@ def random_routes(per: Scope) -> Strategy:
     def strategy(mixture: MixtureModel, batch: Batch, generator: Generator) -> Tensor:
         states = batch.get("inputs_embeds", batch.get("input_ids", next(iter(batch.values()))))  # [B, T] or [B, T, d]
         lead = states.shape[: ("batch", "example", "token").index(per)]
-        return answers(mixture(selection=mixture.space.draw(generator, tuple(lead)), **batch).logits)
+        return answers(mixture, logits_of(mixture(selection=mixture.space.draw(generator, tuple(lead)), **batch)))
 
     return strategy
 
@@ -233,9 +274,9 @@ def ensemble(passes: int = 4, average: str = "logits") -> Strategy:
 
     def strategy(mixture: MixtureModel, batch: Batch, generator: Generator) -> Tensor:
         logits = shared_prefix(mixture, batch, mixture.space.draw(generator, (passes,)))
-        if average == "logits" or logits.shape[-1] == 1:
-            return answers(logits.mean(0))
-        return logits.log_softmax(-1).logsumexp(0) - math.log(passes)
+        if average == "logits" or answer_kind(mixture.model) == "numbers":
+            return answers(mixture, logits.mean(0))
+        return answers(mixture, logits).logsumexp(0) - math.log(passes)
 
     return strategy
 

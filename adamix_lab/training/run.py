@@ -27,7 +27,9 @@ from torch import Tensor
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import read_tensors, write_tensors, write_text
 from adamix_lab.core.model import MixtureModel, load_trained, trained_tensors
-from adamix_lab.core.objective import Objective, task_loss_of
+from adamix_lab.core.objective import IGNORED, Objective, task_loss_of, without_labels
+from adamix_lab.core.sites import answer_kind
+from adamix_lab.core.views import logits_of
 from adamix_lab.tasks.batches import ZEROS, Example, Padding, sequential, to_device
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.average import holding, update
@@ -189,17 +191,16 @@ class Run:
         from adamix_lab.fast.blocks import cut_last_block
 
         self.mixture.eval()
-        loss, right = 0.0, []
+        loss, right, kind = 0.0, [], answer_kind(self.mixture.model)
         for indices, batch in sequential(self.dev, 2 * self.recipe.batch_size, self.pad):
             batch = to_device(batch, self.accelerator.device)
-            labels = batch.pop("labels")
+            labels, inputs = batch["labels"], without_labels(self.mixture.model, batch)
             with self.accelerator.autocast(), cut_last_block(self.mixture.model):
-                logits = self.mixture(selection="merge", **batch).logits
+                logits = logits_of(self.mixture(selection="merge", **inputs))
             loss += float(self.judge(logits, labels)) * len(indices)
-            if logits.dim() == 2 and labels.dim() == 1 and not labels.is_floating_point():
-                right += (logits.argmax(-1) == labels).tolist()
-        rows = len(self.dev)
-        return {"loss": loss / rows, **({"accuracy": sum(right) / rows} if right else {})}
+            if kind in ("classes", "tokens") and labels.shape == logits.shape[:-1] and not labels.is_floating_point():
+                right += (logits.argmax(-1) == labels)[labels != IGNORED].tolist()
+        return {"loss": loss / len(self.dev), **({"accuracy": sum(right) / len(right)} if right else {})}
 
     # -- checkpoints --------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from adamix_lab.core.errors import LabError
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import Objective, TaskLoss, task_loss_of
 from adamix_lab.core.routing import Router
+from adamix_lab.core.sites import PROBLEM_TYPES, answer_kind, declare
 from adamix_lab.core.views import Batch
 from adamix_lab.tasks.batches import (
     ZEROS,
@@ -74,6 +75,7 @@ def train(
     recipe = recipe or Recipe()
     if encoder is encode:
         check_labels(mixture, task)
+    declare_task(mixture, task, encoder)
     accelerator = start_accelerator(recipe)
     student, examples, dev, pad = prepare_data(mixture.to(accelerator.device), task, tokenizer, recipe, encoder)
     identity = identify(mixture, task) if folder is not None else None
@@ -146,6 +148,17 @@ def train_examples(
         if run.history.stopped_early:
             break
     return run.finish()
+
+
+def declare_task(mixture: MixtureModel, task: Task, encoder: Encoder = encode) -> None:
+    """Writes the kind and the names of the task's answers into the model's configuration.
+
+    With an encoder of one's own the kind is the model's, as its labels are.
+    """
+    model = mixture.model
+    kind = task.kind if encoder is encode and answer_kind(model) in PROBLEM_TYPES else answer_kind(model)
+    assert kind is not None
+    declare(model, kind, task.classes if len(task.classes) == getattr(model, "num_labels", None) else ())
 
 
 # -- a step's pieces ---------------------------------------------------------------------------------------
