@@ -160,7 +160,8 @@ def few_shot(task: Task, examples: int = 30, seed: int = 0, per_class: int | Non
     if per_class is not None:
         positive("per_class", per_class)
         if task.kind != "classes":
-            raise LabError(f"per_class = {per_class} for {task.name!r}, without classes: expected examples instead.")
+            what = "a regression" if task.regression else f"a task of {task.kind}"
+            raise LabError(f"per_class = {per_class} for {task.name!r}, {what}: expected examples instead.")
     groups: list[list[int]] = [[] for _ in (task.classes if task.kind == "classes" else ("all",))]
     for n, row in enumerate(task.train):
         groups[row[task.label] if task.kind == "classes" else 0].append(n)
