@@ -20,7 +20,7 @@ from adamix_lab.core.files import read_tensors, safe_join
 from adamix_lab.core.merging import stack_experts
 from adamix_lab.core.model import MixtureConfig, MixtureModel, attach, load_trained, trained_tensors
 from adamix_lab.core.objective import Consistency
-from adamix_lab.core.saving import describe, load, read_config
+from adamix_lab.core.saving import check_base, load, read_config
 from adamix_lab.core.sites import Head, default_targets, find_head, model_type
 from adamix_lab.tasks.batches import encode, padding_of, sequential
 from adamix_lab.tasks.tasks import Task
@@ -261,12 +261,7 @@ def load_baseline(model: nn.Module, folder: str | Path) -> MixtureModel:
         made = baseline(kind["baseline"], model, **kind["settings"])
     else:
         return load(model, folder)
-    found = describe(made)["base"]["fingerprint"]
-    if found != config["base"]["fingerprint"]:
-        raise LabError(
-            f"The base model's weights have fingerprint {found}: expected {config['base']['fingerprint']}. Load the "
-            "base that this baseline was trained on."
-        )
+    check_base(made.model, config["base"], {*made.head_paths, *made.mixture.own})
     load_trained(made, read_tensors(safe_join(folder, config["weights"])))
     return made
 

@@ -6,15 +6,16 @@ a kill before it leaves the old save whole, a kill after it leaves the new one.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from adamix_lab.core import __version__
 from adamix_lab.core.adaptations import Adaptation, adaptation_from
@@ -63,20 +64,76 @@ def declared_shapes(
     return shapes
 
 
-def fingerprint(model: nn.Module, trained: set[str]) -> str:
-    """A short hash of the frozen weights: names, shapes and a sample of values, at half precision for a float16 copy.
+# -- which base the experts belong to --
+
+
+def frozen_weights(model: nn.Module, trained: set[str]) -> Iterator[tuple[str, Tensor]]:
+    """(name, weight) of what does not train. Raises ValueError for weights without data.
 
     trained: paths of modules, and names of parameters, that are left out.
     """
-    digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
         plain = name.replace(".base.", ".")
         if ".experts." in name or plain in trained or any(plain.startswith(f"{path}.") for path in trained):
             continue
-        flat = parameter.detach().flatten()
-        sample = flat[:: max(1, flat.numel() // 64)][:64].to("cpu", torch.float16)
-        digest.update(f"{plain}{list(parameter.shape)}".encode() + sample.numpy().tobytes())
+        if parameter.is_meta:
+            raise LabError(
+                f"{plain} is offloaded or empty: expected weights in memory, all of them, to know the base by."
+            )
+        yield plain, parameter.detach()
+
+
+def fingerprint(model: nn.Module, trained: set[str]) -> str:
+    """A short hash of the frozen weights: names, shapes, 64 values each in float16 (a float16 copy has the same)."""
+    digest = hashlib.sha256()
+    for name, weight in frozen_weights(model, trained):
+        sample = weight.flatten()[:: max(1, weight.numel() // 64)][:64].to("cpu", torch.float16)
+        digest.update(f"{name}{list(weight.shape)}".encode() + sample.numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def sample(model: nn.Module, trained: set[str]) -> dict[str, str]:
+    """16 values of each frozen weight by its name: the shape, and the values as float16 in base 64."""
+    found = {}
+    for name, weight in frozen_weights(model, trained):
+        step = max(1, weight.numel() // 16) | 1  # odd, so that it meets many columns
+        values = weight.flatten()[::step][:16].to("cpu", torch.float16).numpy().tobytes()
+        found[name] = f"{'x'.join(map(str, weight.shape)) or 1} {base64.b64encode(values).decode()}"
+    return found
+
+
+def alike(found: str, kept: object) -> bool:
+    """Whether two samples are of one weight: equal in float16, or in bfloat16 where one was rounded to it."""
+    if found == kept or not isinstance(kept, str) or found.split()[:1] != kept.split()[:1]:
+        return found == kept
+    try:
+        texts = (base64.b64decode(text.split()[1]) for text in (found, kept))
+        a, b = (torch.frombuffer(bytearray(text), dtype=torch.float16).float() for text in texts)
+    except (ValueError, IndexError):  # no sample at all
+        return False
+    rounded = any(torch.equal(values, values.bfloat16().float()) for values in (a, b))
+    # bfloat16 keeps 8 bits, so its rounding is at most 2**-8 of a value; the sample's own to float16 is 2**-11 at most
+    return rounded and len(a) == len(b) and torch.allclose(a, b, rtol=2**-8 + 2**-10, atol=2**-24, equal_nan=True)
+
+
+def check_base(model: nn.Module, base: Mapping[str, Any], trained: set[str]) -> None:
+    """Raises ValueError unless the frozen weights are those that `describe` saw: in float32, float16 or bfloat16."""
+    kept, told = base.get("sample"), base.get("fingerprint")
+    if isinstance(kept, dict):
+        found = sample(model, trained)
+        other = [name for name in sorted(found | kept) if not alike(found.get(name, "none"), kept.get(name, "none"))]
+        given = (
+            f"do not have the fingerprint {told}: {len(other)} of {len(found | kept)} differ, {', '.join(other[:3])}"
+        )
+    else:  # an earlier version's: the hash alone, which no bfloat16 copy has
+        given = f"have the fingerprint {(mine := fingerprint(model, trained))}: expected {told} (in float32 or float16)"
+        other = [] if mine == told else ["fingerprint"]
+    if other:
+        name = base.get("name") or base.get("model_type")
+        raise LabError(
+            f"The base model's weights {given}. Load the base these experts were trained on ({name}); any_base=True "
+            "overrides."
+        )
 
 
 def base_name(name: str) -> str:
@@ -92,7 +149,7 @@ def describe(mixture: MixtureModel, notes: dict[str, Any] | None = None) -> dict
     import transformers
 
     model, config = mixture.model, mixture.mixture
-    base_config = getattr(model, "config", None)
+    base_config, trained = getattr(model, "config", None), {*mixture.head_paths, *config.own}
     return {
         "format": FORMAT,
         "adaptation": config.adaptation.config(),
@@ -108,7 +165,8 @@ def describe(mixture: MixtureModel, notes: dict[str, Any] | None = None) -> dict
             "name": base_name(str(getattr(base_config, "_name_or_path", ""))),
             "kind": head_kind(model),
             "model_type": getattr(base_config, "model_type", type(model).__name__),
-            "fingerprint": fingerprint(model, {*mixture.head_paths, *config.own}),
+            "fingerprint": fingerprint(model, trained),
+            "sample": sample(model, trained),
         },
         "versions": {"adamix_lab": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
         "notes": notes or {},
@@ -180,13 +238,8 @@ def load(model: nn.Module, folder: str | Path, any_base: bool = False) -> Mixtur
     if labels is not None and getattr(model, "num_labels", labels) != labels:
         given = f"The model answers {model.num_labels} labels"
         raise LabError(f"{given}: expected {labels}, as trained. Load it with num_labels={labels}.")
-    found, base = fingerprint(model, set(config["head"])), config["base"]
-    if found != base.get("fingerprint") and not any_base:
-        raise LabError(
-            f"The base model's weights have fingerprint {found}: expected {base.get('fingerprint')} "
-            f"({base.get('name') or base.get('model_type')}). Load the base these experts were trained on; "
-            "any_base=True overrides."
-        )
+    if not any_base:
+        check_base(model, config["base"], set(config["head"]))
     attached = (model, adaptation_from(config["adaptation"]), config["experts"], config["share"], config["sites"])
     head, tied = config["head"], bool(config.get("tied", False))
     # Before anything is allocated: the weights, whose file is as large as they are, say what there is.

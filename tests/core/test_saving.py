@@ -6,13 +6,14 @@ import subprocess
 import sys
 import textwrap
 
+import close
 import pytest
 import tiny
 import torch
 
 from adamix_lab.core import files
 from adamix_lab.core.adaptations import Bottleneck, LoRA
-from adamix_lab.core.model import attach
+from adamix_lab.core.model import attach, detach
 from adamix_lab.core.saving import CONFIG, load, read_config, save
 
 
@@ -61,6 +62,70 @@ def test_another_base_is_noticed_and_a_half_precision_copy_is_not_another(tmp_pa
     with pytest.raises(ValueError, match=r"fingerprint .*any_base=True"):
         load(other, tmp_path)
     load(other, tmp_path, any_base=True)
+
+
+def cast(dtype):
+    return tiny.bert().to(dtype)
+
+
+@pytest.mark.parametrize("there", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("here", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_base_is_known_in_any_dtype(tmp_path, there, here):
+    mixture = tiny.mixed(cast(there), Bottleneck(4))
+    save(mixture, tmp_path)
+    back = load(cast(there).to(here), tmp_path)
+    close.assert_close(tiny.logits(back).float(), tiny.logits(mixture).float(), close.BFLOAT)
+    load(tiny.bert().to(here).float(), tmp_path)  # rounded once, and held in float32 since
+
+
+@pytest.mark.parametrize("there", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("here", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("step", [1e-5, 1e-3])
+def test_a_base_that_was_tuned_a_little_is_another(tmp_path, there, here, step):
+    """One step of Adam moves each weight by the rate, up or down."""
+    save(tiny.mixed(cast(there), Bottleneck(4)), tmp_path)
+    tuned, generator = tiny.bert(), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator).sign() * step)
+    with pytest.raises(ValueError, match=r"fingerprint \w+: \d+ of \d+ differ, bert\.\S+, .*any_base=True"):
+        load(tuned.to(here), tmp_path)
+    matrices = tiny.bert()  # without biases and norms, as decoders have it: a hundredth of the values is small enough
+    with torch.no_grad():
+        for parameter in matrices.parameters():
+            if parameter.dim() > 1:
+                parameter.add_(torch.randn(parameter.shape, generator=generator).sign() * step)
+    with pytest.raises(ValueError, match="fingerprint"):
+        load(matrices.to(here), tmp_path)
+
+
+def test_saves_of_an_earlier_version_are_known_by_their_hash(tmp_path):
+    mixture = saved(tmp_path)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    assert config["base"].pop("sample").keys() == {
+        n for n, _ in detach(mixture).named_parameters() if "classifier" not in n
+    }
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    load(tiny.bert(), tmp_path)
+    with pytest.raises(ValueError, match=r"fingerprint \w+: expected \w+ .in float32 or float16.*any_base=True"):
+        load(tiny.bert().bfloat16(), tmp_path)
+    load(tiny.bert().bfloat16(), tmp_path, any_base=True)
+
+
+@pytest.mark.parametrize("garbage", [None, 7, "", "16x16", "16x16 !", "16x16 AAA=", "2x2 AAAA", "16x16 AAAA"])
+def test_a_sample_that_is_none_is_another_base(tmp_path, garbage):
+    saved(tmp_path)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    config["base"]["sample"]["bert.encoder.layer.1.attention.self.key.weight"] = garbage
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r": 1 of \d+ differ, bert\.encoder\.layer\.1\.attention\.self\.key\.weight\."):
+        load(tiny.bert(), tmp_path)
+
+
+def test_a_base_without_data_is_named(tmp_path):
+    saved(tmp_path)
+    with pytest.raises(ValueError, match=r"bert\.embeddings\.\S+ is offloaded or empty: expected weights in memory"):
+        load(tiny.bert().to("meta"), tmp_path)
 
 
 def test_a_truncated_file_is_refused(tmp_path):
