@@ -20,7 +20,7 @@ TASK = typer.Option(
 )
 FOLDER = typer.Option(help="Holds a folder a task (rte, sst2, ...), with its rows; default: the Hub.")
 MODEL = typer.Option(help='"minilm" (embedded), "books-gpt2" (shipped), a local folder, or a Hub name.')
-ROWS = typer.Option(help="A seeded sample of so many training rows; default: all.")
+ROWS = typer.Option(help="So many training rows, the same share of every class; default: all.")
 EVALUATION_ROWS = typer.Option(help="Only so many evaluation rows.")
 SEED = typer.Option(help="Of everything that is drawn.")
 SEEDS = typer.Option(help="A number of seeds, each a run.")

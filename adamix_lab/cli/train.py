@@ -28,6 +28,7 @@ def train(
     seeds: Annotated[int, options.SEEDS] = 1,
     text: Annotated[list[str] | None, typer.Option(help="Text column; twice for pairs.")] = None,
     label: Annotated[str, typer.Option(help="Label column.")] = "label",
+    label_noise: Annotated[float, typer.Option(help="Share of training labels that are made wrong, 0 to 0.5.")] = 0.0,
     out: Annotated[Path, options.OUT] = Path("runs/train"),
 ) -> None:
     """Trains AdaMix on a task and prints a table of inference strategies; a killed run goes on where it was.
@@ -50,7 +51,9 @@ def train(
     chosen = begun.with_options(context.obj, **{name: context.params[name] for name in names})
     if chosen.generates:
         raise LabError(f"Preset {preset!r} generates text: expected one of an understanding task. See train-generator.")
-    data = load_task(chosen.task, text=text, label=label, rows=rows, folder=folder and folder / chosen.task)
+    place = folder and folder / chosen.task
+    data = load_task(chosen.task, text, label, rows=rows, folder=place, label_noise=label_noise)
+    print(data.report)
     if data.regression and not preset and "consistency_kind" not in context.obj:
         chosen = chosen.with_options({"consistency_kind": "mse"})
     made, numbers = (chosen.backbone, chosen.adaptation, chosen.recipe), range(seed, seed + seeds)
@@ -74,7 +77,9 @@ def evaluate(
 
     mixture, tokenizer, config = load_saved(folder)
     source = task or config["notes"].get("source") or config["notes"].get("task", "aspects")
-    for part in load_task(source).evaluation_tasks():
+    data = load_task(source)
+    print(data.report)
+    for part in data.evaluation_tasks():
         print(part.name)
         print(over_seeds([compare(mixture, part, tokenizer, strategy or SHOWN, seed)]))
 

@@ -47,7 +47,7 @@ from adamix_lab.tasks.batches import (
 from adamix_lab.tasks.loading import load_task
 from adamix_lab.tasks.prompts import PROMPTS, load_prompted, prompt_encoder
 from adamix_lab.tasks.table import PAPER_TASKS
-from adamix_lab.tasks.tasks import Task, few_shot, hold_out, subsample
+from adamix_lab.tasks.tasks import Task, balanced, few_shot, hold_out, subsample
 from adamix_lab.training.doctor import versions
 from adamix_lab.training.evaluation import Evaluation, IndexedBatch, evaluate_batches
 from adamix_lab.training.recipe import Recipe
@@ -216,7 +216,9 @@ def _source(run: Run) -> tuple[Any, ...]:
 @lru_cache(maxsize=2)
 def _loaded(task: str, folder: str | None, rows: int | None, evaluation_rows: int | None, judged_on: str) -> Task:
     place = Path(folder) / task if folder is not None and task in PAPER_TASKS else None
-    found = load_task(task, rows=rows, folder=place)
+    found = load_task(task, folder=place)
+    if rows is not None and rows < len(found.train):  # a grid's rows are at most so many: its tasks differ in size
+        found = replace(found, train=balanced(found.train, rows, 0, found.label, found.classes))
     if judged_on == "slice":
         train, held_out = hold_out(found.train, SLICE, 0, found.label)
         found = replace(found, train=train, evaluation=held_out, further={})

@@ -73,6 +73,7 @@ def train_seeds(
             "classes": list(task.classes),
             "columns": len(task.text),
             "train_rows": len(task.train),
+            "drawn": dict(task.drawn),
             "seed": seed,
             "recipe": recipe.to_dict(),
             "training_seconds": round(seconds, 1),

@@ -1,23 +1,28 @@
 """Rows of files, read strictly, with errors that name file and line.
 
 The standard library reads CSV, TSV and JSON: the core trains where `datasets` is not installed, and `datasets` reads
-'01' and '1' alike, swallows rows behind a quote and makes "NA" empty, all silently.
+'01' and '1' alike, swallows rows behind a quote and makes "NA" empty, all silently. Parquet is pyarrow's.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
 import json
+import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from adamix_lab.core.errors import LabError
-from adamix_lab.tasks.rows import Part
-from adamix_lab.tasks.tasks import Row
+from adamix_lab.tasks.rows import Part, filled, once
+from adamix_lab.tasks.tasks import Row, plain
 
-SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".csv", ".csv.gz", ".tsv")
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".jsonl.gz", ".json.gz", ".csv.gz", ".tsv.gz", ".parquet")
+Fields = Iterator[tuple[int, int, list[str]]]  # first and last line of a row, and its fields
 
 
 def read_files(path: Path, splits: Sequence[str] = ()) -> list[Part]:
@@ -25,10 +30,9 @@ def read_files(path: Path, splits: Sequence[str] = ()) -> list[Part]:
 
     splits: those to be judged on, the one that stands for the task first; none given: validation, else test.
 
-    Raises FileNotFoundError for a folder without them, ValueError for two files of one split, or as `read_rows` does.
+    Raises FileNotFoundError for a folder without them, ValueError for two files of one split, or as `read_file` does.
     """
-    files = _split_files(path, splits) if path.is_dir() else [path]
-    return [Part(file.name.split(".")[0], str(file), read_rows(file)) for file in files]
+    return [read_file(file) for file in (_split_files(path, splits) if path.is_dir() else [path])]
 
 
 def _split_files(folder: Path, splits: Sequence[str]) -> list[Path]:
@@ -45,7 +49,8 @@ def _split_files(folder: Path, splits: Sequence[str]) -> list[Path]:
 
 def split_file(folder: Path, split: str) -> Path | None:
     """The file of a split in a folder, None where there is none. Raises ValueError where there are several."""
-    paths = [path for suffix in SUFFIXES if (path := folder / f"{split}{suffix}").is_file()]
+    names = {f"{split}{suffix}" for suffix in SUFFIXES}
+    paths = sorted(path for path in folder.glob("*") if path.name.lower() in names and path.is_file())
     if len(paths) > 1:
         raise LabError(
             f"{folder} holds {', '.join(p.name for p in paths)}: expected one {split} file. Remove the rest."
@@ -54,55 +59,181 @@ def split_file(folder: Path, split: str) -> Path | None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a JSON-lines or CSV file. Raises ValueError, with the line, for what cannot be read or is empty."""
-    kind = path.name.removesuffix(".gz").rpartition(".")[2]
-    if kind not in _READERS:
-        raise LabError(f"{path} ends in .{kind}: expected one of {', '.join(SUFFIXES)}.")
+    """The rows of a file. Raises ValueError as `read_file` does."""
+    return read_file(path).rows
+
+
+def read_file(path: Path) -> Part:
+    """A file of rows: JSON lines, one JSON array, CSV, TSV (all gzipped or not), or Parquet.
+
+    Raises ValueError, with the line, for what cannot be read, is empty, or would lose rows or columns.
+    """
+    name = path.name.lower()
+    kind, split = name.removesuffix(".gz").rpartition(".")[2], name.split(".")[0]
+    if not name.endswith(SUFFIXES):
+        raise LabError(f"{path} ends in {path.suffix}: expected one of {', '.join(SUFFIXES)}.")
+    if kind == "parquet":
+        return _parquet_part(path, split)
+    content, notes = _decoded(path)
+    with _fields_of_any_length():
+        rows = (_json_rows if kind.startswith("json") else _csv_rows)(path, content, notes)
+    return Part(
+        split, str(path), filled(rows, str(path)), content.count("\n") + (not content.endswith("\n")), tuple(notes)
+    )
+
+
+def _decoded(path: Path) -> tuple[str, list[str]]:
+    """(the text, what to note) of UTF-8, or of UTF-16 that begins with its mark, as Windows writes it."""
+    data, encoding, notes = path.read_bytes(), "utf-8-sig", []
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        content = data.decode("utf-8-sig")
+        data = gzip.decompress(data) if path.suffix.lower() == ".gz" else data
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            encoding, notes = "utf-16", ["The file is UTF-16."]
+        content = data.decode(encoding)
     except (EOFError, gzip.BadGzipFile) as error:
         raise LabError(f"{path} is not a whole gzip file ({error}): copy it again, or give it unpacked.") from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise LabError(f"{path}, line {line}: expected UTF-8 text ({error.reason}). Save the file as UTF-8.") from error
-    rows = list(_READERS[kind](path, content))
-    if not rows:
-        raise LabError(f"{path} holds no rows: expected at least one. Give a file with data.")
+    if "\0" in content:
+        line = content[: content.index("\0")].count("\n") + 1
+        raise LabError(f"{path}, line {line}: a zero byte is no text: expected UTF-8. Save the file as UTF-8.")
+    return content, notes
+
+
+# -- JSON --------------------------------------------------------------------------------------------------------
+
+
+def _json_rows(path: Path, content: str, notes: list[str]) -> list[Row]:
+    if content.lstrip().startswith("["):
+        what, found = "row", [*enumerate(_json(content, str(path)), start=1)]
+    else:
+        lines = [(n, line) for n, line in enumerate(content.split("\n"), start=1) if line.strip()]
+        what, found = "line", [(n, _json(line, f"{path}, line {n}")) for n, line in lines]
+    for n, row in found:
+        if not isinstance(row, dict):
+            raise LabError(
+                f'{path}, {what} {n}: {str(row)[:60]!r} is no object: expected {{"sentence": ..., "label": ...}}.'
+            )
+    return [row for _, row in found]
+
+
+def _json(text: str, place: str) -> Any:
+    def whole(pairs: list[tuple[str, Any]]) -> Row:
+        row = dict(pairs)
+        if len(row) < len(pairs):
+            once((name for name, _ in pairs), place, "key")
+        return row
+
+    try:
+        return json.loads(text, object_pairs_hook=whole)
+    except json.JSONDecodeError as error:
+        where = f"{place}, line {error.lineno}" if error.lineno > 1 else place
+        raise LabError(
+            f"{where}: {text.splitlines()[error.lineno - 1][:60]!r} is not JSON ({error.msg}): expected one object a "
+            "line, or one array of objects. Correct or remove the line."
+        ) from error
+
+
+# -- CSV and TSV -------------------------------------------------------------------------------------------------
+
+
+def _csv_rows(path: Path, content: str, notes: list[str]) -> list[Row]:
+    content, separator, skipped = _separator(path, content, notes)
+    fields_of = _tab_fields if separator == "\t" else _quoted_fields
+    header: list[str] = []
+    rows, blank, long = [], 0, []
+    for first, last, fields in fields_of(content, separator, path, skipped, notes):
+        if not fields:
+            blank += 1
+        elif not header:
+            header = fields
+            once(header, f"{path}, line {first}", "column")
+        elif len(fields) != len(header):
+            raise LabError(
+                f"{path}, line {first}: expected {len(header)} fields, as in the first line, found {len(fields)}. "
+                "Quote fields that hold the separator; of texts that span lines make CSV or JSON lines, not TSV."
+            )
+        else:
+            rows.append(dict(zip(header, fields, strict=True)))
+            long += [first] if last > first else []
+    if blank:
+        notes.append(f"{blank} blank lines are no rows.")
+    if long:
+        notes.append(f"{len(long)} rows span lines (the first begins at line {long[0]}).")
     return rows
 
 
-def _json_rows(path: Path, content: str) -> Iterator[Row]:
-    for number, line in enumerate(content.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise LabError(
-                f"{path}, line {number}: {line[:60]!r} is not JSON ({error.msg}): expected one object a line. "
-                "Correct or remove the line."
-            ) from error
-        if not isinstance(row, dict):
-            raise LabError(
-                f'{path}, line {number}: {line[:60]!r} is no object: expected {{"sentence": ..., "label": ...}}.'
-            )
-        yield row
+def _separator(path: Path, content: str, notes: list[str]) -> tuple[str, str, int]:
+    """(what follows Excel's line `sep=;`, the separator, lines passed over)."""
+    if named := re.match(r"sep=(.)\r?\n", content, re.IGNORECASE):
+        notes.append(f"Line 1 names the separator, {named[1]!r}, and is no row.")
+        return content[named.end() :], named[1], 1
+    usual = "\t" if path.name.lower().removesuffix(".gz").endswith(".tsv") else ","
+    header = re.split(r"[\r\n]", content.lstrip("\r\n"), maxsplit=1)[0]
+    widths = {mark: len(next(csv.reader([header], delimiter=mark), [])) for mark in (usual, ",", ";", "\t")}
+    found = max(widths, key=widths.__getitem__)  # the usual one where several split the header alike
+    if found != usual:
+        notes.append(f"The separator is {found!r}.")
+    return content, found, 0
 
 
-def _csv_rows(path: Path, content: str) -> Iterator[Row]:
-    delimiter = "\t" if ".tsv" in path.suffixes else ","
-    reader = csv.DictReader(io.StringIO(content, newline=""), delimiter=delimiter)
+def _quoted_fields(content: str, separator: str, path: Path, skipped: int, notes: list[str]) -> Fields:
+    """CSV: a field in quotes may span lines; quotes within it are doubled."""
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True)
+    first = skipped + 1
     try:
-        for row in reader:
-            if None in row or None in row.values():
-                raise LabError(
-                    f"{path}, line {reader.line_num}: expected {len(reader.fieldnames or ())} fields, as in the first "
-                    "line, found more or fewer. Quote fields that hold the separator."
-                )
-            yield row
+        for fields in reader:
+            yield first, skipped + reader.line_num, fields
+            first = skipped + reader.line_num + 1
     except csv.Error as error:
-        raise LabError(f"{path}, line {reader.line_num}: not CSV ({error}). Correct the line.") from error
+        raise LabError(
+            f"{path}, line {first}: not CSV ({error}), in a row that begins there. Put texts with quotes in quotes, "
+            "and double the quotes within."
+        ) from error
 
 
-_READERS = {"jsonl": _json_rows, "json": _json_rows, "csv": _csv_rows, "tsv": _csv_rows}
+def _tab_fields(content: str, separator: str, path: Path, skipped: int, notes: list[str]) -> Fields:
+    """TSV: a row is a line; a field may stand in quotes, unless the file has lone ones: then quotes are text."""
+    lines = content.removesuffix("\n").split("\n")
+    lines = [line.removesuffix("\r") for line in lines]
+    found = []
+    for n, line in enumerate(lines, start=skipped + 1):
+        try:
+            found.append(next(csv.reader([line], delimiter=separator, strict=True), []) if '"' in line else None)
+        except csv.Error:
+            notes.append(f"Quotes are read as text: line {n} has one that opens a field and does not close it.")
+            found = [None] * len(lines)
+            break
+    for n, (line, fields) in enumerate(zip(lines, found, strict=True), start=skipped + 1):
+        yield n, n, fields if fields is not None else line.split(separator) if line else []
+
+
+@contextmanager
+def _fields_of_any_length() -> Iterator[None]:
+    before = csv.field_size_limit(2**31 - 1)  # as much as Windows takes; a text is cut to max_length later
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+# -- Parquet -----------------------------------------------------------------------------------------------------
+
+
+def _parquet_part(path: Path, split: str) -> Part:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise ImportError(
+            f"{path} needs the package pyarrow: run pip install 'adamix-lab[data]', or write CSV."
+        ) from error
+    try:
+        table = parquet.ParquetFile(path).read()
+    except (ArrowException, OSError) as error:
+        raise LabError(f"{path} is not a whole Parquet file ({error}): copy it again.") from error
+    once(table.column_names, str(path), "column")
+    features = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    inner = {column: kind.get("feature", kind) for column, kind in features.items() if isinstance(kind, dict)}
+    names = {column: tuple(kind["names"]) for column, kind in inner.items() if kind.get("names")}
+    return Part(split, str(path), [plain(row) for row in filled(table.to_pylist(), str(path))], names=names)

@@ -1,113 +1,252 @@
-"""Columns are checked, and labels become numbers, with errors that name place and row."""
+"""Columns are checked, and labels become numbers, with errors that name place and row.
+
+A label is a class's name or number; which of the two a column holds, or whether it holds numbers to be met, the
+training rows tell. '01' is not '1': a string is a number only where it is written as Python or pandas write numbers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from adamix_lab.core.errors import LabError, unknown
+from adamix_lab.core.sites import Kind
 from adamix_lab.tasks.rows import Part
+from adamix_lab.tasks.table import TaskSpec
+
+KINDS = ("classes", "labels", "numbers")
+WHOLE = re.compile(r"(0|-?[1-9][0-9]*)(\.0+)?")
+NUMBER = re.compile(r"-?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
+MISSING = {"na", "n/a", "#n/a", "null", "none", "?", "-", "."}  # among numbers; among names each is a name
+Reader = Callable[[Any, str], Any]  # (a row's label, its place) -> what stands in its stead, None where nothing fits
 
 
-def check_columns(part: Part, text: Sequence[str], label: str) -> None:
+class Labels(NamedTuple):
+    """What a column of labels holds: a kind of task, why it was taken for that, and the classes (none for numbers)."""
+
+    kind: Kind
+    why: str
+    classes: tuple[str, ...] = ()
+
+
+def check_columns(part: Part, text: Sequence[str], label: Sequence[str]) -> None:
     """Raises ValueError for a row that lacks a column, or whose text is no string (it may be empty)."""
     for number, row in enumerate(part.rows, start=1):
-        for column in (*text, label):
+        for column in (*text, *label):
             if column not in row:
                 raise LabError(f"{part.place}, row {number}: {unknown('Column', column, row)}")
         for column in text:
             if not isinstance(row[column], str):
+                words = (
+                    isinstance(row[column], list) and "a list is for labels of tokens, which load_task does not read"
+                )
                 raise LabError(
-                    f"{part.place}, row {number}: {column} = {row[column]!r}: expected a string (it may be empty)."
+                    f"{part.place}, row {number}: {column} = {str(row[column])[:60]}: "
+                    f"expected a string (it may be empty){f'; {words}' if words else ''}."
                 )
 
 
 def number_labels(
     parts: Sequence[Part],
     label: str,
-    classes: Sequence[str] | None = None,
-    numbers: Sequence[str] = (),
-    bounds: tuple[float, float] | None = None,
-) -> tuple[str, ...]:
-    """Replaces labels by class numbers from 0, or by floats for a regression, in place; returns the classes.
+    known: TaskSpec | None = None,
+    kind: str | None = None,
+) -> Labels:
+    """Replaces labels by what a head learns, in place: a class number from 0, 0.0 or 1.0 for each class, or floats.
 
     Args:
         parts: the training rows first.
         label: the labels' column.
-        classes: in the order of the numbers to be, none for a regression; a label is a class's name or number. None
-            lets the training rows tell: whole numbers are class ids from 0, strings become classes in sorted order,
-            and numbers with a fraction make it a regression.
-        numbers: the classes in the order of the numbers that stand in the rows, where that differs.
-        bounds: of a regression's labels.
+        known: the task's classes (none: numbers); a label is a class's name or number. None lets the training rows
+            tell: whole numbers are class ids from 0, names become classes in sorted order, numbers with a fraction are
+            to be met, and lists hold several labels (or several numbers) a row.
+        kind: "classes", "labels" or "numbers" where the rows must not tell.
 
-    Raises ValueError for a label that is missing, or outside the classes or bounds.
+    Raises ValueError for a label that is missing, of another type than the first, or outside the classes or bounds, and
+    for a column that holds one class only, or numbers that can be read in two ways.
     """
-    values = [[_parse_label(row[label], place, n) for n, row in enumerate(rows, start=1)] for _, place, rows in parts]
-    if classes is None:
-        classes, ids = _infer_classes(values[0], parts[0].place)
-        hint = ""
+    for part in parts:
+        _check_present(part, label)
+    place, values = parts[0].place, [row[label] for row in parts[0].rows]
+    several = isinstance(values[0], list)
+    told: Kind = "labels" if several else "classes" if known and known.classes else "numbers"
+    ids: Sequence[str]
+    if known and kind in (None, told):
+        found, ids = Labels(told, "the source tells the classes", known.classes), known.numbers or known.classes
     else:
-        ids = {name: n for n, name in enumerate(classes)}
-        ids |= {n: ids[name] for n, name in enumerate(numbers or classes)}
-        hint = " (or its number)"
-    expected = (
-        f"the {len(classes)} classes of {Path(parts[0].place).name}: expected one of {', '.join(classes[:8])}{hint}"
-    )
-    for (_, place, rows), given in zip(parts, values, strict=True):
-        for n, (row, value) in enumerate(zip(rows, given, strict=True), start=1):
-            row[label] = ids.get(value, ids.get(str(value))) if classes else _parse_score(value, place, n, bounds)
+        found, ids = (_tell_lists if several else _tell)(values, place, kind)
+    read = _reader(found, ids, known.bounds if known else None, several)
+    expected = f"the {len(found.classes)} classes of {Path(place).name}: expected one of {', '.join(found.classes[:8])}"
+    for part in parts:
+        for n, row in enumerate(part.rows, start=1):
+            where, value = f"{part.place}, row {n}", row[label]
+            row[label] = read(value, where)
             if row[label] is None:
-                raise LabError(
-                    f"{place}, row {n}: label {value!r} is outside {expected}. Leave out rows without a label (-1)."
-                )
-    return tuple(classes)
+                raise LabError(f"{where}: label {value!r} is outside {expected}. Leave out rows without a label (-1).")
+    return found
 
 
-def _infer_classes(values: Sequence[int | float | str], place: str) -> tuple[tuple[str, ...], dict[Any, int]]:
-    """(classes, number by label) as the training labels tell; no classes for a regression."""
-    if any(isinstance(value, float) for value in values):
-        return (), {}
-    if not all(isinstance(value, int) for value in values):
-        names = sorted({str(value) for value in values})
-        return tuple(names), {name: n for n, name in enumerate(names)}
-    there = sorted(set(values))
+def join_labels(parts: Sequence[Part], columns: Sequence[str], name: str) -> None:
+    """Several label columns as one that holds lists of numbers. Raises ValueError for what is no number."""
+    for part in parts:
+        for n, row in enumerate(part.rows, start=1):
+            row[name] = [_score(row[column], f"{part.place}, row {n}", None) for column in columns]
+
+
+# -- what a column holds -------------------------------------------------------------------------------------------
+
+
+def _check_present(part: Part, label: str) -> None:
+    """Cuts blanks around names. Raises ValueError for no label, or one of another type than the first."""
+    types = {str: "a string", bool: "true or false", int: "a number", float: "a number", list: "a list"}
+    first = part.rows[0][label]
+    for n, row in enumerate(part.rows, start=1):
+        row[label] = value = row[label].strip() if isinstance(row[label], str) else row[label]
+        lost = (isinstance(value, float) and not math.isfinite(value)) or str(value).lower() == "nan"
+        if value is None or value == "" or lost:
+            raise LabError(
+                f"{part.place}, row {n}: no label ({value!r}): expected a class or a number. Leave such rows out."
+            )
+        if types.get(type(value)) is None:
+            raise LabError(f"{part.place}, row {n}: label {str(value)[:60]}: expected a name, a number or a list.")
+        if types[type(value)] != types[type(first)]:
+            raise LabError(
+                f"{part.place}, row {n}: label {value!r}: expected {types[type(first)]}, as in row 1 ({first!r})."
+            )
+
+
+def _tell(values: Sequence[Any], place: str, kind: str | None) -> tuple[Labels, Sequence[str]]:
+    """(what a column of single labels holds, the classes by the numbers that stand for them)."""
+    whole, number = [_whole(value) for value in values], [_number(value) for value in values]
+    fraction = next((v for v, x in zip(values, number, strict=True) if x is not None and x != int(x)), None)
+    if kind == "numbers" or (kind is None and fraction is not None):
+        _refuse_first(values, number, place, f"a number, as in {fraction!r}" if fraction is not None else "a number")
+        why = 'kind="numbers" was said' if kind else f"{fraction!r} and its like are no class numbers"
+        return Labels("numbers", f"the labels are numbers ({why})"), ()
+    if kind == "labels":
+        raise LabError(f"{place}, row 1: label {values[0]!r}: expected a list of labels, or several label columns.")
+    if kind is None and _hold_missing(values, whole):
+        _refuse_first(values, whole, place, "a whole number, as in other rows, or a label that is there")
+    names = sorted({str(value) for value in values})
+    if all(re.fullmatch(r"-?[0-9]+,[0-9]+", name) for name in names):
+        raise LabError(
+            f"{place} has labels {', '.join(names[:4])}: expected decimal points. Write {names[0].replace(',', '.')}."
+        )
+    ids: Sequence[str] = ()
+    if None in whole:
+        why = "the labels are true and false" if isinstance(values[0], bool) else "the labels are names"
+    elif kind is None:
+        ids = names = _ids([x for x in whole if x is not None], place)
+        pointed = next((str(value) for value in values if "." in str(value)), "")
+        why = f"the labels are whole numbers from 0{f', some written with a point ({pointed})' if pointed else ''}"
+    else:
+        names, why = sorted(names, key=float), "each label is a name"
+    if len(names) < 2:
+        raise LabError(
+            f"{place} has one class only, {names[0]!r} (in {len(values)} rows): expected two or more. Is it the head "
+            'of a sorted file? For a regression say kind="numbers".'
+        )
+    return Labels("classes", f"{why}{' (kind=classes was said)' if kind else ''}", tuple(names)), ids
+
+
+def _hold_missing(values: Sequence[Any], whole: Sequence[int | None]) -> bool:
+    """Whether all labels are whole numbers, but for such as "NA"."""
+    others = {str(value).lower() for value, number in zip(values, whole, strict=True) if number is None}
+    return len(others) > 0 and others <= MISSING and any(number is not None for number in whole)
+
+
+def _tell_lists(values: Sequence[list[Any]], place: str, kind: str | None) -> tuple[Labels, Sequence[str]]:
+    """The same of lists: names or class ids that hold of a row, 0 or 1 for each class, or several numbers."""
+    items = [item for value in values for item in value]
+    even = len({len(value) for value in values}) == 1 and len(values[0]) > 1
+    if kind == "classes" or not items or len({isinstance(item, str) for item in items}) > 1:
+        raise LabError(f"{place}, row 1: label {str(values[0])[:60]}: expected lists of names, or of numbers.")
+    if isinstance(items[0], str):
+        names = sorted(set(items))
+        return Labels("labels", "the labels are lists of names", tuple(names)), ()
+    ones, whole = even and set(items) <= {0, 1}, [_whole(item) for item in items]
+    if kind == "numbers" or (even and None in whole):
+        names = [str(n) for n in range(len(values[0]))]
+        return Labels("numbers", f"the labels are lists of {len(names)} numbers", tuple(names)), ()
+    if None in whole:
+        raise LabError(f"{place}: labels are lists of numbers of several lengths: expected class ids, or one length.")
+    names = list(map(str, range(len(values[0])))) if ones else _ids([x for x in whole if x is not None], place)
+    why = f"the labels are lists of {len(names)} zeros and ones" if ones else "the labels are lists of class numbers"
+    return Labels("labels", why, tuple(names)), () if ones else names
+
+
+def _ids(numbers: Sequence[int], place: str) -> list[str]:
+    there = sorted(set(numbers))
     if there != list(range(len(there))):
         raise LabError(
-            f"{place} has labels {', '.join(map(str, there[:8]))}: expected whole numbers from 0 without gaps. "
-            "Number the classes from 0, give them as strings, or as floats (1.0) for a regression; leave out rows "
-            "without a label."
+            f"{place} has labels {', '.join(map(str, there[:8]))}: expected whole numbers from 0 without gaps. Number "
+            'the classes from 0, or say kind="classes" to take each number as a name, kind="numbers" for a regression; '
+            "leave out rows without a label."
         )
-    return tuple(map(str, there)), {n: n for n in range(len(there))}
+    return list(map(str, there))
 
 
-def _parse_label(given: Any, place: str, number: int) -> int | float | str:
-    """The label as a whole number, a float, or a string."""
-    value = _parse_number(given.strip()) if isinstance(given, str) else given
-    if value is None or value == "" or value != value:
-        raise LabError(
-            f"{place}, row {number}: no label ({value!r}): expected a class or a number. Leave such rows out."
-        )
-    if not isinstance(value, int | float | str):
-        raise LabError(f"{place}, row {number}: label {value!r}: expected a class (number or string) or a float.")
-    return int(value) if isinstance(value, bool) else value
+def _refuse_first(values: Sequence[Any], read: Sequence[Any], place: str, expected: str) -> None:
+    for n, (value, number) in enumerate(zip(values, read, strict=True), start=1):
+        if number is None:
+            raise LabError(
+                f'{place}, row {n}: label {value!r}: expected {expected}. Leave the row out, or say kind="classes" if '
+                "every label is a name."
+            )
 
 
-def _parse_number(text: str) -> int | float | str:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+# -- one label -----------------------------------------------------------------------------------------------------
 
 
-def _parse_score(value: int | float | str, place: str, number: int, bounds: tuple[float, float] | None) -> float:
+def _reader(found: Labels, ids: Sequence[str], bounds: tuple[float, float] | None, several: bool) -> Reader:
+    table = {name: n for n, name in enumerate(found.classes)}
+    numbers = {n: table[name] for n, name in enumerate(ids)}
+
+    def one(value: Any, where: str) -> int | None:
+        if isinstance(value, str) and value in table:
+            return table[value]
+        return numbers.get(_whole(value)) if numbers else table.get(str(value))  # type: ignore[arg-type]
+
+    def many(value: list[Any], where: str) -> list[float] | None:
+        if not numbers and value and not isinstance(value[0], str):  # 0 or 1 for each class
+            return [float(x) for x in value] if len(value) == len(table) and set(value) <= {0, 1} else None
+        there = [one(item, where) for item in value]
+        return None if None in there else [float(n in there) for n in range(len(table))]
+
+    def scores(value: list[Any], where: str) -> list[float]:
+        return [_score(item, where, bounds) for item in value]
+
+    if found.kind == "numbers":
+        return scores if several else lambda value, where: _score(value, where, bounds)
+    return many if found.kind == "labels" else one
+
+
+def _whole(value: Any) -> int | None:
+    """The class number that a label writes, 1 of 1, "1", 1.0 and "1.0"; None of "01"."""
     if isinstance(value, str):
-        raise LabError(f"{place}, row {number}: label {value!r}: expected a number, as a regression has it.")
-    if bounds and not bounds[0] <= value <= bounds[1]:
+        found = WHOLE.fullmatch(value)
+        return int(found[1]) if found else None
+    return (
+        int(value) if isinstance(value, int | float) and not isinstance(value, bool) and value == int(value) else None
+    )
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, str):
+        return float(value) if NUMBER.fullmatch(value) else None
+    return float(value) if not isinstance(value, bool) else None
+
+
+def _score(value: Any, where: str, bounds: tuple[float, float] | None) -> float:
+    number = _number(value.strip() if isinstance(value, str) else value)
+    if number is None or not math.isfinite(number):
+        raise LabError(f"{where}: label {value!r}: expected a number, as a regression has it.")
+    if bounds and not bounds[0] <= number <= bounds[1]:
         raise LabError(
-            f"{place}, row {number}: label {value} is out of range: expected {bounds[0]:g} to {bounds[1]:g}. Leave "
-            "out rows without a label (-1)."
+            f"{where}: label {number} is out of range: expected {bounds[0]:g} to {bounds[1]:g}. Leave out rows without "
+            "a label (-1)."
         )
-    return float(value)
+    return number

@@ -1,26 +1,105 @@
-"""Rows and their parts, and those of the Hub; `files` reads files, `labels` makes numbers of labels."""
+"""Parts of a data set, and those that other libraries hold: data sets on the Hub, frames, rows in memory."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
-from adamix_lab.tasks.tasks import Row
+from adamix_lab.core.errors import LabError
+from adamix_lab.tasks.tasks import Row, plain
 
 
 class Part(NamedTuple):
-    """Rows of one split, and where they are from, for messages."""
+    """Rows of one split, and where they are from.
+
+    Attributes:
+        place: for messages.
+        lines: of its file; 0 where it is no file of lines.
+        notes: whole sentences on what was not read as it stands.
+        names: of classes, by column, where the source tells them.
+    """
 
     split: str
     place: str
     rows: list[Row]
+    lines: int = 0
+    notes: tuple[str, ...] = ()
+    names: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+
+
+def once(names: Iterable[Any], place: str, what: str) -> None:
+    """Raises ValueError for a name that stands twice: one of the two would be lost. Columns may lack a name."""
+    twice = [name for name, count in Counter(names).items() if count > 1 and name != ""]
+    if twice:
+        raise LabError(f"{place}: {what} {twice[0]!r} stands twice: expected once. Rename or remove one.")
+
+
+def filled(rows: list[Row], place: str) -> list[Row]:
+    """The rows. Raises ValueError where there are none."""
+    if not rows:
+        raise LabError(f"{place} holds no rows: expected at least one. Give a file with data.")
+    return rows
+
+
+def splits_of(there: Iterable[str], wanted: Sequence[str]) -> list[str]:
+    """Train, and what is judged on: none wanted, validation, else test. Raises FileNotFoundError."""
+    there = list(there)
+    chosen = ["train", *(wanted or [name for name in ("validation", "test") if name in there][:1])]
+    lacking = [name for name in chosen if name not in there]
+    if lacking or len(chosen) < 2:
+        needed = " and ".join(lacking or ["validation or test"])
+        raise FileNotFoundError(f"it has the splits {', '.join(map(str, there))}, and lacks {needed}")
+    return chosen
+
+
+# -- in memory ---------------------------------------------------------------------------------------------------
+
+
+def read_object(source: Any, splits: Sequence[str] = ()) -> list[Part]:
+    """The parts of a `datasets.Dataset`, a pandas frame or a list of dicts, or of a dict of such by split.
+
+    Raises ValueError for anything else, for two columns of one name, or for a dict without the splits.
+    """
+    if not isinstance(source, Mapping):
+        return [table_part(source, f"the {type(source).__name__} given", "rows")]
+    try:
+        return [table_part(source[name], f"split {name}", name) for name in splits_of(source, splits)]
+    except FileNotFoundError as error:
+        raise LabError(
+            f"The {type(source).__name__} given does not fit: {error}. Give it a split by that name."
+        ) from None
+
+
+def table_part(data: Any, place: str, split: str) -> Part:
+    """The rows of a table that is in memory, with plain values."""
+    names: dict[str, tuple[str, ...]] = {}
+    if hasattr(data, "features") and hasattr(data, "to_list"):  # datasets.Dataset
+        kinds = {column: getattr(kind, "feature", kind) for column, kind in data.features.items()}
+        names = {column: tuple(kind.names) for column, kind in kinds.items() if getattr(kind, "names", None)}
+        rows = data.to_list()
+    elif hasattr(data, "columns") and hasattr(data, "to_dict"):  # a pandas frame
+        once(data.columns, place, "column")
+        rows = data.to_dict("records")
+    elif isinstance(data, Sequence) and all(isinstance(row, Mapping) for row in data):
+        rows = data
+    else:
+        raise LabError(
+            f"{place}: a {type(data).__name__} is no table: expected a datasets.Dataset (not a stream), a pandas "
+            "frame, or a list of dicts, one a row."
+        )
+    return Part(split, place, filled([plain(row) for row in rows], place), names=names)
+
+
+# -- the Hub -----------------------------------------------------------------------------------------------------
 
 
 def read_hub(
     hub: str, config: str | None = None, splits: Sequence[str] = (), revision: str | None = None
-) -> tuple[list[Part], dict[str, tuple[str, ...]]]:
-    """(rows of each split, "train" first; class names by column) of a data set on the Hub, through `datasets`.
+) -> list[Part]:
+    """The parts of a data set on the Hub, "train" first, through `datasets`.
 
     Data files only, never a loading script. Downloads go to the Hub's cache and are found there without network;
     HF_ENDPOINT names another Hub than the public one.
@@ -61,9 +140,7 @@ def read_hub(
             datasets.enable_progress_bars()
 
 
-def _hub_splits(
-    hub: str, config: str | None, splits: Sequence[str], revision: str | None
-) -> tuple[list[Part], dict[str, tuple[str, ...]]]:
+def _hub_splits(hub: str, config: str | None, splits: Sequence[str], revision: str | None) -> list[Part]:
     import datasets
     from huggingface_hub import constants
 
@@ -74,14 +151,7 @@ def _hub_splits(
         raise FileNotFoundError(f"the cache holds commit {builder.hash}; give that as the revision, or none")
     builder.download_and_prepare()
     data = builder.as_dataset()
-    wanted = ["train", *(splits or [name for name in ("validation", "test") if name in data][:1])]
-    lacking = [name for name in wanted if name not in data]
-    if lacking or len(wanted) < 2:
-        needed = " and ".join(lacking or ["validation or test"])
-        raise FileNotFoundError(f"it has the splits {', '.join(data)}, and lacks {needed}")
-    features = data["train"].features.items()
-    names = {column: tuple(kind.names) for column, kind in features if isinstance(kind, datasets.ClassLabel)}
-    return [Part(name, f"{hub}, split {name}", data[name].to_list()) for name in wanted], names
+    return [table_part(data[name], f"{hub}, split {name}", name) for name in splits_of(data, splits)]
 
 
 def _cause(error: BaseException) -> str:

@@ -32,6 +32,7 @@ class TaskSpec:
         hub_text: the text columns' names on the Hub, where they differ.
         hub_classes: the classes in the Hub's order, where it differs.
         kind: what is answered; none: classes where there are names, else numbers.
+        numbers: the classes in the order of the numbers that stand in the rows at hand, where that differs.
     """
 
     text: tuple[str, ...] = ()
@@ -44,6 +45,7 @@ class TaskSpec:
     hub_text: tuple[str, ...] = ()
     hub_classes: tuple[str, ...] = ()
     kind: Kind | None = None
+    numbers: tuple[str, ...] = ()
 
 
 EMBEDDED = {

@@ -17,6 +17,8 @@ from adamix_lab.core.sites import Kind
 DATA_VARIABLE = "ADAMIX_LAB_DATA"
 
 Row = dict[str, Any]
+PLAIN = (str, int, float, bool, type(None))
+SHOWN = 8  # classes that a report names
 
 
 def data_root() -> Path:
@@ -42,6 +44,45 @@ def embedded_folder(name: str) -> Path:
 
 
 @dataclass(frozen=True)
+class Report:
+    """What `load_task` took and what it left; printed, it says so.
+
+    Attributes:
+        task: its name.
+        parts: (place, rows, lines of the file or 0), one a part that was read.
+        columns: the text's, then the label's.
+        left_out: columns that nothing reads.
+        kind: of the task.
+        why: it was taken for that kind.
+        counts: rows to train on and to be judged on, by class; of numbers, one entry, "rows".
+        notes: whole sentences: what was passed over, read otherwise, drawn, or may mislead.
+    """
+
+    task: str
+    parts: tuple[tuple[str, int, int], ...]
+    columns: tuple[str, ...]
+    left_out: tuple[str, ...]
+    kind: str
+    why: str
+    counts: Mapping[str, tuple[int, int]]
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        shown = [f"{name} {a:,} + {b:,}" for name, (a, b) in [*self.counts.items()][:SHOWN]]
+        more = len(self.counts) - len(shown)
+        lines = [
+            *(("rows", f"{place}: {rows:,} rows{f' of {n:,} lines' if n else ''}") for place, rows, n in self.parts),
+            ("columns", f"{' and '.join(self.columns[:-1])} as text, {self.columns[-1]} as label"),
+            ("left out", ", ".join(self.left_out)),
+            ("kind", f"{self.kind}: {self.why}"),
+            ("counts", ", ".join([*shown, *([f"and {more} classes more"] if more else [])])),
+            *(("note", note) for note in self.notes),
+        ]
+        told = [f"  {what:9}{said}" for what, said in lines if said]
+        return "\n".join([f"Task {self.task!r} (counts: rows to train on + rows to be judged on)", *told])
+
+
+@dataclass(frozen=True)
 class Task:
     """What is learned and what it is judged on.
 
@@ -59,6 +100,10 @@ class Task:
         source: where `load_task` found it: a name, or the whole path.
         kind: what is answered: "classes", "labels" (several may hold), "numbers", "tokens", "spans" or "texts"; none
             given: classes or several labels where there are names, else numbers.
+        drawn: how `load_task` drew the training rows: rows, label_noise, seed; empty where it took all as they are.
+        report: what `load_task` took and left; printed, it says so in sentences.
+
+    Values of numpy and pandas in the columns that are read become Python's own.
     """
 
     name: str
@@ -71,14 +116,23 @@ class Task:
     further: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     source: str = ""
     kind: Kind | None = None
+    drawn: Mapping[str, Any] = field(default_factory=dict)
+    report: Report | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        for name in ("train", "evaluation"):
+            object.__setattr__(self, name, self._plain(getattr(self, name)))
+        object.__setattr__(self, "further", {name: self._plain(rows) for name, rows in self.further.items()})
         if self.kind is None:
-            several = bool(self.train) and isinstance(self.train[0].get(self.label), list | tuple)
+            several = bool(self.train) and isinstance(self.train[0].get(self.label), list)
             object.__setattr__(self, "kind", ("labels" if several else "classes") if self.classes else "numbers")
         if not self.metrics:
             own = {"labels": ("f1",), "numbers": ("pearson", "spearman")}
             object.__setattr__(self, "metrics", own.get(str(self.kind), ("accuracy",)))
+
+    def _plain(self, rows: Sequence[Row]) -> Sequence[Row]:
+        read = (*self.text, self.label)
+        return rows if all(type(row.get(name)) in PLAIN for row in rows for name in read) else [plain(r) for r in rows]
 
     @property
     def num_labels(self) -> int:
@@ -104,7 +158,20 @@ class Task:
         return [self, *more]
 
 
-# -- fewer rows ------------------------------------------------------------------------------------------------
+def plain(value: Any) -> Any:
+    """A row or value in Python's own types: scalars of numpy are numbers, arrays lists, what pandas misses None."""
+    if type(value) in PLAIN:
+        return value
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if type(value).__name__ in ("NAType", "NaTType"):
+        return None
+    return plain(value.tolist()) if hasattr(value, "tolist") else value
+
+
+# -- fewer rows, and worse ones --------------------------------------------------------------------------------
 
 
 def hold_out(
@@ -194,3 +261,47 @@ def sample(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
     """So many rows, drawn by the seed, in their order; all where there are no more."""
     picked = random.Random(seed).sample(range(len(rows)), min(count, len(rows)))
     return [rows[n] for n in sorted(picked)]
+
+
+def balanced(rows: Sequence[Row], count: int, seed: int, label: str, classes: Sequence[str]) -> list[Row]:
+    """So many rows with the same share of every class, drawn by the seed, in their order; fewer are among more.
+
+    classes: of rows whose label is a class number; none for any other.
+
+    Raises ValueError for more rows than there are, or so few that a class has none.
+    """
+    positive("rows", count)
+    if count > len(rows):
+        raise LabError(f"rows = {count}: expected at most the {len(rows)} that there are to train on.")
+    order = random.Random(seed).sample(range(len(rows)), len(rows))
+    members: dict[Any, list[int]] = defaultdict(list)
+    for n in order:
+        members[rows[n][label] if classes else None].append(n)
+    place = {n: (rank + 0.5) / len(group) for group in members.values() for rank, n in enumerate(group)}
+    picked = sorted(order, key=place.__getitem__)[:count]
+    there = {rows[n][label] for n in picked} if classes else set()
+    if lost := [name for number, name in enumerate(classes) if number in members and number not in there]:
+        raise LabError(f"rows = {count} leave no row of class {lost[0]!r}: expected one of each at least. Take more.")
+    return [rows[n] for n in sorted(picked)]
+
+
+def flip_labels(rows: Sequence[Row], share: float, seed: int, label: str, classes: Sequence[str]) -> list[Row]:
+    """The rows with that share of every class given another class, drawn by the seed; `true_label` keeps the right one.
+
+    Raises ValueError for a share outside 0 to 0.5, rows without classes, or with a column `true_label` of their own.
+    """
+    if not 0 <= share <= 0.5:
+        raise LabError(f"label_noise = {share}: expected a share from 0 to 0.5.")
+    if not classes or isinstance(rows[0][label], list):
+        raise LabError(f"label_noise = {share} of labels that are no classes: expected one class a row.")
+    if "true_label" in rows[0]:
+        raise LabError(
+            "Label noise keeps the right labels in a column true_label: expected rows without one. Rename it."
+        )
+    rng = random.Random(f"label noise {seed}")  # other draws than those of the rows
+    made = [{**row, "true_label": row[label]} for row in rows]
+    for number in range(len(classes)):
+        members = [row for row in made if row["true_label"] == number]
+        for row in rng.sample(members, round(share * len(members))):
+            row[label] = rng.choice([other for other in range(len(classes)) if other != number])
+    return made

@@ -124,7 +124,11 @@ def test_a_sample_of_rows_is_seeded(tmp_path):
     few = load_task(path, rows=5, seed=3)
     assert len(few.train) == 5 and few.train == load_task(path, rows=5, seed=3).train
     assert few.evaluation == load_task(path, seed=3).evaluation  # the sample leaves the evaluation alone
-    assert len(load_task(path, rows=1000).train) == 16
+    assert [
+        row for row in load_task(path, rows=9, seed=3).train if row in few.train
+    ] == few.train  # fewer are among more
+    refused(lambda: load_task(path, rows=17), "rows = 17: expected at most the 16 that there are")
+    refused(lambda: load_task(path, rows=1), "rows = 1 leave no row of class")
 
 
 def test_an_empty_sentence_is_a_row(tmp_path):
@@ -205,9 +209,9 @@ def test_unreadable_lines_have_numbers(tmp_path):
 
 
 def test_other_endings_and_incomplete_folders(tmp_path):
-    path = tmp_path / "x.parquet"
+    path = tmp_path / "x.xlsx"
     path.write_bytes(b"")
-    refused(lambda: load_task(path), "ends in .parquet", ".jsonl.gz")
+    refused(lambda: load_task(path), "ends in .xlsx", ".jsonl.gz")
     jsonl(tmp_path / "train.jsonl", ROWS)
     refused(lambda: load_task(tmp_path), "expected train.* and validation.*")
     jsonl(tmp_path / "test.jsonl", ROWS)
@@ -311,11 +315,11 @@ def test_labels_that_a_known_task_has_not(tmp_path, name, labels, says):
 
 
 def test_what_does_not_fit_a_known_task(tmp_path):
-    folder = folder_of(tmp_path, "subj", [{"text": "a", "label": 0}])
+    folder = folder_of(tmp_path, "subj", [{"text": "a", "label": 0}, {"text": "b", "label": 1}])
     refused(lambda: load_task(folder), "expected train.* and test.*")  # Subj is judged on its test set
     (folder / "validation.jsonl").rename(folder / "test.jsonl")
     refused(lambda: load_task(folder), "Column 'sentence' is not known")
-    assert load_task(folder, text="text").classes == ("0",)  # text= sets the table aside
+    assert load_task(folder, text="text").classes == ("0", "1")  # text= sets the table aside
     refused(lambda: load_task("ret", folder=folder), "Task with a folder 'ret'", "Did you mean 'rte'")
     refused(lambda: load_task("sst"), "Task 'sst' is not known", "sst2", "owner/name")
     with pytest.raises(OSError, match=r"nyu-mll/glue \(rte\) could not be loaded.*Without network, give a folder"):
