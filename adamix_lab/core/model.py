@@ -16,6 +16,7 @@ from torch import Generator, Tensor, nn
 
 from adamix_lab.core.adaptations import Adaptation
 from adamix_lab.core.calls import during, here
+from adamix_lab.core.check import check_called, takes_groups
 from adamix_lab.core.errors import LabError, one_of, positive
 from adamix_lab.core.mixture import MixtureLayer, Selection, checkpoints_gradients
 from adamix_lab.core.objective import Consistency, Objective
@@ -162,12 +163,13 @@ class MixtureModel(nn.Module):
         the output's `loss` is the objective's (Eq. 5) and its other values are the first view's; without labels one
         drawn route serves, and consistency is off. Else (evaluation mode, no gradients, one expert) it is the merge.
 
-        Raises ValueError for a selection that does not fit.
+        Raises ValueError for a selection that does not fit, and for several routes where they cannot share a call.
         """
         if labels is not None:
             batch["labels"] = labels
         if selection is None and self._draws_routes():
             return self._training_call({**self._named(inputs), **batch})
+        self._check_groups(selection, inputs, batch)
         with self.select(selection):
             output = self.model(*inputs, **batch)
         here(self, "outputs", []).append(output)
@@ -211,6 +213,22 @@ class MixtureModel(nn.Module):
                 stacklevel=6,  # the caller's line, above torch's `__call__`
             )
         self._said_consistency_is_off = True
+
+    def _check_groups(self, selection: ModelSelection, inputs: Sequence[Any], batch: Mapping[str, Any]) -> None:
+        # groups of rows with routes of their own: only where rows come first at every site
+        groups = 1
+        if isinstance(selection, Tensor):
+            groups = len(selection) if selection.dim() > 2 + selection.is_floating_point() else 1
+        elif isinstance(selection, Mapping):
+            with self.select(selection):
+                groups = max((layer.groups() for layer in self.sites.values()), default=1)
+        if groups == 1:
+            return
+        if not (known := takes_groups(self, {**self._named(inputs), **batch})).permitted:
+            raise LabError(
+                f"{type(self.model).__name__} does not take {groups} routes in one call ({known.reason}): expected one "
+                "route, [sites, sides]. routed_logits calls it for each view, or example, by itself; tokens cannot."
+            )
 
     @contextmanager
     def select(self, selection: ModelSelection) -> Iterator[None]:
@@ -393,7 +411,13 @@ def attach(
     objective = objective or Consistency()
     check_way(objective.views, WAYS)
     config = MixtureConfig(adaptation, experts, names, tuple(sites), seed, tied, objective=objective)
-    return MixtureModel(model, config, head)
+    mixture = MixtureModel(model, config, head)
+    try:
+        check_called(model)
+    except LabError:
+        detach(mixture)
+        raise
+    return mixture
 
 
 def choose_head(model: nn.Module, train_head: bool | Sequence[str]) -> Head:

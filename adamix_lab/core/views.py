@@ -8,12 +8,14 @@ A third, "shared_prefix", lies in `adamix_lab.fast.views`: the same function wit
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from adamix_lab.core.check import by_row, repeat, takes_groups
 from adamix_lab.core.errors import LabError, one_of
 
 Views = Literal["independent", "shared_prefix", "same_dropout"]
@@ -54,14 +56,26 @@ def flatten_views(routes: Tensor, rows: int) -> Tensor:
 
 
 def independent(mixture: Any, batch: Batch, routes: Tensor) -> Tensor:
-    """All views as one batch of K * B rows."""
+    """All views as one batch of K * B rows; a pass for each on a model that does not take several routes in one."""
     views, rows = len(routes), rows_of(batch)
-    repeated = {
-        name: value.repeat(views, *([1] * (value.dim() - 1))) if isinstance(value, Tensor) else value
-        for name, value in batch.items()
-    }
-    logits = logits_of(mixture(selection=flatten_views(routes, rows), **repeated))
+    selection = flatten_views(routes, rows)
+    if len(selection) > 1 and not (known := takes_groups(mixture, batch)).permitted:
+        name = type(mixture.model).__name__
+        warnings.warn(
+            f"Each route takes a pass of its own in {name}, with equal results: {known.reason}.", stacklevel=4
+        )
+        return torch.stack([one_view(mixture, batch, route) for route in routes])
+    repeated = by_row(batch, lambda value: repeat(value, views))
+    logits = logits_of(mixture(selection=selection, **repeated))
     return logits.unflatten(0, (views, -1))
+
+
+def one_view(mixture: Any, batch: Batch, route: Tensor) -> Tensor:
+    """Logits `[B, ...]` of one view; a pass for each row where the model does not take a route per example."""
+    if route.dim() != 3 or takes_groups(mixture, batch).permitted:
+        return logits_of(mixture(selection=route, **batch))
+    rows = [by_row(batch, lambda value, n=n: value[n : n + 1]) for n in range(len(route))]  # type: ignore[misc]
+    return torch.cat([logits_of(mixture(selection=one, **row)) for one, row in zip(route, rows, strict=True)])
 
 
 def same_dropout(mixture: Any, batch: Batch, routes: Tensor) -> Tensor:
@@ -71,7 +85,7 @@ def same_dropout(mixture: Any, batch: Batch, routes: Tensor) -> Tensor:
     for n, route in enumerate(routes):
         last = n == len(routes) - 1
         with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=not last):
-            outputs.append(logits_of(mixture(selection=route, **batch)))
+            outputs.append(one_view(mixture, batch, route))
     return torch.stack(outputs)
 
 

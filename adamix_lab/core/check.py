@@ -1,0 +1,305 @@
+"""Checks that ask the model itself: is every site called, and does a short-cut give what plain calls give?
+
+They run on a copy that shares the frozen weights, with two random experts at every site: routes differ there whatever
+training has done. The model, its flags and buffers and the random generators stay as they are.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import random
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from adamix_lab.core.errors import LabError
+from adamix_lab.core.mixture import MixtureLayer
+
+Inputs = dict[str, Any]
+Ask = Callable[[Any, Inputs], Tensor]  # (a copy of a mixture, inputs) to answers [K, ...]
+
+
+class Verdict(NamedTuple):
+    """Whether a way may be taken, and why not."""
+
+    permitted: bool
+    reason: str = ""
+
+
+_KNOWN: dict[Any, Verdict] = {}  # so that a sweep pays once
+
+
+def identity(model: nn.Module) -> tuple[Any, ...]:
+    """What a verdict depends on: build, configuration, sites. A model without a configuration stands for itself."""
+
+    def build(module: nn.Module) -> tuple[Any, ...]:
+        own = vars(module).get("forward")  # put on the instance
+        here = (type(module), getattr(own, "__code__", type(own)), repr(getattr(module, "adaptation", "")))
+        return (*here, *(build(child) for child in module._modules.values() if child is not None))
+
+    config, first = getattr(model, "config", None), next(model.parameters())
+    return build(model), repr(vars(config)) if config else weakref.ref(model), first.dtype, first.device.type
+
+
+@torch.compiler.disable
+def verdict(mixture: Any, way: str, batch: Mapping[str, Any], fast: Ask, plain: Ask) -> Verdict:
+    """Whether a way equals plain calls, tried once on the two longest rows of a batch.
+
+    Where plain calls fail, too, it is the inputs that are wrong (or weights are on `meta`): nothing is remembered.
+    """
+    key = (way, identity(getattr(mixture, "model", mixture)))
+    if key in _KNOWN:
+        return _KNOWN[key]
+    with undisturbed(mixture):
+        try:
+            other, few = rehearsal(mixture), longest_rows(batch)
+            expected = plain(other, few)
+        except Exception as error:
+            return Verdict(False, f"it could not be tried: {error}")
+        try:
+            _KNOWN[key] = compare(fast(other, few), expected, mixture)
+        except Exception as error:
+            _KNOWN[key] = Verdict(False, str(error))
+    return _KNOWN[key]
+
+
+def compare(found: Tensor, expected: Tensor, model: nn.Module) -> Verdict:
+    """Equal within roundings, where the first axis tells apart what should differ: else equality would say nothing."""
+    dtypes = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    bound = max(torch.finfo(dtype).eps for dtype in dtypes) ** 0.5
+    apart = float((expected - expected[:1]).abs().max())
+    if found.shape != expected.shape or not apart > bound * float(expected.abs().max()):
+        return Verdict(
+            False, f"answers {list(found.shape)} for {list(expected.shape)}, {apart:.2g} apart between routes"
+        )
+    share = float((found - expected).abs().max()) / apart
+    return Verdict(share <= bound, f"answers differ from plain calls' by {share:.2g} of what routes differ by")
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Without gradients and autocast; every random generator is as before afterwards."""
+    device, python, numpy = next(model.parameters()).device, random.getstate(), np.random.get_state()
+    forked = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    with forked, torch.no_grad(), torch.autocast("cuda" if device.type == "cuda" else "cpu", enabled=False):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+def rehearsal(mixture: Any) -> Any:
+    """A copy of a mixture, or of a plain model, in evaluation mode."""
+    if not hasattr(mixture, "mixture"):
+        return twin(mixture).eval()
+    made = copy.copy(mixture)
+    made._modules = {**mixture._modules, "model": twin(mixture.model)}
+    return made.eval()
+
+
+def twin(model: nn.Module) -> nn.Module:
+    """A copy that shares parameters, not buffers; its sites take notes and hold two random experts."""
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise LabError("some weights are on the meta device")
+    shared = [*model.parameters(), *(module.config for module in model.modules() if hasattr(module, "config"))]
+    made, generator = copy.deepcopy(model, {id(part): part for part in shared}), torch.Generator().manual_seed(0)
+
+    def drawn(stacked: Tensor) -> nn.Parameter:
+        shape = stacked.shape[1:]
+        width = shape[-1] if len(shape) > 1 else 1  # so that states keep their size
+        return nn.Parameter((torch.randn(2, *shape, generator=generator) / width**0.5).to(stacked), False)
+
+    for layer in sites_of(made).values():
+        layer.__class__, layer.notes, layer.rows = Watched, {}, []
+        layer.experts = nn.ParameterDict({name: drawn(stacked) for name, stacked in layer.experts.items()})
+    return made
+
+
+class Watched(MixtureLayer):
+    """A site of a copy. It notes, by mode (training or not), whether it is "called" and its frozen weight "read"."""
+
+    notes: dict[bool, set[str]]
+    rows: list[int]  # of its calls
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the site itself."""
+        self.rows.append(len(x))
+        self.notes.setdefault(self.training, set()).add("called")
+        return super().forward(x)
+
+    @property
+    def weight(self) -> Any:  # type: ignore[override]
+        """The frozen layer's weight."""
+        self.notes.setdefault(self.training, set()).add("read")
+        return self.base.weight
+
+
+def sites_of(model: nn.Module) -> dict[str, Any]:
+    """The mixture layers by path."""
+    return {path: module for path, module in model.named_modules() if isinstance(module, MixtureLayer)}
+
+
+# -- several routes in one call ------------------------------------------------------------------------------
+
+
+def takes_groups(mixture: Any, batch: Mapping[str, Any]) -> Verdict:
+    """Whether K groups of rows may have K routes in one call: not where a site sees tokens, or one row, first."""
+
+    def fast(other: Any, few: Inputs) -> Tensor:
+        doubled, routes = by_row(few, lambda value: repeat(value, 2)), two_routes(other)
+        seen = [rows_seen(other, inputs, routes[0]) for inputs in (few, doubled)]
+        for path, rows in seen[0].items():
+            if seen[1][path] != [2 * number for number in rows]:
+                raise LabError(f"what site {path!r} sees has no row axis first")
+        return call(other, doubled, routes).unflatten(0, (2, -1))
+
+    return verdict(mixture, "groups", batch, fast, a_call_a_route)
+
+
+def rows_seen(other: Any, inputs: Inputs, route: Tensor) -> dict[str, list[int]]:
+    """The first axis of what each site sees, call by call."""
+    for layer in other.sites.values():
+        layer.rows.clear()
+    call(other, inputs, route)
+    return {path: list(layer.rows) for path, layer in other.sites.items()}
+
+
+def a_call_a_route(other: Any, few: Inputs) -> Tensor:
+    """Answers `[2, B, ...]` of two routes in plain calls."""
+    return torch.stack([call(other, few, route) for route in two_routes(other)])
+
+
+def two_routes(other: Any) -> Tensor:
+    """Expert 0 everywhere and expert 1 everywhere, `[2, sites, sides]`."""
+    return torch.stack([other.space.fixed(0), other.space.fixed(1)])
+
+
+def call(other: Any, inputs: Inputs, selection: Any = None) -> Tensor:
+    """The logits, or the first of the outputs, of a mixture at a selection, or of a plain model."""
+    if hasattr(other, "select"):
+        with other.select(selection):
+            return call(other.model, inputs)
+    output = other(**inputs)
+    found = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    return output[0] if found is None else found
+
+
+def by_row(batch: Mapping[str, Any], change: Callable[[Tensor], Tensor]) -> Inputs:
+    """A batch whose tensors with a row axis, as the first of them has one, are changed; what else there is stays."""
+    rows = len(next(value for value in batch.values() if isinstance(value, Tensor)))
+    with_rows = {name: v for name, v in batch.items() if isinstance(v, Tensor) and v.dim() and len(v) == rows}
+    return {**batch, **{name: change(value) for name, value in with_rows.items()}}
+
+
+def repeat(value: Tensor, times: int) -> Tensor:
+    """All rows so many times, one group after another."""
+    return value.repeat(times, *([1] * (value.dim() - 1)))
+
+
+def longest_rows(batch: Mapping[str, Any], number: int = 2) -> Inputs:
+    """So many rows of a batch, those with the least padding."""
+    mask = batch.get("attention_mask")
+    if mask is None or mask.dim() != 2:
+        return by_row(batch, lambda value: value[:number])
+    order = mask.sum(1).argsort(descending=True, stable=True)[:number]
+    return by_row(batch, lambda value: value[order.to(value.device)])
+
+
+# -- is every site called? -----------------------------------------------------------------------------------
+
+
+def check_called(model: nn.Module) -> None:
+    """Runs a copy in evaluation and in training mode on a small made-up input.
+
+    Raises ValueError where a site's weight is read and the site is not called (`nn.MultiheadAttention`, fused layers):
+    its experts would have no effect. Warns where sites are not reached, and where no input could be made up.
+    """
+    key = ("called", identity(model))
+    if key in _KNOWN:
+        return
+    name, why = type(model).__name__, "no small input could be made up"
+    with undisturbed(model):
+        try:
+            made = twin(model)
+            sites, owners = (
+                sites_of(made),
+                {path: made.get_submodule(path.rpartition(".")[0]) for path in sites_of(made)},
+            )
+            whole = run(made)
+            reached = [run(owner) for owner in owners.values()] if whole is None else [whole]
+        except Exception as error:
+            sites, whole, reached, why = {}, None, [], str(error)
+    for path, layer in sites.items():
+        if (mode := next((mode for mode, notes in layer.notes.items() if notes == {"read"}), None)) is not None:
+            fused = "torch.backends.mha.set_fastpath_enabled(False) before attach, or "
+            raise LabError(
+                f"Site {path!r} cannot be adapted: in {'training' if mode else 'evaluation'} mode its weight is read "
+                f"by {type(owners[path]).__name__}, which does not call it; experts would have no effect. Expected "
+                f"layers that are called: {fused if isinstance(owners[path], nn.TransformerEncoderLayer) else ''}"
+                "targets= without it."
+            )
+    missed = [path for path, layer in sites.items() if not layer.notes]
+    if whole and len(missed) == len(sites):
+        raise LabError(f"{name} calls none of the sites ({missed[0]!r}): expected layers that it calls. Give others.")
+    if None in reached or not reached:
+        warnings.warn(
+            f"Whether {name} calls all its sites could not be checked ({why}). Experts at a layer whose weight is read "
+            "elsewhere would have no effect: look whether they get gradients.",
+            stacklevel=3,
+        )
+        return
+    if missed:
+        warnings.warn(
+            f"On a small made-up input {name} does not call {len(missed)} of {len(sites)} sites ({missed[0]!r}): right "
+            "where not every input goes (a router's expert, a tower for pictures); elsewhere experts have no effect.",
+            stacklevel=3,
+        )
+    _KNOWN[key] = Verdict(True)
+
+
+def run(module: nn.Module) -> bool | None:
+    """Runs the first made-up input that fits: whether that is all that the module takes; None where none fits."""
+    for whole, inputs in made_up(module):
+        for layer in sites_of(module).values():
+            layer.notes.clear()
+        with suppress(Exception):
+            module.eval()(**inputs)
+            with suppress(Exception):  # batch norm wants two rows to train
+                module.train()(**inputs)
+            return whole
+    return None
+
+
+def made_up(model: nn.Module) -> Iterator[tuple[bool, Inputs]]:
+    """(whether that is all, a small input), by the names that `forward` takes; tokens or states for others it needs."""
+    names, config = inspect.signature(model.forward).parameters, getattr(model, "config", None)
+    parts = [config, *(getattr(config, f"{part}_config", None) for part in ("text", "vision"))]
+    first = next(model.parameters())
+
+    def size(name: str, default: int) -> int:
+        found = next((value for part in parts if (value := getattr(part, name, None)) is not None), default)
+        return int(found[0] if isinstance(found, list | tuple) else found)
+
+    ids = torch.tensor([[3, 4, 5, size("eos_token_id", 2)]], device=first.device) % size("vocab_size", 6)
+    mel, frames, side = size("num_mel_bins", 80), 2 * size("max_source_positions", 10), size("image_size", 32)
+    pictures = torch.randn(1, size("num_channels", 3), side, side)
+    sound = {"input_values": torch.randn(1, 2000), "input_features": torch.randn(1, mel, frames)}
+    text = {"input_ids": ids, "attention_mask": torch.ones_like(ids)} if "input_ids" in names else {}
+    text |= {"decoder_input_ids": ids} if getattr(config, "is_encoder_decoder", False) else {}
+    other = {name: value.to(first) for name, value in {"pixel_values": pictures, **sound}.items() if name in names}
+    known = {name: value for name, value in {**text, **other}.items() if name in names}
+    own = [name for name, p in names.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    linear: Any = next((module for module in model.modules() if hasattr(module, "in_features")), nn.Linear(4, 4))
+    states = torch.randn(1, 4, linear.in_features).to(first)
+    for value in (ids, states, states[0]):
+        yield True, {**dict.fromkeys(own, value), **known}
+    if text and other:
+        yield from ((False, text), (False, other))
