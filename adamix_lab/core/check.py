@@ -117,6 +117,9 @@ def twin(model: nn.Module) -> nn.Module:
         width = shape[-1] if len(shape) > 1 else 1  # so that states keep their size
         return nn.Parameter((torch.randn(2, *shape, generator=generator) / width**0.5).to(stacked), False)
 
+    for module in made.modules():
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            hooks.clear()  # an observer's notes are about the model
     for layer in sites_of(made).values():
         layer.__class__, layer.notes, layer.rows = Watched, {}, []
         layer.experts = nn.ParameterDict({name: drawn(stacked) for name, stacked in layer.experts.items()})
