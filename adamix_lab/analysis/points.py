@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from adamix_lab.core.check import by_row, repeat, takes_groups
 from adamix_lab.core.errors import LabError, fraction, positive
 from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.objective import reads_labels
-from adamix_lab.core.views import Batch, rows_of
-from adamix_lab.fast.blocks import cut_last_block, fan_out, plan_blocks
-from adamix_lab.fast.prefix import cached_prefix, shallow_copy
+from adamix_lab.core.views import Batch, logits_of
+from adamix_lab.fast.prefix import cached_prefix, may_cache, shallow_copy
+from adamix_lab.fast.views import fanned_logits, fans_out
 from adamix_lab.tasks.batches import to_device
 
 Point = dict[str, Tensor]
@@ -262,8 +263,7 @@ def _double(values: Any) -> Tensor:
 
 def try_cached_prefix(mixture: MixtureModel) -> tuple[MixtureModel, Callable[[Batch], Batch]]:
     """The mixture from its first site on and what makes a batch ready for it; unsupported models as they are."""
-    plan = plan_blocks(mixture)
-    if plan is None or plan.family.cut is None:
+    if not may_cache(mixture).permitted:
         return mixture, lambda batch: batch
     top, cache = cached_prefix(mixture)
     return top.eval(), cache
@@ -289,20 +289,20 @@ def logits_at(mixture: MixtureModel, batch: Batch, points: Point) -> Tensor:
     What lies below the first site runs once for all K where the model's family allows it. Points without a head
     take the mixture's own.
     """
-    number, rows = len(next(iter(points.values()))), rows_of(batch)
+    number = len(next(iter(points.values())))
     selection = {
         path: {name: points[f"experts.{path}.{name}"] for name in layer.experts}
         for path, layer in mixture.sites.items()
     }
     served = with_heads(mixture, points)
     inputs = inputs_of(served, batch)
-    plan = plan_blocks(served)
-    if plan is None:
-        repeated = {name: value.repeat(number, *([1] * (value.dim() - 1))) for name, value in inputs.items()}
-        logits: Tensor = served(selection=selection, **repeated).logits
-    else:
-        with cut_last_block(served.model), fan_out(served, plan, number, rows):
-            logits = served(selection=selection, **inputs).logits
+    if fans_out(mixture, inputs):
+        return fanned_logits(served, inputs, selection, number, mixture.model)
+    if number > 1 and not takes_groups(mixture, inputs).permitted:
+        alone = [{name: weight[n : n + 1] for name, weight in points.items()} for n in range(number)]
+        return torch.cat([logits_at(mixture, batch, point) for point in alone])
+    with served.select(selection):
+        logits = logits_of(served.model(**by_row(inputs, lambda value: repeat(value, number))))
     return logits.unflatten(0, (number, -1))
 
 

@@ -157,7 +157,7 @@ def merged_sample(fixed: FixedBatches) -> Samples:
     """The merge (Eq. 6), as one sample."""
 
     def answer(model: MixtureModel, batch: Batch, n: int) -> Tensor:
-        with cut_last_block(model.model):
+        with cut_last_block(model.model, batch):
             return model(selection="merge", **batch).logits.unsqueeze(1)
 
     return Samples(fixed.gather(answer), fixed.labels)

@@ -11,7 +11,7 @@ import inspect
 import random
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.mixture import MixtureLayer
+from adamix_lab.core.precision import cast_inputs
 
 Inputs = dict[str, Any]
 Ask = Callable[[Any, Inputs], Tensor]  # (a copy of a mixture, inputs) to answers [K, ...]
@@ -50,17 +51,19 @@ def identity(model: nn.Module) -> tuple[Any, ...]:
 
 @torch.compiler.disable
 def verdict(mixture: Any, way: str, batch: Mapping[str, Any], fast: Ask, plain: Ask) -> Verdict:
-    """Whether a way equals plain calls, tried once on the two longest rows of a batch.
+    """Whether a way equals plain calls, tried once: on the two longest rows of a batch, else on an input made up.
 
-    Where plain calls fail, too, it is the inputs that are wrong (or weights are on `meta`): nothing is remembered.
+    Where plain calls fail, too, nothing is said about the way, nor remembered: weights on `meta`, inputs of no use.
     """
-    key = (way, identity(getattr(mixture, "model", mixture)))
+    key = (way, identity(plain_model(mixture)))
     if key in _KNOWN:
         return _KNOWN[key]
     with undisturbed(mixture):
         try:
-            other, few = rehearsal(mixture), longest_rows(batch)
-            expected = plain(other, few)
+            other = rehearsal(mixture)
+            candidates = [longest_rows(batch)] if batch else []
+            candidates += [inputs for _, inputs in made_up(plain_model(other))]
+            few, expected = plainly(other, candidates, plain)
         except Exception as error:
             return Verdict(False, f"it could not be tried: {error}")
         try:
@@ -70,15 +73,28 @@ def verdict(mixture: Any, way: str, batch: Mapping[str, Any], fast: Ask, plain: 
     return _KNOWN[key]
 
 
+def plain_model(mixture: Any) -> nn.Module:
+    """What a mixture wraps; a plain model itself."""
+    return mixture.model if hasattr(mixture, "mixture") else mixture  # type: ignore[no-any-return]
+
+
+def plainly(other: Any, candidates: Sequence[Inputs], plain: Ask) -> tuple[Inputs, Tensor]:
+    """The first inputs that plain calls take, and what they answer."""
+    for inputs in candidates[:-1]:
+        with suppress(Exception):
+            return inputs, plain(other, inputs)
+    return candidates[-1], plain(other, candidates[-1])
+
+
 def compare(found: Tensor, expected: Tensor, model: nn.Module) -> Verdict:
     """Equal within roundings, where the first axis tells apart what should differ: else equality would say nothing."""
     dtypes = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
     bound = max(torch.finfo(dtype).eps for dtype in dtypes) ** 0.5
     apart = float((expected - expected[:1]).abs().max())
-    if found.shape != expected.shape or not apart > bound * float(expected.abs().max()):
-        return Verdict(
-            False, f"answers {list(found.shape)} for {list(expected.shape)}, {apart:.2g} apart between routes"
-        )
+    if found.shape != expected.shape:
+        return Verdict(False, f"its answers are {list(found.shape)} where {list(expected.shape)} are expected")
+    if not apart > bound * float(expected.abs().max()):
+        return Verdict(False, "routes make no difference there")
     share = float((found - expected).abs().max()) / apart
     return Verdict(share <= bound, f"answers differ from plain calls' by {share:.2g} of what routes differ by")
 
@@ -98,7 +114,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 def rehearsal(mixture: Any) -> Any:
     """A copy of a mixture, or of a plain model, in evaluation mode."""
-    if not hasattr(mixture, "mixture"):
+    if plain_model(mixture) is mixture:
         return twin(mixture).eval()
     made = copy.copy(mixture)
     made._modules = {**mixture._modules, "model": twin(mixture.model)}
@@ -117,9 +133,10 @@ def twin(model: nn.Module) -> nn.Module:
         width = shape[-1] if len(shape) > 1 else 1  # so that states keep their size
         return nn.Parameter((torch.randn(2, *shape, generator=generator) / width**0.5).to(stacked), False)
 
-    for module in made.modules():
+    for module in made.modules():  # an observer's hooks stay with the model
         for hooks in (module._forward_pre_hooks, module._forward_hooks):
-            hooks.clear()  # an observer's notes are about the model
+            for number in [number for number, hook in hooks.items() if hook is not cast_inputs]:
+                del hooks[number]
     for layer in sites_of(made).values():
         layer.__class__, layer.notes, layer.rows = Watched, {}, []
         layer.experts = nn.ParameterDict({name: drawn(stacked) for name, stacked in layer.experts.items()})
@@ -187,17 +204,17 @@ def two_routes(other: Any) -> Tensor:
 
 def call(other: Any, inputs: Inputs, selection: Any = None) -> Tensor:
     """The logits, or the first of the outputs, of a mixture at a selection, or of a plain model."""
-    if hasattr(other, "select"):
+    if plain_model(other) is not other:
         with other.select(selection):
             return call(other.model, inputs)
     output = other(**inputs)
-    found = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    found = output if isinstance(output, Tensor) else getattr(output, "logits", getattr(output, "start_logits", None))
     return output[0] if found is None else found
 
 
 def by_row(batch: Mapping[str, Any], change: Callable[[Tensor], Tensor]) -> Inputs:
     """A batch whose tensors with a row axis, as the first of them has one, are changed; what else there is stays."""
-    rows = len(next(value for value in batch.values() if isinstance(value, Tensor)))
+    rows = next((len(value) for value in batch.values() if isinstance(value, Tensor)), 0)
     with_rows = {name: v for name, v in batch.items() if isinstance(v, Tensor) and v.dim() and len(v) == rows}
     return {**batch, **{name: change(value) for name, value in with_rows.items()}}
 
@@ -208,7 +225,8 @@ def repeat(value: Tensor, times: int) -> Tensor:
 
 
 def longest_rows(batch: Mapping[str, Any], number: int = 2) -> Inputs:
-    """So many rows of a batch, those with the least padding."""
+    """So many rows of a batch, those with the least padding; without objects, such as a cache that a call fills."""
+    batch = {name: v for name, v in batch.items() if v is None or isinstance(v, Tensor | int | float | str)}
     mask = batch.get("attention_mask")
     if mask is None or mask.dim() != 2:
         return by_row(batch, lambda value: value[:number])
@@ -220,7 +238,7 @@ def longest_rows(batch: Mapping[str, Any], number: int = 2) -> Inputs:
 
 
 def check_called(model: nn.Module) -> None:
-    """Runs a copy in evaluation and in training mode on a small made-up input.
+    """Runs a copy in evaluation and in training mode on a small made-up input; else those of its parts that take one.
 
     Raises ValueError where a site's weight is read and the site is not called (`nn.MultiheadAttention`, fused layers):
     its experts would have no effect. Warns where sites are not reached, and where no input could be made up.
@@ -229,36 +247,33 @@ def check_called(model: nn.Module) -> None:
     if key in _KNOWN:
         return
     name, why = type(model).__name__, "no small input could be made up"
+    sites: dict[str, Any] = {}
     with undisturbed(model):
         try:
             made = twin(model)
-            sites, owners = (
-                sites_of(made),
-                {path: made.get_submodule(path.rpartition(".")[0]) for path in sites_of(made)},
-            )
-            whole = run(made)
-            reached = [run(owner) for owner in owners.values()] if whole is None else [whole]
+            sites, whole = sites_of(made), run(made)
+            unknown = [] if whole is not None else run_parts(made)
         except Exception as error:
-            sites, whole, reached, why = {}, None, [], str(error)
+            whole, unknown, why = None, [model], str(error)
     for path, layer in sites.items():
         if (mode := next((mode for mode, notes in layer.notes.items() if notes == {"read"}), None)) is not None:
+            owner = model.get_submodule(path.rpartition(".")[0])
             fused = "torch.backends.mha.set_fastpath_enabled(False) before attach, or "
             raise LabError(
                 f"Site {path!r} cannot be adapted: in {'training' if mode else 'evaluation'} mode its weight is read "
-                f"by {type(owners[path]).__name__}, which does not call it; experts would have no effect. Expected "
-                f"layers that are called: {fused if isinstance(owners[path], nn.TransformerEncoderLayer) else ''}"
-                "targets= without it."
+                f"by {type(owner).__name__}, which does not call it; experts would have no effect. Expected layers "
+                f"that are called: {fused if isinstance(owner, nn.TransformerEncoderLayer) else ''}targets= without it."
             )
     missed = [path for path, layer in sites.items() if not layer.notes]
-    if whole and len(missed) == len(sites):
-        raise LabError(f"{name} calls none of the sites ({missed[0]!r}): expected layers that it calls. Give others.")
-    if None in reached or not reached:
+    if unknown:
         warnings.warn(
             f"Whether {name} calls all its sites could not be checked ({why}). Experts at a layer whose weight is read "
             "elsewhere would have no effect: look whether they get gradients.",
             stacklevel=3,
         )
         return
+    if whole and len(missed) == len(sites):
+        raise LabError(f"{name} calls none of the sites ({missed[0]!r}): expected layers that it calls. Give others.")
     if missed:
         warnings.warn(
             f"On a small made-up input {name} does not call {len(missed)} of {len(sites)} sites ({missed[0]!r}): right "
@@ -266,6 +281,17 @@ def check_called(model: nn.Module) -> None:
             stacklevel=3,
         )
     _KNOWN[key] = Verdict(True)
+
+
+def run_parts(module: nn.Module) -> list[Any]:
+    """Runs a module's parts that hold sites, the largest that take some input; returns the sites left."""
+    left: list[Any] = []
+    for part in module.children():
+        if isinstance(part, MixtureLayer):
+            left.append(part)
+        elif sites_of(part) and run(part) is None:
+            left += run_parts(part)
+    return left
 
 
 def run(module: nn.Module) -> bool | None:
@@ -300,7 +326,7 @@ def made_up(model: nn.Module) -> Iterator[tuple[bool, Inputs]]:
     other = {name: value.to(first) for name, value in {"pixel_values": pictures, **sound}.items() if name in names}
     known = {name: value for name, value in {**text, **other}.items() if name in names}
     own = [name for name, p in names.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
-    linear: Any = next((module for module in model.modules() if hasattr(module, "in_features")), nn.Linear(4, 4))
+    linear: Any = next((module for module in model.modules() if isinstance(module, nn.Linear)), nn.Linear(4, 4))
     states = torch.randn(1, 4, linear.in_features).to(first)
     for value in (ids, states, states[0]):
         yield True, {**dict.fromkeys(own, value), **known}

@@ -32,8 +32,8 @@ class Architecture:
     value: str | None = None
     attention_output: str | None = None  # its output projection
     fused: bool = False  # query, key and value are slices of one projection
-    # For `adamix_lab.fast`, tested with models whose class's name ends so: their head takes more rows than `input_ids`.
-    heads: tuple[str, ...] = ()
+    # For `adamix_lab.fast`, which tries each way (`check`) before it takes it.
+    fans_out: bool = False  # what a block is called with may have more rows than `input_ids`
     cut: str | None = None  # the module whose inputs, cut to one position, leave the rest of the block to that position
     end: str | None = None  # the module that ends the block, called with (the input of `ffn`, the residual)
     attention: str | None = None  # the module that calls `scaled_dot_product_attention`
@@ -47,15 +47,13 @@ class Architecture:
         return [] if None in places else [f"{self.blocks}.*.{place}" for place in dict.fromkeys(places)]
 
 
-_ENCODER = ("ForSequenceClassification", "ForMaskedLM", "ForTokenClassification")
-_DECODER = ("LMHeadModel", "ForCausalLM")
 _DEBERTA = Architecture("encoder.layer", "output.dense", attention_output="attention.output.dense")
 _BERT = replace(
     _DEBERTA,
     query="attention.self.query",
     key="attention.self.key",
     value="attention.self.value",
-    heads=_ENCODER,
+    fans_out=True,
     cut="attention.output",
     end="output",
     attention="attention.self",
@@ -64,7 +62,7 @@ _BERT = replace(
 _LLAMA = Architecture(
     "layers", "mlp.down_proj", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"
 )
-_FAST_LLAMA = replace(_LLAMA, heads=_DECODER, prompts=True)
+_FAST_LLAMA = replace(_LLAMA, fans_out=True, prompts=True)
 
 ARCHITECTURES: dict[str, Architecture] = {
     **dict.fromkeys(("bert", "roberta", "electra"), replace(_BERT, adapters="output.adapters")),
@@ -81,7 +79,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         "transformer.layer",
         "ffn.lin2",
         *("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"),
-        heads=_ENCODER,
+        fans_out=True,
         cut="sa_layer_norm",
         attention="attention",
         adapters="output_adapters.adapters",
@@ -94,7 +92,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         "mlp.c_proj",
         *("attn.c_attn", "attn.c_attn", "attn.c_attn", "attn.c_proj"),
         fused=True,
-        heads=_DECODER,
+        fans_out=True,
         adapters="output_adapters.adapters",
         prompts=True,
     ),

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.analysis.points import with_heads
+from adamix_lab.core.check import takes_groups
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.mixture import checkpoints_gradients
 from adamix_lab.core.model import MixtureModel
@@ -179,8 +180,13 @@ class StackedRuns:
         where = (runs[:, None] * rows + torch.arange(rows)).flatten().to(batch["labels"].device)
         inputs = {name: value[where] for name, value in batch.items() if name != "labels"}
         served = with_heads(self.student, self._heads(runs))
-        with cut_last_block(served.model):
-            logits: Tensor = served(selection=self._selection(runs, rows), **inputs).logits
+        if not (known := takes_groups(self.student, inputs)).permitted:
+            raise LabError(
+                f"{type(served.model).__name__} does not take a stack's runs in one call ({known.reason}): expected "
+                "rows first at every site. Train them one by one."
+            )
+        with cut_last_block(served.model, inputs, self.student.model), served.select(self._selection(runs, rows)):
+            logits: Tensor = served.model(**inputs).logits
         return logits
 
     def _heads(self, runs: Tensor) -> dict[str, Tensor]:

@@ -6,14 +6,15 @@ Three things save work, each exact:
   holds the first site hands on K * B;
 - *cut*: the last block's attention asks, and its feed-forward part runs, only at the position that the head reads.
 
-A family is listed where these were tested; any other model runs plain passes with equal results.
+The table of architectures proposes where; a check against plain passes permits (`core.check`). Any other model runs
+plain passes, with equal results.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from adamix_lab.core.calls import during, here, hooked
+from adamix_lab.core.check import Inputs, call, verdict
 from adamix_lab.core.mixture import checkpoints_gradients
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.sites import ARCHITECTURES, Architecture, model_type, pattern_to_regex
@@ -46,11 +48,11 @@ class BlockPlan:
 
 
 def plan_blocks(mixture: MixtureModel) -> BlockPlan | None:
-    """The plan of a supported model, else None: then plain passes serve."""
+    """What the table proposes for a model, for a check to permit; None: plain passes serve."""
     model = mixture.model
     family = ARCHITECTURES.get(model_type(model))
     prefix = getattr(model, "base_model_prefix", "")
-    if family is None or not hasattr(model, prefix) or not type(model).__name__.endswith(family.heads):
+    if family is None or not family.fans_out or not hasattr(model, prefix):
         return None
     if not mixture.mixture.sites or checkpoints_gradients(model):  # the recomputation would run without our hooks
         return None
@@ -95,17 +97,47 @@ def fan_out(mixture: MixtureModel, plan: BlockPlan, children: int, rows: int) ->
         yield
 
 
+def may_cut(model: nn.Module, batch: Mapping[str, Any] | None = None) -> bool:
+    """Whether a model's answers need nothing but position 0 of its last block: proposed by the table, tried once."""
+    family = ARCHITECTURES.get(model_type(model))
+    known = family is not None and family.cut is not None and hasattr(model, getattr(model, "base_model_prefix", ""))
+    if not known or checkpoints_gradients(model):
+        return False
+
+    def plain(other: nn.Module, few: Inputs) -> Tensor:
+        masks = {name: torch.ones_like(value) for name, value in few.items() if name == "attention_mask"}
+        answers = call(other, {**few, **masks})
+        return torch.stack([torch.zeros_like(answers), answers])  # to be compared by their own size
+
+    def fast(other: nn.Module, few: Inputs) -> Tensor:
+        with cut_unchecked(other):
+            return plain(other, few)
+
+    batch = batch or {}
+    tokens = [value.shape[1] for value in batch.values() if isinstance(value, Tensor) and value.dim() > 1]
+    return max(tokens, default=2) == 1 or verdict(model, "cut", batch, fast, plain).permitted
+
+
 @contextmanager
-def cut_last_block(model: nn.Module) -> Iterator[None]:
-    """Inside the block, a supported classifier's last block computes only what position 0 needs.
+def cut_last_block(
+    model: nn.Module, batch: Mapping[str, Any] | None = None, asked: nn.Module | None = None
+) -> Iterator[None]:
+    """Inside the block, a classifier's last block computes only what position 0 needs, where that is all it reads.
 
     Works on plain and on wrapped models; elsewhere it changes nothing. Keys and values are those of all positions.
+
+    batch: what the model is about to be called with, for the check; None makes an input up. asked: the model that the
+    check tries, where this one is made of it.
     """
-    family = ARCHITECTURES.get(model_type(model))
-    classifier = type(model).__name__.endswith("ForSequenceClassification")
-    if family is None or family.cut is None or not classifier or checkpoints_gradients(model):
+    with cut_unchecked(model) if may_cut(model if asked is None else asked, batch) else nullcontext():
         yield
-        return
+
+
+@contextmanager
+def cut_unchecked(model: nn.Module) -> Iterator[None]:
+    """As `cut_last_block`, without a question."""
+    family = ARCHITECTURES[model_type(model)]
+    assert family.cut is not None
     blocks = model.get_submodule(f"{model.base_model_prefix}.{family.blocks}")
     last = blocks[-1]  # type: ignore[index]
     # A cached last block has only its end left: its own input is cut then.

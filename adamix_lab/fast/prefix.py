@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.core.calls import during, here, hooked
+from adamix_lab.core.check import Inputs, Verdict, a_call_a_route, verdict
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.sites import ARCHITECTURES, Architecture
@@ -28,15 +29,35 @@ def cached_prefix(mixture: MixtureModel) -> tuple[MixtureModel, Cache]:
     """The mixture from its first site on, sharing every weight, and what caches a batch for it.
 
     The second value turns `input_ids` into `inputs_embeds` (the cached states); the first takes those. The prefix runs
-    in evaluation mode: its dropout is off. Raises ValueError for families not supported.
+    in evaluation mode: its dropout is off. Raises ValueError for families not supported, and where a check fails.
     """
-    plan = plan_blocks(mixture)
-    if plan is None or plan.family.cut is None:
+    permitted, reason = may_cache(mixture)
+    if not permitted:
         known = ", ".join(sorted(name for name, family in ARCHITECTURES.items() if family.cut))
         raise LabError(
             f"The frozen prefix of {type(mixture.model).__name__} cannot be cached: expected one of {known}, with a "
-            "task head, sites in its blocks, and no gradient checkpointing. Train without cache."
+            f"task head, sites in its blocks, and no gradient checkpointing ({reason}). Train without cache."
         )
+    return above_prefix(mixture)
+
+
+def may_cache(mixture: MixtureModel) -> Verdict:
+    """Whether the prefix may be cached: proposed by the table, tried once on an input made up."""
+    plan = plan_blocks(mixture)
+    if plan is None or plan.family.cut is None:
+        return Verdict(False, "its blocks are not known")
+
+    def fast(other: Any, few: Inputs) -> Tensor:
+        top, cache = above_prefix(other)
+        return a_call_a_route(top, cache(few))
+
+    return verdict(mixture, "cached prefix", {}, fast, a_call_a_route)
+
+
+def above_prefix(mixture: MixtureModel) -> tuple[MixtureModel, Cache]:
+    """As `cached_prefix`, without a question."""
+    plan = plan_blocks(mixture)
+    assert plan is not None
     end = block_end(mixture, plan)
     top = shallow_copy(mixture)
     as_tuple = returns_tuple()

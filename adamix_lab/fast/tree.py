@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.core.calls import during
+from adamix_lab.core.check import Inputs, call, verdict
 from adamix_lab.core.errors import LabError, positive
 from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.routing import RouteSpace
 from adamix_lab.core.sites import pattern_to_regex
 from adamix_lab.core.views import Batch, routed_logits, rows_of
-from adamix_lab.fast.blocks import BlockPlan, cut_last_block, plan_blocks
+from adamix_lab.fast.blocks import BlockPlan, cut_unchecked, may_cut, plan_blocks
 from adamix_lab.fast.prefix import Reached, returns_tuple, with_blocks
 
 LIMIT = 4096
@@ -48,10 +49,27 @@ def tree_logits(mixture: MixtureModel, batch: Batch, limit: int = LIMIT, memory:
     check_budget(mixture.space, limit)
     with torch.no_grad(), evaluating(mixture):
         replay = capture(mixture, batch)
-        if replay is None:
+        if replay is None or not walks(mixture, batch):
             return _by_plain_passes(mixture, batch, limit, memory)
-        with cut_last_block(mixture.model):
+        with cut_unchecked(mixture.model):
             return _Walk.of(replay, memory).run()
+
+
+def walks(mixture: MixtureModel, batch: Batch) -> bool:
+    """Whether the tree's logits are those of a call a route: tried once."""
+
+    def plain(other: Any, few: Inputs) -> Tensor:
+        for layer in list(other.sites.values())[1:-1]:  # few routes: two experts in the first site and the last
+            layer.experts = nn.ParameterDict({name: nn.Parameter(p[:1], False) for name, p in layer.experts.items()})
+        return torch.stack([call(other, few, route) for route in other.space.enumerate()])
+
+    def fast(other: Any, few: Inputs) -> Tensor:
+        replay = capture(other, few, mixture.model)
+        assert replay is not None
+        with cut_unchecked(other.model):
+            return _Walk.of(replay, None).run().transpose(0, 1)
+
+    return verdict(mixture, "tree", batch, fast, plain).permitted
 
 
 def check_budget(space: RouteSpace, limit: int = LIMIT) -> None:
@@ -252,14 +270,17 @@ class Replay:
         return value
 
 
-def capture(mixture: MixtureModel, batch: Batch) -> Replay | None:
+def capture(mixture: MixtureModel, batch: Batch, asked: nn.Module | None = None) -> Replay | None:
     """A batch (without labels) ready to be replayed; None where the model's blocks or its head are not known.
+
+    asked: the model that the check of the cut tries, if not this one.
 
     What lies below the first adapted block runs here, once. Call it without gradients and in evaluation mode.
     """
     plan = plan_blocks(mixture)
-    classifier = type(mixture.model).__name__.endswith("ForSequenceClassification")
-    if plan is None or plan.family.cut is None or not classifier or not _in_order(mixture, plan):
+    if plan is None or plan.family.cut is None or not _in_order(mixture, plan):
+        return None
+    if not may_cut(mixture.model if asked is None else asked, batch):
         return None
     adapted = len(plan.blocks) - plan.first
     stand_ins = [StandIn(last=n == adapted - 1) for n in range(adapted)]

@@ -6,9 +6,13 @@ position that the head reads. Exactly the same function with dropout off, and le
 
 from __future__ import annotations
 
-from torch import Tensor
+import warnings
+from typing import Any
+
+from torch import Tensor, nn
 
 from adamix_lab.core import views as plain
+from adamix_lab.core.check import Inputs, a_call_a_route, two_routes, verdict
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.views import Batch, Views, Way, independent, logits_of, rows_of
 from adamix_lab.fast.blocks import cut_last_block, fan_out, plan_blocks
@@ -16,16 +20,42 @@ from adamix_lab.fast.blocks import cut_last_block, fan_out, plan_blocks
 
 def shared_prefix(mixture: MixtureModel, batch: Batch, routes: Tensor) -> Tensor:
     """One pass that fans out at the first adapted block; `independent` serves models that are not supported."""
-    views, rows = len(routes), rows_of(batch)
-    plan = plan_blocks(mixture)
     if not mixture.mixture.sites:  # a baseline of the model's own weights: nothing fans out, the cut still serves
-        with cut_last_block(mixture.model):
+        with cut_last_block(mixture.model, batch):
             return independent(mixture, batch, routes)
-    if plan is None or routes.dim() != 3:
+    if routes.dim() != 3 or not fans_out(mixture, batch):
         return independent(mixture, batch, routes)
-    with cut_last_block(mixture.model), fan_out(mixture, plan, views, rows):
-        logits = logits_of(mixture(selection=routes, **batch))
-    return logits.unflatten(0, (views, -1))
+    return fanned_logits(mixture, batch, routes, len(routes), mixture.model)
+
+
+def fans_out(mixture: MixtureModel, batch: Batch) -> bool:
+    """Whether the views may share what lies below the first site: proposed by the table, tried once."""
+    if plan_blocks(mixture) is None:
+        return False
+
+    def fast(other: Any, few: Inputs) -> Tensor:
+        return fanned_logits(other, few, two_routes(other), 2, mixture.model)
+
+    permitted, reason = verdict(mixture, "shared prefix", batch, fast, a_call_a_route)
+    if not permitted:
+        name = type(mixture.model).__name__
+        warnings.warn(f"Views of {name} share no work, with equal results: {reason}.", stacklevel=5)
+    return permitted
+
+
+def fanned_logits(mixture: MixtureModel, batch: Batch, points: Any, number: int, asked: nn.Module) -> Tensor:
+    """Logits `[K, B, ...]` at K routes, or points of a mapping, in one pass that fans out, where `fans_out` permits.
+
+    asked: the model that the check of the cut tries.
+    """
+    plan = plan_blocks(mixture)
+    assert plan is not None
+    with (
+        cut_last_block(mixture.model, batch, asked),
+        fan_out(mixture, plan, number, rows_of(batch)),
+        mixture.select(points),
+    ):
+        return logits_of(mixture.model(**batch)).unflatten(0, (number, -1))
 
 
 WAYS: dict[str, Way] = {**plain.WAYS, "shared_prefix": shared_prefix}

@@ -139,8 +139,9 @@ def prepare(
 def answer(top: MixtureModel, cached: Batch, weights: list[float]) -> Tensor:
     """Logits `[rows, C]` of experts 0, 1, 2 mixed with three weights that sum to 1."""
     point = weighted(top.space, [*weights, *[0.0] * (top.space.experts - 3)])
-    with torch.no_grad(), cut_last_block(top.model):
-        return top(selection=point, **inputs_of(top, cached)).logits  # type: ignore[no-any-return]
+    inputs = inputs_of(top, cached)
+    with torch.no_grad(), cut_last_block(top.model, inputs):
+        return top(selection=point, **inputs).logits  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,9 @@ def accuracies(mixture: MixtureModel, task: Task, tokenizer: Any, rows: int = 25
             cached = cache(batch)
             seen += len(batch["labels"])
             for n, strength in enumerate(STRENGTHS):
-                with cut_last_block(top.model):
-                    logits = top(selection=at_strength(top, strength), **inputs_of(top, cached)).logits
+                inputs = inputs_of(top, cached)
+                with cut_last_block(top.model, inputs):
+                    logits = top(selection=at_strength(top, strength), **inputs).logits
                 right[n] += float((logits.argmax(-1) == batch["labels"]).sum())
     return [count / seen for count in right]
 

@@ -21,9 +21,9 @@ from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.objective import IGNORED, without_labels
 from adamix_lab.core.routing import Scope, generator_for
 from adamix_lab.core.sites import Kind, answer_kind
-from adamix_lab.core.views import Batch, logits_of
+from adamix_lab.core.views import Batch, logits_of, one_view
 from adamix_lab.fast.blocks import cut_last_block, plan_blocks
-from adamix_lab.fast.prefix import cached_prefix
+from adamix_lab.fast.prefix import cached_prefix, may_cache
 from adamix_lab.fast.views import shared_prefix
 from adamix_lab.tasks.batches import (
     Encoder,
@@ -179,7 +179,7 @@ def evaluate_batches(
         for n, (rows, batch) in enumerate(batches):
             inputs = without_labels(mixture.model, batch)
             # A route a token needs every token at every site: then nothing is cut, nor where it is not known.
-            with nullcontext() if own or strategy == "random-token" else cut_last_block(mixture.model):
+            with nullcontext() if own or strategy == "random-token" else cut_last_block(mixture.model, inputs):
                 answer = function(mixture, inputs, generator_for(seed, n)).float().cpu()
             given, numbers = batch["labels"].cpu(), torch.tensor(rows)
             if answer.dim() == 3:  # a label a token: those that are padding, or are not labelled, do not count
@@ -226,7 +226,7 @@ def predict(
 def cache_batches(mixture: MixtureModel, batches: list[IndexedBatch]) -> tuple[MixtureModel, list[IndexedBatch]]:
     """(what lies above the frozen prefix, batches of its cached states); both as they are where it cannot be cached."""
     plan = plan_blocks(mixture)
-    if plan is None or plan.family.cut is None or plan.first == 0:
+    if plan is None or plan.first == 0 or not may_cache(mixture).permitted:
         return mixture, batches
     top, cache = cached_prefix(mixture)
     return top.eval(), [(rows, cache(batch)) for rows, batch in batches]
@@ -263,7 +263,7 @@ def random_routes(per: Scope) -> Strategy:
     def strategy(mixture: MixtureModel, batch: Batch, generator: Generator) -> Tensor:
         states = batch.get("inputs_embeds", batch.get("input_ids", next(iter(batch.values()))))  # [B, T] or [B, T, d]
         lead = states.shape[: ("batch", "example", "token").index(per)]
-        return answers(mixture, logits_of(mixture(selection=mixture.space.draw(generator, tuple(lead)), **batch)))
+        return answers(mixture, one_view(mixture, batch, mixture.space.draw(generator, tuple(lead))))
 
     return strategy
 

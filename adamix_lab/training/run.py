@@ -195,7 +195,7 @@ class Run:
         for indices, batch in sequential(self.dev, 2 * self.recipe.batch_size, self.pad):
             batch = to_device(batch, self.accelerator.device)
             labels, inputs = batch["labels"], without_labels(self.mixture.model, batch)
-            with self.accelerator.autocast(), cut_last_block(self.mixture.model):
+            with self.accelerator.autocast(), cut_last_block(self.mixture.model, inputs):
                 logits = logits_of(self.mixture(selection="merge", **inputs))
             loss += float(self.judge(logits, labels)) * len(indices)
             if kind in ("classes", "tokens") and labels.shape == logits.shape[:-1] and not labels.is_floating_point():

@@ -151,7 +151,7 @@ def minilm_mixture(
 @torch.no_grad()
 def passes(mixture: MixtureModel, batch: dict[str, Tensor], routes: Tensor, trim: bool = False) -> Tensor:
     """Logits of a pass a route `[rows, routes, C]`; trim: the last block cut to the position that the head reads."""
-    with cut_last_block(mixture.model) if trim else nullcontext():
+    with cut_last_block(mixture.model, batch) if trim else nullcontext():
         return torch.stack([mixture(selection=route, **batch).logits for route in routes], 1)
 
 

@@ -63,7 +63,7 @@ def peft_lora(kind: torch.dtype, where: torch.device, batch: dict[str, torch.Ten
     model = get_peft_model(minilm(kind, where), config).train()
 
     def loss() -> torch.Tensor:
-        with cut_last_block(model.base_model.model) if cut else contextlib.nullcontext():
+        with cut_last_block(model.base_model.model, batch) if cut else contextlib.nullcontext():
             return model(**batch).loss
 
     return step_of(model, loss)
