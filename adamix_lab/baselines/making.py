@@ -18,12 +18,12 @@ from adamix_lab.core.adaptations import Adaptation, Bottleneck, LoRA
 from adamix_lab.core.errors import LabError, one_of, positive
 from adamix_lab.core.files import read_tensors, safe_join
 from adamix_lab.core.merging import stack_experts
-from adamix_lab.core.model import MixtureConfig, MixtureModel, attach, load_trained, trained_tensors
+from adamix_lab.core.model import MixtureConfig, MixtureModel, attach, load_trained, shared_sides, trained_tensors
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.saving import check_base, load, read_config
 from adamix_lab.core.sites import Head, default_targets, find_head, model_type
 from adamix_lab.tasks.batches import encode, padding_of, sequential
-from adamix_lab.tasks.tasks import Task
+from adamix_lab.tasks.tasks import Task, hold_out
 from adamix_lab.training.evaluation import Evaluation, evaluate, judge
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.report import parameter_report
@@ -104,6 +104,20 @@ def single(model: nn.Module, seed: int = 0, size: int = 16, blocks: Blocks = Non
     return attach(model, Bottleneck(size), experts=1, blocks=blocks, seed=seed)
 
 
+def slow(
+    model: nn.Module,
+    seed: int = 0,
+    size: int = 16,
+    experts: int = EXPERTS,
+    share: str | None = "up",
+    blocks: Blocks = None,
+) -> MixtureModel:
+    """A single adapter whose side that AdaMix routes (all but `share`) learns at 1/M of the rate: see `fitted`."""
+    positive("experts", experts)
+    shared_sides(Bottleneck(size), share)
+    return single(model, seed, size, blocks)
+
+
 def wide(
     model: nn.Module, seed: int = 0, size: int = 16, experts: int = EXPERTS, blocks: Blocks = None
 ) -> MixtureModel:
@@ -161,13 +175,20 @@ class Baseline:
         consistency: one view a step; two routed views (AdaMix); or, of one expert, two views that differ by their
             dropout masks (R-Drop, Wu et al., 2021, whose cross-entropy reads both views; ours, as AdaMix's, the first).
         folds: nothing is left at inference but the model's own shape and the head.
+        recipe: further settings of the recipe that set it apart.
+        slowed: the side that AdaMix routes learns at 1/M of the rate. A routed projection is moved at about 1/M of the
+            steps, so this is what is left of AdaMix without routes, experts and merging.
     """
 
     make: Callable[..., MixtureModel]
     lr: float = 3e-3
     consistency: Consistency = ONE_VIEW
     folds: bool = False
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    slowed: bool = False
 
+
+SWA = {"swa": 0.75}
 
 BASELINES: dict[str, Baseline] = {
     "full": Baseline(own_weights("full", full), lr=2e-4, folds=True),
@@ -182,6 +203,10 @@ BASELINES: dict[str, Baseline] = {
     "unipelt": Baseline(unipelt),
     "single": Baseline(single),
     "r-drop": Baseline(single, consistency=TWO_MASKS),
+    "slow": Baseline(slow, slowed=True),
+    "swa": Baseline(single, recipe=SWA),
+    "ema": Baseline(single, recipe={"ema": 0.99}),
+    "slow-swa": Baseline(slow, recipe=SWA, slowed=True),
     "wide": Baseline(wide),
     "apart-soup": Baseline(apart_soup),
     "adamix": Baseline(adamix, consistency=TWO_ROUTES),
@@ -198,9 +223,10 @@ def baseline(name: str, model: nn.Module, seed: int = 0, **settings: Any) -> Mix
     """What `train` and `evaluate` take, from a freshly loaded model: it is changed in place.
 
     Args:
-        name: full, head, bitfit, houlsby, pfeiffer, lora, prefix, prompt, ia3, unipelt; the controls single, r-drop
-            (what sets it apart is its recipe), wide, apart-soup (trained by `train_apart`); adamix. Train each
-            with `fitted(name, recipe)`.
+        name: full, head, bitfit, houlsby, pfeiffer, lora, prefix, prompt, ia3, unipelt; the controls single, wide,
+            apart-soup (trained by `train_apart`), and those that a recipe sets apart from single: r-drop, swa and ema
+            (averages of its weights over steps), slow (1/M of the rate on the side that AdaMix routes), slow-swa;
+            adamix. Train each with `fitted(name, recipe)`.
         model: a Hugging Face model with or without a head.
         seed: of what is drawn.
         settings: the baseline's own, e.g. `rank=4` for lora, `tokens=10` for prefix, `size=48` for adapters.
@@ -216,9 +242,16 @@ def baseline(name: str, model: nn.Module, seed: int = 0, **settings: Any) -> Mix
     return make(model, seed=seed, **settings)
 
 
-def fitted(name: str, recipe: Recipe) -> Recipe:
-    """The recipe with the views that a baseline is trained with; all else, the rate included, stays."""
-    return replace(recipe, consistency=get_baseline(name).consistency)
+def fitted(name: str, recipe: Recipe, experts: int = EXPERTS, share: str | None = "up") -> Recipe:
+    """The recipe with what sets a baseline apart: its views, its average over steps, its rates by side.
+
+    All else, the rate included, stays. experts, share: of the AdaMix that a slowed adapter stands beside.
+    """
+    own = get_baseline(name)
+    changes = {"consistency": own.consistency, **own.recipe}
+    if own.slowed:
+        changes["side_rates"] = {side: 1 / experts for side in Bottleneck.sides if side != share}
+    return replace(recipe, **changes)
 
 
 @dataclass(frozen=True)
@@ -341,6 +374,7 @@ def ensemble(alone: Sequence[Evaluation]) -> Evaluation:
 
 
 POOLINGS = ("mean", "first")
+PENALTIES = tuple(10.0**n for n in range(-5, 3))  # C of a probe, from strong to weak
 
 
 @torch.no_grad()
@@ -368,18 +402,46 @@ def features(
 def linear_probe(
     model: nn.Module, task: Task, tokenizer: Any, pooling: str = "mean", max_length: int = 128
 ) -> Evaluation:
-    """Logistic regression (scikit-learn's default, C = 1) on the frozen features of a model in evaluation mode.
+    """The tuned probe: regularised logistic regression on standardised frozen features of a model in evaluation mode.
 
-    A regression task takes ridge regression (scikit-learn's default, alpha = 1). Raises ValueError for other kinds.
+    `choose_c` chooses its C on a slice of the training rows. A regression task takes ridge regression with alpha 1 / C.
+
+    Raises ValueError for other kinds of tasks, and where a class has no row.
     """
     one_of("Kind of task for a linear probe", str(task.kind), ("classes", "numbers"))
-    from sklearn.linear_model import LogisticRegression, Ridge
-
     x, y = features(model, task, tokenizer, task.train, pooling, max_length)
     x_test, gold = features(model, task, tokenizer, task.evaluation, pooling, max_length)
-    if task.regression:
-        answers = torch.tensor(Ridge().fit(x.numpy(), y.numpy()).predict(x_test.numpy())).reshape(len(gold), -1)
-    else:
-        classifier = LogisticRegression(max_iter=2000).fit(x.numpy(), y.numpy())
-        answers = torch.tensor(classifier.predict_log_proba(x_test.numpy()))
-    return judge("linear probe", 1, answers.float(), gold, task.metrics, task.kind)
+    if not task.regression and (missing := set(range(len(task.classes))) - set(y.tolist())):
+        name = task.classes[min(missing)]
+        raise LabError(f"Class {name!r} of {task.name!r} has no training row: expected one at least. Take more rows.")
+    answers = _probed(x, y, x_test, choose_c(x, y, task.regression), task.regression)
+    return judge("linear probe", 1, answers, gold, task.metrics, task.kind)
+
+
+def choose_c(x: Tensor, y: Tensor, regression: bool = False, seed: int = 0) -> float:
+    """The C with the smallest loss on a fifth of the rows, fitted on the rest; 1 where there are too few to hold out.
+
+    x: `[rows, d]`. y: class numbers or numbers, `[rows]`, wrong ones included.
+    """
+    rows = [{"n": n, "label": 0.0 if regression else int(label)} for n, label in enumerate(y.tolist())]
+    kept, dev = ([row["n"] for row in part] for part in hold_out(rows, 0.2, seed))
+    if not dev:
+        return 1.0
+
+    def loss(c: float) -> float:
+        answers = _probed(x[kept], y[kept], x[dev], c, regression)
+        return judge("", 1, answers, y[dev], (), "numbers" if regression else "classes").loss
+
+    return min(PENALTIES, key=loss)
+
+
+def _probed(x: Tensor, y: Tensor, asked: Tensor, c: float, regression: bool) -> Tensor:
+    """Log-probabilities `[asked, C]`, or numbers `[asked, 1]`, of the probe on x, y."""
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    last = Ridge(1 / c) if regression else LogisticRegression(C=c, max_iter=2000)
+    model = make_pipeline(StandardScaler(), last).fit(x.numpy(), y.numpy())
+    answers = model.predict(asked.numpy()) if regression else model.predict_log_proba(asked.numpy())
+    return torch.tensor(answers).float().reshape(len(asked), -1)

@@ -129,8 +129,9 @@ def baselines(
 ) -> None:
     """Compares AdaMix with its baselines at equal steps and equal compute; a killed run goes on where it was.
 
-    Methods: adamix, full, head, bitfit, houlsby, pfeiffer, lora, prefix, prompt, ia3, unipelt, single, r-drop, wide and
-    apart-soup, by default all. --size is that of every bottleneck; LoRA's rank is 8.
+    Methods: adamix, full, head, bitfit, houlsby, pfeiffer, lora, prefix, prompt, ia3, unipelt, single, r-drop, slow
+    (single at 1/M of the rate on the side that AdaMix routes), swa and ema (averages over steps), slow-swa, wide,
+    apart-soup and probe, by default all. --size is that of every bottleneck; LoRA's rank is 8.
     """
     from dataclasses import replace
 
@@ -141,7 +142,7 @@ def baselines(
         experts=experts, seed=seed,
     )  # fmt: skip
     runs = tuple(run if run.method == "lora" else replace(run, size=size, variant="") for run in grid.runs)
-    perform(Grid(runs, replace(grid.search, steps=max(1, steps // 4)) if grid.search and search else None), out)
+    perform(Grid(runs, grid.search if search else None), out)
 
 
 def table(

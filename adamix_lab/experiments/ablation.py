@@ -1,31 +1,35 @@
-"""An ablation from its grid to its table: learning rates first, then the runs, then what they say.
+"""An ablation from its grid to its table: rates and stops first, then the runs, then what they say.
 
-Rates are chosen once, before the runs, by the same trials for every variant of every task. A trial is a run of fewer
-steps that is judged on a fifth of the training rows, which it does not train on. No evaluation row is looked at.
+They are chosen once, before the runs, by the same trials for every variant of every task. A trial is a run of its own
+length, at its own schedule, that is judged on a fifth of the training rows, with their labels as they are, wrong ones
+included; it does not train on these. One rule chooses: the smallest loss on that slice (the NLL; of a regression the
+squared error). No row that is reported on is looked at. Where labels are noisy, what their true values would have
+chosen is a line of its own, the oracle.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Iterable
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adamix_lab.baselines.making import BASELINES
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import write_text
-from adamix_lab.experiments.grid import Grid, Run, Search
+from adamix_lab.experiments.grid import BUDGETS, Grid, Run, Search
 from adamix_lab.experiments.performing import Engine, Say, duration, perform_all
 from adamix_lab.experiments.results import RESULTS, begin, check_folder, finished, gather, read_table, state, summary
-from adamix_lab.experiments.running import SLICE
+from adamix_lab.experiments.running import SLICE, TRUE, task_name
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 TRIALS, RECORD = "search", "search.json"
-Group = tuple[str, str, int]  # what has a rate of its own: (task, variant, few-shot examples)
+RULE = "the smallest loss on the slice"
 
 
 def ablate(grid: Grid, out: Path, engine: Engine | None = None, say: Say = print) -> tuple[DataFrame | None, int]:
@@ -54,6 +58,8 @@ def ablate(grid: Grid, out: Path, engine: Engine | None = None, say: Say = print
             return None, len(failed)
         runs = with_rates(grid, out)
         say(f"Rates are chosen ({out / RECORD}).")
+        for line in at_edges(out):
+            say(line)
     failed = perform_all(runs, out, engine, deadline, say)
     for run in runs:
         if run.key in failed:
@@ -81,7 +87,7 @@ def listed(grid: Grid, out: Path) -> list[str]:
     check_folder(out)
     tried = all_trials(grid)
     if any(state(out / TRIALS, trial)[0] in ("waiting", "under way") for trial in tried):
-        lines = [f"{line(out / TRIALS, trial)}, trial of lr {trial.lr:g}" for trial in tried]
+        lines = [f"{line(out / TRIALS, trial)}, trial of lr {trial.lr:g}, {trial.steps} steps" for trial in tried]
         return [*lines, f"{len(grid.runs)} runs follow when rates are chosen."]
     return [line(out, run) for run in (with_rates(grid, out) if tried else grid.runs)]
 
@@ -89,63 +95,105 @@ def listed(grid: Grid, out: Path) -> list[str]:
 # -- rates -------------------------------------------------------------------------------------------------------
 
 
-def group_of(run: Run) -> Group:
-    """What the run shares its rate with."""
-    return run.task, run.variant, run.examples
-
-
-def trials(runs: Iterable[Run], search: Search) -> dict[Group, list[Run]]:
-    """The trials of each group, by its first run; a probe has no rate."""
-    found: dict[Group, list[Run]] = {}
-    for run in runs:
-        if group_of(run) not in found and run.method in BASELINES:
-            trial = replace(
-                run, steps=search.steps, seed=search.seed, judged_on="slice", compute="steps", exact=0, draws=1
-            )
-            rates = [BASELINES[run.method].lr * factor for factor in search.factors]
-            found[group_of(run)] = [replace(trial, lr=rate) for rate in rates]
-    return found
+def trials(run: Run, search: Search) -> list[Run]:
+    """The trials of a run: rates by lengths. Runs that differ by their seed alone have the same; none has a probe."""
+    begun = replace(
+        run, seed=search.seed, judged_on="slice", part=None, temperature=None, exact=0, draws=1,
+        compute="compute" if run.compute == "compute" else "steps",
+    )  # fmt: skip
+    return [
+        replace(begun, steps=steps, lr=BASELINES[run.method].lr * factor)
+        for steps in search.lengths(run)
+        for factor in search.factors
+    ]
 
 
 def all_trials(grid: Grid) -> list[Run]:
     """Every trial once, in the order of the runs; none where the grid has no search."""
-    found = trials(grid.runs, grid.search) if grid.search else {}
-    return list({trial.key: trial for group in found.values() for trial in group}.values())
+    found = [trial for run in grid.runs for trial in trials(run, grid.search)] if grid.search else []
+    return list({trial.key: trial for trial in found}.values())
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What a trial gave on the slice: the task's own metric, the loss, and the temperature that fits (None: numbers).
+
+    The same by true labels, where labels are noisy (else None).
+    """
+
+    lr: float
+    steps: int
+    value: float
+    loss: float
+    temperature: float | None
+    true_value: float | None
+    true_loss: float | None
+    true_temperature: float | None
 
 
 def with_rates(grid: Grid, out: Path) -> tuple[Run, ...]:
-    """The runs with the rates that the trials in `out/search` chose; writes `out/search.json`.
+    """The runs with the rates (stops, temperatures) that the trials in `out/search` chose; writes `out/search.json`.
 
-    The best value of the task's own metric counts, then the smaller loss; a trial that failed (a rate too high, say)
-    is passed over. Raises ValueError where a group has no finished trial.
+    The record has every trial, so the whole curve by rate and steps. The smallest loss counts; a trial that failed (a
+    rate too high, say) is passed over. Raises ValueError where a run has no finished trial.
     """
     if grid.search is None:
         return grid.runs
-    chosen: dict[Group, float | None] = {}
-    record: list[dict[str, Any]] = []
-    for group, tried in trials(grid.runs, grid.search).items():
-        scores = {trial.lr: score for trial in tried if (score := _score(out / TRIALS, trial)) is not None}
+    tried: dict[str, list[Tried]] = {}
+    record: dict[Any, dict[str, Any]] = {}
+    runs = []
+    for run in grid.runs:
+        if not (own := trials(run, grid.search)):
+            runs.append(run)
+            continue
+        scores = [score for trial in own if (score := _score(out / TRIALS, trial, tried)) is not None]
         if not scores:
             raise LabError(
-                f"No trial of {', '.join(map(str, group[:2]))} is finished: expected one of {len(tried)} at least. "
-                f"Their errors stand in {out / TRIALS}."
+                f"No trial of {run.task}, {run.variant} is finished: expected one of {len(own)} at least. Their errors "
+                f"stand in {out / TRIALS}."
             )
-        chosen[group] = max(scores, key=lambda rate: (scores[rate][0], -scores[rate][1]))
-        shown = {f"{rate:g}": {"value": value, "loss": loss} for rate, (value, loss) in scores.items()}
-        names = dict(zip(("task", "variant", "examples"), group, strict=True))
-        record.append({**names, "lr": chosen[group], "tried": shown})
-    text = json.dumps({**asdict(grid.search), "slice": SLICE, "chosen": record}, indent=1) + "\n"
+        runs.append(chosen := _chosen(run, scores))
+        names = {"task": task_name(run), "variant": run.variant, "examples": run.examples, "compute": run.compute}
+        shown = {"lr": chosen.lr, "steps": chosen.steps, "temperature": chosen.temperature}
+        record.setdefault((run.compute, own[0].key), {**names, **shown, "tried": [asdict(score) for score in scores]})
+    found = {**asdict(grid.search), "slice": SLICE, "rule": RULE, "chosen": list(record.values())}
+    text = json.dumps(found, indent=1) + "\n"
     if not (out / RECORD).is_file() or (out / RECORD).read_text(encoding="utf-8") != text:
         write_text(out / RECORD, text)
-    return tuple(replace(run, lr=chosen.get(group_of(run), run.lr)) for run in grid.runs)
+    return tuple(runs)
 
 
-def _score(out: Path, trial: Run) -> tuple[float, float] | None:
-    """(the task's own metric, loss) of the merged model; None where the trial is not finished, or undefined."""
-    if not finished(out, trial):
-        return None
-    table = read_table(out / trial.key / RESULTS)
-    merged = table[table["strategy"] == "merged"]
-    value = float(merged.loc[merged["primary"], "value"].iloc[0])
-    loss = float(merged.loc[merged["metric"] == "loss", "value"].iloc[0])
-    return None if value != value else (value, loss)
+def _chosen(run: Run, scores: Sequence[Tried]) -> Run:
+    """The run at the rate with the smallest loss; of "best" and "oracle" with its steps and temperature, too."""
+    if run.compute == "oracle":
+        best = min(scores, key=lambda score: math.inf if score.true_loss is None else score.true_loss)
+        return replace(run, lr=best.lr, steps=best.steps, temperature=best.true_temperature)
+    best = min(scores, key=lambda score: score.loss)
+    if run.compute == "best":
+        return replace(run, lr=best.lr, steps=best.steps, temperature=best.temperature)
+    return replace(run, lr=best.lr)
+
+
+def at_edges(out: Path) -> list[str]:
+    """A line for each choice whose rate is the smallest or largest that was tried: a better one may lie beyond."""
+    lines = []
+    for found in json.loads((out / RECORD).read_text(encoding="utf-8"))["chosen"]:
+        rates = sorted({trial["lr"] for trial in found["tried"]})
+        if len(rates) > 2 and found["lr"] in (rates[0], rates[-1]):
+            which = "smallest" if found["lr"] == rates[0] else "largest"
+            where = f"{found['task']}, {found['variant']}, {BUDGETS[found['compute']]}"
+            lines.append(f"{where}: lr {found['lr']:g} is the {which} that was tried; a better one may lie beyond.")
+    return lines
+
+
+def _score(out: Path, trial: Run, known: dict[str, Tried]) -> Tried | None:
+    """What a trial gave; None where it is not finished, or has no loss. `known` keeps what was read."""
+    if trial.key not in known and finished(out, trial):
+        table = read_table(out / trial.key / RESULTS)
+        merged = table[table["strategy"] == "merged"].set_index("metric")["value"].to_dict()
+        own = str(table.loc[table["primary"], "metric"].iloc[0])
+        names = (own, "loss", "temperature")
+        values = [merged.get(name) for name in (*names, *(f"{name}, {TRUE}" for name in names))]
+        if not math.isnan(merged["loss"]):
+            known[trial.key] = Tried(trial.lr or 0.0, trial.steps, *values)
+    return known.get(trial.key)

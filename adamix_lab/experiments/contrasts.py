@@ -16,16 +16,15 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from adamix_lab.analysis.statistics import Estimate, paired_bootstrap, resampled_rows, rows_variance, t_interval
+from adamix_lab.experiments.grid import Budget
 from adamix_lab.experiments.results import Results, variant_called
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-Budget = Literal["steps", "compute"]
 Measure = Literal["score", "nll", "loss"]
-BUDGETS: tuple[Budget, ...] = ("steps", "compute")
 DRAWS_FOR_BEST = 10  # random draws a run needs before the best of them means something
-REFERENCE = "AdaMix"  # its operations are what "equal compute" means, so its own rows serve both budgets
+REFERENCE = "AdaMix"  # its operations are what "equal compute" means, so its rows of equal steps serve there, too
 
 
 @dataclass(frozen=True)

@@ -49,8 +49,9 @@ Say = Callable[[str], None]
 LOST = 2  # times in a row that workers are lost without any run ending: then runs are tried one by one
 TIMEOUT = 15  # seconds that a cluster has to answer
 DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
-STACKED = ("adamix", "single", "r-drop", "wide", "houlsby", "pfeiffer")
-OWN = ("variant", "seed", "lr", "head_lr", "weight_decay", "bucket")  # what runs of a stack may differ in
+STACKED = ("adamix", "single", "r-drop", "slow", "swa", "ema", "slow-swa", "wide", "houlsby", "pfeiffer")
+# What runs of a stack may differ in.
+OWN = ("variant", "seed", "lr", "head_lr", "weight_decay", "label_smoothing", "swa", "ema", "bucket", "temperature")
 
 # Training seeds torch's, numpy's and Python's global generators: one run a process at a time.
 _TRAINING = threading.Lock()
@@ -258,7 +259,9 @@ def shape(run: Run) -> object:
         return run.key
     # One view or two, a route a batch or a row: each run its own. But equal compute gives one view more steps.
     views = run.consistency > 0 if run.compute == "compute" else None
-    return views, replace(run, **{name: DEFAULTS[name] for name in OWN}, consistency=0.0, routing="batch")
+    budget = "compute" if run.compute == "compute" else "steps"
+    own = {name: DEFAULTS[name] for name in OWN}
+    return views, replace(run, **own, consistency=0.0, routing="batch", compute=budget)
 
 
 def stacking_obstacle(run: Run) -> str:

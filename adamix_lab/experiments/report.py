@@ -19,9 +19,9 @@ from adamix_lab.analysis.plots import Picture, save_figure
 from adamix_lab.analysis.statistics import ALIKE, SHOWN, Estimate, format_interval, verdict_of
 from adamix_lab.core.files import write_text
 from adamix_lab.experiments.claims import Finding, Verdict, listed, read_rules, verdicts_of
-from adamix_lab.experiments.contrasts import BUDGETS, REFERENCE, OnTask, Scores, mean_by_seed, mean_estimate
+from adamix_lab.experiments.contrasts import REFERENCE, OnTask, Scores, mean_by_seed, mean_estimate
 from adamix_lab.experiments.figures import FIGURES
-from adamix_lab.experiments.grid import Run
+from adamix_lab.experiments.grid import BUDGETS, Run, with_side
 from adamix_lab.experiments.performing import stacking_obstacle
 from adamix_lab.experiments.results import (
     Results,
@@ -128,7 +128,7 @@ def what_was_run(results: Results) -> DataFrame:
 
     runs = results.table.drop_duplicates("run")
     few = runs["examples"].map(lambda examples: f", {examples} examples" if examples else "")
-    runs = runs.assign(budget="equal " + runs["compute"] + few)
+    runs = _with_sides(runs.assign(budget=runs["compute"].map(BUDGETS) + few))
     cells = {
         key: f"{own['seed'].nunique()} seeds x {listed(sorted(set(own['steps'])))} steps"
         for key, own in runs.groupby(["variant", "budget", "task"], sort=False)
@@ -136,6 +136,12 @@ def what_was_run(results: Results) -> DataFrame:
     wanted = read_paper("claims.yaml")["wanted"]
     absent = {(name, "", ""): NOT_RUN for name in wanted if variant_called(results, name) is None}
     return by_task(pd.Series({**cells, **absent}), ["variant", "budget"], tasks_of(results))
+
+
+def _with_sides(table: DataFrame) -> DataFrame:
+    """The table with variants as a reader is told them: AdaMix with the side that it shares."""
+    columns = zip(table["variant"], table["method"], table["share"], strict=True)
+    return table.assign(variant=[with_side(*each) for each in columns])
 
 
 def by_task(cells: Series[Any], names: Sequence[str], tasks: Sequence[str]) -> DataFrame:
@@ -254,8 +260,8 @@ def differences(tables: Sequence[Table], scores: Scores, bootstrap: bool = True)
     rows = []
     for table in tables:
         for line in table.lines:
-            trained = len({side.variant for _, side in line.contrast.terms}) > 1  # else both budgets are the same runs
-            for budget in BUDGETS if trained else BUDGETS[:1]:
+            trained = len({side.variant for _, side in line.contrast.terms}) > 1  # else "compute" has the same runs
+            for budget in [name for name in BUDGETS if trained or name != "compute"]:
                 for column, (task, metric) in columns_of(table, scores).items():
                     on = scores.on_task(replace(line.contrast, metric=metric), task, budget, bootstrap)
                     if on.by_seed:
@@ -291,7 +297,7 @@ def table_section(table: Table, scores: Scores, found: DataFrame) -> str:
         rows.append([line.says, "paper", *map(_signed, (*printed, *means))])
         for budget in BUDGETS:
             part = own[own["budget"] == budget]
-            if budget == "compute" and part.empty:
+            if budget != "steps" and part.empty:
                 continue
             cells = {
                 c: estimate_cell(on.estimate, verdict) for c, on, verdict in part[["column", "on", "verdict"]].values
@@ -299,7 +305,7 @@ def table_section(table: Table, scores: Scores, found: DataFrame) -> str:
             there = list(part["on"])
             cells["mean"] = estimate_cell(mean_estimate(there)) if mean_by_seed(there) else NOT_RUN
             shown = [cells.get(column, NOT_RUN) for column in (*columns, "mean")]
-            rows.append([line.says, f"here, equal {budget}", *shown, "–"])
+            rows.append([line.says, f"here, {BUDGETS[budget]}", *shown, "–"])
     heads = ["difference", "whose", *columns, "mean of tasks run here", "mean of the paper's tasks"]
     parts = [f"### {table.name}. {table.title}", f"{table.name}, as differences in points"]
     return "\n\n".join([*parts, grid(pd.DataFrame(rows, columns=heads)), *filter(None, [table.remark])])
@@ -324,7 +330,7 @@ def absolute(scores: Scores) -> DataFrame:
     """Each variant's own scores, at every strategy it was judged by."""
     table = scores.results.table[scores.results.table["primary"]]
     few = np.where(table["examples"] > 0, ", few examples", "")
-    table = table.assign(budget="equal " + table["compute"] + few, points=100 * table["value"])
+    table = _with_sides(table.assign(budget=table["compute"].map(BUDGETS) + few, points=100 * table["value"]))
     names = ["variant", "strategy", "budget"]
     by_seed = table.groupby([*names, "task", "seed"], sort=False)["points"].mean()
     cells = by_seed.groupby(level=[*names, "task"], sort=False).agg(

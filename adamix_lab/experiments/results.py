@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from adamix_lab.analysis.statistics import format_interval
 from adamix_lab.core.errors import LabError, near_misses
 from adamix_lab.core.files import read_json, safe_join, write_atomically, write_text
-from adamix_lab.experiments.grid import Run
+from adamix_lab.experiments.grid import BUDGETS, Run, with_side
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -138,9 +138,8 @@ def _same_rows(results: DataFrame, predictions: DataFrame) -> None:
     settings = results.drop_duplicates("run").set_index("run")["settings"].map(json.loads)
     for run, rows in predictions.drop_duplicates(["run", "row"]).sort_values("row").groupby("run"):
         known, labels = settings[run], rows["label"].to_numpy().tobytes()
-        first = seen.setdefault(
-            tuple(known[name] for name in ("task", "rows", "evaluation_rows", "judged_on")), (str(run), labels)
-        )
+        where = tuple(known.get(name) for name in ("task", "rows", "evaluation_rows", "judged_on", "part"))
+        first = seen.setdefault(where, (str(run), labels))
         if first[1] != labels:
             raise LabError(
                 f"Runs {first[0]} and {run} of task {known['task']!r} were judged on different rows: expected the same "
@@ -274,7 +273,7 @@ def missing_seeds(results: Results) -> list[str]:
         for (variant, compute), own in part.groupby(["variant", "compute"], sort=False):
             if absent := sorted(seeds - set(own["seed"])):
                 where = f"{task}, {examples} examples" if examples else str(task)
-                budget = " at equal compute" if compute == "compute" else ""
+                budget = "" if compute == "steps" else f" at {BUDGETS[compute]}"
                 lacking = ("s " if len(absent) > 1 else " ") + ", ".join(map(str, absent))
                 lines.append(f"{variant} on {where}{budget} lacks seed{lacking}.")
     return lines
@@ -321,15 +320,21 @@ def summary(results: DataFrame, variants: Sequence[str]) -> str:
     for (task, examples, compute), part in own.groupby(["task", "examples", "compute"], sort=False):
         metric = part["metric"].iloc[0]
         few = f", {examples} examples" if examples else ""
-        more = ", equal compute" if compute == "compute" else ""
+        more = "" if compute == "steps" else f", {BUDGETS[compute]}"
         lines += ["", f"{task}{few}{more}: {metric} x 100{' (%)' if unit(metric) else ''}"]
         strategies, by_variant = dict.fromkeys(part["strategy"]), dict(list(part.groupby("variant")))
         lines.append(text_table([_row(by_variant[name], strategies) for name in variants if name in by_variant]))
     if own["task"].nunique() > 1:
         merged = results[(results["strategy"] == "merged") & ~results["metric"].str.startswith("loss")]
+        one = results.drop_duplicates("variant")
+        shown = {name: with_side(name, *settings) for name, *settings in one[["variant", "method", "share"]].to_numpy()}
         rows = [
-            {"task": task, "metric": metric, **{name: _score(part[part["variant"] == name]) for name in variants}}
-            for (task, metric), part in merged.groupby(["task", "metric"], sort=False)
+            {
+                "task": task if compute == "steps" else f"{task}, {BUDGETS[compute]}",
+                "metric": metric,
+                **{shown[name]: _score(part[part["variant"] == name]) for name in variants},
+            }
+            for (task, compute, metric), part in merged.groupby(["task", "compute", "metric"], sort=False)
         ]
         lines += ["", "all tasks, merged, x 100", text_table(rows, left=2)]
     return "\n".join(lines)
@@ -341,7 +346,8 @@ def _row(part: DataFrame, strategies: Iterable[str]) -> dict[str, str]:
     counts = {"seeds": seeds, "steps": first["steps"], "ms a step": f"{milliseconds:.0f}"}
     counts |= {name: f"{first[name]:,}" for name in ("trained", "stored", "inference")}
     scores = {strategy: _score(part[part["strategy"] == strategy]) for strategy in strategies}
-    return {"variant": first["variant"], **scores, **{name: str(count) for name, count in counts.items()}}
+    name = with_side(first["variant"], first["method"], first["share"])
+    return {"variant": name, **scores, **{name: str(count) for name, count in counts.items()}}
 
 
 def _score(part: DataFrame) -> str:

@@ -22,8 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adamix_lab.analysis.calibration import fit_temperature, tempered
 from adamix_lab.analysis.posterior import marginal
-from adamix_lab.baselines.making import BASELINES, baseline, costs, ensemble, linear_probe, mean_of, train_apart
+from adamix_lab.baselines.making import baseline, costs, ensemble, fitted, linear_probe, mean_of, train_apart
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import write_tensors
 from adamix_lab.core.model import MixtureModel, trained_tensors
@@ -47,9 +48,9 @@ from adamix_lab.tasks.batches import (
 from adamix_lab.tasks.loading import load_task
 from adamix_lab.tasks.prompts import PROMPTS, load_prompted, prompt_encoder
 from adamix_lab.tasks.table import PAPER_TASKS
-from adamix_lab.tasks.tasks import Task, balanced, few_shot, hold_out, subsample
+from adamix_lab.tasks.tasks import Task, balanced, few_shot, flip_labels, hold_out, subsample
 from adamix_lab.training.doctor import versions
-from adamix_lab.training.evaluation import Evaluation, IndexedBatch, evaluate_batches
+from adamix_lab.training.evaluation import Evaluation, IndexedBatch, evaluate_batches, judge
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.report import step_operations
 from adamix_lab.training.run import identify, newest_checkpoint, read_log
@@ -57,6 +58,7 @@ from adamix_lab.training.shipped import STAGES
 from adamix_lab.training.train import cache_examples, start_accelerator, train_examples
 
 SLICE = 0.2  # of the training rows, where a run is judged on them
+TRUE = "true labels"  # the further rows of a noisy slice: the same rows as they were before
 JUDGED_AT_ONCE = 64
 KEPT = 2 * 10**9  # bytes of encoded rows that a process keeps from run to run, the last used ones
 EVERY = 50  # steps between checkpoints
@@ -210,18 +212,31 @@ def task_of(run: Run) -> Task:
 
 
 def _source(run: Run) -> tuple[Any, ...]:
-    return run.task, run.folder, run.rows, run.evaluation_rows, run.judged_on
+    seed = run.seed if run.sample is None else run.sample
+    return run.task, run.folder, run.rows, run.label_noise, seed, run.part, run.evaluation_rows, run.judged_on
 
 
 @lru_cache(maxsize=2)
-def _loaded(task: str, folder: str | None, rows: int | None, evaluation_rows: int | None, judged_on: str) -> Task:
+def _loaded(
+    task: str,
+    folder: str | None,
+    rows: int | None,
+    label_noise: float,
+    seed: int,
+    part: str | None,
+    evaluation_rows: int | None,
+    judged_on: str,
+) -> Task:
     place = Path(folder) / task if folder is not None and task in PAPER_TASKS else None
-    found = load_task(task, folder=place)
+    found = load_task(task, folder=place, part=part)
     if rows is not None and rows < len(found.train):  # a grid's rows are at most so many: its tasks differ in size
-        found = replace(found, train=balanced(found.train, rows, 0, found.label, found.classes))
+        found = replace(found, train=balanced(found.train, rows, seed, found.label, found.classes))
+    if label_noise:
+        found = replace(found, train=flip_labels(found.train, label_noise, seed, found.label, found.classes))
     if judged_on == "slice":
         train, held_out = hold_out(found.train, SLICE, 0, found.label)
-        found = replace(found, train=train, evaluation=held_out, further={})
+        known = [{**row, found.label: row["true_label"]} for row in held_out] if label_noise else []
+        found = replace(found, train=train, evaluation=held_out, further={TRUE: known} if known else {})
     return subsample(found, evaluation_rows)
 
 
@@ -263,10 +278,7 @@ def above_prefix(run: Run, mixture: MixtureModel) -> tuple[MixtureModel, Any]:
 
 def recipe_of(run: Run, task: Task) -> Recipe:
     """The training settings: the last weights are kept, nothing is chosen on the way."""
-    consistency = replace(BASELINES[run.method].consistency, weight=run.consistency)
-    if task.regression:
-        consistency = replace(consistency, kind="mse")
-    return Recipe(
+    begun = Recipe(
         steps=run.steps,
         batch_size=run.batch_size,
         lr=run.lr or 0.0,
@@ -274,12 +286,17 @@ def recipe_of(run: Run, task: Task) -> Recipe:
         weight_decay=run.weight_decay,
         max_length=run.max_length,
         bucket=run.bucket,
-        consistency=consistency,
+        label_smoothing=run.label_smoothing,
         per=run.routing,  # type: ignore[arg-type]
         seed=run.seed,
         dev_fraction=0.0,
         checkpoint_every=EVERY,
     )
+    recipe = fitted(run.method, begun, run.experts, run.share)
+    consistency = replace(recipe.consistency, weight=run.consistency)
+    if task.regression:
+        consistency = replace(consistency, kind="mse")
+    return replace(recipe, consistency=consistency, swa=run.swa, ema=run.ema)
 
 
 def equal_steps(run: Run, own: int) -> int:
@@ -406,6 +423,7 @@ def judged(run: Run, prepared: Prepared, trained: Trained) -> dict[str, bytes]:
             found = [evaluate_batches(mixture, there, "merged", run.seed, metrics)]
         else:
             found = [*strategies(run, mixture, there, metrics), *trained.parts]
+            found += scaled(run, found[0], metrics)
         results += [(name, result) for result in found]
     count, parts = costs(run.method, mixture), parts_of(run)
     if run.method == "apart-soup":
@@ -438,6 +456,13 @@ def strategies(
     return results + [evaluate_batches(mixture, there, "random", seed, metrics) for seed in seeds]
 
 
+def scaled(run: Run, merged: Evaluation, metrics: tuple[str, ...]) -> list[Evaluation]:
+    """The merge at the run's temperature, where it has one."""
+    if run.temperature is None:
+        return []
+    return [judge("scaled", 1, tempered(merged.log_probabilities, run.temperature).float(), merged.labels, metrics)]
+
+
 def probed(run: Run) -> dict[str, bytes]:
     """The tables of a linear probe: the frozen features of every training row are read once, nothing is trained."""
     task = task_of(run)
@@ -457,10 +482,11 @@ def tables(
     run: Run, results: Sequence[tuple[str, Evaluation]], curve: Sequence[Mapping[str, Any]], **facts: float
 ) -> dict[str, bytes]:
     """The files of a run's results, (name of further rows, evaluation). facts: what the run took, as the columns."""
-    found, settings = versions(), vars(run)
-    names = "task variant method experts size share consistency routing examples seed compute".split()
+    found, settings, held_out = versions(), vars(run), run.judged_on == "slice"
+    names = "variant method experts size share consistency routing examples seed compute".split()
     common = {
         "run": run.key,
+        "task": task_name(run),
         **{name: settings[name] for name in names},
         **facts,
         "device": found["device"],
@@ -470,19 +496,31 @@ def tables(
     }
     own = {result.strategy: result for name, result in reversed(results) if not name}  # of random draws, the first
     rows = {
-        RESULTS: [common | row for name, result in results for row in metric_rows(result, name)],
+        RESULTS: [common | row for name, result in results for row in metric_rows(result, name, held_out)],
         PREDICTIONS: [{"run": run.key, **row} for result in own.values() for row in prediction_rows(result)],
         CURVES: [{"run": run.key, **row} for row in curve],
     }
     return {name: parquet(name, table) for name, table in rows.items()}
 
 
-def metric_rows(result: Evaluation, further: str = "") -> list[dict[str, Any]]:
-    """The task's metrics, its own first (`primary`), and the loss; those of further rows carry their name."""
+def task_name(run: Run) -> str:
+    """The task as tables call it: with wrong labels it is another task."""
+    rows = "" if run.rows is None else f", {run.rows} rows"
+    return f"{run.task}{rows}, {run.label_noise:.0%} noise" if run.label_noise else run.task
+
+
+def metric_rows(result: Evaluation, further: str = "", held_out: bool = False) -> list[dict[str, Any]]:
+    """The task's metrics, its own first (`primary`), and the loss; those of further rows carry their name.
+
+    held_out: rows of a slice of train; of the merge on them the temperature that fits them, too.
+    """
     suffix = f", {further}" if further else ""
+    values = {**result.main_metrics, "loss": result.loss}
+    if held_out and result.log_probabilities.shape[-1] > 1 and math.isfinite(result.loss):
+        values["temperature"] = fit_temperature(result.log_probabilities, result.labels.long())
     return [
         {"strategy": result.strategy, "metric": name + suffix, "primary": not (n or further), "value": float(value)}
-        for n, (name, value) in enumerate({**result.main_metrics, "loss": result.loss}.items())
+        for n, (name, value) in enumerate(values.items())
     ]
 
 

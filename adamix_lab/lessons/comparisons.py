@@ -14,7 +14,8 @@ import numpy as np
 
 from adamix_lab.analysis.statistics import Estimate, Judged, holm, verdict_of
 from adamix_lab.core.errors import LabError, unknown
-from adamix_lab.experiments.contrasts import BUDGETS, Budget, Contrast, Scores, Side, minus
+from adamix_lab.experiments.contrasts import Contrast, Scores, Side, minus
+from adamix_lab.experiments.grid import BUDGETS, Budget
 from adamix_lab.experiments.results import CURVES, PREDICTIONS, RESULTS, read_results, variants_of
 from adamix_lab.tasks.tasks import data_root
 
@@ -118,7 +119,7 @@ class Compared:
     @property
     def label(self) -> str:
         """The other side, with its budget where that is operations."""
-        return f"{self.other}, equal compute" if self.budget == "compute" else self.other
+        return self.other if self.budget == "steps" else f"{self.other}, {BUDGETS[self.budget]}"
 
     @property
     def known(self) -> bool:

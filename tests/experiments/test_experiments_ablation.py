@@ -7,6 +7,7 @@ import random
 import signal
 import sys
 import time
+import warnings
 
 import pandas as pd
 import pytest
@@ -101,25 +102,41 @@ def test_slices_of_minutes_end_with_the_whole_table(finished, base, tmp_path, mo
     pd.testing.assert_frame_equal(tiny_grid.measured(results), tiny_grid.measured(whole))
 
 
-def test_rates_are_chosen_once_on_training_rows(base, tmp_path):
-    search = {"factors": [0.01, 1, 1000], "steps": 10}
-    grid = grid_of({**tiny_grid.table(base, seeds=1), "search": search})
+def test_rates_are_chosen_once_on_training_rows_at_the_runs_own_length(base, tmp_path):
+    lines = []
+    grid = grid_of({**tiny_grid.table(base, seeds=1), "search": {"factors": [0.01, 1, 1000]}})
     assert sum("trial of lr" in line for line in listed(grid, tmp_path)) == 9
-    results, failed = ablate(grid, tmp_path, QUIET, lambda _: None)
+    results, failed = ablate(grid, tmp_path, QUIET, lines.append)
     record = json.loads((tmp_path / "search.json").read_text())
-    assert record["factors"] == [0.01, 1, 1000] and record["steps"] == 10 and record["slice"] == 0.2
+    assert record["factors"] == [0.01, 1, 1000] and record["slice"] == 0.2
+    assert record["rule"] == "the smallest loss on the slice"
     chosen = {row["variant"]: row for row in record["chosen"]}
     assert chosen.keys() == set(tiny_grid.VARIANTS)  # as many trials for each
     assert failed == 0 and all(len(row["tried"]) >= 2 for row in chosen.values())
     for run, settings in zip(results["variant"], map(json.loads, results["settings"]), strict=True):
-        tried = chosen[run]["tried"]
-        best = max(tried.values(), key=lambda score: (score["value"], -score["loss"]))
-        assert tried[f"{settings['lr']:g}"] == best and settings["judged_on"] == "evaluation"
+        best = min(chosen[run]["tried"], key=lambda score: score["loss"])
+        assert best["lr"] == settings["lr"] == chosen[run]["lr"] and settings["judged_on"] == "evaluation"
+        assert best["steps"] == settings["steps"] == grid.runs[0].steps
     trial = read_table(next((tmp_path / "search").glob("*/results.parquet"))).iloc[0]
     assert json.loads(trial["settings"])["judged_on"] == "slice"
     before = (tmp_path / "search.json").stat().st_mtime_ns
     ablate(grid, tmp_path, QUIET, lambda _: None)
     assert (tmp_path / "search.json").stat().st_mtime_ns == before
+
+
+def test_a_search_that_is_shorter_than_its_runs_warns(base):
+    table = tiny_grid.table(base, seeds=1)
+    with pytest.warns(UserWarning, match=r"shorter than its runs: it tries at most 2 steps.*takes 6"):
+        grid_of({**table, "search": {"factors": [0.1, 1], "steps": 2}})
+    with pytest.warns(UserWarning, match="shorter than its runs: it tries at most 3 steps"):
+        grid_of({**table, "base": {**base, "compute": "best"}, "search": {"factors": [0.1, 1], "stops": [0.5]}})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        grid_of({**table, "search": {"factors": [0.1, 1], "stops": [0.5, 1]}})
+    with pytest.raises(ValueError, match=r"stops = \[0\]: expected shares"):
+        grid_of({**table, "search": {"factors": [0.1, 1], "stops": [0]}})
+    with pytest.raises(ValueError, match='compute = "best" in a grid without search'):
+        grid_of({**table, "base": {**base, "compute": "best"}})
 
 
 def test_lost_workers_are_replaced_and_a_run_that_kills_them_is_given_up(base, tmp_path, monkeypatch):

@@ -32,6 +32,7 @@ def made(run: Run, rows: int = 3, first: float = 0.0) -> dict[str, bytes]:
         "run": run.key,
         "task": run.task,
         "variant": run.variant,
+        "compute": run.compute,
         "seed": run.seed,
         "primary": True,
         "value": 0.5,

@@ -4,13 +4,20 @@ from dataclasses import replace
 
 import pytest
 
-from adamix_lab.experiments.grid import Run, label
+from adamix_lab.experiments.grid import Run, label, with_side
 
 
 def test_names_and_places_are_no_part_of_the_key():
     run = Run(task="rte", seed=1)
     assert replace(run, folder="elsewhere", variant="mine").key == run.key
     assert replace(run, lr=1e-3).key != run.key and replace(run, judged_on="slice").key != run.key
+
+
+def test_runs_of_earlier_versions_keep_their_keys():
+    assert Run().key == "98cc7bec65d3" and Run(method="single", task="rte", seed=3).key == "d45b8167e932"
+    assert Run(method="probe").key == "c024a5085a7e" and Run(method="r-drop", compute="compute").key == "8fc3769805cb"
+    keys = {Run(**more).key for more in ({}, {"swa": 0.5}, {"label_smoothing": 0.1}, {"sample": None}, {"part": "x"})}
+    assert len(keys) == 5
 
 
 def test_numbers_as_yaml_writes_them_are_the_same_run():
@@ -45,6 +52,14 @@ def test_a_rate_that_is_left_to_the_method_is_its_own():
         ({"method": "single"}, "single"),
         ({"method": "lora", "size": 8}, "lora r=8"),
         ({"method": "r-drop"}, "r-drop"),
+        ({"method": "slow"}, "single, lr/M"),
+        ({"method": "slow", "experts": 8, "share": "down"}, "single, lr/M M=8 share down"),
+        ({"method": "slow-swa"}, "single, lr/M + SWA"),
+        ({"method": "swa"}, "single + SWA"),
+        ({"method": "swa", "swa": 0.5}, "single + SWA swa=0.5"),
+        ({"method": "ema"}, "single + EMA"),
+        ({"swa": 0.75}, "AdaMix swa=0.75"),
+        ({"method": "single", "label_smoothing": 0.1}, "single label smoothing=0.1"),
         ({"method": "probe"}, "linear probe"),
     ],
 )
@@ -69,12 +84,28 @@ def test_labels(settings, name):
         ({"seed": -1}, "seed = -1"),
         ({"examples": True}, "examples = True"),
         ({"rows": 0}, "rows = 0"),
+        ({"swa": 0.0}, r"swa = 0\.0: .*window of no steps"),
+        ({"swa": 0.001}, r"swa = 0\.001 of 300 steps is a window of no steps"),
+        ({"swa": 0.5, "ema": 0.9}, "expected one average"),
+        ({"label_smoothing": 1}, "label_smoothing = 1"),
+        ({"label_noise": 0.6}, r"label_noise = 0\.6: expected a share of labels from 0 to 0\.5"),
+        ({"compute": "oracle"}, 'compute = "oracle" without label_noise'),
         ({"method": "full", "top_blocks": 2}, "top_blocks = 2 with method 'full'.*Leave top_blocks out"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         Run(**settings)
+
+
+def test_adamix_names_the_side_that_it_shares():
+    shown = [with_side(run.variant, run.method, run.share) for run in map(lambda each: Run(**each), (
+        {}, {"share": "down"}, {"share": "down", "variant": "AdaMix, down"}, {"share": "none"}, {"method": "slow"},
+        {"consistency": 0},
+    ))]  # fmt: skip
+    assert shown == [
+        "AdaMix (up shared)", "share down", "AdaMix, down", "no sharing", "single, lr/M", "no consistency (up shared)",
+    ]  # fmt: skip
 
 
 def test_an_unknown_setting_names_its_near_misses():
