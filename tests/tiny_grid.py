@@ -9,7 +9,7 @@ from typing import Any
 import tiny
 import tiny_task
 
-from adamix_lab.experiments.grid import Run
+from adamix_lab.experiments.settings import Run
 
 VARIANTS: dict[str, dict[str, Any]] = {"AdaMix": {}, "no sharing": {"share": "none"}, "single": {"method": "single"}}
 

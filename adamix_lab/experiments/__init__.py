@@ -5,7 +5,8 @@ from __future__ import annotations
 from adamix_lab.core import lazy_names
 
 _NAMES = {
-    "grid": "Run read_grid",
+    "grid": "read_grid",
+    "settings": "Run",
     "ablation": "ablate",
     "results": "read_results",
 }

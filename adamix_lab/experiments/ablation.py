@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 from adamix_lab.baselines.making import BASELINES
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import write_text
-from adamix_lab.experiments.grid import BUDGETS, Grid, Run, Search
+from adamix_lab.experiments.grid import Grid, Search
 from adamix_lab.experiments.performing import Engine, Say, duration, perform_all
 from adamix_lab.experiments.results import RESULTS, begin, check_folder, finished, gather, read_table, state, summary
 from adamix_lab.experiments.running import SLICE, TRUE, task_name
+from adamix_lab.experiments.settings import BUDGETS, Run
 
 if TYPE_CHECKING:
     from pandas import DataFrame

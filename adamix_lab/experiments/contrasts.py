@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from adamix_lab.analysis.statistics import Estimate, paired_bootstrap, resampled_rows, rows_variance, t_interval
-from adamix_lab.experiments.grid import Budget
 from adamix_lab.experiments.results import Results, variant_called
+from adamix_lab.experiments.settings import Budget
 
 if TYPE_CHECKING:
     from pandas import DataFrame

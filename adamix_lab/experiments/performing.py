@@ -29,7 +29,6 @@ from torch import Tensor
 from adamix_lab.core.errors import LabError, positive
 from adamix_lab.core.model import load_trained, trained_tensors
 from adamix_lab.experiments.batched import StackedRuns, incompatibilities, train_batched
-from adamix_lab.experiments.grid import DEFAULTS, Run
 from adamix_lab.experiments.results import RESULTS, SETTINGS, WORK, begin, check_folder, fail, finish, finished, unit
 from adamix_lab.experiments.running import (
     Outcome,
@@ -44,6 +43,7 @@ from adamix_lab.experiments.running import (
     stages_of,
     write_stage,
 )
+from adamix_lab.experiments.settings import DEFAULTS, Run
 
 Say = Callable[[str], None]
 LOST = 2  # times in a row that workers are lost without any run ending: then runs are tried one by one

@@ -21,7 +21,6 @@ from adamix_lab.core.files import write_text
 from adamix_lab.experiments.claims import Finding, Verdict, listed, read_rules, verdicts_of
 from adamix_lab.experiments.contrasts import REFERENCE, OnTask, Scores, mean_by_seed, mean_estimate
 from adamix_lab.experiments.figures import FIGURES
-from adamix_lab.experiments.grid import BUDGETS, Run, with_side
 from adamix_lab.experiments.performing import stacking_obstacle
 from adamix_lab.experiments.results import (
     Results,
@@ -32,6 +31,7 @@ from adamix_lab.experiments.results import (
     tasks_of,
     variant_called,
 )
+from adamix_lab.experiments.settings import BUDGETS, Run, with_side
 from adamix_lab.experiments.tables import Table, read_paper, read_tables
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from adamix_lab.analysis.statistics import format_interval
 from adamix_lab.core.errors import LabError, near_misses
 from adamix_lab.core.files import read_json, safe_join, write_atomically, write_text
-from adamix_lab.experiments.grid import BUDGETS, Run, with_side
+from adamix_lab.experiments.settings import BUDGETS, Run, with_side
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -15,8 +15,8 @@ import numpy as np
 from adamix_lab.analysis.statistics import Estimate, Judged, holm, verdict_of
 from adamix_lab.core.errors import LabError, unknown
 from adamix_lab.experiments.contrasts import Contrast, Scores, Side, minus
-from adamix_lab.experiments.grid import BUDGETS, Budget
 from adamix_lab.experiments.results import CURVES, PREDICTIONS, RESULTS, read_results, variants_of
+from adamix_lab.experiments.settings import BUDGETS, Budget
 from adamix_lab.tasks.tasks import data_root
 
 if TYPE_CHECKING:

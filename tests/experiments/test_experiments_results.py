@@ -9,7 +9,6 @@ import pytest
 
 from adamix_lab.core import files
 from adamix_lab.experiments import results as stored
-from adamix_lab.experiments.grid import Run
 from adamix_lab.experiments.results import (
     begin,
     fail,
@@ -21,6 +20,7 @@ from adamix_lab.experiments.results import (
     read_table,
     state,
 )
+from adamix_lab.experiments.settings import Run
 from adamix_lab.tasks.tasks import data_root
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from adamix_lab.experiments.grid import Run, label, with_side
+from adamix_lab.experiments.settings import Run, label, with_side
 
 
 def test_names_and_places_are_no_part_of_the_key():
