@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from adamix_lab.analysis.calibration import fit_temperature, tempered
 from adamix_lab.analysis.posterior import marginal
-from adamix_lab.baselines.making import baseline, costs, ensemble, fitted, linear_probe, mean_of, train_apart
+from adamix_lab.baselines.making import baseline, costs, ensemble, fitted, mean_of, train_apart
+from adamix_lab.baselines.probe import linear_probe
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import write_tensors
 from adamix_lab.core.model import MixtureModel, trained_tensors

@@ -12,7 +12,7 @@ import torch
 
 from adamix_lab.analysis.plots import Bar, compare, new_figure, save_figure
 from adamix_lab.analysis.statistics import paired_interval, wilson
-from adamix_lab.baselines.making import linear_probe
+from adamix_lab.baselines.probe import linear_probe
 from adamix_lab.core.files import write_text
 from adamix_lab.core.merging import merge
 from adamix_lab.core.model import MixtureModel, load_trained, trained_tensors

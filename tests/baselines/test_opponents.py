@@ -10,7 +10,8 @@ import tiny_task
 import torch
 from tiny_task import one_thread  # noqa: F401
 
-from adamix_lab.baselines.making import PENALTIES, baseline, choose_c, features, fitted, linear_probe
+from adamix_lab.baselines.making import baseline, fitted
+from adamix_lab.baselines.probe import PENALTIES, choose_c, features, linear_probe
 from adamix_lab.core.objective import Consistency
 from adamix_lab.tasks.tasks import hold_out
 from adamix_lab.training.recipe import Recipe
@@ -97,10 +98,10 @@ def test_the_probes_c_is_chosen_on_a_slice_of_the_training_rows():
 
 
 def test_the_rows_that_are_judged_on_choose_nothing(monkeypatch):
-    from adamix_lab.baselines import making
+    from adamix_lab.baselines import probe
 
-    found, real = [], making.choose_c
-    monkeypatch.setattr(making, "choose_c", lambda *given: found.append(real(*given)) or found[-1])
+    found, real = [], probe.choose_c
+    monkeypatch.setattr(probe, "choose_c", lambda *given: found.append(real(*given)) or found[-1])
     other = replace(TASK, evaluation=[{**row, "label": 2 - row["label"]} for row in TASK.evaluation[:9]])
     first, second = (linear_probe(tiny.bert(), each, TOKENIZER) for each in (TASK, other))
     assert found[0] == found[1] and len(found) == 2

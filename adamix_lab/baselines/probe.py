@@ -1,0 +1,86 @@
+"""A linear probe: what the frozen backbone knows before anything is adapted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adamix_lab.core.errors import LabError, one_of
+from adamix_lab.tasks.batches import encode, padding_of, sequential
+from adamix_lab.tasks.tasks import Task, hold_out
+from adamix_lab.training.evaluation import Evaluation, judge
+
+POOLINGS = ("mean", "first")
+PENALTIES = tuple(10.0**n for n in range(-5, 3))  # C of a probe, from strong to weak
+
+
+@torch.no_grad()
+def features(
+    model: nn.Module, task: Task, tokenizer: Any, rows: Any, pooling: str = "mean", max_length: int = 128
+) -> tuple[Tensor, Tensor]:
+    """(`[rows, d]`, labels `[rows]`): the frozen last hidden states, averaged over tokens or of the first token."""
+    examples = encode(rows, task, tokenizer, max_length)
+    base = model.base_model
+    out: list[Tensor] = [torch.empty(0)] * len(examples)
+    for indices, batch in sequential(examples, 64, padding_of(tokenizer)):
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        states = base(**inputs).last_hidden_state  # type: ignore[operator]
+        mask = batch["attention_mask"].unsqueeze(-1)
+        pooled = (
+            (states * mask).sum(1) / mask.sum(1)
+            if pooling == "mean"
+            else states[torch.arange(len(states)), mask[..., 0].argmax(1)]
+        )
+        for index, row in zip(indices, pooled, strict=True):
+            out[index] = row
+    return torch.stack(out), torch.stack([example["labels"] for example in examples])
+
+
+def linear_probe(
+    model: nn.Module, task: Task, tokenizer: Any, pooling: str = "mean", max_length: int = 128
+) -> Evaluation:
+    """The tuned probe: regularised logistic regression on standardised frozen features of a model in evaluation mode.
+
+    `choose_c` chooses its C on a slice of the training rows. A regression task takes ridge regression with alpha 1 / C.
+
+    Raises ValueError for other kinds of tasks, and where a class has no row.
+    """
+    one_of("Kind of task for a linear probe", str(task.kind), ("classes", "numbers"))
+    x, y = features(model, task, tokenizer, task.train, pooling, max_length)
+    x_test, gold = features(model, task, tokenizer, task.evaluation, pooling, max_length)
+    if not task.regression and (missing := set(range(len(task.classes))) - set(y.tolist())):
+        name = task.classes[min(missing)]
+        raise LabError(f"Class {name!r} of {task.name!r} has no training row: expected one at least. Take more rows.")
+    answers = _probed(x, y, x_test, choose_c(x, y, task.regression), task.regression)
+    return judge("linear probe", 1, answers, gold, task.metrics, task.kind)
+
+
+def choose_c(x: Tensor, y: Tensor, regression: bool = False, seed: int = 0) -> float:
+    """The C with the smallest loss on a fifth of the rows, fitted on the rest; 1 where there are too few to hold out.
+
+    x: `[rows, d]`. y: class numbers or numbers, `[rows]`, wrong ones included.
+    """
+    rows = [{"n": n, "label": 0.0 if regression else int(label)} for n, label in enumerate(y.tolist())]
+    kept, dev = ([row["n"] for row in part] for part in hold_out(rows, 0.2, seed))
+    if not dev:
+        return 1.0
+
+    def loss(c: float) -> float:
+        answers = _probed(x[kept], y[kept], x[dev], c, regression)
+        return judge("", 1, answers, y[dev], (), "numbers" if regression else "classes").loss
+
+    return min(PENALTIES, key=loss)
+
+
+def _probed(x: Tensor, y: Tensor, asked: Tensor, c: float, regression: bool) -> Tensor:
+    """Log-probabilities `[asked, C]`, or numbers `[asked, 1]`, of the probe on x, y."""
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    last = Ridge(1 / c) if regression else LogisticRegression(C=c, max_iter=2000)
+    model = make_pipeline(StandardScaler(), last).fit(x.numpy(), y.numpy())
+    answers = model.predict(asked.numpy()) if regression else model.predict_log_proba(asked.numpy())
+    return torch.tensor(answers).float().reshape(len(asked), -1)
