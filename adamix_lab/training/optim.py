@@ -12,7 +12,8 @@ import ctypes
 import os
 import platform
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from adamix_lab.core.errors import LabError, one_of
 from adamix_lab.core.mixture import MixtureLayer
-from adamix_lab.core.model import MixtureModel
+from adamix_lab.core.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.training.recipe import Recipe
 
 BETAS = (0.9, 0.999)
@@ -154,6 +155,33 @@ class StackedAdamW(torch.optim.Optimizer):
         on = None if on is None else on.reshape(column).to(parameter.device)
         for old, new in ((state["exp_avg"], first), (state["exp_avg_sq"], second), (parameter, moved)):
             old.copy_(new if on is None else torch.where(on, new, old))
+
+
+# -- averages of weights over steps: SWA, even over a window (Izmailov et al., 2018), and EMA ----------------
+#
+# `Recipe.share_in_average` says how far the average moves at a step. It is kept in float32 at least, since a share of
+# one in some hundred is lost in fewer digits.
+
+
+@torch.no_grad()
+def update_average(average: dict[str, Tensor], weights: Mapping[str, Tensor], share: float) -> None:
+    """Moves an average a share of the way to a step's weights, in place; the first weights begin it."""
+    for name, weight in weights.items():
+        exact = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        average[name] = average[name].lerp(exact, share) if name in average else exact.clone()
+
+
+@contextmanager
+def holding(mixture: MixtureModel, tensors: dict[str, Tensor]) -> Iterator[None]:
+    """The mixture has these trained tensors inside the block (its own where there are none), and then its own again."""
+    own = {name: tensor.clone() for name, tensor in trained_tensors(mixture).items()} if tensors else {}
+    if tensors:
+        load_trained(mixture, tensors)
+    try:
+        yield
+    finally:
+        if own:
+            load_trained(mixture, own)
 
 
 # -- the C library's allocator, told to keep what a training step frees: the next step asks for it again -----

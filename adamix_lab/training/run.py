@@ -32,7 +32,7 @@ from adamix_lab.core.sites import answer_kind
 from adamix_lab.core.views import logits_of
 from adamix_lab.tasks.batches import ZEROS, Example, Padding, sequential, to_device
 from adamix_lab.tasks.tasks import Task
-from adamix_lab.training.average import holding, update
+from adamix_lab.training.optim import holding, update_average
 from adamix_lab.training.recipe import Recipe, flatten
 
 LOG = "log.jsonl"
@@ -139,7 +139,7 @@ class Run:
         history, recipe, last = self.history, self.recipe, step == self.total
         history.steps, history.seconds = step, time.perf_counter() - self.began
         if share := recipe.share_in_average(step, self.total):
-            update(self.average, trained_tensors(self.mixture), share)
+            update_average(self.average, trained_tensors(self.mixture), share)
         if step % recipe.log_every == 0 or step == 1 or last:
             self._log_step(step, losses, routes)
         if self.dev and (step % self.every == 0 or last):
