@@ -6,61 +6,21 @@ grades what is new or changed; `again` grades everything.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import html
-import io
 import json
-import re
 import shutil
-import statistics
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from adamix_lab.analysis.plots import new_figure, save_figure
 from adamix_lab.classroom.course import FOLDERS, SOURCES, api, done, needs_nbgrader
+from adamix_lab.classroom.marks import Marked
 from adamix_lab.classroom.sandbox import Limits, NotStarted, run
 from adamix_lab.classroom.submissions import Submission
 from adamix_lab.core.files import write_text
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-
 HIDDEN_SOURCES = Path(__file__).resolve().parents[2] / SOURCES.parent
-
-
-@dataclass(frozen=True)
-class Marked:
-    """One person's result.
-
-    Attributes:
-        submission: that counts.
-        points: by check.
-        maximum: of each check.
-        remarks: what happened, in words.
-        seconds: that grading took; 0 where nothing had changed since the last time.
-    """
-
-    submission: Submission
-    points: dict[str, float]
-    maximum: dict[str, float]
-    remarks: tuple[str, ...]
-    seconds: float
-
-    @property
-    def total(self) -> float:
-        """Points in all."""
-        return sum(self.points.values())
-
-    @property
-    def best(self) -> float:
-        """Points to be had."""
-        return sum(self.maximum.values())
 
 
 def grade(
@@ -238,134 +198,3 @@ class _State:
         entry = {key: getattr(submission, key) for key in ("name", "file", "platform", "number", "late", "digest")}
         self.known[submission.person] = {**entry, "version": self.version, "remarks": list(remarks)}
         write_text(self.path, json.dumps(self.known, indent=1, ensure_ascii=False) + "\n")
-
-
-# -- what comes out of grading: a table by check, a file that the platform imports, a histogram with alt text
-
-
-def write_marks(marked: Sequence[Marked], assignment: str, folder: Path) -> list[Path]:
-    """Writes the files and returns them: the table, one import file a platform that people came from, the picture."""
-    written = [folder / f"{assignment}.csv"]
-    write_text(written[0], table(marked))
-    for platform, make in (("moodle", moodle), ("canvas", canvas)):
-        of_it = [m for m in marked if m.submission.platform == platform]
-        if of_it:
-            written.append(folder / f"{assignment}-{platform}.csv")
-            write_text(written[-1], make(of_it, assignment))
-    figure, ax = new_figure(7, 3.6)
-    alt = histogram([m.total for m in marked], marked[0].best, ax)
-    written.append(save_figure(figure, folder / f"{assignment}.png", alt))
-    return written
-
-
-def table(marked: Sequence[Marked]) -> str:
-    """CSV: a row a person, a column a check, remarks last."""
-    checks = list(marked[0].maximum)
-    head = ["person", "name", "points", "of", "late", *checks, "remarks"]
-    rows = []
-    for m in marked:
-        late = "late" if m.submission.late else ""
-        about = [m.submission.person, m.submission.name, f"{m.total:g}", f"{m.best:g}", late]
-        rows.append([*about, *(f"{m.points[check]:g}" for check in checks), " ".join(m.remarks)])
-    return _csv([head, *rows])
-
-
-def moodle(marked: Sequence[Marked], assignment: str) -> str:
-    """CSV as Moodle's offline grading worksheet has it: people by their number, grade, feedback comments."""
-    head = ["Identifier", "Full name", "Grade", "Maximum Grade", "Feedback comments"]
-    people = [(m, m.submission) for m in marked]
-    rows = [[f"Participant {s.number}", s.name, f"{m.total:g}", f"{m.best:g}", " ".join(m.remarks)] for m, s in people]
-    return _csv([head, *rows])
-
-
-def canvas(marked: Sequence[Marked], assignment: str) -> str:
-    """CSV as Canvas's gradebook imports it: people by their ID, a column named after the assignment."""
-    head = ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", assignment]
-    best = ["    Points Possible", "", "", "", "", f"{marked[0].best:g}"]
-    rows = [[m.submission.name, m.submission.number, "", "", "", f"{m.total:g}"] for m in marked]
-    return _csv([head, best, *rows])
-
-
-def _csv(rows: Iterable[Sequence[str]]) -> str:
-    """Text with a leading =, +, - or @ gets an apostrophe: a spreadsheet must not take a name for a formula."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    for row in rows:
-        writer.writerow(["'" + cell if cell.startswith(("=", "+", "-", "@")) else cell for cell in row])
-    return text.getvalue()
-
-
-def histogram(totals: Sequence[float], best: float, ax: Axes) -> str:
-    """How many people have how many points. Returns the alt text."""
-    from matplotlib.ticker import MaxNLocator
-
-    counts = Counter(min(int(total), int(best)) for total in totals)
-    places = range(int(best) + 1)
-    bars = ax.bar(places, [counts[n] for n in places], color="#0072B2", edgecolor="black", linewidth=0.6)
-    ax.bar_label(bars, labels=[str(counts[n]) if counts[n] else "" for n in places], fontsize=8)
-    middle = statistics.median(totals)
-    ax.axvline(middle, color="#D55E00", linestyle="--", label=f"median {middle:g}")
-    ax.set_xlabel(f"points (of {best:g})")
-    ax.set_ylabel("people")
-    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, loc="upper left")
-    listed = ", ".join(f"{counts[n]} with {n}" for n in places if counts[n])
-    return f"Histogram of {len(totals)} people's points, of {best:g} to be had: {listed}. The median is {middle:g}."
-
-
-# -- a page a person: nbgrader's feedback, and above it, in words, what happened when the notebook ran -------
-
-
-PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title></head>
-<body><h1>{title}</h1>
-</body></html>
-"""
-
-
-def feedback(assignment: str, course: Path, out: Path | None = None) -> list[Path]:
-    """Writes `NAME/ASSIGNMENT.html` below `out` (default: COURSE/feedback/pages) for everyone graded; the files.
-
-    On Moodle, NAME is the folder's name in its download, so that the zipped folder can be given back there.
-    Raises FileNotFoundError where nothing has been graded.
-    """
-    course = course.resolve()
-    graded = course / "marks" / f"{assignment}.json"
-    if not graded.is_file():
-        raise FileNotFoundError(
-            f"{graded} is not there: expected marks of {assignment}. Run `adamix-lab classroom grade` first."
-        )
-    people: dict[str, Any] = json.loads(graded.read_text("utf-8"))
-    with_notebook = [p for p in people if (course / "autograded" / p / assignment).is_dir()]
-    maker = api(course) if with_notebook else None
-    pages = []
-    for person, entry in people.items():
-        text = PAGE.format(title=html.escape(f"{assignment}: {entry['name']}"))
-        if maker is not None and person in with_notebook:
-            done(maker.generate_feedback(assignment, person, force=True), f"Feedback for {entry['name']}")
-            text = (course / "feedback" / person / assignment / f"{assignment}.html").read_text("utf-8")
-        folder = entry["file"].split("/")[0] if "/" in entry["file"] else person
-        page = (out or course / "feedback" / "pages") / folder / f"{assignment}.html"
-        write_text(page, with_remarks(without_scripts(text), entry["remarks"]))
-        pages.append(page)
-    return pages
-
-
-def without_scripts(page: str) -> str:
-    """The page without scripts and style sheets from elsewhere: it opens without network, and asks nobody anything."""
-    page = re.sub(r"<script\b.*?</script>", "", page, flags=re.S | re.I)
-    return re.sub(r"<link\b[^>]*\bhref=[\"']?(?:https?:)?//[^>]*>", "", page, flags=re.I)
-
-
-def with_remarks(page: str, remarks: Sequence[str]) -> str:
-    """The page with a list of remarks at the top of its body."""
-    if not remarks:
-        return page
-    items = "".join(f"<li>{html.escape(remark)}</li>" for remark in remarks)
-    box = (
-        '<section style="border:2px solid #D55E00;padding:0 1em;margin:1em;background:#fff;color:#222">'
-        f"<h2>What happened when your notebook was graded</h2><ul>{items}</ul></section>"
-    )
-    at = page.index(">", page.index("<body")) + 1
-    return page[:at] + box + page[at:]

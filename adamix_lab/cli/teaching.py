@@ -45,7 +45,7 @@ def grade(
 ) -> None:
     """Runs and marks submissions, each by itself; writes a table, a file for the platform, a histogram."""
     from adamix_lab.classroom.grading import grade as mark
-    from adamix_lab.classroom.grading import write_marks
+    from adamix_lab.classroom.marks import write_marks
     from adamix_lab.classroom.sandbox import Limits, isolation
     from adamix_lab.classroom.submissions import collect
 
@@ -67,7 +67,7 @@ def feedback(
 
     By default in COURSE/feedback/pages.
     """
-    from adamix_lab.classroom.grading import feedback as make
+    from adamix_lab.classroom.feedback import feedback as make
 
     pages = make(name, course, out)
     print(f"{len(pages)} pages in {pages[0].parent.parent}" if pages else "No one was graded.")

@@ -69,7 +69,7 @@ def moodle(path, people):
 
 
 def test_feedback_holds_no_script_and_nothing_from_elsewhere():
-    from adamix_lab.classroom.grading import with_remarks, without_scripts
+    from adamix_lab.classroom.feedback import with_remarks, without_scripts
 
     page = (
         '<html><head><script src="https://cdn.example/x.js"> </script><link rel="css" href="//cdn.example/x.css">'

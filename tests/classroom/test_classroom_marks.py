@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("matplotlib", reason="the plots extra is not installed")
 
 from adamix_lab.analysis.plots import new_figure
-from adamix_lab.classroom.grading import Marked, canvas, histogram, moodle, table, write_marks
+from adamix_lab.classroom.marks import Marked, canvas, histogram, moodle, table, write_marks
 from adamix_lab.classroom.submissions import Submission
 
 
