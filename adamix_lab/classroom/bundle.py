@@ -72,6 +72,7 @@ def bundle(folder: Path, cpu: bool = False, tell: Callable[[str], None] = print)
 
     Raises FileNotFoundError outside of a checkout, FileExistsError where other files lie, ValueError where pip failed.
     """
+    folder = folder.resolve()  # pip runs in the checkout
     if not (ROOT / "constraints.txt").is_file():
         raise FileNotFoundError(
             f"{ROOT} is no checkout of the repository: expected constraints.txt, data and notebooks in it. Clone it."

@@ -19,8 +19,6 @@ from typing import Any
 
 from adamix_lab.core.errors import LabError, unknown
 
-FOLDERS = ("source", "release", "solution", "submitted", "autograded", "feedback", "gradebook")
-
 
 def needs_nbgrader() -> None:
     """Raises ImportError, with the remedy, where nbgrader is missing."""

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import html
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from adamix_lab.classroom.course import api, done
+from adamix_lab.classroom.grading import read_graded
 from adamix_lab.core.files import write_text
 
+HARMLESS = (
+    "br caption dd del details div dl dt figcaption figure h1 h2 h3 h4 h5 h6 hr img p pre s small span sub summary sup "
+    "table tbody td tfoot th thead tr u"
+)
+POLICY = """<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; font-src data:; \
+style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'">"""
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title></head>
 <body><h1>{title}</h1>
@@ -31,26 +37,45 @@ def feedback(assignment: str, course: Path, out: Path | None = None) -> list[Pat
         raise FileNotFoundError(
             f"{graded} is not there: expected marks of {assignment}. Run `adamix-lab classroom grade` first."
         )
-    people: dict[str, Any] = json.loads(graded.read_text("utf-8"))
+    from traitlets.config import Config
+
+    people, settings = read_graded(graded), Config()
+    settings.HTMLExporter.sanitize_html = True
+    settings.HTMLExporter.filters = {"clean_html": clean_html}
     with_notebook = [p for p in people if (course / "autograded" / p / assignment).is_dir()]
-    maker = api(course) if with_notebook else None
+    maker = api(course, settings) if with_notebook else None
     pages = []
     for person, entry in people.items():
         text = PAGE.format(title=html.escape(f"{assignment}: {entry['name']}"))
         if maker is not None and person in with_notebook:
             done(maker.generate_feedback(assignment, person, force=True), f"Feedback for {entry['name']}")
             text = (course / "feedback" / person / assignment / f"{assignment}.html").read_text("utf-8")
-        folder = entry["file"].split("/")[0] if "/" in entry["file"] else person
+        folder = entry["file"].split("/")[0] if entry["platform"] == "moodle" and "/" in entry["file"] else person
         page = (out or course / "feedback" / "pages") / folder / f"{assignment}.html"
         write_text(page, with_remarks(without_scripts(text), entry["remarks"]))
         pages.append(page)
     return pages
 
 
+def clean_html(text: Any) -> str:
+    """What a submission wrote or showed, without what runs, frames, forms and addresses that a page would load."""
+    import bleach  # comes with nbconvert
+
+    text = text.decode() if isinstance(text, bytes) else str(text)
+    tags = {*bleach.ALLOWED_TAGS, *HARMLESS.split()}
+
+    def kept(tag: str, name: str, value: str) -> bool:
+        inside = value.startswith("data:image/")
+        return name in ("class", "id", "alt") or (name == "src" and inside) or (name == "href" and not inside)
+
+    return str(bleach.clean(text, tags, kept, {"http", "https", "mailto", "data"}, strip=True))
+
+
 def without_scripts(page: str) -> str:
-    """The page without scripts and style sheets from elsewhere: it opens without network, and asks nobody anything."""
+    """The page without nbconvert's scripts and style sheets from elsewhere, and with a policy that forbids any."""
     page = re.sub(r"<script\b.*?</script>", "", page, flags=re.S | re.I)
-    return re.sub(r"<link\b[^>]*\bhref=[\"']?(?:https?:)?//[^>]*>", "", page, flags=re.I)
+    page = re.sub(r"<link\b[^>]*\bhref=[\"']?(?:https?:)?//[^>]*>", "", page, flags=re.I)
+    return page.replace("<head>", f"<head>{POLICY}", 1)
 
 
 def with_remarks(page: str, remarks: Sequence[str]) -> str:

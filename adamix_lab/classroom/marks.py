@@ -91,12 +91,16 @@ def canvas(marked: Sequence[Marked], assignment: str) -> str:
     return _csv([head, best, *rows])
 
 
+FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # and their wide forms
+
+
 def _csv(rows: Iterable[Sequence[str]]) -> str:
-    """Text with a leading =, +, - or @ gets an apostrophe: a spreadsheet must not take a name for a formula."""
+    """Text that a spreadsheet could take for a formula gets an apostrophe; platforms know people by their numbers."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for row in rows:
-        writer.writerow(["'" + cell if cell.startswith(("=", "+", "-", "@")) else cell for cell in row])
+        risky = [cell.lstrip().startswith(FORMULA) or cell[:1] in ("\t", "\r", "\n") for cell in row]
+        writer.writerow(["'" + cell if risk else cell for cell, risk in zip(row, risky, strict=True)])
     return text.getvalue()
 
 

@@ -1,14 +1,25 @@
-"""Runs one notebook under limits: `python runner.py IN.ipynb OUT.ipynb LIMITS_AS_JSON`, in a process of its own.
+"""Runs one notebook under limits: takes JSON on stdin and leaves JSON on stdout, in a process of its own.
 
-A script, not imported by the rest: it needs nbclient alone, so that what surrounds a submission stays small. Every code
-cell of the result has run, or holds an error that says in words why not; what happened is told in
-`metadata.adamix_run.remarks`.
+In: `notebook` as text, `files` beside it (name: text), `limits`. Out: `notebook`, `remarks` in words, `seconds`,
+`began`. Every code cell of the result has run, or holds an error that says in words why not. The kernel has neither
+of the two pipes, and cannot look into this process (Linux).
+
+A script, not imported by the rest: it needs nbclient alone, so that what surrounds a submission stays small.
 """
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import base64
+import builtins
+import ctypes
 import json
+import marshal
+import os
+import random
+import secrets
+import symtable
 import sys
 import time
 from pathlib import Path
@@ -21,6 +32,8 @@ from traitlets.config import Config
 
 START_SECONDS = 300  # for Python itself, on a busy machine
 NO_MEMORY = ("MemoryError", "not enough memory", "can't allocate memory", "bad_alloc")
+GUARD = "__import__('adamix_lab.classroom.guard', fromlist=['run'])"
+REPORT = "application/vnd.adamix-lab.report+json"
 
 
 def limit_process(memory_mb: int, file_mb: int, cpu_seconds: int) -> None:
@@ -46,10 +59,67 @@ def error(name: str, words: str) -> Any:
     return nbformat.v4.new_output("error", ename=name, evalue=words, traceback=[f"{name}: {words}"])
 
 
+def marks(cell: Any) -> Any:
+    """What nbgrader knows of a cell."""
+    return cell.metadata.get("nbgrader", {})
+
+
 def place(cell: Any, number: int) -> str:
     """What a learner calls a cell."""
-    name = cell.metadata.get("nbgrader", {}).get("grade_id", "")
+    name = marks(cell).get("grade_id", "")
     return f"cell {number + 1}" + (f" ({name})" if name and not name.startswith("cell-") else "")
+
+
+# -- the course's own cells: compiled here, where no submission's hooks are, and run by `guard` in the kernel ----------
+
+
+class Strict(ast.NodeTransformer):
+    """What comes from a submission's names goes through `guard.strict`: nothing then is equal to everything."""
+
+    def __init__(self, names: set[str]) -> None:
+        self.names = names
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        """An answer that is a value."""
+        wrapped = node.id in self.names and isinstance(node.ctx, ast.Load)
+        return ast.copy_location(ast.Call(ast.Name("__strict__", ast.Load()), [node], []), node) if wrapped else node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        """An answer that is called: the function is strict's, and so is what it returns."""
+        self.generic_visit(node)
+        wrapped = isinstance(node.func, ast.Call) and getattr(node.func.func, "id", "") == "__strict__"
+        return ast.copy_location(ast.Call(ast.Name("__strict__", ast.Load()), [node], []), node) if wrapped else node
+
+
+def course_cell(source: str, name: str, bound: set[str], token: str) -> str:
+    """The line that runs a cell of the course in the kernel; it reports the token where it came to its end.
+
+    bound: names that the course's cells have bound so far; the cell's own are added. All others are a submission's.
+    """
+    tree, top = ast.parse(source), symtable.symtable(source, name, "exec")
+    tables = [top]
+    for table in tables:
+        tables += table.get_children()
+    binds = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
+    uses = {s.get_name() for table in tables for s in table.get_symbols() if table is top or s.is_global()} - binds
+    bound |= binds
+    tree = Strict(uses - bound - set(dir(builtins))).visit(tree)
+    tree.body += ast.parse(f"__token__ = {token!r}").body
+    code = compile(ast.fix_missing_locations(tree), name, "exec", dont_inherit=True, optimize=0)
+    sent = marshal.dumps((code, source, name, tuple(uses), tuple(binds)))
+    return f"{GUARD}.run({base64.b64encode(sent).decode()!r})"
+
+
+def imports(notebook: Any) -> list[str]:
+    """The modules that the course's cells import."""
+    nodes = [n for cell in notebook.cells if is_course(cell) for n in ast.walk(ast.parse(cell.source))]
+    plain = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    return sorted({*plain, *(str(node.module) for node in nodes if isinstance(node, ast.ImportFrom))})
+
+
+def is_course(cell: Any) -> bool:
+    """Whether a cell's text is the course's: nbgrader has put it back."""
+    return bool(cell.cell_type == "code" and marks(cell).get("locked") and marks(cell).get("grade_id"))
 
 
 class LimitedClient(NotebookClient):
@@ -57,21 +127,43 @@ class LimitedClient(NotebookClient):
 
     limits: dict[str, int]
 
-    def prepare(self, limits: dict[str, int]) -> LimitedClient:
+    def prepare(self, limits: dict[str, int], files: dict[str, str]) -> LimitedClient:
         """Sets the limits before anything runs."""
-        self.limits, self.stopped = limits, ""
+        self.limits, self.files, self.stopped = limits, files, ""
+        self.bound: set[str] = set()
         self.remarks: list[str] = []
         self.began, self.printed, self.stuck = 0.0, 0, 0
+        self.report: dict[str, Any] = {}
+        self.replaced: dict[str, None] = {}
         self.timeout_func = lambda cell: max(1, min(limits["cell_seconds"], int(self.left())))
         self.interrupt_on_timeout, self.allow_errors = True, True
         self.skip_cells_with_tag = "\0"  # a tag must not keep a test from running
         self.error_on_timeout = {"ename": "TooLong", "evalue": "", "traceback": []}
+        self.on_notebook_start, self.on_cell_executed = self.begin, self.note_reply
         return self
+
+    async def begin(self, notebook: Any) -> None:
+        """Before the first cell: modules are loaded, on nobody's time; then the submission's own files are there."""
+        limit, self.timeout_func = self.timeout_func, lambda cell: START_SECONDS
+        outputs = await self.aside(f"{GUARD}.begin({imports(notebook)!r})", 0)
+        if outputs:
+            raise RuntimeError(" ".join(o.get("evalue") or o.get("text", "") for o in outputs))
+        for name, text in self.files.items():
+            Path(name).write_text(text, encoding="utf-8")
+        self.timeout_func, self.began = limit, time.monotonic()
 
     def left(self) -> float:
         """Seconds left for the whole notebook; they begin with its first cell, not with the start of Python."""
-        self.began = self.began or time.monotonic()
         return self.limits["seconds"] - (time.monotonic() - self.began)
+
+    async def aside(self, source: str, cell_index: int) -> list[Any]:
+        """Runs a line that is no cell of the notebook; its outputs."""
+        cell, there = nbformat.v4.new_code_cell(source), self.nb.cells[cell_index]
+        try:
+            await super().async_execute_cell(cell, cell_index, store_history=False)
+        finally:
+            self.nb.cells[cell_index] = there
+        return list(cell.outputs)
 
     async def async_execute_cell(self, cell: Any, cell_index: int, *rest: Any, **named: Any) -> Any:
         """One cell; after a stop, the reason in its place."""
@@ -84,7 +176,10 @@ class LimitedClient(NotebookClient):
             return cell
         self.printed, cell.outputs, cell.execution_count = 0, [], None
         try:
-            await super().async_execute_cell(cell, cell_index, *rest, **named)
+            if is_course(cell):
+                await self.execute_course_cell(cell, cell_index)
+            else:
+                await super().async_execute_cell(cell, cell_index, *rest, **named)
         except DeadKernelError:
             self.stop(
                 f"Python ended while it ran {place(cell, cell_index)}: it was left (exit, os._exit), crashed, or was "
@@ -93,6 +188,42 @@ class LimitedClient(NotebookClient):
             cell.outputs.append(error("PythonEnded", self.stopped))
         self.tell(cell, cell_index)
         return cell
+
+    async def execute_course_cell(self, cell: Any, number: int) -> None:
+        """A cell of the course; a test counts if it came to its end, and if an assertion that must fail then fails."""
+        source, token, graded = cell.source, secrets.token_hex(8), marks(cell).get("grade")
+        name = f"<{marks(cell)['grade_id']}>"
+        if graded and random.random() < 0.5:  # so that nobody can count which call is which
+            await self.canary(cell, number)
+        self.report = {}
+        cell.source = course_cell(source, name, self.bound, token)
+        try:
+            await super().async_execute_cell(cell, number)
+        finally:
+            cell.source = source
+        cell.outputs = [o for o in cell.outputs if o.output_type != "execute_result"]
+        for output in cell.outputs:
+            if output.output_type == "error":
+                output.traceback = [part for part in output.traceback if "adamix_lab.classroom.guard" not in part]
+        if any(output.output_type == "error" for output in cell.outputs):
+            return
+        if self.report.get("token") != token or self.report.get("during"):
+            self.off(cell, number, "something kept it from running, or was replaced while it ran")
+        elif graded:
+            await self.canary(cell, number)
+
+    async def canary(self, cell: Any, number: int) -> None:
+        """No points where an assertion that must fail does not."""
+        token, name = secrets.token_hex(8), f"<{marks(cell)['grade_id']}>"
+        outputs = await self.aside(course_cell(f"assert [] == [1], {token!r}", name, set(), token), number)
+        if not any(o.output_type == "error" and (o.ename, o.evalue) == ("AssertionError", token) for o in outputs):
+            self.off(cell, number, "an assertion that must fail did not")
+
+    def off(self, cell: Any, number: int, why: str) -> None:
+        """A test that was switched off gives no points."""
+        words = f"The test in {place(cell, number)} counts for nothing: {why}."
+        cell.outputs.append(error("SwitchedOff", words))
+        self.remarks += [words] if words not in self.remarks else []
 
     def stop(self, words: str) -> None:
         """Nothing runs any more; why."""
@@ -125,7 +256,12 @@ class LimitedClient(NotebookClient):
                 if before <= self.limits["output_bytes"] and self.km is not None:
                     self.interruption: Any = asyncio.ensure_future(self.km.interrupt_kernel())  # type: ignore[call-overload]
                 return None
-        return super().process_message(msg, cell, cell_index)
+        report = msg["content"].get("data", {}).get(REPORT)
+        if not isinstance(report, dict):
+            return super().process_message(msg, cell, cell_index)
+        self.report = report  # a submission could have sent it: the token tells
+        self.replaced |= dict.fromkeys(map(str, report.get("replaced", ())))
+        return None
 
     def note_reply(self, cell: Any, cell_index: int, execute_reply: dict[str, Any]) -> None:
         """After each cell: an error that left no output (sys.exit, a time-out) becomes one."""
@@ -147,14 +283,15 @@ class LimitedClient(NotebookClient):
             cell.outputs.append(error(reply.get("ename", "Error"), reply.get("evalue", "this cell did not end well")))
 
 
-def main(source: Path, target: Path, limits: dict[str, int]) -> None:
-    """Runs the notebook and writes what came out."""
+def run(handed: dict[str, Any]) -> dict[str, Any]:
+    """Runs the notebook; what came out."""
+    limits = handed["limits"]
     limit_process(limits["memory_mb"], limits["file_mb"], 2 * limits["seconds"])
-    notebook = nbformat.read(source, as_version=4)
+    notebook = nbformat.reads(handed["notebook"], as_version=4)
     # Unix sockets where there are any: a process without network has no 127.0.0.1 either
     config = Config() if sys.platform == "win32" else Config({"KernelManager": {"transport": "ipc"}})
     client = LimitedClient(notebook, kernel_name="python3", config=config, startup_timeout=START_SECONDS)
-    client.prepare(limits).on_cell_executed = client.note_reply
+    client.prepare(limits, handed["files"])
     start = time.monotonic()
     try:
         client.execute()
@@ -163,12 +300,27 @@ def main(source: Path, target: Path, limits: dict[str, int]) -> None:
     for cell in notebook.cells:
         if cell.cell_type == "code" and cell.execution_count is None and cell.source.strip() and not cell.outputs:
             cell.outputs = [error("NotRun", f"this cell was not run. {client.stopped}")]
-    told = {"remarks": client.remarks, "seconds": round(time.monotonic() - start, 2), "began": bool(client.began)}
-    notebook.metadata["adamix_run"] = told
-    temporary = target.with_suffix(".part")
-    nbformat.write(notebook, temporary)
-    temporary.replace(target)
+    if client.replaced:
+        client.remarks.append(f"{', '.join(client.replaced)} had another meaning: tests were run with the original.")
+    seconds = round(time.monotonic() - start, 2)
+    told = {"remarks": client.remarks, "seconds": seconds, "began": bool(client.began)}
+    return {"notebook": nbformat.writes(notebook), **told}
+
+
+def main() -> None:
+    """Keeps the pipes to itself, then runs."""
+    handed = json.load(sys.stdin)
+    answer, nowhere = os.dup(1), os.open(os.devnull, os.O_RDWR)  # neither is inherited
+    for stream in range(3):
+        os.dup2(nowhere, stream)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE: /proc shows nobody this process's pipes and memory
+    os.chdir(os.environ["HOME"])
+    Path("work").mkdir(exist_ok=True)
+    os.chdir("work")
+    with os.fdopen(answer, "w", encoding="utf-8") as pipe:
+        json.dump(run(handed), pipe)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))
+    main()

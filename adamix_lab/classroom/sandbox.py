@@ -1,6 +1,7 @@
-"""A submission runs by itself: limits on time, memory, output and files, no network, an empty home.
+"""A submission runs by itself: limits on time, memory, output and files, no network, and a system of its own.
 
-What is enforced depends on the system; `isolation` says it in words, before anything is run.
+On Linux with `unshare` it sees the system's programs, Python with its packages, this package and its data, all of it
+read-only, and an empty home that is gone afterwards. Elsewhere little is enforced; `isolation` says what, in words.
 """
 
 from __future__ import annotations
@@ -14,40 +15,51 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from adamix_lab.core.errors import positive
+from adamix_lab.core.errors import LabError, positive
+from adamix_lab.tasks.tasks import data_root
 
 RUNNER = Path(__file__).with_name("runner.py")
+PACKAGE = Path(__file__).resolve().parents[1]
 GRACE = 330  # seconds beyond the limit, for Python's own start, until everything is ended from outside
+HOME_MB = 256  # all files that a submission writes
 
-# From the strongest to the weakest: own network, processes, mounts; and for people who are not root, own users.
-_OWN = ["--net", "--pid", "--fork", "--kill-child", "--mount"]
-_USERS = ["--user", "--map-root-user"]
-UNSHARE = ([*_OWN, "--mount-proc"], [*_USERS, *_OWN, "--mount-proc"], [*_USERS, *_OWN], [*_USERS, "--net"])
+# Own network, processes, mounts; with own users, which people who are not root need and which leave root less.
+_OWN = ("--net", "--ipc", "--pid", "--fork", "--kill-child", "--mount")
+UNSHARE = (("--user", "--map-root-user", *_OWN), _OWN)
 
-# Hides folders under an empty, read-only one, then becomes the command.
-HIDE = 'while [ "$1" != -- ]; do mount -t tmpfs -o ro,size=4k none "$1" || exit 90; shift; done; shift; exec "$@"'
-
-# In every kernel: where the system cannot take the network away, Python at least refuses. PyTorch is loaded before the
-# first cell, so that a busy machine takes none of a submission's time for it.
-GUARD = """
-try:
-    import torch as _torch
-    del _torch
-except ImportError:
-    pass
-import socket as _socket
-def _no_network(*args, **kwargs):
-    raise OSError("There is no network while submissions are graded.")
-for _name in ("connect", "connect_ex", "sendto"):
-    setattr(_socket.socket, _name, _no_network)
-_socket.create_connection = _socket.getaddrinfo = _socket.gethostbyname = _no_network
-del _name
+# A system of what is named, read-only, around an empty home; then every privilege is given up for good.
+ENTER = f"""set -e
+PATH=$PATH:/usr/sbin:/sbin
+root=$1; shift
+mount -t tmpfs -o mode=755,size=1m none "$root"
+while [ "$1" != -- ]; do
+  if [ -d "$1" ]; then mkdir -p "$root$1"; else mkdir -p "$root${{1%/*}}"; : > "$root$1"; fi
+  mount --rbind "$1" "$root$1"; shift
+done; shift
+mkdir -p "$root/proc" "$root/home" "$root/dev/shm" "$root/.old"
+mount -t proc -o nosuid,nodev,noexec proc "$root/proc"
+while read -r _ _ _ _ place flags _; do
+  case $place in *\\*) place=$(printf %b "$place");; esac
+  case $place in "$root"/*) mount -o "remount,bind,ro${{flags#r?}}" none "$place";; esac
+done < /proc/self/mountinfo
+mount -t tmpfs -o nosuid,nodev,mode=755,size={HOME_MB}m none "$root/home"
+mount -t tmpfs -o nosuid,nodev,size=64m none "$root/dev/shm"
+cd "$root"; pivot_root . .old; cd /
+umount -l /.old; rmdir /.old
+mount -o remount,bind,ro none /
+cd /home
+exec setpriv --bounding-set=-all --inh-caps=-all --ambient-caps=-all --no-new-privs -- "$@"
 """
+NO_USERS = "echo 0 > /proc/sys/user/max_user_namespaces\n"  # of its own: none below these
+SYSTEM = (
+    *"/usr /bin /sbin /lib /lib32 /lib64 /nix/store /sys/devices/system /dev/null /dev/zero /dev/urandom".split(),
+    *"/dev/random /etc/ld.so.cache /etc/alternatives /etc/passwd /etc/group /etc/localtime /etc/fonts".split(),
+)
 
 
 @dataclass(frozen=True)
@@ -79,50 +91,50 @@ class NotStarted(RuntimeError):
 
 @functools.cache
 def unshare() -> tuple[str, ...]:
-    """The start of a command that runs without network and apart from other processes; () where that cannot be had."""
-    program = shutil.which("unshare")
-    for options in UNSHARE if program else ():
-        command = [str(program), *options, "true"]
-        if subprocess.run(command, capture_output=True).returncode == 0:
-            return tuple(command[:-1])
+    """The options with which a system of its own can be had here, tried out; () where it cannot."""
+    for options in UNSHARE if shutil.which("unshare") else ():
+        with tempfile.TemporaryDirectory(prefix="adamix-") as root:
+            done = subprocess.run([*_entered(options, root), sys.executable, "-c", ""], capture_output=True)
+        if done.returncode == 0:
+            return options
     return ()
 
 
-def isolation(limits: Limits) -> list[str]:
-    """What this system enforces and what it does not, a sentence each."""
-    apart = unshare()
-    systems = {
-        "linux": f"Enforced by the system: {limits.memory_mb} MB of memory a process, {limits.file_mb} MB a file.",
-        "win32": "Not enforced here (Windows): memory and sizes of files. Watch the task manager, or grade on Linux.",
-    }
-    network = (
-        "Enforced by the system (unshare): no network; a submission's processes end with it."
-        if apart
-        else "Not enforced here: the network. Python's sockets refuse, other programs that a submission starts do not. "
-        "Linux with unshare enforces it."
-    )
-    files = (
-        "Hidden from submissions: the course's folder and the exercises' sources."
-        if "--mount" in apart
-        else "Not enforced here: files. A submission could read what you can read, the gradebook too, if it knew where."
-    )
-    return [
+def isolation(limits: Limits, trust: bool = False) -> list[str]:
+    """What this system enforces and what it does not, a sentence each.
+
+    Raises ValueError where it enforces next to nothing, unless the people are trusted.
+    """
+    each = (
         f"Each submission: {limits.seconds} s in all, {limits.cell_seconds} s a cell, "
-        f"{limits.output_bytes // 1000} kB of output a cell, an empty home.",
-        systems.get(sys.platform, "Enforced in part (macOS): sizes of files; memory is not, whatever is asked for."),
-        network,
-        files,
-        "Nowhere enforced: how many processes a submission starts, and how much disk all its files take.",
-    ]
+        f"{limits.output_bytes // 1000} kB of output a cell, an empty home."
+    )
+    if unshare():
+        return [
+            each,
+            f"Enforced by the system (unshare): no network, no privileges, {limits.memory_mb} MB of memory a process, "
+            f"{HOME_MB} MB of files; the course, the exercises, other people's files are not there, what is there is "
+            "read-only; processes end with the submission.",
+            "Nowhere enforced: how many processes a submission starts. Tests share Python with the answers: known ways "
+            "to switch them off are caught, a new one may not be.",
+        ]
+    parts = {"linux": "files, network", "win32": "files, network, memory, sizes of files"}
+    words = (
+        f"Not enforced here, where no unshare can be used: {parts.get(sys.platform, 'files, network, memory')}; a "
+        "submission could read and change what you can, the gradebook and other people's files too."
+    )
+    if not trust:
+        raise LabError(f"{words} Grade on Linux or in a virtual machine, or go on with --trust.")
+    return [each, words]
 
 
-def run(notebook: Any, limits: Limits, hidden: Sequence[Path] = ()) -> tuple[Any, list[str], float]:
+def run(notebook: Any, limits: Limits, files: Mapping[str, str] | None = None) -> tuple[Any, list[str], float]:
     """Executes a notebook apart from everything else.
 
     Args:
         notebook: nbformat's; it is not changed.
         limits: what it may take.
-        hidden: folders that it must not see, where the system can hide them.
+        files: text files beside it, by name.
 
     Returns:
         The executed notebook, in which a cell that did not run holds an error that says why; remarks in words; seconds.
@@ -130,55 +142,65 @@ def run(notebook: Any, limits: Limits, hidden: Sequence[Path] = ()) -> tuple[Any
     """
     import nbformat
 
+    handed = {"notebook": nbformat.writes(notebook), "files": dict(files or {})}
     with tempfile.TemporaryDirectory(prefix="adamix-", ignore_cleanup_errors=True) as made:
-        home = Path(made)
-        work = home / "work"
-        startup = home / ".ipython" / "profile_default" / "startup"
-        startup.mkdir(parents=True)
-        work.mkdir()
-        (startup / "00-offline.py").write_text(GUARD, encoding="utf-8")
-        source, target = home / "in.ipynb", home / "out.ipynb"
-        nbformat.write(notebook, source)
-        command = [sys.executable, str(RUNNER), str(source), str(target), json.dumps(asdict(limits))]
-        ended = _call([*_prefix(hidden), *command], work, home, limits.seconds + GRACE)
-        try:
-            done = nbformat.read(target, as_version=4)
-        except (OSError, ValueError):
-            return _nothing_ran(notebook, ended, limits)
-    told = done.metadata.pop("adamix_run")
+        options = unshare()
+        command = [*(_entered(options, made) if options else ()), sys.executable, str(RUNNER)]
+        text = json.dumps({**handed, "limits": asdict(limits)})
+        said, ended = _call(command, text, made, "/home" if options else made, limits.seconds + GRACE)
+    try:
+        told = json.loads(said)
+    except ValueError:
+        return _nothing_ran(notebook, ended, limits)
     if not told["began"]:
         raise NotStarted(" ".join(told["remarks"]))
-    return done, told["remarks"], told["seconds"]
+    return nbformat.reads(told["notebook"], as_version=4), told["remarks"], told["seconds"]
 
 
-def _prefix(hidden: Sequence[Path]) -> list[str]:
-    apart = list(unshare())
-    folders = [str(folder.resolve()) for folder in hidden if folder.is_dir()]
-    return [*apart, "sh", "-c", HIDE, "sh", *folders, "--"] if "--mount" in apart and folders else apart
+def _entered(options: Sequence[str], root: str) -> list[str]:
+    """The start of a command that runs in a system of its own, made at an empty folder."""
+    python = Path(sys.executable).resolve().parents[1]
+    wanted = {*map(Path, (*SYSTEM, sys.prefix, sys.base_prefix)), python, PACKAGE, data_root().absolute()}
+    seen = [str(path) for path in sorted(wanted) if path.exists() and not wanted & set(path.parents)]
+    script = (NO_USERS if "--user" in options else "") + ENTER
+    return ["unshare", *options, "sh", "-c", script, "sh", root, *seen, "--"]
 
 
-def _environment(home: Path) -> dict[str, str]:
+def _environment(home: str) -> dict[str, str]:
     kept = ("PATH", "LANG", "LC_ALL", "SYSTEMROOT", "PYTHONPATH", "ADAMIX_LAB_DATA", "OMP_NUM_THREADS")
+    path = os.environ.get("PYTHONPATH", "")
+    if (PACKAGE.parent / "pyproject.toml").is_file():  # a checkout: the package that grades
+        path = os.pathsep.join(filter(None, [str(PACKAGE.parent), path]))
     own = {
-        "HOME": str(home), "USERPROFILE": str(home), "TMPDIR": str(home), "TEMP": str(home), "TMP": str(home),
-        "IPYTHONDIR": str(home / ".ipython"), "JUPYTER_RUNTIME_DIR": str(home / "r"),
-        "JUPYTER_CONFIG_DIR": str(home / ".jupyter"), "MPLCONFIGDIR": str(home / ".mpl"), "MPLBACKEND": "Agg",
+        "HOME": home, "USERPROFILE": home, "TMPDIR": home, "TEMP": home, "TMP": home, "PYTHONPATH": path,
+        "PYTHONSAFEPATH": "1", "IPYTHONDIR": f"{home}/.ipython", "JUPYTER_RUNTIME_DIR": f"{home}/r",
+        "JUPYTER_CONFIG_DIR": f"{home}/.jupyter", "MPLCONFIGDIR": f"{home}/.mpl", "MPLBACKEND": "Agg",
         "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONDONTWRITEBYTECODE": "1",
     }  # fmt: skip
     return {name: os.environ[name] for name in kept if name in os.environ} | own
 
 
-def _call(command: list[str], work: Path, home: Path, seconds: float) -> str:
-    """Runs it to its end, or ends it with all that it started; what it said last."""
-    talk: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    with subprocess.Popen(command, cwd=work, env=_environment(home), start_new_session=True, **talk) as child:
+def _call(command: list[str], text: str, folder: str, home: str, seconds: float) -> tuple[str, str]:
+    """Runs it to its end, or ends it with all that it started: (its answer, how it ended)."""
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    environment = _environment(home)
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        start_new_session=True,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        **pipes,
+    ) as child:
         try:
-            said, _ = child.communicate(timeout=seconds)
+            answer, said = child.communicate(text, timeout=seconds)
         except subprocess.TimeoutExpired:
             _end(child.pid)
-            return f"it did not end within {seconds:.0f} s and was ended from outside"
-        lines = said.decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else f"Python ended with code {child.returncode}"
+            return "", f"it did not end within {seconds:.0f} s and was ended from outside"
+    lines = said.strip().splitlines()
+    return answer, lines[-1] if lines else f"Python ended with code {child.returncode}"
 
 
 def _end(pid: int) -> None:

@@ -4,17 +4,23 @@ Known names:
 
     Moodle   Ada Lovelace_1234567_assignsubmission_file_/01_routing.ipynb   (or ..._file_01_routing.ipynb, no folder)
     Canvas   lovelaceada_LATE_12345_67890_01_routing-1.ipynb                (_LATE_ and -1, the attempt, may be missing)
-    plain    ada/01_routing.ipynb, or ada.ipynb
+    plain    ada/01_routing.ipynb, or ada.ipynb, or ada.zip
+
+Nothing is unpacked: a file is read when it is graded, one at a time.
 """
 
 from __future__ import annotations
 
 import datetime
 import hashlib
+import io
 import re
+import unicodedata
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from adamix_lab.core.errors import LabError
@@ -22,13 +28,26 @@ from adamix_lab.core.errors import LabError
 MOODLE = re.compile(r"^(?P<name>.+)_(?P<id>\d+)_assignsubmission_(?:file|onlinetext)_?(?P<file>.*)$")
 CANVAS = re.compile(r"^(?P<name>[^_]+)(?P<late>_LATE)?_(?P<id>\d+)_(?P<upload>\d+)_(?P<file>.+)$")
 ATTEMPT = re.compile(r"-(\d+)$")
-LARGEST = 20_000_000  # bytes of one submission
+LARGEST = 20_000_000  # bytes of one file
+TOTAL = 1_000_000_000  # bytes of all files of one zip
 MOST = 5_000  # files of one zip
+NEVER = datetime.datetime(1980, 1, 1)  # what a zip file gives for a date that is not known
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that was handed in: its place as the platform has it, its last change and size, and how to read it."""
+
+    place: PurePosixPath
+    when: datetime.datetime
+    size: int
+    read: Callable[[], bytes]
+    path: Path | None = None  # where it is not in a zip file
 
 
 @dataclass(frozen=True)
 class Submission:
-    """One person's file.
+    """What one person handed in.
 
     Attributes:
         person: an id that is a safe folder's name.
@@ -36,8 +55,7 @@ class Submission:
         platform: "moodle", "canvas" or "plain".
         number: the platform's id of the person, or "".
         file: where it came from, for messages.
-        data: its bytes.
-        when: last change, as the folder or the zip file tells it.
+        sources: the file that counts, then the `.py` files beside it, by the names that it imports them by.
         late: the platform marked it so, or it came after the time that was given.
         rank: among several of one person, the highest counts.
         remarks: in words, for the person.
@@ -48,102 +66,218 @@ class Submission:
     platform: str
     number: str
     file: str
-    data: bytes
-    when: datetime.datetime
+    sources: tuple[tuple[str, File], ...]
     late: bool
     rank: tuple[int, int, datetime.datetime]
     remarks: tuple[str, ...] = field(default=())
 
-    @property
-    def digest(self) -> str:
-        """Of the bytes: equal submissions need no new grading."""
-        return hashlib.sha256(self.data).hexdigest()
+    def read(self) -> dict[str, bytes]:
+        """The bytes of its files by name, the one that counts first. Raises LabError where one cannot be read."""
+        found = {}
+        for name, file in self.sources:
+            if file.size > LARGEST:
+                raise LabError(f"{name} is larger than {LARGEST // 1_000_000} MB: expected a notebook (.ipynb).")
+            try:
+                found[name] = file.read()
+            except Exception as error:  # zipfile raises many kinds
+                raise LabError(
+                    f"{name} could not be read ({error}): hand it in again, not locked, zipped anew."
+                ) from error
+        return found
 
 
-def collect(source: Path, due: datetime.datetime | None = None) -> list[Submission]:
+def collect(
+    source: Path, due: datetime.datetime | None = None, tell: Callable[[str], None] = lambda words: None
+) -> list[Submission]:
     """The submission that counts for each person, in the order of their names; what was wrong is in its remarks.
 
     Args:
-        source: a folder (zip files in it are looked into), or one zip file.
+        source: a folder, or one zip file; zip files in it are looked into.
         due: local time after which a submission is late, where the platform does not say it itself.
+        tell: takes what was odd and is no one person's, in words.
 
     Raises FileNotFoundError where there is nothing, ValueError for a zip that cannot be trusted.
     """
     if not source.exists():
         raise FileNotFoundError(f"{source} is not there: expected a folder of submissions, or the platform's zip file.")
-    found = [_submission(place, data, when, due) for place, data, when in _files(source)]
-    if not found:
-        raise FileNotFoundError(f"{source} holds no files: expected notebooks, in folders or zip files by person.")
-    people: dict[str, list[Submission]] = {}
-    for submission in found:
-        people.setdefault(submission.person, []).append(submission)
-    return [_newest(several) for _, several in sorted(people.items())]
-
-
-def _files(source: Path) -> Iterator[tuple[PurePosixPath, bytes, datetime.datetime]]:
-    """(path below the source, bytes, last change); hidden files and systems' leftovers are passed over."""
-    if source.is_file():
-        yield from _zipped(source)
-        return
-    for path in sorted(source.rglob("*")):
-        place = PurePosixPath(path.relative_to(source).as_posix())
-        if not path.is_file() or path.is_symlink() or _leftover(place):
+    files = list(_zipped(source, source) if source.is_file() else _folder(source))
+    handed: dict[tuple[str, str], list[Submission]] = {}
+    for file in _expanded(_without_root(files, source.stem, tell), tell):
+        if len(file.place.parts) == 1 and not _of_platform(file.place) and file.place.suffix not in (".ipynb", ".zip"):
+            tell(f"{file.place} belongs to nobody: it was left aside.")
             continue
-        if path.suffix == ".zip" and path.parent == source:
-            yield from _zipped(path)
+        submission = _submission(file, due)
+        handed.setdefault((submission.person, submission.platform), []).append(submission)
+    if not handed:
+        raise FileNotFoundError(f"{source} holds no files: expected notebooks, in folders or zip files by person.")
+    people = [_newest(several) for _, several in sorted(handed.items())]
+    names = Counter(person.name.casefold() for person in people)
+    for name in sorted(name for name in names if names[name] > 1):
+        twins = [person for person in people if person.name.casefold() == name]
+        tell(f"{len(twins)} people are called {twins[0].name}: {', '.join(twin.file for twin in twins)}.")
+    ids = Counter(person.person.casefold() for person in people)  # some systems take capitals for small letters
+    return [_apart(person) if ids[person.person.casefold()] > 1 else person for person in people]
+
+
+def found(people: Sequence[Submission]) -> str:
+    """Who was found, a line a person."""
+    kinds = ", ".join(f"{count} {name}" for name, count in sorted(Counter(p.platform for p in people).items()))
+    width = min(30, max(len(person.name) for person in people))
+    lines = [f"Found {len(people)} people ({kinds}):"]
+    for person in people:
+        beside = "".join(f" + {name}" for name, _ in person.sources[1:])
+        lines.append(" ".join([f"  {person.name:{width}}  {person.file}{beside}", *person.remarks]))
+    return "\n".join(lines)
+
+
+def _folder(source: Path) -> Iterator[File]:
+    """Hidden files and systems' leftovers are passed over."""
+    for path in sorted(source.rglob("*")):
+        place = PurePosixPath(unicodedata.normalize("NFC", path.relative_to(source).as_posix()))
+        if path.is_file() and not path.is_symlink() and not _leftover(place):
+            about = path.stat()
+            when = datetime.datetime.fromtimestamp(about.st_mtime)
+            yield File(place, when, about.st_size, path.read_bytes, path)
+
+
+def _expanded(files: Sequence[File], tell: Callable[[str], None]) -> Iterator[File]:
+    """The files, and what zip files among them hold in their place: many people's, or what one person zipped."""
+    broken = []
+    for file in files:
+        if file.place.suffix.lower() != ".zip" or (file.path is None and file.size > LARGEST):
+            yield file
+            continue
+        try:
+            inside = _without_root(list(_zipped(file.place, file.path, file.read)), file.place.stem, tell)
+        except LabError as error:
+            broken.append(error)
+            if len(broken) == len(files):
+                raise
+            tell(str(error))
+            yield file  # that person is told, and all others are graded
+            continue
+        loose = len(file.place.parts) == 1 and not _of_platform(file.place)
+        if loose and (len({_owner(f.place) for f in inside}) > 1 or any(_of_platform(f.place) for f in inside)):
+            yield from inside
         else:
-            data = path.read_bytes() if path.stat().st_size <= LARGEST else b""
-            yield place, data, datetime.datetime.fromtimestamp(path.stat().st_mtime)
+            yield from (replace(f, place=_beside(file.place, f.place.name)) for f in inside)
 
 
-def _zipped(path: Path) -> Iterator[tuple[PurePosixPath, bytes, datetime.datetime]]:
+def _beside(zipped: PurePosixPath, name: str) -> PurePosixPath:
+    if match := CANVAS.match(zipped.name):
+        return zipped.with_name(zipped.name[: match.start("file")] + name)
+    return zipped.with_name(name) if len(zipped.parts) > 1 else PurePosixPath(zipped.stem) / name
+
+
+def _without_root(files: list[File], name: str, tell: Callable[[str], None]) -> list[File]:
+    """The files without a folder around all of them: a folder that was zipped, a download that was zipped again."""
+    while files:
+        parts = [f.place.parts for f in files if f.place.suffix in (".ipynb", ".zip")] or [f.place.parts for f in files]
+        root = parts[0][0]
+        if MOODLE.match(root) or any(len(one) < 2 or one[0] != root for one in parts):
+            break
+        below, deep = {one[1] for one in parts}, all(len(one) > 2 for one in parts)
+        known = root.casefold() in (name.casefold(), "submissions")
+        if not any(map(MOODLE.match, below)) and not (deep and known) and not (len(below) > 1 and (deep or known)):
+            break
+        tell(f"{root} is the folder around all submissions, and nobody's name.")
+        inner = {f: PurePosixPath(*f.place.parts[1:]) for f in files if f.place.parts[0] == root}
+        files = [replace(f, place=inner.get(f, f.place)) for f in files]
+    return files
+
+
+def _zipped(name: object, path: Path | None, read: Callable[[], bytes] = bytes) -> Iterator[File]:
+    """The files of a zip file, which is at a path, or read from another one."""
+
+    def opened() -> zipfile.ZipFile:
+        return zipfile.ZipFile(path or io.BytesIO(read()))
+
     try:
-        archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        raise LabError(f"{path} is no zip file ({error}): expected the platform's download. Fetch it again.") from error
-    with archive:
-        entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-        if len(entries) > MOST:
-            raise LabError(f"{path} holds {len(entries)} files: expected at most {MOST}, a few a person.")
-        for entry in entries:
-            place = PurePosixPath(entry.filename.replace("\\", "/"))
-            if place.is_absolute() or ".." in place.parts:
-                raise LabError(f"{path}: the name {entry.filename!r} leaves the folder. This zip is not to be trusted.")
-            if not _leftover(place):
-                # what is too large is not unpacked; it is then no notebook, and that is told
-                data = archive.read(entry) if entry.file_size <= LARGEST else b""
-                yield place, data, datetime.datetime(*entry.date_time)
+        with opened() as archive:
+            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+    except Exception as error:  # zipfile raises many kinds
+        raise LabError(f"{name} is no zip file ({error}): expected the platform's download. Fetch it again.") from error
+    if len(entries) > MOST:
+        raise LabError(f"{name} holds {len(entries)} files: expected at most {MOST}, a few a person.")
+    if sum(entry.file_size for entry in entries) > TOTAL:
+        raise LabError(f"{name} would unpack to more than {TOTAL / 1e9:g} GB: expected notebooks, a few MB each.")
+    for entry in entries:
+        place = PurePosixPath(unicodedata.normalize("NFC", entry.filename.replace("\\", "/")))
+        if place.is_absolute() or ".." in place.parts:
+            raise LabError(f"{name}: the name {entry.filename!r} leaves the folder. This zip is not to be trusted.")
+        if not _leftover(place):
+            yield File(place, _date(entry), entry.file_size, partial(_entry, opened, entry))
+
+
+def _entry(opened: Callable[[], zipfile.ZipFile], entry: zipfile.ZipInfo) -> bytes:
+    with opened() as archive:
+        return archive.read(entry)
+
+
+def _date(entry: zipfile.ZipInfo) -> datetime.datetime:
+    try:
+        return datetime.datetime(*entry.date_time)
+    except ValueError:  # month 0, day 0
+        return NEVER
 
 
 def _leftover(place: PurePosixPath) -> bool:
     return any(part.startswith((".", "__MACOSX")) or part == "Thumbs.db" for part in place.parts)
 
 
-def _submission(
-    place: PurePosixPath, data: bytes, when: datetime.datetime, due: datetime.datetime | None
-) -> Submission:
-    first, late = place.parts[0], due is not None and when > due
-    if match := MOODLE.match(first):
-        person, platform = match["id"], "moodle"
+def _of_platform(place: PurePosixPath) -> bool:
+    return bool(MOODLE.match(place.parts[0]) or CANVAS.match(place.name))
+
+
+def _owner(place: PurePosixPath) -> str:
+    """Whose a file is by its name: one of a platform, or the folder, or the file."""
+    if match := MOODLE.match(place.parts[0]) or CANVAS.match(place.name):
+        return match["id"]
+    return place.parts[0] if len(place.parts) > 1 else place.stem
+
+
+def _submission(file: File, due: datetime.datetime | None) -> Submission:
+    place, platform = file.place, "plain"
+    late = due is not None and file.when > due
+    person, name = _owner(place), _owner(place)
+    if match := MOODLE.match(place.parts[0]):
+        platform, name = "moodle", match["name"]
     elif match := CANVAS.match(place.name):
-        person, platform, late = match["id"], "canvas", late or bool(match["late"])
-    else:
-        person, platform = (first if len(place.parts) > 1 else place.stem), "plain"
+        platform, name, late = "canvas", match["name"], late or bool(match["late"])
     attempt = ATTEMPT.search(place.stem) if platform == "canvas" else None
-    rank = (int(place.suffix == ".ipynb"), int(attempt[1]) if attempt else 0, when)
-    name = match["name"] if match else person
-    safe = re.sub(r"[^A-Za-z0-9_-]+", "-", person).strip("-") or hashlib.sha256(person.encode()).hexdigest()[:8]
-    if safe != person:  # two names that differ in what was replaced stay apart
-        safe += "-" + hashlib.sha256(person.encode()).hexdigest()[:4]
+    rank = (int(place.suffix == ".ipynb"), int(attempt[1]) if attempt else 0, file.when)
+    own = (match["file"] if match else "") or place.name
+    if attempt:
+        own = own.replace(attempt[0] + place.suffix, place.suffix)
     remarks = ("It came late.",) if late else ()
+    if file.when == NEVER and due is not None:
+        remarks = ("Its file has no date: whether it came late is not known.",)
     number = person if platform != "plain" else ""
-    return Submission(safe, name, platform, number, str(place), data, when, late, rank, remarks)
+    made = Submission(person, name, platform, number, str(place), ((own, file),), late, rank, remarks)
+    safe = re.sub(r"[^A-Za-z0-9_-]+", "-", person).strip("-")
+    # two names that differ in what was replaced stay apart
+    return made if safe == person else _apart(replace(made, person=safe), person)
+
+
+def _apart(submission: Submission, person: str = "") -> Submission:
+    """With an id that nobody else has."""
+    told = person or submission.platform + submission.name + submission.number
+    digest = hashlib.sha256(told.encode()).hexdigest()
+    safe = submission.person
+    return replace(submission, person=f"{safe}-{digest[:4]}" if safe else digest[:8])
 
 
 def _newest(several: Sequence[Submission]) -> Submission:
     best = max(several, key=lambda s: s.rank)
-    others = [s.file for s in several if s is not best]
+    folder, beside = best.sources[0][1].place.parent, {}
+    for other in sorted(several, key=lambda s: s.rank):
+        name, file = other.sources[0]
+        if best.rank[0] and file.place.parent == folder and file.place.suffix == ".py" and name[:-3].isidentifier():
+            beside[name] = other
+    best = replace(best, sources=(*best.sources, *(other.sources[0] for other in beside.values())))
+    counted = {best.file, *(other.file for other in beside.values())}
+    others = sorted(s.file for s in several if s.file not in counted)
     if not others:
         return best
-    words = f"Of {len(several)} files, {best.file} counts; left aside: {', '.join(sorted(others))}."
+    words = f"Of {len(several)} files, {best.file} counts; left aside: {', '.join(others)}."
     return replace(best, remarks=(*best.remarks, words))

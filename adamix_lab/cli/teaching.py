@@ -42,19 +42,26 @@ def grade(
     seconds: Annotated[int, typer.Option(help="For one notebook.")] = 120,
     cell_seconds: Annotated[int, typer.Option(help="For one cell.")] = 30,
     memory: Annotated[int, typer.Option(help="MB a process.")] = 2048,
+    preview: Annotated[bool, typer.Option("--preview", help="Only say who was found.")] = False,
+    trust: Annotated[bool, typer.Option("--trust", help="Go on where little is enforced.")] = False,
 ) -> None:
-    """Runs and marks submissions, each by itself; writes a table, a file for the platform, a histogram."""
+    """Says who was found, then runs and marks submissions, each by itself; writes a table, a file for the platform."""
     from adamix_lab.classroom.grading import grade as mark
     from adamix_lab.classroom.marks import write_marks
     from adamix_lab.classroom.sandbox import Limits, isolation
-    from adamix_lab.classroom.submissions import collect
+    from adamix_lab.classroom.submissions import collect, found
 
-    limits = Limits(cell_seconds=cell_seconds, seconds=seconds, memory_mb=memory)
-    found = collect(submissions, due)
-    print("\n".join(isolation(limits)))
-    marked = mark(found, name, course, limits, again)
+    limits, odd = Limits(cell_seconds=cell_seconds, seconds=seconds, memory_mb=memory), list[str]()
+    people = collect(submissions, due, odd.append)
+    print("\n".join([found(people), *odd]))
+    if preview:
+        return
+    print("\n".join(isolation(limits, trust)))
+    marked = mark(people, name, course, limits, again)
     for path in write_marks(marked, name, course / "marks"):
         print(path)
+    odd += [f"{m.submission.name}: {' '.join(m.remarks)}" for m in marked if m.remarks]
+    print("\n".join(["Odd:", *odd] if odd else ["Nothing was odd."]))
 
 
 @classroom.command()

@@ -36,7 +36,7 @@ def released(course):
     return course / "release" / NAME / f"{NAME}.ipynb"
 
 
-def run_here(notebook, limits, hidden):
+def run_here(notebook, limits, files):
     """In the place of the sandbox: the cells run in this process, for what is tested is what surrounds them."""
     from nbformat.v4 import new_output
 
@@ -54,7 +54,7 @@ def run_here(notebook, limits, hidden):
 
 
 def grade(course, handed, *more):
-    return CliRunner().invoke(app, ["classroom", "grade", NAME, str(handed), "--course", str(course), *more])
+    return CliRunner().invoke(app, ["classroom", "grade", NAME, str(handed), "--course", str(course), "--trust", *more])
 
 
 def rows(course):

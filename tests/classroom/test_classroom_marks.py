@@ -15,7 +15,7 @@ from adamix_lab.classroom.submissions import Submission
 
 def marked(name, points, platform="moodle", number="7", remarks=()):
     when = datetime.datetime(2026, 1, 1)
-    submission = Submission(name.lower(), name, platform, number, "x.ipynb", b"", when, False, (1, 0, when))
+    submission = Submission(name.lower(), name, platform, number, "x.ipynb", (), False, (1, 0, when))
     return Marked(submission, {"a": points, "b": 0.0}, {"a": 3.0, "b": 1.0}, remarks, 1.0)
 
 

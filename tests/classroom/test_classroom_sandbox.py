@@ -11,9 +11,9 @@ nbformat = pytest.importorskip("nbformat", reason="the notebooks extra is not in
 LIMITS = Limits(cell_seconds=15, seconds=120, memory_mb=1024)
 
 
-def execute(*sources, hidden=()):
+def execute(*sources):
     cells = [nbformat.v4.new_code_cell(source) for source in sources]
-    notebook, remarks, _ = run(nbformat.v4.new_notebook(cells=cells), LIMITS, hidden)
+    notebook, remarks, _ = run(nbformat.v4.new_notebook(cells=cells), LIMITS)
     said = [
         " ".join(o.get("text", "") if o.output_type == "stream" else o.get("ename", "") for o in cell.outputs)
         for cell in notebook.cells
@@ -33,13 +33,12 @@ def test_an_empty_home_no_network_and_no_gradebook(tmp_path, monkeypatch):
         "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9')",
         "import socket; print(socket.socket)",
         "print(os.environ.get('SECRET_TOKEN'))",
-        hidden=[secret],
     )
     assert "work" in said[0] and "gradebook" not in said[0]
     assert "URLError" in said[2]
     assert "None" in said[4]
-    if "--mount" in unshare():
-        assert said[1].strip() == "[]"
+    if unshare():
+        assert said[1] == "FileNotFoundError"
     assert (secret / "gradebook.db").read_text() == "marks"
 
 
@@ -62,8 +61,11 @@ def test_what_is_not_enforced_is_said(monkeypatch):
     import adamix_lab.classroom.sandbox as sandbox
 
     monkeypatch.setattr(sandbox, "unshare", lambda: ())
-    words = " ".join(isolation(LIMITS))
-    assert "Not enforced here: the network" in words and "gradebook too" in words and "Nowhere enforced" in words
+    with pytest.raises(ValueError, match=r"Not enforced here.*network.*gradebook.*--trust"):
+        isolation(LIMITS)
+    assert "Not enforced here" in isolation(LIMITS, trust=True)[1]
+    monkeypatch.setattr(sandbox, "unshare", lambda: ("--user",))
+    assert "Nowhere enforced" in " ".join(isolation(LIMITS))
 
 
 def test_limits_of_nothing_are_refused():

@@ -36,7 +36,7 @@ def test_the_newest_of_several_counts_and_a_notebook_before_anything_else(tmp_pa
     write(tmp_path / "ada_1_12_x-1.ipynb", "second")
     write(tmp_path / "ada_1_13_photo-9.png", "picture")
     (only,) = collect(tmp_path)
-    assert only.data == b"third" and "Of 4 files" in only.remarks[-1]
+    assert only.read() == {"x.ipynb": b"third"} and "Of 4 files" in only.remarks[-1]
 
 
 def test_what_came_after_the_time_is_late(tmp_path):
