@@ -90,6 +90,7 @@ def predict(
     strategy: Annotated[str, options.STRATEGY] = "merged",
 ) -> None:
     """Class probabilities of sentences, or the numbers of a regression."""
+    from adamix_lab.core.sites import class_names, declare
     from adamix_lab.training.evaluation import predict as answer
     from adamix_lab.training.shipped import load_saved
 
@@ -101,12 +102,9 @@ def predict(
                 f"{len(texts)} texts were given to a task of pairs: expected an even number, first and second in turn."
             )
         inputs = list(zip(texts[::2], texts[1::2], strict=True))
-    classes = config["notes"].get("classes")
-    for given, row in zip(inputs, answer(mixture, tokenizer, inputs, strategy).tolist(), strict=True):
-        best = max(range(len(row)), key=row.__getitem__)
-        said = (
-            f"{classes[best] if classes else best:>12}  {100 * row[best]:5.1f} %" if len(row) > 1 else f"{row[0]:12.3f}"
-        )  # or a number
+    if (classes := config["notes"].get("classes")) and not class_names(mixture.model):  # saved by an earlier version
+        declare(mixture.model, "classes", classes)
+    for given, said in zip(inputs, answer(mixture, tokenizer, inputs, strategy).said(), strict=True):
         print(f"{said}  {' | '.join(given) if isinstance(given, tuple) else given}")
 
 

@@ -16,7 +16,7 @@ from adamix_lab.core.errors import LabError, one_of, unknown
 from adamix_lab.tasks.files import SUFFIXES, read_files
 from adamix_lab.tasks.labels import KINDS, Labels, check_columns, join_labels, number_labels
 from adamix_lab.tasks.rows import Part, read_hub, read_object
-from adamix_lab.tasks.table import EMBEDDED, PAPER_TASKS, TEXT_COLUMNS, TaskSpec
+from adamix_lab.tasks.table import EMBEDDED, PAPER_TASKS, TaskSpec, text_columns
 from adamix_lab.tasks.tasks import Report, Row, Task, balanced, embedded_folder, flip_labels, hold_out
 
 SLICE_OF_ONE_FILE = 0.2
@@ -80,7 +80,10 @@ def load_task(
     if folder is not None and source not in PAPER_TASKS:
         raise unknown("Task with a folder", source, PAPER_TASKS)
     parts, spec, origin = _find(source, text is not None, label, folder, config, revision, part)
-    columns, labels = _text_columns(parts[0], text, spec), (label,) if isinstance(label, str) else tuple(label)
+    columns, labels = (
+        text_columns(parts[0].rows[0], parts[0].place, text, spec),
+        (label,) if isinstance(label, str) else tuple(label),
+    )
     left_out = [c for c in dict.fromkeys(c for row in parts[0].rows for c in row) if c not in (*columns, *labels)]
     for each in parts:
         check_columns(each, columns, labels)
@@ -202,25 +205,6 @@ def _locate(source: str | Path) -> Path:
         raise LabError(f"{error} Or give the path of a folder or file with JSON lines or CSV, or owner/name.")
     raise FileNotFoundError(
         f"{path} is not there: expected a folder with train.* and validation.*, or a file ({', '.join(SUFFIXES)})."
-    )
-
-
-def _text_columns(part: Part, text: str | Sequence[str] | None, spec: TaskSpec | None) -> tuple[str, ...]:
-    if text is not None:
-        given = (text,) if isinstance(text, str) else tuple(text)
-        if not 1 <= len(given) <= 2:
-            raise LabError(f"text = {text!r}: expected one column, or two for pairs.")
-        return given
-    if spec and spec.text:
-        return spec.text
-    row = part.rows[0]
-    for columns in TEXT_COLUMNS:
-        if all(column in row for column in columns):
-            return columns
-    usual = ", ".join(" + ".join(columns) for columns in TEXT_COLUMNS)
-    raise LabError(
-        f"{part.place} has columns {', '.join(map(repr, row))}, none of them a usual name for text: expected {usual}. "
-        'Say which with text="column" or text=("first", "second").'
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from adamix_lab.core.errors import LabError
 from adamix_lab.core.sites import Kind
 
 TEXT_COLUMNS = (
@@ -46,6 +48,27 @@ class TaskSpec:
     hub_classes: tuple[str, ...] = ()
     kind: Kind | None = None
     numbers: tuple[str, ...] = ()
+
+
+def text_columns(
+    row: Mapping[str, object], place: str, text: str | Sequence[str] | None = None, spec: TaskSpec | None = None
+) -> tuple[str, ...]:
+    """The columns that are text: those named, those that are known, or the usual ones. Raises ValueError."""
+    if text is not None:
+        given = (text,) if isinstance(text, str) else tuple(text)
+        if not 1 <= len(given) <= 2:
+            raise LabError(f"text = {text!r}: expected one column, or two for pairs.")
+        return given
+    if spec and spec.text:
+        return spec.text
+    for columns in TEXT_COLUMNS:
+        if all(column in row for column in columns):
+            return columns
+    usual = ", ".join(" + ".join(columns) for columns in TEXT_COLUMNS)
+    raise LabError(
+        f"{place} has columns {', '.join(map(repr, row))}, none of them a usual name for text: expected {usual}. "
+        'Say which with text="column" or text=("first", "second").'
+    )
 
 
 EMBEDDED = {

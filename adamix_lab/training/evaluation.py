@@ -20,7 +20,7 @@ from adamix_lab.core.errors import LabError, one_of
 from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.objective import IGNORED, without_labels
 from adamix_lab.core.routing import Scope, generator_for
-from adamix_lab.core.sites import Kind, answer_kind
+from adamix_lab.core.sites import Kind, answer_kind, class_names
 from adamix_lab.core.views import Batch, logits_of, one_view
 from adamix_lab.fast.blocks import cut_last_block, plan_blocks
 from adamix_lab.fast.prefix import cached_prefix, may_cache
@@ -37,6 +37,8 @@ from adamix_lab.tasks.batches import (
     tokenized,
 )
 from adamix_lab.tasks.metrics import score
+from adamix_lab.tasks.rows import table_part
+from adamix_lab.tasks.table import text_columns
 from adamix_lab.tasks.tasks import Task
 
 IndexedBatch = tuple[list[int], Batch]
@@ -192,35 +194,116 @@ def evaluate_batches(
     return judge(strategy, passes, torch.cat(answers)[back], torch.cat(labels)[back], metrics, kind)
 
 
+class Predictions(Tensor):
+    """Probabilities `[texts, C]`, or numbers `[texts, C]`, that know their names; printed, it shows the answers.
+
+    It is a tensor, as it always was, so that probabilities are computed with as they are; like `nn.Parameter`, what is
+    computed of it is a plain tensor.
+
+    Attributes:
+        names: of the columns; their numbers where the model's configuration has none.
+        labels: the answer to each text: a class's name, the names of the labels that hold, or a number (or several).
+    """
+
+    names: tuple[str, ...]
+    labels: list[Any]
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[attr-defined,assignment]
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return "\n".join(self.said())
+
+    def said(self) -> list[str]:
+        """A line for each text: its class and the probability, the labels that hold, or its numbers."""
+        width = max(len(_said(label)) for label in self.labels)
+        best = [f"  {100 * max(row):5.1f} %" for row in self.tolist()]
+        return [
+            f"{_said(label):>{width}}{share if isinstance(label, str) else ''}"
+            for label, share in zip(self.labels, best, strict=True)
+        ]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Predictions:
+        return _named(self.as_subclass(Tensor).clone(), self.names, self.labels)
+
+
 def predict(
     mixture: MixtureModel,
     tokenizer: Any,
-    texts: Sequence[str] | Sequence[tuple[str, str]],
+    texts: Any,
     strategy: str = "merged",
     seed: int = 0,
     batch_size: int = 64,
     max_length: int = 128,
-) -> Tensor:
-    """Probabilities `[texts, C]` for sentences, or for pairs of sentences; a regression's numbers `[texts, 1]`.
+    text: str | Sequence[str] | None = None,
+) -> Predictions:
+    """What the model answers: `labels` names it, and the result itself is the tensor of probabilities `[texts, C]`.
+
+    Of a regression, the tensor of numbers.
+
+    Args:
+        mixture, tokenizer: as trained.
+        texts: one sentence, a list of sentences, a list of pairs of sentences; or a pandas frame, a `datasets.Dataset`,
+            or a list of dicts, one a row.
+        strategy: a name in `STRATEGIES`.
+        seed: of random routes.
+        batch_size, max_length: in texts, and in tokens a text.
+        text: the column, or two, of a frame or of dicts; None looks for the usual names.
 
     Raises ValueError for an empty list, an unknown strategy, or what is no sentence.
     """
     one_of("Strategy", strategy, STRATEGIES)
-    if isinstance(texts, str) or not len(texts):
-        raise LabError(f"texts = {texts!r}: expected a list of sentences (or of pairs), at least one.")
-    pairs = [tuple(text) if isinstance(text, tuple | list) else (text,) for text in texts]
-    for pair in pairs:
-        if len(pair) != len(pairs[0]) or len(pair) > 2 or not all(isinstance(part, str) for part in pair):
-            raise LabError(f"{pair!r} does not fit: expected strings, all of them sentences or all of them pairs.")
+    pairs = _pairs(texts, text)
     device, pad = next(mixture.parameters()).device, padding_of(tokenizer, mixture.model)
-    answers = []
+    kind, answers = answer_kind(mixture.model), []
+    if kind in ("tokens", "spans", "texts"):
+        raise LabError(f"The model answers with {kind}: expected classes, labels or numbers. Call the model itself.")
     with torch.no_grad(), evaluating(mixture):
         for start in range(0, len(pairs), batch_size):
             columns = [list(column) for column in zip(*pairs[start : start + batch_size], strict=True)]
             batch = collate(tokenized(columns, tokenizer, max_length), pad)
-            answer = STRATEGIES[strategy][0](mixture, to_device(batch, device), generator_for(seed, start)).cpu()
-            answers.append(answer if answer_kind(mixture.model) == "numbers" else answer.exp())
-    return torch.cat(answers)
+            answers.append(STRATEGIES[strategy][0](mixture, to_device(batch, device), generator_for(seed, start)).cpu())
+    found = torch.cat(answers)
+    names = class_names(mixture.model) or tuple(map(str, range(found.shape[-1])))
+    given = predictions_of(found, kind).tolist()
+    if kind == "classes":
+        labels = [names[n] for n in given]
+    elif kind == "labels":
+        labels = [tuple(name for name, holds in zip(names, row, strict=True) if holds) for row in given]
+    else:
+        labels = given
+    return _named(found if kind == "numbers" else found.exp(), names, labels)
+
+
+def _named(values: Tensor, names: tuple[str, ...], labels: list[Any]) -> Predictions:
+    made = values.as_subclass(Predictions)
+    made.names, made.labels = names, labels
+    return made
+
+
+def _said(label: Any) -> str:
+    if isinstance(label, str):
+        return label
+    if isinstance(label, float):
+        return f"{label:.3f}"
+    return ", ".join(map(_said, label)) or "none"
+
+
+def _pairs(texts: Any, text: str | Sequence[str] | None) -> list[tuple[str, ...]]:
+    """Sentences `(a,)` or pairs `(a, b)`, of whatever holds them."""
+    if isinstance(texts, tuple) and all(isinstance(one, str) for one in texts):
+        raise LabError(f"texts = {texts!r}: expected a list, of sentences, or [(first, second)] for a pair.")
+    table = hasattr(texts, "columns") or hasattr(texts, "features")
+    texts = [texts] if isinstance(texts, str | Mapping) else texts if table else list(texts)
+    if table or (texts and isinstance(texts[0], Mapping)):
+        rows = table_part(texts, "the texts given", "rows").rows
+        columns = text_columns(rows[0], "The table given", text)
+        texts = [tuple(row.get(column) for column in columns) for row in rows]
+    pairs = [tuple(one) if isinstance(one, tuple | list) else (one,) for one in texts]
+    if not pairs:
+        raise LabError(f"texts = {texts!r}: expected a sentence, or a list of sentences or pairs, at least one.")
+    for n, pair in enumerate(pairs, start=1):
+        if len(pair) != len(pairs[0]) or len(pair) > 2 or not all(isinstance(part, str) for part in pair):
+            raise LabError(f"Text {n}, {str(pair)[:60]}, does not fit: expected strings, all sentences or all pairs.")
+    return pairs
 
 
 def cache_batches(mixture: MixtureModel, batches: list[IndexedBatch]) -> tuple[MixtureModel, list[IndexedBatch]]:

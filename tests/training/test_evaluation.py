@@ -13,6 +13,7 @@ from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.model import attach
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.routing import generator_for
+from adamix_lab.core.sites import declare
 from adamix_lab.training.evaluation import STRATEGIES, ensemble, evaluate, fixed, predict, random_routes
 from adamix_lab.training.train import train
 
@@ -121,13 +122,56 @@ def test_a_table_shows_the_tasks_own_metrics(mixture):
     assert f"{100 * result.metrics['matthews']:.1f}" in table and "matthews" in table and "accuracy" not in table
 
 
+def test_predict_takes_what_holds_texts_and_names_its_answers(mixture):
+    import copy
+    import pickle
+
+    import pandas
+
+    declare(mixture.model, "classes", ("good", "bad", "neither"))
+    tokenizer, sentences = tiny_task.tokenizer(), ["w0 w1", "w5", "w9 w8 w7"]
+    found = predict(mixture, tokenizer, sentences)
+    named = [found.names[n] for n in found.argmax(-1)]
+    assert found.names == ("good", "bad", "neither") and found.labels == named
+    assert predict(mixture, tokenizer, sentences[0]).labels == named[:1]
+    frame = pandas.DataFrame({"text": sentences, "stars": [1, 2, 3]}, index=[7, 8, 9])
+    rows = frame.to_dict("records")
+    for texts in (frame, rows, frame["text"], iter(sentences)):
+        again = predict(mixture, tokenizer, texts)
+        assert torch.equal(again, found) and again.labels == named
+    assert torch.equal(predict(mixture, tokenizer, rows[1]), found[1:2])
+    assert predict(mixture, tokenizer, frame.rename(columns={"text": "said"}), text="said").labels == named
+    pairs = predict(mixture, tokenizer, [("w0", "w5"), ("w1", "w9")])
+    table = pandas.DataFrame({"premise": ["w0", "w1"], "hypothesis": ["w5", "w9"]})
+    assert torch.equal(pairs, predict(mixture, tokenizer, table)) and pairs.shape == (2, 3)
+    with pytest.raises(ValueError, match=r"Text 2, .*does not fit"):
+        predict(mixture, tokenizer, pandas.DataFrame({"text": ["a", None]}))
+    # It is a tensor, and what is computed of it is a plain one.
+    assert type(found - found) is type(found[0]) is type(found.log()) is torch.Tensor
+    for copied in (copy.deepcopy(found), pickle.loads(pickle.dumps(found))):
+        assert torch.equal(copied, found) and copied.labels == named
+    lines = str(found).splitlines()
+    assert len(lines) == 3 and named[0] in lines[0] and lines[0].endswith(f"{100 * float(found[0].max()):5.1f} %")
+
+
+def test_predict_names_several_labels_and_numbers():
+    tokenizer, several = tiny_task.tokenizer(), tiny_task.mixture()
+    declare(several.model, "labels", ("x", "y", "z"))
+    found = predict(several, tokenizer, ["w0 w1", "w5"])
+    holds = [tuple(name for name, p in zip("xyz", row, strict=True) if p > 0.5) for row in found.tolist()]
+    assert found.labels == holds and len(str(found).splitlines()) == 2
+    declare(several.model, "numbers", ("x", "y", "z"))
+    numbers = predict(several, tokenizer, ["w0 w1", "w5"])
+    assert numbers.labels == numbers.tolist() and len(numbers.labels[0]) == 3
+
+
 def test_bad_input_is_named(mixture):
     task, tokenizer = tiny_task.task(), tiny_task.tokenizer()
     with pytest.raises(ValueError, match=r"Strategy 'merge' is not known.*Did you mean 'merged'"):
         evaluate(mixture, task, tokenizer, ["merge"])
     with pytest.raises(ValueError, match="head answers 3 labels: expected 1 for task 'tiny'"):
         evaluate(mixture, regression(), tokenizer)
-    for texts in ([], "a sentence", [3], [("a", "b", "c")], ["a", ("b", "c")]):
+    for texts in ([], ("a", "b"), [3], [("a", "b", "c")], ["a", ("b", "c")], [{"sentence": 3}], [{"words": "a"}]):
         with pytest.raises(ValueError, match="expected"):
             predict(mixture, tokenizer, texts)
     assert predict(mixture, tokenizer, [""]).shape == (1, 3)
