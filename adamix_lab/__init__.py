@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from adamix_lab.core import __version__, lazy_names
+from adamix_lab.core import METHODS, __version__, lazy_function, lazy_names
 
 # fmt: off
 __all__ = [  # noqa: RUF022
@@ -84,6 +84,14 @@ __getattr__ = lazy_names(
         "training.shipped": "load_twin",
     },
 )
+
+# A mixture's methods in the ecosystem's words. They lie above the core, and are imported when they are called.
+METHODS |= {
+    "save_pretrained": lazy_function(__name__, "training.card", "save"),
+    "from_pretrained": staticmethod(lazy_function(__name__, "interop.hub", "from_pretrained")),
+    "push_to_hub": lazy_function(__name__, "interop.hub", "push_to_hub"),
+    "merge_and_unload": lazy_function(__name__, "core.merging", "fold"),
+}
 
 
 def __dir__() -> list[str]:

@@ -10,7 +10,7 @@
 5. `sites`: where adaptations go in known architectures and in any other; the task head.
 6. `views` and `objective`: two routed views of a batch, the task loss and the consistency between them.
 7. `model`: attach, select a route or a point, train by calling it, switch tasks, detach; `checkpointing` keeps
-   selections when blocks rerun, `precision` what trains in float32.
+   selections when blocks rerun, `precision` what trains in float32, `wrapping` is what stock libraries ask of a model.
 8. `merging`: from M experts to one; soups, folding, products, the gap.
 9. `saving`, over `files`: weights and configuration in a folder. `errors` and `numerics` serve all.
 """
@@ -38,6 +38,18 @@ def lazy_names(package: str, files: Mapping[str, str]) -> Callable[[str], Any]:
 
     return find
 
+
+def lazy_function(package: str, file: str, name: str) -> Callable[..., Any]:
+    """A function of a package's file that is imported when it is first called."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return getattr(import_module(f"{package}.{file}"), name)(*args, **kwargs)
+
+    call.__doc__ = f"`{package}.{file}.{name}`."
+    return call
+
+
+METHODS: dict[str, Any] = {}  # of `MixtureModel`, which packages above bring along (`adamix_lab` fills it)
 
 _NAMES = {
     "adaptations": "Adaptation Weight Bottleneck LoRA IA3 Bias",

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor, nn
 
+from adamix_lab.core import METHODS
 from adamix_lab.core.adaptations import Adaptation
 from adamix_lab.core.calls import during, here
 from adamix_lab.core.check import check_called, takes_groups
@@ -21,6 +22,7 @@ from adamix_lab.core.errors import LabError, one_of, positive
 from adamix_lab.core.mixture import MixtureLayer, Selection, checkpoints_gradients
 from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.precision import follow, keep_wide, restore_head, widen
+from adamix_lab.core.protocol import Wrapping, signed
 from adamix_lab.core.routing import Router, RouteSpace, generator_for
 from adamix_lab.core.sites import (
     Head,
@@ -78,7 +80,7 @@ def restore(model: nn.Module, first_head: Mapping[str, Mapping[str, Tensor]]) ->
     restore_head(model, first_head)
 
 
-class MixtureModel(nn.Module):
+class MixtureModel(Wrapping):
     """A frozen model with M experts at each site. Made by `attach`.
 
     Attributes:
@@ -153,6 +155,7 @@ class MixtureModel(nn.Module):
         return ((name, p) for name, p in named if name in own)
 
     # -- selecting ----------------------------------------------------------------------------------
+    @signed
     def forward(
         self, *inputs: Any, labels: Tensor | None = None, selection: ModelSelection = None, **batch: Any
     ) -> Any:
@@ -175,13 +178,13 @@ class MixtureModel(nn.Module):
         here(self, "outputs", []).append(output)
         return output
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        state_dict.setdefault(f"{prefix}draws", torch.zeros_like(self.draws))  # of an earlier version
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
     def _draws_routes(self) -> bool:
         given = here(self, "selection") is not None
         return self.training and torch.is_grad_enabled() and not given and self.space.experts > 1
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        state_dict.setdefault(f"{prefix}draws", torch.zeros_like(self.draws))  # of an earlier version
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _training_call(self, batch: dict[str, Any]) -> Any:
         objective, learns = self.mixture.objective, batch.get("labels") is not None
@@ -275,8 +278,6 @@ class MixtureModel(nn.Module):
         """The base model's `generate` under one selection for the whole sequence; without one, the merge."""
         with self.select(selection):
             return self.model.generate(*args, **settings)  # type: ignore[operator,no-any-return]
-
-    save_pretrained = staticmethod(refuse_save)
 
     # -- tasks --------------------------------------------------------------------------------------
     def add_task(self, name: str, num_labels: int | None = None, seed: int | None = None) -> None:
@@ -506,3 +507,7 @@ def shared_sides(adaptation: Adaptation, share: str | Iterable[str] | None) -> t
     for name in names:
         one_of(f"Side to share for {adaptation.kind}", name, adaptation.sides)
     return names
+
+
+for method, call in METHODS.items():
+    setattr(MixtureModel, method, call)

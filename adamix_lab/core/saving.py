@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -31,6 +32,7 @@ from adamix_lab.core.model import (
     shared_sides,
     trained_tensors,
 )
+from adamix_lab.core.objective import Consistency
 from adamix_lab.core.sites import Kind, answer_kind, class_names, declare, find_sites, head_kind
 
 CONFIG = "adamix.json"
@@ -156,6 +158,9 @@ def describe(mixture: MixtureModel, notes: dict[str, Any] | None = None) -> dict
         "experts": config.experts,
         "share": list(config.share),
         "tied": config.tied,
+        "seed": config.seed,
+        "draws": int(mixture.draws),
+        "objective": asdict(config.objective),
         "sites": list(config.sites),
         "head": list(mixture.head_paths),
         "num_labels": getattr(model, "num_labels", None) if mixture.head_paths else None,
@@ -210,15 +215,19 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         given = config.get("format") if isinstance(config, dict) else config
         raise LabError(f"{path} has format {given!r}: expected {FORMAT}. Use the adamix_lab that wrote it.")
-    config = {"answers": None, "classes": [], **config}  # earlier versions did not keep them
+    # earlier versions did not keep these
+    config = {"answers": None, "classes": [], "seed": 0, "draws": 0, "objective": {}, **config}
     lists = dict.fromkeys(("share", "sites", "head", "classes"), list)
-    for key, kind in {"adaptation": dict, "base": dict, **lists}.items():
+    for key, kind in {"adaptation": dict, "base": dict, "objective": dict, **lists}.items():
         names = config.get(key)
         if not isinstance(names, kind) or not all(isinstance(name, str) for name in names):
             raise LabError(f"{path} has {key} = {names!r}: expected a {kind.__name__} of names. Save again.")
     experts = config.get("experts")
     if not isinstance(experts, int) or not 1 <= experts <= MOST_EXPERTS:
         raise LabError(f"{path} asks for experts = {experts!r}: expected 1 to {MOST_EXPERTS}.")
+    for key, least in {"seed": -(2**63), "draws": 0}.items():
+        if not isinstance(config[key], int) or not least <= config[key] < 2**63:
+            raise LabError(f"{path} has {key} = {config[key]!r}: expected a whole number. Save again.")
     return config
 
 
@@ -242,9 +251,14 @@ def load(model: nn.Module, folder: str | Path, any_base: bool = False) -> Mixtur
         check_base(model, config["base"], set(config["head"]))
     attached = (model, adaptation_from(config["adaptation"]), config["experts"], config["share"], config["sites"])
     head, tied = config["head"], bool(config.get("tied", False))
+    try:
+        objective = Consistency(**config["objective"])
+    except TypeError as error:
+        raise LabError(f"objective = {config['objective']}: expected weight, kind and views ({error}).") from error
     # Before anything is allocated: the weights, whose file is as large as they are, say what there is.
     check_fit(declared_shapes(*attached, head), tensors)
-    mixture = attach(*attached, train_head=head, tied=tied)
+    mixture = attach(*attached, train_head=head, tied=tied, seed=config["seed"], objective=objective)
+    mixture.draws.fill_(config["draws"])
     load_trained(mixture, tensors)
     if config["answers"] in get_args(Kind):
         declare(model, config["answers"], config["classes"])

@@ -130,7 +130,7 @@ def load_backbone(
     positive("num_labels", num_labels)
     import transformers
 
-    source = _resolve(name)
+    source = _resolve(name, revision)
     where = {"revision": revision} if revision else {}
     settings: dict[str, Any] = {**where, "dtype": dtype or torch.float32, "output_loading_info": True}
     if kind == "classification":
@@ -164,10 +164,11 @@ def find_shipped(name: str) -> Path:
     return folder
 
 
-def _resolve(name: str) -> str:
+def _resolve(name: str, revision: str | None = None) -> str:
     if name in SHIPPED:
         return str(find_shipped(name))
-    if name != "minilm":
+    on_hub = name == MINILM_HUB and revision is None and not Path(name).exists()  # the embedded copy, by its name
+    if name != "minilm" and not on_hub:
         return name if Path(name).exists() else HUB_NAMES.get(name, name)
     try:
         return str(find_minilm())

@@ -183,10 +183,11 @@ def test_routes_of_the_wrong_shape():
 
 def test_saving_by_the_base_librarys_call(tmp_path):
     mixture = attach(tiny.bert(), Bottleneck(4))
-    for save in (mixture.model.save_pretrained, mixture.save_pretrained):
-        with pytest.raises(RuntimeError, match=r"save_pretrained.*expected adamix_lab.save.*detach"):
-            save(tmp_path)
+    with pytest.raises(RuntimeError, match=r"save_pretrained.*expected adamix_lab.save.*detach"):
+        mixture.model.save_pretrained(tmp_path)
     assert not list(tmp_path.iterdir())
+    mixture.save_pretrained(tmp_path / "mixture")  # the mixture's own is `save`
+    assert (tmp_path / "mixture" / "adamix.json").exists()
     detach(mixture).save_pretrained(tmp_path)
     assert (tmp_path / "config.json").exists()
 
