@@ -9,8 +9,8 @@
 4. `mixture`: the layer, M experts around a frozen one; `calls` says which selection it takes in the present call.
 5. `sites`: where adaptations go in known architectures and in any other; the task head.
 6. `views` and `objective`: two routed views of a batch, the task loss and the consistency between them.
-7. `model`: attach, select a route or a point, train by calling it, switch tasks, detach; `checkpointing` keeps
-   selections when blocks rerun, `precision` what trains in float32, `wrapping` is what stock libraries ask of a model.
+7. `model`: attach, switch tasks, detach, over `wrapping`: what a call does, a selection or AdaMix's training step.
+   `checkpointing` keeps selections when blocks rerun, `precision` keeps what trains in float32.
 8. `merging`: from M experts to one; soups, folding, products, the gap.
 9. `saving`, over `files`: weights and configuration in a folder. `errors` and `numerics` serve all.
 """

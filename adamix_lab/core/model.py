@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import re
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
 from adamix_lab.core import METHODS
 from adamix_lab.core.adaptations import Adaptation
-from adamix_lab.core.calls import during, here
-from adamix_lab.core.check import check_called, takes_groups
+from adamix_lab.core.check import check_called
 from adamix_lab.core.errors import LabError, one_of, positive
-from adamix_lab.core.mixture import MixtureLayer, Selection, checkpoints_gradients
-from adamix_lab.core.objective import Consistency, Objective
+from adamix_lab.core.mixture import MixtureLayer
+from adamix_lab.core.objective import Consistency
 from adamix_lab.core.precision import follow, keep_wide, restore_head, widen
-from adamix_lab.core.protocol import Wrapping, signed
-from adamix_lab.core.routing import Router, RouteSpace, generator_for
+from adamix_lab.core.routing import RouteSpace, generator_for
 from adamix_lab.core.sites import (
     Head,
     TaskModules,
@@ -39,8 +35,7 @@ from adamix_lab.core.sites import (
     write_contract,
 )
 from adamix_lab.core.views import WAYS, check_way
-
-ModelSelection = Tensor | Mapping[str, Mapping[str, Tensor]] | Literal["merge"] | None
+from adamix_lab.core.wrapping import Wrapping
 
 
 @dataclass(frozen=True)
@@ -91,8 +86,6 @@ class MixtureModel(Wrapping):
         draws: how many times `forward` has drawn routes, a buffer `[]`: saved, so that a resumed run takes the next.
     """
 
-    draws: Tensor
-
     def __init__(self, model: nn.Module, config: MixtureConfig, head: Head) -> None:
         super().__init__()
         self.model = model
@@ -106,7 +99,6 @@ class MixtureModel(Wrapping):
         self._tasks: dict[str, TaskModules] = {}
         self.task = "default"
         self.register_buffer("draws", torch.zeros((), dtype=torch.long))
-        self._said_consistency_is_off = False
         layers = _layers(model, config, generator_for(config.seed))  # an error leaves the model untouched
         for module in head.values():
             widen(module)
@@ -153,131 +145,6 @@ class MixtureModel(Wrapping):
         named = ((name.replace(".base.", "."), p) for name, p in self.model.named_parameters())
         own = set(self.mixture.own)
         return ((name, p) for name, p in named if name in own)
-
-    # -- selecting ----------------------------------------------------------------------------------
-    @signed
-    def forward(
-        self, *inputs: Any, labels: Tensor | None = None, selection: ModelSelection = None, **batch: Any
-    ) -> Any:
-        """The base model's own output, at a selection: "merge" (Eq. 6), a route, a mixture point, or weights by site.
-
-        Without one, that of the `select` around the call holds. Where there is none either, training is AdaMix: in
-        training mode and with gradients, routes are drawn from (seed, `draws`) at each call; with labels all views run,
-        the output's `loss` is the objective's (Eq. 5) and its other values are the first view's; without labels one
-        drawn route serves, and consistency is off. Else (evaluation mode, no gradients, one expert) it is the merge.
-
-        Raises ValueError for a selection that does not fit, and for several routes where they cannot share a call.
-        """
-        if labels is not None:
-            batch["labels"] = labels
-        if selection is None and self._draws_routes():
-            return self._training_call({**self._named(inputs), **batch})
-        self._check_groups(selection, inputs, batch)
-        with self.select(selection):
-            output = self.model(*inputs, **batch)
-        here(self, "outputs", []).append(output)
-        return output
-
-    def _draws_routes(self) -> bool:
-        given = here(self, "selection") is not None
-        return self.training and torch.is_grad_enabled() and not given and self.space.experts > 1
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        state_dict.setdefault(f"{prefix}draws", torch.zeros_like(self.draws))  # of an earlier version
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
-    def _training_call(self, batch: dict[str, Any]) -> Any:
-        objective, learns = self.mixture.objective, batch.get("labels") is not None
-        routes = Router(self.space, self.mixture.seed).views(int(self.draws), objective.number if learns else 1)
-        self.draws += 1
-        if not learns:
-            self._say_consistency_is_off()
-            return self(selection=routes[0], **batch)
-        as_tuple = batch.pop("return_dict", None) is False
-        tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
-        settings = {name: value for name, value in batch.items() if value is not None}
-        outputs: list[Any] = []
-        with during({self: {"outputs": outputs}}):
-            losses = Objective(self, objective)({**tensors, **settings}, routes)
-        rows = len(losses.logits)
-        values = {name: _first_rows(value, rows) for name, value in outputs[0].items()}
-        output = type(outputs[0])(**{**values, "loss": losses.total})
-        return output.to_tuple() if as_tuple else output
-
-    def _named(self, inputs: Sequence[Any]) -> dict[str, Any]:
-        return dict(zip(inspect.signature(self.model.forward).parameters, inputs, strict=False)) if inputs else {}
-
-    def _say_consistency_is_off(self) -> None:
-        if not self._said_consistency_is_off and self.mixture.objective.weight:
-            warnings.warn(
-                "A call in training mode came without labels: one route was drawn, and no second view is held to it. "
-                "transformers.Trainer takes labels away for label smoothing and for a loss of its own: use "
-                'adamix_lab.training.hf_trainer.AdaMixTrainer, or give labels. selection="merge" asks for the merge.',
-                stacklevel=6,  # the caller's line, above torch's `__call__`
-            )
-        self._said_consistency_is_off = True
-
-    def _check_groups(self, selection: ModelSelection, inputs: Sequence[Any], batch: Mapping[str, Any]) -> None:
-        # groups of rows with routes of their own: only where rows come first at every site
-        groups = 1
-        if isinstance(selection, Tensor):
-            groups = len(selection) if selection.dim() > 2 + selection.is_floating_point() else 1
-        elif isinstance(selection, Mapping):
-            with self.select(selection):
-                groups = max((layer.groups() for layer in self.sites.values()), default=1)
-        if groups == 1:
-            return
-        if not (known := takes_groups(self, {**self._named(inputs), **batch})).permitted:
-            raise LabError(
-                f"{type(self.model).__name__} does not take {groups} routes in one call ({known.reason}): expected one "
-                "route, [sites, sides]. routed_logits calls it for each view, or example, by itself; tokens cannot."
-            )
-
-    @contextmanager
-    def select(self, selection: ModelSelection) -> Iterator[None]:
-        """Every site applies the selection inside the block, in this thread: see `forward`; None changes nothing.
-
-        Raises ValueError for a route that does not fit.
-        """
-        if torch.is_grad_enabled() and checkpoints_gradients(self.model):
-            from adamix_lab.core.checkpointing import carry_selection
-
-            carry_selection(self.model)
-        if selection is None:
-            yield
-            return
-        parts = zip(self.sites.values(), self.selections(selection), strict=True)
-        layers: dict[nn.Module, Any] = {layer: {"selection": part} for layer, part in parts}
-        with during({self: {"selection": selection}, **layers}):
-            yield
-
-    def selections(self, selection: ModelSelection) -> list[Selection]:
-        """Each site's part of a selection, None for the merge. Raises ValueError for one that does not fit."""
-        if selection is None or (isinstance(selection, str) and selection == "merge"):
-            return [None] * len(self.sites)
-        if isinstance(selection, str):
-            raise LabError(f'selection = {selection!r}: expected "merge", a route [sites, sides], or a mixture point.')
-        if isinstance(selection, Tensor):
-            route = not selection.is_floating_point()
-            _ = self.space.check(selection) if route else self.space.check_point(selection)
-            parts = selection.unbind(-2 if route else -3)
-            devices = [next(layer.parameters()).device for layer in self.sites.values()]
-            return [part.to(device) for part, device in zip(parts, devices, strict=True)]
-        if missing := [path for path in self.sites if path not in selection]:
-            raise LabError(f"Weights are missing for site {missing[0]!r}: expected a mapping with every site.")
-        return [selection[path] for path in self.sites]
-
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
-        """The adaptation switched off inside the block: the frozen layers alone (the head stays)."""
-        layers: dict[nn.Module, Any] = {layer: {"enabled": False} for layer in self.sites.values()}
-        with during({self: {"selection": "merge"}, **layers}):  # no routes are drawn
-            yield
-
-    def generate(self, *args: Any, selection: ModelSelection = None, **settings: Any) -> Tensor:
-        """The base model's `generate` under one selection for the whole sequence; without one, the merge."""
-        with self.select(selection):
-            return self.model.generate(*args, **settings)  # type: ignore[operator,no-any-return]
 
     # -- tasks --------------------------------------------------------------------------------------
     def add_task(self, name: str, num_labels: int | None = None, seed: int | None = None) -> None:
@@ -338,15 +205,6 @@ class MixtureModel(Wrapping):
     def _owned(self) -> TaskModules:
         experts = {path: layer.experts for path, layer in self.sites.items()}
         return TaskModules(experts, self.head, read_contract(self.model) if self.head_paths else {})
-
-
-def _first_rows(value: Any, rows: int) -> Any:
-    # of a model's output for several views: the first one's, of tensors with a row axis and tuples of them
-    if isinstance(value, tuple):
-        return tuple(_first_rows(part, rows) for part in value)
-    if isinstance(value, Tensor):
-        return value[:rows] if value.dim() else value
-    return None
 
 
 def _layers(model: nn.Module, config: MixtureConfig, generator: Generator) -> dict[str, MixtureLayer]:
