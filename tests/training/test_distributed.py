@@ -114,6 +114,43 @@ def test_one_process_does_not_go_on_from_two(context, tmp_path):
         run(tmp_path)
 
 
+def own_loop(rank: int, port: int, folder: Path) -> None:
+    """Four steps of a loop of one's own over DistributedDataParallel, on rows of its own: the routes, and the weights."""
+    from adamix_lab.core.mixture import MixtureLayer
+    from adamix_lab.tasks.batches import collate, encode
+
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    mixture, routes = tiny_task.mixture().train(), []
+    layer = next(module for module in mixture.modules() if isinstance(module, MixtureLayer))
+    layer.register_forward_pre_hook(lambda module, args: routes.append(module.selection.clone()))
+    examples = encode(tiny_task.task().train, tiny_task.task(), tiny_task.tokenizer())
+    model = torch.nn.parallel.DistributedDataParallel(mixture)
+    optimizer = torch.optim.AdamW([p for p in mixture.parameters() if p.requires_grad], 1e-3)
+    for step in range(4):
+        model(**collate(examples[16 * step + 8 * rank :][:8])).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    drawn = {f"route{n}": route for n, route in enumerate(routes)}
+    write_tensors(folder / f"end{rank}.safetensors", {**tiny_task.weights(mixture), **drawn, "draws": mixture.draws})
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_draw_the_same_routes_in_a_loop_of_ones_own(context, tmp_path):
+    port = free_port()
+    processes = [context.Process(target=own_loop, args=(rank, port, tmp_path)) for rank in (0, 1)]
+    for p in processes:
+        p.start()
+    for p in processes:
+        p.join()
+    assert [p.exitcode for p in processes] == [0, 0]
+    first, second = (read_tensors(tmp_path / f"end{rank}.safetensors") for rank in (0, 1))
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    drawn = [first[f"route{n}"] for n in range(4)]
+    assert int(first["draws"]) == 4 and not all(torch.equal(drawn[0], route) for route in drawn)
+
+
 @pytest.mark.slow
 def test_torchrun(tmp_path):
     here = Path(__file__).resolve()
