@@ -115,7 +115,7 @@ def test_one_process_does_not_go_on_from_two(context, tmp_path):
 
 
 def own_loop(rank: int, port: int, folder: Path) -> None:
-    """Four steps of a loop of one's own over DistributedDataParallel, on rows of its own: the routes, and the weights."""
+    """Four steps of a loop of one's own over DistributedDataParallel, on rows of its own: routes and weights."""
     from adamix_lab.core.mixture import MixtureLayer
     from adamix_lab.tasks.batches import collate, encode
 
