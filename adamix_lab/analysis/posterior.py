@@ -24,6 +24,7 @@ from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.fast.tree import LIMIT, free_memory, group_bytes, tree_logits
 from adamix_lab.fast.views import routed_logits
 from adamix_lab.tasks.batches import encode, padding_of, sequential, to_device
+from adamix_lab.tasks.lengths import allowed_length
 from adamix_lab.tasks.tasks import Row, Task
 from adamix_lab.training.evaluation import IndexedBatch, cache_batches
 
@@ -99,7 +100,7 @@ def fix_batches(
     tokenizer: Any,
     rows: Sequence[Row] | None = None,
     batch_size: int = 16,
-    max_length: int = 128,
+    max_length: int | None = None,
 ) -> FixedBatches:
     """Batches of rows (None: the task's evaluation rows) on the model's device.
 
@@ -107,7 +108,8 @@ def fix_batches(
     """
     if task.kind != "classes":
         raise LabError(f"Task {task.name!r} asks for {task.kind}: expected classes, which probabilities need.")
-    examples = encode(task.evaluation if rows is None else rows, task, tokenizer, max_length)
+    longest = allowed_length(max_length, mixture.model, tokenizer)
+    examples = encode(task.evaluation if rows is None else rows, task, tokenizer, longest)
     labels = torch.tensor([int(example.pop("labels", torch.tensor(-1))) for example in examples])
     device = next(mixture.parameters()).device
     ordered = sequential(examples, batch_size, padding_of(tokenizer, mixture.model))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from adamix_lab.core.errors import LabError, one_of
 from adamix_lab.tasks.batches import encode, padding_of, sequential
+from adamix_lab.tasks.lengths import allowed_length
 from adamix_lab.tasks.tasks import Task, hold_out
 from adamix_lab.training.evaluation import Evaluation, judge
 
@@ -18,10 +19,10 @@ PENALTIES = tuple(10.0**n for n in range(-5, 3))  # C of a probe, from strong to
 
 @torch.no_grad()
 def features(
-    model: nn.Module, task: Task, tokenizer: Any, rows: Any, pooling: str = "mean", max_length: int = 128
+    model: nn.Module, task: Task, tokenizer: Any, rows: Any, pooling: str = "mean", max_length: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """(`[rows, d]`, labels `[rows]`): the frozen last hidden states, averaged over tokens or of the first token."""
-    examples = encode(rows, task, tokenizer, max_length)
+    examples = encode(rows, task, tokenizer, allowed_length(max_length, model, tokenizer))
     base = model.base_model
     out: list[Tensor] = [torch.empty(0)] * len(examples)
     for indices, batch in sequential(examples, 64, padding_of(tokenizer)):
@@ -39,7 +40,7 @@ def features(
 
 
 def linear_probe(
-    model: nn.Module, task: Task, tokenizer: Any, pooling: str = "mean", max_length: int = 128
+    model: nn.Module, task: Task, tokenizer: Any, pooling: str = "mean", max_length: int | None = None
 ) -> Evaluation:
     """The tuned probe: regularised logistic regression on standardised frozen features of a model in evaluation mode.
 

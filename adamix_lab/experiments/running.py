@@ -46,6 +46,7 @@ from adamix_lab.tasks.batches import (
     sequential,
     to_device,
 )
+from adamix_lab.tasks.lengths import allowed_length
 from adamix_lab.tasks.loading import load_task
 from adamix_lab.tasks.prompts import PROMPTS, load_prompted, prompt_encoder
 from adamix_lab.tasks.table import PAPER_TASKS
@@ -163,7 +164,7 @@ def prepare(run: Run) -> Prepared:
 
     task = task_of(run)
     mixture, tokenizer = mixture_of(run, task)
-    pad = padding_of(tokenizer, mixture.model)
+    pad, longest = padding_of(tokenizer, mixture.model), allowed_length(run.max_length, mixture.model, tokenizer)
     mixture, cache = above_prefix(run, mixture.to(PartialState().device))
     device = next(mixture.parameters()).device
     encoder: Encoder = prompt_encoder(PROMPTS[task.name]) if run.prompt else encode
@@ -175,7 +176,7 @@ def prepare(run: Run) -> Prepared:
         def make() -> tuple[list[Example], list[str]]:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                examples = encoder(rows, task, tokenizer, run.max_length)
+                examples = encoder(rows, task, tokenizer, longest)
             said = [f"{name}: {warning.message}" for warning in caught if issubclass(warning.category, TextsCut)]
             return cache_examples(examples, cache, device, pad) if cache else examples, said
 

@@ -15,6 +15,7 @@ from adamix_lab.core.errors import LabError, positive
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import predicts_next
 from adamix_lab.tasks.batches import IGNORED, Example, TextsCut
+from adamix_lab.tasks.lengths import positions
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.run import History
@@ -96,7 +97,7 @@ def separators(tokenizer: Any) -> tuple[int, int]:
 def check_decoder(model: nn.Module, tokens: int) -> int | None:
     """Refuses a model that cannot continue a text, and lengths beyond its positions. Raises ValueError.
 
-    Returns the longest sequence that the model takes; None where its configuration does not say.
+    Returns the longest sequence that the model takes; None where nothing limits it.
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
@@ -108,13 +109,13 @@ def check_decoder(model: nn.Module, tokens: int) -> int | None:
             f"{type(model).__name__} cannot write texts: expected a decoder with a language-model head. Load one with "
             'load_backbone(folder, kind="generation"); encoders answer classes.'
         )
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions and tokens > positions:
+    most = positions(model)
+    if most and tokens > most:
         raise LabError(
-            f"{tokens} tokens are asked for: expected at most {positions}, the positions of {type(model).__name__}. "
+            f"{tokens} tokens are asked for: expected at most {most}, the positions of {type(model).__name__}. "
             "Lower max_length (training) or new_tokens (decoding)."
         )
-    return positions
+    return most
 
 
 def train_generator(
@@ -133,7 +134,7 @@ def train_generator(
     positions; else as `train`.
     """
     recipe = recipe or Recipe()
-    check_decoder(mixture.model, recipe.max_length)
+    check_decoder(mixture.model, recipe.max_length or 1)
     return train(mixture, task, tokenizer, recipe, folder, None, progress, on_step, encode_pairs)
 
 

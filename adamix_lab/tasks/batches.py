@@ -59,7 +59,7 @@ def encode(rows: Sequence[Mapping[str, Any]], task: Task, tokenizer: Any, max_le
     for example, row in zip(examples, rows, strict=True):
         if task.label in row:
             example["labels"] = label_tensor(row[task.label], task)
-    _warn_of_cuts(examples, columns, tokenizer, max_length)
+    warn_of_cuts(examples, columns, tokenizer, max_length)
     return examples
 
 
@@ -92,7 +92,8 @@ def _single_token(names: Sequence[str], tokenizer: Any) -> Example:
     return {name: torch.tensor([values.get(name, 0)]) for name in names}
 
 
-def _warn_of_cuts(examples: Sequence[Example], columns: list[list[str]], tokenizer: Any, max_length: int) -> None:
+def warn_of_cuts(examples: Sequence[Example], columns: list[list[str]], tokenizer: Any, max_length: int) -> None:
+    """One warning, `TextsCut`, with the number of texts that are longer than their examples; none where all fit."""
     full = [n for n, example in enumerate(examples) if length(example) >= max_length]
     if not full:
         return
@@ -101,7 +102,7 @@ def _warn_of_cuts(examples: Sequence[Example], columns: list[list[str]], tokeniz
     if cut:
         warnings.warn(
             f"{len(cut)} of {len(examples)} rows are longer than max_length = {max_length} tokens (the longest has "
-            f"{max(cut)}) and were cut. Raise max_length if their ends matter.",
+            f"{max(cut)}) and were cut. Raise max_length, as far as the model goes, if their ends matter.",
             TextsCut,
             stacklevel=3,
         )

@@ -35,7 +35,9 @@ from adamix_lab.tasks.batches import (
     sequential,
     to_device,
     tokenized,
+    warn_of_cuts,
 )
+from adamix_lab.tasks.lengths import allowed_length
 from adamix_lab.tasks.metrics import score
 from adamix_lab.tasks.rows import table_part
 from adamix_lab.tasks.table import text_columns
@@ -135,23 +137,25 @@ def evaluate(
     strategies: Sequence[str] = ("merged",),
     seed: int = 0,
     batch_size: int = 64,
-    max_length: int = 128,
+    max_length: int | None = None,
     encoder: Encoder = encode,
 ) -> list[Evaluation]:
     """Strategies side by side on the task's evaluation rows, the same batches for each, in evaluation mode.
 
     What lies below the first adapted block is computed once for all of them where the model allows it.
 
+    max_length: tokens a row; None takes 128, or the model's positions if it has fewer. Longer rows are cut.
     encoder: what turns rows into examples, as in `train`.
 
-    Raises ValueError for an unknown strategy (near misses are named) and for a head that does not fit the task.
+    Raises ValueError for an unknown strategy (near misses are named), a head that does not fit the task, and a
+    max_length above the model's positions.
     """
     for name in strategies:
         one_of("Strategy", name, STRATEGIES)
     check_labels(mixture, task)
     if encoder is encode:
         check_answers(mixture, task)
-    examples = encoder(task.evaluation, task, tokenizer, max_length)
+    examples = encoder(task.evaluation, task, tokenizer, allowed_length(max_length, mixture.model, tokenizer))
     device, pad = next(mixture.parameters()).device, padding_of(tokenizer, mixture.model)
     batches = [(rows, to_device(batch, device)) for rows, batch in sequential(examples, batch_size, pad)]
     with evaluating(mixture):
@@ -232,7 +236,7 @@ def predict(
     strategy: str = "merged",
     seed: int = 0,
     batch_size: int = 64,
-    max_length: int = 128,
+    max_length: int | None = None,
     text: str | Sequence[str] | None = None,
 ) -> Predictions:
     """What the model answers: `labels` names it, and the result itself is the tensor of probabilities `[texts, C]`.
@@ -245,10 +249,12 @@ def predict(
             or a list of dicts, one a row.
         strategy: a name in `STRATEGIES`.
         seed: of random routes.
-        batch_size, max_length: in texts, and in tokens a text.
+        batch_size: in texts.
+        max_length: tokens a text; None takes 128, or the model's positions if it has fewer. Longer texts are cut: one
+            warning counts them.
         text: the column, or two, of a frame or of dicts; None looks for the usual names.
 
-    Raises ValueError for an empty list, an unknown strategy, or what is no sentence.
+    Raises ValueError for an empty list, an unknown strategy, what is no sentence, and a max_length above the positions.
     """
     one_of("Strategy", strategy, STRATEGIES)
     pairs = _pairs(texts, text)
@@ -256,10 +262,12 @@ def predict(
     kind, answers = answer_kind(mixture.model), []
     if kind in ("tokens", "spans", "texts"):
         raise LabError(f"The model answers with {kind}: expected classes, labels or numbers. Call the model itself.")
+    columns, longest = [list(c) for c in zip(*pairs, strict=True)], allowed_length(max_length, mixture.model, tokenizer)
+    examples = tokenized(columns, tokenizer, longest)
+    warn_of_cuts(examples, columns, tokenizer, longest)
     with torch.no_grad(), evaluating(mixture):
         for start in range(0, len(pairs), batch_size):
-            columns = [list(column) for column in zip(*pairs[start : start + batch_size], strict=True)]
-            batch = collate(tokenized(columns, tokenizer, max_length), pad)
+            batch = collate(examples[start : start + batch_size], pad)
             answers.append(STRATEGIES[strategy][0](mixture, to_device(batch, device), generator_for(seed, start)).cpu())
     found = torch.cat(answers)
     names = class_names(mixture.model) or tuple(map(str, range(found.shape[-1])))

@@ -47,7 +47,7 @@ class Recipe:
         seed: of routes, batches, the dev slice and dropout.
         precision: "no" (float32), "bf16" (CPU and GPU), "fp16" (GPU); experts stay float32.
         accumulate: pieces that a step's batch is computed in; the gradients equal those of the whole.
-        max_length: tokens a row; longer ones are cut.
+        max_length: tokens a row; longer ones are cut. None takes 128, or the model's positions if it has fewer.
         bucket: batches whose rows are sorted by length together. 1 mixes all lengths: more padding, but where length
             tells the kind of a row (templates), sorted batches are one-sided and training suffers.
         label_smoothing: share of each label that the task loss spreads evenly over the classes.
@@ -83,7 +83,7 @@ class Recipe:
     seed: int = 0
     precision: Precision = "no"
     accumulate: int = 1
-    max_length: int = 128
+    max_length: int | None = None
     bucket: int = 32
     label_smoothing: float = 0.0
     consistency: Consistency = field(default_factory=Consistency)

@@ -33,6 +33,7 @@ from adamix_lab.tasks.batches import (
     sequential,
     to_device,
 )
+from adamix_lab.tasks.lengths import allowed_length
 from adamix_lab.tasks.tasks import Task, hold_out
 from adamix_lab.training.optim import keep_freed_memory, make_optimizer, rest_off_route, set_rate
 from adamix_lab.training.recipe import Recipe
@@ -68,7 +69,8 @@ def train(
             (one a token, say), and a `task_loss` that takes them.
 
     Raises:
-        ValueError: labels outside the head's classes, a folder with another run's checkpoint, fp16 without a GPU.
+        ValueError: labels outside the head's classes, a max_length above the model's positions, a folder with another
+            run's checkpoint, fp16 without a GPU.
         FloatingPointError: a logged loss is not finite.
         OSError: a checkpoint cannot be written; earlier ones are whole.
     """
@@ -217,8 +219,9 @@ def prepare_data(
     if recipe.choose_on == "slice":
         together = task.text if task.generates else ()
         rows, dev_rows = hold_out(task.train, recipe.dev_fraction, recipe.seed, task.label, together)
-    examples = encoder(rows, task, tokenizer, recipe.max_length)
-    dev = encoder(dev_rows, task, tokenizer, recipe.max_length) if dev_rows else []
+    longest = allowed_length(recipe.max_length, mixture.model, tokenizer)
+    examples = encoder(rows, task, tokenizer, longest)
+    dev = encoder(dev_rows, task, tokenizer, longest) if dev_rows else []
     pad = padding_of(tokenizer, mixture.model)
     if recipe.cache_prefix:
         from adamix_lab.fast.prefix import cached_prefix

@@ -195,7 +195,7 @@ def test_a_task_of_classes_given_to_a_decoder():
     with pytest.raises(ValueError, match="'tiny' has classes or numbers as labels: expected texts to write"):
         train_generator(mixture, tiny_task.task(), tiny_generation.tokenizer(), tiny_task.recipe(max_length=32))
     with pytest.raises(ValueError, match="128 tokens are asked for: expected at most 64, the positions"):
-        train_generator(mixture, tiny_generation.task(), tiny_generation.tokenizer())
+        train_generator(mixture, tiny_generation.task(), tiny_generation.tokenizer(), tiny_task.recipe(max_length=128))
 
 
 def test_a_tokenizer_without_an_end():
