@@ -215,8 +215,8 @@ def write_posterior(
     if settings.routes is None:
         check_budget(mixture.space)
     notes = config["notes"]
-    drawn = {} if task else notes.get("drawn", {})
-    inner = load_task(task or notes.get("source") or notes.get("task", "aspects"), **drawn)
+    options = {} if task else notes.get("options", {})
+    inner = load_task(task or notes.get("source") or notes.get("task", "aspects"), **options)
     outer = load_task(outside, text=outside_text) if outside else None
     parts, description = _choose_rows(inner, outer, notes.get("recipe") or {}, settings)
     say(f"{inner.name}: {description}; {mixture.space.number:,} routes")

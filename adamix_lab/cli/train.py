@@ -77,7 +77,7 @@ def evaluate(
 
     mixture, tokenizer, config = load_saved(folder)
     source = task or config["notes"].get("source") or config["notes"].get("task", "aspects")
-    data = load_task(source)
+    data = load_task(source, **({} if task else config["notes"].get("options", {})))
     print(data.report)
     for part in data.evaluation_tasks():
         print(part.name)

@@ -73,7 +73,7 @@ def train_seeds(
             "classes": list(task.classes),
             "columns": len(task.text),
             "train_rows": len(task.train),
-            "drawn": dict(task.drawn),
+            "options": dict(task.options),
             "seed": seed,
             "recipe": recipe.to_dict(),
             "training_seconds": round(seconds, 1),

@@ -113,7 +113,7 @@ def _json_rows(path: Path, content: str, notes: list[str]) -> list[Row]:
     for n, row in found:
         if not isinstance(row, dict):
             raise LabError(
-                f'{path}, {what} {n}: {str(row)[:60]!r} is no object: expected {{"sentence": ..., "label": ...}}.'
+                f'{path}, {what} {n}: {str(row)[:60]} is no object: expected {{"sentence": ..., "label": ...}}.'
             )
     return [row for _, row in found]
 
@@ -148,6 +148,7 @@ def _csv_rows(path: Path, content: str, notes: list[str]) -> list[Row]:
             blank += 1
         elif not header:
             header = fields
+            notes.append(f"Line {first} names the columns.")
             once(header, f"{path}, line {first}", "column")
         elif len(fields) != len(header):
             raise LabError(
@@ -158,20 +159,20 @@ def _csv_rows(path: Path, content: str, notes: list[str]) -> list[Row]:
             rows.append(dict(zip(header, fields, strict=True)))
             long += [first] if last > first else []
     if blank:
-        notes.append(f"{blank} blank lines are no rows.")
+        notes.append(f"Blank lines passed over: {blank}.")
     if long:
-        notes.append(f"{len(long)} rows span lines (the first begins at line {long[0]}).")
+        notes.append(f"Rows that span lines: {len(long)} (the first begins at line {long[0]}).")
     return rows
 
 
 def _separator(path: Path, content: str, notes: list[str]) -> tuple[str, str, int]:
     """(what follows Excel's line `sep=;`, the separator, lines passed over)."""
-    if named := re.match(r"sep=(.)\r?\n", content, re.IGNORECASE):
+    if named := re.match(r'"?sep=(.)"?\r?\n', content, re.IGNORECASE):
         notes.append(f"Line 1 names the separator, {named[1]!r}, and is no row.")
         return content[named.end() :], named[1], 1
     usual = "\t" if path.name.lower().removesuffix(".gz").endswith(".tsv") else ","
     header = re.split(r"[\r\n]", content.lstrip("\r\n"), maxsplit=1)[0]
-    widths = {mark: len(next(csv.reader([header], delimiter=mark), [])) for mark in (usual, ",", ";", "\t")}
+    widths = {mark: len(next(csv.reader([header], delimiter=mark), [])) for mark in (usual, ",", ";", "\t", "|")}
     found = max(widths, key=widths.__getitem__)  # the usual one where several split the header alike
     if found != usual:
         notes.append(f"The separator is {found!r}.")

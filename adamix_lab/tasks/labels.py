@@ -39,14 +39,14 @@ def check_columns(part: Part, text: Sequence[str], label: Sequence[str]) -> None
             if column not in row:
                 raise LabError(f"{part.place}, row {number}: {unknown('Column', column, row)}")
         for column in text:
-            if not isinstance(row[column], str):
-                words = (
-                    isinstance(row[column], list) and "a list is for labels of tokens, which load_task does not read"
-                )
+            value, where = row[column], f"{part.place}, row {number}: {column}"
+            if isinstance(value, list):
                 raise LabError(
-                    f"{part.place}, row {number}: {column} = {str(row[column])[:60]}: "
-                    f"expected a string (it may be empty){f'; {words}' if words else ''}."
+                    f"{where} is a list: expected a string. load_task reads no labels of words: make a "
+                    'Task(..., kind="tokens"), and give train and evaluate an encoder.'
                 )
+            if not isinstance(value, str):
+                raise LabError(f"{where} = {str(value)[:60]}: expected a string (it may be empty).")
 
 
 def number_labels(
@@ -75,7 +75,7 @@ def number_labels(
     told: Kind = "labels" if several else "classes" if known and known.classes else "numbers"
     ids: Sequence[str]
     if known and kind in (None, told):
-        found, ids = Labels(told, "the source tells the classes", known.classes), known.numbers or known.classes
+        found, ids = Labels(told, "the classes are known beforehand", known.classes), known.numbers or known.classes
     else:
         found, ids = (_tell_lists if several else _tell)(values, place, kind)
     read = _reader(found, ids, known.bounds if known else None, several)
@@ -89,11 +89,13 @@ def number_labels(
     return found
 
 
-def join_labels(parts: Sequence[Part], columns: Sequence[str], name: str) -> None:
-    """Several label columns as one that holds lists of numbers. Raises ValueError for what is no number."""
+def join_labels(parts: Sequence[Part], columns: Sequence[str]) -> str:
+    """Several label columns as one that holds lists of numbers; its name. Raises ValueError for what is no number."""
+    name = " + ".join(columns)
     for part in parts:
         for n, row in enumerate(part.rows, start=1):
             row[name] = [_score(row[column], f"{part.place}, row {n}", None) for column in columns]
+    return name
 
 
 # -- what a column holds -------------------------------------------------------------------------------------------
@@ -131,10 +133,8 @@ def _tell(values: Sequence[Any], place: str, kind: str | None) -> tuple[Labels, 
     if kind is None and _hold_missing(values, whole):
         _refuse_first(values, whole, place, "a whole number, as in other rows, or a label that is there")
     names = sorted({str(value) for value in values})
-    if all(re.fullmatch(r"-?[0-9]+,[0-9]+", name) for name in names):
-        raise LabError(
-            f"{place} has labels {', '.join(names[:4])}: expected decimal points. Write {names[0].replace(',', '.')}."
-        )
+    if kind is None:
+        _refuse_packed(names, place)
     ids: Sequence[str] = ()
     if None in whole:
         why = "the labels are true and false" if isinstance(values[0], bool) else "the labels are names"
@@ -150,6 +150,20 @@ def _tell(values: Sequence[Any], place: str, kind: str | None) -> tuple[Labels, 
             'of a sorted file? For a regression say kind="numbers".'
         )
     return Labels("classes", f"{why}{' (kind=classes was said)' if kind else ''}", tuple(names)), ids
+
+
+def _refuse_packed(names: Sequence[str], place: str) -> None:
+    """Raises ValueError for names that hold a number, or several names, in a form that other programs write."""
+    if all(re.fullmatch(r"-?[0-9]+,[0-9]+", name) for name in names):
+        dotted = names[0].replace(",", ".")
+        raise LabError(f"{place} has labels such as {names[0]!r}: expected decimal points. Write {dotted}.")
+    for name in names:
+        parts = next((split for mark in ";|," if len(split := [p.strip() for p in name.split(mark)]) > 1), [])
+        if (parts and set(parts) <= set(names)) or re.fullmatch(r"\[.*\]", name):
+            raise LabError(
+                f"{place} has labels such as {name!r}, several in one: expected lists (JSON, Parquet), or a column "
+                'of 0 and 1 for each label (label=("first", "second")). If it is one name, say kind="classes".'
+            )
 
 
 def _hold_missing(values: Sequence[Any], whole: Sequence[int | None]) -> bool:

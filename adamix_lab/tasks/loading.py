@@ -20,6 +20,7 @@ from adamix_lab.tasks.table import EMBEDDED, PAPER_TASKS, TaskSpec, text_columns
 from adamix_lab.tasks.tasks import Report, Row, Task, balanced, embedded_folder, flip_labels, hold_out
 
 SLICE_OF_ONE_FILE = 0.2
+USUAL = {"label": "label", "seed": 0, "label_noise": 0.0}  # options, where that is not None
 
 
 def load_task(
@@ -79,54 +80,79 @@ def load_task(
         one_of("kind", kind, KINDS)
     if folder is not None and source not in PAPER_TASKS:
         raise unknown("Task with a folder", source, PAPER_TASKS)
-    parts, spec, origin = _find(source, text is not None, label, folder, config, revision, part)
-    columns, labels = (
-        text_columns(parts[0].rows[0], parts[0].place, text, spec),
-        (label,) if isinstance(label, str) else tuple(label),
-    )
-    left_out = [c for c in dict.fromkeys(c for row in parts[0].rows for c in row) if c not in (*columns, *labels)]
+    labels = (label,) if isinstance(label, str) else tuple(label)
+    parts, spec, origin = _find(source, text is not None, labels, folder, config, revision, part)
+    columns, read = text_columns(parts[0].rows[0], parts[0].place, text, spec), parts
+    unused = [c for c in dict.fromkeys(c for row in parts[0].rows for c in row) if c not in (*columns, *labels)]
     for each in parts:
         check_columns(each, columns, labels)
-    column = labels[0] if len(labels) == 1 else " + ".join(labels)
-    if len(labels) > 1:
-        join_labels(parts, labels, column)
+    column = labels[0] if len(labels) == 1 else join_labels(parts, labels)
     found = number_labels(parts, column, spec, kind)
-    if len(labels) > 1 and found.classes:
-        found = found._replace(classes=labels)
-    notes = [f"{Path(each.place).name}: {note}" for each in parts for note in each.notes]
-    taken = tuple((Path(each.place).name, len(each.rows), each.lines) for each in parts)
+    found = found._replace(classes=labels) if len(labels) > 1 else found
     if len(parts) == 1:
         parts = _slice(parts[0], seed, column)
-        notes.append(f"A fifth of the rows, the same share of every class, is set aside to be judged on (seed {seed}).")
-    train, evaluation = parts[0].rows, parts[1].rows
-    single = found.classes if found.kind == "classes" else ()
-    if rows is not None:
-        notes.append(
-            f"{rows:,} of {len(train):,} rows to train on were drawn, the same share of every class (seed {seed})."
-        )
-        train = balanced(train, rows, seed, column, single)
-    if label_noise:
-        train = flip_labels(train, label_noise, seed, column, single)
-        flipped = sum(row[column] != row["true_label"] for row in train)
-        notes.append(
-            f"{flipped:,} rows to train on were given a wrong class (seed {seed}): true_label has the right one."
-        )
-    notes += _overlap(train, evaluation, columns)
-    title = name or (Path(origin).name.split(".")[0] if isinstance(source, str | Path) else "mine")
-    counts = _counts(train, evaluation, column, found)
-    report = Report(title, taken, (*columns, column), tuple(left_out), found.kind, found.why, counts, tuple(notes))
-    drawn = {"rows": rows, "label_noise": label_noise, "seed": seed} if rows is not None or label_noise else {}
-    further = {each.split.removeprefix("validation_"): each.rows for each in parts[2:]}
-    metrics = spec.metrics if spec else ()
-    return Task(
-        title, train, evaluation, columns, column, found.classes, metrics, further, origin, found.kind, drawn, report
+    train, drawing = _drawn(parts[0].rows, rows, label_noise, seed, column, found)
+    given: dict[str, Any] = {"text": text, "label": label, "rows": rows, "seed": seed}
+    given |= {"config": config, "revision": revision, "part": part, "kind": kind, "label_noise": label_noise}
+    task = Task(
+        name or (Path(origin).name.split(".")[0] if isinstance(source, str | Path) else "mine"),
+        train,
+        parts[1].rows,
+        columns,
+        column,
+        found.classes,
+        spec.metrics if spec else (),
+        {each.split.removeprefix("validation_"): each.rows for each in parts[2:]},
+        origin,
+        found.kind,
+        {option: value for option, value in given.items() if value != USUAL.get(option)},
     )
+    notes = [f"{Path(each.place).name}: {note}" for each in read for note in each.notes]
+    if len(read) == 1:
+        notes.append(f"A fifth of the rows was set aside to be judged on, the same share of every class (seed {seed}).")
+    return replace(task, report=_report(task, read, unused, found.why, [*notes, *drawing]))
+
+
+def _drawn(
+    rows: list[Row], count: int | None, noise: float, seed: int, label: str, found: Labels
+) -> tuple[list[Row], list[str]]:
+    """(the rows to train on, what to note of how they were drawn)."""
+    notes, classes = [], found.classes if found.kind == "classes" else ()
+    if count is not None:
+        notes.append(
+            f"{count:,} of {len(rows):,} rows to train on were drawn, the same share of every class (seed {seed})."
+        )
+        rows = balanced(rows, count, seed, label, classes)
+    if noise:
+        rows = flip_labels(rows, noise, seed, label, classes)
+        wrong = sum(row[label] != row["true_label"] for row in rows)
+        notes.append(
+            f"Labels made wrong, of the rows to train on: {wrong:,} (seed {seed}); true_label has the right ones."
+        )
+    return rows, notes
+
+
+def _report(task: Task, read: Sequence[Part], unused: Sequence[str], why: str, notes: Sequence[str]) -> Report:
+    sets, counts = (task.train, task.evaluation), {}
+    for n, name in enumerate(task.classes if task.kind != "numbers" else ()):
+        first, second = (sum(_holds(row[task.label], n) for row in rows) for rows in sets)
+        counts[name] = first, second
+    known = {tuple(row[column] for column in task.text) for row in task.train}
+    both = sum(tuple(row[column] for column in task.text) in known for row in task.evaluation)
+    again = [f"Rows to be judged on whose text is trained on, too: {both:,}."] if both else []
+    taken = tuple((Path(part.place).name, len(part.rows), part.lines) for part in read)
+    columns, sizes = (*task.text, task.label), (len(task.train), len(task.evaluation))
+    return Report(task.name, taken, columns, tuple(unused), str(task.kind), why, sizes, counts, (*notes, *again))
+
+
+def _holds(label: Any, number: int) -> bool:
+    return bool(label[number]) if isinstance(label, list) else label == number
 
 
 def _find(
     source: Any,
     own_columns: bool,
-    label: str | Sequence[str],
+    labels: Sequence[str],
     folder: str | Path | None,
     config: str | None,
     revision: str | None,
@@ -139,7 +165,7 @@ def _find(
         parts, origin, spec = read_object(source, asked), type(source).__name__, None
     elif str(source) in EMBEDDED:
         origin = str(source)
-        parts, spec = read_files(embedded_folder(origin), asked), EMBEDDED[origin] if label == "label" else None
+        parts, spec = read_files(embedded_folder(origin), asked), EMBEDDED[origin] if labels == ("label",) else None
     elif folder is None and _on_hub(source):
         origin = str(source)
         parts, spec = _from_hub(origin, table.get(origin), config, revision, asked)
@@ -149,28 +175,8 @@ def _find(
         parts = read_files(path, asked or (spec.splits if spec else ()))
     if part is not None and len(parts) == 1:
         raise LabError(f"part = {part!r} of one table: expected a folder, or a dict by split. Leave part out.")
-    names = parts[0].names.get(label) if isinstance(label, str) else None
+    names = parts[0].names.get(labels[0]) if len(labels) == 1 else None
     return parts, spec or (TaskSpec(classes=names) if names else None), origin
-
-
-def _counts(train: Sequence[Row], evaluation: Sequence[Row], label: str, found: Labels) -> dict[str, tuple[int, int]]:
-    """Rows to train on and to be judged on, by class."""
-    if not found.classes:
-        return {"rows": (len(train), len(evaluation))}
-    several = found.kind == "labels"
-    return {
-        name: (
-            *(sum(bool(row[label][n]) if several else row[label] == n for row in rows) for rows in (train, evaluation)),
-        )
-        for n, name in enumerate(found.classes)
-    }
-
-
-def _overlap(train: Sequence[Row], evaluation: Sequence[Row], columns: Sequence[str]) -> list[str]:
-    """What to note where texts to be judged on are among those to train on."""
-    known = {tuple(row[column] for column in columns) for row in train}
-    both = sum(tuple(row[column] for column in columns) in known for row in evaluation)
-    return [f"{both:,} rows to be judged on have texts that are trained on, too."] if both else []
 
 
 def _on_hub(source: str | Path) -> bool:
@@ -211,5 +217,7 @@ def _locate(source: str | Path) -> Path:
 def _slice(part: Part, seed: int, label: str) -> list[Part]:
     train, evaluation = hold_out(part.rows, SLICE_OF_ONE_FILE, seed, label)
     if not evaluation:
-        raise LabError(f"{part.place} holds {len(part.rows)} rows: expected 2 or more, some to be judged on.")
+        raise LabError(
+            f"{part.place} holds {len(part.rows)} rows: expected 2 or more of a class, some to be judged on."
+        )
     return [part._replace(rows=train), part._replace(rows=evaluation)]

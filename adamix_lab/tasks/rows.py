@@ -69,7 +69,7 @@ def read_object(source: Any, splits: Sequence[str] = ()) -> list[Part]:
         return [table_part(source[name], f"split {name}", name) for name in splits_of(source, splits)]
     except FileNotFoundError as error:
         raise LabError(
-            f"The {type(source).__name__} given does not fit: {error}. Give it a split by that name."
+            f"The {type(source).__name__} given does not fit: {error}. Give such a split, or one table."
         ) from None
 
 
@@ -77,7 +77,7 @@ def table_part(data: Any, place: str, split: str) -> Part:
     """The rows of a table that is in memory, with plain values."""
     names: dict[str, tuple[str, ...]] = {}
     if hasattr(data, "features") and hasattr(data, "to_list"):  # datasets.Dataset
-        kinds = {column: getattr(kind, "feature", kind) for column, kind in data.features.items()}
+        kinds = {column: getattr(kind, "feature", kind) for column, kind in (data.features or {}).items()}
         names = {column: tuple(kind.names) for column, kind in kinds.items() if getattr(kind, "names", None)}
         rows = data.to_list()
     elif hasattr(data, "columns") and hasattr(data, "to_dict"):  # a pandas frame
@@ -87,7 +87,7 @@ def table_part(data: Any, place: str, split: str) -> Part:
         rows = data
     else:
         raise LabError(
-            f"{place}: a {type(data).__name__} is no table: expected a datasets.Dataset (not a stream), a pandas "
+            f"{place}: a {type(data).__name__} is no table: expected a datasets.Dataset, a pandas "
             "frame, or a list of dicts, one a row."
         )
     return Part(split, place, filled([plain(row) for row in rows], place), names=names)

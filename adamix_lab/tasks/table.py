@@ -64,6 +64,8 @@ def text_columns(
     for columns in TEXT_COLUMNS:
         if all(column in row for column in columns):
             return columns
+    if {"source", "target"} <= row.keys():
+        raise LabError(f"{place} has sources and targets, texts to write: expected classes. Use load_generation_task.")
     usual = ", ".join(" + ".join(columns) for columns in TEXT_COLUMNS)
     raise LabError(
         f"{place} has columns {', '.join(map(repr, row))}, none of them a usual name for text: expected {usual}. "

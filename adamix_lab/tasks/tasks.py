@@ -54,7 +54,8 @@ class Report:
         left_out: columns that nothing reads.
         kind: of the task.
         why: it was taken for that kind.
-        counts: rows to train on and to be judged on, by class; of numbers, one entry, "rows".
+        rows: to train on, and to be judged on.
+        counts: the same by class or label; empty for numbers.
         notes: whole sentences: what was passed over, read otherwise, drawn, or may mislead.
     """
 
@@ -64,22 +65,24 @@ class Report:
     left_out: tuple[str, ...]
     kind: str
     why: str
+    rows: tuple[int, int]
     counts: Mapping[str, tuple[int, int]]
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        shown = [f"{name} {a:,} + {b:,}" for name, (a, b) in [*self.counts.items()][:SHOWN]]
-        more = len(self.counts) - len(shown)
+        taken = "; ".join(f"{place}, {rows:,} rows{f' in {n:,} lines' if n else ''}" for place, rows, n in self.parts)
+        shown = [f"{name!r} ({a:,} and {b:,})" for name, (a, b) in [*self.counts.items()][:SHOWN]]
+        more = [f"and {len(self.counts) - SHOWN:,} more"] if len(self.counts) > SHOWN else []
+        unused = ", ".join(name or "one without a name" for name in self.left_out) or "none"
         lines = [
-            *(("rows", f"{place}: {rows:,} rows{f' of {n:,} lines' if n else ''}") for place, rows, n in self.parts),
-            ("columns", f"{' and '.join(self.columns[:-1])} as text, {self.columns[-1]} as label"),
-            ("left out", ", ".join(self.left_out)),
-            ("kind", f"{self.kind}: {self.why}"),
-            ("counts", ", ".join([*shown, *([f"and {more} classes more"] if more else [])])),
-            *(("note", note) for note in self.notes),
+            f"Task {self.task!r}: {self.rows[0]:,} rows to train on and {self.rows[1]:,} to be judged on.",
+            f"Read: {taken}.",
+            f"Columns: {' and '.join(self.columns[:-1])} (the text), {self.columns[-1]} (the label); unused: {unused}.",
+            f"Kind: {self.kind}, because {self.why}.",
+            f"Rows of each, to train on and to be judged on: {', '.join(shown + more)}." if shown else "",
+            *(f"Note: {note}" for note in self.notes),
         ]
-        told = [f"  {what:9}{said}" for what, said in lines if said]
-        return "\n".join([f"Task {self.task!r} (counts: rows to train on + rows to be judged on)", *told])
+        return "\n".join(filter(None, lines))
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ class Task:
         source: where `load_task` found it: a name, or the whole path.
         kind: what is answered: "classes", "labels" (several may hold), "numbers", "tokens", "spans" or "texts"; none
             given: classes or several labels where there are names, else numbers.
-        drawn: how `load_task` drew the training rows: rows, label_noise, seed; empty where it took all as they are.
+        options: of `load_task`, where they were not the usual ones: `load_task(source, **options)` loads it again.
         report: what `load_task` took and left; printed, it says so in sentences.
 
     Values of numpy and pandas in the columns that are read become Python's own.
@@ -116,7 +119,7 @@ class Task:
     further: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     source: str = ""
     kind: Kind | None = None
-    drawn: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     report: Report | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
