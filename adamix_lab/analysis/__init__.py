@@ -8,6 +8,7 @@ _NAMES = {
     "points": "line plane random_plane simplex square",
     "landscape": "Landscape evaluate_points read_landscape",
     "posterior": "convergence every_route marginal uncertainty",
+    "mistakes": "by_heart describe_mistakes disagreements",
     "calibration": "brier ece fit_temperature reliability",
     "theory": "curvature expert_similarity top_eigenvalues",
     "gate": "attach_gates collect_gates detach_gates",

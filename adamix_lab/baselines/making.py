@@ -212,6 +212,9 @@ BASELINES: dict[str, Baseline] = {
 }
 
 
+ONE_ADAPTER = tuple(name for name, each in BASELINES.items() if each.make in (single, slow))  # apart by their recipe
+
+
 def get_baseline(name: str) -> Baseline:
     """The baseline of a name. Raises ValueError for an unknown one, with near misses."""
     one_of("Baseline", name, BASELINES)
@@ -241,15 +244,24 @@ def baseline(name: str, model: nn.Module, seed: int = 0, **settings: Any) -> Mix
     return make(model, seed=seed, **settings)
 
 
-def fitted(name: str, recipe: Recipe, experts: int = EXPERTS, share: str | None = "up") -> Recipe:
+def fitted(
+    name: str,
+    recipe: Recipe,
+    experts: int = EXPERTS,
+    share: str | None = "up",
+    sides: Sequence[str] = Bottleneck.sides,
+) -> Recipe:
     """The recipe with what sets a baseline apart: its views, its average over steps, its rates by side.
 
-    All else, the rate included, stays. experts, share: of the AdaMix that a slowed adapter stands beside.
+    All else, the rate included, stays, and an average that the recipe has.
+
+    experts, share, sides: of the AdaMix that a slowed adapter stands beside; of LoRA share is "B", sides "A" and "B".
     """
     own = get_baseline(name)
-    changes = {"consistency": own.consistency, **own.recipe}
+    average = own.recipe if recipe.swa is None and recipe.ema is None else {}
+    changes = {"consistency": own.consistency, **average}
     if own.slowed:
-        changes["side_rates"] = {side: 1 / experts for side in Bottleneck.sides if side != share}
+        changes["side_rates"] = {side: 1 / experts for side in sides if side != share}
     return replace(recipe, **changes)
 
 

@@ -29,12 +29,14 @@ def train(
     text: Annotated[list[str] | None, typer.Option(help="Text column; twice for pairs.")] = None,
     label: Annotated[str, typer.Option(help="Label column.")] = "label",
     label_noise: Annotated[float, typer.Option(help="Share of training labels that are made wrong, 0 to 0.5.")] = 0.0,
+    opponent: Annotated[str | None, typer.Option(help="Of AdaMix: single, r-drop, slow, swa, ema, slow-swa.")] = None,
     out: Annotated[Path, options.OUT] = Path("runs/train"),
 ) -> None:
     """Trains AdaMix on a task and prints a table of inference strategies; a killed run goes on where it was.
 
     The recipe begins from that of the preset; without one from 300 steps at a rate of 0.003 and, for --top-blocks, a
-    cached prefix.
+    cached prefix. An --opponent is one adapter alone: with two dropout masks (r-drop), at 1/M of the rate on
+    the side that AdaMix routes (slow), averaged over its last three quarters of steps (swa) or over all, fading (ema).
     """
     from adamix_lab.core.adaptations import Bottleneck
     from adamix_lab.core.objective import Consistency
@@ -57,7 +59,7 @@ def train(
     if data.regression and not preset and "consistency_kind" not in context.obj:
         chosen = chosen.with_options({"consistency_kind": "mse"})
     made, numbers = (chosen.backbone, chosen.adaptation, chosen.recipe), range(seed, seed + seeds)
-    train_seeds(data, *made, out, **chosen.attach_options(), seeds=numbers)
+    train_seeds(data, *made, out, **chosen.attach_options(), seeds=numbers, method=opponent or "adamix")
 
 
 def evaluate(

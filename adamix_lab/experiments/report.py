@@ -342,11 +342,13 @@ def absolute(scores: Scores) -> DataFrame:
 
 def costs(results: Results) -> DataFrame:
     """Parameters, and time and operations of training relative to AdaMix on the same tasks."""
-    runs = results.table[(results.table["compute"] == "steps") & (results.table["examples"] == 0)]
-    runs = runs.drop_duplicates("run")
+    budget = next(name for name in BUDGETS if name in set(results.table["compute"]))
+    runs = results.table[(results.table["compute"] == budget) & (results.table["examples"] == 0)]
+    runs = _with_sides(runs.drop_duplicates("run"))
     names = ["steps", "seconds", "operations", "evaluation_seconds"]
     medians = runs.groupby(["variant", "task"], sort=False)[names].median()
-    reference = runs[runs["variant"] == variant_called(results, REFERENCE)].groupby("task")[names].median()
+    own = results.table.loc[results.table["variant"] == variant_called(results, REFERENCE), "run"]
+    reference = runs[runs["run"].isin(own)].groupby("task")[names].median()
     ratios = medians / reference.reindex(medians.index.get_level_values("task")).to_numpy()
     means = ratios.replace(math.inf, math.nan).groupby("variant", sort=False).mean()
     counts = runs.groupby("variant", sort=False)[["trained", "stored", "inference"]].agg(

@@ -289,6 +289,8 @@ def recipe_of(run: Run, task: Task) -> Recipe:
         max_length=run.max_length,
         bucket=run.bucket,
         label_smoothing=run.label_smoothing,
+        swa=run.swa,
+        ema=run.ema,
         per=run.routing,  # type: ignore[arg-type]
         seed=run.seed,
         dev_fraction=0.0,
@@ -298,7 +300,7 @@ def recipe_of(run: Run, task: Task) -> Recipe:
     consistency = replace(recipe.consistency, weight=run.consistency)
     if task.regression:
         consistency = replace(consistency, kind="mse")
-    return replace(recipe, consistency=consistency, swa=run.swa, ema=run.ema)
+    return replace(recipe, consistency=consistency)
 
 
 def equal_steps(run: Run, own: int) -> int:

@@ -12,10 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from adamix_lab.analysis.statistics import format_interval
+from adamix_lab.baselines.making import ONE_ADAPTER, fitted
 from adamix_lab.core.adaptations import Adaptation
+from adamix_lab.core.errors import one_of
 from adamix_lab.core.files import write_text
 from adamix_lab.core.model import attach
 from adamix_lab.experiments.results import text_table, unit
+from adamix_lab.experiments.settings import NAMES
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.card import save
@@ -39,19 +42,27 @@ def train_seeds(
     share: str | None = None,
     blocks: Iterable[int] | None = None,
     seeds: Iterable[int] = (0,),
+    method: str = "adamix",
     say: Callable[[str], None] = print,
 ) -> list[list[Evaluation]]:
     """One run a seed, saved under `out/seedN`; prints a table of strategies (mean and 95 % t-interval over seeds).
 
-    share: None takes the paper's side, "none" shares nothing. Returns the evaluations, a list a seed.
+    share: None takes the paper's side, "none" shares nothing. method: "adamix", or one adapter alone that its recipe
+    sets apart (`ONE_ADAPTER`); experts and share are then of the AdaMix that it stands beside. Returns the evaluations,
+    a list a seed. Raises ValueError for another method.
     """
+    one_of("method", method, ("adamix", *ONE_ADAPTER))
     sides = PAPER_SHARE.get(adaptation.kind) if share is None else None if share == "none" else share
+    named = f"AdaMix of {experts} experts ({sides or 'nothing'} shared)"
+    if method != "adamix":
+        recipe = fitted(method, recipe, experts, sides, adaptation.sides)
+        named, experts, sides = NAMES.get(method, method), 1, None
     seeds, blocks = list(seeds), None if blocks is None else tuple(blocks)
     parts, start = task.evaluation_tasks(), time.perf_counter()
     results: dict[str, list[list[Evaluation]]] = {part.name: [] for part in parts}
     say(
         f"{task.name}: {len(task.train):,} rows to train on, {len(task.evaluation):,} to be judged on; "
-        f"{backbone}, {adaptation}"
+        f"{backbone}, {named}: {adaptation}"
     )
     for seed in seeds:
         folder, began = out / f"seed{seed}", time.perf_counter()

@@ -12,6 +12,7 @@ from tiny_task import one_thread  # noqa: F401
 
 from adamix_lab.baselines.making import baseline, fitted
 from adamix_lab.baselines.probe import PENALTIES, choose_c, features, linear_probe
+from adamix_lab.core.adaptations import LoRA
 from adamix_lab.core.objective import Consistency
 from adamix_lab.tasks.tasks import hold_out
 from adamix_lab.training.recipe import Recipe
@@ -29,6 +30,8 @@ def test_words_are_recipes_on_a_single_adapter():
     assert words["swa"] == replace(one_view, swa=0.75) and words["ema"] == replace(one_view, ema=0.99)
     assert words["slow-swa"] == replace(one_view, swa=0.75, side_rates={"down": 0.25})
     assert words["r-drop"].consistency.weight == 1.0
+    assert fitted("swa", replace(begun, ema=0.9)).ema == 0.9 and fitted("swa", replace(begun, ema=0.9)).swa is None
+    assert fitted("slow", begun, 2, "B", LoRA.sides).side_rates == {"A": 0.5}
 
 
 @pytest.mark.parametrize(

@@ -197,14 +197,21 @@ def test_fields_of_a_recipe_arrive_with_their_types(monkeypatch):
     recipe, more = recipe_of(monkeypatch, *given.split(), "--cache-prefix", "--seed", 3, "--seeds", 2)
     begun = Recipe(epochs=2.0, lr=0.005, warmup=0.1, bucket=1, off_route="freeze", cache_prefix=True)
     assert recipe == replace(begun, consistency=Consistency(3.0, "mse", "shared_prefix"))
-    assert more == {"experts": 4, "share": None, "blocks": None, "seeds": range(3, 5)}
+    assert more == {"experts": 4, "share": None, "blocks": None, "seeds": range(3, 5), "method": "adamix"}
 
 
 def test_without_a_preset_training_begins_from_settings_of_its_own(monkeypatch):
     recipe, more = recipe_of(monkeypatch, "--top-blocks", 2)
     agree = Consistency(1.0, views="shared_prefix")
     assert recipe == Recipe(steps=300, lr=3e-3, consistency=agree, cache_prefix=True)
-    assert more == {"experts": 4, "share": None, "blocks": (-2, -1), "seeds": range(1)}
+    assert more == {"experts": 4, "share": None, "blocks": (-2, -1), "seeds": range(1), "method": "adamix"}
+
+
+def test_averages_smoothing_and_rates_by_side_are_options(monkeypatch):
+    given = "--swa 0.5 --label-smoothing 0.1 --side-rates down=0.25,up=1 --opponent slow"
+    recipe, more = recipe_of(monkeypatch, *given.split())
+    assert (recipe.swa, recipe.ema, recipe.label_smoothing) == (0.5, None, 0.1)
+    assert recipe.side_rates == {"down": 0.25, "up": 1.0} and more["method"] == "slow"
 
 
 def test_beside_a_preset_only_what_is_given_counts(monkeypatch):
@@ -221,6 +228,11 @@ def test_beside_a_preset_only_what_is_given_counts(monkeypatch):
         (["--patience", "2.5"], ["patience = '2.5': expected a whole number."]),
         (["--head-lr", "-1"], ["head_lr = -1.0: expected a number of at least 0."]),
         (["--precision", "bf61"], ["precision 'bf61' is not known", "Did you mean 'bf16'"]),
+        (["--side-rates", "down"], ["side_rates: down = '': expected a number."]),
+        (["--side-rates", "left=0.5", "--steps", "1"], ["Side of bottleneck in side_rates 'left'", "down, up"]),
+        (["--swa", "0"], ["swa = 0.0: expected a share", "window of no steps"]),
+        (["--swa", "0.1", "--steps", "3"], ["swa = 0.1 of 3 steps is a window of no steps"]),
+        (["--opponent", "full"], ["method 'full' is not known", "slow-swa"]),
         (["--steps", "3", "--epochs", "1"], ["steps = 3 and epochs = 1.0: expected one of them"]),
     ],
 )

@@ -96,7 +96,7 @@ def test_yaml_reads_small_rates_as_words_and_the_grid_takes_them_as_numbers():
 
 def test_the_shipped_grids_are_whole():
     grids = {path.stem: read_grid(path) for path in GRIDS.glob("*.yaml")}
-    assert grids.keys() == {"quick", "core", "budget", "full", "baselines", "table", "few-shot", "tour"}
+    assert grids.keys() == {"quick", "core", "budget", "full", "baselines", "fairly", "table", "few-shot", "tour"}
     assert len(grids["budget"].runs) == 20 and len(grids["tour"].runs) == 3
     assert len(grids["quick"].runs) == 12 and {run.task for run in grids["quick"].runs} == {"aspects"}
     core = grids["core"].runs
@@ -112,6 +112,12 @@ def test_the_shipped_grids_are_whole():
     compared = grids["baselines"].runs
     assert {run.method for run in compared} == {*BASELINES, "probe"} and len(compared) == 2 * len(BASELINES)
     assert all(run.lr == BASELINES[run.method].lr for run in compared if run.method != "probe")
+    fair = grids["fairly"]
+    assert {run.part for run in fair.runs} == {"fresh"} and {run.seed for run in fair.runs} == set(range(20, 30))
+    views = {run.compute for run in fair.runs if run.label_noise and run.variant == "AdaMix"}
+    assert views == {"rate", "best", "oracle", "compute"}
+    assert {run.method for run in fair.runs} >= {"single", "slow", "swa", "ema", "slow-swa", "r-drop", "probe"}
+    assert len({len(fair.search.lengths(run)) for run in fair.runs if run.compute == "best" and run.lr}) == 1
     assert {run.task for run in grids["table"].runs} == set(PAPER_TASKS) and len(grids["table"].runs) == 4 * len(
         PAPER_TASKS
     )
