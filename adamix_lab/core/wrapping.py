@@ -80,6 +80,9 @@ class Wrapping(nn.Module):
         """
         if labels is not None:
             batch["labels"] = labels
+        if run := here(self, "run"):  # a trainer's objective: called in here, it is inside what wraps us (DDP)
+            with during({self: {"run": None, "inside": True}}):
+                return run({**self._named(inputs), **batch})
         chosen = here(self, "selection") if selection is None else selection
         if chosen is None and self.training and torch.is_grad_enabled() and self.space.experts > 1:
             return self._training_call({**self._named(inputs), **batch})
@@ -89,17 +92,24 @@ class Wrapping(nn.Module):
         here(self, "outputs", []).append(output)
         return output
 
+    def __call__(self, *inputs: Any, **batch: Any) -> Any:
+        """`forward`; the views of a call go past what is around it: accelerate's autocast cannot be entered twice."""
+        if here(self, "inside"):
+            return Wrapping.forward(self, *inputs, **batch)
+        return super().__call__(*inputs, **batch)
+
     def _training_call(self, batch: dict[str, Any]) -> Any:
         objective, learns = self.mixture.objective, batch.get("labels") is not None
         routes = Router(self.space, self.mixture.seed).views(int(self.draws), objective.number if learns else 1)
         self.draws += 1
         if not learns:
             self._say_consistency_is_off()
-            return self(selection=routes[0], **batch)
+            with during({self: {"inside": True}}):
+                return self(selection=routes[0], **batch)
         as_tuple = batch.pop("return_dict", None) is False
         tensors_first = sorted(batch.items(), key=lambda item: not isinstance(item[1], Tensor))
         outputs: list[Any] = []
-        with during({self: {"outputs": outputs}}):
+        with during({self: {"outputs": outputs, "inside": True}}):
             losses = Objective(self, objective)({n: value for n, value in tensors_first if value is not None}, routes)
         values = {name: _first_rows(value, len(losses.logits)) for name, value in outputs[0].items()}
         output = type(outputs[0])(**{**values, "loss": losses.total})

@@ -9,6 +9,7 @@ import tiny
 import torch
 
 from adamix_lab.core.adaptations import Bottleneck, LoRA
+from adamix_lab.core.calls import during
 from adamix_lab.core.model import attach
 from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.routing import Router
@@ -145,3 +146,25 @@ def test_resume_gives_the_next_route():
 def test_a_way_that_the_core_does_not_have_is_refused_at_once():
     with pytest.raises(ValueError, match=r"shared_prefix.*is a short-cut of adamix_lab\.fast"):
         attach(tiny.bert(), LoRA(2), objective=Consistency(views="shared_prefix"))
+
+
+@pytest.mark.parametrize("labels", [{"labels": tiny.labels()}, {}])
+def test_what_is_around_forward_is_entered_once(labels):
+    mixture = learner()
+    again, batch = copy.deepcopy(mixture), {**tiny.batch(), **labels}
+    mixture.forward = torch.autocast("cpu", dtype=torch.bfloat16)(mixture.forward)  # as accelerate has it
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = mixture(**batch)
+        assert not torch.is_autocast_enabled("cpu")
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(found.logits, again(**batch).logits)
+
+
+def test_a_trainers_objective_is_called_inside():
+    mixture = learner()
+    routes, batch = Router(mixture.space, 8).views(3), {**tiny.batch(), "labels": tiny.labels()}
+    objective = Objective(mixture, Consistency(2.0))
+    with during({mixture: {"run": lambda batch: objective(batch, routes)}}):
+        found = mixture(**batch)
+    assert torch.equal(found.total, objective(batch, routes).total) and int(mixture.draws) == 0
