@@ -1,110 +1,226 @@
-"""AdaMix for those who live in `transformers.Trainer`: a thin subclass.
+"""AdaMix for those who live in `transformers.Trainer`: thin subclasses. docs/trainer.md tells of every argument.
 
-It differs from the Trainer in four things: the loss is the objective's (two routed views), routes are a function of
-(seed, step), the optimiser and its groups are the recipe's, and only what was trained is saved.
+They differ from the Trainer in these: the loss is the objective's, all pieces of a step under the routes of (seed,
+step); evaluation is the merge; what decays is what the adaptation declares; lists of examples come in `train`'s order;
+only what was trained is saved. Losses of one's own and label smoothing become the objective's task loss.
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
+from transformers import Seq2SeqTrainer, Trainer, TrainingArguments
+from transformers.utils import ModelOutput
 
+from adamix_lab.core.calls import during
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import read_tensors, write_tensors
 from adamix_lab.core.model import MixtureModel, load_trained, trained_tensors
-from adamix_lab.core.objective import Objective, TaskLoss
+from adamix_lab.core.objective import Objective, TaskLoss, task_loss_of, without_labels
 from adamix_lab.core.routing import Router
+from adamix_lab.core.views import Batch, logits_of
 from adamix_lab.fast.views import WAYS
-from adamix_lab.tasks.batches import ZEROS, Batches, Example, collate, length, padding_of
+from adamix_lab.tasks.batches import Batches, Padding, collate, padding_of
 from adamix_lab.training.card import save
-from adamix_lab.training.optim import make_optimizer, rest_off_route
+from adamix_lab.training.optim import make_optimizer, parameter_groups, rest_off_route
 from adamix_lab.training.recipe import Recipe
 
 WEIGHTS = "trained.safetensors"
+ADAMW = ("adamw_torch", "adamw_torch_fused")
+# The arguments that a recipe has, too, by their name there.
+SHARED = {
+    "learning_rate": "lr", "weight_decay": "weight_decay", "adam_epsilon": "eps", "max_grad_norm": "clip",
+    "label_smoothing_factor": "label_smoothing", "seed": "seed", "max_steps": "steps", "num_train_epochs": "epochs",
+}  # fmt: skip
+TRAIN_ALONE = ("swa", "ema", "patience", "cache_prefix", "precision")  # what a recipe may ask `train` for
+# What would train or save something else than it says, and what to do instead.
+REFUSED = {
+    "torch_compile": "Call mixture.model.compile() before training",
+    "use_liger_kernel": "Leave it out: its fused losses give no logits, which the consistency compares",
+    "fsdp": "Start one process a GPU with torchrun or accelerate launch (DDP): the frozen base needs no sharded states",
+    "deepspeed": "Start one process a GPU with torchrun or accelerate launch (DDP)",
+    "parallelism_config": "Start one process a GPU with torchrun or accelerate launch (DDP)",
+    "bf16_full_eval": "Take bf16=True: experts and head stay float32, as training needs them",
+    "fp16_full_eval": "Take fp16=True: experts and head stay float32, as training needs them",
+    "optim_target_modules": "Leave it out: the layers it names are frozen, and experts are stacked beside them",
+    **dict.fromkeys(
+        """push_to_hub hub_model_id hub_token hub_private_repo hub_strategy hub_always_push hub_revision
+        push_to_hub_model_id push_to_hub_organization push_to_hub_token""".split(),
+        HUB := "Call adamix_lab.push_to_hub(mixture, NAME) after training: the Trainer would upload other files",
+    ),
+    "predict_with_generate": "Use AdaMixSeq2SeqTrainer",
+    "jit_mode_eval": "Leave it out",
+    "past_index": "Leave it out",
+    "save_safetensors": "Leave it out: weights are always safetensors",
+}
 
 
 class AdaMixTrainer(Trainer):
-    """Trains a mixture with the Trainer's loop, callbacks and logging.
+    """Trains a mixture with the Trainer's loop, callbacks and logging; the log has `task_loss` and `consistency`.
 
-    Rates, decay, consistency, routing and `off_route` come from the recipe; steps, batch sizes, precision, clipping,
-    accumulation and the schedule come from the arguments. Evaluation uses the merged model.
+    Consistency, routing, `off_route`, `head_lr`, what decays and buckets come from the recipe, all else from the
+    arguments. A setting that both have (rate, decay, epsilon, clipping, seed, steps, epochs) may be set in either.
 
     Args:
         mixture: from `attach`.
-        args: the Trainer's; `remove_unused_columns` is switched off, as the examples hold no others.
-        recipe: settings; None takes the defaults.
-        train_dataset: examples from `encode`: batches are bucketed by length, in our loop's order.
+        args: the Trainer's; they are not changed. What cannot be used is refused.
+        recipe: settings; None takes the arguments' and the consistency that `attach` was given.
+        train_dataset: examples from `encode`, whose batches are bucketed by length in `train`'s order (unless
+            another sampling is asked for), or whatever the Trainer takes.
         task_loss: (logits, labels) to a mean over rows; None takes what fits the head.
-        **settings: whatever else the Trainer takes; `processing_class`, the tokenizer, says how batches are padded.
+        **settings: whatever else the Trainer takes; `processing_class`, the tokenizer, says how batches are padded,
+            and a `compute_loss_func` takes the first view's logits.
 
     Raises:
-        ValueError: several GPUs in one process, where DataParallel would split the views among them.
+        ValueError: arguments that cannot be used, settings that differ in recipe and arguments, two losses, several
+            GPUs in one process (DataParallel would split the views among them).
     """
+
+    generates = False
 
     def __init__(
         self,
         mixture: MixtureModel,
-        args: TrainingArguments,
+        args: TrainingArguments | None = None,
         recipe: Recipe | None = None,
-        train_dataset: list[Example] | None = None,
+        train_dataset: Any = None,
         task_loss: TaskLoss | None = None,
         **settings: Any,
     ) -> None:
-        self.mixture = mixture
-        self.recipe = recipe or Recipe()
+        args = copy.copy(args) if args is not None else TrainingArguments("tmp_trainer")
+        check_arguments(args, self.generates)
+        self.mixture, self.task_loss = mixture, task_loss
+        self.recipe = agreed_recipe(args, recipe or Recipe(consistency=mixture.mixture.objective), recipe is not None)
         self.router = Router(mixture.space, self.recipe.seed, self.recipe.per)
-        args.remove_unused_columns = False
-        args.label_names = ["labels"]  # the objective's own arguments are a batch and routes
-        tokenizer = settings.get("processing_class")
-        pad = ZEROS if tokenizer is None else padding_of(tokenizer, mixture.model)
-        settings.setdefault("data_collator", lambda examples: collate(examples, pad))
-        objective = Objective(mixture, self.recipe.consistency, task_loss, WAYS)
-        super().__init__(objective, args, train_dataset=train_dataset, **settings)
-        if self.args.n_gpu > 1:
+        self._window = torch.zeros(3)  # since the last log: sums of task loss and consistency, and steps
+        if settings.get("data_collator") is None:
+            settings["data_collator"] = partial(batch_of, pad=self._padding(settings.get("processing_class")))
+        super().__init__(mixture, args, train_dataset=train_dataset, **settings)
+        self.model_accepts_loss_kwargs = False
+        self._check()
+
+    def _padding(self, tokenizer: Any) -> Padding:
+        if tokenizer is not None:
+            return padding_of(tokenizer, self.mixture.model)
+        return Padding(getattr(getattr(self.mixture.model, "config", None), "pad_token_id", None) or 0)
+
+    def _check(self) -> None:
+        self._objective(None)  # which refuses what does not fit the head
+        if (self.task_loss, self.compute_loss_func, self.recipe.label_smoothing or None).count(None) < 2:
             raise LabError(
-                f"The Trainer would split views over {self.args.n_gpu} GPUs in one process (DataParallel): expected "
-                "one process a GPU. Start it with torchrun or accelerate launch, or set CUDA_VISIBLE_DEVICES=0."
+                "task_loss, compute_loss_func and label_smoothing_factor: expected one of them. Leave the others out."
             )
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled or self.args.n_gpu > 1:
+            raise LabError(
+                f"{self.args.n_gpu} GPUs in one process (DataParallel), FSDP or DeepSpeed would split views or experts:"
+                " expected one process a GPU. Start it with torchrun or accelerate launch (DDP), or set "
+                "CUDA_VISIBLE_DEVICES=0."
+            )
+        optim = getattr(self.args.optim, "value", self.args.optim)
+        if self._own_optimizer and (optim not in ADAMW or self.args.optim_args):
+            raise LabError(
+                f"optim = {optim!r} with off_route = {self.recipe.off_route!r}, head_lr = "
+                f"{self.recipe.head_lr}, side_rates = {self.recipe.side_rates}: expected AdamW (adamw_torch). Leave "
+                "these, or optim and optim_args, out."
+            )
+
+    # -- losses -----------------------------------------------------------------------------------------------
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """In training the objective's total; in evaluation the task loss of the merged model."""
+        batch = with_labels(inputs)
+        objective = self._objective(num_items_in_batch)
         if not model.training:
-            named = {name: value for name, value in inputs.items() if name != "labels"}
-            output = self.mixture(selection="merge", **named)
-            loss = self.accelerator.unwrap_model(model).task_loss(output.logits, inputs["labels"])
-            return (loss, (loss, output.logits)) if return_outputs else loss
-        rows, tokens = len(inputs["labels"]), length({"input_ids": next(iter(inputs.values()))[0]})
-        step, views = self.state.global_step, self.recipe.consistency.number
-        routes = self.router.views(step, views, rows, tokens)
-        rest_off_route(self.optimizer, self.mixture, routes)  # all pieces of an accumulated step take the same routes
-        losses = model(inputs, routes.to(inputs["labels"].device))
-        return (losses.total, losses) if return_outputs else losses.total
+            outputs = model(selection="merge", **without_labels(self.mixture.model, batch))
+            loss = objective.task_loss(logits_of(outputs), batch["labels"])
+            return (loss, outputs) if return_outputs else loss
+        tokens = next((batch[name].shape[1] for name in ("input_ids", "inputs_embeds") if name in batch), 1)
+        views, rows = objective.consistency.number, len(batch["labels"])
+        routes = self.router.views(self.state.global_step, views, rows, tokens)  # the same for all pieces of the step
+        rest_off_route(self.optimizer, self.mixture, routes)
+        routes = routes.to(batch["labels"].device)
+        # Through `model`, which may be DDP around the mixture: it calls back from inside.
+        with during({self.mixture: {"run": partial(objective, routes=routes)}}):
+            losses = model(**batch)
+        share = 1 / self.current_gradient_accumulation_steps
+        task = losses.task if self.compute_loss_func else losses.task * share
+        seen = torch.stack([task, losses.consistency * share, torch.full_like(task, share)])
+        self._window = self._window.to(seen) + seen
+        return (losses.total, ModelOutput(logits=losses.logits)) if return_outputs else losses.total
+
+    def _objective(self, items: Any) -> Objective:
+        """This batch's objective. `items`: what is counted in all pieces of the step, for a compute_loss_func."""
+        consistency, task_loss = self.recipe.consistency, self.task_loss
+        if self.compute_loss_func is not None:  # it divides by the pieces itself, as the Trainer asks it to
+            pieces = getattr(self, "current_gradient_accumulation_steps", 1)
+            consistency = replace(consistency, weight=consistency.weight / pieces)
+            averaged = items is not None and self.args.average_tokens_across_devices
+            task_loss = partial(self._by_function, items=items, scale=self.accelerator.num_processes if averaged else 1)
+        elif task_loss is None:
+            task_loss = task_loss_of(self.mixture, self.recipe.label_smoothing)
+        return Objective(self.mixture, consistency, task_loss, WAYS)
+
+    def _by_function(self, logits: Tensor, labels: Tensor, items: Any, scale: int) -> Tensor:
+        assert self.compute_loss_func is not None
+        loss: Tensor = self.compute_loss_func(ModelOutput(logits=logits), labels, num_items_in_batch=items)
+        return loss * scale
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """With the means of task loss and consistency since the last log."""
+        if "loss" in logs and self._window[2]:
+            task, agree, steps = self.accelerator.reduce(self._window, "mean").tolist()
+            logs |= {"task_loss": task / steps, "consistency": agree / steps}
+            self._window = torch.zeros_like(self._window)
+        super().log(logs, *args, **kwargs)
+
+    # -- optimiser and order ----------------------------------------------------------------------------------
+
+    @property
+    def _own_optimizer(self) -> bool:
+        recipe = self.recipe
+        return recipe.head_lr is not None or bool(recipe.side_rates) or recipe.off_route == "freeze"
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """The recipe's optimiser, over experts and head."""
-        if self.optimizer is None:
-            self.optimizer = make_optimizer(self.mixture, self.recipe)
-        return self.optimizer
+        """The Trainer's; AdamW with the recipe's groups where it has a rate for the head, or experts that rest."""
+        if self.optimizer is None and self._own_optimizer:
+            betas = (self.args.adam_beta1, self.args.adam_beta2)
+            self.optimizer = make_optimizer(self.mixture, self.recipe, betas)
+        return super().create_optimizer(*args, **kwargs)
+
+    def get_decay_parameter_names(self, model: Any) -> list[str]:
+        """What the adaptation declares to decay, and weights of the head: stacked biases look like matrices."""
+        groups = [group for group in parameter_groups(self.mixture, self.recipe) if group["weight_decay"]]
+        decaying = {parameter for group in groups for parameter in group["params"]}
+        return [name for name, parameter in model.named_parameters() if parameter in decaying]
 
     def get_train_dataloader(self) -> DataLoader:
-        """Our length-bucketed batches; a data set that is no list of examples goes the Trainer's way."""
-        if not isinstance(self.train_dataset, list):
-            return super().get_train_dataloader()
-        batches = Batches(self.train_dataset, self._train_batch_size, self.recipe.seed, self.recipe.bucket)
-        loader: DataLoader = DataLoader(
-            self.train_dataset,  # type: ignore[arg-type]
-            batch_sampler=batches,  # type: ignore[arg-type]
-            collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory,
+        """The Trainer's; lists of examples come in `train`'s order, bucketed by length."""
+        loader = super().get_train_dataloader()
+        args = self.args
+        other = getattr(args, "train_sampling_strategy", "random") != "random" or getattr(
+            args, "group_by_length", False
         )
-        return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
+        if not isinstance(self.train_dataset, list) or other or args.dataloader_drop_last:
+            return loader
+        seed = args.seed if args.data_seed is None else args.data_seed
+        batches: Any = Batches(self.train_dataset, self._train_batch_size, seed, self.recipe.bucket)
+        names = """collate_fn num_workers pin_memory worker_init_fn multiprocessing_context prefetch_factor
+        persistent_workers in_order""".split()
+        same = {name: getattr(loader, name) for name in names if hasattr(loader, name)}
+        bucketed: DataLoader = DataLoader(self.train_dataset, batch_sampler=batches, **same)  # type: ignore[arg-type]
+        return self.accelerator.prepare(bucketed)  # type: ignore[no-any-return]
+
+    # -- files ------------------------------------------------------------------------------------------------
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if self.args.should_save:
@@ -113,10 +229,71 @@ class AdaMixTrainer(Trainer):
             save(self.mixture, folder)
             if self.processing_class is not None:
                 self.processing_class.save_pretrained(folder)
+            torch.save(self.args, folder / "training_args.bin")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_trained(self.mixture, read_tensors(Path(resume_from_checkpoint) / WEIGHTS))
 
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """Raises ValueError."""
+        raise LabError(f"The Trainer's push_to_hub was called: expected adamix_lab's. {HUB}.")
+
     def _load_best_model(self) -> None:
         if self.state.best_model_checkpoint is not None:
             self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+class AdaMixSeq2SeqTrainer(AdaMixTrainer, Seq2SeqTrainer):
+    """The same for encoder-decoders: evaluation may write texts (`predict_with_generate`)."""
+
+    generates = True
+
+
+def check_arguments(args: TrainingArguments, generates: bool = False) -> None:
+    """Raises ValueError for an argument that cannot be used: its name, what was expected, and what to do."""
+    for field in fields(args):
+        given = getattr(args, field.name)
+        refused = field.name in REFUSED and not (field.name == "predict_with_generate" and generates)
+        if refused and (given or None) != (field.default or None):
+            raise LabError(f"{field.name} = {given!r}: expected {field.default!r}. {REFUSED[field.name]}.")
+
+
+def agreed_recipe(args: TrainingArguments, recipe: Recipe, was_given: bool = True) -> Recipe:
+    """The recipe with the arguments' values where they share a setting, and the arguments with the recipe's, in place.
+
+    What one of them leaves at its default is the other's. Raises ValueError for a setting that differs in both.
+    """
+    if asked := [name for name in TRAIN_ALONE if getattr(recipe, name) != getattr(Recipe(), name)]:
+        raise LabError(
+            f"The recipe sets {', '.join(asked)}: expected what the Trainer has. Use train, or its arguments."
+        )
+    untouched, usual = ({field.name: field.default for field in fields(kind)} for kind in (args, Recipe))
+    agreed: dict[str, Any] = {}
+    for name, setting in SHARED.items():
+        theirs, ours = getattr(args, name), getattr(recipe, setting)
+        if was_given and ours is not None and theirs == untouched[name]:
+            setattr(args, name, ours)
+        elif was_given and ours not in (theirs, usual[setting]):
+            raise LabError(
+                f"{name} = {theirs} in the arguments, {setting} = {ours} in the recipe: expected one of them, or "
+                "equal values. Leave one at its default."
+            )
+        else:
+            agreed[setting] = theirs
+    return replace(recipe, **{name: value for name, value in agreed.items() if name not in ("steps", "epochs")})
+
+
+def batch_of(examples: Sequence[Mapping[str, Any]], pad: Padding) -> Batch:
+    """A padded batch of examples: tensors, or numbers and lists of numbers. Columns are named as the Trainer's are."""
+    names = {"label": "labels", "label_ids": "labels"}
+    return collate([{names.get(name, name): torch.as_tensor(row[name]) for name in row} for row in examples], pad)
+
+
+def with_labels(inputs: Mapping[str, Any]) -> Batch:
+    """The batch with `labels`, `[B, 2]` of a span's start and end. Raises ValueError where there are none."""
+    batch = dict(inputs)
+    if "start_positions" in batch:
+        batch["labels"] = torch.stack([batch.pop("start_positions"), batch.pop("end_positions")], 1)
+    if batch.get("labels") is None:
+        raise LabError(f"A batch of {sorted(batch)} has no labels: expected them in training. Name the column labels.")
+    return batch
