@@ -19,7 +19,7 @@ from adamix_lab.analysis.plots import Picture, save_figure
 from adamix_lab.analysis.statistics import ALIKE, SHOWN, Estimate, format_interval, verdict_of
 from adamix_lab.core.files import write_text
 from adamix_lab.experiments.claims import Finding, Verdict, listed, read_rules, verdicts_of
-from adamix_lab.experiments.contrasts import REFERENCE, OnTask, Scores, mean_by_seed, mean_estimate
+from adamix_lab.experiments.contrasts import REFERENCE, OnTask, Scores, Side, mean_by_seed, mean_estimate, minus
 from adamix_lab.experiments.figures import FIGURES
 from adamix_lab.experiments.performing import stacking_obstacle
 from adamix_lab.experiments.results import (
@@ -71,6 +71,7 @@ def report(folder: Path, out: Path | None = None, say: Callable[[str], None] = p
         rules=bullets(read_rules()),
         tables="\n\n".join(table_section(table, scores, found) for table in tables),
         figures="\n\n".join(figure_section(number, pictures.get(number)) for number in FIGURES),
+        opponents=grid(opponents(scores)),
         scores=grid(absolute(scores)),
         costs=grid(costs(results)),
     )
@@ -311,12 +312,48 @@ def table_section(table: Table, scores: Scores, found: DataFrame) -> str:
     return "\n\n".join([*parts, grid(pd.DataFrame(rows, columns=heads)), *filter(None, [table.remark])])
 
 
-def estimate_cell(estimate: Estimate, verdict: str = "") -> str:
+def estimate_cell(estimate: Estimate, verdict: str = "", digits: int = 1) -> str:
     """`+0.3 (-0.2 to +0.8), n = 5`, with a star where a difference is shown, and "≈" where the two are alike."""
+    mean, low, high = (f"{value:+.{digits}f}" for value in (estimate.mean, estimate.low, estimate.high))
     if estimate.number == 1:
-        return f"{estimate.mean:+.1f}, n = 1"
+        return f"{mean}, n = 1"
     mark = {SHOWN: "*", ALIKE: "≈"}.get(verdict, "")
-    return f"{estimate.mean:+.1f}{mark} ({estimate.low:+.1f} to {estimate.high:+.1f}), n = {estimate.number}"
+    return f"{mean}{mark} ({low} to {high}), n = {estimate.number}"
+
+
+def opponents(scores: Scores) -> DataFrame:
+    """AdaMix minus each other variant, task by task and view by view: points, nats, nats at fitted temperatures.
+
+    Each column of a task and view is a family of its own: its intervals are corrected for all variants in it.
+    """
+    import pandas as pd
+
+    reference, found = variant_called(scores.results, REFERENCE), scores.results.table
+    names = {each: with_side(each, *own) for each, *own in found[["variant", "method", "share"]].to_numpy()}
+    rows = []
+    for (task, budget), part in found[found["examples"] == 0].groupby(["task", "compute"], sort=False):
+        others = [name for name in dict.fromkeys(part["variant"]) if name != reference]
+        columns = []
+        for measure, strategy in (("score", "merged"), ("nll", "merged"), ("nll", "scaled")):
+            sides = [minus(Side(reference or "", strategy), Side(name, strategy), measure=measure) for name in others]
+            on = [scores.on_task(contrast, task, budget) for contrast in sides]
+            there = sum(bool(each.by_seed) for each in on)
+            columns.append([_judged_cell(each, measure, there) for each in on])
+        rows += [
+            (task, BUDGETS[budget], names[name], *cells)
+            for name, *cells in zip(others, *columns, strict=True)
+            if any(cell != NOT_RUN for cell in cells)
+        ]
+    against = f"{names.get(reference or '', REFERENCE)} minus"
+    heads = ["task", "what is equal", against, "points", "nats", "nats at fitted temperatures"]
+    return pd.DataFrame(rows, columns=heads)
+
+
+def _judged_cell(on: OnTask, measure: str, family: int) -> str:
+    if not on.by_seed:
+        return NOT_RUN
+    unit, digits = ("points", 1) if measure == "score" else ("nats", 3)
+    return estimate_cell(on.estimate, verdict_of(on.estimate, unit, family).verdict, digits)
 
 
 def _signed(value: float) -> str:

@@ -172,6 +172,24 @@ def test_the_report_of_a_folder(tmp_path):
     assert len(pd.read_csv(out / "verdicts.csv")) == sum(len(each.claim.parts) for each in verdicts)
 
 
+def test_views_of_a_comparison_stand_in_the_report(tmp_path):
+    effects = {"AdaMix": 3.0, "single": 0.0, "single, lr/M + SWA": 3.0}
+    table = pd.concat(
+        made.results(effects, tasks=("subjectivity",), steps=steps).assign(compute=view)
+        for view, steps in (("rate", 300), ("best", 150), ("oracle", 150), ("compute", 600))
+    )
+    table["run"] += table["compute"]
+    report(made.write(tmp_path / "results", table), say=lambda line: None)
+    text = (tmp_path / "results" / "report" / "report.md").read_text(encoding="utf-8")
+    section = text[text.index("## AdaMix against each variant") :]
+    for view in ("equal rate and steps", "each at its own best", "by true labels (an oracle)", "equal compute"):
+        assert f"| {view}" in section or f"{view} |" in section
+    rows = [line for line in section.splitlines() if line.startswith("| subjectivity")]
+    single = [line for line in rows if "| single |" in line]
+    assert len(rows) >= 8 and len(single) >= 4 and all("+" in line and "*" in line for line in single)
+    assert "| AdaMix (up shared) minus |" in section and "not run" in single[0]  # no temperatures here
+
+
 def test_the_report_works_from_results_alone(tmp_path):
     folder = made.write(tmp_path / "results", made.results({"AdaMix": 0.0}, seeds=1, tasks=("rte",)), with_rest=False)
     verdicts = report(folder, tmp_path / "elsewhere", say=lambda line: None)
