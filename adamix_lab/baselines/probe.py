@@ -83,5 +83,8 @@ def _probed(x: Tensor, y: Tensor, asked: Tensor, c: float, regression: bool) -> 
 
     last = Ridge(1 / c) if regression else LogisticRegression(C=c, max_iter=2000)
     model = make_pipeline(StandardScaler(), last).fit(x.numpy(), y.numpy())
-    answers = model.predict(asked.numpy()) if regression else model.predict_log_proba(asked.numpy())
-    return torch.tensor(answers).float().reshape(len(asked), -1)
+    if regression:
+        return torch.tensor(model.predict(asked.numpy())).float().reshape(len(asked), -1)
+    scores = torch.tensor(model.decision_function(asked.numpy())).reshape(len(asked), -1)  # one number for two classes
+    scores = torch.cat([torch.zeros_like(scores), scores], 1) if scores.shape[1] == 1 else scores
+    return scores.log_softmax(-1).float()

@@ -7,10 +7,14 @@ import pytest
 import tiny_grid
 from tiny_task import one_thread  # noqa: F401
 
+from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.experiments import running
 from adamix_lab.experiments.ablation import ablate
 from adamix_lab.experiments.grid import grid_of
 from adamix_lab.experiments.performing import Engine
+from adamix_lab.experiments.seeds import train_seeds
+from adamix_lab.tasks.loading import load_task
+from adamix_lab.training.recipe import Recipe
 
 QUIET = Engine(threads=1)
 
@@ -73,3 +77,18 @@ def test_the_rows_that_are_reported_on_choose_nothing(noisy, tmp_path, monkeypat
     running._loaded.cache_clear()
     first, second = (json.loads((tmp_path / name / "search.json").read_text()) for name in ("one", "other"))
     assert first == second and parts
+
+
+def test_an_opponent_over_seeds_by_its_word(noisy, tmp_path):
+    task, lines = load_task(noisy["task"]), []
+    recipe = Recipe(steps=4, batch_size=8, max_length=10)
+    found = train_seeds(
+        task, noisy["backbone"], Bottleneck(4), recipe, tmp_path, seeds=(0, 1), method="slow-swa", say=lines.append
+    )
+    assert "single, lr/M + SWA: Bottleneck" in lines[0] and len(found) == 2
+    saved = json.loads((tmp_path / "results.json").read_text())["recipe"]
+    assert saved["swa"] == 0.75 and saved["side_rates"] == {"down": 0.25}
+    train_seeds(task, noisy["backbone"], Bottleneck(4), recipe, tmp_path / "2", say=lines.append)
+    assert any("AdaMix of 4 experts (up shared): Bottleneck" in line for line in lines)
+    with pytest.raises(ValueError, match="method 'full' is not known"):
+        train_seeds(task, noisy["backbone"], Bottleneck(4), recipe, tmp_path, method="full")
