@@ -40,7 +40,7 @@ def answered(answers: Answers, task: Task, rows: Sequence[Row]) -> DataFrame:
         "row": list(range(len(rows))),
         "text": [" | ".join(str(row[column]) for column in task.text) for row in rows],
         "given": [task.classes[row[task.label]] for row in rows],
-        "true": [task.classes[row.get("true_label", row[task.label])] for row in rows],
+        "true": [task.classes[true_label(row, task)] for row in rows],
     }
     for name, log_p in answers.items():
         if log_p.shape != (len(rows), len(task.classes)) or name in columns:
@@ -50,6 +50,11 @@ def answered(answers: Answers, task: Task, rows: Sequence[Row]) -> DataFrame:
             )
         columns[name] = [task.classes[n] for n in log_p.argmax(-1).tolist()]
     return pd.DataFrame(columns)
+
+
+def true_label(row: Row, task: Task) -> int:
+    """The class number that a row had before labels were made wrong."""
+    return int(row["true_label"] if "true_label" in row else row[task.label])
 
 
 def disagreements(answers: Answers, task: Task, rows: Sequence[Row]) -> DataFrame:
@@ -79,7 +84,7 @@ def by_heart(answers: Answers, task: Task, rows: Sequence[Row]) -> dict[str, tup
 def describe_mistakes(answers: Answers, task: Task, rows: Sequence[Row], most: int = 3, width: int = 90) -> str:
     """Which wrong labels two models learned by heart: counts, and the surest examples that tell the two apart."""
     counts, table = by_heart(answers, task, rows), disagreements(answers, task, rows)
-    wrong = sum(row.get("true_label", row[task.label]) != row[task.label] for row in rows)
+    wrong = sum(true_label(row, task) != row[task.label] for row in rows)
     parts = [f"{name} repeats {repeated} and sets {right} right" for name, (repeated, right) in counts.items()]
     lines = [f"{wrong} of {len(rows)} labels are wrong: {', '.join(parts)}."]
     for _, row in table[table["given"] != table["true"]].head(most).iterrows():

@@ -140,7 +140,7 @@ def with_rates(grid: Grid, out: Path) -> tuple[Run, ...]:
     """
     if grid.search is None:
         return grid.runs
-    tried: dict[str, list[Tried]] = {}
+    tried: dict[str, Tried] = {}
     record: dict[Any, dict[str, Any]] = {}
     runs = []
     for run in grid.runs:

@@ -43,7 +43,7 @@ from adamix_lab.experiments.running import (
     stages_of,
     write_stage,
 )
-from adamix_lab.experiments.settings import DEFAULTS, Run
+from adamix_lab.experiments.settings import DEFAULTS, Budget, Run
 
 Say = Callable[[str], None]
 LOST = 2  # times in a row that workers are lost without any run ending: then runs are tried one by one
@@ -259,7 +259,7 @@ def shape(run: Run) -> object:
         return run.key
     # One view or two, a route a batch or a row: each run its own. But equal compute gives one view more steps.
     views = run.consistency > 0 if run.compute == "compute" else None
-    budget = "compute" if run.compute == "compute" else "steps"
+    budget: Budget = "compute" if run.compute == "compute" else "steps"
     own = {name: DEFAULTS[name] for name in OWN}
     return views, replace(run, **own, consistency=0.0, routing="batch", compute=budget)
 

@@ -153,8 +153,8 @@ class Run:
         if self.swa is None and self.ema is None:
             for name, value in BASELINES[self.method].recipe.items():
                 object.__setattr__(self, name, value)
-        averages = {"swa": self.swa, "ema": self.ema, "label_smoothing": self.label_smoothing}
-        Recipe(steps=self.steps, **averages).share_in_average(self.steps, self.steps)  # refuses what is none
+        recipe = Recipe(steps=self.steps, label_smoothing=self.label_smoothing, swa=self.swa, ema=self.ema)
+        recipe.share_in_average(self.steps, self.steps)  # refuses a window of no steps
 
     @property
     def key(self) -> str:
