@@ -82,7 +82,7 @@ def push_to_hub(
     notes: dict[str, Any] | None = None,
     private: bool | None = None,
     token: str | None = None,
-    message: str = "Mixture of adaptations, saved by AdaMix Lab",
+    commit_message: str = "Mixture of adaptations, saved by AdaMix Lab",
 ) -> str:
     """Saves the mixture (weights, configuration, card) into a repository of the Hub, made if it is not there.
 
@@ -92,13 +92,13 @@ def push_to_hub(
         notes: as `save` takes them; `backbone` lets `from_pretrained` load the base by itself.
         private: None is the Hub's default.
         token: None takes the one you are logged in with.
-        message: of the commit.
+        commit_message: of the commit.
 
     Returns the commit's address.
     """
     with tempfile.TemporaryDirectory() as folder:
         save(mixture, folder, notes)
-        return push_folder(folder, name, private, token, message)
+        return push_folder(folder, name, private, token, commit_message)
 
 
 def push_folder(
