@@ -17,7 +17,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from adamix_lab.core.adaptations import Adaptation, Base, Weight, Weights
-from adamix_lab.core.calls import here
+from adamix_lab.core.calls import here, states
 from adamix_lab.core.errors import LabError, one_of
 
 Selection = Tensor | Mapping[str, Tensor] | None
@@ -110,6 +110,8 @@ class MixtureLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """From x `[rows, ..., in]` to `[rows, ..., out]`, in the frozen layer's dtype."""
         selection = self.selection
+        if selection is None and self.training and torch.is_grad_enabled():
+            self._check_asked()
         base: Base = self.base
         if self.fan_out == "here":  # K children read one frozen output
             y, children = self.base(x), self.groups()
@@ -125,6 +127,14 @@ class MixtureLayer(nn.Module):
             )
         weights = selection if isinstance(selection, Mapping) else self.weights(selection)
         return self._adapted(base, x, weights)
+
+    def _check_asked(self) -> None:
+        # The merge, with gradients, in training: its experts would all get the same ones. Is it meant?
+        if "selection" not in states().get(self, ()) and self.enabled and max(self.counts()) > 1:
+            raise LabError(
+                "A model that holds mixtures is trained past them: expected a call of what attach gave, which draws "
+                'routes (attach wraps the model in place). selection="merge", or select("merge"), says it is meant.'
+            )
 
     def _adapted(self, base: Base, x: Tensor, weights: Weights) -> Tensor:
         # The adapted output in the dtype that the frozen layer answered in: bfloat16, autocast's, or a 4-bit layer's.

@@ -66,18 +66,10 @@ def test_with_dropout(name, reentrant):
 @pytest.mark.parametrize("views", ["independent", "same_dropout"])
 @every_model
 def test_the_naive_failure_is_caught(monkeypatch, name, reentrant, views):
-    """Without the carried selections the recomputation reads what is set then, the merge."""
-    plain = two_views(name, LoRA(2), views=views)
+    """Without the carried selections the recomputation would read the merge: it is refused, as nobody asked for it."""
     monkeypatch.setattr(CarrySelection, "__call__", lambda self, function, *a, **k: self.checkpoint(function, *a, **k))
-    if not reentrant and views == "independent":
-        with pytest.raises(torch.utils.checkpoint.CheckpointError):  # torch notices other tensors than it saved
-            two_views(name, LoRA(2), reentrant, views)
-        return
-    try:
-        wrong = two_views(name, LoRA(2), reentrant, views)
-    except (torch.utils.checkpoint.CheckpointError, RuntimeError):
-        return
-    assert tiny.largest_difference(wrong, plain) > 1e-3
+    with pytest.raises(ValueError, match="is trained past them"):
+        two_views(name, LoRA(2), reentrant, views)
 
 
 def test_the_last_route_would_serve_the_first_view(monkeypatch):

@@ -22,7 +22,7 @@ def layer(adaptation, shared=(), experts=M, base=None):
     with torch.no_grad():
         for weight in made.experts.values():
             weight.add_(torch.randn(weight.shape))
-    return made
+    return made.eval()  # in training mode nobody may forget the selection
 
 
 def x(rows=ROWS):

@@ -168,3 +168,19 @@ def test_a_trainers_objective_is_called_inside():
     with during({mixture: {"run": lambda batch: objective(batch, routes)}}):
         found = mixture(**batch)
     assert torch.equal(found.total, objective(batch, routes).total) and int(mixture.draws) == 0
+
+
+def test_the_model_inside_is_not_trained_past_the_mixture():
+    """`attach` wraps in place: who hands the inner model to a Trainer would train the merge, experts all alike."""
+    mixture, batch = learner(), {**tiny.batch(), "labels": tiny.labels()}
+    for inner in (lambda: mixture.model(**batch), lambda: next(iter(mixture.sites.values()))(torch.randn(1, 2, 32))):
+        with pytest.raises(ValueError, match=r"trained past them: expected a call of what attach gave"):
+            inner()
+    with mixture.select("merge"):
+        merged = mixture.model(**batch).loss
+    with torch.no_grad():
+        assert torch.equal(mixture.model(**batch).loss, merged)
+    with mixture.disabled():
+        mixture.model(**batch)
+    learner(experts=1).model(**batch)
+    assert torch.equal(mixture.eval().model(**batch).loss, merged)
