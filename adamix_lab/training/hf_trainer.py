@@ -29,6 +29,7 @@ from adamix_lab.core.routing import Router
 from adamix_lab.core.views import Batch, logits_of
 from adamix_lab.fast.views import WAYS
 from adamix_lab.tasks.batches import Batches, Padding, collate, padding_of
+from adamix_lab.tasks.lengths import positions
 from adamix_lab.training.card import save
 from adamix_lab.training.optim import make_optimizer, parameter_groups, rest_off_route
 from adamix_lab.training.recipe import Recipe
@@ -102,7 +103,8 @@ class AdaMixTrainer(Trainer):
         self.router = Router(mixture.space, self.recipe.seed, self.recipe.per)
         self._window = torch.zeros(3)  # since the last log: sums of task loss and consistency, and steps
         if settings.get("data_collator") is None:
-            settings["data_collator"] = partial(batch_of, pad=self._padding(settings.get("processing_class")))
+            pad, most = self._padding(settings.get("processing_class")), positions(mixture.model)
+            settings["data_collator"] = partial(batch_of, pad=pad, most=most)
         super().__init__(mixture, args, train_dataset=train_dataset, **settings)
         self.model_accepts_loss_kwargs = False
         self._check()
@@ -283,10 +285,19 @@ def agreed_recipe(args: TrainingArguments, recipe: Recipe, was_given: bool = Tru
     return replace(recipe, **{name: value for name, value in agreed.items() if name not in ("steps", "epochs")})
 
 
-def batch_of(examples: Sequence[Mapping[str, Any]], pad: Padding) -> Batch:
-    """A padded batch of examples: tensors, or numbers and lists of numbers. Columns are named as the Trainer's are."""
+def batch_of(examples: Sequence[Mapping[str, Any]], pad: Padding, most: int | None = None) -> Batch:
+    """A padded batch of examples: tensors, or numbers and lists of numbers. Columns are named as the Trainer's are.
+
+    Raises ValueError where a row has more tokens than `most`, the model's positions.
+    """
     names = {"label": "labels", "label_ids": "labels"}
-    return collate([{names.get(name, name): torch.as_tensor(row[name]) for name in row} for row in examples], pad)
+    batch = collate([{names.get(name, name): torch.as_tensor(row[name]) for name in row} for row in examples], pad)
+    if most is not None and "input_ids" in batch and batch["input_ids"].shape[1] > most:
+        tokens = batch["input_ids"].shape[1]
+        raise LabError(
+            f"A row has {tokens} tokens: expected at most {most}, the model's positions. Cut it (max_length)."
+        )
+    return batch
 
 
 def with_labels(inputs: Mapping[str, Any]) -> Batch:

@@ -35,8 +35,8 @@ def parameter_groups(mixture: MixtureModel, recipe: Recipe) -> list[dict[str, An
     `base_lr` is the rate that the schedule scales.
 
     Experts decay as their adaptation declares (a stacked bias has two dimensions, so shapes tell nothing). The head's
-    and a baseline's own biases and norms do not decay. Raises ValueError where nothing trains, and for the rate of a
-    side that the adaptation has not.
+    and a baseline's own biases and norms do not decay. Raises ValueError where nothing trains, where weights that train
+    were cast below float32, and for the rate of a side that the adaptation has not.
     """
     trained: dict[tuple[str, float, bool], list[nn.Parameter]] = defaultdict(list)
     check_sides(mixture, recipe)
@@ -51,6 +51,10 @@ def parameter_groups(mixture: MixtureModel, recipe: Recipe) -> list[dict[str, An
         lr = recipe.head_lr if part == "head" and recipe.head_lr is not None else recipe.lr * factor
         decay = recipe.weight_decay if decays or recipe.decay == "all" else 0.0
         if parameters := [parameter for parameter in group if parameter.requires_grad]:
+            if narrow := [parameter.dtype for parameter in parameters if parameter.element_size() < 4]:
+                raise LabError(
+                    f"The weights of the {part} are {narrow[0]}: expected float32 to train. Use mixture.float()."
+                )
             rates = {"lr": lr, "base_lr": lr, "weight_decay": decay}
             groups.append({"params": parameters, **rates, "stacked": part == "experts"})
     if not groups:

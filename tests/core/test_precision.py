@@ -9,6 +9,8 @@ from adamix_lab.baselines.making import baseline
 from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.merging import fold, merge
 from adamix_lab.core.model import attach, detach
+from adamix_lab.training.optim import parameter_groups
+from adamix_lab.training.recipe import Recipe
 
 narrow = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 classifiers = pytest.mark.parametrize("family", [name for name in tiny.FAMILIES if name not in ("gpt2", "t5", "llama")])
@@ -95,6 +97,25 @@ def test_baselines_in_a_narrow_base():
         made = baseline(name, tiny.bert().bfloat16())
         assert {p.dtype for p in made.parameters() if p.requires_grad} == {torch.float32}
         assert made(**tiny.batch()).logits.dtype == torch.float32
+
+
+def test_weights_that_were_cast_below_float32_do_not_train():
+    mixture = tiny.mixed(tiny.bert(), LoRA(2))
+    mixture.model.half()  # past the mixture, which would have kept what trains
+    with pytest.raises(ValueError, match=r"weights of the experts are torch\.float16: expected float32"):
+        parameter_groups(mixture, Recipe())
+    assert parameter_groups(mixture.float(), Recipe())
+
+
+def test_modules_that_the_files_lack_train_in_float32_inside_a_narrow_base(tmp_path):
+    from transformers import BertForSequenceClassification
+
+    tiny.bert(cls="BertForMaskedLM").save_pretrained(tmp_path)
+    model = BertForSequenceClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    mixture = tiny.mixed(model, LoRA(2))
+    assert set(mixture.head_paths) == {"bert.pooler", "classifier"} and trained_dtypes(mixture) == {torch.float32}
+    assert tiny.logits(mixture).isfinite().all()
+    assert {p.dtype for p in detach(mixture).parameters()} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("call", ["resize_token_embeddings", "tie_weights"])

@@ -102,6 +102,16 @@ def test_long_texts_are_cut_at_the_positions_with_one_warning(make):
         close.assert_close(predict(mixture, tokenizer, texts[:1]), answers[:1], close.REORDERED)
 
 
+def test_a_batch_of_the_trainer_names_a_row_that_is_too_long():
+    from adamix_lab.tasks.batches import ZEROS
+    from adamix_lab.training.hf_trainer import batch_of
+
+    row = {"input_ids": list(range(41)), "labels": 1}
+    assert batch_of([row], ZEROS)["input_ids"].shape == (1, 41)
+    with pytest.raises(ValueError, match="A row has 41 tokens: expected at most 40, the model's positions"):
+        batch_of([row], ZEROS, most=positions(tiny.bert()))
+
+
 def test_everyone_who_encodes_refuses_more_than_the_positions():
     mixture, task, tokenizer = tiny_task.mixture(), tiny_task.task(), tiny_task.tokenizer()
     most = positions(mixture.model)
