@@ -215,8 +215,10 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         given = config.get("format") if isinstance(config, dict) else config
         raise LabError(f"{path} has format {given!r}: expected {FORMAT}. Use the adamix_lab that wrote it.")
-    # earlier versions did not keep these
-    config = {"answers": None, "classes": [], "seed": 0, "draws": 0, "objective": {}, **config}
+    notes = config.get("notes")
+    named = (notes.get("classes") if isinstance(notes, dict) else None) or []  # earlier versions named them there
+    config = {"answers": None, "classes": named if config.get("num_labels") == len(named) else [], **config}
+    config = {"seed": 0, "draws": 0, "objective": {}, **config}
     lists = dict.fromkeys(("share", "sites", "head", "classes"), list)
     for key, kind in {"adaptation": dict, "base": dict, "objective": dict, **lists}.items():
         names = config.get(key)
@@ -260,6 +262,7 @@ def load(model: nn.Module, folder: str | Path, any_base: bool = False) -> Mixtur
     mixture = attach(*attached, train_head=head, tied=tied, seed=config["seed"], objective=objective)
     mixture.draws.fill_(config["draws"])
     load_trained(mixture, tensors)
-    if config["answers"] in get_args(Kind):
-        declare(model, config["answers"], config["classes"])
+    if head:
+        kind = config["answers"] if config["answers"] in get_args(Kind) else answer_kind(model)
+        declare(model, kind, config["classes"])
     return mixture

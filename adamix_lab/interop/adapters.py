@@ -47,6 +47,12 @@ def write_adapters(mixture: MixtureModel, folder: Path) -> None:
         tensors |= {f"{place}.{NAME}.{part}": weights[name] for name, part in PARTS.items()}
     _write_weights(folder, PICKLED, WEIGHTS, tensors)
     write_text(folder / CONFIG, json.dumps(adapter_config(mixture, blocks), indent=2) + "\n")
+    prefix = f"{getattr(mixture.model, 'base_model_prefix', '')}."
+    if inside := [path for path in mixture.head_paths if path.startswith(prefix)]:
+        raise LabError(
+            f"adapters has no place for {', '.join(inside)}, which the base's files lack and which trained along: "
+            "expected a base that holds it. Export format='onnx', or keep adamix_lab.save's own folder."
+        )
     if mixture.head_paths:
         heads: dict[str, Tensor] = dict(mixture.head_parameters())
         _write_weights(folder, HEAD_PICKLED, HEAD_WEIGHTS, heads)

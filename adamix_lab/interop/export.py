@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import inspect
 import json
 import logging
 import math
@@ -20,17 +21,21 @@ from torch import Tensor, nn
 
 from adamix_lab.core.adaptations import Adaptation
 from adamix_lab.core.errors import LabError, one_of
-from adamix_lab.core.files import write_text
+from adamix_lab.core.files import read_json, write_text
 from adamix_lab.core.merging import fold, merge
 from adamix_lab.core.model import MixtureModel, evaluating, restore
 from adamix_lab.core.numerics import REORDERED, relative_difference
-from adamix_lab.core.saving import describe
+from adamix_lab.core.objective import reads_labels
+from adamix_lab.core.saving import describe, fingerprint
+from adamix_lab.core.sites import answer_kind, class_names, declare, head_kind, read_contract
+from adamix_lab.core.views import logits_of
 from adamix_lab.interop.adapters import FILES as ADAPTERS_FILES
 from adamix_lab.interop.adapters import load_adapters, write_adapters
 from adamix_lab.interop.peft import FILES as PEFT_FILES
 from adamix_lab.interop.peft import load_with_peft, write_experts, write_peft
 from adamix_lab.tasks.backbones import quiet_transformers
 from adamix_lab.training.card import write_card
+from adamix_lab.training.evaluation import answers
 
 MANIFEST, ONNX_FILE = "adamix_export.json", "model.onnx"
 _WRITTEN = {*PEFT_FILES, *ADAPTERS_FILES, ONNX_FILE, "adapter_model.bin"}
@@ -52,6 +57,8 @@ class Export:
     """What was written, and how far it, loaded back, answers from the model.
 
     difference: the largest difference of logits, as a share of the largest logit.
+    served: that of what `transformers.pipeline` answers to a sentence and to a pair; None where it was not asked (no
+        tokenizer, or no classifier in the format of peft or transformers).
     """
 
     folder: Path
@@ -60,11 +67,13 @@ class Export:
     read_by: str
     parameters: int
     bytes: int
+    served: float | None = None
 
     def __str__(self) -> str:
         return (
             f"{self.folder}: {self.format}, {self.parameters:,} parameters, {self.bytes / 1e6:.2f} MB; read back by "
             f"{self.read_by}, largest difference of logits {self.difference:.2g} of the largest"
+            + ("" if self.served is None else f", of transformers.pipeline's answers {self.served:.2g}")
         )
 
 
@@ -77,7 +86,9 @@ def export(
     notes: dict[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Export:
-    """Writes what other libraries load, after checking it on logits.
+    """Writes what other libraries load, after checking it on logits, and as `transformers.pipeline` serves it.
+
+    What is read into a base is checked on one that is read afresh from its files, where they are still there.
 
     Args:
         mixture: merged, or not: then its merge is exported (but "peft-experts" writes each expert and the merge).
@@ -85,12 +96,13 @@ def export(
         format: "peft" (LoRA, IA3), "adapters" (bottleneck), "transformers" (folded: LoRA, IA3, bias), "onnx" (any),
             "peft-experts" (LoRA: `expert0`, ..., `merged`).
         batch: inputs to check on; None draws token ids.
-        tokenizer: saved along.
+        tokenizer: saved along; with it a classifier is asked through the pipeline, too.
         notes: for the card, as `save` takes them.
         overwrite: a folder that holds other files may lose those an export writes, and no others.
 
     Raises:
-        ValueError: the format cannot express the adaptation (says which can), or the check failed.
+        ValueError: the format cannot express the adaptation (says which can), a check failed, or the base is not what
+            its files hold.
         FileExistsError: the folder is not empty.
         ImportError: a package is missing (says which extra brings it).
     """
@@ -108,10 +120,10 @@ def export(
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as place:
         here = Path(place) / "export"
         here.mkdir()
-        difference, read_by = _write_and_check(mixture, merged, here, format, given)
+        difference, read_by, served = _write_and_check(mixture, merged, here, format, given, tokenizer)
         parameters = sum(p.numel() for _, p in (*merged.expert_parameters(), *merged.head_parameters()))
         size = sum((here / name).stat().st_size for name in _list_files(here))
-        done = Export(folder, format, difference, read_by, parameters, size)
+        done = Export(folder, format, difference, read_by, parameters, size, served)
         if tokenizer is not None:
             tokenizer.save_pretrained(here)
         shown = mixture if format == EXPERTS else merged
@@ -119,7 +131,8 @@ def export(
         record = {**asdict(done), "files": _list_files(here), "mixture": config}
         del record["folder"]
         write_text(here / MANIFEST, json.dumps(record, indent=2) + "\n")
-        load = f"```python\n{_LOAD[format].replace('CLASS', type(mixture.model).__name__)}```\n"
+        load = f"```python\n{_base_line(merged, format)}{_LOAD[format]}```\n"
+        load = load.replace("CLASS", type(mixture.model).__name__)
         write_card(here, shown, config, load)
         _move_files(here, folder)
     return done
@@ -149,26 +162,39 @@ def _check_format(mixture: MixtureModel, format: str) -> None:
         )
 
 
+def _base_line(merged: MixtureModel, format: str) -> str:
+    """How to load the base of a classifier, so that it answers with the same names and in the same way."""
+    if format not in (PEFT, EXPERTS) or not merged.head_paths or not hasattr(merged.model, "config"):
+        return ""
+    contract = {key: value for key, value in read_contract(merged.model).items() if key != "label2id"}
+    settings = ", ".join(f"{key}={value!r}" for key, value in contract.items() if value is not None)
+    return f"base = CLASS.from_pretrained(BASE, {settings})\n"
+
+
 def _write_and_check(
-    mixture: MixtureModel, merged: MixtureModel, here: Path, format: str, batch: dict[str, Tensor]
-) -> tuple[float, str]:
+    mixture: MixtureModel, merged: MixtureModel, here: Path, format: str, batch: dict[str, Tensor], tokenizer: Any
+) -> tuple[float, str, float | None]:
     dtype = lowest_precision(merged)
     expected = compute_logits(merged, batch)
     if format == EXPERTS:
-        return _check_experts(mixture, merged, here, batch, dtype)
+        return *_check_experts(mixture, merged, here, batch, dtype), None
     if format == ONNX:
         with torch.no_grad(), evaluating(merged):
             write_onnx(merged, here / ONNX_FILE, batch)
         found = run_onnx(here / ONNX_FILE, batch)
-        return check_logits(expected, found, dtype, "The ONNX graph"), "onnxruntime"
+        return check_logits(expected, found, dtype, "The ONNX graph"), "onnxruntime", None
     write, read, name = {
         PEFT: (write_peft, load_with_peft, "peft"),
         ADAPTERS: (write_adapters, load_adapters, "adamix_lab, from the files alone"),
         TRANSFORMERS: (write_plain, load_plain, "transformers"),
     }[format]
     write(merged, here)
-    found = compute_logits(read(copy_base(mixture), here).to(next(iter(batch.values())).device), batch)
-    return check_logits(expected, found, dtype, f"The {format} folder"), name
+    base = copy_base(mixture) if format == TRANSFORMERS else fresh_base(mixture)
+    loaded = read(base, here).to(next(iter(batch.values())).device)
+    difference = check_logits(expected, compute_logits(loaded, batch), dtype, f"The {format} folder")
+    if tokenizer is None or format == ADAPTERS or head_kind(merged.model) != "classification":
+        return difference, name, None
+    return difference, name, check_served(merged, here if format == TRANSFORMERS else loaded, tokenizer, dtype)
 
 
 def _check_experts(
@@ -200,7 +226,8 @@ def _move_files(here: Path, folder: Path) -> None:
         return
     old: set[str] = set()
     if (manifest := folder / MANIFEST).is_file():
-        listed = json.loads(manifest.read_text(encoding="utf-8")).get("files", [])
+        record = read_json(manifest, "what an export wrote. Give another folder, or remove that file.")
+        listed = record.get("files", []) if isinstance(record, dict) else []
         old = {name for name in listed if isinstance(name, str)} & set(_list_files(folder))  # never outside the folder
     old |= _WRITTEN & set(_list_files(folder))
     for name in _list_files(here):
@@ -225,15 +252,75 @@ def copy_base(mixture: MixtureModel) -> nn.Module:
     for path, layer in mixture.sites.items():
         plain.set_submodule(path, copy.deepcopy(layer.base, shared))
     restore(plain, mixture._first_head)
+    return _without_head(plain, mixture).eval()
+
+
+def fresh_base(mixture: MixtureModel) -> nn.Module:
+    """The base read again from its files, as a user of the export reads it; `copy_base` where they are not there.
+
+    A trained head is filled with NaN. Raises ValueError where the files hold other weights than the model has.
+    """
+    model: Any = mixture.model
+    name, config = getattr(getattr(model, "config", None), "_name_or_path", ""), getattr(model, "config", None)
+    if not name or getattr(config, "quantization_config", None) is not None:
+        return copy_base(mixture)
+    settings = {
+        "config": copy.deepcopy(config),
+        "dtype": model.dtype,
+        "revision": getattr(config, "_commit_hash", None),
+    }
+    try:
+        with quiet_transformers(), torch.random.fork_rng(devices=[]):
+            base = type(model).from_pretrained(name, local_files_only=True, ignore_mismatched_sizes=True, **settings)
+    except (OSError, ValueError):  # its folder was moved, or it was never in one
+        return copy_base(mixture)
+    trained = {*mixture.head_paths, *mixture.mixture.own}
+    if fingerprint(base, trained) != fingerprint(model, trained):
+        raise LabError(
+            f"The base's weights are not those that {name} holds: expected them as others will load them. "
+            "Save the base that you trained on (adamix_lab.detach(mixture).save_pretrained) and load it from there, "
+            "or export format='transformers' or 'onnx'."
+        )
+    return _without_head(base.to(model.device), mixture).eval()
+
+
+def _without_head(base: nn.Module, mixture: MixtureModel) -> nn.Module:
     with torch.no_grad():
         for path in mixture.head_paths:
-            for parameter in plain.get_submodule(path).parameters():
+            for parameter in base.get_submodule(path).parameters():
                 parameter.fill_(torch.nan)
-    return plain.eval()
+    return base
+
+
+def check_served(merged: MixtureModel, served: nn.Module | Path, tokenizer: Any, dtype: torch.dtype) -> float:
+    """The largest difference of `transformers.pipeline`'s answers to a sentence and a pair, as a share of the largest.
+
+    served: a model, or a folder of one. Raises ValueError for other labels, or numbers that `dtype` does not explain.
+    """
+    import transformers
+
+    worst = 0.0
+    with quiet_transformers():
+        place: Any = str(served) if isinstance(served, Path) else served
+        device = next(merged.parameters()).device
+        pipe = transformers.pipeline("text-classification", model=place, tokenizer=tokenizer, device=device)
+        for texts in ("The film was good .",), ("The film was good .", "The plot was not ."):
+            inputs = tokenizer(*texts, return_tensors="pt").to(device)
+            with torch.no_grad(), evaluating(merged):
+                found = answers(merged, logits_of(merged(selection="merge", **inputs)))[0].float().cpu()
+            kind, names = answer_kind(merged.model), merged.model.config.id2label  # type: ignore[union-attr, index]
+            ours = dict(zip(names.values(), (found if kind == "numbers" else found.exp()).tolist(), strict=True))
+            given = dict(zip(("text", "text_pair"), texts, strict=False))
+            theirs = {row["label"]: row["score"] for row in pipe([given], top_k=None)[0]}
+            if ours.keys() != theirs.keys():
+                raise LabError(f"transformers.pipeline answers with {sorted(theirs)}: expected {sorted(ours)}.")
+            pair = torch.tensor([[ours[label], theirs[label]] for label in ours])
+            worst = max(worst, check_logits(pair[:, 0], pair[:, 1], dtype, "transformers.pipeline"))
+    return worst
 
 
 def draw_batch(model: nn.Module, rows: int = 2, tokens: int = 8) -> dict[str, Tensor]:
-    """A seeded batch of random token ids, the last row shorter, for a text model.
+    """A seeded batch of random token ids, the last row shorter, for a text model; the second half of a row is a pair's.
 
     Raises ValueError for a model without a vocabulary: it needs a batch of its own.
     """
@@ -253,8 +340,16 @@ def draw_batch(model: nn.Module, rows: int = 2, tokens: int = 8) -> dict[str, Te
         mask[-1, -2:] = 0
         ids[-1, -2:] = pad
     batch = {"input_ids": ids, "attention_mask": mask}
-    if getattr(config, "is_encoder_decoder", False):
+    types = (
+        "token_type_ids" in inspect.signature(model.forward).parameters and getattr(config, "type_vocab_size", 0) > 1
+    )
+    if types:
+        batch["token_type_ids"] = mask * (torch.arange(tokens) >= tokens // 2)
+    if reads_labels(model):
         batch["decoder_input_ids"] = ids[:, :4]
+    elif getattr(config, "is_encoder_decoder", False):  # the head reads the one token that ends a row
+        ids[ids == config.eos_token_id] = next(n for n in range(vocabulary) if n not in (pad, config.eos_token_id))
+        ids[torch.arange(rows), mask.sum(1) - 1] = config.eos_token_id
     device = next(model.parameters()).device
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
@@ -262,7 +357,7 @@ def draw_batch(model: nn.Module, rows: int = 2, tokens: int = 8) -> dict[str, Te
 def compute_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """The model's logits on a batch without labels, float32."""
     with torch.no_grad(), evaluating(model):
-        return model(**{name: value for name, value in batch.items() if name != "labels"}).logits.float()
+        return logits_of(model(**{name: value for name, value in batch.items() if name != "labels"})).float()
 
 
 def check_logits(expected: Tensor, found: Tensor, dtype: torch.dtype, what: str) -> float:
@@ -298,6 +393,7 @@ def lowest_precision(mixture: MixtureModel) -> torch.dtype:
 def write_plain(mixture: MixtureModel, folder: Path) -> None:
     """Folds and saves by transformers' own `save_pretrained`. Raises ValueError where the adaptation is not linear."""
     plain = fold(mixture)
+    declare(plain, answer_kind(plain), class_names(plain))
     for path, layer in mixture.sites.items():
         if layer.bias is None and getattr(plain.get_submodule(path), "bias", None) is not None:
             raise LabError(
@@ -325,8 +421,7 @@ class _Logits(nn.Module):
         self.model, self.names = model, names
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        logits: Tensor = self.model(**dict(zip(self.names, inputs, strict=True))).logits
-        return logits
+        return logits_of(self.model(**dict(zip(self.names, inputs, strict=True))))
 
 
 def write_onnx(merged: MixtureModel, path: Path, batch: Mapping[str, Tensor]) -> None:

@@ -25,8 +25,10 @@ from adamix_lab.core.mixture import MixtureLayer, sizes
 from adamix_lab.core.model import MixtureModel, attach, load_trained, trained_tensors
 from adamix_lab.core.saving import MOST_EXPERTS, base_name
 from adamix_lab.core.sites import head_kind
+from adamix_lab.interop.authors import read_pickle
 
 FILES = CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PICKLED = "adapter_model.bin"
 PREFIX = "base_model.model."
 TASKS = {"classification": "SEQ_CLS", "generation": "CAUSAL_LM", "sequence-to-sequence": "SEQ_2_SEQ_LM"}
 TASKS |= {"tokens": "TOKEN_CLS", "spans": "QUESTION_ANS"}
@@ -139,8 +141,14 @@ def import_peft_library() -> Any:
 # on each factor).
 
 _KEY = re.compile(re.escape(PREFIX) + r"(?P<path>.+)\.lora_(?P<side>[AB])\.weight")
-# Settings that would change what the two factors mean; falsy values are fine.
-_UNSUPPORTED = ("use_dora", "rank_pattern", "alpha_pattern", "lora_bias", "alora_invocation_tokens", "use_qalora")
+# Settings that would change what the two factors mean, or the base; falsy values are fine.
+_UNSUPPORTED = (
+    *("use_dora", "rank_pattern", "alpha_pattern", "lora_bias", "alora_invocation_tokens", "use_qalora"),
+    *("layer_replication", "trainable_token_indices", "target_parameters", "use_bdlora", "arrow_config"),
+    *("kasa_config", "monteclora_config", "velora_config"),
+)
+# Starts that leave the base as it is; the others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) take a part of it away.
+_PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 
 
 @dataclass(frozen=True)
@@ -172,13 +180,19 @@ def read_peft(folder: str | Path) -> PeftLoRA:
         raise LabError(f"{folder} sets {', '.join(given)}: expected plain LoRA with one rank and one alpha.")
     if config.get("bias", "none") != "none":
         raise LabError(f"{folder} trained biases ({config['bias']!r}): expected bias = 'none'.")
+    if (start := config.get("init_lora_weights")) not in _PLAIN_STARTS:
+        raise LabError(
+            f"{folder} began from init_lora_weights = {start!r}, with which peft changes the base's weights when it "
+            "loads them: expected a LoRA on the base as it is. Convert it with peft: save_pretrained(FOLDER, "
+            "path_initial_model_for_weight_conversion=THE ADAPTER BEFORE TRAINING)."
+        )
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, (int, float)):
         raise LabError(f"{folder} has r = {rank!r}, lora_alpha = {alpha!r}: expected a rank of at least 1, a number.")
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     sides: dict[str, dict[str, Tensor]] = {}
     heads: dict[str, Tensor] = {}
-    for name, tensor in read_tensors(folder / WEIGHTS).items():
+    for name, tensor in _read_weights(folder).items():
         if found := _KEY.fullmatch(name):
             sides.setdefault(found["path"], {})[found["side"]] = tensor
         elif name.startswith(PREFIX) and "lora_" not in name:
@@ -193,6 +207,16 @@ def read_peft(folder: str | Path) -> PeftLoRA:
     if not sides:
         raise LabError(f"{folder} holds no LoRA factors: expected keys like {PREFIX}PATH.lora_A.weight.")
     return PeftLoRA(rank, scale, {path: (p["A"], p["B"]) for path, p in sides.items()}, heads)
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    """safetensors, else what older versions of peft pickled, read without running code."""
+    pickled = folder / PICKLED
+    return (
+        read_pickle(pickled)
+        if pickled.is_file() and not (folder / WEIGHTS).is_file()
+        else read_tensors(folder / WEIGHTS)
+    )
 
 
 def import_peft(model: nn.Module, folders: Sequence[str | Path]) -> MixtureModel:
