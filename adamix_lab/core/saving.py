@@ -33,7 +33,7 @@ from adamix_lab.core.model import (
     trained_tensors,
 )
 from adamix_lab.core.objective import Consistency
-from adamix_lab.core.sites import Kind, answer_kind, class_names, declare, find_sites, head_kind
+from adamix_lab.core.sites import Kind, answer_kind, class_names, count_answers, declare, find_sites, head_kind
 
 CONFIG = "adamix.json"
 FORMAT = 1
@@ -163,7 +163,7 @@ def describe(mixture: MixtureModel, notes: dict[str, Any] | None = None) -> dict
         "objective": asdict(config.objective),
         "sites": list(config.sites),
         "head": list(mixture.head_paths),
-        "num_labels": getattr(model, "num_labels", None) if mixture.head_paths else None,
+        "num_labels": count_answers(model) if mixture.head_paths else None,
         "answers": answer_kind(model),
         "classes": list(class_names(model)) if mixture.head_paths else [],
         "base": {
@@ -245,9 +245,9 @@ def load(model: nn.Module, folder: str | Path, any_base: bool = False) -> Mixtur
     """
     config = read_config(folder)
     tensors = read_tensors(safe_join(Path(folder), config.get("weights")))
-    labels = config.get("num_labels")
-    if labels is not None and getattr(model, "num_labels", labels) != labels:
-        given = f"The model answers {model.num_labels} labels"
+    labels, count = config.get("num_labels"), count_answers(model)
+    if labels is not None and count not in (None, labels):
+        given = f"The model answers {count} labels"
         raise LabError(f"{given}: expected {labels}, as trained. Load it with num_labels={labels}.")
     if not any_base:
         check_base(model, config["base"], set(config["head"]))

@@ -302,6 +302,14 @@ PROBLEM_TYPES: dict[Kind, str] = {
 _CONTRACT = ("num_labels", "problem_type", "id2label", "label2id")
 
 
+def count_answers(model: nn.Module) -> int | None:
+    """How many classes, labels or numbers the head answers; None for a head of another kind."""
+    own: int | None = getattr(model, "num_labels", None)
+    if own is None and head_kind(model) in ("classification", "tokens"):  # BART and T5 look it up
+        own = getattr(getattr(model, "config", None), "num_labels", None)
+    return own
+
+
 def answer_kind(model: nn.Module) -> Kind:
     """What the model answers with: one of several classes, several labels, numbers, a class a token, spans, texts."""
     if (kind := head_kind(model)) in ("tokens", "spans"):
@@ -311,7 +319,7 @@ def answer_kind(model: nn.Module) -> Kind:
     given = getattr(getattr(model, "config", None), "problem_type", None)
     if given == PROBLEM_TYPES["labels"]:
         return "labels"
-    return "numbers" if given == PROBLEM_TYPES["numbers"] or getattr(model, "num_labels", 2) == 1 else "classes"
+    return "numbers" if given == PROBLEM_TYPES["numbers"] or count_answers(model) == 1 else "classes"
 
 
 def declare(model: nn.Module, kind: Kind, classes: Sequence[str] = ()) -> None:
@@ -319,7 +327,7 @@ def declare(model: nn.Module, kind: Kind, classes: Sequence[str] = ()) -> None:
 
     Raises ValueError for more or fewer names than the head answers.
     """
-    count, config = getattr(model, "num_labels", None), getattr(model, "config", None)
+    count, config = count_answers(model), getattr(model, "config", None)
     if config is None or count is None or kind in ("spans", "texts"):
         return
     if classes and len(classes) != count:
@@ -357,7 +365,7 @@ def new_head(model: nn.Module, head: Head, num_labels: int | None, generator: Ge
     either, a matrix as above and a vector at one.
     """
     fresh = {path: copy.deepcopy(module).cpu().requires_grad_(True) for path, module in head.items()}
-    old = getattr(model, "num_labels", None)
+    old = count_answers(model)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.default_generator.manual_seed(generator.initial_seed())
         for part in (part for module in fresh.values() for part in module.modules() if not isinstance(part, nn.Linear)):

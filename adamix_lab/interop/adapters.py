@@ -20,7 +20,7 @@ from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import read_tensors, write_atomically, write_tensors, write_text
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.saving import base_name
-from adamix_lab.core.sites import ARCHITECTURES, model_type
+from adamix_lab.core.sites import ARCHITECTURES, count_answers, model_type
 
 NAME = "adamix"
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter.safetensors", "pytorch_adapter.bin"
@@ -56,7 +56,7 @@ def write_adapters(mixture: MixtureModel, folder: Path) -> None:
     if mixture.head_paths:
         heads: dict[str, Tensor] = dict(mixture.head_parameters())
         _write_weights(folder, HEAD_PICKLED, HEAD_WEIGHTS, heads)
-        config = {"config": None, "name": None, "num_labels": mixture.model.num_labels, **_model_fields(mixture)}
+        config = {"config": None, "name": None, "num_labels": count_answers(mixture.model), **_model_fields(mixture)}
         label2id = getattr(mixture.model.config, "label2id", None)
         write_text(folder / HEAD_CONFIG, json.dumps({**config, "label2id": label2id}, indent=2) + "\n")
 

@@ -13,7 +13,7 @@ from adamix_lab.core.errors import LabError, positive
 from adamix_lab.core.model import MixtureModel, evaluating
 from adamix_lab.core.objective import predicts_next, reads_labels
 from adamix_lab.core.routing import generator_for
-from adamix_lab.core.sites import PROBLEM_TYPES, answer_kind, class_names
+from adamix_lab.core.sites import PROBLEM_TYPES, answer_kind, class_names, count_answers
 from adamix_lab.core.views import Batch
 from adamix_lab.tasks.tasks import Task
 
@@ -123,7 +123,7 @@ def check_labels(mixture: MixtureModel, task: Task) -> None:
             f"Task {task.name!r} asks for {task.kind}, but {type(mixture.model).__name__} answers with {kind}: "
             "expected a model with a head for them."
         )
-    answers = getattr(mixture.model, "num_labels", None) if mixture.head_paths else None
+    answers = count_answers(mixture.model) if mixture.head_paths else None
     if answers is not None and answers != task.num_labels:
         raise LabError(
             f"The model's head answers {answers} labels: expected {task.num_labels} for task {task.name!r}. Load the "

@@ -17,7 +17,7 @@ from adamix_lab.core.errors import LabError
 from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import Objective, TaskLoss, task_loss_of
 from adamix_lab.core.routing import Router
-from adamix_lab.core.sites import PROBLEM_TYPES, answer_kind, declare
+from adamix_lab.core.sites import PROBLEM_TYPES, answer_kind, count_answers, declare
 from adamix_lab.core.views import Batch
 from adamix_lab.tasks.batches import (
     ZEROS,
@@ -160,7 +160,7 @@ def declare_task(mixture: MixtureModel, task: Task, encoder: Encoder = encode) -
     model = mixture.model
     kind = task.kind if encoder is encode and answer_kind(model) in PROBLEM_TYPES else answer_kind(model)
     assert kind is not None
-    declare(model, kind, task.classes if len(task.classes) == getattr(model, "num_labels", None) else ())
+    declare(model, kind, task.classes if len(task.classes) == count_answers(model) else ())
 
 
 # -- a step's pieces ---------------------------------------------------------------------------------------
