@@ -18,7 +18,7 @@ import torch
 from common import parse, report, seconds
 
 from adamix_lab import Bottleneck, attach, load, merge, parameter_report, save
-from adamix_lab.interop.export import copy_base
+from adamix_lab.interop.checking import copy_base
 
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096,
          "vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}  # fmt: skip
