@@ -15,7 +15,7 @@ from typing import Any
 
 from adamix_lab.core.errors import LabError, one_of, positive, unknown
 from adamix_lab.core.sites import Kind
-from adamix_lab.tasks.files import SUFFIXES, read_rows, split_file
+from adamix_lab.tasks.files import SUFFIXES, read_file, split_file
 from adamix_lab.tasks.table import EMBEDDED_TEXTS
 from adamix_lab.tasks.tasks import Row, Task, embedded_folder
 
@@ -229,7 +229,7 @@ def _read(source: str | Path, part: str) -> Sequence[Row]:
     folder = embedded_folder(str(source)) if str(source) in EMBEDDED_TEXTS else Path(source)
     if folder.is_dir():
         if found := split_file(folder, part):
-            return read_rows(found)
+            return read_file(found).rows
         there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
         raise FileNotFoundError(
             f"{folder} holds {there}: expected one {part} file, {part}.jsonl.gz say (any of {', '.join(SUFFIXES)})."

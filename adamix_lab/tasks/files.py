@@ -13,7 +13,6 @@ import io
 import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +40,7 @@ def _split_files(folder: Path, splits: Sequence[str]) -> list[Path]:
     if train is None or evaluation is None:
         there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
         wanted = f"{names[-1]}.*" if splits else "validation.* (or test.*)"
-        raise FileNotFoundError(
-            f"{folder} holds {there}: expected train.* and {wanted}, ending in {', '.join(SUFFIXES)}."
-        )
+        raise FileNotFoundError(f"{folder} holds {there}: expected train.* and {wanted} ({', '.join(SUFFIXES)}).")
     return [train, evaluation, *filter(None, (split_file(folder, name) for name in splits[1:]))]
 
 
@@ -52,15 +49,9 @@ def split_file(folder: Path, split: str) -> Path | None:
     names = {f"{split}{suffix}" for suffix in SUFFIXES}
     paths = sorted(path for path in folder.glob("*") if path.name.lower() in names and path.is_file())
     if len(paths) > 1:
-        raise LabError(
-            f"{folder} holds {', '.join(p.name for p in paths)}: expected one {split} file. Remove the rest."
-        )
+        there = ", ".join(path.name for path in paths)
+        raise LabError(f"{folder} holds {there}: expected one {split} file. Remove the rest.")
     return paths[0] if paths else None
-
-
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a file. Raises ValueError as `read_file` does."""
-    return read_file(path).rows
 
 
 def read_file(path: Path) -> Part:
@@ -75,11 +66,13 @@ def read_file(path: Path) -> Part:
     if kind == "parquet":
         return _parquet_part(path, split)
     content, notes = _decoded(path)
-    with _fields_of_any_length():
+    limit = csv.field_size_limit(2**31 - 1)  # as much as Windows takes; a text is cut to max_length later
+    try:
         rows = (_json_rows if kind.startswith("json") else _csv_rows)(path, content, notes)
-    return Part(
-        split, str(path), filled(rows, str(path)), content.count("\n") + (not content.endswith("\n")), tuple(notes)
-    )
+    finally:
+        csv.field_size_limit(limit)
+    lines = content.count("\n") + (not content.endswith("\n"))
+    return Part(split, str(path), filled(rows, str(path)), lines, tuple(notes))
 
 
 def _decoded(path: Path) -> tuple[str, list[str]]:
@@ -112,9 +105,7 @@ def _json_rows(path: Path, content: str, notes: list[str]) -> list[Row]:
         what, found = "line", [(n, _json(line, f"{path}, line {n}")) for n, line in lines]
     for n, row in found:
         if not isinstance(row, dict):
-            raise LabError(
-                f'{path}, {what} {n}: {str(row)[:60]} is no object: expected {{"sentence": ..., "label": ...}}.'
-            )
+            raise LabError(f'{path}, {what} {n}: {str(row)[:60]} is no object: expected {{"text": ..., "label": ...}}.')
     return [row for _, row in found]
 
 
@@ -128,11 +119,9 @@ def _json(text: str, place: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=whole)
     except json.JSONDecodeError as error:
-        where = f"{place}, line {error.lineno}" if error.lineno > 1 else place
-        raise LabError(
-            f"{where}: {text.splitlines()[error.lineno - 1][:60]!r} is not JSON ({error.msg}): expected one object a "
-            "line, or one array of objects. Correct or remove the line."
-        ) from error
+        where, line = f"{place}, line {error.lineno}" if error.lineno > 1 else place, text.split("\n")[error.lineno - 1]
+        expected = "expected one object a line, or one array of objects. Correct or remove it."
+        raise LabError(f"{where}: {line[:60]!r} is not JSON ({error.msg}): {expected}") from error
 
 
 # -- CSV and TSV -------------------------------------------------------------------------------------------------
@@ -151,10 +140,8 @@ def _csv_rows(path: Path, content: str, notes: list[str]) -> list[Row]:
             notes.append(f"Line {first} names the columns.")
             once(header, f"{path}, line {first}", "column")
         elif len(fields) != len(header):
-            raise LabError(
-                f"{path}, line {first}: expected {len(header)} fields, as in the first line, found {len(fields)}. "
-                "Quote fields that hold the separator; of texts that span lines make CSV or JSON lines, not TSV."
-            )
+            remedy = "Quote fields that hold the separator; of texts that span lines make CSV or JSON lines, not TSV."
+            raise LabError(f"{path}, line {first}: expected {len(header)} fields, found {len(fields)}. {remedy}")
         else:
             rows.append(dict(zip(header, fields, strict=True)))
             long += [first] if last > first else []
@@ -188,17 +175,14 @@ def _quoted_fields(content: str, separator: str, path: Path, skipped: int, notes
             yield first, skipped + reader.line_num, fields
             first = skipped + reader.line_num + 1
     except csv.Error as error:
-        raise LabError(
-            f"{path}, line {first}: not CSV ({error}), in a row that begins there. Put texts with quotes in quotes, "
-            "and double the quotes within."
-        ) from error
+        remedy = "Put texts with quotes in quotes, and double the quotes within."
+        raise LabError(f"{path}, line {first}: not CSV ({error}), in a row that begins there. {remedy}") from error
 
 
 def _tab_fields(content: str, separator: str, path: Path, skipped: int, notes: list[str]) -> Fields:
     """TSV: a row is a line; a field may stand in quotes, unless the file has lone ones: then quotes are text."""
-    lines = content.removesuffix("\n").split("\n")
-    lines = [line.removesuffix("\r") for line in lines]
-    found = []
+    lines = [line.removesuffix("\r") for line in content.removesuffix("\n").split("\n")]
+    found: list[list[str] | None] = []
     for n, line in enumerate(lines, start=skipped + 1):
         try:
             found.append(next(csv.reader([line], delimiter=separator, strict=True), []) if '"' in line else None)
@@ -210,15 +194,6 @@ def _tab_fields(content: str, separator: str, path: Path, skipped: int, notes: l
         yield n, n, fields if fields is not None else line.split(separator) if line else []
 
 
-@contextmanager
-def _fields_of_any_length() -> Iterator[None]:
-    before = csv.field_size_limit(2**31 - 1)  # as much as Windows takes; a text is cut to max_length later
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
-
-
 # -- Parquet -----------------------------------------------------------------------------------------------------
 
 
@@ -226,9 +201,7 @@ def _parquet_part(path: Path, split: str) -> Part:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
-        raise ImportError(
-            f"{path} needs the package pyarrow: run pip install 'adamix-lab[data]', or write CSV."
-        ) from error
+        raise ImportError(f"{path} needs pyarrow: run pip install 'adamix-lab[data]', or write CSV.") from error
     try:
         table = parquet.ParquetFile(path).read()
     except (ArrowException, OSError) as error:

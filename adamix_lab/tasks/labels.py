@@ -49,12 +49,7 @@ def check_columns(part: Part, text: Sequence[str], label: Sequence[str]) -> None
                 raise LabError(f"{where} = {str(value)[:60]}: expected a string (it may be empty).")
 
 
-def number_labels(
-    parts: Sequence[Part],
-    label: str,
-    known: TaskSpec | None = None,
-    kind: str | None = None,
-) -> Labels:
+def number_labels(parts: Sequence[Part], label: str, known: TaskSpec | None = None, kind: str | None = None) -> Labels:
     """Replaces labels by what a head learns, in place: a class number from 0, 0.0 or 1.0 for each class, or floats.
 
     Args:
@@ -107,17 +102,14 @@ def _check_present(part: Part, label: str) -> None:
     first = part.rows[0][label]
     for n, row in enumerate(part.rows, start=1):
         row[label] = value = row[label].strip() if isinstance(row[label], str) else row[label]
-        lost = (isinstance(value, float) and not math.isfinite(value)) or str(value).lower() == "nan"
-        if value is None or value == "" or lost:
-            raise LabError(
-                f"{part.place}, row {n}: no label ({value!r}): expected a class or a number. Leave such rows out."
-            )
-        if types.get(type(value)) is None:
-            raise LabError(f"{part.place}, row {n}: label {str(value)[:60]}: expected a name, a number or a list.")
-        if types[type(value)] != types[type(first)]:
-            raise LabError(
-                f"{part.place}, row {n}: label {value!r}: expected {types[type(first)]}, as in row 1 ({first!r})."
-            )
+        where, what = f"{part.place}, row {n}", types.get(type(value))
+        infinite = isinstance(value, float) and math.isinf(value)
+        if value is None or value == "" or str(value).lower() == "nan" or infinite:
+            raise LabError(f"{where}: no label ({value!r}): expected a class or a number. Leave such rows out.")
+        if what is None:
+            raise LabError(f"{where}: label {str(value)[:60]}: expected a name, a number or a list.")
+        if what != types[type(first)]:
+            raise LabError(f"{where}: label {value!r}: expected {types[type(first)]}, as in row 1 ({first!r}).")
 
 
 def _tell(values: Sequence[Any], place: str, kind: str | None) -> tuple[Labels, Sequence[str]]:
@@ -145,10 +137,8 @@ def _tell(values: Sequence[Any], place: str, kind: str | None) -> tuple[Labels, 
     else:
         names, why = sorted(names, key=float), "each label is a name"
     if len(names) < 2:
-        raise LabError(
-            f"{place} has one class only, {names[0]!r} (in {len(values)} rows): expected two or more. Is it the head "
-            'of a sorted file? For a regression say kind="numbers".'
-        )
+        remedy = 'Is it the head of a sorted file? For a regression say kind="numbers".'
+        raise LabError(f"{place} has one class only, {names[0]!r} ({len(values)} rows): expected two or more. {remedy}")
     return Labels("classes", f"{why}{' (kind=classes was said)' if kind else ''}", tuple(names)), ids
 
 
@@ -206,10 +196,8 @@ def _ids(numbers: Sequence[int], place: str) -> list[str]:
 def _refuse_first(values: Sequence[Any], read: Sequence[Any], place: str, expected: str) -> None:
     for n, (value, number) in enumerate(zip(values, read, strict=True), start=1):
         if number is None:
-            raise LabError(
-                f'{place}, row {n}: label {value!r}: expected {expected}. Leave the row out, or say kind="classes" if '
-                "every label is a name."
-            )
+            remedy = 'Leave the row out, or say kind="classes" if every label is a name.'
+            raise LabError(f"{place}, row {n}: label {value!r}: expected {expected}. {remedy}")
 
 
 # -- one label -----------------------------------------------------------------------------------------------------
@@ -230,11 +218,11 @@ def _reader(found: Labels, ids: Sequence[str], bounds: tuple[float, float] | Non
         there = [one(item, where) for item in value]
         return None if None in there else [float(n in there) for n in range(len(table))]
 
-    def scores(value: list[Any], where: str) -> list[float]:
-        return [_score(item, where, bounds) for item in value]
+    def score(value: Any, where: str) -> float | list[float]:
+        return [_score(item, where, bounds) for item in value] if several else _score(value, where, bounds)
 
     if found.kind == "numbers":
-        return scores if several else lambda value, where: _score(value, where, bounds)
+        return score
     return many if found.kind == "labels" else one
 
 
@@ -243,9 +231,7 @@ def _whole(value: Any) -> int | None:
     if isinstance(value, str):
         found = WHOLE.fullmatch(value)
         return int(found[1]) if found else None
-    return (
-        int(value) if isinstance(value, int | float) and not isinstance(value, bool) and value == int(value) else None
-    )
+    return int(value) if type(value) in (int, float) and value == int(value) else None
 
 
 def _number(value: Any) -> float | None:
@@ -259,8 +245,6 @@ def _score(value: Any, where: str, bounds: tuple[float, float] | None) -> float:
     if number is None or not math.isfinite(number):
         raise LabError(f"{where}: label {value!r}: expected a number, as a regression has it.")
     if bounds and not bounds[0] <= number <= bounds[1]:
-        raise LabError(
-            f"{where}: label {number} is out of range: expected {bounds[0]:g} to {bounds[1]:g}. Leave out rows without "
-            "a label (-1)."
-        )
+        said = f"expected {bounds[0]:g} to {bounds[1]:g}. Leave out rows without a label (-1)."
+        raise LabError(f"{where}: label {number} is out of range: {said}")
     return number

@@ -81,7 +81,7 @@ def load_task(
     if folder is not None and source not in PAPER_TASKS:
         raise unknown("Task with a folder", source, PAPER_TASKS)
     labels = (label,) if isinstance(label, str) else tuple(label)
-    parts, spec, origin = _find(source, text is not None, labels, folder, config, revision, part)
+    parts, spec, origin = _find(source, text is not None, labels, folder, (config, revision), part)
     columns, read = text_columns(parts[0].rows[0], parts[0].place, text, spec), parts
     unused = [c for c in dict.fromkeys(c for row in parts[0].rows for c in row) if c not in (*columns, *labels)]
     for each in parts:
@@ -94,19 +94,11 @@ def load_task(
     train, drawing = _drawn(parts[0].rows, rows, label_noise, seed, column, found)
     given: dict[str, Any] = {"text": text, "label": label, "rows": rows, "seed": seed}
     given |= {"config": config, "revision": revision, "part": part, "kind": kind, "label_noise": label_noise}
-    task = Task(
-        name or (Path(origin).name.split(".")[0] if isinstance(source, str | Path) else "mine"),
-        train,
-        parts[1].rows,
-        columns,
-        column,
-        found.classes,
-        spec.metrics if spec else (),
-        {each.split.removeprefix("validation_"): each.rows for each in parts[2:]},
-        origin,
-        found.kind,
-        {option: value for option, value in given.items() if value != USUAL.get(option)},
-    )
+    options = {option: value for option, value in given.items() if value != USUAL.get(option)}
+    title = name or (Path(origin).name.split(".")[0] if isinstance(source, str | Path) else "mine")
+    further = {each.split.removeprefix("validation_"): each.rows for each in parts[2:]}
+    metrics, judged = spec.metrics if spec else (), parts[1].rows
+    task = Task(title, train, judged, columns, column, found.classes, metrics, further, origin, found.kind, options)
     notes = [f"{Path(each.place).name}: {note}" for each in read for note in each.notes]
     if len(read) == 1:
         notes.append(f"A fifth of the rows was set aside to be judged on, the same share of every class (seed {seed}).")
@@ -119,24 +111,20 @@ def _drawn(
     """(the rows to train on, what to note of how they were drawn)."""
     notes, classes = [], found.classes if found.kind == "classes" else ()
     if count is not None:
-        notes.append(
-            f"{count:,} of {len(rows):,} rows to train on were drawn, the same share of every class (seed {seed})."
-        )
+        notes.append(f"{count:,} of {len(rows):,} rows to train on were drawn, every class in its share (seed {seed}).")
         rows = balanced(rows, count, seed, label, classes)
     if noise:
         rows = flip_labels(rows, noise, seed, label, classes)
         wrong = sum(row[label] != row["true_label"] for row in rows)
-        notes.append(
-            f"Labels made wrong, of the rows to train on: {wrong:,} (seed {seed}); true_label has the right ones."
-        )
+        notes.append(f"Labels made wrong, of rows to train on: {wrong:,} (seed {seed}); true_label has the right ones.")
     return rows, notes
 
 
 def _report(task: Task, read: Sequence[Part], unused: Sequence[str], why: str, notes: Sequence[str]) -> Report:
-    sets, counts = (task.train, task.evaluation), {}
-    for n, name in enumerate(task.classes if task.kind != "numbers" else ()):
-        first, second = (sum(_holds(row[task.label], n) for row in rows) for rows in sets)
-        counts[name] = first, second
+    counts = {
+        name: (_holders(task.train, task.label, n), _holders(task.evaluation, task.label, n))
+        for n, name in enumerate(task.classes if task.kind != "numbers" else ())
+    }
     known = {tuple(row[column] for column in task.text) for row in task.train}
     both = sum(tuple(row[column] for column in task.text) in known for row in task.evaluation)
     again = [f"Rows to be judged on whose text is trained on, too: {both:,}."] if both else []
@@ -145,18 +133,12 @@ def _report(task: Task, read: Sequence[Part], unused: Sequence[str], why: str, n
     return Report(task.name, taken, columns, tuple(unused), str(task.kind), why, sizes, counts, (*notes, *again))
 
 
-def _holds(label: Any, number: int) -> bool:
-    return bool(label[number]) if isinstance(label, list) else label == number
+def _holders(rows: Sequence[Row], label: str, number: int) -> int:
+    return sum(row[label][number] if isinstance(row[label], list) else row[label] == number for row in rows)
 
 
 def _find(
-    source: Any,
-    own_columns: bool,
-    labels: Sequence[str],
-    folder: str | Path | None,
-    config: str | None,
-    revision: str | None,
-    part: str | None,
+    source: Any, own_columns: bool, labels: Sequence[str], folder: Any, hub: tuple[Any, Any], part: str | None
 ) -> tuple[list[Part], TaskSpec | None, str]:
     """(the parts, what is known of the task, where it is from)."""
     asked = () if part is None else (part,)
@@ -168,7 +150,7 @@ def _find(
         parts, spec = read_files(embedded_folder(origin), asked), EMBEDDED[origin] if labels == ("label",) else None
     elif folder is None and _on_hub(source):
         origin = str(source)
-        parts, spec = _from_hub(origin, table.get(origin), config, revision, asked)
+        parts, spec = _from_hub(origin, table.get(origin), *hub, asked)
     else:
         path = _locate(source if folder is None else folder)
         spec, origin = table.get(path.name if folder is None else str(source)), str(path.resolve())
@@ -186,11 +168,7 @@ def _on_hub(source: str | Path) -> bool:
 
 
 def _from_hub(
-    source: str,
-    spec: TaskSpec | None,
-    config: str | None,
-    revision: str | None,
-    asked: Sequence[str],
+    source: str, spec: TaskSpec | None, config: str | None, revision: str | None, asked: Sequence[str]
 ) -> tuple[list[Part], TaskSpec | None]:
     """The splits of a data set of the table, its columns renamed as there, or of any other and its class names."""
     table = PAPER_TASKS.get(source)
@@ -217,7 +195,5 @@ def _locate(source: str | Path) -> Path:
 def _slice(part: Part, seed: int, label: str) -> list[Part]:
     train, evaluation = hold_out(part.rows, SLICE_OF_ONE_FILE, seed, label)
     if not evaluation:
-        raise LabError(
-            f"{part.place} holds {len(part.rows)} rows: expected 2 or more of a class, some to be judged on."
-        )
+        raise LabError(f"{part.place} holds {len(part.rows)} rows: expected 2 or more of a class, one to judge on.")
     return [part._replace(rows=train), part._replace(rows=evaluation)]

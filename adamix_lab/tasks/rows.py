@@ -68,9 +68,8 @@ def read_object(source: Any, splits: Sequence[str] = ()) -> list[Part]:
     try:
         return [table_part(source[name], f"split {name}", name) for name in splits_of(source, splits)]
     except FileNotFoundError as error:
-        raise LabError(
-            f"The {type(source).__name__} given does not fit: {error}. Give such a split, or one table."
-        ) from None
+        given = type(source).__name__
+        raise LabError(f"The {given} given does not fit: {error}. Give such a split, or one table.") from None
 
 
 def table_part(data: Any, place: str, split: str) -> Part:
@@ -86,10 +85,8 @@ def table_part(data: Any, place: str, split: str) -> Part:
     elif isinstance(data, Sequence) and all(isinstance(row, Mapping) for row in data):
         rows = data
     else:
-        raise LabError(
-            f"{place}: a {type(data).__name__} is no table: expected a datasets.Dataset, a pandas "
-            "frame, or a list of dicts, one a row."
-        )
+        expected = "expected a datasets.Dataset, a pandas frame, or a list of dicts, one a row."
+        raise LabError(f"{place}: a {type(data).__name__} is no table: {expected}")
     return Part(split, place, filled([plain(row) for row in rows], place), names=names)
 
 

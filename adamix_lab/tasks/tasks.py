@@ -298,9 +298,7 @@ def flip_labels(rows: Sequence[Row], share: float, seed: int, label: str, classe
     if not classes or isinstance(rows[0][label], list):
         raise LabError(f"label_noise = {share} of labels that are no classes: expected one class a row.")
     if "true_label" in rows[0]:
-        raise LabError(
-            "Label noise keeps the right labels in a column true_label: expected rows without one. Rename it."
-        )
+        raise LabError("Label noise keeps right labels in a column true_label: expected rows without one. Rename it.")
     rng = random.Random(f"label noise {seed}")  # other draws than those of the rows
     made = [{**row, "true_label": row[label]} for row in rows]
     for number in range(len(classes)):

@@ -155,7 +155,7 @@ def test_every_source_gives_the_same_rows(tmp_path, kind):
         counts = [sum(row["true_label"] == n for row in drop[0]) for n in range(3)]
         wrong = [sum(row["true_label"] == n != row["label"] for row in drop[0]) for n in range(3)]
         assert max(counts) - min(counts) <= 1 and wrong == [1, 1, 1]
-        assert "Labels made wrong, of the rows to train on: 3 (seed 3)" in str(tasks[0].report)
+        assert "Labels made wrong, of rows to train on: 3 (seed 3)" in str(tasks[0].report)
         assert tasks[0].options == {"rows": 12, "seed": 3, "label_noise": 0.25}
         assert not any("true_label" in row for row in tasks[0].evaluation)
 
@@ -358,7 +358,7 @@ def test_names_and_numbers_of_classes(labels, classes):
 @pytest.mark.parametrize(
     ("labels", "says"),
     [
-        (["pos"] * 4, "one class only, 'pos' (in 4 rows)"),
+        (["pos"] * 4, "one class only, 'pos' (4 rows)"),
         ([1, 1], "whole numbers from 0 without gaps"),
         ([0, 0], "one class only"),
         ([1, 2, 3, 4, 5], 'kind="classes"'),
