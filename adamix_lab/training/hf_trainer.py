@@ -140,7 +140,9 @@ class AdaMixTrainer(Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """In training the objective's total; in evaluation the task loss of the merged model."""
-        batch = with_labels(inputs)
+        batch = spans_as_labels(inputs)
+        if batch.get("labels") is None:
+            raise LabError(f"A batch of {sorted(batch)} has no labels: expected them. Name their column labels.")
         objective = self._objective(num_items_in_batch)
         if not model.training:
             outputs = model(selection="merge", **without_labels(self.mixture.model, batch))
@@ -159,6 +161,10 @@ class AdaMixTrainer(Trainer):
         seen = torch.stack([task, losses.consistency * share, torch.full_like(task, share)])
         self._window = self._window.to(seen) + seen
         return (losses.total, ModelOutput(logits=losses.logits)) if return_outputs else losses.total
+
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's, with a span's start and end as labels."""
+        return super().prediction_step(model, spans_as_labels(inputs), *args, **kwargs)
 
     def _objective(self, items: Any) -> Objective:
         """This batch's objective. `items`: what is counted in all pieces of the step, for a compute_loss_func."""
@@ -300,11 +306,9 @@ def batch_of(examples: Sequence[Mapping[str, Any]], pad: Padding, most: int | No
     return batch
 
 
-def with_labels(inputs: Mapping[str, Any]) -> Batch:
-    """The batch with `labels`, `[B, 2]` of a span's start and end. Raises ValueError where there are none."""
+def spans_as_labels(inputs: Mapping[str, Any]) -> Batch:
+    """The batch; of a span's start and end, if it has them, `labels` `[B, 2]`."""
     batch = dict(inputs)
     if "start_positions" in batch:
         batch["labels"] = torch.stack([batch.pop("start_positions"), batch.pop("end_positions")], 1)
-    if batch.get("labels") is None:
-        raise LabError(f"A batch of {sorted(batch)} has no labels: expected them in training. Name the column labels.")
     return batch
