@@ -16,7 +16,7 @@ VARIANTS: dict[str, dict[str, Any]] = {"AdaMix": {}, "no sharing": {"share": "no
 
 def make(folder: Path) -> dict[str, Any]:
     """The settings that all tiny runs have, with the backbone and the task that they name written into a folder."""
-    tiny.bert(0.1, num_labels=3).save_pretrained(folder / "model")
+    tiny.bert(0.1, num_labels=3, max_position_embeddings=128).save_pretrained(folder / "model")
     tiny_task.tokenizer().save_pretrained(folder / "model")
     task = tiny_task.task(60)
     (folder / "task").mkdir()

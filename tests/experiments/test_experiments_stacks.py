@@ -109,6 +109,22 @@ def test_with_dropout_off_each_run_equals_the_run_alone(base, tmp_path):
         assert any("one of 4 runs of one program" in note for note in found.notes)
 
 
+def test_opponents_and_averages_are_stacked_too(base, tmp_path):
+    common = {**base, "steps": 12, "lr": 4e-4, "method": "slow-swa"}
+    runs = [tiny_grid.run(common), tiny_grid.run(common, seed=1, swa=0.5, label_smoothing=0.1)]
+    assert len(stacks_of(runs, 2)) == 1
+    for n, (run, found) in enumerate(zip(runs, outcomes_of(runs, tmp_path / "together"), strict=True)):
+        (alone,) = outcomes_of([run], tmp_path / "alone")
+        values = [pd.read_parquet(io.BytesIO(each.files["results.parquet"]))["value"] for each in (found, alone)]
+        close.assert_close(values[0].tolist(), values[1].tolist(), close.TRAINED)
+        kept = []
+        for each in (found, alone):  # the last snapshot is the average, which is what was judged
+            path = tmp_path / f"{n}-{len(kept)}.safetensors"
+            path.write_bytes(each.files["experts-late.safetensors"])
+            kept.append(read_tensors(path))
+        close.assert_all_close(*kept, close.STORED)
+
+
 def test_few_examples_are_each_runs_own(base, tmp_path):
     runs = [tiny_grid.run(base, examples=9, seed=seed, steps=6, lr=4e-4) for seed in (0, 1)]
     for run, found in zip(runs, outcomes_of(runs, tmp_path / "together"), strict=True):

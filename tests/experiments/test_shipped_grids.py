@@ -27,7 +27,7 @@ def base(tmp_path_factory):
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    tiny.bert(num_labels=2).save_pretrained(folder)
+    tiny.bert(num_labels=2, max_position_embeddings=128).save_pretrained(folder)
     tiny_task.tokenizer().save_pretrained(folder)
     return str(folder)
 
@@ -82,9 +82,11 @@ def test_the_command_for_baselines_searches_on_training_rows(base, tmp_path):
     said = command("baselines", *options, "--method", "head", "--method", "single")
     assert "Rates are chosen" in said and "single r=4" in said and "4 of 4 runs are finished" in said
     record = json.loads((tmp_path / "search.json").read_text())
-    assert record["steps"] == 2 and [row["variant"] for row in record["chosen"]] == ["head", "single r=4"]
-    rates = [float(rate) for rate in record["chosen"][0]["tried"]]
+    names = [(row["variant"], row["compute"]) for row in record["chosen"]]
+    assert names == [(name, view) for view in ("steps", "compute") for name in ("head", "single r=4")]
+    rates = [each["lr"] for each in record["chosen"][0]["tried"]]
     assert rates == pytest.approx([BASELINES["head"].lr * factor for factor in (1 / 3, 1, 3)])
+    assert {each["steps"] for row in record["chosen"] for each in row["tried"]} == {8}  # the runs' own length
     assert "4 of 4 runs are finished" in command("baselines", *options, "--method", "head", "--method", "single")
     said = command("baselines", *options, "--method", "head", "--no-search")
     assert "Rates" not in said and "2 of 2 runs are finished" in said
