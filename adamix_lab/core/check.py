@@ -11,8 +11,10 @@ import inspect
 import random
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from types import FunctionType, MethodType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,15 +37,20 @@ class Verdict(NamedTuple):
 
 
 _KNOWN: dict[Any, Verdict] = {}  # so that a sweep pays once
+_OPTIONS = {bool, int, str, FunctionType, MethodType}  # attributes that tell modules of one class apart
 
 
 def identity(model: nn.Module) -> tuple[Any, ...]:
     """What a verdict depends on: build, configuration, sites. A model without a configuration stands for itself."""
 
     def build(module: nn.Module) -> tuple[Any, ...]:
-        own = vars(module).get("forward")  # put on the instance
-        here = (type(module), getattr(own, "__code__", type(own)), repr(getattr(module, "adaptation", "")))
-        return (*here, *(build(child) for child in module._modules.values() if child is not None))
+        own: list[Any] = [module.__class__]
+        for name, value in module.__dict__.items():
+            if name == "adaptation":
+                own.append(repr(value))
+            elif type(value) in _OPTIONS and name[0] != "_" and name != "training":
+                own += name, getattr(value, "__code__", value)
+        return (*own, *[build(child) for child in module._modules.values() if child is not None])
 
     config, first = getattr(model, "config", None), next(model.parameters())
     return build(model), repr(vars(config)) if config else weakref.ref(model), first.dtype, first.device.type
@@ -61,9 +68,7 @@ def verdict(mixture: Any, way: str, batch: Mapping[str, Any], fast: Ask, plain: 
     with undisturbed(mixture):
         try:
             other = rehearsal(mixture)
-            candidates = [longest_rows(batch)] if batch else []
-            candidates += [inputs for _, inputs in made_up(plain_model(other))]
-            few, expected = plainly(other, candidates, plain)
+            few, expected = plainly(other, batch, plain)
         except Exception as error:
             return Verdict(False, f"it could not be tried: {error}")
         try:
@@ -78,12 +83,15 @@ def plain_model(mixture: Any) -> nn.Module:
     return mixture.model if hasattr(mixture, "mixture") else mixture  # type: ignore[no-any-return]
 
 
-def plainly(other: Any, candidates: Sequence[Inputs], plain: Ask) -> tuple[Inputs, Tensor]:
-    """The first inputs that plain calls take, and what they answer."""
-    for inputs in candidates[:-1]:
+def plainly(other: Any, batch: Mapping[str, Any], plain: Ask) -> tuple[Inputs, Tensor]:
+    """The first inputs that plain calls take, of the batch or made up, and what they answer."""
+    if batch:
+        with suppress(Exception):
+            return (few := longest_rows(batch)), plain(other, few)
+    for _, inputs in made_up(plain_model(other)):
         with suppress(Exception):
             return inputs, plain(other, inputs)
-    return candidates[-1], plain(other, candidates[-1])
+    raise LabError("plain calls take neither the batch nor an input made up")
 
 
 def compare(found: Tensor, expected: Tensor, model: nn.Module) -> Verdict:
@@ -125,18 +133,18 @@ def twin(model: nn.Module) -> nn.Module:
     """A copy that shares parameters, not buffers; its sites take notes and hold two random experts."""
     if any(parameter.is_meta for parameter in model.parameters()):
         raise LabError("some weights are on the meta device")
-    shared = [*model.parameters(), *(module.config for module in model.modules() if hasattr(module, "config"))]
-    made, generator = copy.deepcopy(model, {id(part): part for part in shared}), torch.Generator().manual_seed(0)
+    memo: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()}
+    for module in model.modules():
+        memo |= {id(config): config for config in [getattr(module, "config", None)] if config is not None}
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):  # an observer's hooks stay with the model
+            memo[id(hooks)] = OrderedDict(item for item in list(hooks.items()) if item[1] is cast_inputs)
+    made, generator = copy.deepcopy(model, memo), torch.Generator().manual_seed(0)
 
     def drawn(stacked: Tensor) -> nn.Parameter:
         shape = stacked.shape[1:]
         width = shape[-1] if len(shape) > 1 else 1  # so that states keep their size
         return nn.Parameter((torch.randn(2, *shape, generator=generator) / width**0.5).to(stacked), False)
 
-    for module in made.modules():  # an observer's hooks stay with the model
-        for hooks in (module._forward_pre_hooks, module._forward_hooks):
-            for number in [number for number, hook in hooks.items() if hook is not cast_inputs]:
-                del hooks[number]
     for layer in sites_of(made).values():
         layer.__class__, layer.notes, layer.rows = Watched, {}, []
         layer.experts = nn.ParameterDict({name: drawn(stacked) for name, stacked in layer.experts.items()})
@@ -296,13 +304,19 @@ def run_parts(module: nn.Module) -> list[Any]:
 
 def run(module: nn.Module) -> bool | None:
     """Runs the first made-up input that fits: whether that is all that the module takes; None where none fits."""
+
+    def noted(training: bool, inputs: Inputs) -> bool:
+        try:
+            module.train(training)(**inputs)
+            return True
+        except Exception:  # what a pass that fails has noted half-way is no evidence
+            for layer in sites_of(module).values():
+                layer.notes.pop(training, None)
+            return False
+
     for whole, inputs in made_up(module):
-        for layer in sites_of(module).values():
-            layer.notes.clear()
-        with suppress(Exception):
-            module.eval()(**inputs)
-            with suppress(Exception):  # batch norm wants two rows to train
-                module.train()(**inputs)
+        if noted(False, inputs):
+            noted(True, inputs)  # it may fail: batch norm wants two rows
             return whole
     return None
 
@@ -317,7 +331,7 @@ def made_up(model: nn.Module) -> Iterator[tuple[bool, Inputs]]:
         found = next((value for part in parts if (value := getattr(part, name, None)) is not None), default)
         return int(found[0] if isinstance(found, list | tuple) else found)
 
-    ids = torch.tensor([[3, 4, 5, size("eos_token_id", 2)]], device=first.device) % size("vocab_size", 6)
+    ids = torch.tensor([[3, 4, 5, size("eos_token_id", 2)]], device=first.device) % max(1, size("vocab_size", 6))
     mel, frames, side = size("num_mel_bins", 80), 2 * size("max_source_positions", 10), size("image_size", 32)
     pictures = torch.randn(1, size("num_channels", 3), side, side)
     sound = {"input_values": torch.randn(1, 2000), "input_features": torch.randn(1, mel, frames)}

@@ -186,6 +186,7 @@ class Wrapping(nn.Module):
 
     def generate(self, *args: Any, selection: ModelSelection = None, **settings: Any) -> Tensor:
         """The base model's `generate` under one selection for the whole sequence; without one, the merge."""
+        self._check_groups(selection, args, settings)
         with self.select(selection):
             return self.model.generate(*args, **settings)  # type: ignore[no-any-return]
 

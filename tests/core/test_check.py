@@ -259,3 +259,34 @@ def test_one_token_or_one_unmasked_token_does_not_hide_a_mean():
             with cut_last_block(model, short):
                 close.assert_close(model(**short).logits, whole)
         assert may_cut(model, one) and not may_cut(model, batch)
+
+
+def test_options_of_an_own_class_are_part_of_the_question():
+    """One class, one configuration: what the instance was told to do is asked by itself."""
+    from transformers import BertForSequenceClassification
+
+    class Pooled(BertForSequenceClassification):
+        def __init__(self, config, mean, how=None):
+            super().__init__(config)
+            self.mean, self.how = mean, how
+
+        def forward(self, input_ids=None, attention_mask=None):
+            states = self.bert(input_ids, attention_mask).last_hidden_state
+            pooled = self.how(states) if self.how else states.mean(1) if self.mean else states[:, 0]
+            return type("Output", (), {"logits": self.classifier(pooled)})()
+
+    config, batch = tiny.bert().config, tiny.batch()
+    asked = [may_cut(Pooled(config, mean).eval(), batch) for mean in (False, True)]
+    asked += [may_cut(Pooled(config, False, how).eval(), batch) for how in (lambda s: s[:, 0], lambda s: s.amax(1))]
+    assert asked == [True, False, True, False]
+
+
+def test_a_pass_that_fails_half_way_is_no_evidence():
+    class Fails(Reads):
+        def forward(self, x):
+            y = super().forward(x)
+            if x.dim() == 3:
+                raise RuntimeError("no sequences here")
+            return self.read(y)
+
+    attach(Fails(), LoRA(2), targets=["called", "read"])
