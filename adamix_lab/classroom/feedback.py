@@ -41,7 +41,8 @@ def feedback(assignment: str, course: Path, out: Path | None = None) -> list[Pat
 
     people, settings = read_graded(graded), Config()
     settings.HTMLExporter.sanitize_html = True
-    settings.HTMLExporter.filters = {"clean_html": clean_html}
+    # nbgrader's own template cleans no Markdown, but sends it through the second of these
+    settings.HTMLExporter.filters = {"clean_html": clean_html, "strip_files_prefix": clean_html}
     with_notebook = [p for p in people if (course / "autograded" / p / assignment).is_dir()]
     maker = api(course, settings) if with_notebook else None
     pages = []
@@ -65,8 +66,8 @@ def clean_html(text: Any) -> str:
     tags = {*bleach.ALLOWED_TAGS, *HARMLESS.split()}
 
     def kept(tag: str, name: str, value: str) -> bool:
-        inside = value.startswith("data:image/")
-        return name in ("class", "id", "alt") or (name == "src" and inside) or (name == "href" and not inside)
+        data = value.strip().lower().startswith("data:")
+        return name in ("class", "id", "alt") or (name == "src" and data) or (name == "href" and not data)
 
     return str(bleach.clean(text, tags, kept, {"http", "https", "mailto", "data"}, strip=True))
 

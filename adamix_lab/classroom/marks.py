@@ -97,7 +97,7 @@ FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # and th
 def _csv(rows: Iterable[Sequence[str]]) -> str:
     """Text that a spreadsheet could take for a formula gets an apostrophe; platforms know people by their numbers."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text)  # a line ends in CR LF: either of them in a name is quoted
     for row in rows:
         risky = [cell.lstrip().startswith(FORMULA) or cell[:1] in ("\t", "\r", "\n") for cell in row]
         writer.writerow(["'" + cell if risk else cell for cell, risk in zip(row, risky, strict=True)])

@@ -14,6 +14,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import io
+import posixpath
 import re
 import unicodedata
 import zipfile
@@ -21,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 from adamix_lab.core.errors import LabError
@@ -157,7 +159,8 @@ def _expanded(files: Sequence[File], tell: Callable[[str], None]) -> Iterator[Fi
             yield file  # that person is told, and all others are graded
             continue
         loose = len(file.place.parts) == 1 and not _of_platform(file.place)
-        if loose and (len({_owner(f.place) for f in inside}) > 1 or any(_of_platform(f.place) for f in inside)):
+        owners = {_owner(f.place) for f in inside if f.place.suffix == ".ipynb"}
+        if loose and (len(owners) > 1 or any(_of_platform(f.place) for f in inside)):
             yield from inside
         else:
             yield from (replace(f, place=_beside(file.place, f.place.name)) for f in inside)
@@ -171,19 +174,22 @@ def _beside(zipped: PurePosixPath, name: str) -> PurePosixPath:
 
 def _without_root(files: list[File], name: str, tell: Callable[[str], None]) -> list[File]:
     """The files without a folder around all of them: a folder that was zipped, a download that was zipped again."""
-    while files:
-        parts = [f.place.parts for f in files if f.place.suffix in (".ipynb", ".zip")] or [f.place.parts for f in files]
-        root = parts[0][0]
-        if MOODLE.match(root) or any(len(one) < 2 or one[0] != root for one in parts):
-            break
-        below, deep = {one[1] for one in parts}, all(len(one) > 2 for one in parts)
-        known = root.casefold() in (name.casefold(), "submissions")
-        if not any(map(MOODLE.match, below)) and not (deep and known) and not (len(below) > 1 and (deep or known)):
-            break
-        tell(f"{root} is the folder around all submissions, and nobody's name.")
-        inner = {f: PurePosixPath(*f.place.parts[1:]) for f in files if f.place.parts[0] == root}
-        files = [replace(f, place=inner.get(f, f.place)) for f in files]
-    return files
+    folders = [f.place.parent for f in files if f.place.suffix in (".ipynb", ".zip")] or [PurePosixPath()]
+    shared = PurePosixPath(posixpath.commonpath(map(str, folders))).parts
+    around = list(takewhile(lambda part: not MOODLE.match(part), shared))
+    below = {folder.parts[len(around) : len(around) + 1] for folder in folders}
+    if () in below:  # the last of the folders may be a person's
+        known = around and around[0].casefold() in (name.casefold(), "submissions")
+        around = around[:1] if known and (len(around) > 1 or len(folders) > 1) else []
+    if not around:
+        return files
+    tell(f"{'/'.join(around)} is the folder around all submissions, and nobody's name.")
+    return [replace(f, place=_below(f.place, around)) for f in files]
+
+
+def _below(place: PurePosixPath, around: list[str]) -> PurePosixPath:
+    outside = [n for n, part in enumerate(place.parts[:-1]) if around[n : n + 1] != [part]]
+    return PurePosixPath(*place.parts[outside[0] if outside else -1 :])
 
 
 def _zipped(name: object, path: Path | None, read: Callable[[], bytes] = bytes) -> Iterator[File]:

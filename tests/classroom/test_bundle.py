@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,14 @@ def test_pip_gathers_what_all_extras_ask_for(tmp_path, monkeypatch):
     assert bundle.bundle(tmp_path / "stick", tell=lambda text: None)[0] == 0
     assert words[-1] == f"{tmp_path / 'stick' / 'project'}[all]" and words[-2].startswith("setuptools==")
     assert (tmp_path / "stick" / "project" / "pyproject.toml").is_file()
+
+
+def test_a_relative_folder_is_where_the_command_was_called(tmp_path, monkeypatch):
+    words = []
+    monkeypatch.setattr(bundle, "_pip", lambda *given: words.extend(given))  # it runs in the checkout
+    monkeypatch.chdir(tmp_path)
+    bundle.bundle(Path("stick"), tell=lambda text: None)
+    assert words[2] == str(tmp_path / "stick" / "wheels") and words[-1] == f"{tmp_path / 'stick' / 'project'}[all]"
 
 
 def test_the_project_is_copied_without_solutions(tmp_path):

@@ -5,6 +5,8 @@ import copy
 import csv
 import io
 import json
+import re
+import shutil
 import zipfile
 
 import pytest
@@ -15,6 +17,7 @@ from classroom_helpers import CHATTY, TROUBLES, mutants, points_of, reference, s
 from typer.testing import CliRunner
 
 from adamix_lab.classroom import grading
+from adamix_lab.classroom.feedback import clean_html
 from adamix_lab.classroom.sandbox import NotStarted
 from adamix_lab.cli.main import app
 
@@ -62,10 +65,11 @@ def rows(course):
     return {row["name"]: row for row in csv.DictReader(io.StringIO(table))}
 
 
-def moodle(path, people):
+def moodle(path, people, root=""):
+    path.parent.mkdir(exist_ok=True)
     with zipfile.ZipFile(path, "w") as archive:
         for number, (person, (text, *_)) in enumerate(people.items(), 101):
-            archive.writestr(f"{person}_{number}_assignsubmission_file_/{NAME}.ipynb", text)
+            archive.writestr(f"{root}{person}_{number}_assignsubmission_file_/{NAME}.ipynb", text)
 
 
 def test_feedback_holds_no_script_and_nothing_from_elsewhere():
@@ -76,9 +80,69 @@ def test_feedback_holds_no_script_and_nothing_from_elsewhere():
         '<link href="own.css"></head><body class="b"><script type="module">\nimport "x";\n</script>kept</body></html>'
     )
     left = without_scripts(page)
-    assert "script" not in left and "cdn.example" not in left and "own.css" in left and "kept" in left
+    assert "<script" not in left and "cdn.example" not in left and "own.css" in left and "kept" in left
+    assert left.index("Content-Security-Policy") < left.index("own.css") and "default-src 'none'" in left
     told = with_remarks(left, ["<b> & co"])
     assert "&lt;b&gt; &amp; co" in told and told.index("What happened") < told.index("kept")
+
+
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        ('<img src="x" onerror="steal()">', "<img>"),
+        ('<img src="https://elsewhere/x.png" alt="a">', '<img alt="a">'),
+        ('<img src="data:image/png;base64,aa">', '<img src="data:image/png;base64,aa">'),
+        ('<iframe src="javascript:steal()"></iframe>', ""),
+        ("<scr<script></script>ipt>steal()</script>", "ipt&gt;steal()"),
+        ('<a href="javascript:steal()">b</a>', "<a>b</a>"),
+        ('<a href="data:text/html,x">b</a>', "<a>b</a>"),
+        ('<meta http-equiv="refresh" content="0;url=https://elsewhere">', ""),
+        ('<form action="https://elsewhere"><button>b</button></form>', "b"),
+        ("<svg onload=steal()><style>@import 'https://elsewhere'</style></svg>", "@import 'https://elsewhere'"),
+        ('<p class="a" style="background:url(https://elsewhere)">b</p>', '<p class="a">b</p>'),
+    ],
+)
+def test_what_a_submission_shows_is_sanitised(given, left):
+    assert clean_html(given) == left
+
+
+def test_outputs_and_markdown_are_sanitised_on_the_page(course, released, tmp_path, monkeypatch):
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_output, new_raw_cell
+
+    bad = '<img src=x onerror="steal()"><iframe src="javascript:steal()"></iframe><scr<script></script>ipt>1</script>'
+
+    def shows(notebook, limits, files):
+        done, *rest = run_here(notebook, limits, files)
+        done.cells[-1].outputs = [new_output("display_data", {"text/html": bad, "application/javascript": "steal()"})]
+        return done, *rest
+
+    monkeypatch.setattr(grading, "run", shows)
+    extra = [new_markdown_cell(f"## A title\n\n{bad} and `code`"), new_raw_cell(bad), new_code_cell("1")]
+    text = submission(released, reference(NAME), lambda cells: [*cells, *extra])
+    (tmp_path / "mal.ipynb").write_text(text, encoding="utf-8")
+    assert grade(course, tmp_path).exit_code == 0
+    assert CliRunner().invoke(app, ["classroom", "feedback", NAME, "--course", str(course)]).exit_code == 0
+    page = (course / "feedback" / "pages" / "mal" / f"{NAME}.html").read_text("utf-8")
+    assert not re.search(r"<(script|iframe)|onerror=|javascript:steal|<img src=.?x", page) and re.search(
+        r"<h2[^>]*>A title", page
+    )
+    assert "<code>code</code>" in page and "Content-Security-Policy" in page and '<span class="k">def</span>' in page
+
+
+@pytest.mark.parametrize("damaged", ["{", "[]", '{"ada": {"name": "Ada"}}', "\x00"])
+def test_damaged_marks_are_named_with_the_remedy(course, released, tmp_path, damaged):
+    other = tmp_path / "course"
+    shutil.copytree(course, other)
+    (other / "marks").mkdir(exist_ok=True)
+    (other / "marks" / f"{NAME}.json").write_text(damaged)
+    handed = tmp_path / "handed"
+    handed.mkdir()
+    (handed / "ada.ipynb").write_text(submission(released, {}), encoding="utf-8")
+    for done in (
+        grade(other, handed),
+        CliRunner().invoke(app, ["classroom", "feedback", NAME, "--course", str(other)]),
+    ):
+        assert done.exit_code == 2 and "Delete it and grade again" in done.output, done.output
 
 
 def test_a_release_has_stubs_and_neither_solutions_nor_hidden_tests(course, released):
@@ -133,6 +197,29 @@ def test_people_of_two_platforms_are_graded_in_one_command(course, released, tmp
     page = (pages / "Cy Deleted_103_assignsubmission_file_" / f"{NAME}.html").read_text("utf-8")
     assert "What happened when" in page and "it was put back and run" in page
     assert 'src="http' not in page and "cdnjs" not in page
+
+
+def test_a_preview_says_who_was_found_and_runs_nothing(course, released, tmp_path, monkeypatch):
+    monkeypatch.setattr(grading, "run", lambda *_: pytest.fail("something ran"))
+    people = {f"Student {n:02d}": (submission(released, {}),) for n in range(28)}
+    moodle(tmp_path / "again" / "handed.zip", people, "submissions/")
+    (tmp_path / "again" / "zoe.zip").write_bytes(b"PK no zip")
+    (tmp_path / "again" / "readme.txt").write_text("x")
+    done = grade(course, tmp_path / "again", "--preview")
+    assert done.exit_code == 0 and done.output.startswith("Found 29 people (28 moodle, 1 plain):"), done.output
+    assert "zoe.zip is no zip file" in done.output and "readme.txt belongs to nobody" in done.output
+    assert "submissions is the folder around all submissions" in done.output
+
+
+def test_oddities_are_told_at_the_end(course, released, tmp_path, monkeypatch):
+    monkeypatch.setattr(grading, "run", run_here)
+    (tmp_path / "ada").mkdir()
+    (tmp_path / "ada" / "x.ipynb").write_text(submission(released, {}, without("number")), encoding="utf-8")
+    (tmp_path / "ada" / "my_adamix.py").write_text("x = 1")
+    (tmp_path / "notes.txt").write_text("x")
+    last = grade(course, tmp_path).output.split("Odd:")[-1]
+    assert "notes.txt belongs to nobody" in last and "ada: The cell 'number', where the answer goes" in last
+    assert (course / "submitted" / "ada" / NAME / "my_adamix.py").read_text() == "x = 1"
 
 
 def test_points_that_a_person_gave_stay(course, released, tmp_path, monkeypatch):

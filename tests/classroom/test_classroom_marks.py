@@ -40,6 +40,14 @@ def test_a_name_is_no_formula():
     assert rows(table([marked("=1+1", 0)]))[1][1] == "'=1+1"
 
 
+@pytest.mark.parametrize("name", ["=1+1", "\t=1+1", "\r=1+1", " -1", "\n@x", "\uff1d1+1"])
+def test_a_name_that_hides_a_formula_is_escaped_and_still_the_name(name):
+    for text in (table([marked(name, 0)]), moodle([marked(name, 0)], "x"), canvas([marked(name, 0, "canvas")], "x")):
+        cells = [cell for row in csv.reader(io.StringIO(text, newline="")) for cell in row]
+        assert "'" + name in cells and name not in cells
+    assert rows(moodle([marked(name, 3)], "x"))[-1][0] == "Participant 7"  # by which platforms know people
+
+
 def test_the_histogram_is_told_in_words():
     _, ax = new_figure()
     words = histogram([0, 2, 2, 4], 4, ax)
