@@ -18,7 +18,7 @@ from typing import Any
 
 from adamix_lab.classroom.course import api, done, needs_nbgrader
 from adamix_lab.classroom.marks import Marked
-from adamix_lab.classroom.sandbox import Limits, NotStarted, run
+from adamix_lab.classroom.sandbox import Ended, Limits, NotStarted, run
 from adamix_lab.classroom.submissions import Submission
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import read_json, write_text
@@ -52,14 +52,18 @@ def grade(
     marked, maximum = [], checks_of(course, assignment)
     for n, submission in enumerate(submissions, 1):
         start = time.perf_counter()
-        files, trouble = _read(submission)
-        digest = hashlib.sha256(repr((submission.file, files, trouble)).encode()).hexdigest()
+        try:
+            files, trouble = submission.read(), submission.remarks
+        except LabError as problem:
+            files, trouble = {}, (*submission.remarks, f"{problem} No points.")
+        digest = hashlib.sha256(repr((files, trouble)).encode()).hexdigest()
         seen = None if again else state.remarks_of(submission, digest)
         try:
-            if seen is None:
-                remarks = (*trouble, *_grade_one(grader, submission.person, files, assignment, course, released, ran))
-            else:
-                remarks = tuple(seen)
+            remarks = (
+                seen
+                if seen is not None
+                else (*trouble, *_grade_one(grader, submission.person, files, assignment, course, released, ran))
+            )
         except NotStarted as problem:
             state.forget(submission)
             raise OSError(
@@ -83,14 +87,6 @@ def _bound(source: str) -> set[str]:
         return set()
 
 
-def _read(submission: Submission) -> tuple[dict[str, bytes], list[str]]:
-    """The files, none where one cannot be read; remarks, in words."""
-    try:
-        return submission.read(), [*submission.remarks]
-    except LabError as error:
-        return {}, [*submission.remarks, f"{error} No points."]
-
-
 def _settings(limits: Limits, ran: dict[str, Any]) -> Any:
     """Nbgrader's own steps, but for the one that executes: that is done apart."""
     from nbgrader import preprocessors as own
@@ -102,11 +98,10 @@ def _settings(limits: Limits, ran: dict[str, Any]) -> Any:
         def preprocess(self, nb: Any, resources: Any) -> Any:
             """The executed notebook; what happened is put first, in words."""
             try:
-                executed, remarks, seconds = run(nb, limits, ran["files"])
-            except NotStarted as trouble:
-                ran["not started"] = trouble
+                executed, ran["remarks"], ran["seconds"] = run(nb, limits, ran["files"])
+            except (NotStarted, Ended) as trouble:
+                ran["trouble"] = trouble
                 raise
-            ran["remarks"], ran["seconds"] = remarks, seconds
             return executed, resources
 
     config = Config()
@@ -127,28 +122,24 @@ def _grade_one(
     folder = course / "submitted" / person / assignment
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    notebook, remarks = None, []
-    for name, data in files.items():
-        if notebook is None:
-            notebook, remarks = read_notebook(name, data, released, assignment)
-            if notebook is None:
-                break
-            write_text(folder / f"{assignment}.ipynb", notebook)
-        else:
-            (folder / name).write_bytes(data)
+    (name, data), *others = files.items() or [("", b"")]
+    notebook, remarks = read_notebook(name, data, released, assignment) if name else (None, [])
+    for other, data in others:
+        (folder / other).write_bytes(data)
     if notebook is None:
         _clear(grader, person, assignment)
         shutil.rmtree(course / "autograded" / person / assignment, ignore_errors=True)
         return remarks
+    write_text(folder / f"{assignment}.ipynb", notebook)
     ran.clear()
-    ran["files"] = {name: data.decode("utf-8-sig", "replace") for name, data in list(files.items())[1:]}
+    ran["files"] = {other: data.decode("utf-8-sig", "replace") for other, data in others}
     answer = grader.autograde(assignment, person, force=True)
-    if "not started" in ran:
-        raise ran["not started"]
+    if isinstance(ran.get("trouble"), NotStarted):
+        raise ran["trouble"]
     if not answer["success"] and "remarks" not in ran:
         _clear(grader, person, assignment)
-        words = (answer.get("error") or "").strip().splitlines()
-        return [*remarks, f"Its cells could not be read: {words[-1] if words else 'nbgrader did not say why'}."]
+        words = (answer.get("error") or "nbgrader did not say why").strip().splitlines()
+        return [*remarks, str(ran.get("trouble", f"Its cells could not be read: {words[-1]}."))]
     done(answer, f"Grading {person}")
     return [*remarks, *ran["remarks"]]
 
@@ -179,46 +170,38 @@ def mend(notebook: Any, wanted: Mapping[str, Any]) -> list[str]:
     Jupyter copies a cell's marks with the cell: of several, the first counts that follows those before it, and of
     answers the first that was written. A part of an answer in a cell of its own is run as it is; other copies are not.
     """
-    places: dict[str, list[int]] = {name: [] for name in wanted}
-    for n, cell in enumerate(notebook.cells):
-        places.get(_grade_id(cell), []).append(n)
-    trouble, counts, last = [], {}, -1
-    for name, cell in wanted.items():
-        written = [n for n in places[name] if notebook.cells[n].source.strip() != cell.source.strip()]
-        choice = written if written and cell.metadata.nbgrader.solution else places[name]
-        if choice:
-            counts[name] = next((n for n in choice if n > last), choice[0])
-            last = max(last, counts[name])
-    cells = list(notebook.cells)
-    for n, cell in enumerate(cells):
-        name = _grade_id(cell)
-        mine, first = wanted.get(name), counts.get(name)
-        if mine is None or n == first:
+    cells, trouble, at = notebook.cells, [], 0
+    for cell in cells:
+        if _grade_id(cell) not in wanted:
             cell.metadata.pop("nbgrader", None)
-            if mine is not None:
-                cell.metadata["nbgrader"] = copy.deepcopy(mine.metadata.nbgrader)
-                if mine.metadata.nbgrader.grade and cell.source.strip() != mine.source.strip():
-                    trouble.append(f"The text of the test {name!r} had been changed: the original was run.")
-            continue
-        del cell.metadata["nbgrader"]
-        bound = _bound(cell.source)
-        if bound and mine.metadata.nbgrader.solution and not bound & _bound(cells[first].source):
-            trouble.append(f"The answer {name!r} stands in two cells: both were run.")
-        elif mine.metadata.nbgrader.solution or mine.metadata.nbgrader.grade:
-            cell["cell_type"] = "raw"
-            cell.pop("outputs", None), cell.pop("execution_count", None)
-            trouble.append(f"The cell {name!r} stands there more than once: one counts, the copy was set aside.")
-    at = 0
     for name, mine in wanted.items():
-        if name in counts:
-            at = next(n for n, cell in enumerate(notebook.cells) if cell is cells[counts[name]]) + 1
-        elif mine.metadata.nbgrader.solution:
+        marks, here = mine.metadata.nbgrader, [n for n, cell in enumerate(cells) if _grade_id(cell) == name]
+        changed = [n for n in here if cells[n].source.strip() != mine.source.strip()]
+        choice = (changed if marks.solution else []) or here
+        kept = next((n for n in choice if n >= at), choice[0] if choice else -1)
+        for n in here:
+            cell, bound = cells[n], _bound(cells[n].source)
+            cell.metadata.nbgrader = copy.deepcopy(marks)
+            if n == kept:
+                continue
+            del cell.metadata["nbgrader"]
+            if marks.solution and bound and not bound & _bound(cells[kept].source):
+                trouble.append(f"The answer {name!r} stands in two cells: both were run.")
+            elif marks.solution or marks.grade:
+                cell.update(cell_type="raw", outputs=None, execution_count=None)
+                del cell["outputs"], cell["execution_count"]
+                trouble.append(f"The cell {name!r} stands there more than once: one counts, the copy was set aside.")
+        if marks.grade and kept in changed:
+            trouble.append(f"The text of the test {name!r} had been changed: the original was run.")
+        if not here and marks.solution:
             trouble.append(f"The cell {name!r}, where the answer goes, had been deleted: its tests find no answer.")
-        elif mine.cell_type == "code":
-            notebook.cells.insert(at, copy.deepcopy(mine))
-            at += 1
-            what = "test" if mine.metadata.nbgrader.grade else "cell"
-            trouble.append(f"The {what} {name!r} had been deleted: it was put back and run.")
+        elif not here and mine.cell_type == "code":
+            kept = at
+            cells.insert(at, copy.deepcopy(mine))
+            trouble.append(
+                f"The {'test' if marks.grade else 'cell'} {name!r} had been deleted: it was put back and run."
+            )
+        at = max(at, kept + 1)
     return list(dict.fromkeys(trouble))
 
 
@@ -261,12 +244,12 @@ class _State:
         self.version = hashlib.sha256(version).hexdigest()  # other tests: everyone is graded anew
         self.known = read_graded(self.path) if self.path.is_file() else {}
 
-    def remarks_of(self, submission: Submission, digest: str) -> list[str] | None:
+    def remarks_of(self, submission: Submission, digest: str) -> tuple[str, ...] | None:
         """Of the same bytes and the same lateness; None where they have to be graded."""
         entry = self.known.get(submission.person, {})
         now = (digest, submission.late, self.version)
         same = tuple(entry.get(key) for key in ("digest", "late", "version")) == now
-        return entry["remarks"] if same else None
+        return tuple(entry["remarks"]) if same else None
 
     def forget(self, submission: Submission) -> None:
         """The next run grades it."""

@@ -80,15 +80,18 @@ class Strict(ast.NodeTransformer):
         self.names = names
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
-        """An answer that is a value."""
-        wrapped = node.id in self.names and isinstance(node.ctx, ast.Load)
-        return ast.copy_location(ast.Call(ast.Name("__strict__", ast.Load()), [node], []), node) if wrapped else node
+        """An answer: a value, or a function that is called or passed on."""
+        return self.wrap(node) if node.id in self.names and isinstance(node.ctx, ast.Load) else node
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
-        """An answer that is called: the function is strict's, and so is what it returns."""
+        """What an answer returns."""
+        theirs = isinstance(node.func, ast.Name) and node.func.id in self.names
         self.generic_visit(node)
-        wrapped = isinstance(node.func, ast.Call) and getattr(node.func.func, "id", "") == "__strict__"
-        return ast.copy_location(ast.Call(ast.Name("__strict__", ast.Load()), [node], []), node) if wrapped else node
+        return self.wrap(node) if theirs else node
+
+    def wrap(self, node: ast.expr) -> ast.AST:
+        """The call of strict."""
+        return ast.copy_location(ast.Call(ast.Name("__strict__", ast.Load()), [node], []), node)
 
 
 def course_cell(source: str, name: str, bound: set[str], token: str) -> str:
@@ -301,7 +304,9 @@ def run(handed: dict[str, Any]) -> dict[str, Any]:
         if cell.cell_type == "code" and cell.execution_count is None and cell.source.strip() and not cell.outputs:
             cell.outputs = [error("NotRun", f"this cell was not run. {client.stopped}")]
     if client.replaced:
-        client.remarks.append(f"{', '.join(client.replaced)} had another meaning: tests were run with the original.")
+        client.remarks.append(
+            f"{', '.join(client.replaced)[:500]} had another meaning: tests were run with the original."
+        )
     seconds = round(time.monotonic() - start, 2)
     told = {"remarks": client.remarks, "seconds": seconds, "began": bool(client.began)}
     return {"notebook": nbformat.writes(notebook), **told}

@@ -6,8 +6,6 @@ read-only, and an empty home that is gone afterwards. Elsewhere little is enforc
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import functools
 import json
 import os
@@ -32,30 +30,7 @@ HOME_MB = 256  # all files that a submission writes
 _OWN = ("--net", "--ipc", "--pid", "--fork", "--kill-child", "--mount")
 UNSHARE = (("--user", "--map-root-user", *_OWN), _OWN)
 
-# A system of what is named, read-only, around an empty home; then every privilege is given up for good.
-ENTER = f"""set -e
-PATH=$PATH:/usr/sbin:/sbin
-root=$1; shift
-mount -t tmpfs -o mode=755,size=1m none "$root"
-while [ "$1" != -- ]; do
-  if [ -d "$1" ]; then mkdir -p "$root$1"; else mkdir -p "$root${{1%/*}}"; : > "$root$1"; fi
-  mount --rbind "$1" "$root$1"; shift
-done; shift
-mkdir -p "$root/proc" "$root/home" "$root/dev/shm" "$root/.old"
-mount -t proc -o nosuid,nodev,noexec proc "$root/proc"
-while read -r _ _ _ _ place flags _; do
-  case $place in *\\*) place=$(printf %b "$place");; esac
-  case $place in "$root"/*) mount -o "remount,bind,ro${{flags#r?}}" none "$place";; esac
-done < /proc/self/mountinfo
-mount -t tmpfs -o nosuid,nodev,mode=755,size={HOME_MB}m none "$root/home"
-mount -t tmpfs -o nosuid,nodev,size=64m none "$root/dev/shm"
-cd "$root"; pivot_root . .old; cd /
-umount -l /.old; rmdir /.old
-mount -o remount,bind,ro none /
-cd /home
-exec setpriv --bounding-set=-all --inh-caps=-all --ambient-caps=-all --no-new-privs -- "$@"
-"""
-NO_USERS = "echo 0 > /proc/sys/user/max_user_namespaces\n"  # of its own: none below these
+ENTER = Path(__file__).with_name("enter.sh")
 SYSTEM = (
     *"/usr /bin /sbin /lib /lib32 /lib64 /nix/store /sys/devices/system /dev/null /dev/zero /dev/urandom".split(),
     *"/dev/random /etc/ld.so.cache /etc/alternatives /etc/passwd /etc/group /etc/localtime /etc/fonts".split(),
@@ -87,6 +62,10 @@ class Limits:
 
 class NotStarted(RuntimeError):
     """Python did not start: the machine's trouble, not the submission's."""
+
+
+class Ended(RuntimeError):
+    """What runs a submission ended before it could say how it went."""
 
 
 @functools.cache
@@ -138,20 +117,30 @@ def run(notebook: Any, limits: Limits, files: Mapping[str, str] | None = None) -
 
     Returns:
         The executed notebook, in which a cell that did not run holds an error that says why; remarks in words; seconds.
-        Raises NotStarted where not even the first cell was reached.
+        Raises NotStarted where not even the first cell was reached, Ended where there is no answer.
     """
     import nbformat
 
-    handed = {"notebook": nbformat.writes(notebook), "files": dict(files or {})}
+    handed = {"notebook": nbformat.writes(notebook), "files": dict(files or {}), "limits": asdict(limits)}
+    talk: dict[str, Any] = {
+        "input": json.dumps(handed),
+        "capture_output": True,
+        "encoding": "utf-8",
+        "errors": "replace",
+    }
+    seconds = limits.seconds + GRACE
     with tempfile.TemporaryDirectory(prefix="adamix-", ignore_cleanup_errors=True) as made:
         options = unshare()
         command = [*(_entered(options, made) if options else ()), sys.executable, str(RUNNER)]
-        text = json.dumps({**handed, "limits": asdict(limits)})
-        said, ended = _call(command, text, made, "/home" if options else made, limits.seconds + GRACE)
-    try:
-        told = json.loads(said)
-    except ValueError:
-        return _nothing_ran(notebook, ended, limits)
+        environment = _environment("/home" if options else made)
+        try:
+            done = subprocess.run(command, cwd=made, env=environment, timeout=seconds, start_new_session=True, **talk)
+            told = json.loads(done.stdout)
+        except subprocess.TimeoutExpired:
+            raise Ended(f"The notebook did not end within {seconds} s and was ended from outside.") from None
+        except ValueError:
+            said = done.stderr.strip().splitlines() or [f"Python ended with code {done.returncode}"]
+            raise Ended(f"The notebook could not be run to its end: {said[-1]}.") from None
     if not told["began"]:
         raise NotStarted(" ".join(told["remarks"]))
     return nbformat.reads(told["notebook"], as_version=4), told["remarks"], told["seconds"]
@@ -162,8 +151,7 @@ def _entered(options: Sequence[str], root: str) -> list[str]:
     python = Path(sys.executable).resolve().parents[1]
     wanted = {*map(Path, (*SYSTEM, sys.prefix, sys.base_prefix)), python, PACKAGE, data_root().absolute()}
     seen = [str(path) for path in sorted(wanted) if path.exists() and not wanted & set(path.parents)]
-    script = (NO_USERS if "--user" in options else "") + ENTER
-    return ["unshare", *options, "sh", "-c", script, "sh", root, *seen, "--"]
+    return ["unshare", *options, "sh", str(ENTER), options[0], root, f"{HOME_MB}m", *seen, "--"]
 
 
 def _environment(home: str) -> dict[str, str]:
@@ -178,48 +166,3 @@ def _environment(home: str) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONDONTWRITEBYTECODE": "1",
     }  # fmt: skip
     return {name: os.environ[name] for name in kept if name in os.environ} | own
-
-
-def _call(command: list[str], text: str, folder: str, home: str, seconds: float) -> tuple[str, str]:
-    """Runs it to its end, or ends it with all that it started: (its answer, how it ended)."""
-    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    environment = _environment(home)
-    with subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment,
-        start_new_session=True,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        **pipes,
-    ) as child:
-        try:
-            answer, said = child.communicate(text, timeout=seconds)
-        except subprocess.TimeoutExpired:
-            _end(child.pid)
-            return "", f"it did not end within {seconds:.0f} s and was ended from outside"
-    lines = said.strip().splitlines()
-    return answer, lines[-1] if lines else f"Python ended with code {child.returncode}"
-
-
-def _end(pid: int) -> None:
-    """Ends a process and its descendants."""
-    import psutil  # comes with ipykernel
-
-    with contextlib.suppress(psutil.NoSuchProcess):
-        parent = psutil.Process(pid)
-        for process in [*parent.children(recursive=True), parent]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-
-
-def _nothing_ran(notebook: Any, ended: str, limits: Limits) -> tuple[Any, list[str], float]:
-    from nbformat.v4 import new_output
-
-    words = f"The notebook could not be run to its end: {ended}."
-    answer = copy.deepcopy(notebook)
-    for cell in answer.cells:
-        if cell.cell_type == "code":
-            cell.outputs = [new_output("error", ename="NotRun", evalue=words, traceback=[f"NotRun: {words}"])]
-    return answer, [words], float(limits.seconds + GRACE)
