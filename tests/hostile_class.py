@@ -45,6 +45,7 @@ attempts = {
     "tracing": lambda: ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0) == 0,
     "processes outside": lambda: "classroom" in sh("cat /proc/[0-9]*/cmdline").replace("classroom/runner.py", ""),
 }
+subprocess.Popen(["sleep", "86399"], start_new_session=True)  # a child that wants to outlive
 reached = {}
 for name, attempt in attempts.items():
     try:
@@ -241,5 +242,6 @@ def odd(released):
         "copied cells": (submission(released, right, copied), FULL, "set aside"),
         "an answer in two cells": (submission(released, right, divided), FULL, "stands in two cells"),
         "edited test": (submission(released, right | {"number": ONE}, edited), FULL - 3, "the original was run"),
+        "a file beside": (submission(released, right | {"number": "from my_adamix import number_of_routes"}), FULL, ""),
         "untidy": (submission(released, right, untidy), FULL, "was put back"),
     }

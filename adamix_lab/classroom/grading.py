@@ -56,7 +56,8 @@ def grade(
             files, trouble = submission.read(), submission.remarks
         except LabError as problem:
             files, trouble = {}, (*submission.remarks, f"{problem} No points.")
-        digest = hashlib.sha256(repr((files, trouble)).encode()).hexdigest()
+        digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+        digest = hashlib.sha256(repr((digests, trouble)).encode()).hexdigest()
         seen = None if again else state.remarks_of(submission, digest)
         try:
             remarks = (

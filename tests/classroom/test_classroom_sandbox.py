@@ -68,6 +68,30 @@ def test_what_is_not_enforced_is_said(monkeypatch):
     assert "Nowhere enforced" in " ".join(isolation(LIMITS))
 
 
+@pytest.mark.slow
+def test_without_unshare_it_runs_all_the_same_for_people_who_are_trusted(monkeypatch):
+    import adamix_lab.classroom.sandbox as sandbox
+
+    monkeypatch.setattr(sandbox, "unshare", lambda: ())
+    said, _ = execute(
+        "import os; print(sorted(os.listdir(os.path.expanduser('~'))))",
+        "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9')",
+        "import sys; print(open('/proc/1/status').read()[:4] if sys.platform == 'linux' else 'Name')",
+    )
+    assert "work" in said[0] and "URLError" in said[1] and "Name" in said[2]  # what is said not to be enforced is not
+
+
+def test_what_ends_without_an_answer_is_told(monkeypatch, tmp_path):
+    import adamix_lab.classroom.sandbox as sandbox
+
+    monkeypatch.setattr(sandbox, "unshare", lambda: ())
+    for text, words in (("import sys; sys.exit('no room')", "no room"), ("import os; os._exit(7)", "with code 7")):
+        (tmp_path / "runner.py").write_text(text)
+        monkeypatch.setattr(sandbox, "RUNNER", tmp_path / "runner.py")
+        with pytest.raises(sandbox.Ended, match=words):
+            execute("1")
+
+
 def test_limits_of_nothing_are_refused():
     with pytest.raises(ValueError, match="seconds = 0"):
         Limits(seconds=0)

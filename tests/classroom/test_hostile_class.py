@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("nbgrader", reason="the instructor extra is not installed")
 
 import hostile_class
+import psutil
 from hostile_class import NAME
 from typer.testing import CliRunner
 
@@ -32,17 +33,19 @@ def graded(tmp_path_factory):
     for name, (text, _, _) in everyone.items():
         (handed / name).mkdir(parents=True)
         (handed / name / f"{NAME}.ipynb").write_text(text, encoding="utf-8")
+    (handed / "a file beside" / "my_adamix.py").write_text(hostile_class.reference(NAME)["number"], encoding="utf-8")
     package = ROOT / "adamix_lab" / "__init__.py"  # to which one of them tries to add a letter
     before = package.read_bytes()
     done = CliRunner().invoke(app, ["classroom", "grade", NAME, str(handed), "--course", str(course)])
     assert done.exit_code == 0, done.output
     assert package.read_bytes() == before
+    assert not [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "86399"]]
     return course, everyone
 
 
 KINDS = [
     *("reach", "asserts stripped", "errors swallowed", "patched", "always equal", "replaced on the way", "left"),
-    *("copied cells", "an answer in two cells", "edited test", "untidy"),
+    *("copied cells", "an answer in two cells", "edited test", "a file beside", "untidy"),
 ]
 
 

@@ -3,7 +3,8 @@
 texts, ends of sliders, configurations      test_widgets.py; in the browser test_browser.py
 a kernel restarted under an open widget     test_browser.py; its words, here
 loops, hogs, deleted tests                  test_classroom_sandbox.py, test_classroom_grading.py
-submissions that are no notebooks           test_classroom_grading.py
+submissions that are no notebooks           test_classroom_grading.py, test_mend.py, test_odd_downloads.py
+hostile submissions, grading that is killed test_hostile_class.py, test_guard.py, test_killed_grading.py
 no GPU, missing tables and runs             here; effect tables, test_effects.py
 """
 
