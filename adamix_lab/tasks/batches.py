@@ -118,6 +118,11 @@ def check_labels(mixture: MixtureModel, task: Task) -> None:
             'classification head. Load the model with kind="classification", or give train an encoder of your own.'
         )
     kind = answer_kind(mixture.model)
+    if kind == "spans":
+        raise LabError(
+            "The model marks spans, start and end: expected classes, numbers or tokens to be judged on. Give train an "
+            "encoder of your own, whose labels are the two positions, and compare the model's own answers."
+        )
     if kind in PROBLEM_TYPES and task.kind not in PROBLEM_TYPES:
         raise LabError(
             f"Task {task.name!r} asks for {task.kind}, but {type(mixture.model).__name__} answers with {kind}: "

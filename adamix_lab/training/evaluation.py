@@ -178,8 +178,6 @@ def evaluate_batches(
     """
     function, passes = own or STRATEGIES[strategy]
     kind = answer_kind(mixture.model)
-    if kind == "spans":
-        raise LabError("The model marks spans, start and end: expected classes, numbers or tokens to be judged on.")
     answers, labels, order = [], [], []
     with torch.no_grad(), evaluating(mixture):
         for n, (rows, batch) in enumerate(batches):
