@@ -85,7 +85,7 @@ def test_several_labels_are_held_together_by_the_kl_of_each():
 
 
 def test_numbers_have_no_distribution_however_many_they_are():
-    with pytest.raises(ValueError, match='numbers have no distribution.*kind="mse"'):
+    with pytest.raises(ValueError, match=r'numbers have no distribution.*kind="mse"'):
         _step(tiny.bert(problem_type="regression"), SEVERAL, Consistency(1.0))
     assert _step(tiny.bert(problem_type="regression"), SEVERAL, Consistency(1.0, "mse"))[3].consistency > 0
 
@@ -111,7 +111,7 @@ def test_spans_train_on_the_positions_of_start_and_end():
 
 def test_a_model_without_logits_is_named():
     mixture = tiny.mixed(tiny.bert(cls="BertModel"), LoRA(2), experts=2)
-    with pytest.raises(ValueError, match="answers with BaseModelOutput.*which has no logits: expected a head"):
+    with pytest.raises(ValueError, match=r"answers with BaseModelOutput.*which has no logits: expected a head"):
         logits_of(mixture(selection="merge", **tiny.batch()))
 
 
@@ -159,7 +159,7 @@ def test_saves_of_earlier_versions_have_the_names_of_their_notes(tmp_path):
     (tmp_path / CONFIG).write_text(json.dumps(config))
     assert class_names(load(tiny.bert(), tmp_path).model) == ("a", "b", "c")
     (tmp_path / CONFIG).write_text(json.dumps(config | {"classes": [1, 2, 3]}))
-    with pytest.raises(ValueError, match="has classes = .*expected a list of names"):
+    with pytest.raises(ValueError, match=r"has classes = .*expected a list of names"):
         read_config(tmp_path)
 
 
@@ -180,8 +180,8 @@ def test_what_was_drawn_trains_is_saved_and_comes_back(tmp_path):
     assert mixture.head_paths == ("classifier", "bert.pooler")
     assert attach(_read(tmp_path / "masked"), LoRA(2), train_head=False).head_paths == ()
     start = mixture.model.bert.pooler.dense.weight.clone()
-    _, _, _, losses = (None, None, None, Objective(mixture)({**tiny.batch(rows=2), "labels": torch.tensor([0, 1])},
-                                                            Router(mixture.space, 0).views(0, 2)))  # fmt: skip
+    batch = tiny.batch(rows=2) | {"labels": torch.tensor([0, 1])}
+    losses = Objective(mixture)(batch, Router(mixture.space, 0).views(0, 2))
     losses.total.backward()
     assert mixture.model.bert.pooler.dense.weight.grad.abs().sum() > 0
     with torch.no_grad():

@@ -105,9 +105,7 @@ def test_evaluate_compares_names_their_order_and_the_kind():
     train(mixture, task, tokenizer, tiny_task.recipe(steps=1), progress=False)
     evaluate(mixture, replace(task, classes=("Good", "bad", "NEITHER")), tokenizer)
     evaluate(mixture, replace(task, classes=("0", "1", "2")), tokenizer)
-    with pytest.raises(
-        ValueError, match="has the classes bad, good, neither: expected good, bad, neither, in this order"
-    ):
+    with pytest.raises(ValueError, match="has the classes bad, good, neither: expected good, bad, neither, in this"):
         evaluate(mixture, replace(task, classes=("bad", "good", "neither")), tokenizer)
     with pytest.raises(ValueError, match="has the classes ham, spam, eggs: expected good"):
         evaluate(mixture, replace(task, classes=("ham", "spam", "eggs")), tokenizer)
