@@ -98,6 +98,10 @@ def test_the_probes_c_is_chosen_on_a_slice_of_the_training_rows():
         chosen.append(choose_c(x, y))
         assert chosen[-1] == by_hand(x.numpy(), y.numpy(), kept, dev)
     assert chosen[1] < chosen[0]  # wrong labels ask for a stronger penalty
+    true = features(model, TASK, TOKENIZER, TASK.train)[1]
+    judged = y.clone()
+    judged[dev] = true[dev]
+    assert choose_c(x, y, true=true) == by_hand(x.numpy(), judged.numpy(), kept, dev)  # an oracle beside it
 
 
 def test_the_rows_that_are_judged_on_choose_nothing(monkeypatch):
