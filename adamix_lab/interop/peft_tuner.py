@@ -29,6 +29,7 @@ from adamix_lab.core.mixture import checkpoints_gradients, effective, stack
 from adamix_lab.core.model import shared_sides
 from adamix_lab.core.objective import IGNORED, Consistency, Objective, predicts_next
 from adamix_lab.core.routing import Router, RouteSpace, generator_for
+from adamix_lab.core.views import Batch, logits_of
 from adamix_lab.interop.peft import import_peft_library
 
 peft: Any = import_peft_library()
@@ -166,11 +167,17 @@ class AdaMixModel(peft.LoraModel):  # type: ignore[misc,name-defined]
 
         settings = self._settings
         inputs = {name: value for name, value in batch.items() if isinstance(value, Tensor) and value.dim()}
-        losses = Objective(self, Consistency(settings.consistency, settings.consistency_kind))(inputs, routes)  # type: ignore[arg-type]
+        consistency = Consistency(settings.consistency, settings.consistency_kind)
+        losses = Objective(self, consistency, ways={"independent": _alone})(inputs, routes)
         total, labels, items = losses.total, inputs["labels"], batch.get("num_items_in_batch")
         if items is not None:  # the Trainer's count over all pieces of a step, by which it has losses divided
             total = total * ((labels[:, 1:] if predicts_next(self.model) else labels) != IGNORED).sum() / items
         return ModelOutput(loss=total, logits=losses.logits)
+
+
+def _alone(model: Any, batch: Batch, routes: Tensor) -> Tensor:
+    # Each view in a call of its own, which every model takes.
+    return torch.stack([logits_of(model(selection=route, **batch)) for route in routes])
 
 
 def _register() -> None:

@@ -43,25 +43,20 @@ SHARED = {
 }  # fmt: skip
 TRAIN_ALONE = ("swa", "ema", "patience", "cache_prefix", "precision")  # what a recipe may ask `train` for
 # What would train or save something else than it says, and what to do instead.
-REFUSED = {
+HUB = "Call adamix_lab.push_to_hub(mixture, NAME) after training: the Trainer would upload other files"
+_INSTEAD = {
     "torch_compile": "Call mixture.model.compile() before training",
     "use_liger_kernel": "Leave it out: its fused losses give no logits, which the consistency compares",
-    "fsdp": "Start one process a GPU with torchrun or accelerate launch (DDP): the frozen base needs no sharded states",
-    "deepspeed": "Start one process a GPU with torchrun or accelerate launch (DDP)",
-    "parallelism_config": "Start one process a GPU with torchrun or accelerate launch (DDP)",
-    "bf16_full_eval": "Take bf16=True: experts and head stay float32, as training needs them",
-    "fp16_full_eval": "Take fp16=True: experts and head stay float32, as training needs them",
+    "fsdp deepspeed parallelism_config": "Start one process a GPU with torchrun or accelerate launch (DDP)",
+    "bf16_full_eval fp16_full_eval": "Take bf16 or fp16: experts and head stay float32, as training needs them",
     "optim_target_modules": "Leave it out: the layers it names are frozen, and experts are stacked beside them",
-    **dict.fromkeys(
-        """push_to_hub hub_model_id hub_token hub_private_repo hub_strategy hub_always_push hub_revision
-        push_to_hub_model_id push_to_hub_organization push_to_hub_token""".split(),
-        HUB := "Call adamix_lab.push_to_hub(mixture, NAME) after training: the Trainer would upload other files",
-    ),
+    "push_to_hub hub_model_id hub_token hub_private_repo hub_strategy hub_always_push hub_revision": HUB,
+    "push_to_hub_model_id push_to_hub_organization push_to_hub_token": HUB,
     "predict_with_generate": "Use AdaMixSeq2SeqTrainer",
-    "jit_mode_eval": "Leave it out",
-    "past_index": "Leave it out",
+    "jit_mode_eval past_index": "Leave it out",
     "save_safetensors": "Leave it out: weights are always safetensors",
 }
+REFUSED = {name: instead for names, instead in _INSTEAD.items() for name in names.split()}
 
 
 class AdaMixTrainer(Trainer):
@@ -215,10 +210,9 @@ class AdaMixTrainer(Trainer):
         """The Trainer's; lists of examples come in `train`'s order, bucketed by length."""
         loader = super().get_train_dataloader()
         args = self.args
-        other = getattr(args, "train_sampling_strategy", "random") != "random" or getattr(
-            args, "group_by_length", False
-        )
-        if not isinstance(self.train_dataset, list) or other or args.dataloader_drop_last:
+        usual = getattr(args, "train_sampling_strategy", "random") == "random"
+        usual &= not (getattr(args, "group_by_length", False) or args.dataloader_drop_last)
+        if not usual or not isinstance(self.train_dataset, list):
             return loader
         seed = args.seed if args.data_seed is None else args.data_seed
         batches: Any = Batches(self.train_dataset, self._train_batch_size, seed, self.recipe.bucket)
