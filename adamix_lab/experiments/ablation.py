@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 TRIALS, RECORD = "search", "search.json"
 RULE = "the smallest loss on the slice"
+CHOSEN = ("lr", "steps", "temperature")
+# Of a trial: lr, steps; value, loss, temperature on the slice; true_value, ... by true labels (None: none are wrong).
+Tried = dict[str, Any]
 
 
 def ablate(grid: Grid, out: Path, engine: Engine | None = None, say: Say = print) -> tuple[DataFrame | None, int]:
@@ -115,23 +118,6 @@ def all_trials(grid: Grid) -> list[Run]:
     return list({trial.key: trial for trial in found}.values())
 
 
-@dataclass(frozen=True)
-class Tried:
-    """What a trial gave on the slice: the task's own metric, the loss, and the temperature that fits (None: numbers).
-
-    The same by true labels, where labels are noisy (else None).
-    """
-
-    lr: float
-    steps: int
-    value: float
-    loss: float
-    temperature: float | None
-    true_value: float | None
-    true_loss: float | None
-    true_temperature: float | None
-
-
 def with_rates(grid: Grid, out: Path) -> tuple[Run, ...]:
     """The runs with the rates (stops, temperatures) that the trials in `out/search` chose; writes `out/search.json`.
 
@@ -140,23 +126,21 @@ def with_rates(grid: Grid, out: Path) -> tuple[Run, ...]:
     """
     if grid.search is None:
         return grid.runs
-    tried: dict[str, Tried] = {}
+    known: dict[str, Tried] = {}
     record: dict[Any, dict[str, Any]] = {}
     runs = []
     for run in grid.runs:
-        if not (own := trials(run, grid.search)):
-            runs.append(run)
-            continue
-        scores = [score for trial in own if (score := _score(out / TRIALS, trial, tried)) is not None]
-        if not scores:
+        own = trials(run, grid.search)
+        tried = [found for trial in own if (found := _result(out / TRIALS, trial, known))]
+        if own and not tried:
             raise LabError(
                 f"No trial of {run.task}, {run.variant} is finished: expected one of {len(own)} at least. Their errors "
                 f"stand in {out / TRIALS}."
             )
-        runs.append(chosen := _chosen(run, scores))
-        names = {"task": task_name(run), "variant": run.variant, "examples": run.examples, "compute": run.compute}
-        shown = {"lr": chosen.lr, "steps": chosen.steps, "temperature": chosen.temperature}
-        record.setdefault((run.compute, own[0].key), {**names, **shown, "tried": [asdict(score) for score in scores]})
+        runs.append(chosen := _chosen(run, tried) if own else run)
+        if own:
+            shown = {name: getattr(chosen, name) for name in ("variant", "examples", "compute", *CHOSEN)}
+            record.setdefault((run.compute, own[0].key), {"task": task_name(run), **shown, "tried": tried})
     found = {**asdict(grid.search), "slice": SLICE, "rule": RULE, "chosen": list(record.values())}
     text = json.dumps(found, indent=1) + "\n"
     if not (out / RECORD).is_file() or (out / RECORD).read_text(encoding="utf-8") != text:
@@ -164,37 +148,33 @@ def with_rates(grid: Grid, out: Path) -> tuple[Run, ...]:
     return tuple(runs)
 
 
-def _chosen(run: Run, scores: Sequence[Tried]) -> Run:
+def _chosen(run: Run, tried: Sequence[Tried]) -> Run:
     """The run at the rate with the smallest loss; of "best" and "oracle" with its steps and temperature, too."""
-    if run.compute == "oracle":
-        best = min(scores, key=lambda score: math.inf if score.true_loss is None else score.true_loss)
-        return replace(run, lr=best.lr, steps=best.steps, temperature=best.true_temperature)
-    best = min(scores, key=lambda score: score.loss)
-    if run.compute == "best":
-        return replace(run, lr=best.lr, steps=best.steps, temperature=best.temperature)
-    return replace(run, lr=best.lr)
+    by = "true_" if run.compute == "oracle" else ""
+    best = min(tried, key=lambda found: found[f"{by}loss"])
+    own = {"lr": best["lr"], "steps": best["steps"], "temperature": best[f"{by}temperature"]}
+    return replace(run, **(own if run.compute in ("best", "oracle") else {"lr": best["lr"]}))
 
 
 def at_edges(out: Path) -> list[str]:
-    """A line for each choice whose rate is the smallest or largest that was tried: a better one may lie beyond."""
+    """A line for each choice whose rate is the smallest or largest that was tried."""
     lines = []
     for found in json.loads((out / RECORD).read_text(encoding="utf-8"))["chosen"]:
-        rates = sorted({trial["lr"] for trial in found["tried"]})
-        if len(rates) > 2 and found["lr"] in (rates[0], rates[-1]):
-            which = "smallest" if found["lr"] == rates[0] else "largest"
+        rates = {trial["lr"] for trial in found["tried"]}
+        if len(rates) > 2 and found["lr"] in (min(rates), max(rates)):
             where = f"{found['task']}, {found['variant']}, {BUDGETS[found['compute']]}"
-            lines.append(f"{where}: lr {found['lr']:g} is the {which} that was tried; a better one may lie beyond.")
+            lines.append(f"{where}: lr {found['lr']:g} is at the edge of what was tried; a better one may lie beyond.")
     return lines
 
 
-def _score(out: Path, trial: Run, known: dict[str, Tried]) -> Tried | None:
+def _result(out: Path, trial: Run, known: dict[str, Tried]) -> Tried | None:
     """What a trial gave; None where it is not finished, or has no loss. `known` keeps what was read."""
     if trial.key not in known and finished(out, trial):
         table = read_table(out / trial.key / RESULTS)
         merged = table[table["strategy"] == "merged"].set_index("metric")["value"].to_dict()
-        own = str(table.loc[table["primary"], "metric"].iloc[0])
-        names = (own, "loss", "temperature")
-        values = [merged.get(name) for name in (*names, *(f"{name}, {TRUE}" for name in names))]
+        names = {"value": table.loc[table["primary"], "metric"].iloc[0], "loss": "loss", "temperature": "temperature"}
         if not math.isnan(merged["loss"]):
-            known[trial.key] = Tried(trial.lr or 0.0, trial.steps, *values)
+            found = {name: merged.get(metric) for name, metric in names.items()}
+            true = {f"true_{name}": merged.get(f"{metric}, {TRUE}") for name, metric in names.items()}
+            known[trial.key] = {"lr": trial.lr, "steps": trial.steps, **found, **true}
     return known.get(trial.key)

@@ -219,16 +219,8 @@ def _source(run: Run) -> tuple[Any, ...]:
 
 
 @lru_cache(maxsize=2)
-def _loaded(
-    task: str,
-    folder: str | None,
-    rows: int | None,
-    label_noise: float,
-    seed: int,
-    part: str | None,
-    evaluation_rows: int | None,
-    judged_on: str,
-) -> Task:
+def _loaded(*source: Any) -> Task:
+    task, folder, rows, label_noise, seed, part, evaluation_rows, judged_on = source
     place = Path(folder) / task if folder is not None and task in PAPER_TASKS else None
     found = load_task(task, folder=place, part=part)
     if rows is not None and rows < len(found.train):  # a grid's rows are at most so many: its tasks differ in size

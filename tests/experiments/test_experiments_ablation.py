@@ -117,6 +117,8 @@ def test_rates_are_chosen_once_on_training_rows_at_the_runs_own_length(base, tmp
         best = min(chosen[run]["tried"], key=lambda score: score["loss"])
         assert best["lr"] == settings["lr"] == chosen[run]["lr"] and settings["judged_on"] == "evaluation"
         assert best["steps"] == settings["steps"] == grid.runs[0].steps
+    edges = sum(row["lr"] in (row["tried"][0]["lr"], row["tried"][-1]["lr"]) for row in chosen.values())
+    assert sum("at the edge of what was tried" in line for line in lines) == edges
     trial = read_table(next((tmp_path / "search").glob("*/results.parquet"))).iloc[0]
     assert json.loads(trial["settings"])["judged_on"] == "slice"
     before = (tmp_path / "search.json").stat().st_mtime_ns
