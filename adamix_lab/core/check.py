@@ -53,7 +53,12 @@ def identity(model: nn.Module) -> tuple[Any, ...]:
         return (*own, *[build(child) for child in module._modules.values() if child is not None])
 
     config, first = getattr(model, "config", None), next(model.parameters())
-    return build(model), repr(vars(config)) if config else weakref.ref(model), first.dtype, first.device.type
+    return (
+        build(model),
+        repr(getattr(config, "__dict__", config)) if config else weakref.ref(model),
+        first.dtype,
+        first.device.type,
+    )
 
 
 @torch.compiler.disable
@@ -189,7 +194,7 @@ def takes_groups(mixture: Any, batch: Mapping[str, Any]) -> Verdict:
                 raise LabError(f"what site {path!r} sees has no row axis first")
         return call(other, doubled, routes).unflatten(0, (2, -1))
 
-    return verdict(mixture, "groups", batch, fast, a_call_a_route)
+    return verdict(mixture, "groups", batch, fast, a_call_a_route) if mixture.sites else Verdict(True)
 
 
 def rows_seen(other: Any, inputs: Inputs, route: Tensor) -> dict[str, list[int]]:

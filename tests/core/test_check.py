@@ -290,3 +290,12 @@ def test_a_pass_that_fails_half_way_is_no_evidence():
             return self.read(y)
 
     attach(Fails(), LoRA(2), targets=["called", "read"])
+
+
+def test_what_has_no_sites_has_nothing_to_mix():
+    from adamix_lab.baselines.making import baseline
+
+    mixture = baseline("full", tiny.bert())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert routed_logits(mixture, tiny.batch(), torch.zeros(2, 0, 0).long()).shape[:2] == (2, 4)
