@@ -204,7 +204,7 @@ def _check_experts(
     mixture: MixtureModel, merged: MixtureModel, here: Path, batch: dict[str, Tensor], dtype: torch.dtype
 ) -> tuple[float, str]:
     write_peft(merged, here / "merged")
-    found = compute_logits(load_with_peft(copy_base(mixture), here / "merged"), batch)
+    found = compute_logits(load_with_peft(fresh_base(mixture), here / "merged"), batch)
     worst = check_logits(compute_logits(merged, batch), found, dtype, "The merged adapter")
     for n, place in enumerate(write_experts(mixture, here)):
         # experts bring no head: they are compared with the mixture's own on the base
