@@ -85,7 +85,7 @@ def check_served(merged: MixtureModel, served: nn.Module | Path, tokenizer: Any,
     with quiet_transformers():
         place: Any = str(served) if isinstance(served, Path) else served
         device = next(merged.parameters()).device
-        pipe = transformers.pipeline("text-classification", model=place, tokenizer=tokenizer, device=device)
+        pipe: Any = transformers.pipeline("text-classification", model=place, tokenizer=tokenizer, device=device)
         for texts in ("The film was good .",), ("The film was good .", "The plot was not ."):
             inputs = tokenizer(*texts, return_tensors="pt").to(device)
             with torch.no_grad(), evaluating(merged):

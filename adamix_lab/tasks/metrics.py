@@ -88,7 +88,7 @@ def score(names: Sequence[str], predictions: Tensor, labels: Tensor, classes: in
         )
     columns = [(predictions, labels)] if labels.dim() == 1 else list(zip(predictions.T, labels.T, strict=True))
     try:
-        return {name: sum(METRICS[name](*pair, classes) for pair in columns) / len(columns) for name in names}
+        return {name: sum(METRICS[name](a, b, classes) for a, b in columns) / len(columns) for name in names}
     except ModuleNotFoundError as error:
         raise ImportError(f"{', '.join(names)} need {error.name}: run pip install 'adamix-lab[analysis]'.") from error
 
