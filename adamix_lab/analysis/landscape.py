@@ -21,7 +21,8 @@ from torch import Tensor
 from adamix_lab.analysis.points import Grid, Point, Points, device_and_dtype, logits_at, point_of, try_cached_prefix
 from adamix_lab.core.errors import LabError, one_of, positive
 from adamix_lab.core.files import read_tensors, write_tensors
-from adamix_lab.core.model import MixtureModel, evaluating
+from adamix_lab.core.mixture import evaluating
+from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import IGNORED, predicts_next
 from adamix_lab.core.saving import describe
 from adamix_lab.core.sites import answer_kind

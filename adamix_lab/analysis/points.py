@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from adamix_lab.core.check import by_row, repeat, takes_groups
 from adamix_lab.core.errors import LabError, fraction, positive
-from adamix_lab.core.model import MixtureModel, evaluating
+from adamix_lab.core.mixture import evaluating
+from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import reads_labels
-from adamix_lab.core.views import Batch, logits_of
+from adamix_lab.core.views import Batch, by_row, logits_of, repeat
 from adamix_lab.fast.prefix import cached_prefix, may_cache, shallow_copy
 from adamix_lab.fast.views import fanned_logits, fans_out
 from adamix_lab.tasks.batches import to_device
@@ -298,7 +298,7 @@ def logits_at(mixture: MixtureModel, batch: Batch, points: Point) -> Tensor:
     inputs = inputs_of(served, batch)
     if fans_out(mixture, inputs):
         return fanned_logits(served, inputs, selection, number, mixture.model)
-    if number > 1 and not takes_groups(mixture, inputs).permitted:
+    if number > 1 and not mixture.takes_groups(inputs).permitted:
         alone = [{name: weight[n : n + 1] for name, weight in points.items()} for n in range(number)]
         return torch.cat([logits_at(mixture, batch, point) for point in alone])
     with served.select(selection):

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adamix_lab.core.errors import LabError, one_of, positive
-from adamix_lab.core.model import MixtureModel, evaluating
+from adamix_lab.core.mixture import evaluating
+from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import cut_last_block

@@ -30,8 +30,8 @@ from adamix_lab.analysis.landscape import check_batches, check_points, target_lo
 from adamix_lab.analysis.points import Point, cache_batches, inputs_of, logits_at, point_of, stack_points
 from adamix_lab.core.calls import noting
 from adamix_lab.core.errors import LabError, positive
-from adamix_lab.core.mixture import MixtureLayer
-from adamix_lab.core.model import MixtureModel, evaluating
+from adamix_lab.core.mixture import MixtureLayer, evaluating
+from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import predicts_next
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.views import shared_prefix

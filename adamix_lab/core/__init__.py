@@ -55,9 +55,9 @@ METHODS: dict[str, Any] = {}  # of `MixtureModel`, which packages above bring al
 _NAMES = {
     "adaptations": "Adaptation Weight Bottleneck LoRA IA3 Bias",
     "routing": "RouteSpace Router",
-    "mixture": "MixtureLayer effective",
+    "mixture": "MixtureLayer effective evaluating",
     "sites": "ARCHITECTURES find_sites",
-    "model": "MixtureModel attach detach evaluating",
+    "model": "MixtureModel attach detach",
     "views": "routed_logits",
     "objective": "Consistency Objective",
     "merging": "merge fold merge_products merge_gap",

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.mixture import MixtureLayer
 from adamix_lab.core.precision import cast_inputs
+from adamix_lab.core.views import by_row, repeat
 
 Inputs = dict[str, Any]
 Ask = Callable[[Any, Inputs], Tensor]  # (a copy of a mixture, inputs) to answers [K, ...]
@@ -223,18 +224,6 @@ def call(other: Any, inputs: Inputs, selection: Any = None) -> Tensor:
     output = other(**inputs)
     found = output if isinstance(output, Tensor) else getattr(output, "logits", getattr(output, "start_logits", None))
     return output[0] if found is None else found
-
-
-def by_row(batch: Mapping[str, Any], change: Callable[[Tensor], Tensor]) -> Inputs:
-    """A batch whose tensors with a row axis, as the first of them has one, are changed; what else there is stays."""
-    rows = next((len(value) for value in batch.values() if isinstance(value, Tensor)), 0)
-    with_rows = {name: v for name, v in batch.items() if isinstance(v, Tensor) and v.dim() and len(v) == rows}
-    return {**batch, **{name: change(value) for name, value in with_rows.items()}}
-
-
-def repeat(value: Tensor, times: int) -> Tensor:
-    """All rows so many times, one group after another."""
-    return value.repeat(times, *([1] * (value.dim() - 1)))
 
 
 def longest_rows(batch: Mapping[str, Any], number: int = 2) -> Inputs:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +17,15 @@ from torch import Tensor, nn
 from adamix_lab.core.adaptations import LoRA
 from adamix_lab.core.calls import noting
 from adamix_lab.core.errors import LabError, positive
-from adamix_lab.core.mixture import MixtureLayer
-from adamix_lab.core.model import MixtureModel, evaluating, restore
+from adamix_lab.core.mixture import MixtureLayer, evaluating
 from adamix_lab.core.objective import TaskLoss, task_loss_of, without_labels
 from adamix_lab.core.routing import RouteSpace
-from adamix_lab.core.views import Batch, logits_of
+from adamix_lab.core.views import Batch, Mixture, logits_of
+
+M = TypeVar("M", bound=Mixture)
 
 
-def merge(mixture: MixtureModel, point: Tensor | None = None, dtype: torch.dtype | None = None) -> MixtureModel:
+def merge(mixture: M, point: Tensor | None = None, dtype: torch.dtype | None = None) -> M:
     """A model with one expert a site: the effective weights at a point or a route (None: the barycentre).
 
     Of several tasks the current one is kept. The frozen weights lie in `mixture`'s memory, under parameters of
@@ -52,7 +54,7 @@ def _same_storage(parameter: nn.Parameter) -> nn.Parameter:
     return twin
 
 
-def _weights_at(mixture: MixtureModel, point: Tensor | None) -> dict[str, dict[str, Tensor]]:
+def _weights_at(mixture: Mixture, point: Tensor | None) -> dict[str, dict[str, Tensor]]:
     if point is not None and not isinstance(point, Tensor):
         raise LabError(f"A {type(point).__name__} cannot be merged: expected a point or a route. Give a tensor.")
     if point is not None and point.dim() != (3 if point.is_floating_point() else 2):
@@ -94,9 +96,7 @@ def greedy(space: RouteSpace, score: Callable[[Tensor], float]) -> tuple[Tensor,
     return mean_of(chosen), chosen
 
 
-def learned(
-    mixture: MixtureModel, batches: Iterable[Batch], lr: float = 0.1, task_loss: TaskLoss | None = None
-) -> Tensor:
+def learned(mixture: Mixture, batches: Iterable[Batch], lr: float = 0.1, task_loss: TaskLoss | None = None) -> Tensor:
     """Coefficients a site and side: softmax of free numbers, fitted by Adam to held-out batches (one step each).
 
     The experts stay as they are. Returns the point `[sites, sides, M]`.
@@ -119,7 +119,7 @@ def stack_experts(singles: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {n: torch.cat(t) if n.startswith("experts.") else torch.stack(t).mean(0) for n, t in together.items()}
 
 
-def fold(mixture: MixtureModel, point: Tensor | None = None) -> nn.Module:
+def fold(mixture: Mixture, point: Tensor | None = None) -> nn.Module:
     """A plain copy of the base model whose own weights give the adapted output: nothing of ours is left in it.
 
     Raises ValueError for adaptations without `fold` (bottleneck is not linear), and names tied or quantised weights.
@@ -141,7 +141,7 @@ def fold(mixture: MixtureModel, point: Tensor | None = None) -> nn.Module:
         plain.set_submodule(path, module.train(mixture.training))
     for path, module in mixture.head.items():
         plain.set_submodule(path, copy.deepcopy(module))
-    restore(plain, mixture._first_head)
+    mixture.restore(plain)
     return plain
 
 
@@ -160,7 +160,7 @@ def _folded_layer(layer: MixtureLayer, weights: dict[str, Tensor]) -> nn.Module:
 
 
 @torch.no_grad()
-def merge_gap(mixture: MixtureModel, batch: Batch, limit: int = 256) -> dict[str, float]:
+def merge_gap(mixture: Mixture, batch: Batch, limit: int = 256) -> dict[str, float]:
     """How far each site's merged output is from the expected output over its routes, on the site's own inputs.
 
     `|f(mean weights) - mean over routes f(weights)| / |mean over routes f(weights) - frozen output|`, Frobenius
@@ -192,7 +192,7 @@ def _gap(layer: MixtureLayer, x: Tensor, limit: int, tied: bool) -> float:
 # rest is cross terms between strangers.
 
 
-def merge_products(mixture: MixtureModel, rank: int | None = None) -> MixtureModel:
+def merge_products(mixture: M, rank: int | None = None) -> M:
     """A model with one LoRA a site whose product is the mean of the experts' products.
 
     Args:

@@ -10,7 +10,8 @@ The layer applies *effective weights*. What they are is decided by a *selection*
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -176,6 +177,18 @@ class MixtureLayer(nn.Module):
         """Adaptation and experts a side, for printed models."""
         sides = ", ".join(f"{s} x {n}" for s, n in zip(self.adaptation.sides, self.counts(), strict=True))
         return f"{self.adaptation}, {sides}"
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; every module's own mode comes back, after an error too."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def checkpoints_gradients(model: nn.Module) -> bool:

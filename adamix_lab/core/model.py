@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,13 +65,6 @@ def refuse_resize(*args: Any, **kwargs: Any) -> None:
         "resize_token_embeddings and tie_weights would change the output embeddings under their experts: expected them "
         "before attach. detach() gives the base model back."
     )
-
-
-def restore(model: nn.Module, first_head: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Gives a model the methods and the dtypes back that attaching changed (first_head: the head's first states)."""
-    for name in ("save_pretrained", "resize_token_embeddings", "tie_weights"):
-        model.__dict__.pop(name, None)
-    restore_head(model, first_head)
 
 
 class MixtureModel(Wrapping):
@@ -197,6 +189,12 @@ class MixtureModel(Wrapping):
                     follow(task.head[path])
         return self
 
+    def restore(self, model: nn.Module) -> None:
+        """Gives a model (ours, or a copy of it) the methods and the dtypes back that attaching changed."""
+        for name in ("save_pretrained", "resize_token_embeddings", "tie_weights"):
+            model.__dict__.pop(name, None)
+        restore_head(model, self._first_head)
+
     @property
     def tasks(self) -> list[str]:
         """The tasks' names."""
@@ -297,7 +295,7 @@ def detach(mixture: MixtureModel) -> nn.Module:
     model = mixture.model
     for path, layer in mixture.sites.items():
         model.set_submodule(path, layer.base)
-    restore(model, mixture._first_head)
+    mixture.restore(model)
     for path, state in mixture._first_head.items():
         model.get_submodule(path).load_state_dict(state)
     write_contract(model, mixture._first_contract)
@@ -345,18 +343,6 @@ def check_fit(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Ten
                 f"{name} has shape {list(tensors[name].shape)}: expected {list(shape)} from the configuration. "
                 "The configuration and the weights disagree; use the pair that was saved together."
             )
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; every module's own mode comes back, after an error too."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def shared_sides(adaptation: Adaptation, share: str | Iterable[str] | None) -> tuple[str, ...]:

@@ -9,18 +9,79 @@ A third, "shared_prefix", lies in `adamix_lab.fast.views`: the same function wit
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from adamix_lab.core.check import by_row, repeat, takes_groups
 from adamix_lab.core.errors import LabError, one_of
+from adamix_lab.core.mixture import MixtureLayer
+from adamix_lab.core.routing import RouteSpace
 
 Views = Literal["independent", "shared_prefix", "same_dropout"]
 Batch = dict[str, Tensor]
 Way = Callable[[Any, Batch, Tensor], Tensor]  # (mixture, batch, routes of K views) to logits [K, B, ...]
+
+
+class Mixture(Protocol):
+    """A model that holds mixtures, as `adamix_lab.models.MixtureModel` is: what the core asks of it."""
+
+    model: Any
+    mixture: Any
+    training: bool
+    task: str
+    _tasks: Any
+
+    @property
+    def sites(self) -> dict[str, MixtureLayer]:
+        """The mixture layers by module path."""
+
+    @property
+    def space(self) -> RouteSpace:
+        """The routes there are."""
+
+    @property
+    def head(self) -> dict[str, nn.Module]:
+        """The trained head's modules by path."""
+
+    def __call__(self, *, selection: Any = None, **batch: Any) -> Any:
+        """The model's output at a selection."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Of everything."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """All."""
+
+    def eval(self) -> Any:
+        """Evaluation mode."""
+
+    def select(self, selection: Any) -> Any:
+        """A context with a selection."""
+
+    def selections(self, selection: Any) -> list[Any]:
+        """A selection's parts by site."""
+
+    def takes_groups(self, batch: Mapping[str, Any]) -> Any:
+        """Whether K groups of rows may have K routes in one call, and why not."""
+
+    def restore(self, model: nn.Module) -> None:
+        """Undoes to a copy what attaching did."""
+
+    def _owned(self) -> Any: ...
+
+
+def by_row(batch: Mapping[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """A batch whose tensors with a row axis, as the first of them has one, are changed; what else there is stays."""
+    rows = next((len(value) for value in batch.values() if isinstance(value, Tensor)), 0)
+    with_rows = {name: v for name, v in batch.items() if isinstance(v, Tensor) and v.dim() and len(v) == rows}
+    return {**batch, **{name: change(value) for name, value in with_rows.items()}}
+
+
+def repeat(value: Tensor, times: int) -> Tensor:
+    """All rows so many times, one group after another."""
+    return value.repeat(times, *([1] * (value.dim() - 1)))
 
 
 def logits_of(output: Any) -> Tensor:
@@ -55,11 +116,11 @@ def flatten_views(routes: Tensor, rows: int) -> Tensor:
     return routes.flatten(0, 1)
 
 
-def independent(mixture: Any, batch: Batch, routes: Tensor) -> Tensor:
+def independent(mixture: Mixture, batch: Batch, routes: Tensor) -> Tensor:
     """All views as one batch of K * B rows; a pass for each on a model that does not take several routes in one."""
     views, rows = len(routes), rows_of(batch)
     selection = flatten_views(routes, rows)
-    if len(selection) > 1 and not (known := takes_groups(mixture, batch)).permitted:
+    if len(selection) > 1 and not (known := mixture.takes_groups(batch)).permitted:
         name = type(mixture.model).__name__
         warnings.warn(
             f"Each route takes a pass of its own in {name}, with equal results: {known.reason}.", stacklevel=4
@@ -70,15 +131,15 @@ def independent(mixture: Any, batch: Batch, routes: Tensor) -> Tensor:
     return logits.unflatten(0, (views, -1))
 
 
-def one_view(mixture: Any, batch: Batch, route: Tensor) -> Tensor:
+def one_view(mixture: Mixture, batch: Batch, route: Tensor) -> Tensor:
     """Logits `[B, ...]` of one view; a pass for each row where the model does not take a route per example."""
-    if route.dim() != 3 or takes_groups(mixture, batch).permitted:
+    if route.dim() != 3 or mixture.takes_groups(batch).permitted:
         return logits_of(mixture(selection=route, **batch))
     rows = [by_row(batch, lambda value, n=n: value[n : n + 1]) for n in range(len(route))]  # type: ignore[misc]
     return torch.cat([logits_of(mixture(selection=one, **row)) for one, row in zip(route, rows, strict=True)])
 
 
-def same_dropout(mixture: Any, batch: Batch, routes: Tensor) -> Tensor:
+def same_dropout(mixture: Mixture, batch: Batch, routes: Tensor) -> Tensor:
     """One pass a view, each from the same state of the random generators."""
     device = next(mixture.parameters()).device
     outputs = []
@@ -103,7 +164,7 @@ def check_way(views: str, ways: Mapping[str, Way]) -> None:
 
 
 def routed_logits(
-    mixture: Any, batch: Batch, routes: Tensor, views: str = "independent", ways: Mapping[str, Way] = WAYS
+    mixture: Mixture, batch: Batch, routes: Tensor, views: str = "independent", ways: Mapping[str, Way] = WAYS
 ) -> Tensor:
     """Logits `[K, B, ...]` of a batch (without labels) under K routes `[K, sites, sides]`.
 

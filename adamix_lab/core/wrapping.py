@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.core.calls import during, here
-from adamix_lab.core.check import takes_groups
+from adamix_lab.core.check import Verdict, takes_groups
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.mixture import Selection, checkpoints_gradients
 from adamix_lab.core.objective import Objective
@@ -128,11 +128,15 @@ class Wrapping(nn.Module):
                 groups = max((layer.groups() for layer in self.sites.values()), default=1)
         if groups == 1:
             return
-        if not (known := takes_groups(self, {**self._named(inputs), **batch})).permitted:
+        if not (known := self.takes_groups({**self._named(inputs), **batch})).permitted:
             raise LabError(
                 f"{type(self.model).__name__} does not take {groups} routes in one call ({known.reason}): expected one "
                 "route, [sites, sides]. routed_logits calls it for each view, or example, by itself; tokens cannot."
             )
+
+    def takes_groups(self, batch: Mapping[str, Any]) -> Verdict:
+        """Whether K groups of rows may have K routes in one call, and why not; tried once, on two rows of a batch."""
+        return takes_groups(self, batch)
 
     def _say_consistency_is_off(self) -> None:
         if self.mixture.objective.weight and not getattr(self, "_said_it", False):

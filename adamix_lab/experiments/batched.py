@@ -22,7 +22,6 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.analysis.points import with_heads
-from adamix_lab.core.check import takes_groups
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.mixture import checkpoints_gradients
 from adamix_lab.core.model import MixtureModel
@@ -180,7 +179,7 @@ class StackedRuns:
         where = (runs[:, None] * rows + torch.arange(rows)).flatten().to(batch["labels"].device)
         inputs = {name: value[where] for name, value in batch.items() if name != "labels"}
         served = with_heads(self.student, self._heads(runs))
-        if not (known := takes_groups(self.student, inputs)).permitted:
+        if not (known := self.student.takes_groups(inputs)).permitted:
             raise LabError(
                 f"{type(served.model).__name__} does not take a stack's runs in one call ({known.reason}): expected "
                 "rows first at every site. Train them one by one."

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from adamix_lab.core.calls import during
 from adamix_lab.core.check import Inputs, call, verdict
 from adamix_lab.core.errors import LabError, positive
-from adamix_lab.core.model import MixtureModel, evaluating
+from adamix_lab.core.mixture import evaluating
+from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import RouteSpace
 from adamix_lab.core.sites import pattern_to_regex
 from adamix_lab.core.views import Batch, routed_logits, rows_of

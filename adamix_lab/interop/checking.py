@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.core.errors import LabError
-from adamix_lab.core.model import MixtureModel, evaluating, restore
+from adamix_lab.core.mixture import evaluating
+from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.numerics import REORDERED, relative_difference
 from adamix_lab.core.objective import reads_labels
 from adamix_lab.core.saving import fingerprint
@@ -33,7 +34,7 @@ def copy_base(mixture: MixtureModel) -> nn.Module:
     plain = copy.deepcopy(mixture.model, shared)
     for path, layer in mixture.sites.items():
         plain.set_submodule(path, copy.deepcopy(layer.base, shared))
-    restore(plain, mixture._first_head)
+    mixture.restore(plain)
     return _without_head(plain, mixture).eval()
 
 

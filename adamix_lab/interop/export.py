@@ -20,7 +20,8 @@ from adamix_lab.core.adaptations import Adaptation
 from adamix_lab.core.errors import LabError, one_of
 from adamix_lab.core.files import read_json, write_text
 from adamix_lab.core.merging import fold, merge
-from adamix_lab.core.model import MixtureModel, evaluating
+from adamix_lab.core.mixture import evaluating
+from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.saving import describe
 from adamix_lab.core.sites import answer_kind, class_names, declare, head_kind, read_contract
 from adamix_lab.core.views import logits_of

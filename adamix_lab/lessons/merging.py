@@ -20,7 +20,8 @@ from adamix_lab.analysis.posterior import marginal
 from adamix_lab.analysis.statistics import wilson
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.merging import weighted
-from adamix_lab.core.model import MixtureModel, evaluating
+from adamix_lab.core.mixture import evaluating
+from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.lessons.widgets import Explorer, Number, View

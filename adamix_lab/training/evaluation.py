@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from adamix_lab.core.errors import LabError, one_of
-from adamix_lab.core.model import MixtureModel, evaluating
+from adamix_lab.core.mixture import evaluating
+from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import IGNORED, without_labels
 from adamix_lab.core.routing import Scope, generator_for
 from adamix_lab.core.sites import Kind, answer_kind, class_names

@@ -33,7 +33,8 @@ from adamix_lab.analysis.points import (
 )
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.files import write_tensors
-from adamix_lab.core.model import MixtureModel, evaluating, trained_tensors
+from adamix_lab.core.mixture import evaluating
+from adamix_lab.core.model import MixtureModel, trained_tensors
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.routing import generator_for
 from adamix_lab.lessons import answers, landscape, your_own

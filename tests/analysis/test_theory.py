@@ -11,7 +11,7 @@ from adamix_lab.analysis import theory as t
 from adamix_lab.analysis.points import logits_at, point_of, stack_points
 from adamix_lab.analysis.theory import eager_attention
 from adamix_lab.core.adaptations import Bottleneck
-from adamix_lab.core.model import evaluating
+from adamix_lab.core.mixture import evaluating
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 one_thread = tiny_task.one_thread
