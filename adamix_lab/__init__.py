@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from adamix_lab.core import METHODS, __version__, lazy_function, lazy_names
+from adamix_lab.core import __version__, lazy_function, lazy_names
+from adamix_lab.models import METHODS
 
 # fmt: off
 __all__ = [  # noqa: RUF022
@@ -36,15 +37,15 @@ if TYPE_CHECKING:
     from adamix_lab.core.adaptations import IA3, Adaptation, Bias, Bottleneck, LoRA, Weight
     from adamix_lab.core.errors import LabError
     from adamix_lab.core.merging import fold, merge, merge_gap, merge_products
-    from adamix_lab.core.model import MixtureModel, attach, detach
     from adamix_lab.core.objective import Consistency, Objective
     from adamix_lab.core.routing import Router, RouteSpace
-    from adamix_lab.core.saving import load
     from adamix_lab.fast.views import routed_logits
     from adamix_lab.interop.authors import import_authors
     from adamix_lab.interop.export import export
     from adamix_lab.interop.hub import from_pretrained, push_to_hub
     from adamix_lab.interop.peft import import_peft
+    from adamix_lab.models.model import MixtureModel, attach, detach
+    from adamix_lab.models.saving import load
     from adamix_lab.tasks.backbones import load_backbone
     from adamix_lab.tasks.loading import load_task
     from adamix_lab.tasks.tasks import Task, few_shot
@@ -63,10 +64,10 @@ __getattr__ = lazy_names(
         "core.adaptations": "IA3 Adaptation Bias Bottleneck LoRA Weight",
         "core.errors": "LabError",
         "core.merging": "fold merge merge_gap merge_products",
-        "core.model": "MixtureModel attach detach",
+        "models.model": "MixtureModel attach detach",
         "core.objective": "Consistency Objective",
         "core.routing": "Router RouteSpace",
-        "core.saving": "load",
+        "models.saving": "load",
         "fast.views": "routed_logits",
         "interop.authors": "import_authors",
         "interop.export": "export",

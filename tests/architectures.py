@@ -198,13 +198,13 @@ def row(name: str) -> dict[str, str]:
     import tiny
 
     from adamix_lab.core.adaptations import LoRA
-    from adamix_lab.core.check import takes_groups
     from adamix_lab.core.errors import LabError
-    from adamix_lab.core.model import attach
     from adamix_lab.fast.blocks import cut_last_block, may_cut
     from adamix_lab.fast.prefix import cached_prefix, may_cache
     from adamix_lab.fast.tree import capture, tree_logits, walks
     from adamix_lab.fast.views import fans_out, routed_logits
+    from adamix_lab.models.check import takes_groups
+    from adamix_lab.models.model import attach
 
     def cell(fast: bool, found: Tensor, expected: Tensor) -> str:
         close.assert_close(found, expected)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from adamix_lab.core.adaptations import LoRA
-from adamix_lab.core.model import MixtureModel
 from adamix_lab.interop.authors import _NAMES
+from adamix_lab.models.model import MixtureModel
 
 
 def authors_state_dict(mixture: MixtureModel) -> dict[str, Tensor]:

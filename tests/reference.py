@@ -15,8 +15,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from adamix_lab.core.adaptations import Adaptation, Bottleneck, LoRA
-from adamix_lab.core.model import MixtureModel, attach
 from adamix_lab.core.objective import IGNORED, Consistency, next_token_loss
+from adamix_lab.models.model import MixtureModel, attach
 
 NAMES = [
     "bert_upshared", "roberta_upshared", "roberta_downshared", "roberta_unshared", "gpt2_bottleneck",

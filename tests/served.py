@@ -18,10 +18,10 @@ import transformers
 from torch import nn
 
 from adamix_lab.core.adaptations import LoRA
-from adamix_lab.core.model import MixtureModel, attach
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.views import logits_of
 from adamix_lab.interop.export import export
+from adamix_lab.models.model import MixtureModel, attach
 from adamix_lab.tasks.backbones import load_backbone, quiet_transformers
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.evaluation import predict

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from adamix_lab.core.adaptations import Bottleneck, LoRA
-from adamix_lab.core.model import attach, detach
+from adamix_lab.models.model import attach, detach
 from adamix_lab.training.report import parameter_report
 
 

@@ -7,8 +7,8 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "adamix_lab"
 RANK = {
-    "core": 0, "fast": 1, "tasks": 1, "training": 2, "baselines": 3, "interop": 3, "analysis": 3, "generation": 4,
-    "experiments": 4, "classroom": 4, "lessons": 5, "cli": 5,
+    "core": 0, "models": 1, "fast": 2, "tasks": 2, "training": 3, "baselines": 4, "interop": 4, "analysis": 4,
+    "generation": 5, "experiments": 5, "classroom": 5, "lessons": 6, "cli": 6,
 }  # fmt: skip
 TOP = 9  # the package's own `__init__`, which stands over all storeys
 

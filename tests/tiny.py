@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.core.adaptations import Adaptation
-from adamix_lab.core.model import MixtureModel, attach
 from adamix_lab.core.numerics import relative_difference
+from adamix_lab.models.model import MixtureModel, attach
 
 WIDTH, LAYERS, HEADS, INNER, VOCABULARY, LABELS = 16, 3, 2, 32, 50, 3
 

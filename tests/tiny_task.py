@@ -11,9 +11,9 @@ import tiny
 import torch
 
 from adamix_lab.core.adaptations import Bottleneck
-from adamix_lab.core.model import MixtureModel, attach
 from adamix_lab.core.numerics import relative_difference
 from adamix_lab.core.objective import Consistency
+from adamix_lab.models.model import MixtureModel, attach
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.recipe import Recipe
 
@@ -70,7 +70,7 @@ def one_thread() -> Iterator[None]:
 
 
 def weights(model: MixtureModel) -> dict[str, torch.Tensor]:
-    from adamix_lab.core.model import trained_tensors
+    from adamix_lab.models.model import trained_tensors
 
     return {name: tensor.clone() for name, tensor in trained_tensors(model).items()}
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.core.mixture import MixtureLayer, memoized
-from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
+from adamix_lab.models.model import MixtureModel
 
 
 @dataclass

@@ -22,12 +22,12 @@ from adamix_lab.analysis.points import Grid, Point, Points, device_and_dtype, lo
 from adamix_lab.core.errors import LabError, one_of, positive
 from adamix_lab.core.files import read_tensors, write_tensors
 from adamix_lab.core.mixture import evaluating
-from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import IGNORED, predicts_next
-from adamix_lab.core.saving import describe
 from adamix_lab.core.sites import answer_kind
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.tree import free_memory, group_bytes
+from adamix_lab.models.model import MixtureModel
+from adamix_lab.models.saving import describe
 from adamix_lab.tasks.batches import encode, padding_of, sequential, to_device
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.doctor import versions

@@ -17,11 +17,11 @@ from torch import Generator, Tensor, nn
 
 from adamix_lab.core.errors import LabError, fraction, positive
 from adamix_lab.core.mixture import evaluating
-from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import reads_labels
 from adamix_lab.core.views import Batch, by_row, logits_of, repeat
 from adamix_lab.fast.prefix import cached_prefix, may_cache, shallow_copy
 from adamix_lab.fast.views import fanned_logits, fans_out
+from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.batches import to_device
 
 Point = dict[str, Tensor]

@@ -20,9 +20,9 @@ from adamix_lab.analysis.points import Point, Points, experts_of, line, plane, p
 from adamix_lab.analysis.posterior import FixedBatches, Samples, merged_sample
 from adamix_lab.core.errors import LabError, one_of, positive, unknown
 from adamix_lab.core.files import write_atomically, write_text
-from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
 from adamix_lab.fast.tree import check_budget
+from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.loading import load_task
 from adamix_lab.tasks.tasks import Row, Task, hold_out
 from adamix_lab.training.doctor import versions

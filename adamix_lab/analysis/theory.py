@@ -31,10 +31,10 @@ from adamix_lab.analysis.points import Point, cache_batches, inputs_of, logits_a
 from adamix_lab.core.calls import noting
 from adamix_lab.core.errors import LabError, positive
 from adamix_lab.core.mixture import MixtureLayer, evaluating
-from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import predicts_next
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.views import shared_prefix
+from adamix_lab.models.model import MixtureModel
 
 Row = dict[str, Any]
 

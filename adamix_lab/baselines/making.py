@@ -18,10 +18,10 @@ from adamix_lab.core.adaptations import Adaptation, Bottleneck, LoRA
 from adamix_lab.core.errors import LabError, one_of, positive
 from adamix_lab.core.files import read_tensors, safe_join
 from adamix_lab.core.merging import stack_experts
-from adamix_lab.core.model import MixtureConfig, MixtureModel, attach, load_trained, shared_sides, trained_tensors
 from adamix_lab.core.objective import Consistency
-from adamix_lab.core.saving import check_base, load, read_config
 from adamix_lab.core.sites import Head, default_targets, find_head, model_type
+from adamix_lab.models.model import MixtureConfig, MixtureModel, attach, load_trained, shared_sides, trained_tensors
+from adamix_lab.models.saving import check_base, load, read_config
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.evaluation import Evaluation, evaluate, judge
 from adamix_lab.training.recipe import Recipe

@@ -28,7 +28,7 @@ __version__ = "0.1.0"
 def lazy_names(package: str, files: Mapping[str, str]) -> Callable[[str], Any]:
     """A package's `__getattr__`: a public name is imported from its file when it is first used.
 
-    files: names by file, e.g. `{"model": "attach detach"}`.
+    files: names by file, e.g. `{"routing": "Router RouteSpace"}`.
     """
     where = {name: f"{package}.{file}" for file, names in files.items() for name in names.split()}
 
@@ -50,18 +50,14 @@ def lazy_function(package: str, file: str, name: str) -> Callable[..., Any]:
     return call
 
 
-METHODS: dict[str, Any] = {}  # of `MixtureModel`, which packages above bring along (`adamix_lab` fills it)
-
 _NAMES = {
     "adaptations": "Adaptation Weight Bottleneck LoRA IA3 Bias",
     "routing": "RouteSpace Router",
     "mixture": "MixtureLayer effective evaluating",
     "sites": "ARCHITECTURES find_sites",
-    "model": "MixtureModel attach detach",
     "views": "routed_logits",
     "objective": "Consistency Objective",
     "merging": "merge fold merge_products merge_gap",
-    "saving": "save load",
     "errors": "LabError",
     "numerics": "relative_difference",
 }

@@ -27,7 +27,6 @@ import torch
 from torch import Tensor
 
 from adamix_lab.core.errors import LabError, positive
-from adamix_lab.core.model import load_trained, trained_tensors
 from adamix_lab.experiments.batched import StackedRuns, incompatibilities, train_batched
 from adamix_lab.experiments.results import RESULTS, SETTINGS, WORK, begin, check_folder, fail, finish, finished, unit
 from adamix_lab.experiments.running import (
@@ -44,6 +43,7 @@ from adamix_lab.experiments.running import (
     write_stage,
 )
 from adamix_lab.experiments.settings import DEFAULTS, Budget, Run
+from adamix_lab.models.model import load_trained, trained_tensors
 
 Say = Callable[[str], None]
 LOST = 2  # times in a row that workers are lost without any run ending: then runs are tried one by one

@@ -28,12 +28,12 @@ from adamix_lab.baselines.making import baseline, costs, ensemble, fitted, mean_
 from adamix_lab.baselines.probe import linear_probe
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import write_tensors
-from adamix_lab.core.model import MixtureModel, trained_tensors
 from adamix_lab.core.views import Batch
 from adamix_lab.experiments.results import CURVES, PREDICTIONS, RESULTS, parquet
 from adamix_lab.experiments.settings import DEFAULTS, Run, settings_of
 from adamix_lab.fast.prefix import cached_prefix
 from adamix_lab.fast.tree import tree_logits
+from adamix_lab.models.model import MixtureModel, trained_tensors
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import (
     Encoder,

@@ -16,9 +16,9 @@ from adamix_lab.baselines.making import ONE_ADAPTER, fitted
 from adamix_lab.core.adaptations import Adaptation
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.files import write_text
-from adamix_lab.core.model import attach
 from adamix_lab.experiments.results import text_table, unit
 from adamix_lab.experiments.settings import NAMES
+from adamix_lab.models.model import attach
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.card import save

@@ -15,11 +15,11 @@ from adamix_lab.analysis.statistics import paired_interval, wilson
 from adamix_lab.baselines.probe import linear_probe
 from adamix_lab.core.files import write_text
 from adamix_lab.core.merging import merge
-from adamix_lab.core.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.experiments.grid import shipped_grid
 from adamix_lab.experiments.results import text_table
 from adamix_lab.experiments.running import Terms, mixture_of, prepare, task_of, train_whole
 from adamix_lab.experiments.settings import Run
+from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.card import save

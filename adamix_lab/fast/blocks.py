@@ -6,7 +6,7 @@ Three things save work, each exact:
   holds the first site hands on K * B;
 - *cut*: the last block's attention asks, and its feed-forward part runs, only at the position that the head reads.
 
-The table of architectures proposes where; a check against plain passes permits (`core.check`). Any other model runs
+The table of architectures proposes where; a check against plain passes permits (`models.check`). Any other model runs
 plain passes, with equal results.
 """
 
@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from adamix_lab.core.calls import during, here, hooked
-from adamix_lab.core.check import Inputs, call, verdict
 from adamix_lab.core.mixture import checkpoints_gradients
-from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.sites import ARCHITECTURES, Architecture, model_type, pattern_to_regex
+from adamix_lab.models.check import Inputs, call, verdict
+from adamix_lab.models.model import MixtureModel
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.core.calls import during
-from adamix_lab.core.check import Inputs, call, verdict
 from adamix_lab.core.errors import LabError, positive
 from adamix_lab.core.mixture import evaluating
-from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import RouteSpace
 from adamix_lab.core.sites import pattern_to_regex
 from adamix_lab.core.views import Batch, routed_logits, rows_of
 from adamix_lab.fast.blocks import BlockPlan, cut_unchecked, may_cut, plan_blocks
 from adamix_lab.fast.prefix import Reached, returns_tuple, with_blocks
+from adamix_lab.models.check import Inputs, call, verdict
+from adamix_lab.models.model import MixtureModel
 
 LIMIT = 4096
 

@@ -12,10 +12,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from adamix_lab.core import views as plain
-from adamix_lab.core.check import Inputs, a_call_a_route, two_routes, verdict
-from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.views import Batch, Views, Way, independent, logits_of, rows_of
 from adamix_lab.fast.blocks import cut_last_block, fan_out, plan_blocks
+from adamix_lab.models.check import Inputs, a_call_a_route, two_routes, verdict
+from adamix_lab.models.model import MixtureModel
 
 
 def shared_prefix(mixture: MixtureModel, batch: Batch, routes: Tensor) -> Tensor:

@@ -17,12 +17,12 @@ from adamix_lab.core.adaptations import Adaptation, Bottleneck, LoRA
 from adamix_lab.core.errors import LabError, one_of, positive
 from adamix_lab.core.files import read_json, write_text
 from adamix_lab.core.merging import merge
-from adamix_lab.core.model import MixtureModel, attach
 from adamix_lab.core.objective import Consistency
 from adamix_lab.generation.decoding import Decoding, generate_texts
 from adamix_lab.generation.scores import score, table
 from adamix_lab.generation.tasks import GenerationTask
 from adamix_lab.generation.training import check_decoder, one_view, train_generator
+from adamix_lab.models.model import MixtureModel, attach
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import TextsCut
 from adamix_lab.training.card import save

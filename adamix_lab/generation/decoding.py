@@ -11,9 +11,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from adamix_lab.core.errors import LabError, positive, unknown
-from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import RouteSpace, generator_for
 from adamix_lab.generation.training import check_decoder, ids_of, prompts, separators
+from adamix_lab.models.model import MixtureModel
 
 STRATEGIES = ("merged", "fixed", "fixed-N", "random", "random-example")
 

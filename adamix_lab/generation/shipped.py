@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from adamix_lab.core.errors import one_of
-from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
-from adamix_lab.core.saving import CONFIG
 from adamix_lab.generation.comparison import load_generator
 from adamix_lab.generation.decoding import (
     RouteAt,
@@ -26,6 +24,8 @@ from adamix_lab.generation.decoding import (
     trim,
 )
 from adamix_lab.generation.training import prompts, separators
+from adamix_lab.models.model import MixtureModel
+from adamix_lab.models.saving import CONFIG
 from adamix_lab.tasks.tasks import data_root
 
 TASK, BACKBONE, EXPERTS, SEEDS = "notices", "books-gpt2", 4, (0, 1, 2)

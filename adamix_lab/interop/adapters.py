@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from adamix_lab.core.adaptations import ACTIVATIONS, Bottleneck
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import read_tensors, write_atomically, write_tensors, write_text
-from adamix_lab.core.model import MixtureModel
-from adamix_lab.core.saving import base_name
 from adamix_lab.core.sites import ARCHITECTURES, count_answers, model_type
+from adamix_lab.models.model import MixtureModel
+from adamix_lab.models.saving import base_name
 
 NAME = "adamix"
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter.safetensors", "pytorch_adapter.bin"

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.mixture import evaluating
-from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.numerics import REORDERED, relative_difference
 from adamix_lab.core.objective import reads_labels
-from adamix_lab.core.saving import fingerprint
 from adamix_lab.core.sites import answer_kind
 from adamix_lab.core.views import logits_of
+from adamix_lab.models.model import MixtureModel
+from adamix_lab.models.saving import fingerprint
 from adamix_lab.tasks.backbones import quiet_transformers
 from adamix_lab.training.evaluation import answers
 

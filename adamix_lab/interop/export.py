@@ -21,8 +21,6 @@ from adamix_lab.core.errors import LabError, one_of
 from adamix_lab.core.files import read_json, write_text
 from adamix_lab.core.merging import fold, merge
 from adamix_lab.core.mixture import evaluating
-from adamix_lab.core.model import MixtureModel
-from adamix_lab.core.saving import describe
 from adamix_lab.core.sites import answer_kind, class_names, declare, head_kind, read_contract
 from adamix_lab.core.views import logits_of
 from adamix_lab.interop.adapters import FILES as ADAPTERS_FILES
@@ -38,6 +36,8 @@ from adamix_lab.interop.checking import (
 )
 from adamix_lab.interop.peft import FILES as PEFT_FILES
 from adamix_lab.interop.peft import load_with_peft, write_experts, write_peft
+from adamix_lab.models.model import MixtureModel
+from adamix_lab.models.saving import describe
 from adamix_lab.tasks.backbones import quiet_transformers
 from adamix_lab.training.card import write_card
 

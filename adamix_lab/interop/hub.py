@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from adamix_lab.core.errors import LabError
-from adamix_lab.core.model import MixtureModel
-from adamix_lab.core.saving import CONFIG, read_config
+from adamix_lab.models.model import MixtureModel
+from adamix_lab.models.saving import CONFIG, read_config
 from adamix_lab.training.card import CARD, save
 from adamix_lab.training.shipped import load_saved
 

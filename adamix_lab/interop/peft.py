@@ -22,10 +22,10 @@ from adamix_lab.core.adaptations import IA3, LoRA
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import read_json, read_tensors, write_tensors, write_text
 from adamix_lab.core.mixture import MixtureLayer, sizes
-from adamix_lab.core.model import MixtureModel, attach, load_trained, trained_tensors
-from adamix_lab.core.saving import MOST_EXPERTS, base_name
 from adamix_lab.core.sites import head_kind
 from adamix_lab.interop.authors import read_pickle
+from adamix_lab.models.model import MixtureModel, attach, load_trained, trained_tensors
+from adamix_lab.models.saving import MOST_EXPERTS, base_name
 
 FILES = CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PICKLED = "adapter_model.bin"

@@ -26,11 +26,11 @@ from adamix_lab.core.calls import during, here
 from adamix_lab.core.checkpointing import carry_selection
 from adamix_lab.core.errors import LabError, positive
 from adamix_lab.core.mixture import checkpoints_gradients, effective, stack
-from adamix_lab.core.model import shared_sides
 from adamix_lab.core.objective import IGNORED, Consistency, Objective, predicts_next
 from adamix_lab.core.routing import Router, RouteSpace, generator_for
 from adamix_lab.core.views import Batch, logits_of
 from adamix_lab.interop.peft import import_peft_library
+from adamix_lab.models.model import shared_sides
 
 peft: Any = import_peft_library()
 SIDES = LoRA.sides

@@ -16,7 +16,7 @@ from torch import Tensor
 from adamix_lab.analysis.posterior import every_route, fix_batches, merged_sample
 from adamix_lab.core.errors import LabError, one_of
 from adamix_lab.core.files import read_tensors, write_tensors
-from adamix_lab.core.model import MixtureModel
+from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.tasks import Task, data_root
 from adamix_lab.training.shipped import SEEDS, TWINS
 

@@ -21,10 +21,10 @@ from adamix_lab.analysis.statistics import wilson
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.merging import weighted
 from adamix_lab.core.mixture import evaluating
-from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.lessons.widgets import Explorer, Number, View
+from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.loading import load_task
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.shipped import load_twin

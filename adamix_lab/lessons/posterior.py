@@ -28,10 +28,10 @@ from adamix_lab.analysis.posterior import (
     total_variation,
     uncertainty,
 )
-from adamix_lab.core.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.core.routing import generator_for
 from adamix_lab.lessons.answers import Answers
 from adamix_lab.lessons.widgets import Explorer, Number, Steps, View, Words, mark_prediction
+from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.tasks.loading import load_task
 from adamix_lab.tasks.tasks import Task, data_root
 from adamix_lab.training.shipped import load_twin

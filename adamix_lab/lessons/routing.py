@@ -14,11 +14,11 @@ from torch import Tensor
 
 from adamix_lab.analysis.gate import SwitchLayer, attach_gates, collect_gates, detach_gates
 from adamix_lab.analysis.plots import Picture, new_figure
-from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import cross_entropy
 from adamix_lab.core.routing import generator_for
 from adamix_lab.lessons.answers import Answers
 from adamix_lab.lessons.widgets import Explorer, Number, View
+from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.batches import Padding, collate, encode, padding_of
 from adamix_lab.tasks.loading import load_task
 from adamix_lab.tasks.tasks import Row, Task

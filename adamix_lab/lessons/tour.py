@@ -16,9 +16,9 @@ from adamix_lab.analysis.points import inputs_of, try_cached_prefix
 from adamix_lab.analysis.statistics import wilson
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.mixture import evaluating
-from adamix_lab.core.model import MixtureModel
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.lessons.widgets import Explorer, Number, View, Words
+from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.tasks import Task
 
 STRENGTHS = tuple(n / 10 for n in range(11))

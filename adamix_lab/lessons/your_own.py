@@ -20,11 +20,11 @@ from adamix_lab.core.adaptations import LoRA
 from adamix_lab.core.errors import one_of, unknown
 from adamix_lab.core.files import read_tensors
 from adamix_lab.core.merging import merge, merge_products
-from adamix_lab.core.model import MixtureModel, attach, load_trained
 from adamix_lab.core.numerics import REORDERED, relative_difference
 from adamix_lab.interop.checking import compute_logits, copy_base
 from adamix_lab.interop.peft import import_peft_library, write_experts
 from adamix_lab.lessons.widgets import Explorer, Prediction, Steps, View, mark_prediction
+from adamix_lab.models.model import MixtureModel, attach, load_trained
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.tasks import Task, data_root
 from adamix_lab.training.shipped import BLOCKS, SEEDS

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from adamix_lab.core.errors import LabError, positive
 from adamix_lab.core.mixture import evaluating
-from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import predicts_next, reads_labels
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.sites import PROBLEM_TYPES, answer_kind, class_names, count_answers
 from adamix_lab.core.views import Batch
+from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.tasks import Task
 
 Example = dict[str, Tensor]

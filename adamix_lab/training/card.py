@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from adamix_lab.core import saving
 from adamix_lab.core.files import write_text
-from adamix_lab.core.model import MixtureModel
+from adamix_lab.models import saving
+from adamix_lab.models.model import MixtureModel
 from adamix_lab.training.report import parameter_report
 
 CARD = "README.md"

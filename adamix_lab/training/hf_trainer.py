@@ -23,11 +23,11 @@ from transformers.utils import ModelOutput
 from adamix_lab.core.calls import during
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import read_tensors, write_tensors
-from adamix_lab.core.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.core.objective import Objective, TaskLoss, task_loss_of, without_labels
 from adamix_lab.core.routing import Router
 from adamix_lab.core.views import Batch, logits_of
 from adamix_lab.fast.views import WAYS
+from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.tasks.batches import Batches, Padding, collate, padding_of
 from adamix_lab.tasks.lengths import positions
 from adamix_lab.training.card import save

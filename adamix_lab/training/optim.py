@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from adamix_lab.core.errors import LabError, one_of
 from adamix_lab.core.mixture import MixtureLayer
-from adamix_lab.core.model import MixtureModel, load_trained, trained_tensors
+from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.training.recipe import Recipe
 
 BETAS = (0.9, 0.999)

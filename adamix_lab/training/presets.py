@@ -15,7 +15,7 @@ from torch import nn
 
 from adamix_lab.core.adaptations import Adaptation, adaptation_from
 from adamix_lab.core.errors import one_of
-from adamix_lab.core.model import MixtureModel, attach
+from adamix_lab.models.model import MixtureModel, attach
 from adamix_lab.tasks.tasks import data_root
 from adamix_lab.training.recipe import Recipe, flatten
 

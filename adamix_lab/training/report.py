@@ -8,11 +8,11 @@ from itertools import groupby
 
 from torch import nn
 
-from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.routing import Router
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.views import WAYS
+from adamix_lab.models.model import MixtureModel
 
 
 @dataclass(frozen=True)

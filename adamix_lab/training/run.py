@@ -26,10 +26,10 @@ from torch import Tensor
 
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import read_tensors, write_tensors, write_text
-from adamix_lab.core.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.core.objective import IGNORED, Objective, task_loss_of, without_labels
 from adamix_lab.core.sites import answer_kind
 from adamix_lab.core.views import logits_of
+from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.tasks.batches import ZEROS, Example, Padding, sequential, to_device
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.optim import holding, update_average
@@ -248,7 +248,7 @@ class Run:
 
 def identify(mixture: MixtureModel, task: Task) -> dict[str, Any]:
     """Plain values that say which model learns from which rows; a checkpoint of others is refused."""
-    from adamix_lab.core.saving import describe
+    from adamix_lab.models.saving import describe
 
     attached = describe(mixture)
     model = {name: attached[name] for name in ("adaptation", "experts", "share", "sites", "head", "num_labels")}

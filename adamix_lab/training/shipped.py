@@ -18,9 +18,9 @@ from torch import nn
 
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.errors import LabError, one_of
-from adamix_lab.core.model import MixtureModel, attach
 from adamix_lab.core.objective import Consistency
-from adamix_lab.core.saving import load, read_config
+from adamix_lab.models.model import MixtureModel, attach
+from adamix_lab.models.saving import load, read_config
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.tasks import Task, data_root
 from adamix_lab.training.recipe import Recipe

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from adamix_lab.core.errors import LabError
-from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.objective import Objective, TaskLoss, task_loss_of
 from adamix_lab.core.routing import Router
 from adamix_lab.core.sites import PROBLEM_TYPES, answer_kind, count_answers, declare
 from adamix_lab.core.views import Batch
+from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.batches import (
     ZEROS,
     Batches,

@@ -24,8 +24,8 @@ from adamix_lab import evaluate, load_task, save, train
 from adamix_lab.analysis.statistics import format_interval
 from adamix_lab.core.files import write_text
 from adamix_lab.core.merging import stack_experts
-from adamix_lab.core.model import MixtureModel, load_trained, trained_tensors
-from adamix_lab.core.saving import CONFIG, read_config
+from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
+from adamix_lab.models.saving import CONFIG, read_config
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.doctor import device_name
 from adamix_lab.training.recipe import Recipe

@@ -34,13 +34,13 @@ from adamix_lab.analysis.points import (
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.files import write_tensors
 from adamix_lab.core.mixture import evaluating
-from adamix_lab.core.model import MixtureModel, trained_tensors
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.routing import generator_for
 from adamix_lab.lessons import answers, landscape, your_own
 from adamix_lab.lessons.answers import RUNS, answers_of, write_answers
 from adamix_lab.lessons.landscape import Faces
 from adamix_lab.lessons.your_own import KINDS, fresh_loras
+from adamix_lab.models.model import MixtureModel, trained_tensors
 from adamix_lab.tasks.batches import encode, padding_of, sequential
 from adamix_lab.tasks.loading import load_task
 from adamix_lab.tasks.tasks import Task

@@ -35,7 +35,7 @@ from adamix_lab.lessons.effects import effects_table
 from adamix_lab.lessons.merging import aligned, ground_of, mixing_triangle, permuted_copies
 from adamix_lab.analysis.plots import Picture
 from adamix_lab.core.routing import generator_for
-from adamix_lab.core.model import load_trained, trained_tensors
+from adamix_lab.models.model import load_trained, trained_tensors
 from adamix_lab.lessons.widgets import Prediction
 
 FAST = os.environ.get("ADAMIX_LAB_FAST", "1") == "1"

@@ -13,8 +13,8 @@ from adamix_lab.analysis import points as p
 from adamix_lab.analysis.landscape import read_landscape, save_landscape
 from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.merging import merge
-from adamix_lab.core.model import load_trained
 from adamix_lab.core.objective import symmetric_kl
+from adamix_lab.models.model import load_trained
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 one_thread = tiny_task.one_thread

@@ -20,10 +20,10 @@ from adamix_lab.baselines.making import (
     train_apart,
 )
 from adamix_lab.core.merging import merge
-from adamix_lab.core.model import attach, detach, load_trained, trained_parameters, trained_tensors
 from adamix_lab.core.objective import Objective
 from adamix_lab.fast.blocks import plan_blocks
 from adamix_lab.fast.views import WAYS, routed_logits
+from adamix_lab.models.model import attach, detach, load_trained, trained_parameters, trained_tensors
 from adamix_lab.training.card import save
 from adamix_lab.training.evaluation import evaluate
 from adamix_lab.training.optim import make_optimizer

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from adamix_lab.core.adaptations import Bottleneck
-from adamix_lab.core.model import MixtureModel, attach
 from adamix_lab.core.routing import generator_for
 from adamix_lab.fast.blocks import cut_last_block
+from adamix_lab.models.model import MixtureModel, attach
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.training.doctor import versions
 from adamix_lab.training.optim import keep_freed_memory

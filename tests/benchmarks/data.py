@@ -27,8 +27,8 @@ import torch
 from common import ROOT, interleave, parse, report, seconds
 
 from adamix_lab.core.adaptations import LoRA
-from adamix_lab.core.model import attach
 from adamix_lab.core.objective import Consistency
+from adamix_lab.models.model import attach
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import Batches, Example, encode
 from adamix_lab.tasks.loading import load_task

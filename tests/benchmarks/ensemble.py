@@ -18,9 +18,9 @@ from functools import partial
 import torch
 from common import batch_of, device, interleave, largest_difference, minilm_mixture, parse, passes, report_cases, tell
 
-from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
 from adamix_lab.fast.views import routed_logits
+from adamix_lab.models.model import MixtureModel
 
 ROUTES = 16
 

@@ -17,9 +17,9 @@ from functools import partial
 import torch
 from common import batch_of, device, interleave, largest_difference, minilm_mixture, parse, passes, report_cases, tell
 
-from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
 from adamix_lab.fast.tree import tree_logits
+from adamix_lab.models.model import MixtureModel
 
 SAMPLED = 64
 

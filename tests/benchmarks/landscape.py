@@ -22,8 +22,8 @@ from adamix_lab.analysis.landscape import evaluate_points, task_batches
 from adamix_lab.analysis.points import Points, plane, point_of
 from adamix_lab.core.merging import merge
 from adamix_lab.core.mixture import evaluating
-from adamix_lab.core.model import MixtureModel, load_trained
 from adamix_lab.core.views import Batch
+from adamix_lab.models.model import MixtureModel, load_trained
 from adamix_lab.tasks.loading import load_task
 from adamix_lab.training.shipped import load_twin
 

@@ -26,11 +26,11 @@ from torch import nn
 
 from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.merging import fold, merge
-from adamix_lab.core.model import attach
 from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.routing import Router, generator_for
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.fast.views import WAYS
+from adamix_lab.models.model import attach
 from adamix_lab.tasks.backbones import load_backbone
 
 BATCH = 32

@@ -21,9 +21,9 @@ import torch
 from common import cpu_seconds, interleave, parse, report_cases
 
 from adamix_lab.core.adaptations import Bottleneck
-from adamix_lab.core.model import MixtureModel, attach, load_trained, trained_tensors
 from adamix_lab.core.objective import Consistency
 from adamix_lab.experiments.batched import Trained, train_batched
+from adamix_lab.models.model import MixtureModel, attach, load_trained, trained_tensors
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.loading import load_task
 from adamix_lab.tasks.tasks import Task

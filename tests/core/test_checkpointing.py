@@ -11,10 +11,10 @@ from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.calls import during
 from adamix_lab.core.checkpointing import CarrySelection
 from adamix_lab.core.mixture import checkpoints_gradients
-from adamix_lab.core.model import detach
 from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.routing import Router
 from adamix_lab.fast.views import WAYS
+from adamix_lab.models.model import detach
 
 MODELS = {"bert": tiny.bert, "gpt2": tiny.gpt2, "llama": tiny.llama}
 modes = pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "non-reentrant"])

@@ -7,7 +7,7 @@ import torch
 
 from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA
 from adamix_lab.core.merging import fold, greedy, learned, merge, merge_gap, stack_experts, weighted
-from adamix_lab.core.model import attach, detach, load_trained, trained_tensors
+from adamix_lab.models.model import attach, detach, load_trained, trained_tensors
 
 ADAPTATIONS = [(Bottleneck(4), "up"), (LoRA(2), "B"), (LoRA(2), None), (IA3(), None), (IA3(True), None), (Bias(), None)]
 

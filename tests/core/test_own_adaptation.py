@@ -13,11 +13,11 @@ import torch
 from adamix_lab.core.adaptations import ADAPTATIONS, Adaptation, Weight, along, linear, normal, ones
 from adamix_lab.core.calls import during
 from adamix_lab.core.merging import merge
-from adamix_lab.core.model import attach, detach
 from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.routing import Router
-from adamix_lab.core.saving import load, save
 from adamix_lab.fast.views import routed_logits
+from adamix_lab.models.model import attach, detach
+from adamix_lab.models.saving import load, save
 
 # -- the new method --------------------------------------------------------------------------------------
 

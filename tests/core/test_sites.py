@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA
-from adamix_lab.core.model import attach, detach
 from adamix_lab.core.sites import find_head, find_sites, new_head
+from adamix_lab.models.model import attach, detach
 
 every_family = pytest.mark.parametrize("family", tiny.FAMILIES)
 

@@ -8,10 +8,10 @@ from tiny_task import one_thread  # noqa: F401
 from adamix_lab.analysis.gate import attach_gates
 from adamix_lab.baselines.making import baseline
 from adamix_lab.core.adaptations import LoRA
-from adamix_lab.core.model import attach
 from adamix_lab.core.numerics import relative_difference
 from adamix_lab.core.objective import Consistency
 from adamix_lab.experiments.batched import incompatibilities, train_batched
+from adamix_lab.models.model import attach
 from adamix_lab.training.train import prepare_data, train
 
 TASK, TOKENIZER = tiny_task.task(rows=93), tiny_task.tokenizer()  # 93 rows: an epoch's last batch is smaller

@@ -16,13 +16,13 @@ from tiny_task import one_thread  # noqa: F401
 
 from adamix_lab.baselines.making import baseline
 from adamix_lab.core.files import read_tensors
-from adamix_lab.core.model import trained_tensors
 from adamix_lab.core.objective import Consistency
 from adamix_lab.experiments import performing, running
 from adamix_lab.experiments.performing import Job, perform
 from adamix_lab.experiments.results import COLUMNS, begin
 from adamix_lab.experiments.running import Outcome, Terms, prepare
 from adamix_lab.experiments.settings import METHODS, Run, settings_of
+from adamix_lab.models.model import trained_tensors
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.loading import load_task
 from adamix_lab.training.evaluation import evaluate

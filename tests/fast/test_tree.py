@@ -137,7 +137,7 @@ def test_memory_defaults_to_what_there_is(monkeypatch):
 
 @pytest.mark.slow
 def test_minilm_with_every_block_adapted():
-    from adamix_lab.core.model import attach
+    from adamix_lab.models.model import attach
     from adamix_lab.tasks.backbones import load_backbone
 
     model, _ = load_backbone("minilm", num_labels=2)

@@ -13,11 +13,11 @@ from tiny_task import apart, weights
 from adamix_lab.baselines.making import baseline
 from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.merging import merge
-from adamix_lab.core.model import attach
 from adamix_lab.core.objective import Consistency, next_token_loss
 from adamix_lab.core.routing import generator_for
 from adamix_lab.generation.decoding import Decoding, generate_texts, selection_of, trim
 from adamix_lab.generation.training import encode_pairs, one_view, train_generator
+from adamix_lab.models.model import attach
 from adamix_lab.training.recipe import Recipe
 
 TASK, TOKENIZER = tiny_generation.task(), tiny_generation.tokenizer()

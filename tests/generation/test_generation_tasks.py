@@ -10,7 +10,6 @@ import tiny_task
 import torch
 
 from adamix_lab.core.adaptations import LoRA
-from adamix_lab.core.model import attach
 from adamix_lab.generation import tasks
 from adamix_lab.generation.tasks import (
     GenerationTask,
@@ -20,6 +19,7 @@ from adamix_lab.generation.tasks import (
     split_triple,
 )
 from adamix_lab.generation.training import check_decoder, encode_pairs, prompts
+from adamix_lab.models.model import attach
 from adamix_lab.tasks.batches import TextsCut, encode
 from adamix_lab.tasks.tasks import hold_out
 from adamix_lab.training.train import train

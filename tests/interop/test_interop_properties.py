@@ -11,8 +11,8 @@ from authors_writer import authors_state_dict
 
 from adamix_lab import import_authors, import_peft, load, merge, save
 from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA
-from adamix_lab.core.model import trained_tensors
 from adamix_lab.interop.peft import write_peft
+from adamix_lab.models.model import trained_tensors
 
 hypothesis = pytest.importorskip("hypothesis")
 from hypothesis import given, settings  # noqa: E402

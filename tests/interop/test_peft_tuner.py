@@ -11,10 +11,10 @@ from tiny_task import one_thread  # noqa: F401
 
 peft = pytest.importorskip("peft")
 from adamix_lab.core.adaptations import LoRA  # noqa: E402
-from adamix_lab.core.model import attach  # noqa: E402
 from adamix_lab.core.objective import Consistency, Objective  # noqa: E402
 from adamix_lab.core.routing import Router  # noqa: E402
 from adamix_lab.interop.peft_tuner import AdaMixConfig, Experts  # noqa: E402
+from adamix_lab.models.model import attach  # noqa: E402
 from adamix_lab.tasks.batches import collate, encode  # noqa: E402
 
 

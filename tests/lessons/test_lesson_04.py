@@ -15,7 +15,6 @@ pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
 from adamix_lab.analysis.calibration import auroc
 from adamix_lab.analysis.posterior import every_route, fix_batches, merged_sample
-from adamix_lab.core.model import load_trained, trained_tensors
 from adamix_lab.lessons import posterior
 from adamix_lab.lessons.checks.posterior import check_marginal, check_split
 from adamix_lab.lessons.posterior import (
@@ -39,6 +38,7 @@ from adamix_lab.lessons.posterior import (
     smallest,
     worth_elsewhere,
 )
+from adamix_lab.models.model import load_trained, trained_tensors
 from adamix_lab.training.shipped import load_twin as shipped
 
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()

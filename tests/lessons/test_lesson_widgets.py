@@ -11,7 +11,6 @@ from tiny_task import one_thread  # noqa: F401
 
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
-from adamix_lab.core.model import load_trained, trained_tensors
 from adamix_lab.core.routing import generator_for
 from adamix_lab.lessons import consistency, merging, routing, tour
 from adamix_lab.lessons.answers import answers_of, load_answers, read_answers, write_answers
@@ -20,6 +19,7 @@ from adamix_lab.lessons.merging import aligned, mixed, mixing_triangle, permuted
 from adamix_lab.lessons.routing import by_expert, draw_loads, flips, routing_explorer, specialist_gain, train_gates
 from adamix_lab.lessons.tour import strength_dial
 from adamix_lab.lessons.widgets import Prediction
+from adamix_lab.models.model import load_trained, trained_tensors
 from adamix_lab.tasks.loading import load_task
 
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()

@@ -8,9 +8,9 @@ import torch
 
 from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.merging import merge
-from adamix_lab.core.model import attach
 from adamix_lab.core.objective import Consistency
-from adamix_lab.core.saving import load
+from adamix_lab.models.model import attach
+from adamix_lab.models.saving import load
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import TextsCut
 from adamix_lab.tasks.prompts import PROMPTS, Prompt, PromptModel, load_prompted, prompt_encoder, word_ids

@@ -12,9 +12,9 @@ from sklearn.metrics import f1_score
 from tiny_task import one_thread  # noqa: F401
 
 from adamix_lab.core.adaptations import LoRA
-from adamix_lab.core.model import attach
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.sites import answer_kind, class_names
+from adamix_lab.models.model import attach
 from adamix_lab.tasks.batches import label_tensor
 from adamix_lab.tasks.tasks import Task, few_shot, hold_out
 from adamix_lab.training.evaluation import evaluate, judge, predict

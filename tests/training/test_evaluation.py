@@ -10,10 +10,10 @@ import tiny_task
 import torch
 
 from adamix_lab.core.adaptations import Bottleneck
-from adamix_lab.core.model import attach
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.sites import declare
+from adamix_lab.models.model import attach
 from adamix_lab.training.evaluation import STRATEGIES, ensemble, evaluate, fixed, predict, random_routes
 from adamix_lab.training.train import train
 

@@ -5,9 +5,9 @@ import torch
 from tiny_task import one_thread  # noqa: F401
 
 from adamix_lab.core.files import read_tensors
-from adamix_lab.core.model import attach
 from adamix_lab.core.objective import Consistency
-from adamix_lab.core.saving import load
+from adamix_lab.models.model import attach
+from adamix_lab.models.saving import load
 from adamix_lab.tasks.batches import encode
 from adamix_lab.training.train import train
 

@@ -3,7 +3,7 @@
 import tiny
 
 from adamix_lab.core.adaptations import Bottleneck
-from adamix_lab.core.model import attach
+from adamix_lab.models.model import attach
 from adamix_lab.training.report import parameter_report, structure
 
 

@@ -10,9 +10,9 @@ import torch
 from tiny_task import one_thread  # noqa: F401
 
 from adamix_lab.core.adaptations import Bottleneck
-from adamix_lab.core.model import attach
 from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.routing import Router
+from adamix_lab.models.model import attach
 from adamix_lab.tasks.batches import Batches, collate, encode
 from adamix_lab.training.optim import make_optimizer, set_rate
 from adamix_lab.training.train import train

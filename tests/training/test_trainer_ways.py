@@ -19,9 +19,9 @@ if __name__ != "__main__":
 from adamix_lab.core.adaptations import LoRA
 from adamix_lab.core.calls import here
 from adamix_lab.core.files import read_tensors, write_tensors
-from adamix_lab.core.model import attach
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.routing import Router
+from adamix_lab.models.model import attach
 from adamix_lab.tasks.batches import encode
 from adamix_lab.training.recipe import Recipe
 

@@ -160,7 +160,7 @@ def test_a_loss_of_ones_own():
 
 def test_regression_selects_by_loss():
     from adamix_lab.core.adaptations import Bottleneck
-    from adamix_lab.core.model import attach
+    from adamix_lab.models.model import attach
     from adamix_lab.tasks.tasks import Task
 
     rows = [{**row, "label": float(row["label"])} for row in TASK.train]

@@ -31,7 +31,6 @@ from adamix_lab.analysis.posterior import FixedBatches, fix_batches, marginal, m
 from adamix_lab.analysis.statistics import t_interval
 from adamix_lab.core.errors import one_of, unknown
 from adamix_lab.core.files import write_text
-from adamix_lab.core.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.views import Batch
 from adamix_lab.experiments.contrasts import Budget
@@ -54,6 +53,7 @@ from adamix_lab.lessons.posterior import (
 )
 from adamix_lab.lessons.routing import by_expert, flips, specialist_gain
 from adamix_lab.lessons.your_own import EXPERTS, fresh_loras, read_loras
+from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.tasks.loading import load_task
 from adamix_lab.training.evaluation import evaluate
 from adamix_lab.training.shipped import SEEDS, load_twin

@@ -24,9 +24,9 @@ from adamix_lab.analysis.theory import Gap, barycentre, contract, curvature, exp
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.files import write_text
 from adamix_lab.core.merging import merge_gap
-from adamix_lab.core.model import MixtureModel
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.views import Batch
+from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.loading import load_task
 from adamix_lab.training.doctor import versions
 from adamix_lab.training.shipped import SEEDS, STAGES, TWINS, load_twin

@@ -11,13 +11,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from adamix_lab.core import METHODS
 from adamix_lab.core.adaptations import Adaptation
-from adamix_lab.core.check import check_called
 from adamix_lab.core.errors import LabError, one_of, positive
 from adamix_lab.core.mixture import MixtureLayer
 from adamix_lab.core.objective import Consistency
-from adamix_lab.core.precision import follow, keep_wide, restore_head, widen
 from adamix_lab.core.routing import RouteSpace, generator_for
 from adamix_lab.core.sites import (
     Head,
@@ -34,7 +31,10 @@ from adamix_lab.core.sites import (
     write_contract,
 )
 from adamix_lab.core.views import WAYS, check_way
-from adamix_lab.core.wrapping import Wrapping
+from adamix_lab.models import METHODS
+from adamix_lab.models.check import check_called
+from adamix_lab.models.precision import follow, keep_wide, restore_head, widen
+from adamix_lab.models.wrapping import Wrapping
 
 
 @dataclass(frozen=True)

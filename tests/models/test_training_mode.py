@@ -10,9 +10,9 @@ import torch
 
 from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.calls import during
-from adamix_lab.core.model import attach
 from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.routing import Router
+from adamix_lab.models.model import attach
 
 
 def learner(model=None, seed=5, **settings):

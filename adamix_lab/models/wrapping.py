@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.core.calls import during, here
-from adamix_lab.core.check import Verdict, takes_groups
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.mixture import Selection, checkpoints_gradients
 from adamix_lab.core.objective import Objective
 from adamix_lab.core.routing import Router
+from adamix_lab.models.check import Verdict, takes_groups
 
 ModelSelection = Tensor | Mapping[str, Mapping[str, Tensor]] | Literal["merge"] | None
 

@@ -11,14 +11,14 @@ import tiny
 import torch
 from torch import nn
 
-from adamix_lab.core import check
 from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.errors import LabError
-from adamix_lab.core.model import attach
 from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.routing import Router
 from adamix_lab.fast.blocks import cut_last_block, may_cut
 from adamix_lab.fast.views import WAYS, routed_logits
+from adamix_lab.models import check
+from adamix_lab.models.model import attach
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import torch
 from adamix_lab.baselines.making import baseline
 from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.merging import fold, merge
-from adamix_lab.core.model import attach, detach
+from adamix_lab.models.model import attach, detach
 from adamix_lab.training.optim import parameter_groups
 from adamix_lab.training.recipe import Recipe
 

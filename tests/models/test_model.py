@@ -10,8 +10,8 @@ import torch
 
 from adamix_lab.core.adaptations import Bias, Bottleneck, LoRA
 from adamix_lab.core.mixture import MixtureLayer
-from adamix_lab.core.model import attach, detach
 from adamix_lab.core.routing import Router
+from adamix_lab.models.model import attach, detach
 
 every_family = pytest.mark.parametrize("family", tiny.FAMILIES)
 

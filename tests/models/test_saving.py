@@ -13,8 +13,8 @@ import torch
 
 from adamix_lab.core import files
 from adamix_lab.core.adaptations import Bottleneck, LoRA
-from adamix_lab.core.model import attach, detach
-from adamix_lab.core.saving import CONFIG, load, read_config, save
+from adamix_lab.models.model import attach, detach
+from adamix_lab.models.saving import CONFIG, load, read_config, save
 
 
 def saved(folder, adaptation=None, **more):
@@ -275,13 +275,13 @@ def test_a_configuration_that_asks_for_too_much_is_refused_before_anything_is_at
     saved(tmp_path)
     config = json.loads((tmp_path / CONFIG).read_text())
     (tmp_path / CONFIG).write_text(json.dumps({**config, "experts": 1024}))
-    monkeypatch.setattr("adamix_lab.core.saving.attach", lambda *args, **kwargs: pytest.fail("attached"))
+    monkeypatch.setattr("adamix_lab.models.saving.attach", lambda *args, **kwargs: pytest.fail("attached"))
     with pytest.raises(ValueError, match="has shape"):
         load(tiny.bert(), tmp_path)
 
 
 def test_the_base_is_named_without_telling_where_it_lay(tmp_path):
-    from adamix_lab.core.saving import base_name
+    from adamix_lab.models.saving import base_name
 
     assert base_name("FacebookAI/roberta-large") == "FacebookAI/roberta-large" and base_name("gpt2") == "gpt2"
     assert base_name(str(tmp_path)) == tmp_path.name and base_name("/some/where/mine") == "mine"

@@ -23,7 +23,9 @@ from adamix_lab.core.adaptations import Adaptation, adaptation_from
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import read_json, read_tensors, safe_join, write_tensors, write_text
 from adamix_lab.core.mixture import declared_weights, sizes
-from adamix_lab.core.model import (
+from adamix_lab.core.objective import Consistency
+from adamix_lab.core.sites import Kind, answer_kind, class_names, count_answers, declare, find_sites, head_kind
+from adamix_lab.models.model import (
     MixtureModel,
     attach,
     check_fit,
@@ -32,8 +34,6 @@ from adamix_lab.core.model import (
     shared_sides,
     trained_tensors,
 )
-from adamix_lab.core.objective import Consistency
-from adamix_lab.core.sites import Kind, answer_kind, class_names, count_answers, declare, find_sites, head_kind
 
 CONFIG = "adamix.json"
 FORMAT = 1

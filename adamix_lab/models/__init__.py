@@ -1,0 +1,20 @@
+"""A Hugging Face model that holds mixtures: attached, asked, trained by whatever trains models, saved.
+
+1. `model`: attach, switch tasks, detach.
+2. `wrapping`: what a call does, a selection or AdaMix's training step; what stock libraries ask of the model.
+3. `check`: is every site called, and does a short-cut give what plain calls give?
+4. `precision`: all that trains is float32.
+5. `saving`: weights and configuration in a folder.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from adamix_lab.core import lazy_names
+
+METHODS: dict[str, Any] = {}  # of `MixtureModel`, which packages above bring along (`adamix_lab` fills it)
+
+_NAMES = {"model": "MixtureModel attach detach", "saving": "save load"}
+__all__ = [name for names in _NAMES.values() for name in names.split()]
+__getattr__ = lazy_names(__name__, _NAMES)
