@@ -33,7 +33,7 @@ WITHIN = 1e-5  # of the largest logit, as adamix_lab.core.numerics.REORDERED has
 # What depends on the versions most: wrapping, families, hooks on blocks, saving, exports, the authors' vectors.
 TESTS = """test_mixture test_model test_merging test_saving test_sites test_views test_blocks
 test_reference test_export test_authors test_peft test_checkpointing test_training test_checkpoints
-test_backbones test_peft_tuner test_hf_trainer""".split()
+test_backbones test_peft_tuner test_hf_trainer test_trainer_arguments test_trainer_ways""".split()
 AUTO = {"classification": "AutoModelForSequenceClassification", "generation": "AutoModelForCausalLM"}
 SIZES = {"vocab_size": 60, "max_position_embeddings": 40}
 BERT = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48, **SIZES}
