@@ -94,7 +94,7 @@ def plainly(other: Any, batch: Mapping[str, Any], plain: Ask) -> tuple[Inputs, T
     if batch:
         with suppress(Exception):
             return (few := longest_rows(batch)), plain(other, few)
-    for _, inputs in made_up(plain_model(other)):
+    for inputs in made_up(plain_model(other)):
         with suppress(Exception):
             return inputs, plain(other, inputs)
     raise LabError("plain calls take neither the batch nor an input made up")
@@ -240,23 +240,21 @@ def longest_rows(batch: Mapping[str, Any], number: int = 2) -> Inputs:
 
 
 def check_called(model: nn.Module) -> None:
-    """Runs a copy in evaluation and in training mode on a small made-up input; else those of its parts that take one.
+    """Runs a copy in evaluation and in training mode on an input made up, and its parts where that reaches no site.
 
     Raises ValueError where a site's weight is read and the site is not called (`nn.MultiheadAttention`, fused layers):
-    its experts would have no effect. Warns where sites are not reached, and where no input could be made up.
+    its experts would have no effect. Warns where that is not known.
     """
     key = ("called", identity(model))
     if key in _KNOWN:
         return
-    name, why = type(model).__name__, "no small input could be made up"
-    sites: dict[str, Any] = {}
+    name, why, ran, sites = type(model).__name__, "no input made up reaches it", list[nn.Module](), dict[str, Any]()
     with undisturbed(model):
         try:
             made = twin(model)
-            sites, whole = sites_of(made), run(made)
-            unknown = [] if whole is not None else run_parts(made)
+            sites, ran = sites_of(made), reach(made)
         except Exception as error:
-            whole, unknown, why = None, [model], str(error)
+            why = str(error)
     for path, layer in sites.items():
         if (mode := next((mode for mode, notes in layer.notes.items() if notes == {"read"}), None)) is not None:
             owner = model.get_submodule(path.rpartition(".")[0])
@@ -267,76 +265,61 @@ def check_called(model: nn.Module) -> None:
                 f"that are called: {fused if isinstance(owner, nn.TransformerEncoderLayer) else ''}targets= without it."
             )
     missed = [path for path, layer in sites.items() if not layer.notes]
-    if unknown:
-        warnings.warn(
-            f"Whether {name} calls all its sites could not be checked ({why}). Experts at a layer whose weight is read "
-            "elsewhere would have no effect: look whether they get gradients.",
-            stacklevel=3,
-        )
-        return
-    if whole and len(missed) == len(sites):
+    if sites and len(missed) == len(sites) and made.get_submodule(missed[0].rpartition(".")[0]) in ran:
         raise LabError(f"{name} calls none of the sites ({missed[0]!r}): expected layers that it calls. Give others.")
-    if missed:
+    if missed or not sites:
         warnings.warn(
-            f"On a small made-up input {name} does not call {len(missed)} of {len(sites)} sites ({missed[0]!r}): right "
-            "where not every input goes (a router's expert, a tower for pictures); elsewhere experts have no effect.",
+            f"Whether {name} calls {repr(missed[0]) if missed else 'its sites'} is not known: {why}. Right where not "
+            "every input goes (a router's expert); elsewhere experts have no effect: look whether they get gradients.",
             stacklevel=3,
         )
-    _KNOWN[key] = Verdict(True)
+    else:
+        _KNOWN[key] = Verdict(True)
 
 
-def run_parts(module: nn.Module) -> list[Any]:
-    """Runs a module's parts that hold sites, the largest that take some input; returns the sites left."""
-    left: list[Any] = []
-    for part in module.children():
-        if isinstance(part, MixtureLayer):
-            left.append(part)
-        elif sites_of(part) and run(part) is None:
-            left += run_parts(part)
-    return left
+def reach(module: nn.Module) -> list[nn.Module]:
+    """Runs a module, and then its parts, until every site is called: those that took an input made up."""
+    if isinstance(module, MixtureLayer) or all(layer.notes for layer in sites_of(module).values()):
+        return []
+    ran = [module] if run(module) else []
+    return ran + [one for part in module.children() for one in reach(part)]
 
 
-def run(module: nn.Module) -> bool | None:
-    """Runs the first made-up input that fits: whether that is all that the module takes; None where none fits."""
+def run(module: nn.Module) -> bool:
+    """Runs a module in both modes on the first input made up that it takes in evaluation mode; False: it takes none."""
+    layers = sites_of(module).values()
 
     def noted(training: bool, inputs: Inputs) -> bool:
+        before = [{mode: set(notes) for mode, notes in layer.notes.items()} for layer in layers]
         try:
             module.train(training)(**inputs)
             return True
         except Exception:  # what a pass that fails has noted half-way is no evidence
-            for layer in sites_of(module).values():
-                layer.notes.pop(training, None)
+            for layer, notes in zip(layers, before, strict=True):
+                layer.notes = notes
             return False
 
-    for whole, inputs in made_up(module):
-        if noted(False, inputs):
-            noted(True, inputs)  # it may fail: batch norm wants two rows
-            return whole
-    return None
+    taken = next((inputs for inputs in made_up(module) if noted(False, inputs)), None)
+    if taken is not None:
+        noted(True, taken)  # it may fail: batch norm wants two rows
+    return taken is not None
 
 
-def made_up(model: nn.Module) -> Iterator[tuple[bool, Inputs]]:
-    """(whether that is all, a small input), by the names that `forward` takes; tokens or states for others it needs."""
-    names, config = inspect.signature(model.forward).parameters, getattr(model, "config", None)
-    parts = [config, *(getattr(config, f"{part}_config", None) for part in ("text", "vision"))]
-    first = next(model.parameters())
-
-    def size(name: str, default: int) -> int:
-        found = next((value for part in parts if (value := getattr(part, name, None)) is not None), default)
-        return int(found[0] if isinstance(found, list | tuple) else found)
-
-    ids = torch.tensor([[3, 4, 5, size("eos_token_id", 2)]], device=first.device) % max(1, size("vocab_size", 6))
-    mel, frames, side = size("num_mel_bins", 80), 2 * size("max_source_positions", 10), size("image_size", 32)
-    pictures = torch.randn(1, size("num_channels", 3), side, side)
-    sound = {"input_values": torch.randn(1, 2000), "input_features": torch.randn(1, mel, frames)}
+def made_up(model: nn.Module) -> Iterator[Inputs]:
+    """Small inputs by the names that `forward` takes: tokens, and for what else it needs tokens or states."""
+    names, config, first = (
+        inspect.signature(model.forward).parameters,
+        getattr(model, "config", None),
+        next(model.parameters()),
+    )
+    end, size = (getattr(config, name, None) for name in ("eos_token_id", "vocab_size"))
+    ids = torch.tensor([[3, 4, 5, end if isinstance(end, int) else 2]], device=first.device) % (size or 6)
     text = {"input_ids": ids, "attention_mask": torch.ones_like(ids)} if "input_ids" in names else {}
     text |= {"decoder_input_ids": ids} if getattr(config, "is_encoder_decoder", False) else {}
-    other = {name: value.to(first) for name, value in {"pixel_values": pictures, **sound}.items() if name in names}
-    known = {name: value for name, value in {**text, **other}.items() if name in names}
-    own = [name for name, p in names.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    if "pixel_values" in names and isinstance(side := getattr(config, "image_size", None), int):
+        text["pixel_values"] = torch.randn(1, getattr(config, "num_channels", 3), side, side).to(first)
+    needed = [name for name, p in names.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
     linear: Any = next((module for module in model.modules() if isinstance(module, nn.Linear)), nn.Linear(4, 4))
     states = torch.randn(1, 4, linear.in_features).to(first)
     for value in (ids, states, states[0]):
-        yield True, {**dict.fromkeys(own, value), **known}
-    if text and other:
-        yield from ((False, text), (False, other))
+        yield dict.fromkeys(needed, value) | {name: value for name, value in text.items() if name in names}

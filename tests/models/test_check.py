@@ -78,12 +78,12 @@ def test_the_remedy_for_fused_layers_works():
 
 
 def test_what_an_input_does_not_reach_is_named_not_refused():
-    with pytest.warns(UserWarning, match=r"does not call 1 of 2 sites \('forgotten'\): right where not every input"):
+    with pytest.warns(UserWarning, match=r"Whether Reads calls 'forgotten' is not known: no input made up reaches it"):
         attach(Reads(), LoRA(2), targets=["called", "forgotten"])
 
 
 def test_weights_on_meta_are_said_not_refused():
-    with pytest.warns(UserWarning, match=r"could not be checked \(some weights are on the meta device\)"):
+    with pytest.warns(UserWarning, match=r"Whether Reads calls its sites is not known: some weights are on the meta"):
         mixture = attach(Reads().to("meta"), LoRA(2), targets="called")
     assert len(mixture.sites) == 1
 
