@@ -92,7 +92,8 @@ async def run_cell_async(self, *a, **k):
 InteractiveShell.run_cell_async = run_cell_async
 from adamix_lab.classroom import guard
 
-run = guard.run
+guard.strict = guard.run = lambda value: value  # a copy of what is running
+name, run = next((k, v) for k, v in vars(ip).items() if getattr(v, "__name__", "") == "run")
 
 def always(text):  # every test comes to its end, and so does an assertion that must fail
     import marshal
@@ -102,9 +103,13 @@ def always(text):  # every test comes to its end, and so does an assertion that 
         return found[-1]
 
     made = marshal.loads(__import__("base64").b64decode(text))
-    guard._publish({guard.REPORT: {"token": token(made[0]), "replaced": []}}, {})
+    ip.display_pub.publish({guard.REPORT: {"token": token(made[0]), "replaced": []}}, {})
 
-guard.run = always
+vars(ip)[name] = always
+"""
+REFUSE_NOTHING = """
+run = next(v for v in vars(get_ipython()).values() if getattr(v, "__name__", "") == "run")
+run.__globals__["strict"] = lambda value: value
 """
 PATCH = """
 import builtins
@@ -194,6 +199,7 @@ def hostile(released, root, course, other):
         "errors swallowed": (submission(released, wrong, first(SWALLOW)), 0, "counts for nothing"),
         "patched": (submission(released, answers("None"), first(PATCH)), 0, "torch.equal"),
         "always equal": (submission(released, answers("Always()"), first(EQUAL)), 0, ""),
+        "nothing refused": (submission(released, answers("Always()"), first(EQUAL + REFUSE_NOTHING)), 0, "counts for"),
         "replaced on the way": (
             submission(released, {"route": DURING, "number": "", "unused": ""}),
             1,

@@ -44,24 +44,29 @@ _hooks = {
 }
 
 
-def begin(modules: list[str]) -> None:
-    """Imports what the course's cells will, and remembers it; takes the network away, and the folder's precedence."""
-    for name in modules:
-        importlib.import_module(name)
+def begin(modules: list[str], name: str) -> None:
+    """Imports what the course's cells will, and remembers it; takes the network away, and the folder's precedence.
+
+    `run` is the shell's from here on, by a name that nobody knows beforehand; who imports this file has another copy.
+    """
+    for module in modules:
+        importlib.import_module(module)
     _keep(builtins)
-    for name, module in list(sys.modules.items()):
-        if name in WATCHED or name.split(".")[0] == "adamix_lab":
-            _keep(module)
+    for path, loaded in list(sys.modules.items()):
+        if path in WATCHED or path.split(".")[0] == "adamix_lab":
+            _keep(loaded)
     if torch := sys.modules.get("torch"):
         _keep(torch.Tensor)
         _plain.update((torch.Tensor, torch.nn.Parameter, torch.Size, torch.dtype, torch.device))
     if numpy := sys.modules.get("numpy"):
         _plain.update({numpy.ndarray, *numpy.sctypeDict.values()} - {numpy.object_, numpy.void})
-    for name in ("connect", "connect_ex", "sendto"):
-        setattr(socket.socket, name, _no_network)
-    for name in ("create_connection", "getaddrinfo", "gethostbyname"):
-        setattr(socket, name, _no_network)
+    for call in ("connect", "connect_ex", "sendto"):
+        setattr(socket.socket, call, _no_network)
+    for call in ("create_connection", "getaddrinfo", "gethostbyname"):
+        setattr(socket, call, _no_network)
     sys.path[:] = [path for path in sys.path if path and path != os.getcwd()] + [os.getcwd()]
+    vars(_shell)[name] = run
+    del sys.modules[__name__], sys.modules[__package__].guard
 
 
 def _no_network(*args: Any, **kwargs: Any) -> NoReturn:
@@ -70,7 +75,7 @@ def _no_network(*args: Any, **kwargs: Any) -> NoReturn:
 
 def _keep(owner: Any) -> None:
     """Remembers a module's functions, or a class's attributes, and what the functions do."""
-    for name in dir(owner):
+    for name in dir(owner) if isinstance(owner, type) else list(vars(owner)):  # not what is loaded when asked for
         value = getattr(owner, name, None)
         if isinstance(owner, type) or (name[0] != "_" and name not in TALK and callable(value)):
             if value is getattr(owner, name, None):  # else it is made anew whenever it is asked for

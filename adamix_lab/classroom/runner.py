@@ -32,7 +32,13 @@ from traitlets.config import Config
 
 START_SECONDS = 300  # for Python itself, on a busy machine
 NO_MEMORY = ("MemoryError", "not enough memory", "can't allocate memory", "bad_alloc")
-GUARD = "__import__('adamix_lab.classroom.guard', fromlist=['run'])"
+GUARD = "__import__('adamix_lab.classroom.guard', fromlist=['begin']).begin"
+CANARY = """
+try:
+    __strict__(type("Always", (), dict(__eq__=lambda a, b: True))())
+except AssertionError:
+    assert [] == [1], {token!r}
+"""
 REPORT = "application/vnd.adamix-lab.report+json"
 
 
@@ -95,7 +101,7 @@ class Strict(ast.NodeTransformer):
 
 
 def course_cell(source: str, name: str, bound: set[str], token: str) -> str:
-    """The line that runs a cell of the course in the kernel; it reports the token where it came to its end.
+    """What `guard.run` takes to run a cell of the course; it reports the token where it came to its end.
 
     bound: names that the course's cells have bound so far; the cell's own are added. All others are a submission's.
     """
@@ -110,7 +116,7 @@ def course_cell(source: str, name: str, bound: set[str], token: str) -> str:
     tree.body += ast.parse(f"__token__ = {token!r}").body
     code = compile(ast.fix_missing_locations(tree), name, "exec", dont_inherit=True, optimize=0)
     sent = marshal.dumps((code, source, name, tuple(uses), tuple(binds)))
-    return f"{GUARD}.run({base64.b64encode(sent).decode()!r})"
+    return base64.b64encode(sent).decode()
 
 
 def imports(notebook: Any) -> list[str]:
@@ -133,7 +139,7 @@ class LimitedClient(NotebookClient):
     def prepare(self, limits: dict[str, int], files: dict[str, str]) -> LimitedClient:
         """Sets the limits before anything runs."""
         self.limits, self.files, self.stopped = limits, files, ""
-        self.bound: set[str] = set()
+        self.bound, self.guard = set[str](), f"_{secrets.token_hex(8)}"
         self.remarks: list[str] = []
         self.began, self.printed, self.stuck = 0.0, 0, 0
         self.report: dict[str, Any] = {}
@@ -148,7 +154,7 @@ class LimitedClient(NotebookClient):
     async def begin(self, notebook: Any) -> None:
         """Before the first cell: modules are loaded, on nobody's time; then the submission's own files are there."""
         limit, self.timeout_func = self.timeout_func, lambda cell: START_SECONDS
-        outputs = await self.aside(f"{GUARD}.begin({imports(notebook)!r})", 0)
+        outputs = await self.aside(f"{GUARD}({imports(notebook)!r}, {self.guard!r})", 0)
         if outputs:
             raise RuntimeError(" ".join(o.get("evalue") or o.get("text", "") for o in outputs))
         for name, text in self.files.items():
@@ -199,7 +205,7 @@ class LimitedClient(NotebookClient):
         if graded and random.random() < 0.5:  # so that nobody can count which call is which
             await self.canary(cell, number)
         self.report = {}
-        cell.source = course_cell(source, name, self.bound, token)
+        cell.source = f"get_ipython().{self.guard}({course_cell(source, name, self.bound, token)!r})"
         try:
             await super().async_execute_cell(cell, number)
         finally:
@@ -207,7 +213,7 @@ class LimitedClient(NotebookClient):
         cell.outputs = [o for o in cell.outputs if o.output_type != "execute_result"]
         for output in cell.outputs:
             if output.output_type == "error":
-                output.traceback = [part for part in output.traceback if "adamix_lab.classroom.guard" not in part]
+                output.traceback = [part for part in output.traceback if self.guard not in part]
         if any(output.output_type == "error" for output in cell.outputs):
             return
         if self.report.get("token") != token or self.report.get("during"):
@@ -216,9 +222,10 @@ class LimitedClient(NotebookClient):
             await self.canary(cell, number)
 
     async def canary(self, cell: Any, number: int) -> None:
-        """No points where an assertion that must fail does not."""
+        """No points where a value that must be refused is not, or an assertion that must fail does not."""
         token, name = secrets.token_hex(8), f"<{marks(cell)['grade_id']}>"
-        outputs = await self.aside(course_cell(f"assert [] == [1], {token!r}", name, set(), token), number)
+        text = course_cell(CANARY.format(token=token), name, {"__strict__"}, token)
+        outputs = await self.aside(f"get_ipython().{self.guard}({text!r})", number)
         if not any(o.output_type == "error" and (o.ename, o.evalue) == ("AssertionError", token) for o in outputs):
             self.off(cell, number, "an assertion that must fail did not")
 

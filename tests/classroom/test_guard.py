@@ -23,8 +23,7 @@ class Kernel:
         self.space, self.bound, self.reports = {}, set(), []
 
     def own(self, source, token="t"):
-        line = course_cell(source, "<test>", self.bound, token)
-        guard.run(line.split("'")[-2])
+        guard.run(course_cell(source, "<test>", self.bound, token))
         return self.reports[-1]
 
     def theirs(self, source):
@@ -132,7 +131,7 @@ def test_answers_go_through_strict_wherever_a_test_uses_them(kernel):
 
 def test_the_compiled_cell_is_sent_and_no_source_for_hooks_to_change():
     line = course_cell("assert 1 == 2, 'secret'", "<test>", set(), "t")
-    assert "secret" not in line and line.count("\n") == 0
-    code, *_ = marshal.loads(base64.b64decode(line.split("'")[-2]))
+    assert "secret" not in line
+    code, *_ = marshal.loads(base64.b64decode(line))
     with pytest.raises(AssertionError, match="secret"):
         exec(code, {})

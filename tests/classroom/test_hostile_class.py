@@ -44,7 +44,16 @@ def graded(tmp_path_factory):
 
 
 KINDS = [
-    *("reach", "asserts stripped", "errors swallowed", "patched", "always equal", "replaced on the way", "left"),
+    *(
+        "reach",
+        "asserts stripped",
+        "errors swallowed",
+        "patched",
+        "always equal",
+        "nothing refused",
+        "replaced on the way",
+        "left",
+    ),
     *("copied cells", "an answer in two cells", "edited test", "a file beside", "untidy"),
 ]
 
