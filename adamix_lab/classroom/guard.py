@@ -19,7 +19,8 @@ import sys
 import types
 from typing import Any, NoReturn
 
-__builtins__ = dict(vars(builtins))  # of this file alone: nobody's patches reach it
+_builtins = dict(vars(builtins))
+globals()["__builtins__"] = _builtins  # of this file alone: nobody's patches reach it
 
 REPORT = "application/vnd.adamix-lab.report+json"
 TALK = {"input", "print", "open", "display", "get_ipython", "exit", "quit", "help"}  # others replace these, rightly
@@ -31,13 +32,13 @@ FUNCTIONS = (
     functools.partial,
     type(functools.cache(len)),
 )
-SERIES = (types.GeneratorType, map, zip, filter, type({}.values()), type({}.items()), type({}.keys()))
+SERIES: tuple[type, ...] = (types.GeneratorType, map, zip, filter, type({}.values()), type({}.items()), type({}.keys()))
 
 _kept: list[tuple[Any, str, Any]] = []  # owner, name, value
 _own: dict[str, Any] = {}  # what the course's cells have bound
 _plain: set[type] = {bool, int, float, complex, str, bytes, type(None), range}
 _shell: Any = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-_publish = _shell.display_pub.publish if _shell else None
+_publish: Any = _shell.display_pub.publish if _shell else None
 _hooks = {
     name: list(getattr(_shell, name, ()))
     for name in ("ast_transformers", "input_transformers_cleanup", "input_transformers_post")
@@ -122,7 +123,8 @@ def run(text: str) -> None:
     linecache.cache[name] = (len(source), None, source.splitlines(True), name)
     sys.settrace(None)
     hooks = [f"IPython's {name}" for name, usual in _hooks.items() if getattr(_shell, name) != usual]  # not used here
-    space, report = _shell.user_ns, {"replaced": hooks + _put_back(), "during": [], "token": None}
+    space = _shell.user_ns
+    report: dict[str, Any] = {"replaced": hooks + _put_back(), "during": [], "token": None}
     meant = {word: _own[word] for word in uses if word in _own}  # and builtins, where nothing hides them
     aside = {word: space.pop(word) for word in uses if word in space and _other(word, space, meant)}
     space.update(meant, __strict__=strict)
@@ -138,4 +140,4 @@ def run(text: str) -> None:
 
 
 def _other(word: str, space: dict[str, Any], meant: dict[str, Any]) -> bool:
-    return space[word] is not meant[word] if word in meant else word in __builtins__
+    return space[word] is not meant[word] if word in meant else word in _builtins

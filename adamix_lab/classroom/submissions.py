@@ -127,8 +127,8 @@ def found(people: Sequence[Submission]) -> str:
     width = min(30, max(len(person.name) for person in people))
     lines = [f"Found {len(people)} people ({kinds}):"]
     for person in people:
-        beside = "".join(f" + {name}" for name, _ in person.sources[1:])
-        lines.append(" ".join([f"  {person.name:{width}}  {person.file}{beside}", *person.remarks]))
+        beside = "".join(f" + {name}" for name, _ in person.sources[1:]) + ("" if person.rank[0] else "  No notebook.")
+        lines.append("  ".join(["", f"{person.name:{width}}", f"{person.file}{beside}", *person.remarks]))
     return "\n".join(lines)
 
 

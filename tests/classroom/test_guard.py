@@ -1,6 +1,7 @@
 """How the course's cells are compiled and run among a submission's names: quick, in this process."""
 
 import base64
+import builtins
 import marshal
 import types
 from collections import namedtuple
@@ -76,6 +77,18 @@ def test_functions_and_attributes_are_put_back(kernel, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "all", lambda a: True)
     assert set(guard._put_back()) == {"check.__code__", "Tensor.__eq__", "Tensor.all"} and module.check.__code__ is was
     assert not (torch.zeros(2) == torch.ones(2)).all() and not guard._put_back()
+
+
+def test_patched_builtins_do_not_reach_the_guard():
+    usual, value, refused = builtins.type, Always(1), False
+    builtins.type = lambda *_: float
+    try:
+        guard.strict(value)
+    except AssertionError:
+        refused = True
+    finally:
+        builtins.type = usual
+    assert refused
 
 
 class Always(float):
