@@ -110,6 +110,7 @@ vars(ip)[name] = always
 REFUSE_NOTHING = """
 run = next(v for v in vars(get_ipython()).values() if getattr(v, "__name__", "") == "run")
 run.__globals__["strict"] = lambda value: value
+run.__globals__["_plain"] = {Always}
 """
 PATCH = """
 import builtins
@@ -199,7 +200,11 @@ def hostile(released, root, course, other):
         "errors swallowed": (submission(released, wrong, first(SWALLOW)), 0, "counts for nothing"),
         "patched": (submission(released, answers("None"), first(PATCH)), 0, "torch.equal"),
         "always equal": (submission(released, answers("Always()"), first(EQUAL)), 0, ""),
-        "nothing refused": (submission(released, answers("Always()"), first(EQUAL + REFUSE_NOTHING)), 0, "counts for"),
+        "nothing refused": (
+            submission(released, answers("Always()"), first(EQUAL + REFUSE_NOTHING)),
+            0,
+            "guard._plain",
+        ),
         "replaced on the way": (
             submission(released, {"route": DURING, "number": "", "unused": ""}),
             1,

@@ -36,7 +36,7 @@ SERIES: tuple[type, ...] = (types.GeneratorType, map, zip, filter, type({}.value
 
 _kept: list[tuple[Any, str, Any]] = []  # owner, name, value
 _own: dict[str, Any] = {}  # what the course's cells have bound
-_plain: set[type] = {bool, int, float, complex, str, bytes, type(None), range}
+_plain = frozenset({bool, int, float, complex, str, bytes, type(None), range})
 _shell: Any = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
 _publish: Any = _shell.display_pub.publish if _shell else None
 _hooks = {
@@ -50,6 +50,7 @@ def begin(modules: list[str], name: str) -> None:
 
     `run` is the shell's from here on, by a name that nobody knows beforehand; who imports this file has another copy.
     """
+    global _plain
     for module in modules:
         importlib.import_module(module)
     _keep(builtins)
@@ -58,15 +59,16 @@ def begin(modules: list[str], name: str) -> None:
             _keep(loaded)
     if torch := sys.modules.get("torch"):
         _keep(torch.Tensor)
-        _plain.update((torch.Tensor, torch.nn.Parameter, torch.Size, torch.dtype, torch.device))
+        _plain |= {torch.Tensor, torch.nn.Parameter, torch.Size, torch.dtype, torch.device}
     if numpy := sys.modules.get("numpy"):
-        _plain.update({numpy.ndarray, *numpy.sctypeDict.values()} - {numpy.object_, numpy.void})
+        _plain |= {numpy.ndarray, *numpy.sctypeDict.values()} - {numpy.object_, numpy.void}
     for call in ("connect", "connect_ex", "sendto"):
         setattr(socket.socket, call, _no_network)
     for call in ("create_connection", "getaddrinfo", "gethostbyname"):
         setattr(socket, call, _no_network)
     sys.path[:] = [path for path in sys.path if path and path != os.getcwd()] + [os.getcwd()]
     vars(_shell)[name] = run
+    _kept.extend([(sys.modules[__name__], word, globals()[word]) for word in ("_plain", "_kept", "_own", "FUNCTIONS")])
     del sys.modules[__name__], sys.modules[__package__].guard
 
 
