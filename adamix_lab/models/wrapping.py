@@ -84,7 +84,7 @@ class Wrapping(nn.Module):
             with during({self: {"run": None, "inside": True}}):
                 return run({**self._named(inputs), **batch})
         chosen = here(self, "selection") if selection is None else selection
-        if chosen is None and self.training and torch.is_grad_enabled() and self.space.experts > 1:
+        if chosen is None and self.model.training and torch.is_grad_enabled() and self.space.experts > 1:
             return self._training_call({**self._named(inputs), **batch})
         self._check_groups(chosen, inputs, batch)
         with self.select(selection):

