@@ -170,7 +170,7 @@ def test_push(base, tmp_path):
 
 def test_the_methods_cost_nothing_until_they_are_called():
     script = (
-        "import sys, adamix_lab; print('torch' in sys.modules); from adamix_lab.core.model import MixtureModel as M; "
+        "import sys, adamix_lab; print('torch' in sys.modules); from adamix_lab.models.model import MixtureModel as M; "
         "print(all(callable(getattr(M, n)) for n in 'save_pretrained from_pretrained push_to_hub'.split())); "
         "print('adamix_lab.interop.hub' in sys.modules, 'huggingface_hub' in sys.modules)"
     )
