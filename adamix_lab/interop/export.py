@@ -118,6 +118,8 @@ def export(
             f"{folder} is not empty: expected a new folder, so that no other adapter is lost. Give another, or "
             "overwrite=True (--overwrite)."
         )
+    if mixture.head_paths:  # what was understood is written down: one number is a regression
+        declare(mixture.model, answer_kind(mixture.model), class_names(mixture.model))
     merged = merge(mixture) if mixture.space.experts > 1 else mixture
     given = draw_batch(mixture.model) if batch is None else dict(batch)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -248,7 +250,6 @@ def _move_files(here: Path, folder: Path) -> None:
 def write_plain(mixture: MixtureModel, folder: Path) -> None:
     """Folds and saves by transformers' own `save_pretrained`. Raises ValueError where the adaptation is not linear."""
     plain = fold(mixture)
-    declare(plain, answer_kind(plain), class_names(plain))
     for path, layer in mixture.sites.items():
         if layer.bias is None and getattr(plain.get_submodule(path), "bias", None) is not None:
             raise LabError(

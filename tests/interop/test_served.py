@@ -87,6 +87,15 @@ def test_an_export_says_what_the_pipeline_answered_and_refuses_other_answers(tmp
         check_served(mixture, SimpleNamespace(), tokenizer, torch.float32)
 
 
+@pytest.mark.parametrize("format", ["peft", "transformers"])
+def test_one_number_is_a_regression_though_nobody_said_so(tmp_path, format):
+    mixture = tiny.mixed(tiny.bert(num_labels=1), LoRA(2), experts=2)
+    assert mixture.model.config.problem_type is None
+    done = export(mixture, tmp_path / "out", format, tokenizer=tiny_task.tokenizer())
+    assert done.served is not None and done.served <= close.REORDERED.share
+    assert mixture.model.config.problem_type == "regression"
+
+
 def test_a_card_says_how_to_load_the_base_with_its_names(tmp_path):
     model = tiny.bert(id2label={0: "no", 1: "yes", 2: "perhaps"}, label2id={"no": 0, "yes": 1, "perhaps": 2})
     export(tiny.mixed(model, LoRA(2)), tmp_path / "out", "peft")
