@@ -37,7 +37,7 @@ attempts = {
     "secrets": lambda: [p for p in ("/etc/shadow", "/root/.ssh", "/home/root") if os.path.exists(p)],
     "disks": lambda: sorted(set(os.listdir("/dev")) - {"null", "zero", "random", "urandom", "shm"}),
     "hidden tests in the home": lambda: [
-        str(p) for p in pathlib.Path("/home").rglob("*") if p.is_file() and b"16**12" in p.read_bytes()
+        str(p) for p in pathlib.Path(os.environ["HOME"]).rglob("*") if p.is_file() and b"16**12" in p.read_bytes()
     ],
     "the runner's pipe": lambda: [p for p in glob.glob(f"/proc/{os.getppid()}/fd/*") if writes(p)],
     "the runner's memory": lambda: open(f"/proc/{os.getppid()}/mem", "rb"),

@@ -49,7 +49,7 @@ def grade(
     released = nbformat.read(course / "release" / assignment / f"{assignment}.ipynb", as_version=4)
     grader = api(course, _settings(limits, ran))
     state = _State(course, assignment)
-    marked, maximum = [], checks_of(course, assignment)
+    marked, maximum = [], checks_of(released)
     for n, submission in enumerate(submissions, 1):
         start = time.perf_counter()
         try:
@@ -221,12 +221,10 @@ def _clear(grader: Any, person: str, assignment: str) -> None:
         book.db.commit()
 
 
-def checks_of(course: Path, assignment: str) -> dict[str, float]:
+def checks_of(released: Any) -> dict[str, float]:
     """Points by check, in the notebook's order."""
-    import nbformat
-
-    cells = nbformat.read(course / "release" / assignment / f"{assignment}.ipynb", as_version=4).cells
-    return {_grade_id(cell): float(cell.metadata.nbgrader.points) for cell in cells if cell.metadata.nbgrader.grade}
+    cells = [cell for cell in released.cells if cell.metadata.nbgrader.grade]
+    return {_grade_id(cell): float(cell.metadata.nbgrader.points) for cell in cells}
 
 
 def _points(grader: Any, person: str, assignment: str, maximum: dict[str, float]) -> dict[str, float]:

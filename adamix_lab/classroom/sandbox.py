@@ -24,7 +24,7 @@ from adamix_lab.tasks.tasks import data_root
 RUNNER = Path(__file__).with_name("runner.py")
 PACKAGE = Path(__file__).resolve().parents[1]
 GRACE = 330  # seconds beyond the limit, for Python's own start, until everything is ended from outside
-HOME_MB = 256  # all files that a submission writes
+HOME, HOME_MB = "/submission", 256  # where it is at home, and how much it can write there
 
 # Own network, processes, mounts; with own users, which people who are not root need and which leave root less.
 _OWN = ("--net", "--ipc", "--pid", "--fork", "--kill-child", "--mount")
@@ -132,7 +132,7 @@ def run(notebook: Any, limits: Limits, files: Mapping[str, str] | None = None) -
     with tempfile.TemporaryDirectory(prefix="adamix-", ignore_cleanup_errors=True) as made:
         options = unshare()
         command = [*(_entered(options, made) if options else ()), sys.executable, str(RUNNER)]
-        environment = _environment("/home" if options else made)
+        environment = _environment(HOME if options else made)
         try:
             done = subprocess.run(command, cwd=made, env=environment, timeout=seconds, start_new_session=True, **talk)
             told = json.loads(done.stdout)
@@ -151,7 +151,7 @@ def _entered(options: Sequence[str], root: str) -> list[str]:
     python = Path(sys.executable).resolve().parents[1]
     wanted = {*map(Path, (*SYSTEM, sys.prefix, sys.base_prefix)), python, PACKAGE, data_root().absolute()}
     seen = [str(path) for path in sorted(wanted) if path.exists() and not wanted & set(path.parents)]
-    return ["unshare", *options, "sh", str(ENTER), options[0], root, f"{HOME_MB}m", *seen, "--"]
+    return ["unshare", *options, "sh", str(ENTER), options[0], root, HOME, f"{HOME_MB}m", *seen, "--"]
 
 
 def _environment(home: str) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """What runs apart: limits hold, faults become errors with words, a cell that did not run never looks right."""
 
+import subprocess
 import sys
 
 import pytest
@@ -79,6 +80,22 @@ def test_without_unshare_it_runs_all_the_same_for_people_who_are_trusted(monkeyp
         "import sys; print(open('/proc/1/status').read()[:4] if sys.platform == 'linux' else 'Name')",
     )
     assert "work" in said[0] and "URLError" in said[1] and "Name" in said[2]  # what is said not to be enforced is not
+
+
+@pytest.mark.skipif(not unshare(), reason="no unshare that may be used")
+def test_a_python_that_lies_in_home_is_not_hidden_by_the_submissions_own(tmp_path, monkeypatch):
+    import adamix_lab.classroom.sandbox as sandbox
+
+    places = [f"/{name}/x" for name in ("home", "root", "opt", "srv", "mnt", "tmp", "var", "usr")]
+    assert not [place for place in places if place.startswith(f"{sandbox.HOME}/")]
+    (tmp_path / "with a space").mkdir()
+    (tmp_path / "with a space" / "file").write_text("in it")
+    (tmp_path / "root").mkdir()
+    monkeypatch.setattr(sandbox, "SYSTEM", (*sandbox.SYSTEM, str(tmp_path / "with a space")))
+    inside = f"pwd; cat '{tmp_path}/with a space/file'; echo x >> '{tmp_path}/with a space/file'"
+    command = [*sandbox._entered(unshare(), str(tmp_path / "root")), "sh", "-c", inside]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == f"{sandbox.HOME}\nin it" and "Read-only" in done.stderr
 
 
 def test_what_ends_without_an_answer_is_told(monkeypatch, tmp_path):
