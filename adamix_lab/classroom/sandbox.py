@@ -122,25 +122,23 @@ def run(notebook: Any, limits: Limits, files: Mapping[str, str] | None = None) -
     import nbformat
 
     handed = {"notebook": nbformat.writes(notebook), "files": dict(files or {}), "limits": asdict(limits)}
-    talk: dict[str, Any] = {
-        "input": json.dumps(handed),
-        "capture_output": True,
-        "encoding": "utf-8",
-        "errors": "replace",
-    }
     seconds = limits.seconds + GRACE
     with tempfile.TemporaryDirectory(prefix="adamix-", ignore_cleanup_errors=True) as made:
         options = unshare()
         command = [*(_entered(options, made) if options else ()), sys.executable, str(RUNNER)]
-        environment = _environment(HOME if options else made)
+        place: dict[str, Any] = {"cwd": made, "env": _environment(HOME if options else made), "start_new_session": True}
+        text: dict[str, Any] = {"input": json.dumps(handed), "encoding": "utf-8", "errors": "replace"}
         try:
-            done = subprocess.run(command, cwd=made, env=environment, timeout=seconds, start_new_session=True, **talk)
-            told = json.loads(done.stdout)
+            done = subprocess.run(command, capture_output=True, timeout=seconds, **place, **text)
         except subprocess.TimeoutExpired:
             raise Ended(f"The notebook did not end within {seconds} s and was ended from outside.") from None
-        except ValueError:
-            said = done.stderr.strip().splitlines() or [f"Python ended with code {done.returncode}"]
-            raise Ended(f"The notebook could not be run to its end: {said[-1]}.") from None
+    said = (done.stderr.strip().splitlines() or [f"Python ended with code {done.returncode}"])[-1]
+    if not done.stdout:
+        raise NotStarted(said)
+    try:
+        told = json.loads(done.stdout)
+    except ValueError:
+        raise Ended(f"The notebook could not be run to its end: {said}.") from None
     if not told["began"]:
         raise NotStarted(" ".join(told["remarks"]))
     return nbformat.reads(told["notebook"], as_version=4), told["remarks"], told["seconds"]

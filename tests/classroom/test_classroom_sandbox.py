@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from adamix_lab.classroom.sandbox import Limits, isolation, run, unshare
+from adamix_lab.classroom.sandbox import Limits, NotStarted, isolation, run, unshare
 
 nbformat = pytest.importorskip("nbformat", reason="the notebooks extra is not installed")
 
@@ -102,10 +102,13 @@ def test_what_ends_without_an_answer_is_told(monkeypatch, tmp_path):
     import adamix_lab.classroom.sandbox as sandbox
 
     monkeypatch.setattr(sandbox, "unshare", lambda: ())
-    for text, words in (("import sys; sys.exit('no room')", "no room"), ("import os; os._exit(7)", "with code 7")):
+    monkeypatch.setattr(sandbox, "RUNNER", tmp_path / "runner.py")
+    for text, kind, words in (
+        ("import sys; sys.exit('no room')", NotStarted, "no room"),  # the machine's trouble: nobody pays for it
+        ("print(); import sys; sys.exit(7)", sandbox.Ended, "with code 7"),
+    ):
         (tmp_path / "runner.py").write_text(text)
-        monkeypatch.setattr(sandbox, "RUNNER", tmp_path / "runner.py")
-        with pytest.raises(sandbox.Ended, match=words):
+        with pytest.raises(kind, match=words):
             execute("1")
 
 
