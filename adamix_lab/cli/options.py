@@ -32,7 +32,9 @@ TOP_BLOCKS = typer.Option(help="Adapt only so many blocks from the top; 0 adapts
 STEPS = typer.Option(help="Optimiser steps.")
 EPOCHS = typer.Option(help="Passes over the training rows, instead of steps.")
 BATCH_SIZE = typer.Option(help="Rows an optimiser step, over all processes and all pieces of an accumulated step.")
-MAX_LENGTH = typer.Option(help="Tokens a row; longer ones are cut.")
+MAX_LENGTH = typer.Option(
+    help="Tokens a row; longer ones are cut. None takes 128, or the model's positions if it has fewer."
+)
 BEAMS = typer.Option(help="Beams of decoding.")
 NEW_TOKENS = typer.Option(help="Tokens written at most.")
 LABELS = typer.Option(help="Classes of the head; 1 for a regression.")

@@ -154,7 +154,7 @@ def table(
     evaluation_rows: Annotated[int | None, options.EVALUATION_ROWS] = None,
     steps: Annotated[int, options.STEPS] = 100,
     top_blocks: Annotated[int | None, options.TOP_BLOCKS] = None,
-    max_length: Annotated[int, options.MAX_LENGTH] = 128,
+    max_length: Annotated[int | None, options.MAX_LENGTH] = None,
     out: Annotated[Path, options.OUT] = Path("runs/table"),
 ) -> None:
     """Every task by every method under one budget: metric, seconds, parameters. A killed run goes on where it was.
@@ -164,7 +164,8 @@ def table(
     from adamix_lab.experiments.grid import shipped_grid, tasks_in
 
     settings = {"steps": steps, "backbone": model, "rows": rows, "top_blocks": top_blocks or None}
-    settings |= {"folder": str(folder), "evaluation_rows": evaluation_rows, "max_length": max_length}
+    settings |= {"folder": str(folder), "evaluation_rows": evaluation_rows}
+    settings |= {} if max_length is None else {"max_length": max_length}
     perform(shipped_grid("table", task or tasks_in(folder), method or (), **settings), out)
 
 

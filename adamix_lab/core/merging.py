@@ -104,7 +104,7 @@ def learned(mixture: Mixture, batches: Iterable[Batch], lr: float = 0.1, task_lo
     space, loss_of = mixture.space, task_loss or task_loss_of(mixture)
     free = torch.zeros(*space.shape, space.experts, requires_grad=True)
     optimizer = torch.optim.Adam([free], lr=lr)
-    with evaluating(mixture):
+    with evaluating(mixture.model):
         for batch in batches:
             inputs = without_labels(mixture.model, batch)
             loss = loss_of(logits_of(mixture(selection=free.softmax(-1), **inputs)), batch["labels"])

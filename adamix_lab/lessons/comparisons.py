@@ -164,10 +164,10 @@ def compare(scores: Scores, task: str = ALL, against: str = "AdaMix") -> list[Co
             f"Nothing can be compared with {against!r} on {task!r}: expected two variants with runs of one seed. Let "
             "more runs finish, or choose another."
         )
-    adjusted = holm([on.estimate.p for *_, on in found])
+    adjusted = holm([each[-1].estimate.p for each in found])
     return [
-        Compared(*named, on.by_seed, on.estimate, verdict_of(on.estimate, "points", len(found)), p)
-        for (*named, on), p in zip(found, adjusted, strict=True)
+        Compared(at, to, name, budget, on.by_seed, on.estimate, verdict_of(on.estimate, "points", len(found)), p)
+        for (at, to, name, budget, on), p in zip(found, adjusted, strict=True)
     ]
 
 
