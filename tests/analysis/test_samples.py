@@ -103,7 +103,7 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match=r"27 routes: expected at most 26.*drawn_routes"):
         every_route(batches, limit=26)
     regression = Task("scores", [], [{"sentence": "w1", "label": 0.5}], ("sentence",))
-    with pytest.raises(ValueError, match=r"'scores' is a regression"):
+    with pytest.raises(ValueError, match=r"'scores' asks for numbers: expected classes"):
         fix_batches(mixture(), regression, TOKENIZER)
 
 
