@@ -81,6 +81,9 @@ def number_labels(parts: Sequence[Part], label: str, known: TaskSpec | None = No
             row[label] = read(value, where)
             if row[label] is None:
                 raise LabError(f"{where}: label {value!r} is outside {expected}. Leave out rows without a label (-1).")
+    if found.kind == "classes" and not (known and known.text):  # of a task of the table, a sample is known for one
+        there = sorted({row[label] for row in parts[0].rows})
+        _refuse_single([found.classes[n] for n in there], place, len(values))
     return found
 
 
@@ -89,7 +92,7 @@ def join_labels(parts: Sequence[Part], columns: Sequence[str]) -> str:
     name = " + ".join(columns)
     for part in parts:
         for n, row in enumerate(part.rows, start=1):
-            row[name] = [_score(row[column], f"{part.place}, row {n}", None) for column in columns]
+            row[name] = [_score(value, f"{part.place}, row {n}", None) for value in _trimmed([row[c] for c in columns])]
     return name
 
 
@@ -98,18 +101,29 @@ def join_labels(parts: Sequence[Part], columns: Sequence[str]) -> str:
 
 def _check_present(part: Part, label: str) -> None:
     """Cuts blanks around names. Raises ValueError for no label, or one of another type than the first."""
+
+    def missing(value: Any) -> bool:
+        infinite = isinstance(value, float) and math.isinf(value)
+        return value is None or value == "" or str(value).lower() == "nan" or infinite
+
     types = {str: "a string", bool: "true or false", int: "a number", float: "a number", list: "a list"}
     first = part.rows[0][label]
     for n, row in enumerate(part.rows, start=1):
-        row[label] = value = row[label].strip() if isinstance(row[label], str) else row[label]
+        row[label] = value = _trimmed(row[label])
         where, what = f"{part.place}, row {n}", types.get(type(value))
-        infinite = isinstance(value, float) and math.isinf(value)
-        if value is None or value == "" or str(value).lower() == "nan" or infinite:
-            raise LabError(f"{where}: no label ({value!r}): expected a class or a number. Leave such rows out.")
+        if any(map(missing, value if isinstance(value, list) else [value])):
+            raise LabError(f"{where}: no label ({value!r:.60}): expected a class or a number. Leave such rows out.")
         if what is None:
             raise LabError(f"{where}: label {str(value)[:60]}: expected a name, a number or a list.")
         if what != types[type(first)]:
             raise LabError(f"{where}: label {value!r}: expected {types[type(first)]}, as in row 1 ({first!r}).")
+
+
+def _trimmed(value: Any) -> Any:
+    """A label without blanks around names; in a list, true and false are 1 and 0."""
+    if isinstance(value, list):
+        return [int(item) if isinstance(item, bool) else _trimmed(item) for item in value]
+    return value.strip() if isinstance(value, str) else value
 
 
 def _tell(values: Sequence[Any], place: str, kind: str | None) -> tuple[Labels, Sequence[str]]:
@@ -136,10 +150,14 @@ def _tell(values: Sequence[Any], place: str, kind: str | None) -> tuple[Labels, 
         why = f"the labels are whole numbers from 0{f', some written with a point ({pointed})' if pointed else ''}"
     else:
         names, why = sorted(names, key=float), "each label is a name"
+    _refuse_single(names, place, len(values))
+    return Labels("classes", f"{why}{' (kind=classes was said)' if kind else ''}", tuple(names)), ids
+
+
+def _refuse_single(names: Sequence[str], place: str, rows: int) -> None:
     if len(names) < 2:
         remedy = 'Is it the head of a sorted file? For a regression say kind="numbers".'
-        raise LabError(f"{place} has one class only, {names[0]!r} ({len(values)} rows): expected two or more. {remedy}")
-    return Labels("classes", f"{why}{' (kind=classes was said)' if kind else ''}", tuple(names)), ids
+        raise LabError(f"{place} has one class only, {names[0]!r} ({rows} rows): expected two or more. {remedy}")
 
 
 def _refuse_packed(names: Sequence[str], place: str) -> None:
@@ -149,7 +167,7 @@ def _refuse_packed(names: Sequence[str], place: str) -> None:
         raise LabError(f"{place} has labels such as {names[0]!r}: expected decimal points. Write {dotted}.")
     for name in names:
         parts = next((split for mark in ";|," if len(split := [p.strip() for p in name.split(mark)]) > 1), [])
-        if (parts and set(parts) <= set(names)) or re.fullmatch(r"\[.*\]", name):
+        if (parts and set(parts) <= set(names)) or re.fullmatch(r"\[.*\]|[01]([ ,;|]+[01])+", name):
             raise LabError(
                 f"{place} has labels such as {name!r}, several in one: expected lists (JSON, Parquet), or a column "
                 'of 0 and 1 for each label (label=("first", "second")). If it is one name, say kind="classes".'
@@ -170,6 +188,8 @@ def _tell_lists(values: Sequence[list[Any]], place: str, kind: str | None) -> tu
         raise LabError(f"{place}, row 1: label {str(values[0])[:60]}: expected lists of names, or of numbers.")
     if isinstance(items[0], str):
         names = sorted(set(items))
+        if even and {name.lower() for name in names} <= {"0", "1", "true", "false"}:
+            raise LabError(f"{place}, row 1: label {str(values[0])[:60]}: expected 0 and 1 as numbers, not as text.")
         return Labels("labels", "the labels are lists of names", tuple(names)), ()
     ones, whole = even and set(items) <= {0, 1}, [_whole(item) for item in items]
     if kind == "numbers" or (even and None in whole):
@@ -216,6 +236,9 @@ def _reader(found: Labels, ids: Sequence[str], bounds: tuple[float, float] | Non
         if not numbers and value and not isinstance(value[0], str):  # 0 or 1 for each class
             return [float(x) for x in value] if len(value) == len(table) and set(value) <= {0, 1} else None
         there = [one(item, where) for item in value]
+        if len(set(there)) < len(there):
+            expected = "each once, or 0 or 1 (as numbers) for each class in every row"
+            raise LabError(f"{where}: label {str(value)[:60]} names a class twice: expected {expected}.")
         return None if None in there else [float(n in there) for n in range(len(table))]
 
     def score(value: Any, where: str) -> float | list[float]:

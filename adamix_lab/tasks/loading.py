@@ -15,7 +15,7 @@ from typing import Any
 from adamix_lab.core.errors import LabError, one_of, unknown
 from adamix_lab.tasks.files import SUFFIXES, read_files
 from adamix_lab.tasks.labels import KINDS, Labels, check_columns, join_labels, number_labels
-from adamix_lab.tasks.rows import Part, read_hub, read_object
+from adamix_lab.tasks.rows import Part, once, read_hub, read_object
 from adamix_lab.tasks.table import EMBEDDED, PAPER_TASKS, TaskSpec, text_columns
 from adamix_lab.tasks.tasks import Report, Row, Task, balanced, embedded_folder, flip_labels, hold_out
 
@@ -84,6 +84,8 @@ def load_task(
     parts, spec, origin = _find(source, text is not None, labels, folder, (config, revision), part)
     columns, read = text_columns(parts[0].rows[0], parts[0].place, text, spec), parts
     unused = [c for c in dict.fromkeys(c for row in parts[0].rows for c in row) if c not in (*columns, *labels)]
+    once(columns, "text", "column")
+    once(labels, "label", "column")
     for each in parts:
         check_columns(each, columns, labels)
     column = labels[0] if len(labels) == 1 else join_labels(parts, labels)
@@ -128,6 +130,10 @@ def _report(task: Task, read: Sequence[Part], unused: Sequence[str], why: str, n
     known = {tuple(row[column] for column in task.text) for row in task.train}
     both = sum(tuple(row[column] for column in task.text) in known for row in task.evaluation)
     again = [f"Rows to be judged on whose text is trained on, too: {both:,}."] if both else []
+    empty = sum(not "".join(row[c] for c in task.text).strip() for row in [*task.train, *task.evaluation])
+    again += [f"Rows without any text: {empty:,}."] if empty else []
+    alike = [name for name in task.classes if [other.casefold() for other in task.classes].count(name.casefold()) > 1]
+    again += [f"Classes that differ in capitals alone: {', '.join(map(repr, alike))}. Are they one?"] if alike else []
     taken = tuple((Path(part.place).name, len(part.rows), part.lines) for part in read)
     columns, sizes = (*task.text, task.label), (len(task.train), len(task.evaluation))
     return Report(task.name, taken, columns, tuple(unused), str(task.kind), why, sizes, counts, (*notes, *again))
@@ -158,6 +164,12 @@ def _find(
     if part is not None and len(parts) == 1:
         raise LabError(f"part = {part!r} of one table: expected a folder, or a dict by split. Leave part out.")
     names = parts[0].names.get(labels[0]) if len(labels) == 1 else None
+    for each in parts[1:] if names else ():
+        if (given := each.names.get(labels[0], names)) != names:
+            raise LabError(
+                f"{each.place} numbers its classes {', '.join(given)}: expected {', '.join(names or ())}, as "
+                f"{parts[0].place}. Bring it into that order (align_labels_with_mapping of datasets)."
+            )
     return parts, spec or (TaskSpec(classes=names) if names else None), origin
 
 

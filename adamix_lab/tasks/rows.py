@@ -78,6 +78,8 @@ def table_part(data: Any, place: str, split: str) -> Part:
     if hasattr(data, "features") and hasattr(data, "to_list"):  # datasets.Dataset
         kinds = {column: getattr(kind, "feature", kind) for column, kind in (data.features or {}).items()}
         names = {column: tuple(kind.names) for column, kind in kinds.items() if getattr(kind, "names", None)}
+        if (getattr(data, "format", None) or {}).get("type") == "custom":
+            raise LabError(f"{place} has a transform, which its stored rows do not show. Apply it with .map instead.")
         rows = data.to_list()
     elif hasattr(data, "columns") and hasattr(data, "to_dict"):  # a pandas frame
         once(data.columns, place, "column")

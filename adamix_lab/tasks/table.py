@@ -13,6 +13,7 @@ TEXT_COLUMNS = (
     ("question1", "question2"),
     ("question", "sentence"),
     ("premise", "hypothesis"),
+    ("text", "text_pair"),
     ("sentence",),
     ("text",),
 )

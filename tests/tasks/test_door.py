@@ -310,6 +310,28 @@ def test_values_of_numpy_and_pandas_become_plain():
     assert given[0] == {"text": "a", "label": 0}  # nor changed
 
 
+def test_splits_that_number_classes_otherwise_are_refused(tmp_path):
+    import datasets
+
+    def split(names, labels):
+        kinds = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
+        table = {"text": [f"{names[0]} {n}" for n in range(len(labels))], "label": labels}
+        return datasets.Dataset.from_dict(table, features=kinds)
+
+    train, turned = split(["neg", "pos"], [0, 1] * 4), split(["pos", "neg"], [0, 1] * 4)
+    says = "numbers its classes pos, neg: expected neg, pos"
+    refused(lambda: load_task(datasets.DatasetDict(train=train, validation=turned)), says)
+    train.to_parquet(tmp_path / "train.parquet")
+    turned.to_parquet(tmp_path / "validation.parquet")
+    refused(lambda: load_task(tmp_path), says)
+    aligned = turned.align_labels_with_mapping({"neg": 0, "pos": 1}, "label")
+    task = load_task(datasets.DatasetDict(train=train, validation=aligned))
+    assert [task.classes[row["label"]] for row in task.evaluation[:2]] == ["pos", "neg"]
+    refused(lambda: load_task(split(["neg", "pos"], [0] * 8)), "one class only, 'neg' (8 rows)")  # a sorted head
+    shouted = train.with_transform(lambda rows: {**rows, "text": [text.upper() for text in rows["text"]]})
+    refused(lambda: load_task(shouted), "Apply it with .map")
+
+
 def test_what_is_no_table():
     import datasets
 
@@ -378,6 +400,12 @@ def test_names_and_numbers_of_classes(labels, classes):
         ([[0.5], [0.5, 1]], "lists of numbers of several lengths"),
         ([[0, 5], [1]], "without gaps"),
         ([{"a": 1}, {"a": 2}], "row 1: label {'a': 1}"),
+        (["0 1 1", "1 0 0"], "several in one"),
+        ([["1", "0"], ["0", "0"]], "expected 0 and 1 as numbers"),
+        ([[0, 1, 2], [2, 2, 0], [1, 1, 2]], "row 2: label [2, 2, 0] names a class twice"),
+        ([["a", "b"], ["a", "a "]], "row 2: label ['a', 'a'] names a class twice"),
+        ([["a"], ["b", None]], "row 2: no label (['b', None])"),
+        ([[0.5, 1.5], [None, 2]], "row 2: no label ([None, 2])"),
     ],
 )
 def test_labels_that_are_refused(labels, says):
@@ -392,6 +420,18 @@ def test_the_kind_may_be_said():
     refused(lambda: load_task(table_of(["a", "b"]), kind="numbers"), "row 1: label 'a': expected a number")
     refused(lambda: load_task(table_of(["a", "b"]), kind="labels"), "expected a list of labels")
     refused(lambda: load_task(table_of(["a", "b"]), kind="class"), "Did you mean 'classes'")
+
+
+def test_true_and_false_of_several_labels_are_one_and_nought():
+    task = load_task([{"text": "a", "x": n % 2 == 0, "y": n % 3 == 0} for n in range(12)], label=("x", "y"))
+    assert task.kind == "labels" and task.train[0][task.label] == [1.0, 1.0]
+    task = load_task(table_of([[True, False], [False, True]] * 6))
+    assert task.kind == "labels" and task.train[0]["label"] == [1.0, 0.0]
+    spaced = load_task(table_of([["a "], ["a", "b"]] * 6))
+    assert spaced.classes == ("a", "b")
+    refused(lambda: load_task(table_of([0, 1] * 4), label=("label", "label")), "column 'label' stands twice")
+    pair = load_task([{"text": "a", "text_pair": "b", "label": n % 2} for n in range(8)])
+    assert pair.text == ("text", "text_pair")
 
 
 def test_several_columns_of_labels(tmp_path):
@@ -453,3 +493,5 @@ def test_a_report_says_what_misleads():
     report = str(load_task([*rows, *rows]).report)
     assert "Task 'mine': " in report and "unused: none" in report and "the labels are names" in report
     assert "whose text is trained on, too" in report
+    report = str(load_task([{"text": "", "label": label} for label in ["Yes", "yes", "no"] * 4]).report)
+    assert "Rows without any text: 12." in report and "differ in capitals alone: 'Yes', 'yes'." in report
