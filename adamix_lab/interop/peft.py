@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from adamix_lab.core.adaptations import IA3, LoRA
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import read_json, read_tensors, write_tensors, write_text
 from adamix_lab.core.mixture import MixtureLayer, sizes
-from adamix_lab.core.sites import head_kind
+from adamix_lab.core.sites import drawn_modules, head_kind
 from adamix_lab.interop.authors import read_pickle
 from adamix_lab.models.model import MixtureModel, attach, load_trained, trained_tensors
 from adamix_lab.models.saving import MOST_EXPERTS, base_name
@@ -159,6 +160,7 @@ class PeftLoRA:
     scale: float
     factors: dict[str, tuple[Tensor, Tensor]]
     heads: dict[str, Tensor]
+    base: str = ""  # the name of the model it was trained on
 
     @property
     def shape(self) -> dict[str, Any]:
@@ -206,7 +208,13 @@ def read_peft(folder: str | Path) -> PeftLoRA:
             raise LabError(f"{folder}: {path} has {shapes}: expected A [{rank}, in] and B [out, {rank}].")
     if not sides:
         raise LabError(f"{folder} holds no LoRA factors: expected keys like {PREFIX}PATH.lora_A.weight.")
-    return PeftLoRA(rank, scale, {path: (p["A"], p["B"]) for path, p in sides.items()}, heads)
+    return PeftLoRA(
+        rank,
+        scale,
+        {path: (p["A"], p["B"]) for path, p in sides.items()},
+        heads,
+        config.get("base_model_name_or_path") or "",
+    )
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
@@ -219,18 +227,21 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     )
 
 
-def import_peft(model: nn.Module, folders: Sequence[str | Path]) -> MixtureModel:
+def import_peft(model: nn.Module, folders: str | Path | Sequence[str | Path]) -> MixtureModel:
     """A mixture whose experts are existing LoRA adapters of one base, tied.
 
     Args:
         model: the base they were trained on.
-        folders: M of them, of one rank and the same target modules. Scales may differ: B takes up the difference.
+        folders: one, or M of them, of one rank and the same target modules. Scales may differ: B takes up the
+            difference.
 
     Returns:
         The mixture in evaluation mode. Heads in the folders are averaged (they must all have one, or none).
 
-    Raises ValueError where the adapters are not of one shape, or do not fit the model.
+    Raises ValueError where the adapters are not of one shape, or do not fit the model. Warns where they name another
+    base, or where their heads rest on a module that was drawn.
     """
+    folders = [folders] if isinstance(folders, str | Path) else folders
     if not folders or len(folders) > MOST_EXPERTS:
         raise LabError(f"{len(folders)} folders were given: expected 1 to {MOST_EXPERTS}.")
     read = [read_peft(folder) for folder in folders]
@@ -244,6 +255,7 @@ def import_peft(model: nn.Module, folders: Sequence[str | Path]) -> MixtureModel
                 )
     adaptation = LoRA(rank=first.rank, alpha=first.scale * first.rank)
     _check_shapes(model, first)
+    _warn_of_base(model, read)
     mixture = attach(
         model, adaptation, len(read), targets=sorted(first.factors), train_head=bool(first.heads), tied=len(read) > 1
     )
@@ -270,6 +282,19 @@ def _check_shapes(model: nn.Module, adapter: PeftLoRA) -> None:
                 f"{path} takes {inside} to {outside} features: expected {a.shape[1]} to {b.shape[0]}, as the adapters "
                 "do. Load the base they were trained on."
             )
+
+
+def _warn_of_base(model: nn.Module, adapters: Sequence[PeftLoRA]) -> None:
+    heads = adapters[0].heads
+    drawn = [path for path in drawn_modules(model) if not any(name.startswith(f"{path}.") for name in heads)]
+    if heads and drawn:
+        told = f"The base's files lack {', '.join(drawn)}, and the adapters do not bring it: it was drawn"
+        warnings.warn(f"{told}, and their heads fit no other draw than the one they were trained on.", stacklevel=3)
+    own = str(getattr(getattr(model, "config", None), "_name_or_path", ""))
+    for other in sorted({one.base for one in adapters} if own else ()):
+        if other and Path(other).name != Path(own).name:
+            told = f"An adapter was trained on {other!r}, the model is {own!r}"
+            warnings.warn(f"{told}: on another base it answers otherwise.", stacklevel=3)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """LoRA adapters that stock peft wrote, as experts: routed tied, merged by the mean of products, the traps shown."""
 
+import copy
 import json
+import warnings
 
 import close
 import pytest
@@ -169,6 +171,23 @@ def test_a_lying_header_is_refused(folders, tmp_path):
     (place / "adapter_model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(64))
     with pytest.raises(ValueError, match="not a whole safetensors file"):
         import_peft(tiny.bert(), [place])
+
+
+def test_heads_on_a_drawn_module_and_another_base_are_told(tmp_path):
+    for name, cls in (("masked", "BertForMaskedLM"), ("one", "BertForSequenceClassification")):
+        tiny.bert(cls=cls).save_pretrained(tmp_path / name)
+    folder = stock(tmp_path / "lora", 0)
+    kind = type(tiny.bert())
+    with pytest.warns(UserWarning, match=r"lack bert\.pooler, and the adapters do not bring it"):
+        import_peft(kind.from_pretrained(tmp_path / "masked", num_labels=tiny.bert().num_labels), [folder])
+    config = json.loads((folder / "adapter_config.json").read_text())
+    model = kind.from_pretrained(tmp_path / "one")
+    for base, warned in ((str(tmp_path / "one"), False), ("owner/one", False), ("owner/two", True)):
+        (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": base}))
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            import_peft(copy.deepcopy(model), folder)  # one folder, no list
+        assert any("trained on 'owner/two'" in str(w.message) for w in seen) is warned
 
 
 def test_merging_products_needs_pairs():
