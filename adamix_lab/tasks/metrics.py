@@ -75,8 +75,8 @@ def score(names: Sequence[str], predictions: Tensor, labels: Tensor, classes: in
 
     classes: how many there are, whichever of them occur in these rows.
 
-    Raises ValueError for an unknown metric, or where the two differ in length or are empty; ImportError where
-    scikit-learn or scipy is missing.
+    Raises ValueError for an unknown metric, one of classes where numbers are predicted, or where the two differ in
+    length or are empty; ImportError where scikit-learn or scipy is missing.
     """
     for name in names:
         if name not in METRICS:
@@ -86,6 +86,8 @@ def score(names: Sequence[str], predictions: Tensor, labels: Tensor, classes: in
             f"Predictions {list(predictions.shape)} and labels {list(labels.shape)}: expected one of each a row, and "
             "a row at least."
         )
+    if predictions.is_floating_point() and (wrong := [n for n in names if n in ("accuracy", "f1", "matthews")]):
+        raise LabError(f"Metric {wrong[0]!r} of numbers: expected pearson or spearman, or a task with classes.")
     columns = [(predictions, labels)] if labels.dim() == 1 else list(zip(predictions.T, labels.T, strict=True))
     try:
         return {name: sum(METRICS[name](a, b, classes) for a, b in columns) / len(columns) for name in names}

@@ -56,3 +56,9 @@ def test_bad_input(monkeypatch):
     with pytest.raises(ImportError, match=r"adamix-lab\[analysis\]"):
         score(["f1"], GUESS, GOLD)
     assert METRICS["accuracy"](GUESS, GOLD) == 4 / 6  # needs neither library
+
+
+@pytest.mark.parametrize("name", ["accuracy", "f1", "matthews"])
+def test_metrics_of_classes_refuse_numbers(name):
+    with pytest.raises(ValueError, match=f"Metric '{name}' of numbers: expected pearson"):
+        score([name], torch.tensor([0.5, 1.5]), torch.tensor([0.5, 1.0]))
