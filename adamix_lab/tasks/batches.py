@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -9,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.core.errors import LabError, positive
+from adamix_lab.core.errors import LabError, positive, unknown
 from adamix_lab.core.mixture import evaluating
 from adamix_lab.core.objective import predicts_next, reads_labels
 from adamix_lab.core.routing import generator_for
@@ -55,7 +56,7 @@ def encode(rows: Sequence[Mapping[str, Any]], task: Task, tokenizer: Any, max_le
             f"Task {task.name!r} has texts to write: expected classes or numbers, which a head answers. Use "
             'generation.training.train_generator with a decoder (load_backbone(..., kind="generation")).'
         )
-    columns = [[row[column] for row in rows] for column in task.text]
+    columns = [[_text(row, column, n) for n, row in enumerate(rows, start=1)] for column in task.text]
     examples = tokenized(columns, tokenizer, max_length)
     for example, row in zip(examples, rows, strict=True):
         if task.label in row:
@@ -64,13 +65,34 @@ def encode(rows: Sequence[Mapping[str, Any]], task: Task, tokenizer: Any, max_le
     return examples
 
 
+def _text(row: Mapping[str, Any], column: str, n: int) -> str:
+    if column not in row:
+        raise LabError(f"Row {n}: {unknown('Column', column, row)}")
+    if not isinstance(row[column], str):
+        raise LabError(f"Row {n}: {column} = {row[column]!r:.60}: expected a string (it may be empty).")
+    return row[column]
+
+
+def labelled(examples: list[Example], task: Task) -> list[Example]:
+    """The examples. Raises ValueError where one has no labels."""
+    if lacking := next((n for n, example in enumerate(examples, start=1) if "labels" not in example), None):
+        expected = f"the column {task.label!r} in every row. Task(..., label=COLUMN) names another"
+        raise LabError(f"Row {lacking} of task {task.name!r} has no label: expected {expected}.")
+    return examples
+
+
 def label_tensor(label: Any, task: Task) -> Tensor:
     """A row's label: a class number or a float; of several labels or numbers floats `[C]`.
 
-    Raises ValueError where a row has not one of each, or a label that is neither 0 nor 1.
+    Raises ValueError where a row has not one of each, a label that is neither 0 nor 1, or one that is no number.
     """
     if task.kind not in ("labels", "numbers") or not isinstance(label, list | tuple):
-        return torch.tensor(label)
+        if task.kind == "classes" and not isinstance(label, int):
+            last = f"{task.num_labels - 1} (one a name of {', '.join(task.classes[:8])})"
+            raise LabError(f"Label {label!r} of task {task.name!r}: expected a class number from 0 to {last}.")
+        if task.kind == "numbers" and not (isinstance(label, int | float) and math.isfinite(label)):
+            raise LabError(f"Label {label!r} of task {task.name!r}: expected a number. Leave out rows without one.")
+        return torch.tensor(int(label) if isinstance(label, bool) else label)
     values = torch.tensor([float(value) for value in label])
     if len(values) != task.num_labels or (task.kind == "labels" and not bool(((values == 0) | (values == 1)).all())):
         what = "0 or 1" if task.kind == "labels" else "a number"

@@ -123,7 +123,14 @@ class Task:
     report: Report | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.text, str):
+            object.__setattr__(self, "text", (self.text,))
+        if len(set(self.classes)) < len(self.classes):
+            raise LabError(f"Task {self.name!r} has the classes {', '.join(self.classes)}: expected each name once.")
         for name in ("train", "evaluation"):
+            if not all(isinstance(row, Mapping) for row in getattr(self, name)):
+                given = type(getattr(self, name)).__name__
+                raise LabError(f"{name} is a {given}: expected a list of dicts, one a row. load_task reads tables.")
             object.__setattr__(self, name, self._plain(getattr(self, name)))
         object.__setattr__(self, "further", {name: self._plain(rows) for name, rows in self.further.items()})
         if self.kind is None:

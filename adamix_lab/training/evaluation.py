@@ -7,7 +7,7 @@ A strategy (Table 7: merged, fixed, random, ensemble) is a function of a model a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +32,7 @@ from adamix_lab.tasks.batches import (
     check_labels,
     collate,
     encode,
+    labelled,
     padding_of,
     sequential,
     to_device,
@@ -156,7 +157,8 @@ def evaluate(
     check_labels(mixture, task)
     if encoder is encode:
         check_answers(mixture, task)
-    examples = encoder(task.evaluation, task, tokenizer, allowed_length(max_length, mixture.model, tokenizer))
+    longest = allowed_length(max_length, mixture.model, tokenizer)
+    examples = labelled(encoder(task.evaluation, task, tokenizer, longest), task)
     device, pad = next(mixture.parameters()).device, padding_of(tokenizer, mixture.model)
     batches = [(rows, to_device(batch, device)) for rows, batch in sequential(examples, batch_size, pad)]
     with evaluating(mixture):
@@ -256,6 +258,8 @@ def predict(
     Raises ValueError for an empty list, an unknown strategy, what is no sentence, and a max_length above the positions.
     """
     one_of("Strategy", strategy, STRATEGIES)
+    if not isinstance(texts, Iterable):
+        raise LabError(f"texts = {texts!r}: expected a sentence, or a list of sentences or pairs, at least one.")
     pairs = _pairs(texts, text)
     device, pad = next(mixture.parameters()).device, padding_of(tokenizer, mixture.model)
     kind, answers = answer_kind(mixture.model), []

@@ -28,6 +28,7 @@ from adamix_lab.tasks.batches import (
     check_labels,
     collate,
     encode,
+    labelled,
     length,
     padding_of,
     sequential,
@@ -222,6 +223,8 @@ def prepare_data(
     longest = allowed_length(recipe.max_length, mixture.model, tokenizer)
     examples = encoder(rows, task, tokenizer, longest)
     dev = encoder(dev_rows, task, tokenizer, longest) if dev_rows else []
+    if encoder is encode:
+        labelled([*examples, *dev], task)
     pad = padding_of(tokenizer, mixture.model)
     if recipe.cache_prefix:
         from adamix_lab.fast.prefix import cached_prefix

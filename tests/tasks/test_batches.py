@@ -11,6 +11,7 @@ from adamix_lab.tasks.batches import (
     TextsCut,
     collate,
     encode,
+    labelled,
     length,
     padding_of,
     sequential,
@@ -64,6 +65,38 @@ def test_nothing_to_encode():
         encode([], TASK, tiny_task.tokenizer())
     with pytest.raises(ValueError, match="max_length = 0"):
         encode(TASK.train, TASK, tiny_task.tokenizer(), max_length=0)
+
+
+@pytest.mark.parametrize(
+    ("row", "classes", "says"),
+    [
+        ({"text": "w0", "label": "pos"}, ("neg", "pos"), "Label 'pos' of task 'mine': expected a class number"),
+        ({"text": "w0", "label": 1.0}, ("neg", "pos"), "expected a class number from 0 to 1"),
+        ({"text": "w0", "label": None}, ("neg", "pos"), "expected a class number"),
+        ({"text": "w0", "label": float("nan")}, (), "Label nan of task 'mine': expected a number"),
+        ({"text": "w0", "label": "1.5"}, (), "expected a number"),
+        ({"txt": "w0", "label": 1}, ("neg", "pos"), "Did you mean 'txt'?"),
+        ({"text": None, "label": 1}, ("neg", "pos"), "text = None: expected a string"),
+    ],
+)
+def test_rows_by_hand_that_do_not_fit_are_named(row, classes, says):
+    with pytest.raises(ValueError) as error:
+        encode([row], Task("mine", [], [], ("text",), classes=classes), tiny_task.tokenizer())
+    assert says in str(error.value)
+
+
+def test_tasks_by_hand():
+    rows = [{"text": "w0", "label": True}, {"text": "w1", "label": False}]
+    task = Task("mine", rows, rows, "text", classes=("neg", "pos"))
+    found = encode(rows, task, tiny_task.tokenizer())
+    assert [e["labels"].tolist() for e in labelled(found, task)] == [1, 0] and found[0]["labels"].dtype == torch.long
+    bare = encode([{"text": "w0"}], task, tiny_task.tokenizer())
+    with pytest.raises(ValueError, match="Row 1 of task 'mine' has no label"):
+        labelled(bare, task)
+    with pytest.raises(ValueError, match="the classes a, a: expected each name once"):
+        Task("mine", rows, rows, ("text",), classes=("a", "a"))
+    with pytest.raises(ValueError, match="train is a str: expected a list of dicts"):
+        Task("mine", "rows", rows, ("text",), classes=("a", "b"))
 
 
 def test_collate_pads_every_key():
