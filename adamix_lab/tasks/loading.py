@@ -164,10 +164,11 @@ def _find(
     if part is not None and len(parts) == 1:
         raise LabError(f"part = {part!r} of one table: expected a folder, or a dict by split. Leave part out.")
     names = parts[0].names.get(labels[0]) if len(labels) == 1 else None
-    for each in parts[1:] if names else ():
-        if (given := each.names.get(labels[0], names)) != names:
+    for each in parts[1:]:
+        given = each.names.get(labels[0])
+        if names and given and given != names:
             raise LabError(
-                f"{each.place} numbers its classes {', '.join(given)}: expected {', '.join(names or ())}, as "
+                f"{each.place} numbers its classes {', '.join(given)}: expected {', '.join(names)}, as "
                 f"{parts[0].place}. Bring it into that order (align_labels_with_mapping of datasets)."
             )
     return parts, spec or (TaskSpec(classes=names) if names else None), origin
