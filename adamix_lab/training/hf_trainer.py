@@ -25,7 +25,7 @@ from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import read_tensors, write_tensors
 from adamix_lab.core.objective import Objective, TaskLoss, task_loss_of, without_labels
 from adamix_lab.core.routing import Router
-from adamix_lab.core.views import Batch, logits_of
+from adamix_lab.core.views import Batch, logits_of, spans_as_labels
 from adamix_lab.fast.views import WAYS
 from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.tasks.batches import Batches, Padding, collate, padding_of
@@ -297,12 +297,4 @@ def batch_of(examples: Sequence[Mapping[str, Any]], pad: Padding, most: int | No
         raise LabError(
             f"A row has {tokens} tokens: expected at most {most}, the model's positions. Cut it (max_length)."
         )
-    return batch
-
-
-def spans_as_labels(inputs: Mapping[str, Any]) -> Batch:
-    """The batch; of a span's start and end, if it has them, `labels` `[B, 2]`."""
-    batch = dict(inputs)
-    if "start_positions" in batch:
-        batch["labels"] = torch.stack([batch.pop("start_positions"), batch.pop("end_positions")], 1)
     return batch
