@@ -189,6 +189,9 @@ def length(example: Example) -> int:
 def padding_of(tokenizer: Any, model: nn.Module | None = None) -> Padding:
     """How the tokenizer pads; a mask hides token 0 where it has no padding token.
 
+    Rows lie on the right, with a warning, where padding on the left would change what the model answers: its head reads
+    the first place, or its positions count padding.
+
     model: a model whose head may look for padding; asked where its configuration names another padding token. Raises
     ValueError where the head then reads padding (decoders' classifiers, which answer at the last token that is none).
     """
@@ -198,6 +201,13 @@ def padding_of(tokenizer: Any, model: nn.Module | None = None) -> Padding:
     pad = Padding(0 if token is None else token, side, kind)
     config = getattr(model, "config", None)
     expected = getattr(config, "pad_token_id", None)
+    if side == "left" and model is not None and _reads_padding(model, pad, expected):
+        warnings.warn(
+            f"Rows are padded on the right: {type(model).__name__} would answer otherwise with padding on the left, as "
+            f"padding_side = {side!r} of the tokenizer asks.",
+            stacklevel=2,
+        )
+        pad = pad._replace(side="right")
     if model is not None and config is not None and expected != pad.token and _reads_padding(model, pad, expected):
         raise LabError(
             f"The head of {type(model).__name__} reads the last token that is not padding, and its configuration has "
@@ -209,21 +219,25 @@ def padding_of(tokenizer: Any, model: nn.Module | None = None) -> Padding:
 
 @torch.no_grad()
 def _reads_padding(model: nn.Module, pad: Padding, expected: int | None) -> bool:
-    # Whether two tokens are answered otherwise with padding behind them. On the left, padding is not read as the last.
+    # Whether two tokens are answered otherwise with padding beside them: a head reads it, or positions count it.
     from adamix_lab.core.numerics import REORDERED, relative_difference
 
-    if pad.side == "left" or predicts_next(model) or reads_labels(model) or not hasattr(model, "num_labels"):
+    if predicts_next(model) or reads_labels(model) or not hasattr(model, "num_labels"):
         return False
     device = next(model.parameters()).device
     tokens = [token for token in range(4) if token not in (pad.token, expected)][:2]
     alone = torch.tensor([tokens], device=device)
-    padded = torch.tensor([[*tokens, pad.token]], device=device)
+    left = pad.side == "left"
+    padded = torch.tensor([[pad.token, *tokens] if left else [*tokens, pad.token]], device=device)
     try:
         with evaluating(model):
             first = model(input_ids=alone, attention_mask=torch.ones_like(alone)).logits
-            second = model(input_ids=padded, attention_mask=(torch.arange(3, device=device) < 2).long()[None]).logits
-    except LabError:  # a prompt's model answers at a mask, and wants one
+            mask = padded.new_tensor([[0, 1, 1] if left else [1, 1, 0]])
+            second = model(input_ids=padded, attention_mask=mask).logits
+    except Exception:  # it takes, or gives, something else: a prompt's model wants a mask, say
         return False
+    if left and second.dim() == 3:
+        second = second[:, 1:]
     return first.shape == second.shape and relative_difference(second, first) > REORDERED[first.dtype]
 
 

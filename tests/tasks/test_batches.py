@@ -144,7 +144,18 @@ def test_a_head_that_would_read_padding_is_refused():
     padding_of(tokenizer, tiny.bert())  # a mask is all that an encoder's head needs
     padding_of(tokenizer, tiny.gpt2())  # a language model answers at every token
     tokenizer.padding_side = "left"
-    padding_of(tokenizer, decoder_classifier(0))  # the last token is never padding
+    llama = tiny.llama(cls="LlamaForSequenceClassification")
+    assert padding_of(tokenizer, llama).side == "left"  # the last token is never padding
+
+
+@pytest.mark.parametrize("build", [tiny.bert, lambda: decoder_classifier(0)])
+def test_padding_on_the_left_where_the_model_counts_it_or_reads_it(build):
+    """BERT's head reads the first place, and GPT-2 counts positions from it: answers would depend on the neighbours."""
+    tokenizer = tiny_task.tokenizer()
+    tokenizer.padding_side = "left"
+    with pytest.warns(UserWarning, match="padded on the right: .* would answer otherwise"):
+        assert padding_of(tokenizer, build()).side == "right"
+    assert padding_of(tokenizer, tiny.gpt2()).side == "left"  # a language model's texts are scored with masks
 
 
 def test_batches_are_a_function_of_seed_and_epoch():
