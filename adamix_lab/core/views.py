@@ -102,7 +102,7 @@ def logits_of(output: Any) -> Tensor:
 def spans_as_labels(inputs: Mapping[str, Any]) -> Batch:
     """The batch; of a span's start and end, if it has them, `labels` `[B, 2]`."""
     batch = dict(inputs)
-    if "start_positions" in batch:
+    if batch.get("start_positions") is not None:
         batch["labels"] = torch.stack([batch.pop("start_positions"), batch.pop("end_positions")], 1)
     return batch
 

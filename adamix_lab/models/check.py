@@ -193,6 +193,9 @@ def takes_groups(mixture: Any, batch: Mapping[str, Any]) -> Verdict:
         for path, rows in seen[0].items():
             if seen[1][path] != [2 * number for number in rows]:
                 raise LabError(f"what site {path!r} sees has no row axis first")
+        padded = rows_seen(other, shorter(few), routes[0])
+        if path := next((path for path in padded if padded[path] != seen[0][path]), ""):
+            raise LabError(f"what site {path!r} sees leaves padding out: its rows are of unequal length")
         return call(other, doubled, routes).unflatten(0, (2, -1))
 
     return verdict(mixture, "groups", batch, fast, a_call_a_route) if mixture.sites else Verdict(True)
@@ -204,6 +207,16 @@ def rows_seen(other: Any, inputs: Inputs, route: Tensor) -> dict[str, list[int]]
         layer.rows.clear()
     call(other, inputs, route)
     return {path: list(layer.rows) for path, layer in other.sites.items()}
+
+
+def shorter(few: Inputs) -> Inputs:
+    """The inputs with the end of the last row masked, where there is a mask: as in a batch with padding."""
+    mask = few.get("attention_mask")
+    if not isinstance(mask, Tensor) or mask.dim() != 2 or mask[-1].sum() < 2:
+        return few
+    mask = mask.clone()
+    mask[-1, mask[-1].nonzero()[-1]] = 0
+    return {**few, "attention_mask": mask}
 
 
 def a_call_a_route(other: Any, few: Inputs) -> Tensor:

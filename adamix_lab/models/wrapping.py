@@ -21,6 +21,7 @@ from adamix_lab.core.errors import LabError
 from adamix_lab.core.mixture import Selection, checkpoints_gradients
 from adamix_lab.core.objective import Objective
 from adamix_lab.core.routing import Router
+from adamix_lab.core.views import spans_as_labels
 from adamix_lab.models.check import Verdict, takes_groups
 
 ModelSelection = Tensor | Mapping[str, Mapping[str, Tensor]] | Literal["merge"] | None
@@ -99,6 +100,7 @@ class Wrapping(nn.Module):
         return super().__call__(*inputs, **batch)
 
     def _training_call(self, batch: dict[str, Any]) -> Any:
+        batch = spans_as_labels(batch)
         objective, learns = self.mixture.objective, batch.get("labels") is not None
         routes = Router(self.space, self.mixture.seed).views(int(self.draws), objective.number if learns else 1)
         self.draws += 1

@@ -10,6 +10,7 @@ import pytest
 import tiny
 import torch
 from torch import nn
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.errors import LabError
@@ -189,6 +190,32 @@ def test_tokens_first_have_a_call_a_route(way, per):
             close.assert_close(found[k, n], mixture(selection=route, **row).logits[0])
     if per == "batch" and way == "independent":
         assert not torch.allclose(found[0], found[1])
+
+
+class Unpadded(nn.Module):
+    """Its layer sees the tokens of all rows in one axis, padding left out, as kernels for unequal lengths have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.layer, self.classifier = nn.Embedding(99, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, input_ids, attention_mask):
+        states, keep = self.table(input_ids), attention_mask.bool()
+        new = torch.zeros_like(states)
+        new[keep] = self.layer(states[keep]).tanh()
+        return SequenceClassifierOutput(logits=self.classifier(new.mean(1)))
+
+
+def test_rows_of_unequal_length_in_one_axis_are_not_taken_for_equal_ones():
+    mixture = tiny.mixed(Unpadded(), LoRA(2), experts=3, targets="layer")
+    mask = (torch.arange(6) < torch.tensor([[6], [6], [5], [3]])).long()  # 20 tokens: four rows of five, it seems
+    batch = {"input_ids": tiny.batch(4, 6)["input_ids"], "attention_mask": mask}
+    routes = torch.tensor([0, 1, 2, 0]).reshape(1, 4, 1, 1).expand(1, 4, 1, 2)
+    with pytest.warns(UserWarning, match="leaves padding out"):
+        found = routed_logits(mixture, batch, routes)[0]
+    for n in range(4):
+        row = {name: value[n : n + 1] for name, value in batch.items()}
+        close.assert_close(found[n], mixture(selection=routes[0, n], **row).logits[0])
 
 
 def test_where_a_call_cannot_be_split_it_is_refused():

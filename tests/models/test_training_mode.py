@@ -67,6 +67,20 @@ def test_inputs_by_position():
     assert torch.equal(by_name, by_place)
 
 
+def test_a_spans_start_and_end_are_labels():
+    model = tiny.bert(cls="BertForQuestionAnswering", num_labels=2)
+    mixture, starts, ends = learner(model), torch.tensor([1, 0, 2, 1]), torch.tensor([3, 2, 2, 4])
+    routes, batch = Router(mixture.space, 5).views(0, 2), tiny.batch(pad=False)
+    expected = Objective(mixture, mixture.mixture.objective)(
+        {**batch, "labels": torch.stack([starts, ends], 1)}, routes
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = mixture(**batch, start_positions=starts, end_positions=ends)
+    assert torch.equal(found.loss, expected.total) and expected.consistency > 0
+    assert torch.equal(found.start_logits, expected.logits[:, 0])
+
+
 def test_without_labels_one_route_and_one_warning():
     mixture, batch = learner(), tiny.batch()
     with pytest.warns(UserWarning, match=r"without labels: one route was drawn.*AdaMixTrainer") as said:
