@@ -107,8 +107,19 @@ def without_labels(model: nn.Module, batch: Batch) -> Batch:
     """The inputs of a batch; the shifted labels are among them where the decoder reads them."""
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     if reads_labels(model) and "decoder_input_ids" not in inputs and "labels" in batch:
-        inputs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(batch["labels"])  # type: ignore[operator]
+        inputs["decoder_input_ids"] = _shifted(model, batch["labels"])
     return inputs
+
+
+def _shifted(model: Any, labels: Tensor) -> Tensor:
+    # to the right, as the model has it; Whisper and its kin do it inside `forward` alone
+    if own := getattr(model, "prepare_decoder_input_ids_from_labels", None):
+        return own(labels)  # type: ignore[no-any-return]
+    start, pad = model.config.decoder_start_token_id, model.config.pad_token_id
+    if start is None:
+        raise LabError("config.decoder_start_token_id = None: expected the token that starts a decoder's text. Set it.")
+    shifted = torch.cat([torch.full_like(labels[:, :1], start), labels[:, :-1]], 1)
+    return shifted.masked_fill(shifted == IGNORED, pad or 0)
 
 
 def reads_labels(model: nn.Module) -> bool:
@@ -128,7 +139,9 @@ def task_loss_of(mixture: Any, smoothing: float = 0.0) -> TaskLoss:
 
     smoothing: share of each label that is spread evenly over the classes. Raises ValueError for it without classes.
     """
-    kind = answer_kind(mixture.model)
+    kind, name = answer_kind(mixture.model), type(mixture.model).__name__
+    if name.endswith("ForCTC"):
+        raise LabError(f"{name} aligns labels with frames itself (CTC): expected a task loss of your own. Give one.")
     if smoothing and kind in ("labels", "numbers"):
         raise LabError(f"label_smoothing = {smoothing} for {kind}: expected classes to spread a label over.")
     losses = {"labels": binary_cross_entropy, "numbers": mean_squared_loss}
@@ -145,6 +158,11 @@ def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Ten
         raise LabError(
             f"Labels {list(labels.shape)} of {labels.dtype}: expected class numbers. For several labels or numbers a "
             'row load the model with problem_type="multi_label_classification" or "regression".'
+        )
+    if logits.dim() > 3 or labels.numel() != logits.numel() // logits.shape[-1]:
+        raise LabError(
+            f"Labels {list(labels.shape)} for logits {list(logits.shape)}: expected one class number for each row of "
+            "logits [B, C] or [B, T, C]. Give a task_loss of your own where the head answers otherwise."
         )
     check_label_range(labels[labels != IGNORED] if logits.dim() == 3 else labels, logits.shape[-1])
     flat = logits.flatten(0, -2).float()

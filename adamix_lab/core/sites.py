@@ -370,18 +370,18 @@ def new_head(model: nn.Module, head: Head, num_labels: int | None, generator: Ge
         torch.default_generator.manual_seed(generator.initial_seed())
         for part in (part for module in fresh.values() for part in module.modules() if not isinstance(part, nn.Linear)):
             _restart(model, part)
-    for module in fresh.values():
-        for part in module.modules():
-            if not isinstance(part, nn.Linear):
-                continue
-            if num_labels and part.out_features == old and num_labels != old:
-                part.out_features = num_labels
-                part.weight = nn.Parameter(part.weight.new_empty(num_labels, part.in_features))
-                part.bias = None if part.bias is None else nn.Parameter(part.bias.new_empty(num_labels))
-            with torch.no_grad():
-                part.weight.copy_(torch.randn(part.weight.shape, generator=generator) * 0.02)
-                if part.bias is not None:
-                    part.bias.zero_()
+    linear = [part for module in fresh.values() for part in module.modules() if isinstance(part, nn.Linear)]
+    for n, part in enumerate(linear):
+        # a hidden layer of a head may be as wide as there are answers
+        answers = part.out_features == old and (part.in_features != old or n == len(linear) - 1)
+        if num_labels and answers and num_labels != old:
+            part.out_features = num_labels
+            part.weight = nn.Parameter(part.weight.new_empty(num_labels, part.in_features))
+            part.bias = None if part.bias is None else nn.Parameter(part.bias.new_empty(num_labels))
+        with torch.no_grad():
+            part.weight.copy_(torch.randn(part.weight.shape, generator=generator) * 0.02)
+            if part.bias is not None:
+                part.bias.zero_()
     return {path: module.to(next(head[path].parameters()).device) for path, module in fresh.items()}
 
 

@@ -164,6 +164,41 @@ def test_encoder_decoder_reads_shifted_labels():
     close.assert_close(losses.logits, own.logits)
 
 
+def test_encoder_decoders_that_shift_labels_inside_forward_alone():
+    import transformers
+
+    settings = {"d_model": 32, "max_source_positions": 10, "max_target_positions": 20, "num_mel_bins": 4}
+    stacks = {f"{part}_{what}": n for part in ("encoder", "decoder") for what, n in (("layers", 1), ("ffn_dim", 32))}
+    tokens = {"vocab_size": tiny.VOCABULARY, "pad_token_id": 0, "decoder_start_token_id": 2, "eos_token_id": 3}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    config = transformers.WhisperConfig(**settings, **stacks, **tokens, **heads)
+    mixture = tiny.mixed(transformers.WhisperForConditionalGeneration(config).eval(), LoRA(2), targets="q_proj")
+    sounds, labels = torch.randn(2, 4, 20), torch.tensor([[5, 6, 7], [8, -100, -100]])
+    routes = Router(mixture.space).views(0)
+    losses = Objective(mixture)({"input_features": sounds, "labels": labels}, routes)
+    close.assert_close(losses.task, mixture(selection=routes[0], input_features=sounds, labels=labels).loss)
+    vars(config)["decoder_start_token_id"] = None
+    with pytest.raises(ValueError, match="decoder_start_token_id = None"):
+        Objective(mixture)({"input_features": sounds, "labels": labels}, routes)
+
+
+@pytest.mark.parametrize(("logits", "labels"), [((2, 3, 4, 4), (2, 3, 4)), ((2, 5, 3), (2, 4)), ((2, 3), (2, 3))])
+def test_labels_that_do_not_fit_the_logits(logits, labels):
+    with pytest.raises(ValueError, match="expected one class number for each row of logits"):
+        cross_entropy(torch.zeros(logits), torch.zeros(labels, dtype=torch.long))
+
+
+def test_labels_that_a_model_aligns_itself():
+    class TinyForCTC(torch.nn.Module):
+        pass
+
+    class Mixture:
+        model = TinyForCTC()
+
+    with pytest.raises(ValueError, match=r"TinyForCTC aligns labels with frames itself"):
+        task_loss_of(Mixture())
+
+
 def test_bad_settings():
     with pytest.raises(ValueError, match="consistency weight = -1: expected 0"):
         Consistency(-1)

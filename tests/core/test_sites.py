@@ -219,6 +219,12 @@ def test_a_new_head_has_the_build_of_the_old():
     assert model.classifier.out_proj.out_features == tiny.LABELS  # the old one is left alone
 
 
+def test_a_hidden_layer_as_wide_as_there_are_answers_keeps_its_width():
+    model = tiny.roberta(num_labels=tiny.WIDTH)
+    fresh = new_head(model, find_head(model), 5, torch.Generator().manual_seed(0))["classifier"]
+    assert (fresh.dense.out_features, fresh.out_proj.out_features) == (tiny.WIDTH, 5)
+
+
 class Head(nn.Module):
     """A head of many kinds of layers, and bare parameters."""
 
