@@ -132,6 +132,11 @@ class MixtureLayer(nn.Module):
     def _check_asked(self) -> None:
         # The merge, with gradients, in training: its experts would all get the same ones. Is it meant?
         if "selection" not in states().get(self, ()) and self.enabled and max(self.counts()) > 1:
+            if torch._C._current_graph_task_id() >= 0:
+                raise LabError(
+                    "A layer runs again in the backward pass (a checkpoint of your own), without the route of its "
+                    "first run: expected gradient_checkpointing_enable(), which keeps it. Call that instead."
+                )
             raise LabError(
                 "A model that holds mixtures is trained past them: expected a call of what attach gave, which draws "
                 'routes (attach wraps the model in place). selection="merge", or select("merge"), says it is meant.'

@@ -91,6 +91,8 @@ class AdaMixTrainer(Trainer):
         task_loss: TaskLoss | None = None,
         **settings: Any,
     ) -> None:
+        if mixture is None or settings.get("model_init"):
+            raise LabError("model_init would make a model that the recipe does not know: expected a mixture. Give it.")
         args = copy.copy(args) if args is not None else TrainingArguments("tmp_trainer")
         check_arguments(args, self.generates)
         self.mixture, self.task_loss = mixture, task_loss
@@ -122,6 +124,12 @@ class AdaMixTrainer(Trainer):
                 "CUDA_VISIBLE_DEVICES=0."
             )
         optim = getattr(self.args.optim, "value", self.args.optim)
+        if self._own_optimizer and self.optimizer is not None:
+            raise LabError(
+                f"optimizers= with off_route = {self.recipe.off_route!r}, head_lr = {self.recipe.head_lr}, side_rates ="
+                f" {self.recipe.side_rates}, which an optimizer of yours would not follow: expected one of them. Leave "
+                "the others out."
+            )
         if self._own_optimizer and (optim not in ADAMW or self.args.optim_args):
             raise LabError(
                 f"optim = {optim!r} with off_route = {self.recipe.off_route!r}, head_lr = "

@@ -147,7 +147,9 @@ def test_a_dataset_with_stock_collators_or_none(tmp_path):
 def test_rows_are_padded_as_the_tokenizer_pads(tmp_path, side):
     tokenizer = tiny_task.tokenizer()
     tokenizer.pad_token, tokenizer.padding_side = "w39", side
-    made = trainer(tmp_path, more={"processing_class": tokenizer})
+    model = tiny.llama(cls="LlamaForSequenceClassification")
+    model.config.pad_token_id = tokenizer.pad_token_id
+    made = trainer(tmp_path, attach(model, LoRA(2), experts=2), more={"processing_class": tokenizer})
     batch = next(iter(made.get_train_dataloader()))
     outside = batch["attention_mask"] == 0
     assert outside.any() and set(batch["input_ids"][outside].tolist()) == {tokenizer.pad_token_id}
@@ -201,6 +203,19 @@ def test_callbacks_and_an_optimizer_of_ones_own(tmp_path):
     schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
     made = trainer(tmp_path, mixture, more={"optimizers": (optimizer, schedule), "callbacks": [seen]})
     assert apart(weights(made), before) == 0 and list(seen.models) == [mixture] * 3
+
+
+@pytest.mark.parametrize("settings", [{"head_lr": 1e-4}, {"off_route": "freeze"}])
+def test_an_optimizer_of_ones_own_and_settings_that_it_would_not_follow(tmp_path, settings):
+    mixture = tiny_task.mixture()
+    optimizer = torch.optim.SGD([p for p in mixture.parameters() if p.requires_grad])
+    with pytest.raises(ValueError, match="which an optimizer of yours would not follow: expected one of them"):
+        trainer(tmp_path, mixture, recipe=Recipe(**settings), more={"optimizers": (optimizer, None)})
+
+
+def test_a_mixture_is_given_not_made(tmp_path):
+    with pytest.raises(ValueError, match=r"model_init .*: expected a mixture"):
+        trainer(tmp_path, more={"model_init": tiny_task.mixture})
 
 
 def test_compiled_as_the_refusal_says(tmp_path):
