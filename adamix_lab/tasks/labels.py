@@ -47,6 +47,8 @@ def check_columns(part: Part, text: Sequence[str], label: Sequence[str]) -> None
                 )
             if not isinstance(value, str):
                 raise LabError(f"{where} = {str(value)[:60]}: expected a string (it may be empty).")
+            if not value.isascii() and re.search("[\ud800-\udfff]", value):
+                raise LabError(f"{where} = {value!r:.60} holds half a character, which no tokenizer takes. Correct it.")
 
 
 def number_labels(parts: Sequence[Part], label: str, known: TaskSpec | None = None, kind: str | None = None) -> Labels:

@@ -175,8 +175,9 @@ def _find(
 
 
 def _on_hub(source: str | Path) -> bool:
-    """Whether a source is a name for the Hub: one of the table, or owner/name that is no path here."""
-    is_id = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(source)) and not Path(source).exists()
+    """Whether a source is a name for the Hub: one of the table, or owner/name that is no path here, nor a file's."""
+    is_file = Path(source).exists() or str(source).lower().endswith(SUFFIXES)
+    is_id = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(source)) and not is_file
     return isinstance(source, str) and (source in PAPER_TASKS or bool(is_id))
 
 

@@ -332,6 +332,14 @@ def test_splits_that_number_classes_otherwise_are_refused(tmp_path):
     refused(lambda: load_task(shouted), "Apply it with .map")
 
 
+def test_files_that_are_not_there_are_not_sought_on_the_hub():
+    for name in ("data/absent.csv", "data/absent.JSONL", "absent.parquet"):
+        with pytest.raises(FileNotFoundError, match="is not there: expected a folder"):
+            load_task(name)
+    half = [{"text": "fine \ud83d", "label": n % 2} for n in range(8)]
+    refused(lambda: load_task(half), "row 1: text", "holds half a character")
+
+
 def test_what_is_no_table():
     import datasets
 
