@@ -181,6 +181,12 @@ def check_answers(mixture: MixtureModel, task: Task) -> None:
         )
 
 
+def check_encoder(mixture: MixtureModel, encoder: Encoder) -> None:
+    """Refuses the usual encoder, which gives a row one label, for a head of tokens. Raises ValueError."""
+    if encoder is encode and answer_kind(mixture.model) == "tokens":
+        raise LabError("The head answers every token: expected encoder=, a function that gives each token its label.")
+
+
 def length(example: Example) -> int:
     """T, the example's number of tokens."""
     return len(example["attention_mask"] if "attention_mask" in example else example["input_ids"])

@@ -29,6 +29,7 @@ from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.batches import (
     Encoder,
     check_answers,
+    check_encoder,
     check_labels,
     collate,
     encode,
@@ -155,6 +156,7 @@ def evaluate(
     for name in strategies:
         one_of("Strategy", name, STRATEGIES)
     check_labels(mixture, task)
+    check_encoder(mixture, encoder)
     if encoder is encode:
         check_answers(mixture, task)
     longest = allowed_length(max_length, mixture.model, tokenizer)

@@ -142,6 +142,10 @@ def test_tokens_are_judged_where_they_are_labelled():
     for result in results:
         assert result.labels.equal(labels) and result.predictions.equal(torch.cat(alone))
         assert result.accuracy == float((result.predictions == labels).double().mean())
+    bare = tiny.bert(cls="BertForTokenClassification")
+    for call in (lambda: evaluate(mixture, task, tokenizer), lambda: _trained(task, bare)):
+        with pytest.raises(ValueError, match="The head answers every token: expected encoder="):
+            call()
     with pytest.raises(ValueError, match="answers with tokens"):
         predict(mixture, tokenizer, TEXTS)
 
