@@ -168,6 +168,11 @@ def _refuse_packed(names: Sequence[str], place: str) -> None:
         dotted = names[0].replace(",", ".")
         raise LabError(f"{place} has labels such as {names[0]!r}: expected decimal points. Write {dotted}.")
     for name in names:
+        if re.fullmatch(r"""(["']).+\1""", name):
+            raise LabError(
+                f"{place} has labels in quotes, {name}: expected bare names. Write no blank between separator and "
+                'quote, and close every quote. If the quotes belong to the name, say kind="classes".'
+            )
         parts = next((split for mark in ";|," if len(split := [p.strip() for p in name.split(mark)]) > 1), [])
         if (parts and set(parts) <= set(names)) or re.fullmatch(r"\[.*\]|[01]([ ,;|]+[01])+", name):
             raise LabError(

@@ -409,6 +409,8 @@ def test_names_and_numbers_of_classes(labels, classes):
         ([[0, 5], [1]], "without gaps"),
         ([{"a": 1}, {"a": 2}], "row 1: label {'a': 1}"),
         (["0 1 1", "1 0 0"], "several in one"),
+        (['"pos"', '"neg"'], "labels in quotes"),
+        (["'1'", "'0'"], "labels in quotes"),
         ([["1", "0"], ["0", "0"]], "expected 0 and 1 as numbers"),
         ([[0, 1, 2], [2, 2, 0], [1, 1, 2]], "row 2: label [2, 2, 0] names a class twice"),
         ([["a", "b"], ["a", "a "]], "row 2: label ['a', 'a'] names a class twice"),
