@@ -54,7 +54,10 @@ def load_shared(
             f"{folder} names {name!r} as its base: expected a model on the Hub or an embedded one. If you have that "
             "base, give it: from_pretrained(..., model=MODEL_OR_FOLDER) (--model)."
         )
-    return load_saved(folder, name, any_base)
+    try:
+        return load_saved(folder, name, any_base)
+    except OSError as error:  # a base of one's own folder is known by the folder's last name alone
+        raise OSError(f"{error} Or give the base itself: from_pretrained(..., model=MODEL_OR_FOLDER).") from error
 
 
 def fetch_saved(name: str | Path, revision: str | None = None, token: str | None = None) -> Path:

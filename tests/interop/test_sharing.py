@@ -89,6 +89,9 @@ def test_a_folder_with_a_base_at_hand(tmp_path, adaptation):
     assert torch.equal(tiny.logits(from_pretrained(tmp_path, str(tmp_path / "base"))), tiny.logits(mixture))
     with pytest.raises(ValueError, match=r"names '' as its base: expected a model on the Hub"):
         from_pretrained(tmp_path)
+    save(mixture, tmp_path, {"backbone": "a-folder-of-mine"})
+    with pytest.raises(OSError, match=r"a-folder-of-mine.*Or give the base itself: from_pretrained\(..., model="):
+        from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../../secret", "/etc", "a/../../b", "C:\\models", ".ssh", "tests/nowhere/x"])
