@@ -8,6 +8,7 @@ import close
 import pytest
 import tiny
 import torch
+import transformers
 
 from adamix_lab import export, import_peft, merge, merge_gap, merge_products
 from adamix_lab.core.adaptations import LoRA
@@ -178,8 +179,9 @@ def test_heads_on_a_drawn_module_and_another_base_are_told(tmp_path):
         tiny.bert(cls=cls).save_pretrained(tmp_path / name)
     folder = stock(tmp_path / "lora", 0)
     kind = type(tiny.bert())
-    with pytest.warns(UserWarning, match=r"lack bert\.pooler, and the adapters do not bring it"):
-        import_peft(kind.from_pretrained(tmp_path / "masked", num_labels=tiny.bert().num_labels), [folder])
+    if int(transformers.__version__.split(".")[0]) >= 5:  # 4 leaves no marks on weights that it read
+        with pytest.warns(UserWarning, match=r"lack bert\.pooler, and the adapters do not bring it"):
+            import_peft(kind.from_pretrained(tmp_path / "masked", num_labels=tiny.bert().num_labels), [folder])
     config = json.loads((folder / "adapter_config.json").read_text())
     model = kind.from_pretrained(tmp_path / "one")
     for base, warned in ((str(tmp_path / "one"), False), ("owner/one", False), ("owner/two", True)):

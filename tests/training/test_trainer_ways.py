@@ -124,7 +124,9 @@ def test_two_losses_are_refused(tmp_path):
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_gradient_checkpointing_learns_the_same(tmp_path, reentrant):
     settings = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
-    assert apart(weights(trainer(tmp_path, **settings)), weights(trainer(tmp_path))) <= close.TRAINED.share
+    plain = {"optim": "sgd", "learning_rate": 0.1}  # AdamW makes steps of gradients that are rounding alone
+    first, second = weights(trainer(tmp_path, **plain, **settings)), weights(trainer(tmp_path, **plain))
+    assert apart(first, second) <= close.TRAINED.share
 
 
 # -- data --------------------------------------------------------------------------------------------------
