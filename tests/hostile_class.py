@@ -34,7 +34,11 @@ attempts = {
     "package": lambda: writes(sys.modules["adamix_lab"].__file__),
     "anywhere": lambda: [p for p in "/x /tmp/x /usr/x /etc/x /var/x /dev/x /opt/x".split() if writes(p)],
     "kernel settings": lambda: [p for p in glob.glob("/proc/sys/kernel/*") if os.path.isfile(p) and writes(p)],
-    "secrets": lambda: [p for p in ("/etc/shadow", os.path.join("/", "root", ".ssh")) if os.path.exists(p)],
+    "secrets": lambda: [
+        p
+        for p in ("/etc/shadow", os.path.join("/", "root", ".ssh"), os.path.join("/", "home", "root"))
+        if os.path.exists(p)
+    ],
     "disks": lambda: sorted(set(os.listdir("/dev")) - {"null", "zero", "random", "urandom", "shm"}),
     "hidden tests in the home": lambda: [
         str(p) for p in pathlib.Path(os.environ["HOME"]).rglob("*") if p.is_file() and b"16**12" in p.read_bytes()
