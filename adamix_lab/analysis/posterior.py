@@ -24,8 +24,7 @@ from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.fast.tree import LIMIT, free_memory, group_bytes, tree_logits
 from adamix_lab.fast.views import routed_logits
 from adamix_lab.models.model import MixtureModel
-from adamix_lab.tasks.batches import encode, padding_of, sequential, to_device
-from adamix_lab.tasks.lengths import allowed_length
+from adamix_lab.tasks.batches import allowed_length, encode, padding_of, sequential, to_device
 from adamix_lab.tasks.tasks import Row, Task
 from adamix_lab.training.evaluation import IndexedBatch, cache_batches
 

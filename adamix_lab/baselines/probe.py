@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.core.errors import LabError, one_of
-from adamix_lab.tasks.batches import encode, padding_of, sequential
-from adamix_lab.tasks.lengths import allowed_length
+from adamix_lab.tasks.batches import allowed_length, encode, padding_of, sequential
 from adamix_lab.tasks.tasks import Task, hold_out
 from adamix_lab.training.evaluation import Evaluation, judge
 

@@ -40,13 +40,13 @@ from adamix_lab.tasks.batches import (
     Example,
     Padding,
     TextsCut,
+    allowed_length,
     collate,
     encode,
     padding_of,
     sequential,
     to_device,
 )
-from adamix_lab.tasks.lengths import allowed_length
 from adamix_lab.tasks.loading import load_task
 from adamix_lab.tasks.prompts import PROMPTS, load_prompted, prompt_encoder
 from adamix_lab.tasks.table import PAPER_TASKS

@@ -14,8 +14,7 @@ from torch import nn
 from adamix_lab.core.errors import LabError, positive
 from adamix_lab.core.objective import predicts_next
 from adamix_lab.models.model import MixtureModel
-from adamix_lab.tasks.batches import IGNORED, Example, TextsCut
-from adamix_lab.tasks.lengths import positions
+from adamix_lab.tasks.batches import IGNORED, Example, TextsCut, positions
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.run import History

@@ -28,6 +28,7 @@ from adamix_lab.fast.views import shared_prefix
 from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.batches import (
     Encoder,
+    allowed_length,
     check_answers,
     check_encoder,
     check_labels,
@@ -40,7 +41,6 @@ from adamix_lab.tasks.batches import (
     tokenized,
     warn_of_cuts,
 )
-from adamix_lab.tasks.lengths import allowed_length
 from adamix_lab.tasks.metrics import score
 from adamix_lab.tasks.rows import table_part
 from adamix_lab.tasks.table import text_columns

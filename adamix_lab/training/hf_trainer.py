@@ -28,8 +28,7 @@ from adamix_lab.core.routing import Router
 from adamix_lab.core.views import Batch, logits_of, spans_as_labels
 from adamix_lab.fast.views import WAYS
 from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
-from adamix_lab.tasks.batches import Batches, Padding, collate, padding_of
-from adamix_lab.tasks.lengths import positions
+from adamix_lab.tasks.batches import Batches, Padding, collate, padding_of, positions
 from adamix_lab.training.card import save
 from adamix_lab.training.optim import make_optimizer, parameter_groups, rest_off_route
 from adamix_lab.training.recipe import Recipe

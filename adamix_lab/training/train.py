@@ -25,6 +25,7 @@ from adamix_lab.tasks.batches import (
     Encoder,
     Example,
     Padding,
+    allowed_length,
     check_encoder,
     check_labels,
     collate,
@@ -35,7 +36,6 @@ from adamix_lab.tasks.batches import (
     sequential,
     to_device,
 )
-from adamix_lab.tasks.lengths import allowed_length
 from adamix_lab.tasks.tasks import Task, hold_out
 from adamix_lab.training.optim import keep_freed_memory, make_optimizer, rest_off_route, set_rate
 from adamix_lab.training.recipe import Recipe

@@ -14,8 +14,7 @@ from adamix_lab.baselines.making import baseline
 from adamix_lab.baselines.probe import linear_probe
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.models.model import attach
-from adamix_lab.tasks.batches import TextsCut
-from adamix_lab.tasks.lengths import allowed_length, positions
+from adamix_lab.tasks.batches import TextsCut, allowed_length, positions
 from adamix_lab.training.evaluation import evaluate, predict
 from adamix_lab.training.train import train
 
