@@ -15,7 +15,7 @@ from typing import Any
 
 from adamix_lab.core.errors import LabError, one_of, positive, unknown
 from adamix_lab.core.sites import Kind
-from adamix_lab.tasks.files import SUFFIXES, read_file, split_file
+from adamix_lab.tasks.rows import SUFFIXES, read_file, split_file
 from adamix_lab.tasks.table import EMBEDDED_TEXTS
 from adamix_lab.tasks.tasks import Row, Task, embedded_folder
 

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from adamix_lab.core.errors import LabError, one_of, unknown
-from adamix_lab.tasks.files import SUFFIXES, read_files
 from adamix_lab.tasks.labels import KINDS, Labels, check_columns, join_labels, number_labels
-from adamix_lab.tasks.rows import Part, once, read_hub, read_object
+from adamix_lab.tasks.rows import SUFFIXES, Part, once, read_files, read_hub, read_object
 from adamix_lab.tasks.table import EMBEDDED, PAPER_TASKS, TaskSpec, text_columns
 from adamix_lab.tasks.tasks import Report, Row, Task, balanced, embedded_folder, flip_labels, hold_out
 

@@ -1,15 +1,29 @@
-"""Parts of a data set, and those that other libraries hold: data sets on the Hub, frames, rows in memory."""
+"""Rows as their sources hold them, split by split: files, tables in memory, data sets on the Hub.
+
+Files are read strictly, with errors that name file and line. The standard library reads CSV, TSV and JSON: the core
+trains where `datasets` is not installed, and `datasets` reads '01' and '1' alike, swallows rows behind a quote and
+makes "NA" empty, all silently. Parquet is pyarrow's.
+"""
 
 from __future__ import annotations
 
+import codecs
+import csv
+import gzip
+import io
+import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from adamix_lab.core.errors import LabError
 from adamix_lab.tasks.tasks import Row, plain
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".jsonl.gz", ".json.gz", ".csv.gz", ".tsv.gz", ".parquet")
+Fields = Iterator[tuple[int, int, list[str]]]  # first and last line of a row, and its fields
 
 
 class Part(NamedTuple):
@@ -53,6 +67,198 @@ def splits_of(there: Iterable[str], wanted: Sequence[str]) -> list[str]:
         needed = " and ".join(lacking or ["validation or test"])
         raise FileNotFoundError(f"it has the splits {', '.join(map(str, there))}, and lacks {needed}")
     return chosen
+
+
+# -- files ---------------------------------------------------------------------------------------------------
+
+
+def read_files(path: Path, splits: Sequence[str] = ()) -> list[Part]:
+    """The rows of one file; of a folder those of `train.*`, of what is judged on, and of further splits there.
+
+    splits: those to be judged on, the one that stands for the task first; none given: validation, else test.
+
+    Raises FileNotFoundError for a folder without them, ValueError for two files of one split, or as `read_file` does.
+    """
+    return [read_file(file) for file in (_split_files(path, splits) if path.is_dir() else [path])]
+
+
+def _split_files(folder: Path, splits: Sequence[str]) -> list[Path]:
+    names = [splits[0], splits[0].removesuffix("_matched")] if splits else ["validation", "test"]
+    train, evaluation = split_file(folder, "train"), next(filter(None, (split_file(folder, n) for n in names)), None)
+    if train is None or evaluation is None:
+        there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+        wanted = f"{names[-1]}.*" if splits else "validation.* (or test.*)"
+        raise FileNotFoundError(f"{folder} holds {there}: expected train.* and {wanted} ({', '.join(SUFFIXES)}).")
+    return [train, evaluation, *filter(None, (split_file(folder, name) for name in splits[1:]))]
+
+
+def split_file(folder: Path, split: str) -> Path | None:
+    """The file of a split in a folder, None where there is none. Raises ValueError where there are several."""
+    names = {f"{split}{suffix}" for suffix in SUFFIXES}
+    paths = sorted(path for path in folder.glob("*") if path.name.lower() in names and path.is_file())
+    if len(paths) > 1:
+        there = ", ".join(path.name for path in paths)
+        raise LabError(f"{folder} holds {there}: expected one {split} file. Remove the rest.")
+    return paths[0] if paths else None
+
+
+def read_file(path: Path) -> Part:
+    """A file of rows: JSON lines, one JSON array, CSV, TSV (all gzipped or not), or Parquet.
+
+    Raises ValueError, with the line, for what cannot be read, is empty, or would lose rows or columns.
+    """
+    name = path.name.lower()
+    kind, split = name.removesuffix(".gz").rpartition(".")[2], name.split(".")[0]
+    if not name.endswith(SUFFIXES):
+        raise LabError(f"{path} ends in {path.suffix}: expected one of {', '.join(SUFFIXES)}.")
+    if kind == "parquet":
+        return _parquet_part(path, split)
+    content, notes = _decoded(path)
+    limit = csv.field_size_limit(2**31 - 1)  # as much as Windows takes; a text is cut to max_length later
+    try:
+        rows = (_json_rows if kind.startswith("json") else _csv_rows)(path, content, notes)
+    finally:
+        csv.field_size_limit(limit)
+    lines = content.count("\n") + (not content.endswith("\n"))
+    return Part(split, str(path), filled(rows, str(path)), lines, tuple(notes))
+
+
+def _decoded(path: Path) -> tuple[str, list[str]]:
+    """(the text, what to note) of UTF-8, or of UTF-16 that begins with its mark, as Windows writes it."""
+    data, encoding, notes = path.read_bytes(), "utf-8-sig", []
+    try:
+        data = gzip.decompress(data) if path.suffix.lower() == ".gz" else data
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            encoding, notes = "utf-16", ["The file is UTF-16."]
+        content = data.decode(encoding)
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise LabError(f"{path} is not a whole gzip file ({error}): copy it again, or give it unpacked.") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise LabError(f"{path}, line {line}: expected UTF-8 text ({error.reason}). Save the file as UTF-8.") from error
+    if "\0" in content:
+        line = content[: content.index("\0")].count("\n") + 1
+        raise LabError(f"{path}, line {line}: a zero byte is no text: expected UTF-8. Save the file as UTF-8.")
+    return content, notes
+
+
+# -- JSON --------------------------------------------------------------------------------------------------------
+
+
+def _json_rows(path: Path, content: str, notes: list[str]) -> list[Row]:
+    if content.lstrip().startswith("["):
+        what, found = "row", [*enumerate(_json(content, str(path)), start=1)]
+    else:
+        lines = [(n, line) for n, line in enumerate(content.split("\n"), start=1) if line.strip()]
+        what, found = "line", [(n, _json(line, f"{path}, line {n}")) for n, line in lines]
+    for n, row in found:
+        if not isinstance(row, dict):
+            raise LabError(f'{path}, {what} {n}: {str(row)[:60]} is no object: expected {{"text": ..., "label": ...}}.')
+    return [row for _, row in found]
+
+
+def _json(text: str, place: str) -> Any:
+    def whole(pairs: list[tuple[str, Any]]) -> Row:
+        row = dict(pairs)
+        if len(row) < len(pairs):
+            once((name for name, _ in pairs), place, "key")
+        return row
+
+    try:
+        return json.loads(text, object_pairs_hook=whole)
+    except json.JSONDecodeError as error:
+        where, line = f"{place}, line {error.lineno}" if error.lineno > 1 else place, text.split("\n")[error.lineno - 1]
+        expected = "expected one object a line, or one array of objects. Correct or remove it."
+        raise LabError(f"{where}: {line[:60]!r} is not JSON ({error.msg}): {expected}") from error
+
+
+# -- CSV and TSV -------------------------------------------------------------------------------------------------
+
+
+def _csv_rows(path: Path, content: str, notes: list[str]) -> list[Row]:
+    content, separator, skipped = _separator(path, content, notes)
+    fields_of = _tab_fields if separator == "\t" else _quoted_fields
+    header: list[str] = []
+    rows, blank, long = [], 0, []
+    for first, last, fields in fields_of(content, separator, path, skipped, notes):
+        if not fields:
+            blank += 1
+        elif not header:
+            header = fields
+            notes.append(f"Line {first} names the columns.")
+            once(header, f"{path}, line {first}", "column")
+        elif len(fields) != len(header):
+            remedy = "Quote fields that hold the separator; of texts that span lines make CSV or JSON lines, not TSV."
+            raise LabError(f"{path}, line {first}: expected {len(header)} fields, found {len(fields)}. {remedy}")
+        else:
+            rows.append(dict(zip(header, fields, strict=True)))
+            long += [first] if last > first else []
+    if blank:
+        notes.append(f"Blank lines passed over: {blank}.")
+    if long:
+        notes.append(f"Rows that span lines: {len(long)} (the first begins at line {long[0]}).")
+    return rows
+
+
+def _separator(path: Path, content: str, notes: list[str]) -> tuple[str, str, int]:
+    """(what follows Excel's line `sep=;`, the separator, lines passed over)."""
+    if named := re.match(r'"?sep=(.)"?\r?\n', content, re.IGNORECASE):
+        notes.append(f"Line 1 names the separator, {named[1]!r}, and is no row.")
+        return content[named.end() :], named[1], 1
+    usual = "\t" if path.name.lower().removesuffix(".gz").endswith(".tsv") else ","
+    header = re.split(r"[\r\n]", content.lstrip("\r\n"), maxsplit=1)[0]
+    widths = {mark: len(next(csv.reader([header], delimiter=mark), [])) for mark in (usual, ",", ";", "\t", "|")}
+    found = max(widths, key=widths.__getitem__)  # the usual one where several split the header alike
+    if found != usual:
+        notes.append(f"The separator is {found!r}.")
+    return content, found, 0
+
+
+def _quoted_fields(content: str, separator: str, path: Path, skipped: int, notes: list[str]) -> Fields:
+    """CSV: a field in quotes may span lines; quotes within it are doubled."""
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True)
+    first = skipped + 1
+    try:
+        for fields in reader:
+            yield first, skipped + reader.line_num, fields
+            first = skipped + reader.line_num + 1
+    except csv.Error as error:
+        remedy = "Put texts with quotes in quotes, and double the quotes within."
+        raise LabError(f"{path}, line {first}: not CSV ({error}), in a row that begins there. {remedy}") from error
+
+
+def _tab_fields(content: str, separator: str, path: Path, skipped: int, notes: list[str]) -> Fields:
+    """TSV: a row is a line; a field may stand in quotes, unless the file has lone ones: then quotes are text."""
+    lines = [line.removesuffix("\r") for line in content.removesuffix("\n").split("\n")]
+    found: list[list[str] | None] = []
+    for n, line in enumerate(lines, start=skipped + 1):
+        try:
+            found.append(next(csv.reader([line], delimiter=separator, strict=True), []) if '"' in line else None)
+        except csv.Error:
+            notes.append(f"Quotes are read as text: line {n} has one that opens a field and does not close it.")
+            found = [None] * len(lines)
+            break
+    for n, (line, fields) in enumerate(zip(lines, found, strict=True), start=skipped + 1):
+        yield n, n, fields if fields is not None else line.split(separator) if line else []
+
+
+# -- Parquet -----------------------------------------------------------------------------------------------------
+
+
+def _parquet_part(path: Path, split: str) -> Part:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise ImportError(f"{path} needs pyarrow: run pip install 'adamix-lab[data]', or write CSV.") from error
+    try:
+        table = parquet.ParquetFile(path).read()
+    except (ArrowException, OSError) as error:
+        raise LabError(f"{path} is not a whole Parquet file ({error}): copy it again.") from error
+    once(table.column_names, str(path), "column")
+    features = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    inner = {column: kind.get("feature", kind) for column, kind in features.items() if isinstance(kind, dict)}
+    names = {column: tuple(kind["names"]) for column, kind in inner.items() if kind.get("names")}
+    return Part(split, str(path), [plain(row) for row in filled(table.to_pylist(), str(path))], names=names)
 
 
 # -- in memory ---------------------------------------------------------------------------------------------------

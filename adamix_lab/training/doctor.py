@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from adamix_lab.tasks.files import split_file
+from adamix_lab.tasks.rows import split_file
 from adamix_lab.tasks.table import EMBEDDED, EMBEDDED_TEXTS
 from adamix_lab.tasks.tasks import data_root
 
