@@ -23,8 +23,7 @@ from typing import Any
 
 from adamix_lab.core.errors import LabError, one_of, positive, unknown
 from adamix_lab.experiments.settings import DEFAULTS, Run, nonnegative
-from adamix_lab.tasks.table import EMBEDDED, PAPER_TASKS
-from adamix_lab.tasks.tasks import data_root
+from adamix_lab.tasks.tasks import EMBEDDED, PAPER_TASKS, data_root
 
 KEYS = ("base", "axes", "rows", "parts", "search")
 

@@ -16,8 +16,7 @@ from typing import Any
 from adamix_lab.core.errors import LabError, one_of, positive, unknown
 from adamix_lab.core.sites import Kind
 from adamix_lab.tasks.rows import SUFFIXES, read_file, split_file
-from adamix_lab.tasks.table import EMBEDDED_TEXTS
-from adamix_lab.tasks.tasks import Row, Task, embedded_folder
+from adamix_lab.tasks.tasks import EMBEDDED_TEXTS, Row, Task, embedded_folder
 
 # -- structured data as one line of text, as the authors' GPT-2 code has it (after LoRA and prefix tuning) -----------
 # E2E: `name : The Vaults | Type : pub | price : more than £30`. WebNLG and DART: `subject : relation : object`, joined

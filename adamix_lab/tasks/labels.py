@@ -8,19 +8,28 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from adamix_lab.core.errors import LabError, unknown
 from adamix_lab.core.sites import Kind
 from adamix_lab.tasks.rows import Part
-from adamix_lab.tasks.table import TaskSpec
+from adamix_lab.tasks.tasks import TaskSpec
 
 KINDS = ("classes", "labels", "numbers")
 WHOLE = re.compile(r"(0|-?[1-9][0-9]*)(\.0+)?")
 NUMBER = re.compile(r"-?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
 MISSING = {"na", "n/a", "#n/a", "null", "none", "?", "-", "."}  # among numbers; among names each is a name
+TEXT_COLUMNS = (
+    ("sentence1", "sentence2"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("premise", "hypothesis"),
+    ("text", "text_pair"),
+    ("sentence",),
+    ("text",),
+)
 Reader = Callable[[Any, str], Any]  # (a row's label, its place) -> what stands in its stead, None where nothing fits
 
 
@@ -30,6 +39,29 @@ class Labels(NamedTuple):
     kind: Kind
     why: str
     classes: tuple[str, ...] = ()
+
+
+def text_columns(
+    row: Mapping[str, object], place: str, text: str | Sequence[str] | None = None, spec: TaskSpec | None = None
+) -> tuple[str, ...]:
+    """The columns that are text: those named, those that are known, or the usual ones. Raises ValueError."""
+    if text is not None:
+        given = (text,) if isinstance(text, str) else tuple(text)
+        if not 1 <= len(given) <= 2:
+            raise LabError(f"text = {text!r}: expected one column, or two for pairs.")
+        return given
+    if spec and spec.text:
+        return spec.text
+    for columns in TEXT_COLUMNS:
+        if all(column in row for column in columns):
+            return columns
+    if {"source", "target"} <= row.keys():
+        raise LabError(f"{place} has sources and targets, texts to write: expected classes. Use load_generation_task.")
+    usual = ", ".join(" + ".join(columns) for columns in TEXT_COLUMNS)
+    raise LabError(
+        f"{place} has columns {', '.join(map(repr, row))}, none of them a usual name for text: expected {usual}. "
+        'Say which with text="column" or text=("first", "second").'
+    )
 
 
 def check_columns(part: Part, text: Sequence[str], label: Sequence[str]) -> None:

@@ -13,10 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from adamix_lab.core.errors import LabError, one_of, unknown
-from adamix_lab.tasks.labels import KINDS, Labels, check_columns, join_labels, number_labels
+from adamix_lab.tasks.labels import KINDS, Labels, check_columns, join_labels, number_labels, text_columns
 from adamix_lab.tasks.rows import SUFFIXES, Part, once, read_files, read_hub, read_object
-from adamix_lab.tasks.table import EMBEDDED, PAPER_TASKS, TaskSpec, text_columns
-from adamix_lab.tasks.tasks import Report, Row, Task, balanced, embedded_folder, flip_labels, hold_out
+from adamix_lab.tasks.tasks import (
+    EMBEDDED,
+    PAPER_TASKS,
+    Report,
+    Row,
+    Task,
+    TaskSpec,
+    balanced,
+    embedded_folder,
+    flip_labels,
+    hold_out,
+)
 
 SLICE_OF_ONE_FILE = 0.2
 USUAL = {"label": "label", "seed": 0, "label_noise": 0.0}  # options, where that is not None

@@ -181,6 +181,79 @@ def plain(value: Any) -> Any:
     return plain(value.tolist()) if hasattr(value, "tolist") else value
 
 
+# -- tasks known before their rows are read: the embedded ones, and those of the paper's tables ----------------
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What is known of a task before its rows are read.
+
+    Attributes:
+        text: one column, or two for pairs; none: the usual names are looked for.
+        classes: names in the order of their numbers; none for a regression.
+        metrics: names in `adamix_lab.tasks.metrics`; the first is the one in the paper's Table 1.
+        splits: those to be judged on, the one that stands for the task first (test labels of GLUE are not public);
+            none given: validation, else test.
+        bounds: of a regression's labels.
+        hub: the data set's id on the Hub.
+        config: of that data set.
+        hub_text: the text columns' names on the Hub, where they differ.
+        hub_classes: the classes in the Hub's order, where it differs.
+        kind: what is answered; none: classes where there are names, else numbers.
+        numbers: the classes in the order of the numbers that stand in the rows at hand, where that differs.
+    """
+
+    text: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
+    bounds: tuple[float, float] | None = None
+    hub: str = ""
+    config: str | None = None
+    hub_text: tuple[str, ...] = ()
+    hub_classes: tuple[str, ...] = ()
+    kind: Kind | None = None
+    numbers: tuple[str, ...] = ()
+
+
+EMBEDDED = {
+    "aspects": TaskSpec(("sentence",), ("negative", "positive")),
+    "subjectivity": TaskSpec(("sentence",), ("subjective", "objective")),
+    "reviews": TaskSpec(("sentence",), ("negative", "positive")),
+}
+EMBEDDED_TEXTS = ("notices",)  # those with texts to write
+
+
+def _glue(config: str, text: tuple[str, ...], classes: tuple[str, ...], *metrics: str) -> TaskSpec:
+    return TaskSpec(text, classes, metrics or ("accuracy",), ("validation",), hub="nyu-mll/glue", config=config)
+
+
+def _lm_bff(hub: str, classes: tuple[str, ...], hub_classes: tuple[str, ...] = ()) -> TaskSpec:
+    return TaskSpec(_ONE, classes, ("accuracy",), ("test",), hub=hub, hub_text=("text",), hub_classes=hub_classes)
+
+
+_ONE, _PAIR, _QUESTIONS = ("sentence",), ("sentence1", "sentence2"), ("question1", "question2")
+_ENTAILMENT = ("entailment", "not_entailment")
+
+# Class names stand in the order of their numbers in `nyu-mll/glue`, and, for Subj and MPQA, in LM-BFF's files.
+PAPER_TASKS: dict[str, TaskSpec] = {
+    "cola": _glue("cola", _ONE, ("unacceptable", "acceptable"), "matthews"),
+    "sst2": _glue("sst2", _ONE, ("negative", "positive")),
+    "mrpc": _glue("mrpc", _PAIR, ("not_equivalent", "equivalent"), "accuracy", "f1"),
+    "qqp": _glue("qqp", _QUESTIONS, ("not_duplicate", "duplicate"), "accuracy", "f1"),
+    "stsb": replace(_glue("stsb", _PAIR, (), "pearson", "spearman"), bounds=(0.0, 5.0)),
+    "mnli": replace(
+        _glue("mnli", ("premise", "hypothesis"), ("entailment", "neutral", "contradiction")),
+        splits=("validation_matched", "validation_mismatched"),
+    ),
+    "qnli": _glue("qnli", ("question", "sentence"), _ENTAILMENT),
+    "rte": _glue("rte", _PAIR, _ENTAILMENT),
+    # SetFit/subj numbers its classes the other way round.
+    "subj": _lm_bff("SetFit/subj", ("subjective", "objective"), ("objective", "subjective")),
+    "mpqa": _lm_bff("jxm/mpqa", ("negative", "positive")),
+}
+
+
 # -- fewer rows, and worse ones --------------------------------------------------------------------------------
 
 

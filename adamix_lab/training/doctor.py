@@ -12,8 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from adamix_lab.tasks.rows import split_file
-from adamix_lab.tasks.table import EMBEDDED, EMBEDDED_TEXTS
-from adamix_lab.tasks.tasks import data_root
+from adamix_lab.tasks.tasks import EMBEDDED, EMBEDDED_TEXTS, data_root
 
 CORE = ("torch", "transformers", "safetensors", "accelerate", "numpy")
 EXTRAS = {  # module: (package, extra, what it is for)

@@ -41,9 +41,9 @@ from adamix_lab.tasks.batches import (
     tokenized,
     warn_of_cuts,
 )
+from adamix_lab.tasks.labels import text_columns
 from adamix_lab.tasks.metrics import score
 from adamix_lab.tasks.rows import table_part
-from adamix_lab.tasks.table import text_columns
 from adamix_lab.tasks.tasks import Task
 
 IndexedBatch = tuple[list[int], Batch]

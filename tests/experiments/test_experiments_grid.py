@@ -8,7 +8,7 @@ import yaml
 from adamix_lab.baselines.making import BASELINES
 from adamix_lab.experiments.grid import grid_of, read_grid, shipped_grid, tasks_in
 from adamix_lab.experiments.settings import Run
-from adamix_lab.tasks.table import PAPER_TASKS
+from adamix_lab.tasks.tasks import PAPER_TASKS
 
 GRIDS = Path(__file__).resolve().parents[2] / "data" / "grids"
 TABLE = """

@@ -14,8 +14,7 @@ from adamix_lab.models.saving import load
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import TextsCut
 from adamix_lab.tasks.prompts import PROMPTS, Prompt, PromptModel, load_prompted, prompt_encoder, word_ids
-from adamix_lab.tasks.table import PAPER_TASKS
-from adamix_lab.tasks.tasks import Task
+from adamix_lab.tasks.tasks import PAPER_TASKS, Task
 from adamix_lab.training.card import save
 from adamix_lab.training.evaluation import STRATEGIES, evaluate
 from adamix_lab.training.train import train

@@ -329,7 +329,7 @@ def test_what_does_not_fit_a_known_task(tmp_path):
 
 
 def test_every_shared_task_loads_by_its_name(shared):
-    from adamix_lab.tasks.table import PAPER_TASKS
+    from adamix_lab.tasks.tasks import PAPER_TASKS
 
     sizes = {"cola": 1043, "sst2": 872, "mrpc": 408, "qqp": 1000, "stsb": 1500, "mnli": 9815, "qnli": 5463,
              "rte": 277, "subj": 2000, "mpqa": 2000}  # fmt: skip
