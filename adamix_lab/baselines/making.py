@@ -6,21 +6,33 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from adamix_lab.baselines.through_peft import Blocks, Prepared, ia3, lora, prefix, prompt, sites_of
-from adamix_lab.baselines.unipelt import UniPELT
-from adamix_lab.core.adaptations import Adaptation, Bottleneck, LoRA
-from adamix_lab.core.errors import LabError, one_of, positive
+from adamix_lab.baselines.methods import (
+    Blocks,
+    UniPELT,
+    bitfit,
+    full,
+    head_only,
+    houlsby,
+    ia3,
+    lora,
+    own_weights,
+    pfeiffer,
+    prefix,
+    prompt,
+    unipelt,
+)
+from adamix_lab.core.adaptations import Bottleneck
+from adamix_lab.core.errors import one_of, positive
 from adamix_lab.core.files import read_tensors, safe_join
 from adamix_lab.core.merging import stack_experts
 from adamix_lab.core.objective import Consistency
-from adamix_lab.core.sites import Head, default_targets, find_head, model_type
-from adamix_lab.models.model import MixtureConfig, MixtureModel, attach, load_trained, shared_sides, trained_tensors
+from adamix_lab.models.model import MixtureModel, attach, load_trained, shared_sides, trained_tensors
 from adamix_lab.models.saving import check_base, load, read_config
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.evaluation import Evaluation, evaluate, judge
@@ -32,70 +44,6 @@ EXPERTS = 4
 ONE_VIEW = Consistency(0.0, views="shared_prefix")
 TWO_ROUTES = Consistency(1.0, views="shared_prefix")
 TWO_MASKS = Consistency(1.0, "symmetric", "independent")
-
-
-@dataclass(frozen=True)
-class Own(Adaptation):
-    """No module at any site: a baseline that trains weights of the model itself, and the settings it was made with."""
-
-    baseline: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-    kind: ClassVar[str] = "own"
-    sides: ClassVar[tuple[str, ...]] = ()
-
-
-def full(model: nn.Module, head: Head, seed: int) -> Prepared:
-    """Full fine-tuning: every weight trains."""
-    return model, all_weights(model, head), head
-
-
-def head_only(model: nn.Module, head: Head, seed: int) -> Prepared:
-    """The head alone, on the frozen model. Raises ValueError where there is none."""
-    if not head:
-        raise LabError(
-            "head trains the task head, and this model has none: expected a classifier "
-            "(AutoModelForSequenceClassification). Use another baseline for generation."
-        )
-    return model, [], head
-
-
-def bitfit(model: nn.Module, head: Head, seed: int) -> Prepared:
-    """BitFit: the biases the model has, norms' included, and the head (Zaken et al., 2021); ValueError without."""
-    names = [name for name in all_weights(model, head) if name.endswith("bias")]
-    if not names:
-        raise LabError(
-            f"bitfit trains biases, and a model of type {model_type(model)!r} has none: expected one with biases "
-            '(BERT, RoBERTa, GPT-2). Use "lora", or the adaptation Bias, which adds them.'
-        )
-    return model, names, head
-
-
-def all_weights(model: nn.Module, head: Head) -> list[str]:
-    """The names of all parameters outside the head."""
-    in_head = {id(parameter) for module in head.values() for parameter in module.parameters()}
-    return [name for name, parameter in model.named_parameters() if id(parameter) not in in_head]
-
-
-def houlsby(model: nn.Module, seed: int = 0, size: int = 16, blocks: Blocks = None) -> MixtureModel:
-    """Two adapters a layer, after attention and feed-forward part, from the identity (Houlsby et al., 2019)."""
-    sites = sites_of(model, "houlsby", "attention_output") + sites_of(model, "houlsby", "ffn")
-    return attach(model, Bottleneck(size, init="identity"), experts=1, targets=sites, blocks=blocks, seed=seed)
-
-
-def pfeiffer(model: nn.Module, seed: int = 0, size: int = 16, blocks: Blocks = None) -> MixtureModel:
-    """One adapter a layer with ReLU, from the identity (Pfeiffer et al., 2021), placed as AdaMix places its own."""
-    return attach(model, Bottleneck(size, "relu", init="identity"), experts=1, blocks=blocks, seed=seed)
-
-
-def unipelt(
-    model: nn.Module, seed: int = 0, size: int = 16, rank: int = 8, alpha: float = 16.0, blocks: Blocks = None
-) -> MixtureModel:
-    """UniPELT-style gated adapters and gated LoRA, without UniPELT's prefix."""
-    sites = sites_of(model, "unipelt", "query", "value") + sites_of(model, "unipelt", "ffn")
-    _, placed = default_targets(model, LoRA(rank))
-    slices = placed.slices if isinstance(placed, LoRA) else None
-    return attach(model, UniPELT(size, rank, alpha, slices), experts=1, targets=sites, blocks=blocks, seed=seed)
 
 
 def single(model: nn.Module, seed: int = 0, size: int = 16, blocks: Blocks = None) -> MixtureModel:
@@ -142,26 +90,6 @@ def apart_soup(
 ) -> MixtureModel:
     """The place of M single adapters trained apart: nothing shared, tied. `train_apart` trains and fills it."""
     return attach(model, Bottleneck(size), experts, blocks=blocks, tied=True, seed=seed)
-
-
-def own_weights(name: str, prepare: Callable[..., Prepared]) -> Callable[..., MixtureModel]:
-    """The maker of a baseline that trains the model's own weights, or what peft adds to them, and that has no site.
-
-    prepare: (model, head, seed, settings of its own) to the model, the names of what trains, and the head.
-    """
-
-    def make(model: nn.Module, seed: int = 0, **settings: Any) -> MixtureModel:
-        wrapped, names, head = prepare(model, find_head(model), seed, **settings)
-        for path, parameter in wrapped.named_parameters():
-            if path in names and parameter.element_size() < 4:
-                given = f"{path} is {parameter.dtype} and would train"
-                raise LabError(f"{given}: expected float32. Load the base in it; Recipe(precision='bf16') is as fast.")
-        config = MixtureConfig(Own(name, settings), 1, (), (), seed, own=tuple(names))
-        return MixtureModel(wrapped, config, head)
-
-    make.__doc__ = prepare.__doc__
-    make.__signature__ = inspect.signature(prepare)  # type: ignore[attr-defined]
-    return make
 
 
 @dataclass(frozen=True)

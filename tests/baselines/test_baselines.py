@@ -253,8 +253,7 @@ def test_the_gate_of_unipelt_closes_and_opens():
 
 
 def test_unipelt_can_be_mixed_like_any_adaptation():
-    from adamix_lab.baselines.through_peft import sites_of
-    from adamix_lab.baselines.unipelt import UniPELT
+    from adamix_lab.baselines.methods import UniPELT, sites_of
 
     model = tiny.bert()
     sites = sites_of(model, "unipelt", "query", "value") + sites_of(model, "unipelt", "ffn")

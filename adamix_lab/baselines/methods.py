@@ -1,0 +1,329 @@
+"""The published methods that AdaMix is compared with: what each puts into a model, and what of it trains.
+
+peft has LoRA, IA3, prefix tuning and prompt tuning: it puts its layers into the model, and what it adds becomes the
+model's own weights that train along.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from adamix_lab.core.adaptations import Adaptation, Base, Bottleneck, LoRA, Weight, Weights, linear, normal, zeros
+from adamix_lab.core.errors import LabError, positive, unknown
+from adamix_lab.core.mixture import constant
+from adamix_lab.core.routing import generator_for
+from adamix_lab.core.sites import (
+    ARCHITECTURES,
+    Head,
+    default_targets,
+    find_head,
+    find_sites,
+    known_patterns,
+    model_type,
+    pattern_to_regex,
+)
+from adamix_lab.models.model import MixtureConfig, MixtureModel, attach
+
+Blocks = Iterable[int] | None  # block numbers to adapt, negative ones from the top; None adapts all
+Prepared = tuple[nn.Module, list[str], Head]  # the model, the names of what peft added, the head
+
+
+def sites_of(model: nn.Module, what: str, *parts: str, blocks: Blocks = None) -> list[str]:
+    """The module paths of parts of every block. Raises ValueError for an architecture where they are not known."""
+    kind, table = model_type(model), known_patterns(*parts)
+    if kind not in table:
+        raise unknown(f"Architecture for {what},", kind, table)
+    return find_sites(model, table[kind], blocks)
+
+
+# -- weights of the model itself, and what peft adds to them: no mixture at any site ---------------------------
+
+
+@dataclass(frozen=True)
+class Own(Adaptation):
+    """No module at any site: a baseline that trains weights of the model itself, and the settings it was made with."""
+
+    baseline: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    kind: ClassVar[str] = "own"
+    sides: ClassVar[tuple[str, ...]] = ()
+
+
+def own_weights(name: str, prepare: Callable[..., Prepared]) -> Callable[..., MixtureModel]:
+    """The maker of a baseline that trains the model's own weights, or what peft adds to them, and that has no site.
+
+    prepare: (model, head, seed, settings of its own) to the model, the names of what trains, and the head.
+    """
+
+    def make(model: nn.Module, seed: int = 0, **settings: Any) -> MixtureModel:
+        wrapped, names, head = prepare(model, find_head(model), seed, **settings)
+        for path, parameter in wrapped.named_parameters():
+            if path in names and parameter.element_size() < 4:
+                given = f"{path} is {parameter.dtype} and would train"
+                raise LabError(f"{given}: expected float32. Load the base in it; Recipe(precision='bf16') is as fast.")
+        config = MixtureConfig(Own(name, settings), 1, (), (), seed, own=tuple(names))
+        return MixtureModel(wrapped, config, head)
+
+    make.__doc__ = prepare.__doc__
+    make.__signature__ = inspect.signature(prepare)  # type: ignore[attr-defined]
+    return make
+
+
+def full(model: nn.Module, head: Head, seed: int) -> Prepared:
+    """Full fine-tuning: every weight trains."""
+    return model, all_weights(model, head), head
+
+
+def head_only(model: nn.Module, head: Head, seed: int) -> Prepared:
+    """The head alone, on the frozen model. Raises ValueError where there is none."""
+    if not head:
+        raise LabError(
+            "head trains the task head, and this model has none: expected a classifier "
+            "(AutoModelForSequenceClassification). Use another baseline for generation."
+        )
+    return model, [], head
+
+
+def bitfit(model: nn.Module, head: Head, seed: int) -> Prepared:
+    """BitFit: the biases the model has, norms' included, and the head (Zaken et al., 2021); ValueError without."""
+    names = [name for name in all_weights(model, head) if name.endswith("bias")]
+    if not names:
+        raise LabError(
+            f"bitfit trains biases, and a model of type {model_type(model)!r} has none: expected one with biases "
+            '(BERT, RoBERTa, GPT-2). Use "lora", or the adaptation Bias, which adds them.'
+        )
+    return model, names, head
+
+
+def all_weights(model: nn.Module, head: Head) -> list[str]:
+    """The names of all parameters outside the head."""
+    in_head = {id(parameter) for module in head.values() for parameter in module.parameters()}
+    return [name for name, parameter in model.named_parameters() if id(parameter) not in in_head]
+
+
+def peft() -> Any:
+    """The library. Raises ImportError where it is not installed: it says how to get it."""
+    try:
+        import peft as library
+    except ImportError as error:
+        raise ImportError(
+            "peft is not installed: expected it for lora, ia3, prefix and prompt. Run pip install 'adamix-lab[peft]'; "
+            "attach(model, LoRA(8), experts=1) and attach(model, IA3(), experts=1) need no peft."
+        ) from error
+    return library
+
+
+def lora(
+    model: nn.Module,
+    head: Head,
+    seed: int,
+    rank: int = 8,
+    alpha: float = 16.0,
+    dropout: float = 0.0,
+    blocks: Blocks = None,
+) -> Prepared:
+    """LoRA on query and value (of GPT-2, whose projection is fused, on keys as well: peft knows no slices)."""
+    config = peft().LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=sites_of(model, "lora", "query", "value", blocks=blocks),
+        fan_in_fan_out=model_type(model) == "gpt2",
+    )
+    return _injected(model, head, seed, config)
+
+
+def ia3(model: nn.Module, head: Head, seed: int) -> Prepared:
+    """IA3: learned vectors on keys, values and the input of the feed-forward part's second map."""
+    feedforward = sites_of(model, "ia3", "ffn")
+    config = peft().IA3Config(
+        target_modules=sites_of(model, "ia3", "key", "value") + feedforward,
+        feedforward_modules=feedforward,
+        fan_in_fan_out=model_type(model) == "gpt2",
+    )
+    return _injected(model, head, seed, config)
+
+
+def prefix(model: nn.Module, head: Head, seed: int, tokens: int = 20) -> Prepared:
+    """Prefix tuning: learned keys and values before every layer's own, without the two-layer network above them."""
+    return _prompted(model, head, seed, peft().PrefixTuningConfig, tokens)
+
+
+def prompt(model: nn.Module, head: Head, seed: int, tokens: int = 20) -> Prepared:
+    """Prompt tuning: learned embeddings before the sentence's. BERT's pooler then reads the first of them, as in peft.
+
+    Raises ValueError for language models, whose logits would be longer than their labels.
+    """
+    if not head:
+        raise LabError(
+            "prompt lengthens the sequence, so a language model's logits would not fit its labels: expected a "
+            'classifier. Use "prefix" for generation.'
+        )
+    return _prompted(model, head, seed, peft().PromptTuningConfig, tokens)
+
+
+def _injected(model: nn.Module, head: Head, seed: int, config: Any) -> Prepared:
+    before = {id(parameter) for parameter in model.parameters()}
+    with _seeded(seed):
+        peft().inject_adapter_in_model(config, model)
+    added = {name: p for name, p in model.named_parameters() if id(p) not in before}
+    for parameter in added.values():  # what trains is float32 in any base; peft's layers cast what enters
+        parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
+    return model, list(added), head
+
+
+def _prompted(model: nn.Module, head: Head, seed: int, config: Any, tokens: int) -> Prepared:
+    known = [name for name, architecture in ARCHITECTURES.items() if architecture.prompts]
+    if model_type(model) not in known:
+        raise LabError(
+            f"Virtual tokens are not known to work in a model of type {model_type(model)!r}: expected one of "
+            f'{", ".join(known)}. Use "lora" or "pfeiffer".'
+        )
+    kind = "SEQ_CLS" if head else "CAUSAL_LM"
+    before = {id(parameter) for parameter in model.parameters()}
+    with _seeded(seed):
+        wrapped = peft().get_peft_model(model, config(task_type=kind, num_virtual_tokens=tokens))
+    trained = {f"base_model.{path}": wrapped.get_submodule(f"base_model.{path}") for path in head}
+    # peft keeps the head's first values beside the copy that trains
+    new_head = {
+        f"{path}.modules_to_save.default" if hasattr(module, "modules_to_save") else path: module
+        for path, module in trained.items()
+    }
+    new_head = {path: wrapped.get_submodule(path) for path in new_head}
+    in_head = {id(p) for module in new_head.values() for p in module.parameters()}
+    added = [name for name, p in wrapped.named_parameters() if id(p) not in before | in_head]
+    return wrapped, [name for name in added if "original_module" not in name], new_head
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Inside the block, what peft draws is a function of the seed; the global generator is left as it was."""
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(generator_for(seed).initial_seed())
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+# -- adapters: mixtures of one expert --------------------------------------------------------------------------
+
+
+def houlsby(model: nn.Module, seed: int = 0, size: int = 16, blocks: Blocks = None) -> MixtureModel:
+    """Two adapters a layer, after attention and feed-forward part, from the identity (Houlsby et al., 2019)."""
+    sites = sites_of(model, "houlsby", "attention_output") + sites_of(model, "houlsby", "ffn")
+    return attach(model, Bottleneck(size, init="identity"), experts=1, targets=sites, blocks=blocks, seed=seed)
+
+
+def pfeiffer(model: nn.Module, seed: int = 0, size: int = 16, blocks: Blocks = None) -> MixtureModel:
+    """One adapter a layer with ReLU, from the identity (Pfeiffer et al., 2021), placed as AdaMix places its own."""
+    return attach(model, Bottleneck(size, "relu", init="identity"), experts=1, blocks=blocks, seed=seed)
+
+
+def unipelt(
+    model: nn.Module, seed: int = 0, size: int = 16, rank: int = 8, alpha: float = 16.0, blocks: Blocks = None
+) -> MixtureModel:
+    """UniPELT-style gated adapters and gated LoRA, without UniPELT's prefix."""
+    sites = sites_of(model, "unipelt", "query", "value") + sites_of(model, "unipelt", "ffn")
+    _, placed = default_targets(model, LoRA(rank))
+    slices = placed.slices if isinstance(placed, LoRA) else None
+    return attach(model, UniPELT(size, rank, alpha, slices), experts=1, targets=sites, blocks=blocks, seed=seed)
+
+
+# -- UniPELT-style: gated adapters and gated LoRA in one adaptation (Mao et al., 2022), without its prefix -----
+
+
+@dataclass(frozen=True)
+class GatedBottleneck(Bottleneck):
+    """`y + g * up(f(down(y)))`, the gate `g = sigmoid(w y + b)` a number a token."""
+
+    kind: ClassVar[str] = "gated-bottleneck"
+
+    def weights(self, in_features: int, out_features: int) -> dict[str, Weight]:
+        """The bottleneck's, and the gate over the adapter's input, the frozen output."""
+        return super().weights(in_features, out_features) | _gate(out_features)
+
+    def apply(self, base: Base, x: Tensor, w: Weights, training: bool) -> Tensor:
+        """The frozen output and the gated update."""
+        y = base(x)
+        adapted = super().apply(constant(y), x, w, training)
+        return y + gate(y, w) * (adapted - y)
+
+
+@dataclass(frozen=True)
+class GatedLoRA(LoRA):
+    """`Wx + g * (alpha / r) B A x`, the gate `g = sigmoid(w x + b)` a number a token.
+
+    A is the side "down" and B the side "up", so that these sites have the adapters' sides.
+    """
+
+    kind: ClassVar[str] = "gated-lora"
+    sides: ClassVar[tuple[str, ...]] = ("down", "up")
+
+    def weights(self, in_features: int, out_features: int) -> dict[str, Weight]:
+        """LoRA's, and the gate over the layer's input."""
+        side = {"A": "down", "B": "up"}
+        ours = super().weights(in_features, out_features)
+        return {
+            name: Weight(weight.shape, side[weight.side], weight.start, weight.decay, weight.copies_start_alike)
+            for name, weight in ours.items()
+        } | _gate(in_features)
+
+    def apply(self, base: Base, x: Tensor, w: Weights, training: bool) -> Tensor:
+        """The frozen output and the gated update."""
+        y = base(x)
+        adapted = super().apply(constant(y), x, w, training)
+        return y + gate(x, w) * (adapted - y)
+
+    def fold(self, w: Weights, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Refused: the gate makes the update depend on the input."""
+        return Adaptation.fold(self, w, weight, bias)
+
+
+@dataclass(frozen=True)
+class UniPELT(Adaptation):
+    """Gated adapters after the feed-forward part and gated LoRA at every other site (query and value).
+
+    Departs from the paper: no prefix, and a gate a token where the authors average it over the sentence, which
+    would read padding. Being an adaptation, it can be mixed, shared and merged.
+    """
+
+    size: int = 48
+    rank: int = 8
+    alpha: float = 16.0
+    slices: tuple[tuple[int, int], ...] | None = None
+
+    kind: ClassVar[str] = "unipelt"
+    sides: ClassVar[tuple[str, ...]] = ("down", "up")
+
+    def __post_init__(self) -> None:
+        positive("bottleneck size", self.size)
+        positive("LoRA rank", self.rank)
+        if self.slices is not None:  # JSON gives lists
+            object.__setattr__(self, "slices", tuple((int(a), int(b)) for a, b in self.slices))
+
+    def at(self, path: str) -> Adaptation:
+        """The gated adapter where the feed-forward part ends, gated LoRA elsewhere."""
+        if any(pattern_to_regex(*pattern).fullmatch(path) for pattern in known_patterns("ffn").values()):
+            return GatedBottleneck(self.size, init="identity")
+        return GatedLoRA(self.rank, self.alpha, slices=self.slices)
+
+
+def gate(x: Tensor, w: Weights) -> Tensor:
+    """`sigmoid(w x + b)`, `[..., 1]`; it starts near 1/2."""
+    return torch.sigmoid(linear(x, w["gate"], w["gate_bias"]))
+
+
+def _gate(features: int) -> dict[str, Weight]:
+    return {
+        "gate": Weight((1, features), "down", normal),
+        "gate_bias": Weight((1,), "down", zeros, decay=False),
+    }
