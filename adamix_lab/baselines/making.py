@@ -12,21 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from adamix_lab.baselines.methods import (
-    Blocks,
-    UniPELT,
-    bitfit,
-    full,
-    head_only,
-    houlsby,
-    ia3,
-    lora,
-    own_weights,
-    pfeiffer,
-    prefix,
-    prompt,
-    unipelt,
-)
+from adamix_lab.baselines import methods
+from adamix_lab.baselines.methods import Blocks, own_weights
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.errors import one_of, positive
 from adamix_lab.core.files import read_tensors, safe_join
@@ -40,6 +27,9 @@ from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.report import parameter_report
 from adamix_lab.training.train import train
 
+Side = str | None  # that the experts share, None where each has its own
+Loader = Callable[[], tuple[Any, Any]]
+
 EXPERTS = 4
 ONE_VIEW = Consistency(0.0, views="shared_prefix")
 TWO_ROUTES = Consistency(1.0, views="shared_prefix")
@@ -52,12 +42,7 @@ def single(model: nn.Module, seed: int = 0, size: int = 16, blocks: Blocks = Non
 
 
 def slow(
-    model: nn.Module,
-    seed: int = 0,
-    size: int = 16,
-    experts: int = EXPERTS,
-    share: str | None = "up",
-    blocks: Blocks = None,
+    model: nn.Module, seed: int = 0, size: int = 16, experts: int = EXPERTS, share: Side = "up", blocks: Blocks = None
 ) -> MixtureModel:
     """A single adapter whose side that AdaMix routes (all but `share`) learns at 1/M of the rate: see `fitted`."""
     positive("experts", experts)
@@ -74,12 +59,7 @@ def wide(
 
 
 def adamix(
-    model: nn.Module,
-    seed: int = 0,
-    size: int = 16,
-    experts: int = EXPERTS,
-    share: str | None = "up",
-    blocks: Blocks = None,
+    model: nn.Module, seed: int = 0, size: int = 16, experts: int = EXPERTS, share: Side = "up", blocks: Blocks = None
 ) -> MixtureModel:
     """What the others are compared with: M bottleneck experts with a shared up-projection."""
     return attach(model, Bottleneck(size), experts, share, blocks=blocks, seed=seed)
@@ -118,16 +98,16 @@ class Baseline:
 SWA = {"swa": 0.75}
 
 BASELINES: dict[str, Baseline] = {
-    "full": Baseline(own_weights("full", full), lr=2e-4, folds=True),
-    "head": Baseline(own_weights("head", head_only), lr=1e-2, folds=True),
-    "bitfit": Baseline(own_weights("bitfit", bitfit), folds=True),
-    "houlsby": Baseline(houlsby),
-    "pfeiffer": Baseline(pfeiffer),
-    "lora": Baseline(own_weights("lora", lora), folds=True),
-    "prefix": Baseline(own_weights("prefix", prefix), lr=1e-2),
-    "prompt": Baseline(own_weights("prompt", prompt), lr=3e-2),
-    "ia3": Baseline(own_weights("ia3", ia3), lr=1e-2, folds=True),
-    "unipelt": Baseline(unipelt),
+    "full": Baseline(own_weights("full", methods.full), lr=2e-4, folds=True),
+    "head": Baseline(own_weights("head", methods.head_only), lr=1e-2, folds=True),
+    "bitfit": Baseline(own_weights("bitfit", methods.bitfit), folds=True),
+    "houlsby": Baseline(methods.houlsby),
+    "pfeiffer": Baseline(methods.pfeiffer),
+    "lora": Baseline(own_weights("lora", methods.lora), folds=True),
+    "prefix": Baseline(own_weights("prefix", methods.prefix), lr=1e-2),
+    "prompt": Baseline(own_weights("prompt", methods.prompt), lr=3e-2),
+    "ia3": Baseline(own_weights("ia3", methods.ia3), lr=1e-2, folds=True),
+    "unipelt": Baseline(methods.unipelt),
     "single": Baseline(single),
     "r-drop": Baseline(single, consistency=TWO_MASKS),
     "slow": Baseline(slow, slowed=True),
@@ -173,11 +153,7 @@ def baseline(name: str, model: nn.Module, seed: int = 0, **settings: Any) -> Mix
 
 
 def fitted(
-    name: str,
-    recipe: Recipe,
-    experts: int = EXPERTS,
-    share: str | None = "up",
-    sides: Sequence[str] = Bottleneck.sides,
+    name: str, recipe: Recipe, experts: int = EXPERTS, share: Side = "up", sides: Sequence[str] = Bottleneck.sides
 ) -> Recipe:
     """The recipe with what sets a baseline apart: its views, its average over steps, its rates by side.
 
@@ -220,19 +196,9 @@ def load_baseline(model: nn.Module, folder: str | Path) -> MixtureModel:
     folder = Path(folder)
     config = read_config(folder)
     kind = config["adaptation"]
-    if kind.get("kind") == "unipelt":
-        made = attach(
-            model,
-            UniPELT(**{name: value for name, value in kind.items() if name != "kind"}),
-            config["experts"],
-            config["share"],
-            config["sites"],
-            train_head=bool(config["head"]),
-        )
-    elif kind.get("kind") == "own":
-        made = baseline(kind["baseline"], model, **kind["settings"])
-    else:
+    if kind.get("kind") != "own":
         return load(model, folder)
+    made = baseline(kind["baseline"], model, **kind["settings"])
     check_base(made.model, config["base"], {*made.head_paths, *made.mixture.own})
     load_trained(made, read_tensors(safe_join(folder, config["weights"])))
     return made
@@ -241,9 +207,6 @@ def load_baseline(model: nn.Module, folder: str | Path) -> MixtureModel:
 # -- soup --------------------------------------------------------------------------------------------------------
 #
 # The control of averaging without AdaMix: M single adapters trained apart, then souped.
-
-
-Loader = Callable[[], tuple[Any, Any]]
 
 
 def train_apart(

@@ -9,13 +9,24 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.core.adaptations import Adaptation, Base, Bottleneck, LoRA, Weight, Weights, linear, normal, zeros
+from adamix_lab.core.adaptations import (
+    ADAPTATIONS,
+    Adaptation,
+    Base,
+    Bottleneck,
+    LoRA,
+    Weight,
+    Weights,
+    linear,
+    normal,
+    zeros,
+)
 from adamix_lab.core.errors import LabError, positive, unknown
 from adamix_lab.core.mixture import constant
 from adamix_lab.core.routing import generator_for
@@ -191,13 +202,12 @@ def _prompted(model: nn.Module, head: Head, seed: int, config: Any, tokens: int)
     before = {id(parameter) for parameter in model.parameters()}
     with _seeded(seed):
         wrapped = peft().get_peft_model(model, config(task_type=kind, num_virtual_tokens=tokens))
-    trained = {f"base_model.{path}": wrapped.get_submodule(f"base_model.{path}") for path in head}
-    # peft keeps the head's first values beside the copy that trains
-    new_head = {
-        f"{path}.modules_to_save.default" if hasattr(module, "modules_to_save") else path: module
-        for path, module in trained.items()
-    }
-    new_head = {path: wrapped.get_submodule(path) for path in new_head}
+    new_head = {}
+    for path in (f"base_model.{path}" for path in head):
+        # peft keeps the head's first values beside the copy that trains
+        copied = hasattr(wrapped.get_submodule(path), "modules_to_save")
+        path = f"{path}.modules_to_save.default" if copied else path
+        new_head[path] = wrapped.get_submodule(path)
     in_head = {id(p) for module in new_head.values() for p in module.parameters()}
     added = [name for name, p in wrapped.named_parameters() if id(p) not in before | in_head]
     return wrapped, [name for name in added if "original_module" not in name], new_head
@@ -206,12 +216,9 @@ def _prompted(model: nn.Module, head: Head, seed: int, config: Any, tokens: int)
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Inside the block, what peft draws is a function of the seed; the global generator is left as it was."""
-    state = torch.get_rng_state()
-    torch.default_generator.manual_seed(generator_for(seed).initial_seed())
-    try:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(generator_for(seed).initial_seed())
         yield
-    finally:
-        torch.set_rng_state(state)
 
 
 # -- adapters: mixtures of one expert --------------------------------------------------------------------------
@@ -272,10 +279,8 @@ class GatedLoRA(LoRA):
         """LoRA's, and the gate over the layer's input."""
         side = {"A": "down", "B": "up"}
         ours = super().weights(in_features, out_features)
-        return {
-            name: Weight(weight.shape, side[weight.side], weight.start, weight.decay, weight.copies_start_alike)
-            for name, weight in ours.items()
-        } | _gate(in_features)
+        moved = {name: replace(weight, side=side[weight.side]) for name, weight in ours.items()}
+        return moved | _gate(in_features)
 
     def apply(self, base: Base, x: Tensor, w: Weights, training: bool) -> Tensor:
         """The frozen output and the gated update."""
@@ -315,6 +320,9 @@ class UniPELT(Adaptation):
         if any(pattern_to_regex(*pattern).fullmatch(path) for pattern in known_patterns("ffn").values()):
             return GatedBottleneck(self.size, init="identity")
         return GatedLoRA(self.rank, self.alpha, slices=self.slices)
+
+
+ADAPTATIONS[UniPELT.kind] = UniPELT  # as an adaptation of one's own: `load` knows it by its name
 
 
 def gate(x: Tensor, w: Weights) -> Tensor:
