@@ -39,23 +39,19 @@ def features(
 
 
 def linear_probe(
-    model: nn.Module,
-    task: Task,
-    tokenizer: Any,
-    pooling: str = "mean",
-    max_length: int | None = None,
-    oracle: bool = False,
+    model: nn.Module, task: Task, tokenizer: Any, max_length: int | None = None, oracle: bool = False
 ) -> Evaluation:
     """The tuned probe: regularised logistic regression on standardised frozen features of a model in evaluation mode.
 
-    `choose_c` chooses its C on a slice of the training rows. A regression task takes ridge regression with alpha 1 / C.
+    Features are means over tokens; `choose_c` chooses C on a slice of the training rows. A regression task takes ridge
+    regression with alpha 1 / C.
 
     oracle: C is chosen by the rows' true labels, where some were made wrong. Raises ValueError for other kinds of
     tasks, and where a class has no row.
     """
     one_of("Kind of task for a linear probe", str(task.kind), ("classes", "numbers"))
-    x, y = features(model, task, tokenizer, task.train, pooling, max_length)
-    x_test, gold = features(model, task, tokenizer, task.evaluation, pooling, max_length)
+    x, y = features(model, task, tokenizer, task.train, max_length=max_length)
+    x_test, gold = features(model, task, tokenizer, task.evaluation, max_length=max_length)
     if not task.regression and (missing := set(range(len(task.classes))) - set(y.tolist())):
         name = task.classes[min(missing)]
         raise LabError(f"Class {name!r} of {task.name!r} has no training row: expected one at least. Take more rows.")
@@ -64,7 +60,7 @@ def linear_probe(
     return judge("linear probe", 1, answers, gold, task.metrics, task.kind)
 
 
-def choose_c(x: Tensor, y: Tensor, regression: bool = False, true: Tensor | None = None, seed: int = 0) -> float:
+def choose_c(x: Tensor, y: Tensor, regression: bool = False, true: Tensor | None = None) -> float:
     """The C with the smallest loss on a fifth of the rows, fitted on the rest; 1 where there are too few to hold out.
 
     x: `[rows, d]`. y: class numbers or numbers, `[rows]`, wrong ones included. true: what the rows held out are judged
@@ -72,7 +68,7 @@ def choose_c(x: Tensor, y: Tensor, regression: bool = False, true: Tensor | None
     """
     asked = y if true is None else true
     rows = [{"n": n, "label": 0.0 if regression else int(label)} for n, label in enumerate(y.tolist())]
-    kept, dev = ([row["n"] for row in part] for part in hold_out(rows, 0.2, seed))
+    kept, dev = ([row["n"] for row in part] for part in hold_out(rows, 0.2, 0))
     if not dev:
         return 1.0
 

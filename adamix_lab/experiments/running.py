@@ -465,7 +465,7 @@ def probed(run: Run) -> dict[str, bytes]:
     start = time.perf_counter()
     results = []
     for name, part in parts_to_judge(task):
-        result = linear_probe(model, part, tokenizer, "mean", run.max_length, run.compute == "oracle")
+        result = linear_probe(model, part, tokenizer, run.max_length, run.compute == "oracle")
         results.append((name, replace(result, strategy="merged")))
     outputs = 1 if task.num_labels <= 2 else task.num_labels  # of two classes one is enough
     weights = outputs * (int(model.config.hidden_size) + 1)
