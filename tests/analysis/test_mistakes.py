@@ -7,7 +7,7 @@ import tiny_task
 import torch
 from tiny_task import one_thread  # noqa: F401
 
-from adamix_lab.analysis.mistakes import answered, by_heart, describe_mistakes, disagreements
+from adamix_lab.analysis.calibration import answered, by_heart, describe_mistakes, disagreements
 from adamix_lab.baselines.making import baseline, fitted
 from adamix_lab.tasks.tasks import flip_labels
 from adamix_lab.training.evaluation import evaluate
