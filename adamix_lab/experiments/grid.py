@@ -21,6 +21,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from adamix_lab.core.errors import LabError, one_of, positive, unknown
 from adamix_lab.experiments.settings import DEFAULTS, Run, nonnegative
 from adamix_lab.tasks.tasks import EMBEDDED, PAPER_TASKS, data_root
@@ -102,18 +104,12 @@ def read_grid(path: Path, **changes: Any) -> Grid:
 
     Raises:
         FileNotFoundError: no such file.
-        ImportError: PyYAML is missing.
         ValueError: what is no table, an unknown key, setting or task (near misses are named), no runs, one run twice.
     """
-    try:
-        import yaml
-    except ImportError as error:
-        raise ImportError("Grids are YAML: expected PyYAML. Run pip install 'adamix-lab[experiments]'.") from error
-
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there: expected a grid, such as data/grids/quick.yaml.")
     try:
-        table = yaml.load(path.read_text(encoding="utf-8"), Loader=_strict_loader())
+        table = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise LabError(f"{path} is not YAML ({' '.join(str(error).split())}). Correct the file.") from error
     try:
@@ -209,16 +205,12 @@ def _list(what: str, value: Any) -> list[Any]:
     return list(value or ())
 
 
-def _strict_loader() -> Any:
+class _StrictLoader(yaml.SafeLoader):
     """YAML's safe loader, which refuses a key that stands twice (the plain one keeps the last)."""
-    import yaml
 
-    class Loader(yaml.SafeLoader):
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-            for key in keys:
-                if keys.count(key) > 1:
-                    raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands twice", node.start_mark)
-            return super().construct_mapping(node, deep)
-
-    return Loader
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
