@@ -5,9 +5,8 @@ from __future__ import annotations
 from adamix_lab.core import lazy_names
 
 _NAMES = {
-    "grid": "read_grid",
     "settings": "Run",
-    "ablation": "ablate",
+    "ablation": "ablate read_grid",
     "results": "read_results",
 }
 __all__ = [name for names in _NAMES.values() for name in names.split()]

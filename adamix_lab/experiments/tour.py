@@ -15,7 +15,7 @@ from adamix_lab.analysis.statistics import paired_interval, wilson
 from adamix_lab.baselines.probe import linear_probe
 from adamix_lab.core.files import write_text
 from adamix_lab.core.merging import merge
-from adamix_lab.experiments.grid import shipped_grid
+from adamix_lab.experiments.ablation import shipped_grid
 from adamix_lab.experiments.results import text_table
 from adamix_lab.experiments.running import Terms, mixture_of, prepare, task_of, train_whole
 from adamix_lab.experiments.settings import Run

@@ -12,8 +12,7 @@ from typer.testing import CliRunner
 
 from adamix_lab.baselines.making import BASELINES
 from adamix_lab.cli.main import app
-from adamix_lab.experiments.ablation import ablate
-from adamix_lab.experiments.grid import shipped_grid
+from adamix_lab.experiments.ablation import ablate, shipped_grid
 from adamix_lab.experiments.performing import Engine
 
 QUIET = Engine(threads=1)

@@ -9,8 +9,7 @@ from tiny_task import one_thread  # noqa: F401
 
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.experiments import running
-from adamix_lab.experiments.ablation import ablate
-from adamix_lab.experiments.grid import grid_of
+from adamix_lab.experiments.ablation import ablate, grid_of
 from adamix_lab.experiments.performing import Engine
 from adamix_lab.experiments.seeds import train_seeds
 from adamix_lab.tasks.loading import load_task
