@@ -1,18 +1,24 @@
-"""The paper's twelve claims, and what results say of each: estimates of its parts, a correction over all, a verdict.
+"""What the paper says, and what results say of it: the numbers it prints, its twelve claims, and verdicts on these.
 
-`data/paper/claims.yaml` has the claims and, in words, the rules by which they are decided; both were written before the
-runs that are judged by them.
+All that is printed is data in `data/paper`: `tableN.csv`, `tables.yaml` with the comparison here that stands beside a
+difference of two rows, and `claims.yaml` with the claims and, in words, the rules by which they are decided; both were
+written before the runs that are judged by them. Another backbone's absolute numbers do not compare; differences between
+variants of one backbone do, with care. Of a claim's parts there are estimates, a correction over all, a verdict.
 """
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
+import yaml
+
 from adamix_lab.analysis.statistics import ALIKE, NOT_SHOWN, SHOWN, SMALLEST, Estimate, Judged, verdict_of
+from adamix_lab.core.errors import unknown
 from adamix_lab.experiments.contrasts import (
     Budget,
     Contrast,
@@ -22,10 +28,12 @@ from adamix_lab.experiments.contrasts import (
     Side,
     mean_by_seed,
     mean_estimate,
+    minus,
 )
 from adamix_lab.experiments.results import settings_of
-from adamix_lab.experiments.tables import read_paper
+from adamix_lab.tasks.tasks import data_root
 
+PRINTED = (1, 2, 3, 6, 7, 8, 9, 10, 11, 12, 13, 14)
 SEEDS = 3  # fewer decide nothing
 MARGIN = SMALLEST["points"]  # the paper's own seeds spread further on small tasks (Table 6)
 SMALL_BELOW = 10_000  # training rows
@@ -33,6 +41,108 @@ HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided by these runs"
 
 Rule = Literal["above", "alike", "not below", "equal"]
 Tasks = Literal["all", "small", "small against large"]
+Row = dict[str, str]
+
+
+# -- what is printed --------------------------------------------------------------------------------------
+
+
+def read_paper(name: str) -> Any:
+    """A file of `data/paper`: the rows of a .csv, as they are printed, what a .yaml holds, or another's text."""
+    readers = {".csv": lambda file: list(csv.DictReader(file)), ".yaml": yaml.safe_load}
+    path = data_root() / "paper" / name
+    with path.open(encoding="utf-8", newline="") as file:
+        return readers.get(path.suffix, lambda file: file.read())(file)
+
+
+def printed_table(number: int) -> list[Row]:
+    """The rows of a table as they are printed. Raises ValueError for a table that is not there."""
+    if number not in PRINTED:
+        raise unknown("Table of the paper", number, map(str, PRINTED))
+    rows: list[Row] = read_paper(f"table{number}.csv")
+    return rows
+
+
+def printed(number: int, **which: str) -> dict[str, float]:
+    """The numbers of one row by column, e.g. `printed(8, model="AdaMix")`; empty cells are left out.
+
+    Raises ValueError where no row, or more than one, is meant.
+    """
+    rows = [row for row in printed_table(number) if all(row.get(key) == value for key, value in which.items())]
+    if len(rows) != 1:
+        key = next(iter(which))
+        raise unknown(f"{key} of Table {number}", which[key], {row[key] for row in printed_table(number) if key in row})
+    numbers = {}
+    for column, text in rows[0].items():
+        try:
+            numbers[column] = float(text)
+        except ValueError:
+            continue  # names, sizes such as "0.8M", empty cells
+    return numbers
+
+
+def printed_difference(number: int, first: Row, second: Row) -> dict[str, float]:
+    """One row minus another, by column, in the table's own unit (points)."""
+    a, b = printed(number, **first), printed(number, **second)
+    return {column: round(a[column] - b[column], 2) for column in a if column in b}
+
+
+# -- its tables, and what stands beside them ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Line:
+    """One comparison of a table.
+
+    Attributes:
+        says: the two sides in words.
+        contrast: ours.
+        printed: the paper's difference by column, `average` included where there is one.
+    """
+
+    says: str
+    contrast: Contrast
+    printed: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the paper.
+
+    columns: printed column to (task, metric here); metric None is the task's primary one.
+    """
+
+    name: str
+    title: str
+    columns: dict[str, tuple[str, str | None]]
+    lines: tuple[Line, ...]
+    few_shot: bool = False
+    remark: str = ""
+
+
+def read_tables() -> list[Table]:
+    """The paper's nine tables whose differences can be measured here."""
+    return [_table(**entry) for entry in read_paper("tables.yaml")]
+
+
+def _table(
+    columns: list[str], lines: list[dict[str, Any]], renamed: dict[str, list[Any]] | None = None, **more: Any
+) -> Table:
+    places = {name: (name, None) for name in columns} | {name: (t, m) for name, (t, m) in (renamed or {}).items()}
+    few_shot = more.get("few_shot", False)
+    return Table(columns=places, lines=tuple(_line(**line, few_shot=few_shot) for line in lines), **more)
+
+
+def _line(printed: dict[str, Any], here: list[str], few_shot: bool, says: str = "") -> Line:
+    rows = dict(printed)
+    number, where = rows.pop("table"), rows.pop("where", {})
+    ((key, (first, second)),) = rows.items()
+    difference = printed_difference(number, {key: first, **where}, {key: second, **where})
+    contrast = minus(*map(Side.named, here), few_shot=few_shot)
+    return Line(says or f"AdaMix − {second}", contrast, difference)
+
+
+# -- its claims -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

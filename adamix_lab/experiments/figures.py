@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adamix_lab.analysis.plots import STYLES, Picture, panels
+from adamix_lab.experiments.claims import printed_table
 from adamix_lab.experiments.contrasts import Contrast, Scores, Side, minus, task_loss
-from adamix_lab.experiments.tables import printed_table
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -18,7 +18,16 @@ import numpy as np
 from adamix_lab.analysis.plots import Picture, save_figure
 from adamix_lab.analysis.statistics import ALIKE, SHOWN, Estimate, format_interval, verdict_of
 from adamix_lab.core.files import write_text
-from adamix_lab.experiments.claims import Finding, Verdict, listed, read_rules, verdicts_of
+from adamix_lab.experiments.claims import (
+    Finding,
+    Table,
+    Verdict,
+    listed,
+    read_paper,
+    read_rules,
+    read_tables,
+    verdicts_of,
+)
 from adamix_lab.experiments.contrasts import REFERENCE, OnTask, Scores, Side, mean_by_seed, mean_estimate, minus
 from adamix_lab.experiments.figures import FIGURES
 from adamix_lab.experiments.performing import stacking_obstacle
@@ -32,7 +41,6 @@ from adamix_lab.experiments.results import (
     variant_called,
 )
 from adamix_lab.experiments.settings import BUDGETS, Run, with_side
-from adamix_lab.experiments.tables import Table, read_paper, read_tables
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series

@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from adamix_lab.experiments.tables import PRINTED, printed, printed_difference, printed_table, read_paper
+from adamix_lab.experiments.claims import PRINTED, printed, printed_difference, printed_table, read_paper
 from adamix_lab.tasks.tasks import data_root
 
 SHAPES = {

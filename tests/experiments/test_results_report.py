@@ -8,11 +8,11 @@ import pytest
 import results_by_construction as made
 
 from adamix_lab.analysis.statistics import verdict_of
+from adamix_lab.experiments.claims import read_tables
 from adamix_lab.experiments.contrasts import Scores, minus
 from adamix_lab.experiments.report import alone_of, differences, report
 from adamix_lab.experiments.results import Results, missing_seeds, read_results, several_runs
 from adamix_lab.experiments.settings import Run
-from adamix_lab.experiments.tables import read_tables
 
 EFFECTS = {"AdaMix": 2.0, "single": 0.0, "no consistency": 1.0, "no sharing": 2.0}
 

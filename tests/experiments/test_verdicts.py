@@ -11,12 +11,12 @@ from adamix_lab.experiments.claims import (
     OPEN,
     SEEDS,
     read_claims,
+    read_paper,
     read_rules,
     verdicts_of,
 )
 from adamix_lab.experiments.contrasts import Scores
 from adamix_lab.experiments.results import Results
-from adamix_lab.experiments.tables import read_paper
 
 
 def verdicts(table, budget="steps", curves=None, answers=False):
