@@ -92,6 +92,8 @@ METHODS |= {
     "from_pretrained": staticmethod(lazy_function(__name__, "interop.hub", "from_pretrained")),
     "push_to_hub": lazy_function(__name__, "interop.hub", "push_to_hub"),
     "merge_and_unload": lazy_function(__name__, "core.merging", "fold"),
+    "__repr__": lazy_function(__name__, "training.report", "structure"),
+    "_repr_html_": lazy_function(__name__, "training.report", "structure_html"),
 }
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from adamix_lab.core.errors import LabError, one_of
+from adamix_lab.tasks.metrics import wilson as wilson  # one of the intervals, which tables of results need, too
 
 LEVEL = 0.95
 ROUNDING = 1e-12  # of the largest value, or of 1 where all are smaller: 5,000 roundings of float64
@@ -166,14 +167,6 @@ def format_interval(values: Any, digits: int = 1) -> str:
     """`91.2 ± 0.4`: the mean and half of its 95 % t-interval; the mean alone of one value."""
     found = t_interval(values)
     return f"{found.mean:.{digits}f}" + (f" ± {found.half_width:.{digits}f}" if found.number > 1 else "")
-
-
-def wilson(share: float, rows: int) -> tuple[float, float]:
-    """The 95 % Wilson interval of a share of so many rows, such as an accuracy; it is taken as the nearest count."""
-    from scipy.stats import binomtest
-
-    low, high = binomtest(round(share * rows), rows).proportion_ci(LEVEL, method="wilson")
-    return float(low), float(high)
 
 
 def holm(ps: Sequence[float]) -> list[float]:

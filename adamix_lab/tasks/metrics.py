@@ -27,6 +27,14 @@ def accuracy(predictions: Tensor, labels: Tensor, classes: int = 2) -> float:
     return float((predictions == labels).double().mean())
 
 
+def wilson(share: float, rows: int) -> tuple[float, float]:
+    """The 95 % Wilson interval of a share of so many rows, such as an accuracy; it is taken as the nearest count."""
+    from scipy.stats import binomtest
+
+    low, high = binomtest(round(share * rows), rows).proportion_ci(0.95, method="wilson")
+    return float(low), float(high)
+
+
 def f1(predictions: Tensor, labels: Tensor, classes: int = 2) -> float:
     """F1 of class 1, as GLUE has it; 0 where nothing is found.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import os
 import random
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +21,7 @@ DATA_VARIABLE = "ADAMIX_LAB_DATA"
 Row = dict[str, Any]
 PLAIN = (str, int, float, bool, type(None))
 SHOWN = 8  # classes that a report names
+ROWS_SHOWN = 10  # of a task in a notebook
 
 
 def data_root() -> Path:
@@ -85,7 +88,7 @@ class Report:
         return "\n".join(filter(None, lines))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Task:
     """What is learned and what it is judged on.
 
@@ -144,6 +147,25 @@ class Task:
         read = (*self.text, self.label)
         return rows if all(type(row.get(name)) in PLAIN for row in rows for name in read) else [plain(r) for r in rows]
 
+    def __repr__(self) -> str:
+        kind = f"{self.kind} ({', '.join(self.classes[:SHOWN])}{', ...' if len(self.classes) > SHOWN else ''})"
+        return (
+            f"Task {self.name!r}: {len(self.train):,} rows to train on, {len(self.evaluation):,} to be judged on; "
+            f"{' and '.join(self.text)} to {self.label}, {kind if self.classes else self.kind}"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [{**row, self.label: self._named(row.get(self.label))} for row in self.train[:ROWS_SHOWN]]
+        shown = [{name: str(row.get(name)) for name in (*self.text, self.label)} for row in rows]
+        licence = licence_of(self.source)
+        more = f"{min(ROWS_SHOWN, len(rows))} of them:" + html_table(shown) if rows else ""
+        said = f"{html.escape(repr(self))}.{f' Licence: {html.escape(licence)}.' if licence else ''} {more}"
+        return f"<div>{said}</div>"
+
+    def _named(self, label: Any) -> Any:
+        known = self.kind == "classes" and isinstance(label, int) and 0 <= label < len(self.classes)
+        return self.classes[label] if known else label
+
     @property
     def num_labels(self) -> int:
         """Numbers the head answers: one a class, label or number."""
@@ -166,6 +188,33 @@ class Task:
             for name, rows in self.further.items()
         )
         return [self, *more]
+
+
+def licence_of(source: str) -> str:
+    """The licence that the data card of an embedded task names; "" for any other source."""
+    card = data_root() / source / "README.md"
+    if not source or Path(source).name != source or not card.is_file():
+        return ""
+    found = re.search(r"Licence(?:\*\*)?: ([^.,(]*(?:\([^,)]*)?)", card.read_text(encoding="utf-8"))
+    return "" if found is None else found[1].strip() + (")" if "(" in found[1] else "")
+
+
+def text_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Rows of one table as aligned text, the names of all columns above; what a row lacks is left blank."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [names, *([row.get(name, "") for name in names] for row in rows)]
+    widths = [max(len(line[n]) for line in lines) for n in range(len(names))]
+    padded = ([f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)] for line in lines)
+    return "\n".join("  ".join(cells).rstrip() for cells in padded)
+
+
+def html_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """The same as HTML, every cell escaped."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in names)
+    lines = ("".join(f"<td>{html.escape(row.get(name, ''))}</td>" for name in names) for row in rows)
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def plain(value: Any) -> Any:

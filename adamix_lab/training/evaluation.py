@@ -45,6 +45,7 @@ from adamix_lab.tasks.labels import text_columns
 from adamix_lab.tasks.metrics import score
 from adamix_lab.tasks.rows import table_part
 from adamix_lab.tasks.tasks import Task
+from adamix_lab.training.display import Evaluations
 
 IndexedBatch = tuple[list[int], Batch]
 Strategy = Callable[[MixtureModel, Batch, Generator], Tensor]
@@ -142,7 +143,7 @@ def evaluate(
     batch_size: int = 64,
     max_length: int | None = None,
     encoder: Encoder = encode,
-) -> list[Evaluation]:
+) -> Evaluations:
     """Strategies side by side on the task's evaluation rows, the same batches for each, in evaluation mode.
 
     What lies below the first adapted block is computed once for all of them where the model allows it.
@@ -166,7 +167,7 @@ def evaluate(
     with evaluating(mixture):
         if len(strategies) > 1:
             mixture, batches = cache_batches(mixture, batches)
-        return [evaluate_batches(mixture, batches, name, seed, task.metrics) for name in strategies]
+        return Evaluations(evaluate_batches(mixture, batches, name, seed, task.metrics) for name in strategies)
 
 
 def evaluate_batches(

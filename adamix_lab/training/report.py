@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,7 +16,7 @@ from adamix_lab.fast.views import WAYS
 from adamix_lab.models.model import MixtureModel
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ParameterReport:
     """Parameter counts, kept apart: what trains, what is left after merging, the head, the base.
 
@@ -39,6 +40,8 @@ class ParameterReport:
             f"trained experts {self.experts:,} + head {self.head:,}; after merging {self.merged:,} + head "
             f"{self.head:,} = {100 * self.share_of_base:.2f} % of the base's {self.base:,} ({mb:.2f} MB in float32)"
         )
+
+    __repr__ = __str__
 
 
 def parameter_report(mixture: MixtureModel) -> ParameterReport:
@@ -75,6 +78,11 @@ def structure(model: nn.Module, depth: int = 6) -> str:
     Sites show their adaptation; `trains` marks parts that hold trained weights.
     """
     return "\n".join([_label("", model), *_branch(model, "", depth)])
+
+
+def structure_html(model: nn.Module, depth: int = 6) -> str:
+    """The same for a notebook."""
+    return f"<pre>{html.escape(structure(model, depth))}</pre>"
 
 
 def _branch(module: nn.Module, indent: str, depth: int) -> Iterator[str]:

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,9 +31,13 @@ from adamix_lab.core.sites import answer_kind
 from adamix_lab.core.views import logits_of
 from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.tasks.batches import ZEROS, Example, Padding, sequential, to_device
-from adamix_lab.tasks.tasks import Task
+from adamix_lab.tasks.tasks import Task, html_table, text_table
 from adamix_lab.training.optim import holding, update_average
 from adamix_lab.training.recipe import Recipe, flatten
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
 
 LOG = "log.jsonl"
 FORMAT = 2
@@ -43,7 +47,7 @@ MAY_DIFFER = ("recipe.log_every", "recipe.checkpoint_every")  # these change no 
 _PATTERN = "checkpoint-????????.safetensors"
 
 
-@dataclass
+@dataclass(repr=False)
 class History:
     """What happened in a run.
 
@@ -73,6 +77,28 @@ class History:
     def looks(self) -> list[dict[str, Any]]:
         """The rows of looks at the dev slice."""
         return [row for row in self.rows if "dev" in row]
+
+    def to_frame(self) -> DataFrame:
+        """The log as a pandas frame, by step; the looks at the dev slice are columns `dev ...`."""
+        from adamix_lab.training.display import history_frame
+
+        return history_frame(self)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draws task loss and consistency over the steps, and the dev slice's loss where there is one."""
+        from adamix_lab.training.display import plot_history
+
+        return plot_history(self, ax)
+
+    def __repr__(self) -> str:
+        from adamix_lab.training.display import describe_history
+
+        return text_table([describe_history(self)])
+
+    def _repr_html_(self) -> str:
+        from adamix_lab.training.display import describe_history
+
+        return html_table([describe_history(self)])
 
 
 class Run:

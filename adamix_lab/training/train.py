@@ -65,7 +65,7 @@ def train(
         recipe: settings; None takes the defaults.
         folder: for the log and checkpoints. If it holds a checkpoint of the same run, training goes on from there.
         task_loss: (logits `[B, ...]`, labels) to a mean over rows; None takes what fits the head.
-        progress: show a bar, on a terminal or in a notebook.
+        progress: show a bar, on a terminal or in a notebook; there the curves of the losses grow under it.
         on_step: called after each step with the number of steps done, to look at the model while it trains.
         encoder: (rows, task, tokenizer, max_length) to examples; another than `encode` brings labels of its own kind
             (one a token, say), and a `task_loss` that takes them.
@@ -75,6 +75,7 @@ def train(
             run's checkpoint, fp16 without a GPU.
         FloatingPointError: a logged loss is not finite.
         OSError: a checkpoint cannot be written; earlier ones are whole.
+        KeyboardInterrupt: it was stopped (Ctrl-C, a notebook's square); what was trained so far is kept in place.
     """
     recipe = recipe or Recipe()
     if encoder is encode:
@@ -83,11 +84,17 @@ def train(
     accelerator = start_accelerator(recipe)
     student, examples, dev, pad = prepare_data(mixture.to(accelerator.device), task, tokenizer, recipe, encoder)
     identity = identify(mixture, task) if folder is not None else None
-    history = train_examples(
-        student, examples, recipe, accelerator, dev, pad, folder, identity, task_loss, progress, on_step
-    )
-    mixture.eval()
-    return history
+    try:
+        return train_examples(
+            student, examples, recipe, accelerator, dev, pad, folder, identity, task_loss, progress, on_step
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            "Training was stopped. The mixture keeps the weights that it has now: those of the last step, not the best "
+            f"or averaged ones. The same call {'goes on from the last checkpoint' if folder else 'trains on from these'}."
+        ) from None
+    finally:
+        mixture.eval()
 
 
 def train_examples(
@@ -113,6 +120,7 @@ def train_examples(
     from tqdm.auto import tqdm
 
     from adamix_lab.fast.views import WAYS
+    from adamix_lab.training.display import watch
 
     if task_loss is not None and recipe.label_smoothing:
         raise LabError(
@@ -128,7 +136,9 @@ def train_examples(
     run = Run(accelerator, objective, optimizer, recipe, dev, pad, folder, identity)
     first = run.start(total, every=recipe.evaluate_every or len(batches))
 
-    for step in tqdm(range(first, total), initial=first, total=total, disable=None if progress and run.main else True):
+    shown = progress and run.main
+    bar = tqdm(range(first, total), initial=first, total=total, disable=None if shown else True)
+    for step in watch(bar, run.history, shown):
         objective.train()
         batch = [examples[n] for n in batches.at(step)]  # which rows: (seed, epoch)
         tokens = max(map(length, batch))
