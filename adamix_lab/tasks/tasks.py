@@ -159,7 +159,9 @@ class Task:
         shown = [{name: str(row.get(name)) for name in (*self.text, self.label)} for row in rows]
         licence = licence_of(self.source)
         more = f"{min(ROWS_SHOWN, len(rows))} of them:" + html_table(shown) if rows else ""
-        said = f"{html.escape(repr(self))}.{f' Licence: {html.escape(licence)}.' if licence else ''} {more}"
+        said = (
+            f"{html.escape(repr(self), quote=False)}.{f' Licence: {html.escape(licence)}.' if licence else ''} {more}"
+        )
         return f"<div>{said}</div>"
 
     def _named(self, label: Any) -> Any:
@@ -195,8 +197,8 @@ def licence_of(source: str) -> str:
     card = data_root() / source / "README.md"
     if not source or Path(source).name != source or not card.is_file():
         return ""
-    found = re.search(r"Licence(?:\*\*)?: ([^.,(]*(?:\([^,)]*)?)", card.read_text(encoding="utf-8"))
-    return "" if found is None else found[1].strip() + (")" if "(" in found[1] else "")
+    found = re.search(r"Licence(?:\*\*)?: (.+?)(?: \(|[,;]|\.?$|\. )", card.read_text(encoding="utf-8"), re.M)
+    return found[1] if found else ""
 
 
 def text_table(rows: Sequence[Mapping[str, str]]) -> str:

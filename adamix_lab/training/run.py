@@ -80,25 +80,23 @@ class History:
 
     def to_frame(self) -> DataFrame:
         """The log as a pandas frame, by step; the looks at the dev slice are columns `dev ...`."""
-        from adamix_lab.training.display import history_frame
-
-        return history_frame(self)
+        return _display().history_frame(self)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draws task loss and consistency over the steps, and the dev slice's loss where there is one."""
-        from adamix_lab.training.display import plot_history
-
-        return plot_history(self, ax)
+        return _display().plot_history(self, ax)
 
     def __repr__(self) -> str:
-        from adamix_lab.training.display import describe_history
-
-        return text_table([describe_history(self)])
+        return text_table([_display().describe_history(self)])
 
     def _repr_html_(self) -> str:
-        from adamix_lab.training.display import describe_history
+        return html_table([_display().describe_history(self)])
 
-        return html_table([describe_history(self)])
+
+def _display() -> Any:  # no run needs it
+    from adamix_lab.training import display
+
+    return display
 
 
 class Run:

@@ -90,8 +90,8 @@ def train(
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            "Training was stopped. The mixture keeps the weights that it has now: those of the last step, not the best "
-            f"or averaged ones. The same call {'goes on from the last checkpoint' if folder else 'trains on from these'}."
+            "Training was stopped. The mixture keeps the weights that it has now: the last step's, not the best or "
+            f"averaged ones. The same call {'goes on from the last checkpoint' if folder else 'trains on from these'}."
         ) from None
     finally:
         mixture.eval()
