@@ -54,9 +54,9 @@ from adamix_lab.training.doctor import versions
 from adamix_lab.training.evaluation import Evaluation, IndexedBatch, evaluate_batches, judge
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.report import step_operations
-from adamix_lab.training.run import identify, newest_checkpoint, read_log
+from adamix_lab.training.run import newest_checkpoint, read_log
 from adamix_lab.training.shipped import STAGES
-from adamix_lab.training.train import cache_examples, start_accelerator, train_examples
+from adamix_lab.training.train import cache_examples, identify, start_accelerator, train_examples
 
 SLICE = 0.2  # of the training rows, where a run is judged on them
 TRUE = "true labels"  # the further rows of a noisy slice: the same rows as they were before

@@ -7,7 +7,6 @@ kill at any instant leaves the last two checkpoints, or the last and the one bef
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -31,7 +30,7 @@ from adamix_lab.core.sites import answer_kind
 from adamix_lab.core.views import logits_of
 from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.tasks.batches import ZEROS, Example, Padding, sequential, to_device
-from adamix_lab.tasks.tasks import Task, html_table, text_table
+from adamix_lab.tasks.tasks import html_table, text_table
 from adamix_lab.training.optim import holding, update_average
 from adamix_lab.training.recipe import Recipe, flatten
 
@@ -108,7 +107,7 @@ class Run:
         dev: examples that choose the best weights; none keeps the last.
         pad: how the tokenizer pads.
         folder: for the log and checkpoints, or None.
-        identity: which model and data these are (`identify`).
+        identity: which model and data these are (`train.identify`).
     """
 
     def __init__(
@@ -268,21 +267,6 @@ class Run:
                 self.accelerator.scaler.load_state_dict(progress["scaler"])
         if self.main:  # without rows of steps that are about to be done again
             write_text(folder / LOG, "".join(json.dumps(row) + "\n" for row in self.history.rows))
-
-
-def identify(mixture: MixtureModel, task: Task) -> dict[str, Any]:
-    """Plain values that say which model learns from which rows; a checkpoint of others is refused."""
-    from adamix_lab.models.saving import describe
-
-    attached = describe(mixture)
-    model = {name: attached[name] for name in ("adaptation", "experts", "share", "sites", "head", "num_labels")}
-    digest = hashlib.sha256()
-    for row in task.train:
-        digest.update(json.dumps([row[name] for name in (*task.text, task.label)]).encode())
-    return {
-        "model": {**model, "base": attached["base"]["fingerprint"]},
-        "data": {"rows": len(task.train), "sha256": digest.hexdigest()[:16]},
-    }
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

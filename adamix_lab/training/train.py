@@ -6,6 +6,8 @@ The rest is what any loop needs: the best weights on a slice of train, a log, ch
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,7 @@ from adamix_lab.tasks.batches import (
 from adamix_lab.tasks.tasks import Task, hold_out
 from adamix_lab.training.optim import keep_freed_memory, make_optimizer, rest_off_route, set_rate
 from adamix_lab.training.recipe import Recipe
-from adamix_lab.training.run import History, Run, identify
+from adamix_lab.training.run import History, Run
 
 
 def train(
@@ -173,6 +175,21 @@ def declare_task(mixture: MixtureModel, task: Task, encoder: Encoder = encode) -
     kind = task.kind if encoder is encode and answer_kind(model) in PROBLEM_TYPES else answer_kind(model)
     assert kind is not None
     declare(model, kind, task.classes if len(task.classes) == count_answers(model) else ())
+
+
+def identify(mixture: MixtureModel, task: Task) -> dict[str, Any]:
+    """Plain values that say which model learns from which rows; a checkpoint of others is refused."""
+    from adamix_lab.models.saving import describe
+
+    attached = describe(mixture)
+    model = {name: attached[name] for name in ("adaptation", "experts", "share", "sites", "head", "num_labels")}
+    digest = hashlib.sha256()
+    for row in task.train:
+        digest.update(json.dumps([row[name] for name in (*task.text, task.label)]).encode())
+    return {
+        "model": {**model, "base": attached["base"]["fingerprint"]},
+        "data": {"rows": len(task.train), "sha256": digest.hexdigest()[:16]},
+    }
 
 
 # -- a step's pieces ---------------------------------------------------------------------------------------
