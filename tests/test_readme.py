@@ -33,9 +33,9 @@ def run(command: list[str], folder: Path) -> str:
 def test_the_python_blocks_run_as_they_stand(tmp_path):
     learns, wraps, trains, stock = blocks("python")
     assert "import adamix_lab" not in stock
-    rows = [eval(line) for line in run([sys.executable, "-c", learns], tmp_path).splitlines() if line.startswith("{")]
-    assert [row["strategy"] for row in rows] == ["merged", "fixed", "random", "ensemble"]
-    assert all(row["accuracy"] > 0.6 for row in rows)  # of two classes, half and half: it learns something
+    found = dict(line.split()[:2] for line in run([sys.executable, "-c", learns], tmp_path).splitlines()[1:])
+    assert list(found) == ["merged", "fixed", "random", "ensemble"]
+    assert all(float(accuracy) >= 85 for accuracy in found.values())  # of two classes, half and half
     run([sys.executable, "-c", wraps], tmp_path)
     assert (tmp_path / "runs/mine/adamix.json").is_file()
     assert "trainable params: " in run([sys.executable, "-c", trains], tmp_path)
