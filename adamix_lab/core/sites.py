@@ -291,6 +291,16 @@ def head_kind(model: nn.Module) -> str | None:
     return next((kind for end, kind in _KINDS.items() if type(model).__name__.endswith(end)), None)
 
 
+def head_pooling(model: nn.Module) -> str:
+    """What a classifier's head reads, as `load_backbone` names it: "mean", or "cls", the place of the family's own."""
+    return pooling_named(type(model).__name__)
+
+
+def pooling_named(name: str) -> str:
+    """As `head_pooling`, of a class's name: as a configuration has it under `architectures`."""
+    return "mean" if name == "MeanForSequenceClassification" else "cls"
+
+
 # -- what the answers mean: kept in the model's configuration, where stock libraries look for it --
 
 Kind = Literal["classes", "labels", "numbers", "tokens", "spans", "texts"]

