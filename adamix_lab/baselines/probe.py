@@ -21,18 +21,17 @@ def features(
     model: nn.Module, task: Task, tokenizer: Any, rows: Any, pooling: str = "mean", max_length: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """(`[rows, d]`, labels `[rows]`): the frozen last hidden states, averaged over tokens or of the first token."""
+    from adamix_lab.tasks.pooling import mean_of_tokens
+
     examples = encode(rows, task, tokenizer, allowed_length(max_length, model, tokenizer))
     base = model.base_model
     out: list[Tensor] = [torch.empty(0)] * len(examples)
     for indices, batch in sequential(examples, 64, padding_of(tokenizer)):
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         states = base(**inputs).last_hidden_state  # type: ignore[operator]
-        mask = batch["attention_mask"].unsqueeze(-1)
-        pooled = (
-            (states * mask).sum(1) / mask.sum(1)
-            if pooling == "mean"
-            else states[torch.arange(len(states)), mask[..., 0].argmax(1)]
-        )
+        mask = batch["attention_mask"]
+        first = torch.arange(len(states)), mask.argmax(1)
+        pooled = mean_of_tokens(states, mask) if pooling == "mean" else states[first]
         for index, row in zip(indices, pooled, strict=True):
             out[index] = row
     return torch.stack(out), torch.stack([example["labels"] for example in examples])

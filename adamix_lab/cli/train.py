@@ -18,6 +18,7 @@ def train(
     task: Annotated[str, options.TASK] = "aspects",
     folder: Annotated[Path | None, options.FOLDER] = None,
     model: Annotated[str, options.MODEL] = "minilm",
+    pooling: Annotated[str, typer.Option(help="The head reads the family's own place (cls) or the mean.")] = "cls",
     rows: Annotated[int | None, options.ROWS] = None,
     adaptation: Annotated[str, typer.Option(help="bottleneck, lora, ia3 or bias.")] = "bottleneck",
     size: Annotated[int, options.SIZE] = 16,
@@ -59,7 +60,9 @@ def train(
     if data.regression and not preset and "consistency_kind" not in context.obj:
         chosen = chosen.with_options({"consistency_kind": "mse"})
     made, numbers = (chosen.backbone, chosen.adaptation, chosen.recipe), range(seed, seed + seeds)
-    train_seeds(data, *made, out, **chosen.attach_options(), seeds=numbers, method=opponent or "adamix")
+    train_seeds(
+        data, *made, out, **chosen.attach_options(), seeds=numbers, method=opponent or "adamix", pooling=pooling
+    )
 
 
 def evaluate(

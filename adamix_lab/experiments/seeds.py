@@ -43,13 +43,14 @@ def train_seeds(
     blocks: Iterable[int] | None = None,
     seeds: Iterable[int] = (0,),
     method: str = "adamix",
+    pooling: str = "cls",
     say: Callable[[str], None] = print,
 ) -> list[list[Evaluation]]:
     """One run a seed, saved under `out/seedN`; prints a table of strategies (mean and 95 % t-interval over seeds).
 
     share: None takes the paper's side, "none" shares nothing. method: "adamix", or one adapter alone that its recipe
-    sets apart (`ONE_ADAPTER`); experts and share are then of the AdaMix that it stands beside. Returns the evaluations,
-    a list a seed. Raises ValueError for another method.
+    sets apart (`ONE_ADAPTER`); experts and share are then of the AdaMix that it stands beside. pooling: of the head, as
+    in `load_backbone`. Returns the evaluations, a list a seed. Raises ValueError for another method.
     """
     one_of("method", method, ("adamix", *ONE_ADAPTER))
     sides = PAPER_SHARE.get(adaptation.kind) if share is None else None if share == "none" else share
@@ -66,7 +67,7 @@ def train_seeds(
     )
     for seed in seeds:
         folder, began = out / f"seed{seed}", time.perf_counter()
-        model, tokenizer = load_backbone(backbone, num_labels=task.num_labels, seed=seed)
+        model, tokenizer = load_backbone(backbone, task.num_labels, seed, pooling=pooling)
         mixture = attach(model, adaptation, experts, sides, blocks=blocks, seed=seed)
         if seed == seeds[0]:
             say(f"parameters: {parameter_report(mixture)}")

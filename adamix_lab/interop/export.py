@@ -21,7 +21,7 @@ from adamix_lab.core.errors import LabError, one_of
 from adamix_lab.core.files import read_json, write_text
 from adamix_lab.core.merging import fold, merge
 from adamix_lab.core.mixture import evaluating
-from adamix_lab.core.sites import answer_kind, class_names, declare, head_kind, read_contract
+from adamix_lab.core.sites import answer_kind, class_names, declare, head_kind, head_pooling, read_contract
 from adamix_lab.core.views import logits_of
 from adamix_lab.interop.adapters import FILES as ADAPTERS_FILES
 from adamix_lab.interop.adapters import load_adapters, write_adapters
@@ -155,6 +155,11 @@ def _check_format(mixture: MixtureModel, format: str) -> None:
     }
     if mixture.mixture.own or not mixture.sites:
         can = {name: name in (TRANSFORMERS, ONNX) for name in can}
+    if head_pooling(mixture.model) == "mean" and format != ONNX:
+        raise LabError(
+            f"{format} is read into a class of transformers, and none has a head on the mean of all tokens: expected "
+            "format 'onnx' (or adamix_lab.save, the library's own). For the others train below pooling='cls'."
+        )
     if not can[format]:
         those = [name for name, able in can.items() if able]
         raise LabError(

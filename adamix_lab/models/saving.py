@@ -24,7 +24,16 @@ from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import read_json, read_tensors, safe_join, write_tensors, write_text
 from adamix_lab.core.mixture import declared_weights, sizes
 from adamix_lab.core.objective import Consistency
-from adamix_lab.core.sites import Kind, answer_kind, class_names, count_answers, declare, find_sites, head_kind
+from adamix_lab.core.sites import (
+    Kind,
+    answer_kind,
+    class_names,
+    count_answers,
+    declare,
+    find_sites,
+    head_kind,
+    head_pooling,
+)
 from adamix_lab.models.model import (
     MixtureModel,
     attach,
@@ -169,6 +178,7 @@ def describe(mixture: MixtureModel, notes: dict[str, Any] | None = None) -> dict
         "base": {
             "name": base_name(str(getattr(base_config, "_name_or_path", ""))),
             "kind": head_kind(model),
+            "pooling": head_pooling(model),
             "model_type": getattr(base_config, "model_type", type(model).__name__),
             "fingerprint": fingerprint(model, trained),
             "sample": sample(model, trained),
@@ -241,7 +251,7 @@ def load(model: nn.Module, folder: str | Path, any_base: bool = False) -> Mixtur
         folder: written by `save`.
         any_base: accept a base with other weights.
 
-    Raises ValueError for another base, a truncated file, or weights that disagree with the configuration.
+    Raises ValueError for another base or head, a truncated file, or weights that disagree with the configuration.
     """
     config = read_config(folder)
     tensors = read_tensors(safe_join(Path(folder), config.get("weights")))
@@ -249,6 +259,9 @@ def load(model: nn.Module, folder: str | Path, any_base: bool = False) -> Mixtur
     if labels is not None and count not in (None, labels):
         given = f"The model answers {count} labels"
         raise LabError(f"{given}: expected {labels}, as trained. Load it with num_labels={labels}.")
+    if (trained := config["base"].get("pooling", "cls")) != (pooling := head_pooling(model)):
+        given = f"The model's head is of pooling {pooling!r}"
+        raise LabError(f"{given}: expected {trained!r}, as trained. Load it with pooling={trained!r}.")
     if not any_base:
         check_base(model, config["base"], set(config["head"]))
     attached = (model, adaptation_from(config["adaptation"]), config["experts"], config["share"], config["sites"])

@@ -75,11 +75,10 @@ def mean_of_tokens(states: Tensor, mask: Tensor | None = None) -> Tensor:
     """
     if mask is None:
         return states.mean(1)
-    if mask.dim() != 2 or mask.shape[1] != states.shape[1] or len(states) % len(mask):
-        raise LabError(
-            f"A mask {list(mask.shape)} for states {list(states.shape)}: expected one of rows and positions."
-        )
-    kept = (mask != 0).to(states.dtype).repeat(len(states) // len(mask), 1).unsqueeze(-1)
+    if mask.dim() != 2 or mask.shape[1] != states.shape[1] or states.shape[0] % mask.shape[0]:
+        raise LabError(f"A mask {list(mask.shape)} for states {list(states.shape)}: expected their rows and positions.")
+    copies = states.shape[0] // mask.shape[0]  # not of len, which would fix the number of rows in a graph
+    kept = (mask != 0).to(states.dtype).repeat(copies, 1).unsqueeze(-1)
     return torch.sum(states * kept, 1) / kept.sum(1).clamp(min=1)
 
 

@@ -114,6 +114,6 @@ def load_saved(
     if not isinstance(base, nn.Module):
         kind = config["base"].get("kind") or ("classification" if config["head"] else "generation")
         labels = {"num_labels": config["num_labels"]} if config.get("num_labels") else {}
-        base, tokenizer = load_backbone(base, kind=kind, **labels)
+        base, tokenizer = load_backbone(base, kind=kind, pooling=config["base"].get("pooling", "cls"), **labels)
     assert isinstance(base, nn.Module)
     return load(base, folder, any_base).eval(), tokenizer, config
