@@ -14,7 +14,11 @@ import adamix_lab
 HEAVY = ("transformers", "accelerate", "datasets", "sklearn", "pandas", "matplotlib", "IPython", "ipywidgets", "typer")
 
 
-OF_OTHERS = ("training.hf_trainer", "interop.peft_tuner")  # classes of transformers and peft, to be imported by name
+OF_OTHERS = (
+    "tasks.pooling",
+    "training.hf_trainer",
+    "interop.peft_tuner",
+)  # classes of transformers and peft, to be imported by name
 
 
 def modules():

@@ -263,7 +263,7 @@ def label(run: Run) -> str:
         if run.routing != DEFAULTS["routing"]:
             parts.append(f"a route a {'token' if run.routing == 'token' else 'row'}")
     if run.pooling != DEFAULTS["pooling"]:
-        parts.append(f"{run.pooling} head")
+        parts.append(f"{run.pooling} pooling")
     if run.size and run.size != DEFAULTS["size"]:
         parts.append(f"r={run.size}")
     own = {"label_smoothing": 0.0, **(BASELINES[run.method].recipe if run.method in BASELINES else {})}

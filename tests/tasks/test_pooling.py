@@ -179,7 +179,8 @@ def test_a_run_names_its_head_and_older_keys_stay(tmp_path):
     base = tiny_grid.make(tmp_path)
     run, plain = tiny_grid.run(base, pooling="mean"), tiny_grid.run(base)
     assert run.key != plain.key
-    assert run.variant == "AdaMix mean head" and plain.variant == "AdaMix"
+    assert run.variant == plain.variant.replace("M=2", "M=2 mean pooling")
+    assert Run(method="single", pooling="mean").variant == "single mean pooling"
     assert Run().key == Run(pooling="cls").key
     assert type(load_run(run, tiny_task.task())[0]).__name__ == "MeanForSequenceClassification"
     with pytest.raises(ValueError, match=r"pooling = 'mean' with a prompt"):
