@@ -26,8 +26,7 @@ import pandas as pd
 import typer
 
 from adamix_lab.core.files import write_text
-from adamix_lab.experiments.ablation import TRIALS, ablate, with_rates
-from adamix_lab.experiments.grid import Grid, grid_of
+from adamix_lab.experiments.ablation import TRIALS, Grid, ablate, grid_of, with_rates
 from adamix_lab.experiments.performing import Engine, perform_all
 from adamix_lab.experiments.results import RESULTS, finished, read_table
 from adamix_lab.experiments.running import Terms, mixture_of, prepare, task_name, task_of, train_whole
