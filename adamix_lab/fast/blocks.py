@@ -1,10 +1,12 @@
 """Work block by block, without writing any model again: hooks on the model's own pass.
 
-Three things save work, each exact:
+Four things save work, each exact:
 
 - *fan-out*: what lies below the first site is the same for all K views; it runs once on B rows and the block that
   holds the first site hands on K * B;
-- *cut*: the last block's attention asks, and its feed-forward part runs, only at the position that the head reads.
+- *cut*: the last block's attention asks, and its feed-forward part runs, only at the position that the head reads;
+- *absorbed keys and values*: where one position asks, the projections of the others go to the query and to what it
+  finds, `q · (W_k x) = (W_k^T q) · x` and `sum a (W_v x) = W_v (sum a x)`: no position's key or value is made.
 
 The table of architectures proposes where; a check against plain passes permits (`models.check`). Any other model runs
 plain passes, with equal results.
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,7 +29,7 @@ from torch.overrides import TorchFunctionMode
 from adamix_lab.core.calls import during, here, hooked
 from adamix_lab.core.mixture import checkpoints_gradients
 from adamix_lab.core.sites import ARCHITECTURES, Architecture, model_type, pattern_to_regex
-from adamix_lab.models.check import Inputs, call, verdict
+from adamix_lab.models.check import Inputs, call, shorter, verdict
 from adamix_lab.models.model import MixtureModel
 
 
@@ -113,9 +115,45 @@ def may_cut(model: nn.Module, batch: Mapping[str, Any] | None = None) -> bool:
         with cut_unchecked(other):
             return plain(other, few)
 
-    batch = batch or {}
-    tokens = [value.shape[1] for value in batch.values() if isinstance(value, Tensor) and value.dim() > 1]
-    return max(tokens, default=2) == 1 or verdict(model, "cut", batch, fast, plain).permitted
+    return longest(batch) == 1 or verdict(model, "cut", batch or {}, fast, plain).permitted
+
+
+def may_absorb(model: nn.Module, batch: Mapping[str, Any] | None = None) -> bool:
+    """Whether the one query of a last block that may be cut may absorb keys and values: proposed and tried once."""
+    if longest(batch) == 1 or not projections(model):
+        return False
+
+    def plain(other: nn.Module, few: Inputs) -> Tensor:
+        masks = {name: torch.ones_like(value) for name, value in few.items() if name == "attention_mask"}
+        answers = torch.cat([call(other, each) for each in ({**few, **masks}, shorter({**few, **masks}))])
+        return torch.stack([torch.zeros_like(answers), answers])  # to be compared by their own size
+
+    def fast(other: nn.Module, few: Inputs) -> Tensor:
+        with cut_unchecked(other), during(projections(other)):
+            return plain(other, few)
+
+    return verdict(model, "absorbed", batch or {}, fast, plain).permitted
+
+
+def longest(batch: Mapping[str, Any] | None) -> int:
+    """The tokens of a batch; 2 where that is not known."""
+    values = (batch or {}).values()
+    return max((value.shape[1] for value in values if isinstance(value, Tensor) and value.dim() > 1), default=2)
+
+
+def projections(model: nn.Module) -> dict[nn.Module, dict[str, Any]]:
+    """The state that lets the last attention absorb: its query, key and value by the table, where they are plain.
+
+    A projection that holds a site, or a hook, or is of another class, does more than the product that is left out.
+    """
+    family = ARCHITECTURES[model_type(model)]
+    last = model.get_submodule(f"{model.base_model_prefix}.{family.blocks}")[-1]  # type: ignore[index]
+    paths = (family.attention, family.query, family.key, family.value)
+    if None in paths or not _has(last, family.attention):
+        return {}
+    attention, *layers = (last.get_submodule(str(path)) for path in paths)
+    plain = all(type(layer) is nn.Linear and not layer._forward_hooks for layer in layers)
+    return {attention: {"absorbed": tuple(layers)}} if plain else {}
 
 
 @contextmanager
@@ -124,12 +162,17 @@ def cut_last_block(
 ) -> Iterator[None]:
     """Inside the block, a classifier's last block computes only what position 0 needs, where that is all it reads.
 
-    Works on plain and on wrapped models; elsewhere it changes nothing. Keys and values are those of all positions.
+    Works on plain and on wrapped models; elsewhere it changes nothing. Keys and values are those of all positions, and
+    are absorbed where they are frozen, in float32 or float64.
 
     batch: what the model is about to be called with, for the check; None makes an input up. asked: the model that the
     check tries, where this one is made of it.
     """
-    with cut_unchecked(model) if may_cut(model if asked is None else asked, batch) else nullcontext():
+    tried = model if asked is None else asked
+    if not may_cut(tried, batch):
+        yield
+        return
+    with cut_unchecked(model), during(projections(model) if may_absorb(tried, batch) else {}):
         yield
 
 
@@ -167,20 +210,65 @@ class FirstQuery(TorchFunctionMode):
     """While entered, attention is computed for the first query and handed on for all: the rest is cut off later.
 
     It sees PyTorch's fused attention; another implementation (eager, flash) computes every query as ever.
+
+    absorbed: the query, key and value layers of an attention whose keys and values are not to be made.
     """
+
+    def __init__(self, absorbed: tuple[nn.Linear, ...] = ()) -> None:
+        super().__init__()
+        self.absorbed = absorbed
+        self.states: Tensor | None = None
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if function is F.linear and any(args[1] is layer.weight for layer in self.absorbed):
+            return self._project(*args)
         if function is not F.scaled_dot_product_attention or kwargs.get("is_causal") or len(args) != 3:
             return function(*args, **kwargs)
         query, mask = args[0], kwargs.get("attn_mask")
         if mask is not None and mask.shape[-2] > 1:
             kwargs["attn_mask"] = mask[..., :1, :]
-        out: Tensor = function(query[..., :1, :], *args[1:], **kwargs)
+        attend = function if self.states is None else self._attend
+        out: Tensor = attend(query[..., :1, :], *args[1:], **kwargs)
         return out.expand(*query.shape[:-1], out.shape[-1])
 
+    def _project(self, states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The first position's query for all; in the place of keys and values NaN, which no other use can hide."""
+        if weight is self.absorbed[0].weight:
+            return F.linear(states[:, :1], weight, bias).expand(*states.shape[:-1], -1)
+        self.states = states
+        return states.new_full((), torch.nan).expand(*states.shape[:-1], len(weight))
 
-_ONE_QUERY = FirstQuery()  # one for all passes: compiled code knows it again
+    def _attend(
+        self,
+        query: Tensor,
+        *_: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        scale: float | None = None,
+        **__: Any,
+    ) -> Tensor:
+        """Attention of one query a row and head, `[B, H, 1, D]`, to the states `[B, T, d]` themselves.
+
+        The key's bias adds the same to every position's score, which softmax does not see; the value's counts by the
+        sum of the weights, which is not 1 under dropout.
+        """
+        assert self.states is not None
+        _, key, value = self.absorbed
+        to_key, to_value = (layer.weight.unflatten(0, (query.shape[1], -1)) for layer in (key, value))  # [H, D, d]
+        asked = torch.einsum("bhi,hid->bhd", query.squeeze(2), to_key)
+        scores = asked @ self.states.mT * (query.shape[-1] ** -0.5 if scale is None else scale)  # [B, H, T]
+        if attn_mask is not None:
+            mask = attn_mask.squeeze(-2)
+            scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        weights = F.dropout(scores.softmax(-1), dropout_p)
+        out = torch.einsum("bhd,hid->bhi", weights @ self.states, to_value)
+        if value.bias is not None:
+            out = out + weights.sum(-1, keepdim=True) * value.bias.unflatten(0, (query.shape[1], -1))
+        return out.unsqueeze(2)
+
+
+_ONE_QUERY = FirstQuery()  # one for all passes that absorb nothing: compiled code knows it again
 
 
 # -- hooks, on a module once for all threads; each asks whether the present call means it --
@@ -211,8 +299,18 @@ def _flatten(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
 
 
 def _enter(module: nn.Module, args: Any) -> None:
-    if here(module, "one_query"):
-        _ONE_QUERY.__enter__()
+    if not here(module, "one_query"):
+        return
+    layers = here(module, "absorbed", ())
+    absorb = layers and not torch.compiler.is_compiling() and all(_is_constant(layer) for layer in layers[1:])
+    (FirstQuery(layers) if absorb else _ONE_QUERY).__enter__()
+
+
+def _is_constant(layer: nn.Linear) -> bool:
+    """Whether a layer is frozen, or no gradients are asked, and computes in the digits that its weight has."""
+    trains = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in layer.parameters())
+    exact = layer.weight.dtype in (torch.float32, torch.float64)
+    return exact and not trains and not torch.is_autocast_enabled(layer.weight.device.type)
 
 
 def _leave(module: nn.Module, args: Any, output: Any) -> None:
