@@ -186,7 +186,9 @@ class Bottleneck(Adaptation):
         y = base(x)
         hidden = ACTIVATIONS[self.activation](linear(y, w["down"], w["down_bias"]))
         update = linear(dropout(hidden, self.dropout, training), w["up"], w["up_bias"])
-        return update.add_(y)  # in place: nothing needs the update alone, and inference is bound by memory
+        if torch.is_grad_enabled():
+            return update + y
+        return update.add_(y)  # in place: inference is bound by memory (a gradient through a changed view is dearer)
 
 
 @dataclass(frozen=True)
