@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -101,58 +101,58 @@ def fan_out(mixture: MixtureModel, plan: BlockPlan, children: int, rows: int) ->
 
 def may_cut(model: nn.Module, batch: Mapping[str, Any] | None = None) -> bool:
     """Whether a model's answers need nothing but position 0 of its last block: proposed by the table, tried once."""
-    family = ARCHITECTURES.get(model_type(model))
-    known = family is not None and family.cut is not None and hasattr(model, getattr(model, "base_model_prefix", ""))
-    if not known or checkpoints_gradients(model):
+    if not _has_cut(model):
         return False
-
-    def plain(other: nn.Module, few: Inputs) -> Tensor:
-        masks = {name: torch.ones_like(value) for name, value in few.items() if name == "attention_mask"}
-        answers = call(other, {**few, **masks})
-        return torch.stack([torch.zeros_like(answers), answers])  # to be compared by their own size
 
     def fast(other: nn.Module, few: Inputs) -> Tensor:
         with cut_unchecked(other):
-            return plain(other, few)
+            return _answers(other, few)
 
-    return longest(batch) == 1 or verdict(model, "cut", batch or {}, fast, plain).permitted
+    return _longest(batch) == 1 or verdict(model, "cut", batch or {}, fast, _answers).permitted
 
 
 def may_absorb(model: nn.Module, batch: Mapping[str, Any] | None = None) -> bool:
-    """Whether the one query of a last block that may be cut may absorb keys and values: proposed and tried once."""
-    if longest(batch) == 1 or not projections(model):
+    """Whether a model may be cut and its last attention absorb keys and values: proposed by the table, tried once."""
+    if _longest(batch) == 1 or not _has_cut(model) or not absorption(model):
         return False
 
-    def plain(other: nn.Module, few: Inputs) -> Tensor:
-        masks = {name: torch.ones_like(value) for name, value in few.items() if name == "attention_mask"}
-        answers = torch.cat([call(other, each) for each in ({**few, **masks}, shorter({**few, **masks}))])
-        return torch.stack([torch.zeros_like(answers), answers])  # to be compared by their own size
-
     def fast(other: nn.Module, few: Inputs) -> Tensor:
-        with cut_unchecked(other), during(projections(other)):
-            return plain(other, few)
+        with cut_unchecked(other), during(absorption(other)):
+            return _answers(other, few)
 
-    return verdict(model, "absorbed", batch or {}, fast, plain).permitted
+    return verdict(model, "absorbed", batch or {}, fast, _answers).permitted
 
 
-def longest(batch: Mapping[str, Any] | None) -> int:
-    """The tokens of a batch; 2 where that is not known."""
+def _has_cut(model: nn.Module) -> bool:
+    family = ARCHITECTURES.get(model_type(model))
+    known = family is not None and family.cut is not None and hasattr(model, getattr(model, "base_model_prefix", ""))
+    return known and not checkpoints_gradients(model)
+
+
+def _answers(other: nn.Module, few: Inputs) -> Tensor:
+    """With every token and with one less, beside zeros: to be compared by their own size."""
+    whole = {**few, **{name: torch.ones_like(few[name]) for name in few.keys() & {"attention_mask"}}}
+    answers = torch.cat([call(other, inputs) for inputs in (whole, shorter(whole))])
+    return torch.stack([torch.zeros_like(answers), answers])
+
+
+def _longest(batch: Mapping[str, Any] | None) -> int:
     values = (batch or {}).values()
     return max((value.shape[1] for value in values if isinstance(value, Tensor) and value.dim() > 1), default=2)
 
 
-def projections(model: nn.Module) -> dict[nn.Module, dict[str, Any]]:
-    """The state that lets the last attention absorb: its query, key and value by the table, where they are plain.
+def absorption(model: nn.Module) -> dict[nn.Module, dict[str, Any]]:
+    """What `during` takes for the last attention to absorb: its query, key and value layers, where they are plain.
 
-    A projection that holds a site, or a hook, or is of another class, does more than the product that is left out.
+    Empty where one holds a site or a hook, or is of another class: it then does more than the product that is left out.
     """
     family = ARCHITECTURES[model_type(model)]
-    last = model.get_submodule(f"{model.base_model_prefix}.{family.blocks}")[-1]  # type: ignore[index]
-    paths = (family.attention, family.query, family.key, family.value)
-    if None in paths or not _has(last, family.attention):
+    last = _last_block(model, family)
+    paths = [path for path in (family.attention, family.query, family.key, family.value) if path and _has(last, path)]
+    if len(paths) < 4:
         return {}
-    attention, *layers = (last.get_submodule(str(path)) for path in paths)
-    plain = all(type(layer) is nn.Linear and not layer._forward_hooks for layer in layers)
+    attention, *layers = map(last.get_submodule, paths)
+    plain = all(type(layer) is nn.Linear and not (layer._forward_hooks or layer._forward_pre_hooks) for layer in layers)
     return {attention: {"absorbed": tuple(layers)}} if plain else {}
 
 
@@ -162,18 +162,19 @@ def cut_last_block(
 ) -> Iterator[None]:
     """Inside the block, a classifier's last block computes only what position 0 needs, where that is all it reads.
 
-    Works on plain and on wrapped models; elsewhere it changes nothing. Keys and values are those of all positions, and
+    Works on plain and on wrapped models; elsewhere it changes nothing. Keys and values are those of all positions. They
     are absorbed where they are frozen, in float32 or float64.
 
     batch: what the model is about to be called with, for the check; None makes an input up. asked: the model that the
     check tries, where this one is made of it.
     """
     tried = model if asked is None else asked
-    if not may_cut(tried, batch):
-        yield
-        return
-    with cut_unchecked(model), during(projections(model) if may_absorb(tried, batch) else {}):
-        yield
+    if may_absorb(tried, batch):
+        with cut_unchecked(model), during(absorption(model)):
+            yield
+    else:
+        with cut_unchecked(model) if may_cut(tried, batch) else nullcontext():
+            yield
 
 
 @contextmanager
@@ -181,8 +182,7 @@ def cut_unchecked(model: nn.Module) -> Iterator[None]:
     """As `cut_last_block`, without a question."""
     family = ARCHITECTURES[model_type(model)]
     assert family.cut is not None
-    blocks = model.get_submodule(f"{model.base_model_prefix}.{family.blocks}")
-    last = blocks[-1]  # type: ignore[index]
+    last = _last_block(model, family)
     # A cached last block has only its end left: its own input is cut then.
     whole = _has(last, family.cut)
     place = last.get_submodule(family.cut) if whole else last
@@ -211,7 +211,7 @@ class FirstQuery(TorchFunctionMode):
 
     It sees PyTorch's fused attention; another implementation (eager, flash) computes every query as ever.
 
-    absorbed: the query, key and value layers of an attention whose keys and values are not to be made.
+    absorbed: the query, key and value layers of an attention that absorbs.
     """
 
     def __init__(self, absorbed: tuple[nn.Linear, ...] = ()) -> None:
@@ -221,8 +221,11 @@ class FirstQuery(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if function is F.linear and any(args[1] is layer.weight for layer in self.absorbed):
-            return self._project(*args)
+        if self.absorbed and function is F.linear and any(args[1] is layer.weight for layer in self.absorbed):
+            self.states = args[0]  # and NaN for queries, keys and values, which no other use of them could hide
+            return args[0].new_full((), torch.nan).expand(*args[0].shape[:-1], len(args[1]))
+        if self.absorbed and function is Tensor.contiguous:  # what is handed on for all positions is not written out
+            return args[0]
         if function is not F.scaled_dot_product_attention or kwargs.get("is_causal") or len(args) != 3:
             return function(*args, **kwargs)
         query, mask = args[0], kwargs.get("attn_mask")
@@ -232,40 +235,36 @@ class FirstQuery(TorchFunctionMode):
         out: Tensor = attend(query[..., :1, :], *args[1:], **kwargs)
         return out.expand(*query.shape[:-1], out.shape[-1])
 
-    def _project(self, states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The first position's query for all; in the place of keys and values NaN, which no other use can hide."""
-        if weight is self.absorbed[0].weight:
-            return F.linear(states[:, :1], weight, bias).expand(*states.shape[:-1], -1)
-        self.states = states
-        return states.new_full((), torch.nan).expand(*states.shape[:-1], len(weight))
-
     def _attend(
         self,
         query: Tensor,
-        *_: Tensor,
+        *made: Tensor,
         attn_mask: Tensor | None = None,
         dropout_p: float = 0.0,
         scale: float | None = None,
-        **__: Any,
+        **more: Any,
     ) -> Tensor:
-        """Attention of one query a row and head, `[B, H, 1, D]`, to the states `[B, T, d]` themselves.
+        """What attention gives to the first position, `[B, H, 1, D]`, from the states `[B, T, d]` themselves.
 
         The key's bias adds the same to every position's score, which softmax does not see; the value's counts by the
         sum of the weights, which is not 1 under dropout.
         """
         assert self.states is not None
-        _, key, value = self.absorbed
-        to_key, to_value = (layer.weight.unflatten(0, (query.shape[1], -1)) for layer in (key, value))  # [H, D, d]
-        asked = torch.einsum("bhi,hid->bhd", query.squeeze(2), to_key)
-        scores = asked @ self.states.mT * (query.shape[-1] ** -0.5 if scale is None else scale)  # [B, H, T]
-        if attn_mask is not None:
-            mask = attn_mask.squeeze(-2)
-            scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-        weights = F.dropout(scores.softmax(-1), dropout_p)
-        out = torch.einsum("bhd,hid->bhi", weights @ self.states, to_value)
-        if value.bias is not None:
-            out = out + weights.sum(-1, keepdim=True) * value.bias.unflatten(0, (query.shape[1], -1))
-        return out.unsqueeze(2)
+        to_query, to_key, to_value = self.absorbed
+        heads = (query.shape[1], query.shape[-1])  # H, D
+        asked = to_query(self.states[:, 0]).unflatten(-1, heads)
+        asked = torch.einsum("bhi,hid->bhd", asked, to_key.weight.unflatten(0, heads))
+        scores = asked @ self.states.mT * (heads[1] ** -0.5 if scale is None else scale)  # [B, H, T]
+        mask = None if attn_mask is None else attn_mask.squeeze(-2)
+        if mask is None or mask.dtype != torch.bool:
+            weights = (scores if mask is None else scores + mask).softmax(-1)
+        else:  # a row without any token gets zeros, as in the fused attention
+            weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1).masked_fill(~mask, 0.0)
+        weights = F.dropout(weights, dropout_p)
+        out = torch.einsum("bhd,hid->bhi", weights @ self.states, to_value.weight.unflatten(0, heads))
+        if to_value.bias is not None:
+            out = out + weights.sum(-1, keepdim=True) * to_value.bias.unflatten(0, heads)
+        return out.contiguous().unsqueeze(2)
 
 
 _ONE_QUERY = FirstQuery()  # one for all passes that absorb nothing: compiled code knows it again
@@ -321,8 +320,17 @@ def _leave(module: nn.Module, args: Any, output: Any) -> None:
 def _first_position(module: nn.Module, args: tuple[Any, ...]) -> Any:
     if not here(module, "cut"):
         return None
-    return tuple(arg[:, :1] if isinstance(arg, Tensor) and arg.dim() >= 3 else arg for arg in args)
+    # not as strided views, for which a product of matrices is one a row
+    return tuple(arg[:, :1].contiguous() if isinstance(arg, Tensor) and arg.dim() >= 3 else arg for arg in args)
+
+
+def _last_block(model: Any, family: Architecture) -> Any:
+    return model.get_submodule(f"{model.base_model_prefix}.{family.blocks}")[-1]
 
 
 def _has(module: nn.Module, path: str) -> bool:
-    return path in dict(module.named_modules())
+    try:
+        module.get_submodule(path)
+    except AttributeError:
+        return False
+    return True

@@ -22,7 +22,7 @@ from adamix_lab.core.mixture import evaluating
 from adamix_lab.core.routing import RouteSpace
 from adamix_lab.core.sites import pattern_to_regex
 from adamix_lab.core.views import Batch, routed_logits, rows_of
-from adamix_lab.fast.blocks import BlockPlan, cut_unchecked, may_cut, plan_blocks
+from adamix_lab.fast.blocks import BlockPlan, cut_last_block, may_cut, plan_blocks
 from adamix_lab.fast.prefix import Reached, returns_tuple, with_blocks
 from adamix_lab.models.check import Inputs, call, verdict
 from adamix_lab.models.model import MixtureModel
@@ -52,7 +52,7 @@ def tree_logits(mixture: MixtureModel, batch: Batch, limit: int = LIMIT, memory:
         replay = capture(mixture, batch)
         if replay is None or not walks(mixture, batch):
             return _by_plain_passes(mixture, batch, limit, memory)
-        with cut_unchecked(mixture.model):
+        with cut_last_block(mixture.model, batch):
             return _Walk.of(replay, memory).run()
 
 
@@ -67,7 +67,7 @@ def walks(mixture: MixtureModel, batch: Batch) -> bool:
     def fast(other: Any, few: Inputs) -> Tensor:
         replay = capture(other, few, mixture.model)
         assert replay is not None
-        with cut_unchecked(other.model):
+        with cut_last_block(other.model, few, mixture.model):
             return _Walk.of(replay, None).run().transpose(0, 1)
 
     return verdict(mixture, "tree", batch, fast, plain).permitted
