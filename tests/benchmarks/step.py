@@ -5,8 +5,12 @@
 
 AdaMix is a bottleneck adapter of 16 in every block of MiniLM (M = 4, shared up-projection), two views a step, one
 shared prefix. It stands beside peft's LoRA (r = 8 on query and value), the same LoRA with its last block cut to the
-position that the head reads, and full fine-tuning. Rounds are interleaved; ratios are of medians; the last line is one
-JSON object.
+position that the head reads, and full fine-tuning.
+
+`top_two` are steps as `train` takes them, adapters in the top two blocks above a cached prefix, 16 and 32 rows of 32
+tokens: the last attention absorbs keys and values, over the same with both made (CPU time). `share_of_...` is of the
+absorbed step's operations, `max_relative_difference` of logits and gradients. Rounds are interleaved; ratios are of
+medians; the last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -18,25 +22,40 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from unittest.mock import patch
 
 import psutil
 import torch
-from common import batch_of, device, interleave, parse, report_cases, tell
+from common import batch_of, cpu_seconds, device, interleave, minilm_mixture, parse, report, tell
 from torch import nn
+from torch.profiler import profile
 
 from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.merging import fold, merge
+from adamix_lab.core.numerics import relative_difference
 from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.routing import Router, generator_for
+from adamix_lab.fast import blocks
 from adamix_lab.fast.blocks import cut_last_block
+from adamix_lab.fast.prefix import cached_prefix
 from adamix_lab.fast.views import WAYS
 from adamix_lab.models.model import attach
 from adamix_lab.tasks.backbones import load_backbone
+from adamix_lab.tasks.batches import ZEROS, collate
+from adamix_lab.training.recipe import Recipe
+from adamix_lab.training.train import cache_examples, start_accelerator, train_examples
 
 BATCH = 32
 SHOWN = (
     "two_view_over_lora", "two_view_over_trimmed_lora", "two_view_over_full", "merged_over_bare", "folded_over_bare",
 )  # fmt: skip
+PARTS = {
+    "products": ("mm", "addmm", "bmm", "baddbmm"),
+    "dropout_masks": ("bernoulli_",),
+    "norms": ("native_layer_norm", "native_layer_norm_backward"),
+    "copies": ("copy_", "fill_"),
+    "additions": ("add", "add_", "mul", "mul_", "sum"),
+}
 Step = Callable[[], None]
 
 
@@ -159,6 +178,38 @@ def measure(length: int, dtype: str, rounds: int, where: torch.device, memory: b
     return {name: round(value, 3) for name, value in out.items()}
 
 
+def absorbing(rows: int, rounds: int, where: torch.device) -> dict[str, float]:
+    """Steps of `train` above a cached prefix, keys and values absorbed, over the same with both made; parts' shares."""
+    top, cache = cached_prefix(minilm_mixture(where, blocks=range(-2, 0), apart=0.1))
+    recipe = Recipe(steps=10, batch_size=rows, consistency=Consistency(views="shared_prefix"))
+    accelerator, tokens = start_accelerator(recipe), batch_of(8 * rows, 32, torch.device("cpu"), padding=4)
+    tokens["labels"] = torch.arange(8 * rows) % 2
+    plain = [{name: value[n] for name, value in tokens.items()} for n in range(8 * rows)]
+    examples = cache_examples(plain, cache, where, ZEROS)
+    made = patch.object(blocks, "may_absorb", lambda *args: False)
+
+    def train() -> None:
+        train_examples(top, examples, recipe, accelerator, progress=False)
+
+    def gradients() -> list[torch.Tensor]:  # and logits, from one state of the generators, dropout on
+        torch.manual_seed(0)
+        out = Objective(top, recipe.consistency, ways=WAYS).train()(collate(examples[:rows], ZEROS), routes)
+        return [out.logits, *torch.autograd.grad(out.total, [p for p in top.parameters() if p.requires_grad])]
+
+    routes, found = Router(top.space).views(0), gradients()
+    with made:
+        differences = [relative_difference(one, other) for one, other in zip(found, gradients(), strict=True)]
+    median, _ = interleave({"absorbed": train, "made": made(train)}, rounds, clock=cpu_seconds)
+    with profile() as profiled:
+        train()
+    taken = {event.key.removeprefix("aten::"): event.self_cpu_time_total for event in profiled.key_averages()}
+    shares = {name: sum(taken.get(one, 0.0) for one in part) / sum(taken.values()) for name, part in PARTS.items()}
+    out = {"absorbed_over_made": median["absorbed"][1] / median["made"][1]}
+    out |= {f"{name}_ms": 1000 * taken[1] / 10 for name, taken in median.items()}
+    out |= {f"share_of_{name}": share for name, share in shares.items()}
+    return {name: round(v, 3) for name, v in out.items()} | {"max_relative_difference": max(differences)}
+
+
 def main() -> None:
     quick = {"lengths": [32], "dtypes": ["float32"], "rounds": 7}
     options = parse(__doc__, quick, lengths=[32, 64, 128], dtypes=["float32", "bfloat16"], rounds=15, memory=str)
@@ -169,7 +220,9 @@ def main() -> None:
     for dtype, length in itertools.product(options.dtypes, options.lengths):
         key = f"{dtype}-{length}"
         found[key] = tell(key, measure(length, dtype, options.rounds, where, memory=not options.quick))
-    report_cases(found, SHOWN, options.out, batch=BATCH, rounds=options.rounds)
+    top = {f"{rows} rows": tell(f"top two, {rows} rows", absorbing(rows, options.rounds, where)) for rows in (16, 32)}
+    shown = {name: {case: values[name] for case, values in found.items()} for name in SHOWN}
+    report({"batch": BATCH, "rounds": options.rounds, **shown, "top_two": top, "all": found}, options.out)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ both ways compute the same numbers. "top-two" adapts the top two blocks above a 
 (the prefix then ends at the first block's adapter). `serial_over_batched` compares the loops, optimiser steps included;
 `with_preparation` adds tokenising and caching, which one after another each run does for itself. On a busy machine look
 at the ratio of CPU time (it means nothing on a GPU). `max_abs_difference` is over all losses that the runs log,
-`of_weights` over the last weights. Rounds are interleaved; ratios are of medians; the last line is one JSON object.
+`of_weights` over the last weights; `batched_ms` are the loop's milliseconds a step and run. Rounds are interleaved;
+ratios are of medians; the last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ def measure(blocks: range | None, task: Task, recipe: Recipe, seeds: int, rounds
         "max_abs_difference": losses,
         "max_abs_difference_of_weights": weights,
         "batched_seconds": round(median["batched"][0], 3),
+        "batched_ms": round(1000 * median["batched"][0] / recipe.total_steps(1) / seeds, 3),
     }
 
 
