@@ -74,7 +74,13 @@ def ablate(
     folder: Annotated[Path | None, options.FOLDER] = None,
     steps: Annotated[int | None, options.STEPS] = None,
     snapshots: Annotated[bool, typer.Option(help="Keep the experts at three stages of training.")] = True,
-    together: Annotated[int, typer.Option(help="So many runs of equal shape train as one program (for a GPU).")] = 1,
+    together: Annotated[
+        int | None,
+        typer.Option(
+            help="So many runs of equal shape train as one program. Left out: 8 where one worker trains top blocks, "
+            "else 1."
+        ),
+    ] = None,
     only_list: Annotated[bool, typer.Option("--list", help="List the runs and their states, and run nothing.")] = False,
     out: Annotated[Path, options.OUT] = Path("runs/ablation"),
 ) -> None:
@@ -91,6 +97,9 @@ def ablate(
     if only_list:
         print("\n".join(listed(runs, out)))
         return
+    if together is None:  # above a cached prefix eight runs take little memory; several workers have a run each
+        top = workers == 1 and cluster is None and all(run.top_blocks is not None for run in runs.runs)
+        together = 8 if top else 1
     results, failed = perform(runs, out, Engine(workers, threads, cluster, minutes, snapshots, together))
     if results is not None:
         from adamix_lab.experiments.report import report

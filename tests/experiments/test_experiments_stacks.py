@@ -8,8 +8,9 @@ import pytest
 import tiny_grid
 from tiny_task import one_thread  # noqa: F401
 
+from adamix_lab.cli import study
 from adamix_lab.core.files import read_tensors
-from adamix_lab.experiments import performing, running
+from adamix_lab.experiments import ablation, performing, running
 from adamix_lab.experiments.ablation import ablate, grid_of
 from adamix_lab.experiments.performing import Engine, Job, jobs_of, perform, stacking_obstacle, stacks_of
 from adamix_lab.experiments.results import COLUMNS, begin, finish, finished, gather
@@ -74,6 +75,15 @@ def test_a_stack_that_was_under_way_stays_together(tmp_path):
     (tmp_path / whole.name / "work").mkdir(parents=True)
     assert jobs_of(runs, tmp_path, 5, Terms()) == [whole]
     assert [len(job.runs) for job in jobs_of(runs, tmp_path, 1, Terms(), {runs[1].key})] == [1, 1, 1]
+
+
+def test_the_command_stacks_eight_runs_above_a_cached_prefix(tmp_path, monkeypatch):
+    engines, path = [], tmp_path / "grid.yaml"
+    monkeypatch.setattr(ablation, "ablate", lambda grid, out, engine: (None, engines.append(engine)))
+    for top, more in ((2, {}), ("null", {}), (2, {"workers": 2}), (2, {"together": 3})):
+        path.write_text(f"base: {{top_blocks: {top}}}\naxes: {{seed: [0, 1]}}\n", encoding="utf-8")
+        study.ablate(path, out=tmp_path, **more)
+    assert [engine.together for engine in engines] == [8, 1, 1, 3]
 
 
 def test_a_dropout_that_is_no_share_is_named():
