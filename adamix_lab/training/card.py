@@ -107,7 +107,7 @@ def _title(config: Mapping[str, Any]) -> str:
 
 
 def _facts(mixture: MixtureModel, config: Mapping[str, Any]) -> dict[str, Any]:
-    counts, notes, sites = parameter_report(mixture), config["notes"], config["sites"]
+    counts, notes, sites, base = parameter_report(mixture), config["notes"], config["sites"], config["base"]
     megabytes = (counts.merged + counts.head + counts.own) * 4 / 1e6
     source = notes.get("source")
     facts = {
@@ -117,7 +117,7 @@ def _facts(mixture: MixtureModel, config: Mapping[str, Any]) -> dict[str, Any]:
         "sites": f"{len(sites)}: `{sites[0]}` to `{sites[-1]}`" if sites else "0",
         "trained experts": f"{counts.experts:,} parameters",
         "after merging": f"{counts.merged:,} parameters",
-        "head": f"{counts.head:,} parameters",
+        "head": f"{counts.head:,} parameters" + ", on the mean of all tokens" * (base.get("pooling") == "mean"),
         "the base's own weights that train": f"{counts.own:,} parameters" if counts.own else None,
         "base": f"{counts.base:,} parameters",
         "merged and head": f"{100 * counts.share_of_base:.2f} % of the base, {megabytes:.2f} MB in float32",

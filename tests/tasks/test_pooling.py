@@ -1,3 +1,4 @@
+import architectures
 import close
 import pytest
 import tiny
@@ -121,6 +122,7 @@ def test_trained_saved_and_loaded_with_the_same_head_only(stock, tmp_path):
     texts = [row["sentence"] for row in task.evaluation]
     expected = predict(mixture, tokenizer, texts)
     save(mixture, tmp_path / "saved", {"backbone": stock})
+    assert ", on the mean of all tokens |" in (tmp_path / "saved" / "README.md").read_text()
     back, _, _ = load_saved(tmp_path / "saved")
     close.assert_close(predict(back, tokenizer, texts), expected)
     close.assert_close(predict(merge(back), tokenizer, texts), expected)
@@ -166,6 +168,9 @@ def test_onnx_leaves_padding_out(stock, tmp_path):
 def test_what_cannot_carry_it_is_refused_by_name(stock, tmp_path):
     place = folder_of(tiny.t5(), tmp_path / "t5")
     with pytest.raises(ValueError, match=r"model of type 't5', an encoder-decoder.*pooling=\"cls\""):
+        mean_model(place)
+    place = folder_of(architectures.build("Reformer"), tmp_path / "reformer")  # its states are twice as wide
+    with pytest.raises(ValueError, match=r"of type 'reformer', cannot carry pooling = \"mean\" .*pooling=\"cls\""):
         mean_model(place)
     with pytest.raises(ValueError, match=r"pooling = 'mean' with kind 'tokens': expected \"cls\""):
         mean_model(stock, kind="tokens")
