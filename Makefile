@@ -48,8 +48,8 @@ format: ## put formatting and simple style matters right
 notebooks: ## build and run the notebooks from notebooks/src
 	@$(RUN) notebooks/build.py
 
-site: ## a static site of the executed lessons and the pages for teaching, in runs/site
-	@$(RUN) notebooks/pages.py
+site: ## lessons as they ran, guides, API, results and search as one site, in runs/site
+	@$(RUN) docs/build.py
 
 bench: ## the benchmarks, in their quick form
 	@$(RUN) -c "import glob, subprocess, sys; sys.exit(max((subprocess.call([sys.executable, f, '--quick']) for f in sorted(glob.glob('tests/benchmarks/*.py'))), default=0))"

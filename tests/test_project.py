@@ -107,7 +107,7 @@ def test_the_licence_is_apache_2_in_full():
 
 
 def test_the_citation_names_the_paper_and_its_authors():
-    (paper,) = yaml.safe_load(text("CITATION.cff"))["references"]
+    paper = yaml.safe_load(text("CITATION.cff"))["preferred-citation"]
     names = "Wang Agarwal Mukherjee Liu Gao Awadallah Gao".split()
     assert [author["family-names"] for author in paper["authors"]] == names
     assert paper["year"] == 2022

@@ -105,7 +105,7 @@ CHORES = {
     "test-all": ("All tests but those of other versions.", "-m pytest -m 'not matrix'"),
     "lint": ("Formatting, style and types.", "-m ruff format --check .", "-m ruff check .", "-m mypy"),
     "notebooks": ("Builds and runs the notebooks from their sources.", "notebooks/build.py"),
-    "site": ("A static site of the lessons and the pages for teaching, in runs/site.", "notebooks/pages.py"),
+    "site": ("A site of lessons, guides, API and results, in runs/site.", "docs/build.py"),
     "bench": (
         "The benchmarks in their quick form.",
         *(f"tests/benchmarks/{path.name} --quick" for path in sorted(ROOT.glob("tests/benchmarks/*.py"))),

@@ -43,7 +43,7 @@ def save(
     Args:
         mixture: the model, merged or not.
         folder: made if it is not there.
-        notes: plain values kept beside (task, classes, metrics).
+        notes: plain values kept beside (task, classes, metrics, license).
         dtype: of the stored tensors, e.g. torch.float16; None keeps theirs.
 
     Raises OSError where the disk is full; the old save survives whole.
@@ -92,6 +92,7 @@ def _front(config: Mapping[str, Any]) -> list[str]:
     base, task = config["base"], config["notes"].get("task")
     fields = {
         "library_name": "adamix-lab",
+        "license": config["notes"].get("license", "unknown"),  # whoever trained them chooses
         "base_model": base["name"] if "/" in base["name"] else None,
         "pipeline_tag": PIPELINES.get(base.get("kind")),
         "tags": ["adamix", config["adaptation"]["kind"], base["model_type"], *([f"task:{task}"] if task else [])],
