@@ -197,14 +197,28 @@ def test_fields_of_a_recipe_arrive_with_their_types(monkeypatch):
     recipe, more = recipe_of(monkeypatch, *given.split(), "--cache-prefix", "--seed", 3, "--seeds", 2)
     begun = Recipe(epochs=2.0, lr=0.005, warmup=0.1, bucket=1, off_route="freeze", cache_prefix=True)
     assert recipe == replace(begun, consistency=Consistency(3.0, "mse", "shared_prefix"))
-    assert more == {"experts": 4, "share": None, "blocks": None, "seeds": range(3, 5), "method": "adamix"}
+    assert more == {
+        "experts": 4,
+        "share": None,
+        "blocks": None,
+        "seeds": range(3, 5),
+        "method": "adamix",
+        "pooling": "cls",
+    }
 
 
 def test_without_a_preset_training_begins_from_settings_of_its_own(monkeypatch):
     recipe, more = recipe_of(monkeypatch, "--top-blocks", 2)
     agree = Consistency(1.0, views="shared_prefix")
     assert recipe == Recipe(steps=300, lr=3e-3, consistency=agree, cache_prefix=True)
-    assert more == {"experts": 4, "share": None, "blocks": (-2, -1), "seeds": range(1), "method": "adamix"}
+    assert more == {
+        "experts": 4,
+        "share": None,
+        "blocks": (-2, -1),
+        "seeds": range(1),
+        "method": "adamix",
+        "pooling": "cls",
+    }
 
 
 def test_averages_smoothing_and_rates_by_side_are_options(monkeypatch):
