@@ -24,15 +24,16 @@ SHOWN = 8  # classes that a report names
 ROWS_SHOWN = 10  # of a task in a notebook
 
 
-def data_root() -> Path:
-    """The folder of shipped data: ADAMIX_LAB_DATA names it, else a checkout's `data/`, else the package's `_data`.
-
-    (No wheel brings `_data` yet: the library alone is installed from a clone that stays.)
-    """
+def shipped_folder(name: str) -> Path:
+    """A checkout's folder "data" or "notebooks", else what the wheel holds of it, `_data` or `_notebooks`."""
     package = Path(__file__).resolve().parents[1]
-    checkout, installed = package.parent / "data", package / "_data"
-    here = checkout if (checkout / "aspects").is_dir() else installed
-    return Path(os.environ.get(DATA_VARIABLE) or here)
+    in_checkout = (package.parent / "data" / "aspects").is_dir()
+    return package.parent / name if in_checkout else package / f"_{name}"
+
+
+def data_root() -> Path:
+    """The folder of shipped data: ADAMIX_LAB_DATA names it, else it is `shipped_folder("data")`."""
+    return Path(os.environ.get(DATA_VARIABLE) or shipped_folder("data"))
 
 
 def embedded_folder(name: str) -> Path:
@@ -40,8 +41,8 @@ def embedded_folder(name: str) -> Path:
     folder = data_root() / name
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"{folder} is not there: expected the embedded task {name!r}. Clone the repository, or set "
-            f"{DATA_VARIABLE} to its data folder."
+            f"{folder} is not there: expected the embedded task {name!r}. Install adamix-lab again, or let "
+            f"{DATA_VARIABLE} name a folder that holds it."
         )
     return folder
 

@@ -60,7 +60,7 @@ def test_embedded_real_text_is_what_its_maker_cuts(shared):
 def test_embedded_data_may_lie_elsewhere(tmp_path, monkeypatch):
     monkeypatch.setenv("ADAMIX_LAB_DATA", str(tmp_path))
     assert data_root() == tmp_path
-    with pytest.raises(FileNotFoundError, match="Clone the repository, or set ADAMIX_LAB_DATA"):
+    with pytest.raises(FileNotFoundError, match="Install adamix-lab again, or let ADAMIX_LAB_DATA"):
         load_task("aspects")
 
 
