@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from adamix_lab.core.errors import LabError, unknown
+from adamix_lab.tasks.tasks import shipped_folder
 
 
 def needs_nbgrader() -> None:
@@ -25,7 +26,7 @@ def needs_nbgrader() -> None:
     if importlib.util.find_spec("nbgrader") is None:
         raise ImportError(
             "nbgrader is not installed: it makes the exercises' versions and marks them. pip install "
-            "'adamix-lab[instructor]', or python bootstrap.py --extras all,dev,instructor. Students do not need it."
+            "'adamix-lab[instructor]', or python bootstrap.py --extras instructor. Students do not need it."
         )
 
 
@@ -70,8 +71,10 @@ def done(answer: dict[str, Any], what: str) -> None:
         raise LabError(f"{what} failed in nbgrader: {words[-1] if words else 'it did not say why'}.")
 
 
-def release(name: str, course: Path) -> tuple[Path, Path]:
+def release(name: str, course: Path, folder: Path | None = None) -> tuple[Path, Path]:
     """Makes the student's and the instructor's version of an assignment: the two files.
+
+    folder: of the exercises' sources, as `sources_folder` takes it.
 
     Raises ValueError where submissions of an older version with other cells are in the gradebook.
     """
@@ -80,7 +83,7 @@ def release(name: str, course: Path) -> tuple[Path, Path]:
     needs_nbgrader()
     source = course / "source" / name / f"{name}.ipynb"
     source.parent.mkdir(parents=True, exist_ok=True)
-    notebook = build(name)
+    notebook = build(name, folder)
     nbformat.write(notebook, source)
     answer = api(course).generate_assignment(name, force=True)
     if not answer["success"] and "submissions associated" in (answer.get("error") or ""):
@@ -107,7 +110,6 @@ def release(name: str, course: Path) -> tuple[Path, Path]:
 
 
 STUB = "raise NotImplementedError()"
-SOURCES = Path("notebooks") / "exercises" / "src"
 
 
 @dataclass(frozen=True)
@@ -121,35 +123,42 @@ class Exercise:
     checks: dict[str, float]
 
 
-def sources_folder() -> Path:
-    """Where the sources lie. Raises FileNotFoundError outside of a checkout: the installed package has no solutions."""
-    folder = Path(__file__).resolve().parents[2] / SOURCES
-    if not folder.is_dir():
+def sources_folder(exercises: Path | None = None) -> Path:
+    """Where the sources lie, which hold the solutions: `src` in `notebooks/exercises` of a checkout or sdist.
+
+    Args:
+        exercises: that folder, or its `src`; None takes the checkout's that this package is part of.
+
+    Raises FileNotFoundError where there are none, as in an installed package.
+    """
+    folder = exercises or shipped_folder("notebooks") / "exercises"
+    found = next((place for place in (folder / "src", folder) if any(place.glob("*.py"))), None)
+    if found is None:
         raise FileNotFoundError(
-            f"{folder} is not there: expected a checkout of the repository. Clone it; an installed package has no "
-            "exercises, for they hold the solutions."
+            f"{folder} holds no sources of exercises: give --exercises PATH, the folder notebooks/exercises of a "
+            "checkout or an unpacked sdist (with their solutions they are no part of an installed package)."
         )
-    return folder
+    return found
 
 
-def assignments() -> list[str]:
-    """Names of the assignments, in the lessons' order."""
-    return sorted(path.stem for path in sources_folder().glob("*.py"))
+def assignments(folder: Path | None = None) -> list[str]:
+    """Names of the assignments, in the lessons' order. folder: as `sources_folder` takes it."""
+    return sorted(path.stem for path in sources_folder(folder).glob("*.py"))
 
 
-def read_source(name: str) -> Any:
+def read_source(name: str, folder: Path | None = None) -> Any:
     """The source of an assignment as a notebook, marks as they stand. Raises ValueError for an unknown name."""
     import jupytext
 
-    if name not in assignments():
-        raise unknown("Assignment", name, assignments())
-    return jupytext.read(sources_folder() / f"{name}.py", fmt="py:percent")
+    if name not in assignments(folder):
+        raise unknown("Assignment", name, assignments(folder))
+    return jupytext.read(sources_folder(folder) / f"{name}.py", fmt="py:percent")
 
 
-def exercises(name: str) -> list[Exercise]:
+def exercises(name: str, folder: Path | None = None) -> list[Exercise]:
     """The exercises of an assignment. Raises ValueError where a mark is missing or a check belongs to no answer."""
     found: dict[str, Exercise] = {}
-    for cell in read_source(name).cells:
+    for cell in read_source(name, folder).cells:
         if "answer" in cell.metadata:
             marks = {key: cell.metadata.get(key) for key in ("minutes", "difficulty", "aims")}
             if None in marks.values():
@@ -165,12 +174,12 @@ def exercises(name: str) -> list[Exercise]:
     return list(found.values())
 
 
-def build(name: str) -> Any:
+def build(name: str, folder: Path | None = None) -> Any:
     """The notebook that nbgrader makes both versions from: its metadata, ids by place, minutes and difficulty told."""
     import nbformat
 
-    about = {exercise.name: exercise for exercise in exercises(name)}
-    notebook = read_source(name)
+    about = {exercise.name: exercise for exercise in exercises(name, folder)}
+    notebook = read_source(name, folder)
     notebook.metadata = nbformat.from_dict(
         {
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},

@@ -22,13 +22,16 @@ classroom = typer.Typer(
 def release(
     names: Annotated[list[str] | None, typer.Argument(help="Assignments; default: all.")] = None,
     course: Course = Path("runs/course"),
+    exercises: Annotated[
+        Path | None, typer.Option(help="The folder notebooks/exercises of a checkout or an unpacked sdist.")
+    ] = None,
 ) -> None:
     """Makes student and solution versions of assignments from their one source."""
     from adamix_lab.classroom.course import assignments
     from adamix_lab.classroom.course import release as make
 
-    for name in names or assignments():
-        student, solution = make(name, course)
+    for name in names or assignments(exercises):
+        student, solution = make(name, course, exercises)
         print(f"{student}  for students\n{solution}  with solutions and hidden tests")
 
 
