@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,7 +39,10 @@ class Boundary(TyperGroup):
         except (LabError, OSError, ImportError) as error:
             if os.environ.get("ADAMIX_LAB_DEBUG"):
                 raise
-            print(f"adamix-lab: {error}", file=sys.stderr)
+            from adamix_lab.training.doctor import missing_package
+
+            lacking = missing_package(error.name or "") if type(error) is ModuleNotFoundError else ""
+            print(f"adamix-lab: {lacking or error}", file=sys.stderr)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             print("adamix-lab: stopped. The same command goes on where it was.", file=sys.stderr)
@@ -80,9 +87,62 @@ def tour(
     run_tour(out, steps)
 
 
-def lab() -> None:
-    """Opens JupyterLab on the notebooks, beginning with 00_tour."""
-    raise typer.Exit(run_python("-m", "jupyter", "lab", f"--ServerApp.root_dir={ROOT / 'notebooks'}", *FIRST))
+def lab(
+    folder: Annotated[Path, typer.Argument(help="Where the lessons are copied to; your changes there stay.")] = Path(
+        "runs/lessons"
+    ),
+    reset: Annotated[
+        list[str] | None, typer.Option(help="Give a lesson back as it was: 03. Yours is kept beside it.")
+    ] = None,
+) -> None:
+    """Copies the lessons into a folder of yours and opens them in JupyterLab, beginning with 00_tour."""
+    if importlib.util.find_spec("jupyterlab") is None:
+        raise ModuleNotFoundError(name="jupyterlab")
+    for line in copy_lessons(folder, reset or []):
+        print(line)
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder.resolve()}", *FIRST]
+    raise typer.Exit(subprocess.call(command))
+
+
+def copy_lessons(folder: Path, reset: Sequence[str] = ()) -> list[str]:
+    """Copies lessons and exercises that a folder lacks; what is there stays. What to say about it, a line each.
+
+    Args:
+        folder: made if it is not there; `lessons.json` in it says which version a lesson was copied from.
+        reset: beginnings of lessons' names, which are copied anew; what was there is kept as `NAME-mine-1.ipynb`.
+
+    Raises ValueError where no lesson's name begins so, FileNotFoundError where no lessons are shipped.
+    """
+    from adamix_lab.core.files import read_json, write_text
+    from adamix_lab.tasks.tasks import shipped_folder
+
+    source, record = shipped_folder("notebooks"), folder / "lessons.json"
+    paths = [path for pattern in ("", "exercises/") for path in sorted(source.glob(f"{pattern}[0-9]*.ipynb"))]
+    names = [path.relative_to(source).as_posix() for path in paths]
+    if not names:
+        raise FileNotFoundError(f"{source} holds no lessons: install adamix-lab again.")
+    if unknown := [word for word in reset if not any(name.startswith(word) for name in names)]:
+        raise LabError(f"--reset {unknown[0]}: expected the beginning of a lesson's name, such as 03 or exercises/03.")
+    copied = read_json(record, "what `adamix-lab lab` wrote; delete it") if record.is_file() else {}
+    told = []
+    for name in names:
+        place, again = folder / name, any(name.startswith(word) for word in reset)
+        if place.exists() and again:
+            numbered = (place.with_name(f"{place.stem}-mine-{n}.ipynb") for n in count(1))
+            mine = next(path for path in numbered if not path.exists())
+            os.replace(place, mine)
+            told.append(f"{place} is as it was; yours is {mine.name}.")
+        if not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_text(place, (source / name).read_text(encoding="utf-8"))
+            copied[name] = __version__
+    write_text(record, json.dumps(copied, indent=1))
+    if older := [name for name in names if copied.get(name) != __version__]:
+        told.append(
+            f"Copied by another version than {__version__}, and left as they are: {', '.join(older)}. "
+            "--reset takes this version's; yours is kept beside it."
+        )
+    return told
 
 
 def doctor(
@@ -118,7 +178,7 @@ def run_python(*arguments: str) -> int:
     if not (ROOT / "notebooks").is_dir():
         raise FileNotFoundError(
             f"{ROOT / 'notebooks'} is not there: expected a checkout of the repository. Clone it; an installed package "
-            "has no notebooks, tests and benchmarks."
+            "has no tests, benchmarks and sources of lessons."
         )
     return subprocess.call([sys.executable, *arguments], cwd=ROOT)
 

@@ -261,7 +261,7 @@ def require_ipywidgets() -> Any:
         import ipywidgets
     except ImportError as error:
         raise ImportError(
-            "ipywidgets is missing, which the lessons' widgets need: pip install 'adamix-lab[notebooks]'. The pictures "
+            "ipywidgets is missing, which the lessons' widgets need: pip install 'adamix-lab[learn]'. The pictures "
             "without widgets work all the same."
         ) from error
     return ipywidgets

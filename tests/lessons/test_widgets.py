@@ -161,4 +161,4 @@ def test_the_core_does_not_need_ipywidgets():
         "except ImportError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "adamix-lab[notebooks]" in done.stdout, done.stderr
+    assert "adamix-lab[learn]" in done.stdout, done.stderr
