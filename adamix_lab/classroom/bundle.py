@@ -1,31 +1,24 @@
-"""One folder for rooms without network: wheels of everything that is pinned, the project with its weights, a starter.
+"""One folder for rooms without network: wheels of all that a learner needs, this package among them, a starter.
 
-STICK/wheels       for this system and this Python version
-STICK/project      the checkout's package, data and notebooks; no solutions of exercises
+STICK/wheels       for this system and this Python version; no solutions of exercises
 STICK/start.py     `python start.py` sets up with pip's network off; `python start.py lab` (tour, doctor, ...) runs
-STICK/BUNDLE.txt   what it was made for
+STICK/BUNDLE.txt   what it was made for, and whose weights are in it
 """
 
 from __future__ import annotations
 
 import platform
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from adamix_lab.classroom.course import SOURCES
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import write_text
+from adamix_lab.tasks.backbones import MINILM_LICENCE
 
 ROOT = Path(__file__).resolve().parents[2]
-KEPT = (
-    *("adamix_lab", "data", "docs", "notebooks", "bootstrap.py", "pyproject.toml", "constraints.txt"),
-    *("README.md", "ARCHITECTURE.md", "LICENSE", "CITATION.cff"),
-)
-LEFT_OUT = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "work", "*.part", "*.tmp")
 
 START = '''"""Sets AdaMix Lab up from this folder, without network, and runs it: `python start.py [lab | ...]`."""
 
@@ -35,15 +28,17 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PROJECT = HERE / "project"
-CACHE = PROJECT / "runs" / "cache"
+ABOUT = (HERE / "BUNDLE.txt").read_text(encoding="utf-8")
+PYTHON = HERE / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+STATE = HERE / ".venv" / "bundle.txt"  # written last: says from what, and where, the environment was made
+CACHE = HERE / "runs" / "cache"
 WORDS = sys.argv[1:]
 
 environment = dict(os.environ)
-environment.update(  # pip looks into ../wheels, seen from the project, and nowhere else
-    PIP_NO_INDEX="1", PIP_FIND_LINKS="../wheels", PIP_CONFIG_FILE=os.devnull, PIP_NO_CACHE_DIR="1",
+environment.update(  # pip looks into wheels, seen from here, and nowhere else
+    PIP_NO_INDEX="1", PIP_FIND_LINKS="wheels", PIP_CONFIG_FILE=os.devnull, PIP_NO_CACHE_DIR="1",
 )
-for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"):
+for name in "PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_USER PIP_TARGET PIP_PREFIX PYTHONPATH PYTHONHOME".split():
     environment.pop(name, None)
 environment.update(  # what programs remember stays in this folder
     HF_HUB_OFFLINE="1", HF_HOME=str(CACHE / "hf"), XDG_CACHE_HOME=str(CACHE), MPLCONFIGDIR=str(CACHE / "mpl"),
@@ -53,12 +48,22 @@ environment.update(  # what programs remember stays in this folder
 )
 for folder in ("hf", "mpl"):
     (CACHE / folder).mkdir(parents=True, exist_ok=True)
-command = [sys.executable, str(PROJECT / "bootstrap.py"), "--extras", "all"]
-command += ["run", "-m", "adamix_lab", *WORDS] if WORDS else []
-code = subprocess.call(command, cwd=PROJECT, env=environment)
+
+
+def call(*command):
+    return subprocess.call([str(word) for word in command], cwd=str(HERE), env=environment)
+
+
+wanted = ABOUT + str(HERE)
+if not (PYTHON.exists() and STATE.is_file() and STATE.read_text(encoding="utf-8") == wanted):
+    print("Making .venv in this folder, once.", flush=True)
+    install = (PYTHON, "-m", "pip", "install", "--no-compile", "adamix-lab[learn]")
+    if call(sys.executable, "-m", "venv", "--clear", HERE / ".venv") or call(*install):
+        sys.exit(ABOUT)
+    STATE.write_text(wanted, encoding="utf-8")
 if not WORDS:
-    print((HERE / "BUNDLE.txt").read_text(encoding="utf-8") if code else "From here on: python start.py lab")
-sys.exit(code)
+    sys.exit(print("From here on: python start.py lab"))
+sys.exit(call(PYTHON, "-m", "adamix_lab", *WORDS))
 '''
 
 
@@ -75,44 +80,22 @@ def bundle(folder: Path, cpu: bool = False, tell: Callable[[str], None] = print)
     folder = folder.resolve()  # pip runs in the checkout
     if not (ROOT / "constraints.txt").is_file():
         raise FileNotFoundError(
-            f"{ROOT} is no checkout of the repository: expected constraints.txt, data and notebooks in it. Clone it."
+            f"{ROOT} is no checkout of the repository: expected constraints.txt in it, which says what to gather. "
+            "Clone the repository, or unpack the sdist, and run the command there."
         )
     if folder.exists() and any(folder.iterdir()) and not (folder / "BUNDLE.txt").is_file():
         raise FileExistsError(f"{folder} holds other files: expected an empty folder, or a bundle to renew.")
     folder.mkdir(parents=True, exist_ok=True)
     made_for = f"Python {sys.version_info[0]}.{sys.version_info[1]} on {platform.system()} {platform.machine()}"
     about = f"AdaMix Lab, made for {made_for}. Another system or Python version needs a bundle of its own.\n"
-    write_text(folder / "BUNDLE.txt", about)
+    write_text(folder / "BUNDLE.txt", f"{about}{MINILM_LICENCE}\n")
     write_text(folder / "start.py", START)
-    tell("project")
-    copy_project(folder / "project")
     wheels = folder / "wheels"
-    pinned = next(
-        line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("setuptools==")
-    )
     index = ["--extra-index-url", _cpu_index()] if cpu else []
     tell("wheels")
-    wanted = [pinned, f"{folder / 'project'}[all]"]
-    _pip("wheel", "--wheel-dir", str(wheels), "--only-binary", ":all:", "-c", "constraints.txt", *index, *wanted)
-    for leftover in ("build", "adamix_lab.egg-info"):  # of building the wheel
-        shutil.rmtree(folder / "project" / leftover, ignore_errors=True)
+    _pip("wheel", "--wheel-dir", str(wheels), "--only-binary", ":all:", "-c", "constraints.txt", *index, ".[learn]")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return len(list(wheels.glob("*.whl"))), size
-
-
-def copy_project(target: Path) -> None:
-    """The checkout without its solutions, tests, runs and environment. What was there before is replaced."""
-    for name in KEPT:
-        source, place = ROOT / name, target / name
-        if place.is_dir():
-            shutil.rmtree(place)
-        if source.is_dir():
-            shutil.copytree(source, place, ignore=LEFT_OUT)
-        elif source.is_file():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, place)
-    shutil.rmtree(target / SOURCES, ignore_errors=True)
-    (target / SOURCES.parent / "renew.py").unlink(missing_ok=True)
 
 
 def _cpu_index() -> str:

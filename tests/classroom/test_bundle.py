@@ -1,8 +1,8 @@
 """What goes into the bundle and what does not; its starter looks nowhere but into its own folder."""
 
-import ast
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -10,43 +10,40 @@ import pytest
 from adamix_lab.classroom import bundle
 
 
-def test_pip_gathers_what_all_extras_ask_for(tmp_path, monkeypatch):
-    words = []
-    monkeypatch.setattr(bundle, "_pip", lambda *given: words.extend(given))
-    assert bundle.bundle(tmp_path / "stick", tell=lambda text: None)[0] == 0
-    assert words[-1] == f"{tmp_path / 'stick' / 'project'}[all]" and words[-2].startswith("setuptools==")
-    assert (tmp_path / "stick" / "project" / "pyproject.toml").is_file()
-
-
-def test_a_relative_folder_is_where_the_command_was_called(tmp_path, monkeypatch):
+def test_pip_gathers_what_learners_need(tmp_path, monkeypatch):
     words = []
     monkeypatch.setattr(bundle, "_pip", lambda *given: words.extend(given))  # it runs in the checkout
     monkeypatch.chdir(tmp_path)
-    bundle.bundle(Path("stick"), tell=lambda text: None)
-    assert words[2] == str(tmp_path / "stick" / "wheels") and words[-1] == f"{tmp_path / 'stick' / 'project'}[all]"
+    assert bundle.bundle(Path("stick"), tell=lambda text: None)[0] == 0
+    assert words[2] == str(tmp_path / "stick" / "wheels") and words[-1] == ".[learn]"
+    assert "Apache-2.0" in (tmp_path / "stick" / "BUNDLE.txt").read_text("utf-8")
 
 
-def test_the_project_is_copied_without_solutions(tmp_path):
-    bundle.copy_project(tmp_path / "project")
-    bundle.copy_project(tmp_path / "project")  # a second time replaces
-    there = {path.relative_to(tmp_path / "project").as_posix() for path in (tmp_path / "project").rglob("*.*")}
-    assert {"bootstrap.py", "notebooks/exercises/01_routing.ipynb", "data/aspects/train.jsonl"} <= there
-    assert not [name for name in there if "exercises/src" in name or name.startswith(("tests", "runs", ".venv"))]
+def write_wheel(folder):
+    """A package of the name adamix-lab, whose command prints what it was given."""
+    about = "dist-info/METADATA Metadata-Version: 2.1\nName: adamix-lab\nVersion: 0\nProvides-Extra: learn"
+    wheel = "dist-info/WHEEL Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any"
+    with zipfile.ZipFile(folder / "adamix_lab-0-py3-none-any.whl", "w") as file:
+        file.writestr("adamix_lab/__main__.py", "import os, sys\nprint(sys.argv[1:], os.environ['IPYTHONDIR'])")
+        for entry in (about, wheel, "dist-info/RECORD adamix_lab/__main__.py,,"):
+            name, _, text = entry.partition(" ")
+            file.writestr(f"adamix_lab-0.{name}", text + "\n")
 
 
-def test_pip_is_told_to_look_nowhere_else(tmp_path):
-    project = tmp_path / "a stick" / "project"
-    project.mkdir(parents=True)
-    (project / "bootstrap.py").write_text(
-        "import os, sys\nkeys = ('PIP_NO_INDEX', 'PIP_FIND_LINKS', 'PIP_INDEX_URL', 'HF_HOME', 'IPYTHONDIR')\n"
-        "print([os.environ.get(k) for k in keys], sys.argv[1:], os.getcwd())\n"
-    )
-    start = tmp_path / "a stick" / "start.py"
-    start.write_text(bundle.START, encoding="utf-8")
-    done = subprocess.run([sys.executable, str(start), "tour"], capture_output=True, text=True, check=True)
-    values = ast.literal_eval(done.stdout[: done.stdout.index("]") + 1])
-    assert values[:3] == ["1", "../wheels", None] and all(str(project) in folder for folder in values[3:])
-    assert "'run', '-m', 'adamix_lab', 'tour'" in done.stdout
+@pytest.mark.slow
+def test_the_starter_sets_up_from_its_own_folder_alone_and_once(tmp_path):
+    stick = tmp_path / "a stick"
+    (stick / "wheels").mkdir(parents=True)
+    (stick / "start.py").write_text(bundle.START, encoding="utf-8")
+    (stick / "BUNDLE.txt").write_text("made for a test\n", encoding="utf-8")
+    start = [sys.executable, str(stick / "start.py"), "tour"]
+    done = subprocess.run(start, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode and "No matching distribution" in done.stderr and "made for a test" in done.stderr
+    write_wheel(stick / "wheels")
+    for making in (True, False):
+        done = subprocess.run(start, capture_output=True, text=True, cwd=tmp_path, check=True)
+        assert ("Making .venv" in done.stdout) == making
+        assert f"['tour'] {stick / 'runs'}" in done.stdout
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path):
