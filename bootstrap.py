@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 
 OLDEST = (3, 11)
-DEFAULT_EXTRAS = "all,dev"
+DEFAULT_EXTRAS = "learn"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"

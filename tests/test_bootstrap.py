@@ -13,7 +13,7 @@ import pytest
 SCRIPT = Path(__file__).resolve().parent.parent / "bootstrap.py"
 ODD_NAME = "Übung zum Mischen, 混合 (1)"
 PINS = "# pins\ntorch==9.9.9\n"
-BUILD = ["venv", "torch==9.9.9", "-e .[all,dev]"]
+BUILD = ["venv", "torch==9.9.9", "-e .[learn]"]
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="making links needs rights on Windows")
 
 
@@ -121,7 +121,7 @@ def test_a_failed_download_does_not_cost_a_finished_environment(bootstrap, proje
     with pytest.raises(SystemExit, match=r"says why above.*disk space.*HTTPS_PROXY"):
         bootstrap.run()
     bootstrap.fail.clear()
-    assert bootstrap.run() == ["torch==9.9.10", "-e .[all,dev]"]
+    assert bootstrap.run() == ["torch==9.9.10", "-e .[learn]"]
 
 
 @pytest.mark.parametrize(("end", "words"), [(KeyboardInterrupt(), "repairs"), (OSError(28, "No space left"), "space")])

@@ -72,18 +72,32 @@ def test_all_is_everything_but_dev_and_what_instructors_need():
     assert everything.extras == EXTRAS.keys() - {"all", "dev", "instructor"}
 
 
+def test_learn_is_what_lessons_import_and_what_the_doctor_asks_for():
+    from adamix_lab.training.doctor import EXTRAS as SOUGHT
+    from adamix_lab.training.doctor import LEARN
+
+    (ours,) = (need for line in EXTRAS["learn"] if (need := Requirement(line)).name == PROJECT["name"])
+    assert {"learn", *ours.extras} == set(LEARN)
+    lines = [line for name in LEARN for line in EXTRAS[name]] + PROJECT["dependencies"]
+    there = {canonicalize_name(Requirement(line).name) for line in lines}
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "notebooks" / "src").glob("*.py"))
+    imported = set(re.findall(r"(?m)^(?:import|from) (\w+)", sources)) - set(sys.stdlib_module_names) - {"adamix_lab"}
+    packages = {SOUGHT[module][0] if module in SOUGHT else module for module in imported}
+    assert "peft" in packages and packages <= there
+
+
 def test_environment_file_holds_python_pip_and_the_project():
     environment = yaml.safe_load(text("environment.yml"))
     python, pip, pip_part = environment["dependencies"]
     assert Requirement(python).name == "python"
     assert PROJECT["requires-python"] in python
     assert pip == "pip"
-    assert pip_part == {"pip": ["-c constraints.txt", "-e .[all,dev]"]}
+    assert pip_part == {"pip": ["-c constraints.txt", "-e .[learn]"]}
 
 
 def test_bootstrap_installs_what_the_environment_file_does():
     script = text("bootstrap.py")
-    assert 'DEFAULT_EXTRAS = "all,dev"' in script
+    assert 'DEFAULT_EXTRAS = "learn"' in script
     oldest = re.search(r"OLDEST = \((\d+), (\d+)\)", script)
     assert f">={oldest[1]}.{oldest[2]}" == PROJECT["requires-python"]
 
