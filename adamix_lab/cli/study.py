@@ -66,7 +66,7 @@ def landscape(
 
 
 def ablate(
-    grid: Annotated[Path, typer.Argument(help="A grid, such as data/grids/quick.yaml.")],
+    grid: Annotated[Path, typer.Argument(help="A grid's file, or the name of a shipped one, such as quick.")],
     minutes: Annotated[float | None, typer.Option(help="Only a slice of so many minutes, in the grid's order.")] = None,
     workers: Annotated[int, typer.Option(help="Runs at once on this machine (or SLURM jobs).")] = 1,
     threads: Annotated[int | None, typer.Option(help="CPU threads of each run; default: the cores, shared.")] = None,

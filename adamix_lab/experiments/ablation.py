@@ -273,12 +273,17 @@ def _result(out: Path, trial: Run, known: dict[str, Tried]) -> Tried | None:
 def read_grid(path: Path, **changes: Any) -> Grid:
     """The grid of a YAML file. `changes` are settings that count for every run, whatever the file says.
 
+    path: the file; without a suffix it is the name of a shipped grid, such as `quick` (`data/grids`).
+
     Raises:
         FileNotFoundError: no such file.
         ValueError: what is no table, an unknown key, setting or task (near misses are named), no runs, one run twice.
     """
+    path = path if path.suffix else data_root() / "grids" / f"{path}.yaml"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there: expected a grid, such as data/grids/quick.yaml.")
+        raise FileNotFoundError(
+            f"{path} is not there: expected a grid's file, or a shipped grid's name, such as quick."
+        )
     try:
         table = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:

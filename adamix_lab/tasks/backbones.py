@@ -220,7 +220,7 @@ def find_shipped(name: str) -> Path:
     folder = data_root() / "backbones" / name
     if not (folder / WEIGHTS).is_file():
         raise FileNotFoundError(
-            f"{folder / WEIGHTS} is not there: expected the shipped decoder {name!r}. Clone the repository again, set "
+            f"{folder / WEIGHTS} is not there: expected the shipped decoder {name!r}. Install adamix-lab again, set "
             f"{DATA_VARIABLE} to its data folder, or make your own: `python data/backbones/make.py TEXTS FOLDER`."
         )
     return folder

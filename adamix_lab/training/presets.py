@@ -132,7 +132,7 @@ def load_presets() -> dict[str, Preset]:
     path = data_root() / "presets.yaml"
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} is not there: expected the presets of a checkout. Clone the repository again, or let "
+            f"{path} is not there: expected the shipped presets. Install adamix-lab again, or let "
             "ADAMIX_LAB_DATA name its data folder."
         )
     book = yaml.safe_load(path.read_text(encoding="utf-8"))
