@@ -60,6 +60,7 @@ INDEX = """# AdaMix Lab
 docs/learn
 docs/teach
 docs/research
+docs/gpu
 docs/use
 docs/api
 ```
