@@ -49,6 +49,8 @@ API = {
     "In and out": "save load export import_authors import_peft from_pretrained push_to_hub",
     "Errors": "LabError",
 }
+EXAMPLES = """In the examples `model` and `tokenizer` are a classifier of three classes; `task` and `batch` its rows,
+`mixture` holds four bottlenecks a layer (`attach(model, Bottleneck(4), experts=4, share="up")`), `folder` is empty."""
 INDEX = """# AdaMix Lab
 
 {intro}
@@ -162,7 +164,14 @@ def _still(output: Any) -> Any:
 
 def api_page() -> str:
     """Every public name with its docstring, by what it is for."""
-    parts = ["# API", "", f"The {len(adamix_lab.__all__)} public names, each to be imported from `adamix_lab`.", ""]
+    parts = [
+        "# API",
+        "",
+        f"The {len(adamix_lab.__all__)} public names, each to be imported from `adamix_lab`.",
+        "",
+        EXAMPLES,
+        "",
+    ]
     for heading, names in API.items():
         parts += [f"## {heading}", "", "```{eval-rst}"]
         for name in names.split():

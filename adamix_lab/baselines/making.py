@@ -144,6 +144,9 @@ def baseline(name: str, model: nn.Module, seed: int = 0, **settings: Any) -> Mix
     Raises:
         ValueError: an unknown baseline or setting, an architecture that it does not fit.
         ImportError: peft is needed and not installed.
+
+    >>> baseline("single", model).space.experts
+    1
     """
     make = get_baseline(name).make
     allowed = [n for n in inspect.signature(make).parameters if n not in ("model", "head", "seed")]

@@ -34,6 +34,10 @@ class Weight:
 
     start: called with (shape, generator), it gives one copy's first values.
     copies_start_alike: the M copies start as one draw, not as a draw each.
+
+    >>> weight = Weight((4,), "scale", lambda shape, generator: torch.ones(shape))
+    >>> weight.start(weight.shape, None)
+    tensor([1., 1., 1., 1.])
     """
 
     shape: tuple[int, ...]
@@ -104,6 +108,9 @@ class Adaptation:
         sides: what can be shared or routed on its own.
         keeps_input: the frozen layer sees the input unchanged, so several children can share its output.
         reads_input: `apply` uses x for more than calling base; False lets a cached frozen output stand for both.
+
+    >>> LoRA(4).kind, LoRA(4).sides, LoRA(4).config()["rank"]
+    ('lora', ('A', 'B'), 4)
     """
 
     kind: ClassVar[str]
@@ -154,6 +161,9 @@ class Bottleneck(Adaptation):
 
     init: "reference" draws both maps from N(0, 0.02) with zero biases, so the model is perturbed at step 0, as the
     authors' is; "identity" starts the up-projection at zero.
+
+    >>> Bottleneck(16).sides
+    ('down', 'up')
     """
 
     size: int = 16
@@ -199,6 +209,9 @@ class LoRA(Adaptation):
     one route (GPT-2's q and v: `((0, d), (2d, 3d))`). None means the whole output.
     init: "reference" starts all M copies of A alike, as the authors' LoRA does; "identity" draws each copy.
     B starts at zero in both, so the model is unchanged at step 0.
+
+    >>> attach(model, LoRA(8), share="B").merge_and_unload() is not None  # no mixture is left in it
+    True
     """
 
     rank: int = 8
@@ -265,7 +278,11 @@ class LoRA(Adaptation):
 
 @dataclass(frozen=True)
 class IA3(Adaptation):
-    """Rescaling by a learned vector (Liu et al., 2022): of the output, or of the input where `feedforward`."""
+    """Rescaling by a learned vector (Liu et al., 2022): of the output, or of the input where `feedforward`.
+
+    >>> attach(model, IA3()).space.counts[0]
+    (4,)
+    """
 
     feedforward: bool = False
 
@@ -299,7 +316,11 @@ class IA3(Adaptation):
 
 @dataclass(frozen=True)
 class Bias(Adaptation):
-    """An added bias on the frozen output (BitFit's idea, one vector a site)."""
+    """An added bias on the frozen output (BitFit's idea, one vector a site).
+
+    >>> attach(model, Bias(), experts=2).space.counts[0]
+    (2,)
+    """
 
     kind: ClassVar[str] = "bias"
     sides: ClassVar[tuple[str, ...]] = ("bias",)

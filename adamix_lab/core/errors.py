@@ -7,7 +7,14 @@ from collections.abc import Iterable
 
 
 class LabError(ValueError):
-    """A mistake in what was given: the message names the value, what was expected, and the remedy."""
+    """A mistake in what was given: the message names the value, what was expected, and the remedy.
+
+    >>> try:
+    ...     attach(model, Bottleneck(16), share="upp")
+    ... except LabError as error:
+    ...     print(error)
+    Side to share for bottleneck 'upp' is not known; expected one of down, up. Did you mean 'up'?
+    """
 
 
 def near_misses(given: str, known: Iterable[str], most: int = 3) -> list[str]:

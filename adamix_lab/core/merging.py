@@ -35,6 +35,9 @@ def merge(mixture: M, point: Tensor | None = None, dtype: torch.dtype | None = N
     dtype: of the merged weights, rounded after averaging; None keeps float32. A base answers fastest with its own.
 
     Raises ValueError for several points or routes, and for weights by site.
+
+    >>> merge(mixture).space.experts
+    1
     """
     shared: dict[int, Tensor] = {id(b): b for b in mixture.model.buffers()}
     shared |= {id(p): _same_storage(p) for p in mixture.model.parameters() if not p.requires_grad}
@@ -123,6 +126,10 @@ def fold(mixture: Mixture, point: Tensor | None = None) -> nn.Module:
     """A plain copy of the base model whose own weights give the adapted output: nothing of ours is left in it.
 
     Raises ValueError for adaptations without `fold` (bottleneck is not linear), and names tied or quantised weights.
+
+    >>> plain = fold(attach(model, LoRA(4), share="B"))
+    >>> type(plain) is type(model), any("lora" in name.lower() for name, _ in plain.named_modules())
+    (True, False)
     """
     uses: dict[int, list[str]] = {}
     for name, parameter in mixture.model.named_parameters(remove_duplicate=False):
@@ -168,6 +175,10 @@ def merge_gap(mixture: Mixture, batch: Batch, limit: int = 256) -> dict[str, flo
     for a bottleneck, nor for LoRA with tied sides (the mean of products is no product of means).
 
     Returns the ratio by site. Raises ValueError where a site has more than `limit` routes.
+
+    >>> gaps = merge_gap(mixture, batch)
+    >>> sorted(gaps) == sorted(mixture.sites)
+    True
     """
     with noting(mixture.sites) as inputs:
         mixture(selection="merge", **{name: value for name, value in batch.items() if name != "labels"})
@@ -200,6 +211,9 @@ def merge_products(mixture: M, rank: int | None = None) -> M:
         rank: None keeps the whole rank M r, exactly; a lower one takes the best approximation (SVD).
 
     Raises ValueError for another adaptation, or for sides that are unshared and not tied: they have no pairs.
+
+    >>> merge_products(attach(model, LoRA(4), share="B")).space.experts
+    1
     """
     config, adaptation = mixture.mixture, mixture.mixture.adaptation
     if not isinstance(adaptation, LoRA):

@@ -26,6 +26,9 @@ class Consistency:
     kind: "reference" (targets detached), "symmetric", "jensen-shannon", "mse" (regression).
     weight: lambda of Eq. 5; the reference takes 1 for classification, 100 a target token for generation.
     views: "independent", "same_dropout" (see `adamix_lab.core.views`) or "shared_prefix" (`adamix_lab.fast.views`).
+
+    >>> Consistency(weight=0).number, Consistency(weight=1).number  # views a step
+    (1, 2)
     """
 
     weight: float = 1.0
@@ -58,6 +61,10 @@ class Objective(nn.Module):
 
     ways: how views may be taken, by name; `adamix_lab.fast.views.WAYS` has "shared_prefix" as well. Raises ValueError
     where the consistency asks for another.
+
+    >>> losses = Objective(mixture, Consistency())({**batch, "labels": labels}, Router(mixture.space).views(0, 2))
+    >>> torch.allclose(losses.total, losses.task + losses.consistency)
+    True
     """
 
     def __init__(

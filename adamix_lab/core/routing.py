@@ -30,7 +30,14 @@ def generator_for(seed: int, *indices: int) -> Generator:
 
 @dataclass(frozen=True)
 class RouteSpace:
-    """All routes of a model: `counts[site][side]` experts (1 where the side is shared)."""
+    """All routes of a model: `counts[site][side]` experts (1 where the side is shared).
+
+    >>> space = RouteSpace(((4, 1), (4, 1)))  # two sites, four experts on the first side
+    >>> space.number
+    16
+    >>> space.fixed(2).tolist()
+    [[2, 0], [2, 0]]
+    """
 
     counts: tuple[tuple[int, ...], ...]
     tied: bool = False  # one index a site for all its sides, down i always meets up i: for experts trained in pairs
@@ -118,7 +125,14 @@ class RouteSpace:
 
 @dataclass(frozen=True)
 class Router:
-    """Stochastic routing as a function of (step, view)."""
+    """Stochastic routing as a function of (step, view).
+
+    >>> router = Router(RouteSpace(((4, 1), (4, 1))), seed=0)
+    >>> router.views(3).shape  # two views, two sites, two sides
+    torch.Size([2, 2, 2])
+    >>> torch.equal(router.views(3), router.views(3))  # the same step draws the same routes
+    True
+    """
 
     space: RouteSpace
     seed: int = 0

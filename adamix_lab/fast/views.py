@@ -65,5 +65,9 @@ def routed_logits(mixture: MixtureModel, batch: Batch, routes: Tensor, views: Vi
     """Logits `[K, B, ...]` of a batch (without labels) under K routes `[K, sites, sides]`, in any of the three ways.
 
     Raises ValueError for routes that do not fit, a single one without the leading axis included.
+
+    >>> routes = Router(mixture.space, seed=0).views(0, 2)
+    >>> routed_logits(mixture, batch, routes).shape[0]
+    2
     """
     return plain.routed_logits(mixture, batch, routes, views, WAYS)

@@ -109,6 +109,9 @@ def export(
             its files hold.
         FileExistsError: the folder is not empty.
         ImportError: a package is missing (says which extra brings it).
+
+    >>> export(merge(attach(model, LoRA(4), share="B")), folder, "peft").folder.name == folder.name
+    True
     """
     one_of("format", format, FORMATS)
     folder = Path(folder)

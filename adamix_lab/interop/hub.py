@@ -37,6 +37,9 @@ def from_pretrained(
     Raises:
         ValueError: another base, damaged files, or a configuration that names a path as its base.
         OSError: not here, and not on the Hub or not reachable.
+
+    >>> from_pretrained(save(mixture, folder), model=fresh_model).space.experts
+    4
     """
     return load_shared(fetch_saved(name, revision, token), model, any_base)[0]
 

@@ -76,6 +76,13 @@ class MixtureModel(Wrapping):
         space: the routes there are.
         task: the name of the task whose experts and head are in place.
         draws: how many times `forward` has drawn routes, a buffer `[]`: saved, so that a resumed run takes the next.
+
+    >>> list(mixture.sites)[-1], mixture.space.experts
+    ('bert.encoder.layer.2.output.dense', 4)
+    >>> merged = mixture(**batch)  # in evaluation mode: the merge
+    >>> one = mixture(selection=mixture.space.fixed(0), **batch)  # expert 0 at every site
+    >>> bool(torch.equal(merged.logits, one.logits))
+    False
     """
 
     def __init__(self, model: nn.Module, config: MixtureConfig, head: Head) -> None:
@@ -249,6 +256,10 @@ def attach(
     Raises ValueError for experts below 1, a share name that is no side, a pattern that matches nothing, and sites whose
     weights transformers drew anew because the files did not hold them; TypeError for a site that is no linear layer, is
     offloaded, or is quantised for inference.
+
+    >>> mixture = attach(model, Bottleneck(16), experts=4, share="up", blocks=(-2, -1))
+    >>> mixture.space.counts  # two sites, each with four ways down and one way up
+    ((4, 1), (4, 1))
     """
     positive("experts", experts)
     names = shared_sides(adaptation, share)
@@ -288,7 +299,11 @@ def choose_head(model: nn.Module, train_head: bool | Sequence[str]) -> Head:
 
 
 def detach(mixture: MixtureModel) -> nn.Module:
-    """The base model as it was before `attach`, bit for bit: `requires_grad`, head and configuration included."""
+    """The base model as it was before `attach`, bit for bit: `requires_grad`, head and configuration included.
+
+    >>> detach(attach(model, LoRA(4))) is model
+    True
+    """
     from adamix_lab.core.checkpointing import release_carry
 
     mixture.switch(next(iter(mixture._tasks)))

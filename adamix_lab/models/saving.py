@@ -253,6 +253,10 @@ def load(model: nn.Module, folder: str | Path, any_base: bool = False) -> Mixtur
         any_base: accept a base with other weights.
 
     Raises ValueError for another base or head, a truncated file, or weights that disagree with the configuration.
+
+    >>> saved = save(mixture, folder)
+    >>> load(detach(mixture), saved).space.experts
+    4
     """
     config = read_config(folder)
     tensors = read_tensors(safe_join(Path(folder), config.get("weights")))

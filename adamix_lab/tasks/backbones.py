@@ -174,6 +174,10 @@ def load_backbone(
         ValueError: an unknown kind or pooling, num_labels below 1, damaged embedded weights, files that lack the head
             of a language model, a family that cannot carry a head on the mean, or files whose head reads otherwise.
         OSError: no such model here, and no network to fetch it; it says what to do.
+
+    >>> model, tokenizer = load_backbone("minilm", num_labels=3)
+    >>> model.config.num_labels, tokenizer.pad_token
+    (3, '[PAD]')
     """
     one_of("kind of model", kind, KINDS)
     one_of("pooling", pooling, POOLINGS)

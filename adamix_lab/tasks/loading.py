@@ -84,6 +84,12 @@ def load_task(
             are, or noise outside 0 to 0.5.
         FileNotFoundError: a path that is not there, or a folder without train and evaluation files.
         OSError: a data set that is neither in the cache nor to be had from the Hub.
+
+    >>> load_task("aspects").classes
+    ('negative', 'positive')
+    >>> rows = [{"text": "good", "mark": "a"}, {"text": "bad", "mark": "b"}] * 20
+    >>> load_task(rows, label="mark", name="marks")
+    Task 'marks': 32 rows to train on, 8 to be judged on; text to mark, classes (a, b)
     """
     if kind is not None:
         one_of("kind", kind, KINDS)

@@ -5,9 +5,10 @@ Values are shares and correlations from -1 to 1; tables show them times 100.
 
 from __future__ import annotations
 
+import html
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -115,3 +116,24 @@ def _correlation(name: str, function: Callable[..., Any], predictions: Tensor, l
             )
             return math.nan
     return float(function(a.numpy(), b.numpy()).statistic)
+
+
+# -- tables of results ---------------------------------------------------------------------------------------
+
+
+def text_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Rows of one table as aligned text, the names of all columns above; what a row lacks is left blank."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [names, *([row.get(name, "") for name in names] for row in rows)]
+    widths = [max(len(line[n]) for line in lines) for n in range(len(names))]
+    padded = ([f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)] for line in lines)
+    return "\n".join("  ".join(cells).rstrip() for cells in padded)
+
+
+def html_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """The same as HTML, every cell escaped."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in names)
+    lines = ("".join(f"<td>{html.escape(row.get(name, ''))}</td>" for name in names) for row in rows)
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -111,6 +111,10 @@ class Task:
         report: what `load_task` took and left; printed, it says so in sentences.
 
     Values of numpy and pandas in the columns that are read become Python's own.
+
+    >>> rows = [{"sentence": "a fine film", "label": 1}, {"sentence": "a dull film", "label": 0}]
+    >>> Task("films", rows, rows, ("sentence",), classes=("negative", "positive")).num_labels
+    2
     """
 
     name: str
@@ -156,14 +160,13 @@ class Task:
         )
 
     def _repr_html_(self) -> str:
+        from adamix_lab.tasks.metrics import html_table
+
         rows = [{**row, self.label: self._named(row.get(self.label))} for row in self.train[:ROWS_SHOWN]]
         shown = [{name: str(row.get(name)) for name in (*self.text, self.label)} for row in rows]
-        licence = licence_of(self.source)
+        licence = f" Licence: {html.escape(found)}." if (found := licence_of(self.source)) else ""
         more = f"{min(ROWS_SHOWN, len(rows))} of them:" + html_table(shown) if rows else ""
-        said = (
-            f"{html.escape(repr(self), quote=False)}.{f' Licence: {html.escape(licence)}.' if licence else ''} {more}"
-        )
-        return f"<div>{said}</div>"
+        return f"<div>{html.escape(repr(self), quote=False)}.{licence} {more}</div>"
 
     def _named(self, label: Any) -> Any:
         known = self.kind == "classes" and isinstance(label, int) and 0 <= label < len(self.classes)
@@ -200,24 +203,6 @@ def licence_of(source: str) -> str:
         return ""
     found = re.search(r"Licence(?:\*\*)?: (.+?)(?: \(|[,;]|\.?$|\. )", card.read_text(encoding="utf-8"), re.M)
     return found[1] if found else ""
-
-
-def text_table(rows: Sequence[Mapping[str, str]]) -> str:
-    """Rows of one table as aligned text, the names of all columns above; what a row lacks is left blank."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    lines = [names, *([row.get(name, "") for name in names] for row in rows)]
-    widths = [max(len(line[n]) for line in lines) for n in range(len(names))]
-    padded = ([f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)] for line in lines)
-    return "\n".join("  ".join(cells).rstrip() for cells in padded)
-
-
-def html_table(rows: Sequence[Mapping[str, str]]) -> str:
-    """The same as HTML, every cell escaped."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in names)
-    lines = ("".join(f"<td>{html.escape(row.get(name, ''))}</td>" for name in names) for row in rows)
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def plain(value: Any) -> Any:
@@ -356,6 +341,9 @@ def few_shot(task: Task, examples: int = 30, seed: int = 0, per_class: int | Non
 
     Raises:
         ValueError: a class has fewer rows than asked for, or `examples` are fewer than the classes.
+
+    >>> len(few_shot(task, examples=6).train)
+    6
     """
     positive("examples", examples)
     rng = random.Random(seed)

@@ -47,6 +47,9 @@ def save(
         dtype: of the stored tensors, e.g. torch.float16; None keeps theirs.
 
     Raises OSError where the disk is full; the old save survives whole.
+
+    >>> sorted(path.suffix for path in save(mixture, folder).iterdir())
+    ['.json', '.md', '.safetensors']
     """
     folder = saving.save(mixture, folder, notes, dtype)
     write_card(folder, mixture, json.loads((folder / saving.CONFIG).read_text(encoding="utf-8")))

@@ -11,8 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from adamix_lab.core.errors import LabError
-from adamix_lab.tasks.metrics import wilson
-from adamix_lab.tasks.tasks import html_table, text_table
+from adamix_lab.tasks.metrics import html_table, text_table, wilson
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,6 +102,16 @@ def describe_history(history: History) -> dict[str, str]:
     if history.stopped_early:
         found["stopped"] = "early"
     return found
+
+
+def history_text(history: History) -> str:
+    """What a run came to, as a table in text."""
+    return text_table([describe_history(history)])
+
+
+def history_html(history: History) -> str:
+    """The same for a notebook."""
+    return html_table([describe_history(history)])
 
 
 def plot_history(history: History, ax: Axes | None = None) -> Axes:

@@ -153,6 +153,9 @@ def evaluate(
 
     Raises ValueError for an unknown strategy (near misses are named), a head that does not fit the task, and a
     max_length above the model's positions.
+
+    >>> [result.strategy for result in evaluate(mixture, task, tokenizer, ["merged", "random"])]
+    ['merged', 'random']
     """
     for name in strategies:
         one_of("Strategy", name, STRATEGIES)
@@ -259,6 +262,9 @@ def predict(
         text: the column, or two, of a frame or of dicts; None looks for the usual names.
 
     Raises ValueError for an empty list, an unknown strategy, what is no sentence, and a max_length above the positions.
+
+    >>> predict(mixture, tokenizer, ["w1 w2", "w3"]).shape  # two texts, three classes
+    torch.Size([2, 3])
     """
     one_of("Strategy", strategy, STRATEGIES)
     if not isinstance(texts, Iterable):

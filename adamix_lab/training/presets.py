@@ -108,7 +108,11 @@ class Preset:
 
 
 def preset(name: str) -> Preset:
-    """The preset of a name. Raises ValueError for an unknown one, with near misses."""
+    """The preset of a name. Raises ValueError for an unknown one, with near misses.
+
+    >>> preset("laptop-minilm-aspects").adaptation.size
+    16
+    """
     one_of("Preset", name, load_presets())
     return load_presets()[name]
 

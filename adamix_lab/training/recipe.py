@@ -66,6 +66,10 @@ class Recipe:
             reference; "freeze": they and their moments rest.
         checkpoint_every: steps between checkpoints where there is a folder; 0 writes one at the end only.
         log_every: steps between log rows.
+
+    >>> recipe = Recipe(steps=300, lr=1e-3, consistency=Consistency(weight=0.5))
+    >>> recipe.rate(0, 300), recipe.rate(18, 300)  # warms up over 6 % of the steps
+    (0.0, 1.0)
     """
 
     steps: int | None = None

@@ -45,7 +45,12 @@ class ParameterReport:
 
 
 def parameter_report(mixture: MixtureModel) -> ParameterReport:
-    """Counts of a mixture model; `base` is the frozen model without head and experts."""
+    """Counts of a mixture model; `base` is the frozen model without head and experts.
+
+    >>> counts = parameter_report(mixture)
+    >>> counts.merged < counts.experts < counts.base
+    True
+    """
     experts = merged = 0
     for _, stacked in mixture.expert_parameters():
         experts += stacked.numel()
@@ -76,6 +81,9 @@ def structure(model: nn.Module, depth: int = 6) -> str:
     """The module tree, one line a module, equal neighbours counted, with the weights and what trains.
 
     Sites show their adaptation; `trains` marks parts that hold trained weights.
+
+    >>> print(structure(mixture, depth=1).splitlines()[0].split(" (")[0])
+    MixtureModel
     """
     return "\n".join([_label("", model), *_branch(model, "", depth)])
 

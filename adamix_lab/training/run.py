@@ -30,7 +30,6 @@ from adamix_lab.core.sites import answer_kind
 from adamix_lab.core.views import logits_of
 from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.tasks.batches import ZEROS, Example, Padding, sequential, to_device
-from adamix_lab.tasks.tasks import html_table, text_table
 from adamix_lab.training.optim import holding, update_average
 from adamix_lab.training.recipe import Recipe, flatten
 
@@ -86,10 +85,10 @@ class History:
         return _display().plot_history(self, ax)
 
     def __repr__(self) -> str:
-        return text_table([_display().describe_history(self)])
+        return str(_display().history_text(self))
 
     def _repr_html_(self) -> str:
-        return html_table([_display().describe_history(self)])
+        return str(_display().history_html(self))
 
 
 def _display() -> Any:  # no run needs it

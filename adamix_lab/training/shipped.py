@@ -69,6 +69,10 @@ def load_twin(
     """(mixture in evaluation mode, tokenizer) of a shipped twin on MiniLM.
 
     Raises ValueError for an unknown twin or stage, FileNotFoundError where the experts are not there.
+
+    >>> mixture, tokenizer = load_twin("adamix", seed=0)
+    >>> predict(mixture, tokenizer, "film : the staff was lovely, but the film was awful.").labels  # 0: negative
+    ['0']
     """
     one_of("Twin", name, TWINS)
     one_of("Stage", stage, STAGES)

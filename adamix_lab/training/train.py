@@ -78,6 +78,10 @@ def train(
         FloatingPointError: a logged loss is not finite.
         OSError: a checkpoint cannot be written; earlier ones are whole.
         KeyboardInterrupt: it was stopped (Ctrl-C, a notebook's square); what was trained so far is kept in place.
+
+    >>> history = train(mixture, task, tokenizer, Recipe(steps=4, batch_size=8), progress=False)
+    >>> history.steps, len(history.losses) > 0
+    (4, True)
     """
     recipe = recipe or Recipe()
     if encoder is encode:

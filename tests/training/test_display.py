@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 import adamix_lab
 from adamix_lab.core.errors import LabError
 from adamix_lab.tasks.loading import load_task
-from adamix_lab.tasks.metrics import wilson
-from adamix_lab.tasks.tasks import Task, html_table, licence_of
+from adamix_lab.tasks.metrics import html_table, wilson
+from adamix_lab.tasks.tasks import Task, licence_of
 from adamix_lab.training import display
 from adamix_lab.training.evaluation import evaluate
 from adamix_lab.training.recipe import Recipe
