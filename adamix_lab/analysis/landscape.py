@@ -87,17 +87,13 @@ class Landscape(Grid):
                 f"A {self.kind} has no chord: expected a line, a simplex or a square, whose points mix the marks."
             )
         ends = torch.tensor([self.at(mark, metric) for mark in self.references], dtype=torch.float64)
-        return self.values(metric) - (self._shares() @ ends).reshape(self.shape)
+        chord = self.coefficients[: len(self)] @ ends  # the reference marks are the anchors
+        return self.values(metric) - chord.reshape(self.shape)
 
     def barrier(self, metric: str = "loss") -> float:
         """The greatest height above the chord between the marks (Frankle et al., 2020); 0 where it is never above."""
-        between = (self._shares() >= -1e-9).all(-1)
+        between = (self.coefficients[: len(self)] >= -1e-9).all(-1)
         return max(0.0, float(self.above_chord(metric).flatten()[between].max()))
-
-    def _shares(self) -> Tensor:
-        # how much of each reference mark a point holds, `[N, references]`
-        marks = [len(self) + self.marks.index(mark) for mark in self.references]
-        return self.coefficients[: len(self)] @ torch.linalg.pinv(self.coefficients[marks])
 
     def _means(self, metric: str) -> Tensor:
         one_of("Metric", metric, METRICS)

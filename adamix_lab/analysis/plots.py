@@ -210,13 +210,13 @@ def _plot_maps(landscapes: Mapping[str, Landscape], metric: str) -> Picture:
 def plane_coordinates(landscape: Landscape) -> tuple[Tensor, Tensor]:
     """Where points and marks are drawn: the two axes, or the place inside an equilateral triangle.
 
-    Raises ValueError for a tetrahedron: draw slices of it.
+    Raises ValueError for a tetrahedron: draw its faces.
     """
     axes = list(landscape.axes.values())
     if landscape.kind != "simplex":
         return axes[0], axes[1]
     if len(axes) != 3:
-        raise LabError("A tetrahedron has no flat picture: expected three vertices. Draw some tetrahedron_slice.")
+        raise LabError("A tetrahedron has no flat picture: expected three vertices. Draw its faces, of three each.")
     return axes[1] + axes[2] / 2, axes[2] * math.sqrt(3) / 2
 
 

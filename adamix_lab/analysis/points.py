@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from adamix_lab.core.errors import LabError, fraction, positive
+from adamix_lab.core.errors import LabError, positive
 from adamix_lab.core.mixture import evaluating
 from adamix_lab.core.objective import reads_labels
 from adamix_lab.core.views import Batch, by_row, logits_of, repeat
@@ -197,21 +197,6 @@ def simplex(vertices: Mapping[str, Point], steps: int = 10) -> Points:
     coefficients = torch.cat([_double(counts) / steps, _double(torch.eye(corners)), _double([[1 / corners] * corners])])
     axes = {name: coefficients[:, n] for n, name in enumerate(names)}
     return Points("simplex", coefficients, axes, (len(counts),), (*names, "mean"), names, anchors)
-
-
-def tetrahedron_slice(vertices: Mapping[str, Point], weight: float, steps: int = 10) -> Points:
-    """The triangle of a tetrahedron where the fourth of four named points has a fixed weight in [0, 1).
-
-    At 1/4 its middle is the mean of all four. Raises ValueError for other numbers of points, or another weight.
-    """
-    names, anchors = _named(vertices, (4,), "A tetrahedron")
-    fraction("weight", weight)
-    base = simplex({name: vertices[name] for name in names[:3]}, steps)
-    fourth = torch.full((len(base.coefficients), 1), weight, dtype=torch.float64)
-    coefficients = torch.cat([base.coefficients * (1 - weight), fourth], -1)
-    marks = tuple(f"{name} + {names[3]}" if weight else name for name in names[:3])
-    axes = dict(zip(marks, base.axes.values(), strict=True))
-    return Points("simplex", coefficients, axes, base.shape, (*marks, "mean"), marks, anchors)
 
 
 def square(corners: Mapping[str, Point], steps: int = 11) -> Points:

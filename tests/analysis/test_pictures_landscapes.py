@@ -7,7 +7,7 @@ import torch
 from adamix_lab.analysis import plots
 from adamix_lab.analysis.landscape import METRICS, empty_landscape
 from adamix_lab.analysis.plots import save_figure
-from adamix_lab.analysis.points import line, plane, random_plane, simplex, square, tetrahedron_slice
+from adamix_lab.analysis.points import line, plane, random_plane, simplex, square
 
 
 def ends(number):
@@ -26,7 +26,6 @@ KINDS = {
     "plane": lambda: plane(ends(3), 4),
     "random": lambda: random_plane(ends(1), torch.Generator(), 4),
     "triangle": lambda: simplex(ends(3), 4),
-    "slice": lambda: tetrahedron_slice(ends(4), 0.25, 4),
     "square": lambda: square(ends(4), 4),
 }
 
@@ -44,12 +43,12 @@ def test_every_kind_is_drawn_and_read_out(kind, tmp_path):
         )
 
 
-def test_kinds_are_not_mixed_and_tetrahedra_are_sliced():
+def test_kinds_are_not_mixed_and_tetrahedra_are_refused():
     with pytest.raises(ValueError, match=r"kinds \['line', 'plane'\]"):
         plots.plot_landscapes({"a": landscape(KINDS["line"]()), "b": landscape(KINDS["plane"]())})
     with pytest.raises(ValueError, match=r"Landscapes of kinds \[\]"):
         plots.plot_landscapes({})
-    with pytest.raises(ValueError, match=r"tetrahedron_slice"):
+    with pytest.raises(ValueError, match=r"A tetrahedron has no flat picture"):
         plots.plot_landscapes({"a": landscape(simplex(ends(4), 2))})
 
 

@@ -85,15 +85,13 @@ def test_a_simplex_holds_every_mixture_once_and_its_mean():
         close.assert_close(flat(at(simplex, size + number)), mean, close.ROUNDED)
 
 
-def test_a_slice_at_a_quarter_and_the_middle_of_a_square_are_the_merge_of_four():
+def test_the_middle_of_a_square_is_the_merge_of_four():
     mixture = model()
     corners, merge = vertices(mixture, 4), flat(p.point_of(mixture))
-    for points in (p.tetrahedron_slice(corners, 0.25, 3), p.square(corners, 5)):
-        mean = len(points) + points.marks.index("mean")
-        close.assert_close(flat(at(points, mean)), merge, close.ROUNDED)
-    close.assert_close(flat(at(p.square(corners, 5), 4)), flat(corners["expert 2"]), close.ROUNDED)
-    with pytest.raises(ValueError, match=r"weight = 1: expected a number from 0"):
-        p.tetrahedron_slice(corners, 1)
+    points = p.square(corners, 5)
+    mean = len(points) + points.marks.index("mean")
+    close.assert_close(flat(at(points, mean)), merge, close.ROUNDED)
+    close.assert_close(flat(at(points, 4)), flat(corners["expert 2"]), close.ROUNDED)
 
 
 def test_three_points_on_one_line_are_refused():
