@@ -226,17 +226,13 @@ def _row(method: Method) -> dict[str, Any]:
         row |= {"temperature": temperature, "loss_scaled": nll(scaled, labels)}
         row |= {"ece_scaled": ece(scaled, labels), "adaptive_ece_scaled": adaptive_ece(scaled, labels)}
     row |= {name: float(values.mean()) for name, values in inside.items() if name != "doubt"}
-    kinds = ("entropy", "mutual_information")
-    row |= {f"aurc_{kind}": aurc(_rounded(inside[kind]), right) for kind in kinds}
+    # one sample has a mutual information of 0, to rounding: the noise shall not rank rows
+    known = {kind: inside[kind].round(decimals=9) for kind in ("entropy", "mutual_information")}
+    row |= {f"aurc_{kind}": aurc(values, right) for kind, values in known.items()}
     if "outside" in samples:
         outside = uncertainty(samples["outside"])
-        row |= {f"auroc_{kind}": auroc(_rounded(inside[kind]), _rounded(outside[kind])) for kind in kinds}
+        row |= {f"auroc_{kind}": auroc(values, outside[kind].round(decimals=9)) for kind, values in known.items()}
     return row
-
-
-def _rounded(values: torch.Tensor) -> torch.Tensor:
-    # one sample has a mutual information of 0, to rounding: the noise shall not rank rows
-    return (values * 1e9).round() / 1e9
 
 
 # -- inference strategies side by side (Table 7, Figures 5 and 6), random ones over many draws -----------------------

@@ -122,19 +122,19 @@ def fix_batches(
 # -- where samples come from: every route (exact), some of them (Monte-Carlo, Eq. 7), the merge, dropout, members -----
 
 
-def every_route(fixed: FixedBatches, limit: int = LIMIT, memory: int | None = None) -> Samples:
+def every_route(fixed: FixedBatches, limit: int = LIMIT) -> Samples:
     """All routes, by the tree. Raises ValueError where there are more than the limit, with what to do instead."""
-    logits = fixed.gather(lambda model, batch, n: tree_logits(model, batch, limit, memory))
+    logits = fixed.gather(lambda model, batch, n: tree_logits(model, batch, limit))
     return Samples(logits, fixed.labels, exact=True, routes=fixed.mixture.space.enumerate(limit))
 
 
-def drawn_routes(fixed: FixedBatches, draws: int, seed: int = 0, memory: int | None = None) -> Samples:
+def drawn_routes(fixed: FixedBatches, draws: int, seed: int = 0) -> Samples:
     """Uniform routes, drawn with replacement, each the same for all rows (Monte-Carlo).
 
     Raises ValueError for draws below 1.
     """
     positive("draws (T)", draws)
-    return under_routes(fixed, fixed.mixture.space.draw(generator_for(seed), (draws,)), memory)
+    return under_routes(fixed, fixed.mixture.space.draw(generator_for(seed), (draws,)))
 
 
 def fixed_experts(fixed: FixedBatches) -> Samples:
@@ -143,12 +143,11 @@ def fixed_experts(fixed: FixedBatches) -> Samples:
     return under_routes(fixed, torch.stack([space.fixed(expert) for expert in range(space.experts)]))
 
 
-def under_routes(fixed: FixedBatches, routes: Tensor, memory: int | None = None) -> Samples:
+def under_routes(fixed: FixedBatches, routes: Tensor) -> Samples:
     """Given routes `[samples, sites, sides]`, each the same for all rows."""
 
     def answer(model: MixtureModel, batch: Batch, n: int) -> Tensor:
-        available = free_memory(next(model.parameters()).device) if memory is None else memory
-        at_once = max(1, available // group_bytes(model, batch))
+        at_once = max(1, free_memory(next(model.parameters()).device) // group_bytes(model, batch))
         passes = [routed_logits(model, batch, part, "shared_prefix") for part in routes.split(at_once)]
         return torch.cat(passes).transpose(0, 1)
 
@@ -217,15 +216,15 @@ def member_samples(members: Sequence[FixedBatches]) -> Samples:
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
-def marginal(logits: Tensor, average: str = "probabilities", axis: int = 1) -> Tensor:
+def marginal(logits: Tensor, average: str = "probabilities") -> Tensor:
     """Log-probabilities of the average over samples: `[rows, samples, C]` to `[rows, C]`.
 
     average: "probabilities" (Eq. 7), or "logits" (the paper's ensemble).
     """
     one_of("average", average, ("probabilities", "logits"))
     if average == "logits":
-        return logits.mean(axis).log_softmax(-1)
-    return logits.log_softmax(-1).logsumexp(axis) - math.log(logits.shape[axis])
+        return logits.mean(1).log_softmax(-1)
+    return logits.log_softmax(-1).logsumexp(1) - math.log(logits.shape[1])
 
 
 def entropy(log_p: Tensor) -> Tensor:

@@ -109,12 +109,6 @@ def rows_variance(differences: Any) -> float:
     return max(0.0, of_rows - interaction / (seeds * rows))
 
 
-def crossed_interval(differences: Any) -> Estimate:
-    """The estimate of the mean of differences `[seeds, rows]`, over both; of one seed there is no interval."""
-    found = np.asarray(differences, dtype=float)
-    return t_interval(found.mean(1), rows_variance(found))
-
-
 @dataclass(frozen=True)
 class Judged:
     """An estimate judged as one of so many comparisons.
@@ -235,9 +229,7 @@ def resampled_rows(metric: str, pairs: Sequence[tuple[Any, Any]], labels: Any, d
     return np.concatenate(found)
 
 
-def paired_bootstrap(
-    metric: str, pairs: Sequence[tuple[Any, Any]], labels: Any, draws: int = 1000, seed: int = 0
-) -> tuple[float, float]:
+def paired_bootstrap(metric: str, pairs: Sequence[tuple[Any, Any]], labels: Any) -> tuple[float, float]:
     """The 95 % interval over rows of a mean difference of a metric (percentile bootstrap), as `resampled_rows`."""
-    low, high = np.quantile(resampled_rows(metric, pairs, labels, draws, seed), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
+    low, high = np.quantile(resampled_rows(metric, pairs, labels), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
     return float(low), float(high)

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from adamix_lab.analysis.statistics import (
-    crossed_interval,
     format_interval,
     holm,
     paired_bootstrap,
@@ -103,7 +102,8 @@ def crossed(rng, seeds=6, rows=80, of_seeds=0.3, of_rows=1.0, rest=1.0):
 )
 def test_crossed_intervals_cover_as_often_as_they_say(parts):
     rng = np.random.default_rng(5)
-    found = [crossed_interval(crossed(rng, 6, 80, *parts)) for _ in range(600)]
+    tables = [crossed(rng, 6, 80, *parts) for _ in range(600)]
+    found = [t_interval(table.mean(1), rows_variance(table)) for table in tables]
     covered = np.mean([each.low <= 0 <= each.high for each in found])
     assert 0.925 < covered < 0.99, covered  # 0.95, give or take 2.5 standard errors of 600; no seeds' effect: above
 
@@ -124,7 +124,7 @@ def test_what_rows_add_is_what_resampling_them_adds():
         rows_variance(np.ones((3, 1))) == 0.0
         and rows_variance(rng.standard_normal((4, 50)) * [[0], [1], [0], [1]]) >= 0
     )
-    one = crossed_interval(found[:1])
+    one = t_interval(found[:1].mean(1), rows_variance(found[:1]))
     assert one.number == 1 and math.isnan(one.low)
 
 
