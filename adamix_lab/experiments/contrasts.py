@@ -8,7 +8,7 @@ is turned round, so that more is better everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -250,29 +250,25 @@ class Scores:
         elif metric == "accuracy":
             values = [[100.0 * (each.predictions == each.labels) for each in own] for own in answers]
         else:
-            drawn = self._draws(contrast, metric, answers)
+            drawn = self._of_two_sides(resampled_rows, contrast, task, answers)
             return None if drawn is None else float(np.var(100 * drawn, ddof=1))
         return rows_variance(sum(weight * np.stack(own) for weight, own in zip(weights, values, strict=True)))
 
-    def _draws(self, contrast: Contrast, metric: str, answers: list[list[Answers]]) -> Any:
-        # of a metric of two sides on resampled rows; None of one that is not made of rows
+    def _over_rows(self, contrast: Contrast, task: str, answers: list[list[Answers]]) -> tuple[float, float] | None:
+        found = self._of_two_sides(paired_bootstrap, contrast, task, answers) if contrast.measure == "score" else None
+        return None if found is None else (100 * found[0], 100 * found[1])
+
+    def _of_two_sides(
+        self, measure: Callable[..., Any], contrast: Contrast, task: str, answers: list[list[Answers]]
+    ) -> Any:
+        # of one side minus another, by resampled rows; None of other sums, and of a metric that is not made of rows
         if [weight for weight, _ in contrast.terms] != [1.0, -1.0]:
             return None
         pairs = [(a.predictions, b.predictions) for a, b in zip(*answers, strict=True)]
         try:
-            return resampled_rows(metric, pairs, answers[0][0].labels)
+            return measure(contrast.metric or self.primary[task], pairs, answers[0][0].labels)
         except KeyError:
             return None
-
-    def _over_rows(self, contrast: Contrast, task: str, answers: list[list[Answers]]) -> tuple[float, float] | None:
-        if [weight for weight, _ in contrast.terms] != [1.0, -1.0] or contrast.measure != "score":
-            return None
-        pairs = [(a.predictions, b.predictions) for a, b in zip(*answers, strict=True)]
-        try:
-            low, high = paired_bootstrap(contrast.metric or self.primary[task], pairs, answers[0][0].labels)
-        except KeyError:  # a metric that is not made of rows
-            return None
-        return 100 * low, 100 * high
 
     @cached_property
     def _answers(self) -> dict[tuple[str, str], Answers]:
