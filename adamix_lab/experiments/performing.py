@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from adamix_lab.core.errors import LabError, positive
-from adamix_lab.experiments.batched import StackedRuns, incompatibilities, train_batched
+from adamix_lab.experiments.batched import StackedRuns, train_batched
 from adamix_lab.experiments.results import RESULTS, SETTINGS, WORK, begin, check_folder, fail, finish, finished, unit
 from adamix_lab.experiments.running import (
     Outcome,
@@ -324,8 +324,6 @@ def perform_stack(runs: Sequence[Run], work: Path, terms: Terms) -> list[Outcome
         starts.append({name: tensor.clone() for name, tensor in trained_tensors(prepared.mixture).items()})
         members.append(replace(prepared, mixture=members[0].mixture) if members else prepared)
     mixture, recipes = members[0].mixture, [member.recipe for member in members]
-    if reasons := incompatibilities(mixture, starts, recipes):
-        raise LabError("; ".join(reasons))
     total = recipes[0].steps or 0
     stages = stages_of(total) if terms.snapshots else {}
 
@@ -393,19 +391,15 @@ def connected(cluster: str, workers: int) -> Iterator[None]:
         yield
 
 
-def _distributed() -> Any:
+def _dask(cluster: str, workers: int) -> Any:
     try:
-        import dask.distributed as distributed
+        from dask.distributed import Client
     except ImportError as error:
         raise ImportError("A dask cluster needs dask: run pip install 'adamix-lab[cluster]'.") from error
-    return distributed
 
-
-def _dask(cluster: str, workers: int) -> Any:
-    distributed = _distributed()
     where = {"scheduler_file": cluster} if cluster.endswith(".json") else {"address": cluster}
     try:
-        client = distributed.Client(**where, timeout=TIMEOUT)
+        client = Client(**where, timeout=TIMEOUT)
     except (OSError, ValueError, TimeoutError) as error:
         raise ConnectionError(
             f"The cluster {cluster!r} does not answer ({type(error).__name__}, {TIMEOUT} s): expected the address of a "
@@ -426,15 +420,15 @@ def _dask(cluster: str, workers: int) -> Any:
 @contextmanager
 def _slurm(cluster: str, workers: int) -> Iterator[None]:
     """SLURM jobs with a dask worker each; queue, cores and memory come from dask's configuration (jobqueue.slurm)."""
-    distributed = _distributed()
     try:
+        from dask.distributed import Client
         from dask_jobqueue import SLURMCluster
     except ImportError as error:
         raise ImportError("SLURM needs dask-jobqueue: run pip install 'adamix-lab[slurm]'.") from error
 
     with SLURMCluster(processes=1) as jobs:
         jobs.scale(jobs=workers)
-        with distributed.Client(jobs, timeout=TIMEOUT) as client:
+        with Client(jobs, timeout=TIMEOUT) as client:
             client.wait_for_workers(1)  # for as long as the queue takes
             yield
 
