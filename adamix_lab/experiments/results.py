@@ -17,7 +17,9 @@ import json
 import math
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,13 +61,9 @@ def finish(place: Path, files: Mapping[str, bytes], notes: Iterable[str] = ()) -
     if lines := "".join(f"{note}\n" for note in notes):
         write_text(place / NOTES, lines)
     for name in sorted(files, key=lambda name: name == RESULTS):
-        write_atomically(safe_join(place, name), lambda path, data=files[name]: _write(path, data))  # type: ignore[misc]
+        write_atomically(safe_join(place, name), methodcaller("write_bytes", files[name]))
     (place / ERROR).unlink(missing_ok=True)
     shutil.rmtree(place / WORK, ignore_errors=True)
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
 
 
 def fail(place: Path, error: str) -> None:
@@ -128,7 +126,7 @@ def gather(out: Path) -> DataFrame:
     tables[RESULTS]["variant"] = tables[RESULTS]["run"].map(names)
     _same_rows(tables[RESULTS], tables[PREDICTIONS])
     for name, table in tables.items():
-        write_atomically(out / name, lambda path, table=table: table.to_parquet(path, index=False))  # type: ignore[misc]
+        write_atomically(out / name, partial(table.to_parquet, index=False))
     return tables[RESULTS]
 
 
@@ -164,7 +162,7 @@ class Results:
     table: DataFrame
     predictions: DataFrame | None = None
     curves: DataFrame | None = None
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
 
 def read_results(folder: Path) -> Results:
