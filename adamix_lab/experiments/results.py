@@ -18,15 +18,21 @@ import math
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from functools import partial
 from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from adamix_lab.analysis.calibration import fit_temperature
 from adamix_lab.analysis.statistics import format_interval
 from adamix_lab.core.errors import LabError, near_misses
 from adamix_lab.core.files import read_json, safe_join, write_atomically, write_text
 from adamix_lab.experiments.settings import BUDGETS, Run, with_side
+from adamix_lab.training.doctor import versions
+from adamix_lab.training.evaluation import Evaluation
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -93,6 +99,68 @@ def state(out: Path, run: Run) -> tuple[str, str]:
     return "under way" if (place / WORK).is_dir() else "waiting", ""
 
 
+# -- a run's tables ----------------------------------------------------------------------------------------------
+
+
+def tables(
+    run: Run, results: Sequence[tuple[str, Evaluation]], curve: Sequence[Mapping[str, Any]], **facts: float
+) -> dict[str, bytes]:
+    """The files of a run's results, (name of further rows, evaluation). facts: what the run took, as the columns."""
+    found, settings, held_out = versions(), vars(run), run.judged_on == "slice"
+    names = "variant method experts size share consistency routing examples seed compute".split()
+    common = {
+        "run": run.key,
+        "task": task_name(run),
+        **{name: settings[name] for name in names},
+        **facts,
+        "device": found["device"],
+        "versions": json.dumps(found, sort_keys=True),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "settings": json.dumps({n: v for n, v in settings.items() if n not in ("folder", "variant")}, sort_keys=True),
+    }
+    own = {result.strategy: result for name, result in reversed(results) if not name}  # of random draws, the first
+    rows = {
+        RESULTS: [common | row for name, result in results for row in metric_rows(result, name, held_out)],
+        PREDICTIONS: [{"run": run.key, **row} for result in own.values() for row in prediction_rows(result)],
+        CURVES: [{"run": run.key, **row} for row in curve],
+    }
+    return {name: parquet(name, table) for name, table in rows.items()}
+
+
+def task_name(run: Run) -> str:
+    """The task as tables call it: with wrong labels it is another task."""
+    rows = "" if run.rows is None else f", {run.rows} rows"
+    return f"{run.task}{rows}, {run.label_noise:.0%} noise" if run.label_noise else run.task
+
+
+def metric_rows(result: Evaluation, further: str = "", held_out: bool = False) -> list[dict[str, Any]]:
+    """The task's metrics, its own first (`primary`), and the loss; those of further rows carry their name.
+
+    held_out: rows of a slice of train; of the merge on them the temperature that fits them, too.
+    """
+    suffix = f", {further}" if further else ""
+    values = {**result.main_metrics, "loss": result.loss}
+    if held_out and result.log_probabilities.shape[-1] > 1 and math.isfinite(result.loss):
+        values["temperature"] = fit_temperature(result.log_probabilities, result.labels.long())
+    return [
+        {"strategy": result.strategy, "metric": name + suffix, "primary": not (n or further), "value": float(value)}
+        for n, (name, value) in enumerate(values.items())
+    ]
+
+
+def prediction_rows(result: Evaluation) -> list[dict[str, Any]]:
+    """One row an example: label, prediction, and the label's probability (nan for a regression)."""
+    log_p, labels = result.log_probabilities, result.labels
+    likely = torch.full(labels.shape, math.nan)
+    if log_p.shape[-1] > 1:
+        likely = log_p.gather(1, labels.long().unsqueeze(1)).exp().squeeze(1)
+    names = ("label", "prediction", "probability_of_label")
+    values = zip(*(column.double().tolist() for column in (labels, result.predictions, likely)), strict=True)
+    return [
+        {"strategy": result.strategy, "row": n, **dict(zip(names, row, strict=True))} for n, row in enumerate(values)
+    ]
+
+
 def parquet(name: str, rows: Sequence[Mapping[str, Any]]) -> bytes:
     """A table as the bytes of a Parquet file. Raises ImportError where pandas or pyarrow is missing."""
     pd = _pandas()
@@ -102,6 +170,9 @@ def parquet(name: str, rows: Sequence[Mapping[str, Any]]) -> bytes:
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
     return buffer.getvalue()
+
+
+# -- the tables of all runs --------------------------------------------------------------------------------------
 
 
 def gather(out: Path) -> DataFrame:

@@ -6,15 +6,12 @@ it from one run to the next.
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,14 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.analysis.calibration import fit_temperature, tempered
+from adamix_lab.analysis.calibration import tempered
 from adamix_lab.analysis.posterior import marginal
 from adamix_lab.baselines.making import baseline, costs, ensemble, fitted, mean_of, train_apart
 from adamix_lab.baselines.probe import linear_probe
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import write_tensors
 from adamix_lab.core.views import Batch
-from adamix_lab.experiments.results import CURVES, PREDICTIONS, RESULTS, parquet
+from adamix_lab.experiments.results import tables
 from adamix_lab.experiments.settings import DEFAULTS, Run, settings_of
 from adamix_lab.fast.prefix import cached_prefix
 from adamix_lab.fast.tree import tree_logits
@@ -50,7 +47,6 @@ from adamix_lab.tasks.batches import (
 from adamix_lab.tasks.loading import load_task
 from adamix_lab.tasks.prompts import PROMPTS, load_prompted, prompt_encoder
 from adamix_lab.tasks.tasks import PAPER_TASKS, Task, balanced, few_shot, flip_labels, hold_out, subsample
-from adamix_lab.training.doctor import versions
 from adamix_lab.training.evaluation import Evaluation, IndexedBatch, evaluate_batches, judge
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.report import step_operations
@@ -471,62 +467,3 @@ def probed(run: Run) -> dict[str, bytes]:
     weights = outputs * (int(model.config.hidden_size) + 1)
     facts = {"steps": 0, "operations": 0.0, "seconds": time.perf_counter() - start, "evaluation_seconds": 0.0}
     return tables(run, results, [], **facts, **dict.fromkeys(("trained", "stored", "inference"), weights))
-
-
-def tables(
-    run: Run, results: Sequence[tuple[str, Evaluation]], curve: Sequence[Mapping[str, Any]], **facts: float
-) -> dict[str, bytes]:
-    """The files of a run's results, (name of further rows, evaluation). facts: what the run took, as the columns."""
-    found, settings, held_out = versions(), vars(run), run.judged_on == "slice"
-    names = "variant method experts size share consistency routing examples seed compute".split()
-    common = {
-        "run": run.key,
-        "task": task_name(run),
-        **{name: settings[name] for name in names},
-        **facts,
-        "device": found["device"],
-        "versions": json.dumps(found, sort_keys=True),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "settings": json.dumps({n: v for n, v in settings.items() if n not in ("folder", "variant")}, sort_keys=True),
-    }
-    own = {result.strategy: result for name, result in reversed(results) if not name}  # of random draws, the first
-    rows = {
-        RESULTS: [common | row for name, result in results for row in metric_rows(result, name, held_out)],
-        PREDICTIONS: [{"run": run.key, **row} for result in own.values() for row in prediction_rows(result)],
-        CURVES: [{"run": run.key, **row} for row in curve],
-    }
-    return {name: parquet(name, table) for name, table in rows.items()}
-
-
-def task_name(run: Run) -> str:
-    """The task as tables call it: with wrong labels it is another task."""
-    rows = "" if run.rows is None else f", {run.rows} rows"
-    return f"{run.task}{rows}, {run.label_noise:.0%} noise" if run.label_noise else run.task
-
-
-def metric_rows(result: Evaluation, further: str = "", held_out: bool = False) -> list[dict[str, Any]]:
-    """The task's metrics, its own first (`primary`), and the loss; those of further rows carry their name.
-
-    held_out: rows of a slice of train; of the merge on them the temperature that fits them, too.
-    """
-    suffix = f", {further}" if further else ""
-    values = {**result.main_metrics, "loss": result.loss}
-    if held_out and result.log_probabilities.shape[-1] > 1 and math.isfinite(result.loss):
-        values["temperature"] = fit_temperature(result.log_probabilities, result.labels.long())
-    return [
-        {"strategy": result.strategy, "metric": name + suffix, "primary": not (n or further), "value": float(value)}
-        for n, (name, value) in enumerate(values.items())
-    ]
-
-
-def prediction_rows(result: Evaluation) -> list[dict[str, Any]]:
-    """One row an example: label, prediction, and the label's probability (nan for a regression)."""
-    log_p, labels = result.log_probabilities, result.labels
-    likely = torch.full(labels.shape, math.nan)
-    if log_p.shape[-1] > 1:
-        likely = log_p.gather(1, labels.long().unsqueeze(1)).exp().squeeze(1)
-    names = ("label", "prediction", "probability_of_label")
-    values = zip(*(column.double().tolist() for column in (labels, result.predictions, likely)), strict=True)
-    return [
-        {"strategy": result.strategy, "row": n, **dict(zip(names, row, strict=True))} for n, row in enumerate(values)
-    ]
