@@ -267,23 +267,10 @@ def above_prefix(run: Run, mixture: MixtureModel) -> tuple[MixtureModel, Any]:
 
 def recipe_of(run: Run, task: Task) -> Recipe:
     """The training settings: the last weights are kept, nothing is chosen on the way."""
-    begun = Recipe(
-        steps=run.steps,
-        batch_size=run.batch_size,
-        lr=run.lr or 0.0,
-        head_lr=run.head_lr,
-        weight_decay=run.weight_decay,
-        max_length=run.max_length,
-        bucket=run.bucket,
-        label_smoothing=run.label_smoothing,
-        swa=run.swa,
-        ema=run.ema,
-        per=run.routing,  # type: ignore[arg-type]
-        seed=run.seed,
-        dev_fraction=0.0,
-        checkpoint_every=EVERY,
-    )
-    recipe = fitted(run.method, begun, run.experts, run.share)
+    names = "steps batch_size head_lr weight_decay max_length bucket label_smoothing swa ema seed".split()
+    own: dict[str, Any] = {name: getattr(run, name) for name in names}
+    own |= {"lr": run.lr or 0.0, "per": run.routing, "dev_fraction": 0.0, "checkpoint_every": EVERY}
+    recipe = fitted(run.method, Recipe(**own), run.experts, run.share)
     consistency = replace(recipe.consistency, weight=run.consistency)
     if task.regression:
         consistency = replace(consistency, kind="mse")
@@ -414,7 +401,9 @@ def judged(run: Run, prepared: Prepared, trained: Trained) -> dict[str, bytes]:
             found = [evaluate_batches(mixture, there, "merged", run.seed, metrics)]
         else:
             found = [*strategies(run, mixture, there, metrics), *trained.parts]
-            found += scaled(run, found[0], metrics)
+            if run.temperature is not None:
+                scaled = tempered(found[0].log_probabilities, run.temperature).float()
+                found.append(judge("scaled", 1, scaled, found[0].labels, metrics))
         results += [(name, result) for result in found]
     count, parts = costs(run.method, mixture), parts_of(run)
     if run.method == "apart-soup":
@@ -445,13 +434,6 @@ def strategies(
         results.append(evaluate_batches(mixture, there, "exact", run.seed, metrics, (every_route, number)))
     seeds = [run.seed + DRAWS_APART * draw for draw in range(1, run.draws)]
     return results + [evaluate_batches(mixture, there, "random", seed, metrics) for seed in seeds]
-
-
-def scaled(run: Run, merged: Evaluation, metrics: tuple[str, ...]) -> list[Evaluation]:
-    """The merge at the run's temperature, where it has one."""
-    if run.temperature is None:
-        return []
-    return [judge("scaled", 1, tempered(merged.log_probabilities, run.temperature).float(), merged.labels, metrics)]
 
 
 def probed(run: Run) -> dict[str, bytes]:
