@@ -19,7 +19,6 @@ from adamix_lab.analysis.plots import Picture, save_figure
 from adamix_lab.analysis.statistics import ALIKE, SHOWN, Estimate, format_interval, verdict_of
 from adamix_lab.core.files import write_text
 from adamix_lab.experiments.claims import (
-    Finding,
     Table,
     Verdict,
     listed,
@@ -155,11 +154,9 @@ def _with_sides(table: DataFrame) -> DataFrame:
 
 def by_task(cells: Series[Any], names: Sequence[str], tasks: Sequence[str]) -> DataFrame:
     """Cells whose last index is the task as a table with a column a task; what is not there was not run."""
-    import pandas as pd
-
     long = cells.rename_axis([*names, "task"]).rename("cell").reset_index()
     wide = long.pivot_table(index=list(names), columns="task", values="cell", aggfunc="first", sort=False)
-    return wide.reindex(columns=pd.Index(tasks)).fillna(NOT_RUN).reset_index()
+    return wide.reindex(columns=list(tasks)).fillna(NOT_RUN).reset_index()
 
 
 def provenance(results: Results) -> list[str]:
@@ -184,20 +181,17 @@ def alone_of(results: Results) -> list[str]:
     """Which variants no set of runs that trains as one program can hold, and why, in one line; none where all can."""
     reasons = []
     for variant, own in results.table.groupby("variant", sort=False):
+        settings = json.loads(own["settings"].iloc[0])
         try:
-            settings = json.loads(own["settings"].iloc[0])
             why = stacking_obstacle(Run.of({name: value for name, value in settings.items() if name != "format"}))
-        except (TypeError, ValueError, AttributeError):
+        except ValueError:  # of another version
             continue
         reasons += [f"{variant} ({why})"] if why else []
     return [f"Trained one by one even where --together was given: {'; '.join(reasons)}."] if reasons else []
 
 
 def _versions(text: str) -> str:
-    try:
-        found = dict(json.loads(text))
-    except (TypeError, ValueError):
-        return str(text)
+    found = json.loads(text)
     shown = {name: found[name] for name in ("adamix-lab", "torch", "transformers", "python") if name in found} or found
     return ", ".join(f"{name} {value}" for name, value in shown.items())
 
@@ -237,23 +231,18 @@ def verdict_details(verdicts: Sequence[Verdict], by_compute: Sequence[Verdict]) 
     for verdict, compute in zip(verdicts, by_compute, strict=True):
         for n, finding in enumerate(verdict.findings, 1):
             estimate, part = finding.estimate or Estimate(math.nan, math.nan, math.nan, math.nan, 0), finding.part
+            judged = finding.judged
             rows.append(
                 {
                     "claim": verdict.claim.number, "part": n, "says": part.says, "contrast": str(part.contrast),
                     "rule": part.rule, "tasks": part.tasks, "verdict": finding.verdict,
                     "verdict_of_claim": verdict.verdict, "verdict_at_equal_compute": _at_compute(compute),
                     "difference": estimate.mean, "low": estimate.low, "high": estimate.high, "seeds": estimate.number,
-                    "p": estimate.p, **_corrected(finding), "why": finding.why,
+                    "p": estimate.p, "corrected_low": judged and judged.low, "corrected_high": judged and judged.high,
+                    "judged": judged and judged.verdict, "why": finding.why,
                 }
             )  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def _corrected(finding: Finding) -> dict[str, Any]:
-    judged = finding.judged
-    if judged is None:
-        return dict.fromkeys(("corrected_low", "corrected_high", "judged"))
-    return {"corrected_low": judged.low, "corrected_high": judged.high, "judged": judged.verdict}
 
 
 # -- the tables -------------------------------------------------------------------------------------------

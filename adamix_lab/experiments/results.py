@@ -322,16 +322,9 @@ def variant_called(results: Results, name: str) -> str | None:
 
 def settings_of(results: Results, name: str, task: str | None = None) -> list[Any]:
     """The different values of one of the runs' settings, of one task or all; runs without it are left out."""
-    found = []
     table = results.table if task is None else results.table[results.table["task"] == task]
-    for text in dict.fromkeys(table["settings"]):
-        try:
-            settings = json.loads(text)
-        except (TypeError, ValueError):
-            continue
-        if isinstance(settings, dict) and name in settings and settings[name] not in found:
-            found.append(settings[name])
-    return found
+    known = [json.loads(text) for text in dict.fromkeys(table["settings"])]
+    return list(dict.fromkeys(settings[name] for settings in known if name in settings))
 
 
 def missing_seeds(results: Results) -> list[str]:
