@@ -330,7 +330,7 @@ def perform_stack(runs: Sequence[Run], work: Path, terms: Terms) -> list[Outcome
     def after(step: int, stack: StackedRuns) -> None:
         for n, run in enumerate(runs) if step in stages else ():
             write_stage(work / run.key / stages[step], stack.result(n, total) if step == total else stack.weights(n))
-        terms.check(step)
+        terms.check(step, recipes[0].checkpoint_every)
 
     examples, pad = [member.training for member in members], members[0].pad
     found = train_batched(mixture, starts, examples, recipes, pad, progress=False, on_step=after, folder=work)

@@ -12,7 +12,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +85,12 @@ class Terms:
     driver: int | None = None
     progress: bool = False
 
-    def check(self, step: int) -> None:
-        """Called after each step. Raises Stopped behind a checkpoint where time is over, and without a driver."""
-        if step % EVERY == 0 and self.deadline is not None and time.time() > self.deadline:
+    def check(self, step: int, every: int) -> None:
+        """Called after each step. Raises Stopped behind a checkpoint where time is over, and without a driver.
+
+        every: steps between checkpoints.
+        """
+        if step % every == 0 and self.deadline is not None and time.time() > self.deadline:
             raise Stopped
         if self.driver is not None and os.getppid() != self.driver:
             raise Stopped
@@ -339,7 +342,7 @@ def train_whole(prepared: Prepared, work: Path, terms: Terms) -> Trained:
     def after(step: int) -> None:
         if step in stages and step < total:
             write_stage(work / stages[step], trained_tensors(mixture))
-        terms.check(step)
+        terms.check(step, prepared.recipe.checkpoint_every)
 
     # A kill between a checkpoint and the snapshot of the same step: the checkpoint holds what the snapshot would.
     found = newest_checkpoint(work) if stages else None
@@ -359,7 +362,7 @@ def train_parts(run: Run, prepared: Prepared, work: Path, terms: Terms) -> Train
     recipe = replace(prepared.recipe, cache_prefix=run.top_blocks is not None)
     soup, alone = train_apart(
         lambda: load(run, prepared.task), prepared.task, recipe, run.experts, run.size, run.seed,
-        progress=False, on_step=terms.check, blocks=blocks_of(run), folder=work,
+        progress=False, on_step=partial(terms.check, every=recipe.checkpoint_every), blocks=blocks_of(run), folder=work,
     )  # fmt: skip
     logs = [read_log(work / f"adapter{n}" / "log.jsonl") for n in range(run.experts)]
     curve = [row for n, log in enumerate(logs) for row in curve_rows(log, n * (recipe.steps or 0))]
