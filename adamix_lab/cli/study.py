@@ -90,7 +90,7 @@ def ablate(
     """
     from adamix_lab.experiments.ablation import ablate as perform
     from adamix_lab.experiments.ablation import listed, read_grid
-    from adamix_lab.experiments.performing import Engine
+    from adamix_lab.experiments.settings import Engine
 
     changes = {"folder": None if folder is None else str(folder), "steps": steps}
     runs = read_grid(grid, **{name: value for name, value in changes.items() if value is not None})

@@ -37,7 +37,7 @@ import yaml
 from adamix_lab.baselines.making import BASELINES
 from adamix_lab.core.errors import LabError, one_of, positive, unknown
 from adamix_lab.core.files import write_text
-from adamix_lab.experiments.performing import Engine, Say, duration, perform_all
+from adamix_lab.experiments.performing import Say, duration, perform_all
 from adamix_lab.experiments.results import (
     RESULTS,
     begin,
@@ -50,7 +50,7 @@ from adamix_lab.experiments.results import (
     task_name,
 )
 from adamix_lab.experiments.running import SLICE, TRUE
-from adamix_lab.experiments.settings import BUDGETS, DEFAULTS, Run, nonnegative
+from adamix_lab.experiments.settings import BUDGETS, DEFAULTS, Engine, Run, nonnegative
 from adamix_lab.tasks.tasks import EMBEDDED, PAPER_TASKS, data_root
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
-import os
 import shutil
 import tempfile
 import threading
@@ -26,14 +25,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamix_lab.core.errors import LabError, positive
 from adamix_lab.experiments.batched import StackedRuns, train_batched
 from adamix_lab.experiments.results import RESULTS, SETTINGS, WORK, begin, check_folder, fail, finish, finished, unit
 from adamix_lab.experiments.running import (
     Outcome,
     Prepared,
-    Stopped,
-    Terms,
     Trained,
     curve_rows,
     judged,
@@ -42,7 +38,7 @@ from adamix_lab.experiments.running import (
     stages_of,
     write_stage,
 )
-from adamix_lab.experiments.settings import DEFAULTS, Budget, Run
+from adamix_lab.experiments.settings import DEFAULTS, Budget, Engine, Run, Stopped, Terms
 from adamix_lab.models.model import load_trained, trained_tensors
 
 Say = Callable[[str], None]
@@ -59,47 +55,6 @@ _TRAINING = threading.Lock()
 
 class WorkersLost(RuntimeError):
     """A worker process ended without a word (killed, or out of memory); what it had under way can be done again."""
-
-
-@dataclass(frozen=True)
-class Engine:
-    """Where and how long runs are performed; nothing here decides their numbers.
-
-    Attributes:
-        workers: processes on this machine (or SLURM jobs); 1 performs runs one by one in this one.
-        threads: of the CPU for each; None shares this machine's cores. Sums in another order differ in the last
-            digits, so equal numbers to the last bit need equal threads.
-        cluster: "tcp://HOST:PORT" or a scheduler file (dask), "ray" or "ray://HOST:PORT", "slurm"; None is this
-            machine.
-        minutes: of this slice: nothing is begun behind it, and what is under way stops at its next checkpoint.
-        snapshots: keep the experts at three stages of training.
-        together: at most so many runs of equal shape train as one program, a stack. Under dropout this does decide
-            digits: masks are then drawn for all of them together.
-    """
-
-    workers: int = 1
-    threads: int | None = None
-    cluster: str | None = None
-    minutes: float | None = None
-    snapshots: bool = True
-    together: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("workers", "together", *(("threads",) if self.threads is not None else ())):
-            positive(name, getattr(self, name))
-        if self.minutes is not None and not self.minutes > 0:
-            raise LabError(f"minutes = {self.minutes}: expected a number above 0.")
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise LabError(
-                "A grid was started by accelerate launch or torchrun: expected one process. Use --workers for several "
-                "runs at once; `accelerate launch -m adamix_lab train` puts one run on several GPUs."
-            )
-
-    def terms(self, deadline: float | None = None) -> Terms:
-        """How each run is performed."""
-        threads = self.threads or max(1, (os.cpu_count() or 1) // (1 if self.cluster else self.workers))
-        driver = os.getpid() if self.workers > 1 and self.cluster is None else None
-        return Terms(threads, self.snapshots, deadline, driver)
 
 
 def perform_all(runs: Sequence[Run], out: Path, engine: Engine, deadline: float | None, say: Say) -> dict[str, str]:

@@ -6,7 +6,6 @@ it from one run to the next.
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from collections import OrderedDict
@@ -27,7 +26,7 @@ from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import write_tensors
 from adamix_lab.core.views import Batch
 from adamix_lab.experiments.results import tables
-from adamix_lab.experiments.settings import DEFAULTS, Run, settings_of
+from adamix_lab.experiments.settings import DEFAULTS, Run, Terms, settings_of
 from adamix_lab.fast.prefix import cached_prefix
 from adamix_lab.fast.tree import tree_logits
 from adamix_lab.models.model import MixtureModel, trained_tensors
@@ -61,39 +60,6 @@ KEPT = 2 * 10**9  # bytes of encoded rows that a process keeps from run to run, 
 EVERY = 50  # steps between checkpoints
 DRAWS_APART = 10_007  # between the seeds of a run's draws of random routes: further than seeds of runs lie apart
 STRATEGIES = ("merged", "fixed", "random", "ensemble")
-
-
-class Stopped(Exception):
-    """Time is over, or who handed out the run is gone: the run stops behind a checkpoint."""
-
-
-@dataclass(frozen=True)
-class Terms:
-    """How runs are performed; nothing here decides their numbers (at equal threads and device).
-
-    Attributes:
-        threads: of the CPU for each.
-        snapshots: keep the experts at three stages of training.
-        deadline: seconds since the epoch at which a run stops at its next checkpoint; None never stops.
-        driver: the process whose end ends the run, too; None outlives it.
-        progress: show a bar.
-    """
-
-    threads: int = 1
-    snapshots: bool = True
-    deadline: float | None = None
-    driver: int | None = None
-    progress: bool = False
-
-    def check(self, step: int, every: int) -> None:
-        """Called after each step. Raises Stopped behind a checkpoint where time is over, and without a driver.
-
-        every: steps between checkpoints.
-        """
-        if step % every == 0 and self.deadline is not None and time.time() > self.deadline:
-            raise Stopped
-        if self.driver is not None and os.getppid() != self.driver:
-            raise Stopped
 
 
 @dataclass(frozen=True)

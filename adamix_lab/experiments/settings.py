@@ -1,4 +1,4 @@
-"""The settings of a run, which decide its numbers: what a grid has many of."""
+"""The settings of a run, which decide its numbers: what a grid has many of; and of an engine, which decide none."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import hashlib
 import inspect
 import json
 import math
+import os
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
@@ -279,3 +281,80 @@ def with_side(variant: str, method: str, share: str) -> str:
     """A variant's name in a table: AdaMix's names the side that it shares, where the name does not say it already."""
     named = method != "adamix" or share == "none" or share in variant.split()
     return variant if named else f"{variant} ({share} shared)"
+
+
+# -- where and how runs are performed -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where and how long runs are performed; nothing here decides their numbers.
+
+    Attributes:
+        workers: processes on this machine (or SLURM jobs); 1 performs runs one by one in this one.
+        threads: of the CPU for each; None shares this machine's cores. Sums in another order differ in the last
+            digits, so equal numbers to the last bit need equal threads.
+        cluster: "tcp://HOST:PORT" or a scheduler file (dask), "ray" or "ray://HOST:PORT", "slurm"; None is this
+            machine.
+        minutes: of this slice: nothing is begun behind it, and what is under way stops at its next checkpoint.
+        snapshots: keep the experts at three stages of training.
+        together: at most so many runs of equal shape train as one program, a stack. Under dropout this does decide
+            digits: masks are then drawn for all of them together.
+    """
+
+    workers: int = 1
+    threads: int | None = None
+    cluster: str | None = None
+    minutes: float | None = None
+    snapshots: bool = True
+    together: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "together", *(("threads",) if self.threads is not None else ())):
+            positive(name, getattr(self, name))
+        if self.minutes is not None and not self.minutes > 0:
+            raise LabError(f"minutes = {self.minutes}: expected a number above 0.")
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise LabError(
+                "A grid was started by accelerate launch or torchrun: expected one process. Use --workers for several "
+                "runs at once; `accelerate launch -m adamix_lab train` puts one run on several GPUs."
+            )
+
+    def terms(self, deadline: float | None = None) -> Terms:
+        """How each run is performed."""
+        threads = self.threads or max(1, (os.cpu_count() or 1) // (1 if self.cluster else self.workers))
+        driver = os.getpid() if self.workers > 1 and self.cluster is None else None
+        return Terms(threads, self.snapshots, deadline, driver)
+
+
+class Stopped(Exception):
+    """Time is over, or who handed out the run is gone: the run stops behind a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How runs are performed; nothing here decides their numbers (at equal threads and device).
+
+    Attributes:
+        threads: of the CPU for each.
+        snapshots: keep the experts at three stages of training.
+        deadline: seconds since the epoch at which a run stops at its next checkpoint; None never stops.
+        driver: the process whose end ends the run, too; None outlives it.
+        progress: show a bar.
+    """
+
+    threads: int = 1
+    snapshots: bool = True
+    deadline: float | None = None
+    driver: int | None = None
+    progress: bool = False
+
+    def check(self, step: int, every: int) -> None:
+        """Called after each step. Raises Stopped behind a checkpoint where time is over, and without a driver.
+
+        every: steps between checkpoints.
+        """
+        if step % every == 0 and self.deadline is not None and time.time() > self.deadline:
+            raise Stopped
+        if self.driver is not None and os.getppid() != self.driver:
+            raise Stopped

@@ -16,8 +16,9 @@ from tiny_task import one_thread  # noqa: F401
 
 from adamix_lab.experiments import performing, running
 from adamix_lab.experiments.ablation import ablate, grid_of, listed
-from adamix_lab.experiments.performing import Engine, WorkersLost
+from adamix_lab.experiments.performing import WorkersLost
 from adamix_lab.experiments.results import read_table
+from adamix_lab.experiments.settings import Engine
 
 QUIET = Engine(threads=1)
 

@@ -20,8 +20,8 @@ from adamix_lab.core.objective import Consistency
 from adamix_lab.experiments import performing, running
 from adamix_lab.experiments.performing import Job, perform
 from adamix_lab.experiments.results import COLUMNS, begin
-from adamix_lab.experiments.running import Outcome, Terms, prepare
-from adamix_lab.experiments.settings import METHODS, Run, settings_of
+from adamix_lab.experiments.running import Outcome, prepare
+from adamix_lab.experiments.settings import METHODS, Run, Terms, settings_of
 from adamix_lab.models.model import trained_tensors
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.loading import load_task

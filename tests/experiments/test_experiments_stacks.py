@@ -12,10 +12,9 @@ from adamix_lab.cli import study
 from adamix_lab.core.files import read_tensors
 from adamix_lab.experiments import ablation, performing, running
 from adamix_lab.experiments.ablation import ablate, grid_of
-from adamix_lab.experiments.performing import Engine, Job, jobs_of, perform, stacking_obstacle, stacks_of
+from adamix_lab.experiments.performing import Job, jobs_of, perform, stacking_obstacle, stacks_of
 from adamix_lab.experiments.results import COLUMNS, begin, finish, finished, gather
-from adamix_lab.experiments.running import Terms
-from adamix_lab.experiments.settings import Run
+from adamix_lab.experiments.settings import Engine, Run, Terms
 
 ADAMIX = {
     "AdaMix": {}, "no consistency": {"consistency": 0}, "gentle": {"lr": 1e-3},

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from adamix_lab.baselines.making import BASELINES
 from adamix_lab.cli.main import app
 from adamix_lab.experiments.ablation import ablate, shipped_grid
-from adamix_lab.experiments.performing import Engine
+from adamix_lab.experiments.settings import Engine
 
 QUIET = Engine(threads=1)
 
