@@ -381,14 +381,14 @@ def by_heart(answers: Answers, task: Task, rows: Sequence[Row]) -> dict[str, tup
     }
 
 
-def describe_mistakes(answers: Answers, task: Task, rows: Sequence[Row], most: int = 3, width: int = 90) -> str:
+def describe_mistakes(answers: Answers, task: Task, rows: Sequence[Row], most: int = 3) -> str:
     """Which wrong labels two models learned by heart: counts, and the surest examples that tell the two apart."""
     counts, table = by_heart(answers, task, rows), disagreements(answers, task, rows)
     wrong = sum(true_label(row, task) != row[task.label] for row in rows)
     parts = [f"{name} repeats {repeated} and sets {right} right" for name, (repeated, right) in counts.items()]
     lines = [f"{wrong} of {len(rows)} labels are wrong: {', '.join(parts)}."]
     for _, row in table[table["given"] != table["true"]].head(most).iterrows():
-        text = row["text"] if len(row["text"]) <= width else row["text"][: width - 3].rstrip() + "..."
+        text = row["text"] if len(row["text"]) <= 90 else row["text"][:87].rstrip() + "..."
         said = ", ".join(f"{name} says {row[name]}" for name in answers)
         lines.append(f'  "{text}" (labelled {row["given"]}, is {row["true"]}): {said}')
     return "\n".join(lines)

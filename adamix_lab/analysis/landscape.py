@@ -35,6 +35,7 @@ from adamix_lab.training.doctor import versions
 Say = Callable[[str], None]
 METRICS = ("loss", "accuracy", "entropy", "consistency")
 MOST_AT_ONCE = 256
+SAVE_EVERY = 5  # seconds between writes
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,6 @@ def evaluate_points(
     store: Path | None = None,
     at_once: int | None = None,
     seed: int = 0,
-    save_every: float = 5.0,
     say: Say = print,
 ) -> Landscape:
     """Every point on the same batches, in evaluation mode; the model is as it was afterwards, bit for bit.
@@ -151,11 +151,10 @@ def evaluate_points(
         mixture: hosts the points: where it is and in which dtype it is, they are evaluated.
         points: lines, planes, simplices (`adamix_lab.analysis.points`).
         batches: with labels; classes, or a token's.
-        store: a safetensors file, written every `save_every` seconds and at the end. A run that was killed goes on
+        store: a safetensors file, written every few seconds and at the end. A run that was killed goes on
             from it, to the same numbers.
         at_once: points a pass; None fits them to the memory there is. Out of memory on a GPU halves it.
         seed: of what the points were drawn with, kept in the notes.
-        save_every: seconds between writes.
         say: takes lines about resuming and about halving.
 
     Raises ValueError for no batches, a regression, points of another model, or a store of another landscape.
@@ -178,7 +177,7 @@ def evaluate_points(
         for n in range(landscape.batches[0], len(batches)):
             batch = cache(to_device(batches[n], device))
             landscape = landscape.add_batch(*_one_batch(top, points, batch, chunk))
-            if store and (landscape.finished or time.monotonic() - written >= save_every):
+            if store and (landscape.finished or time.monotonic() - written >= SAVE_EVERY):
                 save_landscape(landscape, store)
                 written = time.monotonic()
     return landscape

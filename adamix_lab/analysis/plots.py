@@ -407,24 +407,24 @@ def plot_entropy(table: DataFrame) -> Picture:
     return Picture(figure, f"Predictive entropy in nats, as expected entropy plus mutual information: {listed}.")
 
 
-def plot_inside_outside(table: DataFrame, kind: str = "entropy") -> Picture:
-    """How uncertainty is distributed on the task's own rows and on text from elsewhere, a panel a method.
+def plot_inside_outside(table: DataFrame) -> Picture:
+    """How entropy is distributed on the task's own rows and on text from elsewhere, a panel a method.
 
-    table: columns method, where ("inside" or "outside") and one by the name of `kind`.
+    table: columns method, where ("inside" or "outside") and entropy.
     """
     import seaborn
 
-    methods, name = table.groupby("method", sort=False), kind.replace("_", " ")
+    methods = table.groupby("method", sort=False)
     figure, axes = panels(len(methods), 3.2 * len(methods) + 0.6, 3.4)
     styles = {"inside": (STYLES["merged"][0], "-"), "outside": (STYLES["random"][0], "--")}
     parts = []
     for (method, rows), ax in zip(methods, axes, strict=True):
         for where, (colour, dashes) in styles.items():
-            own = rows.loc[rows["where"] == where, kind]
+            own = rows.loc[rows["where"] == where, "entropy"]
             seaborn.ecdfplot(x=own, ax=ax, color=colour, linestyle=dashes, label=where)
-        ax.set(title=method, xlabel=f"{name} (nats)", ylabel="share of rows below")
+        ax.set(title=method, xlabel="entropy (nats)", ylabel="share of rows below")
         ax.grid(alpha=0.3)
-        medians = rows.groupby("where", sort=False)[kind].median()
+        medians = rows.groupby("where", sort=False)["entropy"].median()
         parts.append(f"{method}: " + ", ".join(f"median {where} {value:.4f}" for where, value in medians.items()))
     axes[0].legend(frameon=False, fontsize=8)
-    return Picture(figure, f"Distribution of the {name}. {'; '.join(parts)}.")
+    return Picture(figure, f"Distribution of the entropy. {'; '.join(parts)}.")

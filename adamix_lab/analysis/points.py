@@ -160,16 +160,16 @@ def plane(corners: Mapping[str, Point], steps: int = 21, margin: float = 0.2) ->
     return Points("plane", torch.cat([inside, _double(torch.eye(3))]), axes, (steps, steps), names, names, anchors)
 
 
-def random_plane(origin: Mapping[str, Point], generator: Generator, steps: int = 21, reach: float = 1.0) -> Points:
+def random_plane(origin: Mapping[str, Point], generator: Generator, steps: int = 21) -> Points:
     """Two random directions around a named point, each filter as long as the point's own (Li et al., 2018).
 
-    Coordinates run from -reach to reach: at 1 a direction adds to every filter as much as it measures.
+    Coordinates run from -1 to 1, where a direction adds to every filter as much as it measures.
     """
     names, anchors = _named(origin, (1,), "A random plane")
     centre = {key: stacked[0] for key, stacked in anchors.items()}
     first, second = (filter_normalised(centre, generator) for _ in range(2))
     anchors = {key: torch.stack([centre[key], first[key], second[key]]) for key in centre}
-    ticks = _ticks(-reach, reach, steps)
+    ticks = _ticks(-1, 1, steps)
     x, y = (torch.cat([axis, _double([0])]) for axis in _mesh(ticks, ticks))
     coefficients = torch.stack([torch.ones_like(x), x, y], -1)
     return Points("random plane", coefficients, {"x": x, "y": y}, (steps, steps), names, names, anchors)

@@ -37,6 +37,7 @@ from adamix_lab.fast.views import shared_prefix
 from adamix_lab.models.model import MixtureModel
 
 Row = dict[str, Any]
+AT_ONCE = 16  # points a pass
 
 # -- likeness: directions of experts' weights, the spaces they span, what they add to the hidden states ---------------
 
@@ -206,7 +207,7 @@ class AdapterLoss:
         }
 
 
-def top_eigenvalues(loss: AdapterLoss, number: int = 3, seed: int = 0, tolerance: float = 1e-3) -> list[float]:
+def top_eigenvalues(loss: AdapterLoss, number: int = 3, seed: int = 0) -> list[float]:
     """The largest eigenvalues of the Hessian, greatest first (Lanczos).
 
     Raises ValueError unless 1 <= number < P - 1.
@@ -223,7 +224,7 @@ def top_eigenvalues(loss: AdapterLoss, number: int = 3, seed: int = 0, tolerance
 
     start = torch.randn(loss.size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).numpy()
     operator = LinearOperator((loss.size, loss.size), matvec=product, dtype="float64")
-    found = eigsh(operator, number, which="LA", v0=start, tol=tolerance, return_eigenvectors=False)
+    found = eigsh(operator, number, which="LA", v0=start, tol=1e-3, return_eigenvectors=False)
     return sorted(map(float, found), reverse=True)
 
 
@@ -246,11 +247,9 @@ def sharpness(loss: AdapterLoss, share: float = 0.05) -> float:
     return loss.value(gradient * (length / gradient.norm().clamp_min(1e-30))) - loss.value()
 
 
-def curvature(
-    mixture: MixtureModel, batches: Sequence[Batch], point: Point | None = None, seed: int = 0, probes: int = 16
-) -> dict[str, Any]:
-    """Top eigenvalue, trace and sharpness at a point (None: the merge), adapters only, as one row of a table."""
-    loss = AdapterLoss(mixture, batches, point)
+def curvature(mixture: MixtureModel, batches: Sequence[Batch], seed: int = 0, probes: int = 16) -> dict[str, Any]:
+    """Top eigenvalue, trace and sharpness at the merge, adapters only, as one row of a table."""
+    loss = AdapterLoss(mixture, batches)
     spur, error = trace(loss, torch.Generator().manual_seed(seed), probes)
     return {
         "loss": loss.value(), "top_eigenvalue": top_eigenvalues(loss, 1, seed)[0], "trace": spur, "trace_error": error,
@@ -293,11 +292,7 @@ class Gap:
 
 
 def two_points(
-    mixture: MixtureModel,
-    pairs: Sequence[tuple[Point, Point]],
-    batches: Sequence[Batch],
-    share: float = 0.5,
-    at_once: int = 16,
+    mixture: MixtureModel, pairs: Sequence[tuple[Point, Point]], batches: Sequence[Batch], share: float = 0.5
 ) -> list[Gap]:
     """The gap between each pair's weights averaged (`share` of the second) and their logits averaged likewise.
 
@@ -313,7 +308,7 @@ def two_points(
         top, cached = cache_batches(mixture, batches)
         for batch in cached:
             gold = batch["labels"]
-            for part in torch.arange(len(pairs)).split(at_once):
+            for part in torch.arange(len(pairs)).split(AT_ONCE):
                 ends = [{name: stacked[part] for name, stacked in side.items()} for side in (first, second)]
                 average = {name: torch.lerp(ends[0][name], ends[1][name], share) for name in first}
                 direction = {name: ends[1][name] - ends[0][name] for name in first}
@@ -326,7 +321,7 @@ def two_points(
     return [Gap(m, e, -half * c, half * v) for m, e, v, c in (sums / rows).T.tolist()]
 
 
-def barycentre(mixture: MixtureModel, batches: Sequence[Batch], routes: Tensor | None = None, at_once: int = 16) -> Gap:
+def barycentre(mixture: MixtureModel, batches: Sequence[Batch], routes: Tensor | None = None) -> Gap:
     """The gap between the merge (Eq. 6) and the logits averaged over routes.
 
     routes: `[T, sites, sides]`; None takes every route there is. Raises ValueError for more than 4,096 of them: then
@@ -341,11 +336,11 @@ def barycentre(mixture: MixtureModel, batches: Sequence[Batch], routes: Tensor |
         top, cached = cache_batches(mixture, batches)
         for batch in cached:
             gold, inputs = batch["labels"], {name: value for name, value in batch.items() if name != "labels"}
-            parts = [shared_prefix(top, inputs, part).double().sum(0) for part in all_routes.split(at_once)]
+            parts = [shared_prefix(top, inputs, part).double().sum(0) for part in all_routes.split(AT_ONCE)]
             mean = torch.stack(parts).sum(0) / len(all_routes)
             for n, logits in enumerate((logits_at(top, batch, merge), mean[None])):
                 sums[n] += losses(logits, gold).double().sum().cpu()
-            for part in torch.arange(len(weights)).split(at_once):
+            for part in torch.arange(len(weights)).split(AT_ONCE):
                 here = {name: weight.expand(len(part), *weight.shape[1:]) for name, weight in merge.items()}
                 value, slope, second = derivatives(top, batch, here, {name: d[part] for name, d in directions.items()})
                 sums[2:] += torch.stack([second, variance(value, slope).sum(-1)]).double().cpu() @ weights[part]

@@ -149,8 +149,9 @@ def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path, monkeypatch):
         return real(*args)
 
     monkeypatch.setattr(ls, "_one_batch", lambda *args: one_batch(*args, deadline=2))
+    monkeypatch.setattr(ls, "SAVE_EVERY", 0)
     with pytest.raises(Killed):
-        ls.evaluate_points(mixture, plane, many, store, save_every=0)
+        ls.evaluate_points(mixture, plane, many, store)
     begun = read_landscape(store)
     assert begun.batches == (2, 4) and not begun.finished and begun.rows == 8
     said = []

@@ -75,12 +75,13 @@ def test_what_is_measured_is_average_weights_against_average_logits():
 
 
 @pytest.mark.parametrize("settings", [{"share": "up"}, {"tied": True}, {}])
-def test_the_merge_of_near_experts_differs_from_all_routes_as_the_estimate_says(settings):
+def test_the_merge_of_near_experts_differs_from_all_routes_as_the_estimate_says(settings, monkeypatch):
+    monkeypatch.setattr(t, "AT_ONCE", 4)
     mixture = model(**settings)
     with torch.no_grad():
         for _, parameter in mixture.expert_parameters():
             parameter.copy_(torch.lerp(parameter.mean(0, keepdim=True), parameter, 0.02))
-    gap = t.barycentre(mixture, batches(), at_once=4)
+    gap = t.barycentre(mixture, batches())
     assert gap.measured == pytest.approx(gap.estimate, rel=0.05) and abs(gap.measured) > 1e-9
 
 
@@ -96,14 +97,15 @@ def test_directions_are_a_side_each_and_tied_sides_together():
         t.expert_directions(model(experts=1))
 
 
-def test_drawn_routes_stand_for_all_where_there_are_too_many():
+def test_drawn_routes_stand_for_all_where_there_are_too_many(monkeypatch):
     mixture = model(blocks=None, experts=4)
     assert mixture.space.number == 4096
     with pytest.raises(ValueError, match=r"too many to enumerate"):
         t.barycentre(model(blocks=None, experts=5), batches(1))
     drawn = mixture.space.draw(torch.Generator().manual_seed(0), (6,))
     one = t.barycentre(mixture, batches(1), drawn)
-    close.assert_close(one.ensemble, t.barycentre(mixture, batches(1), drawn.flip(0), at_once=2).ensemble, close.DOUBLE)
+    monkeypatch.setattr(t, "AT_ONCE", 2)
+    close.assert_close(one.ensemble, t.barycentre(mixture, batches(1), drawn.flip(0)).ensemble, close.DOUBLE)
 
 
 def test_bad_input_is_named():
