@@ -32,6 +32,7 @@ from adamix_lab.experiments.figures import FIGURES
 from adamix_lab.experiments.performing import stacking_obstacle
 from adamix_lab.experiments.results import (
     Results,
+    frame,
     missing_seeds,
     read_results,
     settings_of,
@@ -87,17 +88,17 @@ def report(folder: Path, out: Path | None = None, say: Callable[[str], None] = p
     write_text(out / "report.md", text)
     write_text(out / "report.html", to_html(text, pictures))
     frames = {"differences": found.drop(columns="on"), "verdicts": verdict_details(verdicts, by_compute)}
-    for name, frame in frames.items():
-        write_text(out / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))
+    for name, table in frames.items():
+        write_text(out / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
     for verdict in verdicts:
         say(f"{verdict.claim.number:>2}. {verdict.claim.says}: {verdict.verdict}")
     say(f"written: {out / 'report.md'}, {out / 'report.html'}")
     return verdicts
 
 
-def grid(frame: DataFrame) -> str:
+def grid(table: DataFrame) -> str:
     """A table in Markdown; what stands in a cell is text, never markup."""
-    rows = [frame.columns, ["---"] * len(frame.columns), *frame.to_numpy()]
+    rows = [table.columns, ["---"] * len(table.columns), *table.to_numpy()]
     return "\n".join(
         "| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in row) + " |" for row in rows
     )
@@ -205,14 +206,11 @@ def _several(values: Iterable[Any]) -> str:
 
 def verdict_table(verdicts: Sequence[Verdict], by_compute: Sequence[Verdict]) -> DataFrame:
     """A row a claim."""
-    import pandas as pd
-
     rows = [
         (str(v.claim.number), v.claim.says, v.claim.source, v.verdict, _at_compute(c), f"{v.why} {v.claim.remark}")
         for v, c in zip(verdicts, by_compute, strict=True)
     ]
-    heads = ["", "claim", "where", "at equal steps", "at equal compute", "why (at equal steps)"]
-    return pd.DataFrame(rows, columns=heads)
+    return frame(rows, ["", "claim", "where", "at equal steps", "at equal compute", "why (at equal steps)"])
 
 
 def _at_compute(verdict: Verdict) -> str:
@@ -225,8 +223,6 @@ def _at_compute(verdict: Verdict) -> str:
 
 def verdict_details(verdicts: Sequence[Verdict], by_compute: Sequence[Verdict]) -> DataFrame:
     """A row a part of a claim, with its numbers."""
-    import pandas as pd
-
     rows = []
     for verdict, compute in zip(verdicts, by_compute, strict=True):
         for n, finding in enumerate(verdict.findings, 1):
@@ -242,7 +238,7 @@ def verdict_details(verdicts: Sequence[Verdict], by_compute: Sequence[Verdict]) 
                     "judged": judged and judged.verdict, "why": finding.why,
                 }
             )  # fmt: skip
-    return pd.DataFrame(rows)
+    return frame(rows)
 
 
 # -- the tables -------------------------------------------------------------------------------------------
@@ -253,8 +249,6 @@ def differences(tables: Sequence[Table], scores: Scores, bootstrap: bool = True)
 
     Column `on` has the seeds; `verdict` is corrected over all rows of a table and budget.
     """
-    import pandas as pd
-
     rows = []
     for table in tables:
         for line in table.lines:
@@ -265,7 +259,7 @@ def differences(tables: Sequence[Table], scores: Scores, bootstrap: bool = True)
                     if on.by_seed:
                         printed = line.printed.get(column, math.nan)
                         rows.append((table.name, line.says, column, task, budget, printed, *_numbers(on), on))
-    found = pd.DataFrame(rows, columns=COLUMNS)
+    found = frame(rows, COLUMNS)
     comparisons = found.groupby(["table", "budget"])["on"].transform("size")
     pairs = zip(found["on"], comparisons, strict=True)
     return found.assign(verdict=[verdict_of(on.estimate, "points", number).verdict for on, number in pairs])
@@ -306,7 +300,7 @@ def table_section(table: Table, scores: Scores, found: DataFrame) -> str:
             rows.append([line.says, f"here, {BUDGETS[budget]}", *shown, "–"])
     heads = ["difference", "whose", *columns, "mean of tasks run here", "mean of the paper's tasks"]
     parts = [f"### {table.name}. {table.title}", f"{table.name}, as differences in points"]
-    return "\n\n".join([*parts, grid(pd.DataFrame(rows, columns=heads)), *filter(None, [table.remark])])
+    return "\n\n".join([*parts, grid(frame(rows, heads)), *filter(None, [table.remark])])
 
 
 def estimate_cell(estimate: Estimate, verdict: str = "", digits: int = 1) -> str:
@@ -323,8 +317,6 @@ def opponents(scores: Scores) -> DataFrame:
 
     Each column of a task and view is a family of its own: its intervals are corrected for all variants in it.
     """
-    import pandas as pd
-
     reference, found = variant_called(scores.results, REFERENCE), scores.results.table
     names = {each: with_side(each, *own) for each, *own in found[["variant", "method", "share"]].to_numpy()}
     rows = []
@@ -342,8 +334,7 @@ def opponents(scores: Scores) -> DataFrame:
             if any(cell != NOT_RUN for cell in cells)
         ]
     against = f"{names.get(reference or '', REFERENCE)} minus"
-    heads = ["task", "what is equal", against, "points", "nats", "nats at fitted temperatures"]
-    return pd.DataFrame(rows, columns=heads)
+    return frame(rows, ["task", "what is equal", against, "points", "nats", "nats at fitted temperatures"])
 
 
 def _judged_cell(on: OnTask, measure: str, family: int) -> str:

@@ -163,8 +163,7 @@ def prediction_rows(result: Evaluation) -> list[dict[str, Any]]:
 
 def parquet(name: str, rows: Sequence[Mapping[str, Any]]) -> bytes:
     """A table as the bytes of a Parquet file. Raises ImportError where pandas or pyarrow is missing."""
-    pd = _pandas()
-    table = pd.DataFrame(rows, columns=COLUMNS[name].split())
+    table = frame(rows, COLUMNS[name].split())
     if name == PREDICTIONS:
         table["probability_of_label"] = table["probability_of_label"].astype("float32")
     buffer = io.BytesIO()
@@ -288,6 +287,12 @@ def read_table(path: Path) -> DataFrame:
             "Gather them again with the version that reads them."
         )
     return table
+
+
+def frame(rows: Sequence[Any], columns: Sequence[str] | None = None) -> DataFrame:
+    """A table of rows. Raises ImportError where pandas or pyarrow is missing."""
+    found: DataFrame = _pandas().DataFrame(rows, columns=columns)
+    return found
 
 
 def _pandas() -> Any:
