@@ -70,7 +70,7 @@ def report(folder: Path, out: Path | None = None, say: Callable[[str], None] = p
     scores, out = Scores(results), out or folder / "report"
     verdicts, by_compute = verdicts_of(scores), verdicts_of(scores, "compute")
     tables = read_tables()
-    found = differences(tables, scores, bootstrap=results.predictions is not None)
+    found = differences(tables, scores)
     pictures = {number: picture for number, draw in FIGURES.items() if (picture := draw(scores))}
     text = read_paper("report.md").format(
         runs=grid(what_was_run(results)),
@@ -244,7 +244,7 @@ def verdict_details(verdicts: Sequence[Verdict], by_compute: Sequence[Verdict]) 
 # -- the tables -------------------------------------------------------------------------------------------
 
 
-def differences(tables: Sequence[Table], scores: Scores, bootstrap: bool = True) -> DataFrame:
+def differences(tables: Sequence[Table], scores: Scores) -> DataFrame:
     """Every comparison of the tables by budget and column, in points, a row each: what is printed, and what is here.
 
     Column `on` has the seeds; `verdict` is corrected over all rows of a table and budget.
@@ -255,7 +255,7 @@ def differences(tables: Sequence[Table], scores: Scores, bootstrap: bool = True)
             trained = len({side.variant for _, side in line.contrast.terms}) > 1  # else "compute" has the same runs
             for budget in [name for name in BUDGETS if trained or name != "compute"]:
                 for column, (task, metric) in columns_of(table, scores).items():
-                    on = scores.on_task(replace(line.contrast, metric=metric), task, budget, bootstrap)
+                    on = scores.on_task(replace(line.contrast, metric=metric), task, budget, bootstrap=True)
                     if on.by_seed:
                         printed = line.printed.get(column, math.nan)
                         rows.append((table.name, line.says, column, task, budget, printed, *_numbers(on), on))

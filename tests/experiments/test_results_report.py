@@ -107,7 +107,7 @@ def test_every_table_of_the_paper_has_its_printed_differences():
 
 def test_the_correction_runs_over_a_whole_table_and_budget():
     table = made.results({**EFFECTS, "full": -1.0}, compute=("full",))
-    found = differences(read_tables(), Scores(Results(table)), bootstrap=False)
+    found = differences(read_tables(), Scores(Results(table)))
     for budget, lines in (("steps", 3), ("compute", 1)):
         rows = found[(found["table"] == "Table 8") & (found["budget"] == budget)]
         assert len(rows) == 3 * lines
