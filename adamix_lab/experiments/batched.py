@@ -59,20 +59,18 @@ def incompatibilities(mixture: MixtureModel, starts: Sequence[Start], recipes: S
     starts: each run's `trained_tensors` before its first step. recipes: one a run.
     """
     gated = not mixture.mixture.own and len(mixture.sites) != len(mixture.mixture.sites)
-    reasons = (
-        (bool(mixture.mixture.own), "weights of the model itself train (full fine-tuning, BitFit, peft's methods)"),
-        (gated, "learned gates choose by hidden states: a run's routes are not known before the pass"),
-        (
-            checkpoints_gradients(mixture.model),
-            "gradient checkpointing is on: what is recomputed would run without the stacked weights",
+    checks = {
+        "weights of the model itself train (full fine-tuning, BitFit, peft's methods)": mixture.mixture.own,
+        "learned gates choose by hidden states: a run's routes are not known before the pass": gated,
+        "gradient checkpointing is on: what is recomputed would run without the stacked weights": (
+            checkpoints_gradients(mixture.model)
         ),
-        (reads_labels(mixture.model), "an encoder-decoder reads its labels: only encoders and decoders are stacked"),
-        (
-            len(starts) != len(recipes) or not recipes,
-            f"{len(starts)} starts and {len(recipes)} recipes: expected one of each a run, and a run at least",
+        "an encoder-decoder reads its labels: only encoders and decoders are stacked": reads_labels(mixture.model),
+        f"{len(starts)} starts and {len(recipes)} recipes: expected one of each a run, and a run at least": (
+            len(starts) != len(recipes) or not recipes
         ),
-    )
-    found = [reason for applies, reason in reasons if applies]
+    }
+    found = [reason for reason, applies in checks.items() if applies]
     for n, (start, recipe) in enumerate(zip(starts, recipes, strict=False)):
         shapes, first = ({name: list(tensor.shape) for name, tensor in each.items()} for each in (start, starts[0]))
         if other := sorted(name for name in shapes | first if shapes.get(name) != first.get(name)):
@@ -83,17 +81,16 @@ def incompatibilities(mixture: MixtureModel, starts: Sequence[Start], recipes: S
         for name in COMMON:
             if getattr(recipe, name) != getattr(recipes[0], name):
                 found.append(f"run {n} has {name} = {getattr(recipe, name)}, run 0 {getattr(recipes[0], name)}")
-        single = (
-            (recipe.per == "token", 'a route a token (per = "token") computes all vertices'),
-            (
-                recipe.dev_fraction > 0 or recipe.choose_on != "slice",
-                "it chooses its weights on a dev slice: set dev_fraction = 0, which keeps the last ones",
+        single = {
+            'a route a token (per = "token") computes all vertices': recipe.per == "token",
+            "it chooses its weights on a dev slice: set dev_fraction = 0, which keeps the last ones": (
+                recipe.dev_fraction > 0 or recipe.choose_on != "slice"
             ),
-            (recipe.accumulate > 1, "accumulated pieces: stacked runs take their batches whole"),
-            (recipe.precision == "fp16", "float16 scales losses by what one run's gradients allow"),
-            (recipe.consistency.views == "same_dropout", "views of one dropout mask run one after another"),
-        )
-        found += [f"run {n}: {reason}" for applies, reason in single if applies]
+            "accumulated pieces: stacked runs take their batches whole": recipe.accumulate > 1,
+            "float16 scales losses by what one run's gradients allow": recipe.precision == "fp16",
+            "views of one dropout mask run one after another": recipe.consistency.views == "same_dropout",
+        }
+        found += [f"run {n}: {reason}" for reason, applies in single.items() if applies]
     return found
 
 
