@@ -7,7 +7,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from adamix_lab.core import files
 from adamix_lab.experiments import results as stored
 from adamix_lab.experiments.results import (
     begin,
@@ -81,17 +80,18 @@ def test_gathered_tables_are_tidy_and_a_new_name_counts(out):
 
 
 def test_a_run_without_its_results_is_not_finished_and_not_gathered(out, monkeypatch):
-    run, written = Run(seed=2), []
+    run, written, write = Run(seed=2), [], Path.write_bytes
 
     def killed(path, data):
         if len(written) == 2:
             raise KeyboardInterrupt
         written.append(path)
-        path.write_bytes(data)
+        write(path, data)
 
+    place, data = begin(out, run), made(run)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(stored, "_write", killed)
-        finish(begin(out, run), made(run))
+        patch.setattr(Path, "write_bytes", killed)
+        finish(place, data)
     assert len(list((out / run.key).glob("*.parquet"))) == 2  # the results are written last
     assert not finished(out, run) and len(gather(out)) == 2
 
@@ -144,15 +144,14 @@ def test_a_full_disk_loses_nothing_that_was_finished(out, monkeypatch):
     gather(out)
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
     run, data = Run(seed=5), made(Run(seed=5))
-    place = begin(out, run)
+    place, write = begin(out, run), Path.write_bytes
 
     def full(path, data):
-        path.write_bytes(data[: len(data) // 2])
+        write(path, data[: len(data) // 2])
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(stored, "_write", full)
-        patch.setattr(files, "_write_bytes", full)
+        patch.setattr(Path, "write_bytes", full)
         with pytest.raises(OSError, match=r"No space left on device.*Free some space"):
             finish(place, data)
     assert not finished(out, run) and not list(place.glob("*.parquet"))
