@@ -41,16 +41,8 @@ NAMES = {  # where a label differs from the word
     "ema": "single + EMA",
     "slow-swa": "single, lr/M + SWA",
 }
-LATER = (
-    "label_noise",
-    "sample",
-    "part",
-    "temperature",
-    "label_smoothing",
-    "swa",
-    "ema",
-    "pooling",
-)  # no part of older keys
+# No part of older keys.
+LATER = ("label_noise", "sample", "part", "temperature", "label_smoothing", "swa", "ema", "pooling")
 
 
 @dataclass(frozen=True)
@@ -207,8 +199,7 @@ def without_effect(method: str) -> dict[str, Any]:
     """The settings that a method has not, with their empty values."""
     if method == "probe":
         nothing: dict[str, Any] = {"steps": 0, "lr": 0.0, "head_lr": None, "top_blocks": None, "prompt": False}
-        nothing |= {"pooling": "cls"}
-        nothing |= {"label_smoothing": 0.0, "swa": None, "ema": None, "temperature": None}
+        nothing |= {"label_smoothing": 0.0, "swa": None, "ema": None, "temperature": None, "pooling": "cls"}
     else:
         nothing = {"top_blocks": None} if method == "head" else {}
     taken = settings_of(method)
