@@ -27,10 +27,10 @@ import typer
 
 from adamix_lab.core.files import write_text
 from adamix_lab.experiments.ablation import TRIALS, Grid, ablate, grid_of, with_rates
-from adamix_lab.experiments.performing import Engine, perform_all
-from adamix_lab.experiments.results import RESULTS, finished, read_table
-from adamix_lab.experiments.running import Terms, mixture_of, prepare, task_name, task_of, train_whole
-from adamix_lab.experiments.settings import Run
+from adamix_lab.experiments.performing import perform_all
+from adamix_lab.experiments.results import RESULTS, finished, read_table, task_name
+from adamix_lab.experiments.running import mixture_of, prepare, task_of, train_whole
+from adamix_lab.experiments.settings import Engine, Run, Terms
 from adamix_lab.fast.blocks import may_cut
 from adamix_lab.fast.prefix import may_cache
 from adamix_lab.fast.tree import walks
