@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -320,3 +321,16 @@ def check_points(mixture: MixtureModel, anchors: Point) -> None:
                 f"The points do not fit the model: {name} is {list(stacked.shape[1:])}, in the model {there}. Expected "
                 "points of models attached alike (same base, adaptation and sites)."
             )
+
+
+def plane_coordinates(landscape: Landscape) -> tuple[Tensor, Tensor]:
+    """Where points and marks are drawn: the two axes, or the place inside an equilateral triangle.
+
+    Raises ValueError for a tetrahedron: draw its faces.
+    """
+    axes = list(landscape.axes.values())
+    if landscape.kind != "simplex":
+        return axes[0], axes[1]
+    if len(axes) != 3:
+        raise LabError("A tetrahedron has no flat picture: expected three vertices. Draw its faces, of three each.")
+    return axes[1] + axes[2] / 2, axes[2] * math.sqrt(3) / 2

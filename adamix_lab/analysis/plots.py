@@ -8,9 +8,9 @@ from __future__ import annotations
 import base64
 import html
 import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from pandas import DataFrame
-    from torch import Tensor
 
     from adamix_lab.analysis.landscape import Landscape
 
@@ -61,19 +60,23 @@ class Picture:
         return f'<img alt="{html.escape(self.alt)}" src="data:image/png;base64,{data or self._encoded()}"/>'
 
     def _encoded(self) -> str:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from PIL import Image
-
-        # `savefig` would draw twice, once to lay out; a learner waits for this
-        self.figure.set_dpi(100)
-        canvas, buffer = FigureCanvasAgg(self.figure), io.BytesIO()
-        canvas.draw()
-        Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).save(buffer, format="png")
-        return base64.b64encode(buffer.getvalue()).decode()
+        return base64.b64encode(png_of(self.figure)).decode()
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
         data, metadata = self._encoded(), {"image/png": {"alt": self.alt}}
         return {"text/html": self.html(data), "image/png": data, "text/plain": self.alt}, metadata
+
+
+def png_of(figure: Figure) -> bytes:
+    """The figure as PNG; `savefig` would draw twice, once to lay out, and a learner waits for this."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    figure.set_dpi(100)
+    canvas, buffer = FigureCanvasAgg(figure), io.BytesIO()
+    canvas.draw()
+    Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).save(buffer, format="png")
+    return buffer.getvalue()
 
 
 def save_figure(figure: Figure, path: Path, alt: str) -> Path:
@@ -84,12 +87,13 @@ def save_figure(figure: Figure, path: Path, alt: str) -> Path:
 
 
 def panels(number: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure that belongs to no window and needs no display, with so many panels side by side."""
+    """A figure that belongs to no window, with so many panels side by side; as a cell's last value it is shown."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
+    figure._repr_png_ = partial(png_of, figure)  # type: ignore[attr-defined]  # pyplot, if imported, shows it by itself
     return figure, list(figure.subplots(1, number, squeeze=False)[0])
 
 
@@ -181,6 +185,8 @@ def _plot_lines(landscapes: Mapping[str, Landscape], metric: str) -> Picture:
 def _plot_maps(landscapes: Mapping[str, Landscape], metric: str) -> Picture:
     import numpy as np
 
+    from adamix_lab.analysis.landscape import plane_coordinates
+
     values = {name: landscape.values(metric).flatten().numpy() for name, landscape in landscapes.items()}
     everything = np.concatenate(list(values.values()))
     levels = np.linspace(everything.min(), max(float(np.quantile(everything, 0.98)), everything.min() + 1e-6), 21)
@@ -205,19 +211,6 @@ def _plot_maps(landscapes: Mapping[str, Landscape], metric: str) -> Picture:
     figure.colorbar(drawn, ax=axes, label=UNITS[metric], shrink=0.85)
     what = f"{metric.capitalize()} over a {landscape.kind} of adapter space"
     return Picture(figure, f"{what}, one colour scale. {'; '.join(parts)}.")
-
-
-def plane_coordinates(landscape: Landscape) -> tuple[Tensor, Tensor]:
-    """Where points and marks are drawn: the two axes, or the place inside an equilateral triangle.
-
-    Raises ValueError for a tetrahedron: draw its faces.
-    """
-    axes = list(landscape.axes.values())
-    if landscape.kind != "simplex":
-        return axes[0], axes[1]
-    if len(axes) != 3:
-        raise LabError("A tetrahedron has no flat picture: expected three vertices. Draw its faces, of three each.")
-    return axes[1] + axes[2] / 2, axes[2] * math.sqrt(3) / 2
 
 
 def plot_curvature(

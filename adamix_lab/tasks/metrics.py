@@ -131,9 +131,11 @@ def text_table(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def html_table(rows: Sequence[Mapping[str, str]]) -> str:
-    """The same as HTML, every cell escaped."""
+    """The same as HTML, every cell escaped, words on the left as they are read (Jupyter puts them on the right)."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in names)
-    lines = ("".join(f"<td>{html.escape(row.get(name, ''))}</td>" for name in names) for row in rows)
+    head = "".join(f'<th scope="col" style="text-align: left">{html.escape(name)}</th>' for name in names)
+    lines = (
+        "".join(f"<td style='text-align: left'>{html.escape(row.get(name, ''))}</td>" for name in names) for row in rows
+    )
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from adamix_lab.analysis import plots
-from adamix_lab.analysis.landscape import METRICS, empty_landscape
+from adamix_lab.analysis.landscape import METRICS, empty_landscape, plane_coordinates
 from adamix_lab.analysis.plots import save_figure
 from adamix_lab.analysis.points import line, plane, random_plane, simplex, square
 
@@ -54,7 +54,7 @@ def test_kinds_are_not_mixed_and_tetrahedra_are_refused():
 
 def test_corners_of_a_triangle_are_equally_far_apart():
     found = landscape(simplex(ends(3), 2))
-    x, y = plots.plane_coordinates(found)
+    x, y = plane_coordinates(found)
     corners = torch.stack([x, y], -1)[-4:-1]
     close.assert_close(torch.pdist(corners), [1, 1, 1], close.DOUBLE)
 

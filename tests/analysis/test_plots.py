@@ -34,3 +34,17 @@ def test_every_method_has_a_marker_of_its_own_and_enough_contrast_on_white():
     assert len({marker for _, marker in STYLES.values()}) == len(STYLES)
     for name, (colour, _) in STYLES.items():
         assert 1.05 / (luminance(colour) + 0.05) >= 3, name
+
+
+def test_a_figure_is_shown_as_a_cells_last_value_and_obeys_the_style():
+    import matplotlib
+    from IPython.core.formatters import PNGFormatter
+    from matplotlib.colors import to_hex
+
+    from adamix_lab.analysis.plots import new_figure
+
+    figure, ax = new_figure()
+    ax.plot([1, 2])
+    assert PNGFormatter()(figure).startswith(b"\x89PNG")
+    with matplotlib.rc_context({"figure.facecolor": "#102030"}):
+        assert to_hex(new_figure()[0].get_facecolor()) == "#102030"
