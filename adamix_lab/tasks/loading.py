@@ -7,7 +7,7 @@ rows are read is a `TaskSpec`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from adamix_lab.tasks.rows import SUFFIXES, Part, once, read_files, read_hub, re
 from adamix_lab.tasks.tasks import (
     EMBEDDED,
     PAPER_TASKS,
-    Report,
+    SHOWN,
     Row,
     Task,
     TaskSpec,
@@ -137,25 +137,41 @@ def _drawn(
     return rows, notes
 
 
-def _report(task: Task, read: Sequence[Part], unused: Sequence[str], why: str, notes: Sequence[str]) -> Report:
-    counts = {
-        name: (_holders(task.train, task.label, n), _holders(task.evaluation, task.label, n))
-        for n, name in enumerate(task.classes if task.kind != "numbers" else ())
-    }
-    known = {tuple(row[column] for column in task.text) for row in task.train}
-    both = sum(tuple(row[column] for column in task.text) in known for row in task.evaluation)
-    again = [f"Rows to be judged on whose text is trained on, too: {both:,}."] if both else []
-    empty = sum(not "".join(row[c] for c in task.text).strip() for row in [*task.train, *task.evaluation])
-    again += [f"Rows without any text: {empty:,}."] if empty else []
-    alike = [name for name in task.classes if [other.casefold() for other in task.classes].count(name.casefold()) > 1]
-    again += [f"Classes that differ in capitals alone: {', '.join(map(repr, alike))}. Are they one?"] if alike else []
-    taken = tuple((Path(part.place).name, len(part.rows), part.lines) for part in read)
-    columns, sizes = (*task.text, task.label), (len(task.train), len(task.evaluation))
-    return Report(task.name, taken, columns, tuple(unused), str(task.kind), why, sizes, counts, (*notes, *again))
+def _report(task: Task, read: Sequence[Part], unused: Sequence[str], why: str, notes: Sequence[str]) -> str:
+    """What was taken and what was left, a sentence a line."""
+    files = [(Path(part.place).name, len(part.rows), part.lines) for part in read]
+    taken = "; ".join(f"{name}, {rows:,} rows{f' in {lines:,} lines' if lines else ''}" for name, rows, lines in files)
+    left = ", ".join(name or "one without a name" for name in unused) or "none"
+    lines = [
+        f"Task {task.name!r}: {len(task.train):,} rows to train on and {len(task.evaluation):,} to be judged on.",
+        f"Read: {taken}.",
+        f"Columns: {' and '.join(task.text)} (the text), {task.label} (the label); unused: {left}.",
+        f"Kind: {task.kind}, because {why}.",
+    ]
+    if task.classes and task.kind != "numbers":
+        holders = [
+            f"{name!r} ({_holders(task.train, task.label, n):,} and {_holders(task.evaluation, task.label, n):,})"
+            for n, name in enumerate(task.classes[:SHOWN])
+        ]
+        more = [f"and {len(task.classes) - SHOWN:,} more"] if len(task.classes) > SHOWN else []
+        lines.append(f"Rows of each, to train on and to be judged on: {', '.join(holders + more)}.")
+    return "\n".join([*lines, *(f"Note: {note}" for note in (*notes, *_doubts(task)))])
 
 
 def _holders(rows: Sequence[Row], label: str, number: int) -> int:
     return sum(row[label][number] if isinstance(row[label], list) else row[label] == number for row in rows)
+
+
+def _doubts(task: Task) -> Iterator[str]:
+    """What may mislead in the rows of a task."""
+    known = {tuple(row[column] for column in task.text) for row in task.train}
+    if both := sum(tuple(row[column] for column in task.text) in known for row in task.evaluation):
+        yield f"Rows to be judged on whose text is trained on, too: {both:,}."
+    if empty := sum(not "".join(row[c] for c in task.text).strip() for row in [*task.train, *task.evaluation]):
+        yield f"Rows without any text: {empty:,}."
+    folded = [name.casefold() for name in task.classes]
+    if alike := [name for name in task.classes if folded.count(name.casefold()) > 1]:
+        yield f"Classes that differ in capitals alone: {', '.join(map(repr, alike))}. Are they one?"
 
 
 def _find(

@@ -47,48 +47,6 @@ def embedded_folder(name: str) -> Path:
     return folder
 
 
-@dataclass(frozen=True)
-class Report:
-    """What `load_task` took and what it left; printed, it says so.
-
-    Attributes:
-        task: its name.
-        parts: (place, rows, lines of the file or 0), one a part that was read.
-        columns: the text's, then the label's.
-        left_out: columns that nothing reads.
-        kind: of the task.
-        why: it was taken for that kind.
-        rows: to train on, and to be judged on.
-        counts: the same by class or label; empty for numbers.
-        notes: whole sentences: what was passed over, read otherwise, drawn, or may mislead.
-    """
-
-    task: str
-    parts: tuple[tuple[str, int, int], ...]
-    columns: tuple[str, ...]
-    left_out: tuple[str, ...]
-    kind: str
-    why: str
-    rows: tuple[int, int]
-    counts: Mapping[str, tuple[int, int]]
-    notes: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        taken = "; ".join(f"{place}, {rows:,} rows{f' in {n:,} lines' if n else ''}" for place, rows, n in self.parts)
-        shown = [f"{name!r} ({a:,} and {b:,})" for name, (a, b) in [*self.counts.items()][:SHOWN]]
-        more = [f"and {len(self.counts) - SHOWN:,} more"] if len(self.counts) > SHOWN else []
-        unused = ", ".join(name or "one without a name" for name in self.left_out) or "none"
-        lines = [
-            f"Task {self.task!r}: {self.rows[0]:,} rows to train on and {self.rows[1]:,} to be judged on.",
-            f"Read: {taken}.",
-            f"Columns: {' and '.join(self.columns[:-1])} (the text), {self.columns[-1]} (the label); unused: {unused}.",
-            f"Kind: {self.kind}, because {self.why}.",
-            f"Rows of each, to train on and to be judged on: {', '.join(shown + more)}." if shown else "",
-            *(f"Note: {note}" for note in self.notes),
-        ]
-        return "\n".join(filter(None, lines))
-
-
 @dataclass(frozen=True, repr=False)
 class Task:
     """What is learned and what it is judged on.
@@ -108,7 +66,7 @@ class Task:
         kind: what is answered: "classes", "labels" (several may hold), "numbers", "tokens", "spans" or "texts"; none
             given: classes or several labels where there are names, else numbers.
         options: of `load_task`, where they were not the usual ones: `load_task(source, **options)` loads it again.
-        report: what `load_task` took and left; printed, it says so in sentences.
+        report: what `load_task` took and what it left, in sentences to print.
 
     Values of numpy and pandas in the columns that are read become Python's own.
 
@@ -128,7 +86,7 @@ class Task:
     source: str = ""
     kind: Kind | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    report: Report | None = field(default=None, compare=False, repr=False)
+    report: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.text, str):
