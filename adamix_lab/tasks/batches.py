@@ -10,13 +10,14 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.core.errors import LabError, positive, unknown
+from adamix_lab.core.errors import LabError, positive
 from adamix_lab.core.mixture import evaluating
 from adamix_lab.core.objective import predicts_next, reads_labels
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.sites import PROBLEM_TYPES, answer_kind, class_names, count_answers
 from adamix_lab.core.views import Batch
 from adamix_lab.models.model import MixtureModel
+from adamix_lab.tasks.labels import text_of
 from adamix_lab.tasks.tasks import Task
 
 Example = dict[str, Tensor]
@@ -58,21 +59,13 @@ def encode(rows: Sequence[Mapping[str, Any]], task: Task, tokenizer: Any, max_le
             f"Task {task.name!r} has texts to write: expected classes or numbers, which a head answers. Use "
             'generation.training.train_generator with a decoder (load_backbone(..., kind="generation")).'
         )
-    columns = [[_text(row, column, n) for n, row in enumerate(rows, start=1)] for column in task.text]
+    columns = [[text_of(row, column, f"Row {n}") for n, row in enumerate(rows, start=1)] for column in task.text]
     examples = tokenized(columns, tokenizer, max_length)
     for example, row in zip(examples, rows, strict=True):
         if task.label in row:
             example["labels"] = label_tensor(row[task.label], task)
     warn_of_cuts(examples, columns, tokenizer, max_length)
     return examples
-
-
-def _text(row: Mapping[str, Any], column: str, n: int) -> str:
-    if column not in row:
-        raise LabError(f"Row {n}: {unknown('Column', column, row)}")
-    if not isinstance(row[column], str):
-        raise LabError(f"Row {n}: {column} = {row[column]!r:.60}: expected a string (it may be empty).")
-    return row[column]
 
 
 def labelled(examples: list[Example], task: Task) -> list[Example]:

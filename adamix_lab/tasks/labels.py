@@ -67,20 +67,30 @@ def text_columns(
 def check_columns(part: Part, text: Sequence[str], label: Sequence[str]) -> None:
     """Raises ValueError for a row that lacks a column, or whose text is no string (it may be empty)."""
     for number, row in enumerate(part.rows, start=1):
-        for column in (*text, *label):
+        for column in text:
+            text_of(row, column, f"{part.place}, row {number}")
+        for column in label:
             if column not in row:
                 raise LabError(f"{part.place}, row {number}: {unknown('Column', column, row)}")
-        for column in text:
-            value, where = row[column], f"{part.place}, row {number}: {column}"
-            if isinstance(value, list):
-                raise LabError(
-                    f"{where} is a list: expected a string. load_task reads no labels of words: make a "
-                    'Task(..., kind="tokens"), and give train and evaluate an encoder.'
-                )
-            if not isinstance(value, str):
-                raise LabError(f"{where} = {str(value)[:60]}: expected a string (it may be empty).")
-            if not value.isascii() and re.search("[\ud800-\udfff]", value):
-                raise LabError(f"{where} = {value!r:.60} holds half a character, which no tokenizer takes. Correct it.")
+
+
+def text_of(row: Mapping[str, Any], column: str, place: str) -> str:
+    """A row's text. Raises ValueError, with the place, where there is none, or it is no string (it may be empty)."""
+    if column not in row:
+        raise LabError(f"{place}: {unknown('Column', column, row)}")
+    value = row[column]
+    if isinstance(value, list):
+        raise LabError(
+            f"{place}: {column} is a list: expected a string. load_task reads no labels of words: make a "
+            'Task(..., kind="tokens"), and give train and evaluate an encoder.'
+        )
+    if not isinstance(value, str):
+        raise LabError(f"{place}: {column} = {value!r:.60}: expected a string (it may be empty).")
+    if not value.isascii() and re.search("[\ud800-\udfff]", value):
+        raise LabError(
+            f"{place}: {column} = {value!r:.60} holds half a character, which no tokenizer takes. Correct it."
+        )
+    return value
 
 
 def number_labels(parts: Sequence[Part], label: str, known: TaskSpec | None = None, kind: str | None = None) -> Labels:

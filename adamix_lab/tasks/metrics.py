@@ -68,13 +68,7 @@ def spearman(predictions: Tensor, labels: Tensor, classes: int = 2) -> float:
     return _correlation("Spearman", spearmanr, predictions, labels)
 
 
-METRICS: dict[str, Metric] = {
-    "accuracy": accuracy,
-    "f1": f1,
-    "matthews": matthews,
-    "pearson": pearson,
-    "spearman": spearman,
-}
+METRICS: dict[str, Metric] = {metric.__name__: metric for metric in (accuracy, f1, matthews, pearson, spearman)}
 
 
 def score(names: Sequence[str], predictions: Tensor, labels: Tensor, classes: int = 2) -> dict[str, float]:

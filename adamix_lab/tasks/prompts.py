@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from adamix_lab.core.calls import during, here, hooked
 from adamix_lab.core.errors import LabError, positive
 from adamix_lab.tasks.backbones import load_backbone
-from adamix_lab.tasks.batches import Encoder, Example, TextsCut
+from adamix_lab.tasks.batches import Encoder, Example, TextsCut, label_tensor
+from adamix_lab.tasks.labels import text_of
 from adamix_lab.tasks.tasks import Task
 
 FIELDS = ("first", "second", "mask")
@@ -127,16 +128,14 @@ def _at_mask(module: nn.Module, args: Any, output: Any) -> Any:
     return output
 
 
-def load_prompted(
-    name: str, prompt: Prompt, task: Task, seed: int = 0, revision: str | None = None
-) -> tuple[PromptModel, Any]:
+def load_prompted(name: str, prompt: Prompt, task: Task, seed: int = 0) -> tuple[PromptModel, Any]:
     """(model, tokenizer): a backbone with its masked-LM head, ready for `attach`.
 
     Raises ValueError where prompt and task do not fit, a label word is several tokens, or the backbone has no
     masked-LM head.
     """
     prompt.check(task)
-    model, tokenizer = load_backbone(name, kind="masked", seed=seed, revision=revision)
+    model, tokenizer = load_backbone(name, kind="masked", seed=seed)
     return PromptModel(model, word_ids(prompt, tokenizer), tokenizer.mask_token_id).eval(), tokenizer
 
 
@@ -167,14 +166,14 @@ def prompt_encoder(prompt: Prompt) -> Encoder:
         if not rows:
             raise LabError("No rows to encode: expected at least one.")
         examples, cut = [], 0
-        for row in rows:
+        for n, row in enumerate(rows, start=1):
             # A mask in the text would be a second place to answer at.
-            texts = [row[column].replace(tokenizer.mask_token, " ") for column in task.text]
+            texts = [text_of(row, column, f"Row {n}").replace(tokenizer.mask_token, " ") for column in task.text]
             encoded, shortened = _fit(prompt, texts, tokenizer, max_length)
             cut += shortened
             example = {name: torch.tensor(encoded[name], dtype=torch.long) for name in encoded}
             if task.label in row:
-                example["labels"] = torch.tensor(row[task.label])
+                example["labels"] = label_tensor(row[task.label], task)
             examples.append(example)
         if cut:
             warnings.warn(

@@ -194,7 +194,6 @@ class TaskSpec:
         config: of that data set.
         hub_text: the text columns' names on the Hub, where they differ.
         hub_classes: the classes in the Hub's order, where it differs.
-        kind: what is answered; none: classes where there are names, else numbers.
         numbers: the classes in the order of the numbers that stand in the rows at hand, where that differs.
     """
 
@@ -207,7 +206,6 @@ class TaskSpec:
     config: str | None = None
     hub_text: tuple[str, ...] = ()
     hub_classes: tuple[str, ...] = ()
-    kind: Kind | None = None
     numbers: tuple[str, ...] = ()
 
 
@@ -304,23 +302,24 @@ def few_shot(task: Task, examples: int = 30, seed: int = 0, per_class: int | Non
     6
     """
     positive("examples", examples)
-    rng = random.Random(seed)
+    classes = task.classes if task.kind == "classes" else ()
     if per_class is not None:
         positive("per_class", per_class)
-        if task.kind != "classes":
+        if not classes:
             what = "a regression" if task.regression else f"a task of {task.kind}"
             raise LabError(f"per_class = {per_class} for {task.name!r}, {what}: expected examples instead.")
-    groups: list[list[int]] = [[] for _ in (task.classes if task.kind == "classes" else ("all",))]
+    groups: list[list[int]] = [[] for _ in classes or ("all",)]
     for n, row in enumerate(task.train):
-        groups[row[task.label] if task.kind == "classes" else 0].append(n)
+        groups[row[task.label] if classes else 0].append(n)
     if examples < len(groups) and per_class is None:
         raise LabError(f"examples = {examples} for {len(groups)} classes: expected one of each at least.")
+    rng = random.Random(seed)
     more = rng.sample(range(len(groups)), examples % len(groups))
     picked: list[int] = []
     for number, members in enumerate(groups):
         wanted = per_class or examples // len(groups) + (number in more)
         if wanted > len(members):
-            what = f"class {task.classes[number]!r}" if task.kind == "classes" else "the task"
+            what = f"class {classes[number]!r}" if classes else "the task"
             raise LabError(
                 f"{wanted} examples of {what} were asked for, {task.name!r} has {len(members)}: expected at most "
                 "these. Ask for fewer."
