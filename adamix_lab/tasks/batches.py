@@ -318,12 +318,7 @@ class Batches:
         return iter(self.epoch(self._epoch))
 
 
-def sequential(
-    examples: Sequence[Example],
-    batch_size: int,
-    pad: Padding = ZEROS,
-    multiple: int = 1,
-) -> Iterator[tuple[list[int], Batch]]:
+def sequential(examples: Sequence[Example], batch_size: int, pad: Padding = ZEROS) -> Iterator[tuple[list[int], Batch]]:
     """Batches for evaluation, longest first, each with its examples' original indices, so results go back in order.
 
     (Longest first: a batch that does not fit into memory fails at once.)
@@ -332,7 +327,7 @@ def sequential(
     order = sorted(range(len(examples)), key=lambda n: -length(examples[n]))
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
-        yield indices, collate([examples[n] for n in indices], pad, multiple)
+        yield indices, collate([examples[n] for n in indices], pad)
 
 
 # -- how long a row may be: the positions that a model has, and what a caller asks for ---------------------------
