@@ -208,8 +208,7 @@ def _prompted(model: nn.Module, head: Head, seed: int, config: Any, tokens: int)
         copied = hasattr(wrapped.get_submodule(path), "modules_to_save")
         path = f"{path}.modules_to_save.default" if copied else path
         new_head[path] = wrapped.get_submodule(path)
-    in_head = {id(p) for module in new_head.values() for p in module.parameters()}
-    added = [name for name, p in wrapped.named_parameters() if id(p) not in before | in_head]
+    added = [name for name in all_weights(wrapped, new_head) if id(wrapped.get_parameter(name)) not in before]
     return wrapped, [name for name in added if "original_module" not in name], new_head
 
 

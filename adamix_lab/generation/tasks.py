@@ -6,7 +6,6 @@ equal triplesets, E2E's equal meanings.
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 from adamix_lab.core.errors import LabError, one_of, positive, unknown
 from adamix_lab.core.sites import Kind
 from adamix_lab.tasks.rows import SUFFIXES, read_file, split_file
-from adamix_lab.tasks.tasks import EMBEDDED_TEXTS, Row, Task, embedded_folder
+from adamix_lab.tasks.tasks import EMBEDDED_TEXTS, Row, Task, embedded_folder, sample
 
 # -- structured data as one line of text, as the authors' GPT-2 code has it (after LoRA and prefix tuning) -----------
 # E2E: `name : The Vaults | Type : pub | price : more than £30`. WebNLG and DART: `subject : relation : object`, joined
@@ -141,8 +140,8 @@ def load_generation_task(
         for text, targets in [_pairs(kind, row, f"{source}, train, row {n}")]
         for target in targets
     ]
-    if rows is not None and rows < len(pairs):
-        pairs = [pairs[n] for n in sorted(random.Random(seed).sample(range(len(pairs)), rows))]
+    if rows is not None:
+        pairs = sample(pairs, rows, seed)
     judged = group_references(
         (*_pairs(kind, row, f"{source}, {part}, row {n}"), str(row.get("test_category") or ""))
         for n, row in enumerate(evaluation, start=1)

@@ -34,11 +34,15 @@ Reader = Callable[[Any, str], Any]  # (a row's label, its place) -> what stands 
 
 
 class Labels(NamedTuple):
-    """What a column of labels holds: a kind of task, why it was taken for that, and the classes (none for numbers)."""
+    """What a column of labels holds: a kind of task, why it was taken for that, and the classes (none for numbers).
+
+    ids: the classes by the numbers that stand for them; empty where names do.
+    """
 
     kind: Kind
     why: str
     classes: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()
 
 
 def text_columns(
@@ -112,12 +116,11 @@ def number_labels(parts: Sequence[Part], label: str, known: TaskSpec | None = No
     place, values = parts[0].place, [row[label] for row in parts[0].rows]
     several = isinstance(values[0], list)
     told: Kind = "labels" if several else "classes" if known and known.classes else "numbers"
-    ids: Sequence[str]
     if known and kind in (None, told):
-        found, ids = Labels(told, "the classes are known beforehand", known.classes), known.numbers or known.classes
+        found = Labels(told, "the classes are known beforehand", known.classes, known.numbers or known.classes)
     else:
-        found, ids = (_tell_lists if several else _tell)(values, place, kind)
-    read = _reader(found, ids, known.bounds if known else None, several)
+        found = (_tell_lists if several else _tell)(values, place, kind)
+    read = _reader(found, known.bounds if known else None, several)
     expected = f"the {len(found.classes)} classes of {Path(place).name}: expected one of {', '.join(found.classes[:8])}"
     for part in parts:
         for n, row in enumerate(part.rows, start=1):
@@ -170,14 +173,14 @@ def _trimmed(value: Any) -> Any:
     return value.strip() if isinstance(value, str) else value
 
 
-def _tell(values: Sequence[Any], place: str, kind: str | None) -> tuple[Labels, Sequence[str]]:
-    """(what a column of single labels holds, the classes by the numbers that stand for them)."""
+def _tell(values: Sequence[Any], place: str, kind: str | None) -> Labels:
+    """What a column of single labels holds."""
     whole, number = [_whole(value) for value in values], [_number(value) for value in values]
     fraction = next((v for v, x in zip(values, number, strict=True) if x is not None and x != int(x)), None)
     if kind == "numbers" or (kind is None and fraction is not None):
         _refuse_first(values, number, place, f"a number, as in {fraction!r}" if fraction is not None else "a number")
         why = 'kind="numbers" was said' if kind else f"{fraction!r} and its like are no class numbers"
-        return Labels("numbers", f"the labels are numbers ({why})"), ()
+        return Labels("numbers", f"the labels are numbers ({why})")
     if kind == "labels":
         raise LabError(f"{place}, row 1: label {values[0]!r}: expected a list of labels, or several label columns.")
     if kind is None and _hold_missing(values, whole):
@@ -185,17 +188,18 @@ def _tell(values: Sequence[Any], place: str, kind: str | None) -> tuple[Labels, 
     names = sorted({str(value) for value in values})
     if kind is None:
         _refuse_packed(names, place)
-    ids: Sequence[str] = ()
+    numbered = kind is None and None not in whole
     if None in whole:
         why = "the labels are true and false" if isinstance(values[0], bool) else "the labels are names"
-    elif kind is None:
-        ids = names = _ids([x for x in whole if x is not None], place)
+    elif numbered:
+        names = _ids([x for x in whole if x is not None], place)
         pointed = next((str(value) for value in values if "." in str(value)), "")
         why = f"the labels are whole numbers from 0{f', some written with a point ({pointed})' if pointed else ''}"
     else:
         names, why = sorted(names, key=float), "each label is a name"
     _refuse_single(names, place, len(values))
-    return Labels("classes", f"{why}{' (kind=classes was said)' if kind else ''}", tuple(names)), ids
+    why += " (kind=classes was said)" if kind else ""
+    return Labels("classes", why, tuple(names), tuple(names) if numbered else ())
 
 
 def _refuse_single(names: Sequence[str], place: str, rows: int) -> None:
@@ -229,7 +233,7 @@ def _hold_missing(values: Sequence[Any], whole: Sequence[int | None]) -> bool:
     return len(others) > 0 and others <= MISSING and any(number is not None for number in whole)
 
 
-def _tell_lists(values: Sequence[list[Any]], place: str, kind: str | None) -> tuple[Labels, Sequence[str]]:
+def _tell_lists(values: Sequence[list[Any]], place: str, kind: str | None) -> Labels:
     """The same of lists: names or class ids that hold of a row, 0 or 1 for each class, or several numbers."""
     items = [item for value in values for item in value]
     even = len({len(value) for value in values}) == 1 and len(values[0]) > 1
@@ -239,16 +243,18 @@ def _tell_lists(values: Sequence[list[Any]], place: str, kind: str | None) -> tu
         names = sorted(set(items))
         if even and {name.lower() for name in names} <= {"0", "1", "true", "false"}:
             raise LabError(f"{place}, row 1: label {str(values[0])[:60]}: expected 0 and 1 as numbers, not as text.")
-        return Labels("labels", "the labels are lists of names", tuple(names)), ()
+        return Labels("labels", "the labels are lists of names", tuple(names))
     ones, whole = even and set(items) <= {0, 1}, [_whole(item) for item in items]
     if kind == "numbers" or (even and None in whole):
         names = [str(n) for n in range(len(values[0]))]
-        return Labels("numbers", f"the labels are lists of {len(names)} numbers", tuple(names)), ()
+        return Labels("numbers", f"the labels are lists of {len(names)} numbers", tuple(names))
     if None in whole:
         raise LabError(f"{place}: labels are lists of numbers of several lengths: expected class ids, or one length.")
-    names = list(map(str, range(len(values[0])))) if ones else _ids([x for x in whole if x is not None], place)
-    why = f"the labels are lists of {len(names)} zeros and ones" if ones else "the labels are lists of class numbers"
-    return Labels("labels", why, tuple(names)), () if ones else names
+    if ones:
+        names = [str(n) for n in range(len(values[0]))]
+        return Labels("labels", f"the labels are lists of {len(names)} zeros and ones", tuple(names))
+    names = _ids([x for x in whole if x is not None], place)
+    return Labels("labels", "the labels are lists of class numbers", tuple(names), tuple(names))
 
 
 def _ids(numbers: Sequence[int], place: str) -> list[str]:
@@ -272,9 +278,9 @@ def _refuse_first(values: Sequence[Any], read: Sequence[Any], place: str, expect
 # -- one label -----------------------------------------------------------------------------------------------------
 
 
-def _reader(found: Labels, ids: Sequence[str], bounds: tuple[float, float] | None, several: bool) -> Reader:
+def _reader(found: Labels, bounds: tuple[float, float] | None, several: bool) -> Reader:
     table = {name: n for n, name in enumerate(found.classes)}
-    numbers = {n: table[name] for n, name in enumerate(ids)}
+    numbers = {n: table[name] for n, name in enumerate(found.ids)}
 
     def one(value: Any, where: str) -> int | None:
         if isinstance(value, str) and value in table:
