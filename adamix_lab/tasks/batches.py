@@ -64,7 +64,6 @@ def encode(rows: Sequence[Mapping[str, Any]], task: Task, tokenizer: Any, max_le
     for example, row in zip(examples, rows, strict=True):
         if task.label in row:
             example["labels"] = label_tensor(row[task.label], task)
-    warn_of_cuts(examples, columns, tokenizer, max_length)
     return examples
 
 
@@ -96,10 +95,14 @@ def label_tensor(label: Any, task: Task) -> Tensor:
 
 
 def tokenized(columns: Sequence[list[str]], tokenizer: Any, max_length: int) -> list[Example]:
-    """One column of texts, or two of pairs, as examples without labels: `input_ids` `[T]` and so on, not padded."""
+    """One column of texts, or two of pairs, as examples without labels: `input_ids` `[T]` and so on, not padded.
+
+    One warning, `TextsCut`, counts the texts that are longer than `max_length` tokens.
+    """
     encoded = tokenizer(*columns, truncation=True, max_length=max_length)
     names = [name for name in encoded if name in tokenizer.model_input_names]
     rows = [{name: torch.tensor(encoded[name][n], dtype=torch.long) for name in names} for n in range(len(columns[0]))]
+    _warn_of_cuts(rows, columns, tokenizer, max_length)
     return [row if len(row["input_ids"]) else _single_token(names, tokenizer) for row in rows]
 
 
@@ -110,8 +113,7 @@ def _single_token(names: Sequence[str], tokenizer: Any) -> Example:
     return {name: torch.tensor([values.get(name, 0)]) for name in names}
 
 
-def warn_of_cuts(examples: Sequence[Example], columns: list[list[str]], tokenizer: Any, max_length: int) -> None:
-    """One warning, `TextsCut`, with the number of texts that are longer than their examples; none where all fit."""
+def _warn_of_cuts(examples: Sequence[Example], columns: Sequence[list[str]], tokenizer: Any, max_length: int) -> None:
     full = [n for n, example in enumerate(examples) if length(example) >= max_length]
     if not full:
         return
@@ -122,7 +124,7 @@ def warn_of_cuts(examples: Sequence[Example], columns: list[list[str]], tokenize
             f"{len(cut)} of {len(examples)} rows are longer than max_length = {max_length} tokens (the longest has "
             f"{max(cut)}) and were cut. Raise max_length, as far as the model goes, if their ends matter.",
             TextsCut,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

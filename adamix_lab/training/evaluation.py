@@ -39,7 +39,6 @@ from adamix_lab.tasks.batches import (
     sequential,
     to_device,
     tokenized,
-    warn_of_cuts,
 )
 from adamix_lab.tasks.labels import text_columns
 from adamix_lab.tasks.metrics import score
@@ -276,7 +275,6 @@ def predict(
         raise LabError(f"The model answers with {kind}: expected classes, labels or numbers. Call the model itself.")
     columns, longest = [list(c) for c in zip(*pairs, strict=True)], allowed_length(max_length, mixture.model, tokenizer)
     examples = tokenized(columns, tokenizer, longest)
-    warn_of_cuts(examples, columns, tokenizer, longest)
     with torch.no_grad(), evaluating(mixture):
         for start in range(0, len(pairs), batch_size):
             batch = collate(examples[start : start + batch_size], pad)
