@@ -17,8 +17,7 @@ from adamix_lab.core.routing import generator_for
 from adamix_lab.core.sites import PROBLEM_TYPES, answer_kind, class_names, count_answers
 from adamix_lab.core.views import Batch
 from adamix_lab.models.model import MixtureModel
-from adamix_lab.tasks.labels import text_of
-from adamix_lab.tasks.tasks import Task
+from adamix_lab.tasks.tasks import Task, text_of
 
 Example = dict[str, Tensor]
 Encoder = Callable[[Sequence[Mapping[str, Any]], Task, Any, int], list[Example]]

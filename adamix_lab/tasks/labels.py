@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from adamix_lab.core.errors import LabError, unknown
 from adamix_lab.core.sites import Kind
 from adamix_lab.tasks.rows import Part
-from adamix_lab.tasks.tasks import TaskSpec
+from adamix_lab.tasks.tasks import TaskSpec, text_of
 
 KINDS = ("classes", "labels", "numbers")
 WHOLE = re.compile(r"(0|-?[1-9][0-9]*)(\.0+)?")
@@ -76,25 +76,6 @@ def check_columns(part: Part, text: Sequence[str], label: Sequence[str]) -> None
         for column in label:
             if column not in row:
                 raise LabError(f"{part.place}, row {number}: {unknown('Column', column, row)}")
-
-
-def text_of(row: Mapping[str, Any], column: str, place: str) -> str:
-    """A row's text. Raises ValueError, with the place, where there is none, or it is no string (it may be empty)."""
-    if column not in row:
-        raise LabError(f"{place}: {unknown('Column', column, row)}")
-    value = row[column]
-    if isinstance(value, list):
-        raise LabError(
-            f"{place}: {column} is a list: expected a string. load_task reads no labels of words: make a "
-            'Task(..., kind="tokens"), and give train and evaluate an encoder.'
-        )
-    if not isinstance(value, str):
-        raise LabError(f"{place}: {column} = {value!r:.60}: expected a string (it may be empty).")
-    if not value.isascii() and re.search("[\ud800-\udfff]", value):
-        raise LabError(
-            f"{place}: {column} = {value!r:.60} holds half a character, which no tokenizer takes. Correct it."
-        )
-    return value
 
 
 def number_labels(parts: Sequence[Part], label: str, known: TaskSpec | None = None, kind: str | None = None) -> Labels:

@@ -20,8 +20,7 @@ from adamix_lab.core.calls import during, here, hooked
 from adamix_lab.core.errors import LabError, positive
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import Encoder, Example, TextsCut, label_tensor
-from adamix_lab.tasks.labels import text_of
-from adamix_lab.tasks.tasks import Task
+from adamix_lab.tasks.tasks import Task, text_of
 
 FIELDS = ("first", "second", "mask")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from adamix_lab.core.errors import LabError, positive
+from adamix_lab.core.errors import LabError, positive, unknown
 from adamix_lab.core.errors import fraction as check_fraction
 from adamix_lab.core.sites import Kind
 
@@ -174,6 +174,25 @@ def plain(value: Any) -> Any:
     if type(value).__name__ in ("NAType", "NaTType"):
         return None
     return plain(value.tolist()) if hasattr(value, "tolist") else value
+
+
+def text_of(row: Mapping[str, Any], column: str, place: str) -> str:
+    """A row's text. Raises ValueError, with the place, where there is none, or it is no string (it may be empty)."""
+    if column not in row:
+        raise LabError(f"{place}: {unknown('Column', column, row)}")
+    value = row[column]
+    if isinstance(value, list):
+        raise LabError(
+            f"{place}: {column} is a list: expected a string. load_task reads no labels of words: make a "
+            'Task(..., kind="tokens"), and give train and evaluate an encoder.'
+        )
+    if not isinstance(value, str):
+        raise LabError(f"{place}: {column} = {value!r:.60}: expected a string (it may be empty).")
+    if not value.isascii() and re.search("[\ud800-\udfff]", value):
+        raise LabError(
+            f"{place}: {column} = {value!r:.60} holds half a character, which no tokenizer takes. Correct it."
+        )
+    return value
 
 
 # -- tasks known before their rows are read: the embedded ones, and those of the paper's tables ----------------
