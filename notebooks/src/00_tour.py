@@ -31,7 +31,7 @@ import torch
 
 from adamix_lab import attach, load_backbone, load_task, load_twin, merge, parameter_report, predict, structure, train
 from adamix_lab.lessons.checks.telling import attempt
-from adamix_lab.lessons.checks.tour import check_count
+from adamix_lab.lessons.checks.routing import check_count
 from adamix_lab.training.evaluation import evaluate
 from adamix_lab.lessons.effects import effects_table
 from adamix_lab.lessons.answers import load_answers

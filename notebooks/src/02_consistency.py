@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 
 from adamix_lab import Router, load_twin
-from adamix_lab.lessons.checks.consistency import check_consistency, check_gradient
+from adamix_lab.lessons.checks.routing import check_consistency, check_gradient
 from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.core.objective import reference_kl
 from adamix_lab.lessons.consistency import (

@@ -28,7 +28,7 @@ import torch
 
 from adamix_lab import load_task, load_twin
 from adamix_lab.analysis.posterior import marginal
-from adamix_lab.lessons.checks.posterior import check_marginal, check_split
+from adamix_lab.lessons.checks.merging import check_marginal, check_split
 from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.lessons.posterior import (
     bayes_weights, calibrations, converging, draw_convergence, draw_pulling, pulling, risks, route_sampler,

@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from adamix_lab import load_task, load_twin
 from adamix_lab.analysis.landscape import task_batches
 from adamix_lab.analysis.theory import AdapterLoss
-from adamix_lab.lessons.checks.landscape import check_barrier, check_plane
+from adamix_lab.lessons.checks.merging import check_barrier, check_plane
 from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.lessons.effects import effects_table
 from adamix_lab.lessons.landscape import (

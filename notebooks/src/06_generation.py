@@ -28,7 +28,7 @@ import pandas as pd
 import torch
 
 from adamix_lab import load_backbone
-from adamix_lab.lessons.checks.generation import check_coverage, check_prefix_labels
+from adamix_lab.lessons.checks.beyond import check_coverage, check_prefix_labels
 from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.generation.tasks import realised, slots_of
 from adamix_lab.generation.training import encode_pairs

@@ -30,7 +30,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t
 
-from adamix_lab.lessons.checks.ablations import check_detectable, check_paired_interval
+from adamix_lab.lessons.checks.beyond import check_detectable, check_paired_interval
 from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.analysis.statistics import holm, t_interval
 from adamix_lab.lessons.ablations import (

@@ -35,7 +35,7 @@ from transformers import AutoModelForSequenceClassification, DistilBertConfig
 
 from adamix_lab import Recipe, attach, export, load_backbone, load_task, load_twin, merge_products, train
 from adamix_lab.core.adaptations import Adaptation, Weight, kaiming, linear, normal, ones, zeros
-from adamix_lab.lessons.checks.exporting import check_gated_lora, check_peft_weight
+from adamix_lab.lessons.checks.beyond import check_gated_lora, check_peft_weight
 from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.training.evaluation import evaluate
 from adamix_lab.lessons.your_own import combining_dial, load_loras, prepare

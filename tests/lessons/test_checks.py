@@ -9,12 +9,21 @@ import torch
 import torch.nn.functional as F
 
 from adamix_lab.lessons import checks
-from adamix_lab.lessons.checks.ablations import check_detectable, check_paired_interval
-from adamix_lab.lessons.checks.consistency import check_consistency, check_gradient
-from adamix_lab.lessons.checks.exporting import check_gated_lora, check_peft_weight
+from adamix_lab.lessons.checks.beyond import (
+    check_detectable,
+    check_gated_lora,
+    check_paired_interval,
+    check_peft_weight,
+)
 from adamix_lab.lessons.checks.merging import check_align, check_cancelling
-from adamix_lab.lessons.checks.routing import check_draw_route, check_number_of_routes
-from adamix_lab.lessons.checks.tour import check_count, check_differ
+from adamix_lab.lessons.checks.routing import (
+    check_consistency,
+    check_count,
+    check_differ,
+    check_draw_route,
+    check_gradient,
+    check_number_of_routes,
+)
 
 # -- right answers ----------------------------------------------------------------------------------------
 

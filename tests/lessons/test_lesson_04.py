@@ -16,7 +16,7 @@ pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 from adamix_lab.analysis.calibration import auroc
 from adamix_lab.analysis.posterior import every_route, fix_batches, merged_sample
 from adamix_lab.lessons import posterior
-from adamix_lab.lessons.checks.posterior import check_marginal, check_split
+from adamix_lab.lessons.checks.merging import check_marginal, check_split
 from adamix_lab.lessons.posterior import (
     MOST,
     PICKS,

@@ -20,7 +20,7 @@ from adamix_lab.analysis.points import dot, experts_of
 from adamix_lab.analysis.study import points_of_kind
 from adamix_lab.core.merging import weighted
 from adamix_lab.lessons import landscape
-from adamix_lab.lessons.checks.landscape import check_barrier, check_plane
+from adamix_lab.lessons.checks.merging import check_barrier, check_plane
 from adamix_lab.lessons.effects import effects_table
 from adamix_lab.lessons.landscape import (
     Faces,

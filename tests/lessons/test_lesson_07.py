@@ -35,7 +35,7 @@ from adamix_lab.lessons.ablations import (
     winners_table,
     wrong_winner,
 )
-from adamix_lab.lessons.checks.ablations import check_detectable, check_paired_interval
+from adamix_lab.lessons.checks.beyond import check_detectable, check_paired_interval
 
 measures = load_maker("results/effects")
 TRUTH = {"AdaMix": 3.0, "single": 0.0, "no consistency": 2.8, "no sharing": 3.0}

@@ -1,8 +1,9 @@
-"""Lesson 03: equal functions whose average is none, and bringing units back into order."""
+"""Lessons 03 to 05: experts that cancel or lie in another order, the average over routes, barriers and planes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,10 @@ from torch import Tensor
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.numerics import REORDERED
 from adamix_lab.core.routing import generator_for
-from adamix_lab.lessons.checks.telling import call, passed, same, wrong
+from adamix_lab.lessons.checks.telling import call, compare, likely, match, number, passed, same, several, wrong
+
+# -- lesson 03: equal functions whose average is none, and bringing units back into order --------------------------
+
 
 Expert = dict[str, Tensor]  # "down" [r, d], "down_bias" [r], "up" [d, r], "up_bias" [d]
 
@@ -89,3 +93,172 @@ def _same_function(came: Expert, expert: Expert, generator: torch.Generator) -> 
     passed_over = expert["up_bias"]
     if not torch.equal(came["up_bias"], passed_over):
         wrong("up_bias", "unchanged", "changed", "It belongs to outputs, not to units.")
+
+
+# -- lesson 04: the average over routes, and which part of the doubt is about the route ----------------------------
+
+
+def check_marginal(average: Callable[[Tensor], Tensor]) -> None:
+    """Checks `average(logits)`: the mean of the routes' probabilities, `[rows, routes, C]` to `[rows, C]`."""
+    for rows, routes, classes in ((5, 4, 3), (4, 4, 2), (1, 3, 4)):
+        logits = 3 * torch.randn(rows, routes, classes, generator=generator_for(rows, routes, classes))
+        came = _tensor(call(average, logits.clone()), "The average", (rows, classes))
+        what, rule = f"The average over {routes} routes", "the mean of their probabilities"
+        match(what, rule, logits.softmax(-1).mean(1), came, _other_averages(logits))
+    passed("check_marginal")
+
+
+def check_split(split: Callable[[Tensor], Sequence[Tensor]]) -> None:
+    """Checks `split(p)`: (H of the mean, mean of the routes' H, their difference), nats, `[rows]` each.
+
+    p: probabilities `[rows, routes, C]`, all above 0.
+    """
+    names = ("H, the entropy of the average", "E, the mean entropy of a route", "I, the mutual information")
+    for rows, routes, classes in ((4, 5, 3), (3, 4, 2)):
+        p = (2 * torch.randn(rows, routes, classes, generator=generator_for(routes, classes))).softmax(-1)
+        answer = call(split, p.clone())
+        if not isinstance(answer, tuple | list) or len(answer) != 3:
+            wrong("The answer", "three tensors: H, E, I", type(answer).__name__)
+        whole, own = _entropy(p.mean(1)), _entropy(p).mean(1)
+        mistakes = {
+            "That is in bits: use the natural logarithm.": 1 / torch.log(torch.tensor(2.0)),
+            "That is the mean over classes: sum over them.": torch.tensor(1 / classes),
+            "The sign is the other way round.": torch.tensor(-1.0),
+            "That is the sum over routes: take the mean.": torch.tensor(float(routes)),
+        }
+        for name, expected, came in zip(names, (whole, own, whole - own), answer, strict=True):
+            value = _tensor(came, name, (rows,))
+            if not same(value, expected):
+                others = {cause: factor * expected for cause, factor in mistakes.items()}
+                if name.startswith("H"):
+                    others["That is the mean of the routes' entropies: average first, then the entropy."] = own
+                if name.startswith("E"):
+                    others["That is the entropy of the average: take each route's entropy, then the mean."] = whole
+                    others["That is one route's entropy: take the mean over routes."] = _entropy(p)[:, 0]
+                wrong(f"{name}, in nats", "another value", "a wrong one", likely(value, others))
+    passed("check_split")
+
+
+def _other_averages(logits: Tensor) -> dict[str, Tensor]:
+    p = logits.softmax(-1)
+    of_mean = logits.mean(1).softmax(-1)
+    votes = torch.nn.functional.one_hot(p.argmax(-1), p.shape[-1]).float()
+    return {
+        "The logits were averaged, then the softmax taken: a sure route counts more than its share.": of_mean,
+        "These are logits: take each route's softmax first.": logits.mean(1),
+        "These are log-probabilities: Eq. 7 averages probabilities.": p.mean(1).log(),
+        "These are averaged log-probabilities: Eq. 7 averages probabilities.": p.log().mean(1),
+        "That is a vote: each route's answer without how sure it is.": votes.mean(1),
+        "That is the sum over routes: take the mean.": p.sum(1),
+        "The softmax ran over the routes: each route's classes must sum to 1 (dim=-1).": logits.softmax(1).mean(1),
+        "That is one route alone.": p[:, 0],
+    }
+
+
+def _entropy(p: Tensor) -> Tensor:
+    return -(p * p.log()).sum(-1)
+
+
+def _tensor(value: object, what: str, shape: tuple[int, ...]) -> Tensor:
+    if not isinstance(value, Tensor) or tuple(value.shape) != shape:
+        came = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        wrong(what, f"a tensor {list(shape)}", came, "Which axis is averaged, which is kept?")
+    return value.float()
+
+
+# -- lesson 05: barriers above the chord, and the plane through three points ---------------------------------------
+
+
+# places t, losses, the barrier; the second tells by its number what was measured from
+LINES = (
+    ((0.0, 0.5, 1.0), (0.4, 0.9, 0.4), 0.5),
+    ((0.0, 0.25, 0.5, 0.75, 1.0), (0.3, 0.1, 0.9, 0.4, 0.5), 0.5),
+    ((0.0, 0.25, 0.5, 0.75, 1.0), (0.2, 0.4, 0.6, 0.8, 1.0), 0.0),
+    ((0.0, 0.25, 0.5, 0.75, 1.0), (1.0, 0.1, 0.05, 0.1, 0.2), 0.0),
+    ((0.0, 0.1, 0.8, 1.0), (0.2, 0.5, 1.1, 1.2), 0.2),
+)
+
+
+def check_barrier(barrier: Callable[[Tensor, Tensor], Any]) -> None:
+    """Checks `barrier(t, losses)`: the greatest height above the chord, at least 0.
+
+    Places t `[N]` run from 0 to 1; losses `[N]` in nats were measured there.
+    """
+    for places, values, expected in LINES:
+        t, losses = torch.tensor(places, dtype=torch.float64), torch.tensor(values, dtype=torch.float64)
+        came = number(call(barrier, t.clone(), losses.clone()), "The barrier")
+        steps = torch.linspace(0, 1, len(t), dtype=torch.float64)
+        chord, by_number = ((1 - s) * losses[0] + s * losses[-1] for s in (t, steps))
+        first, last, top = float(losses[0]), float(losses[-1]), float(losses.max())
+        compare(
+            f"The barrier of losses {list(values)} at {list(places)}",
+            expected,
+            came,
+            {
+                "That is the height above the lowest point; a slope or a valley is no barrier. Measure from the chord.":
+                    top - float(losses.min()),
+                "That is the height above the first model, the better end: a climb to a worse one is no barrier.":
+                    top - first,
+                "That is the height above the last model, the worse end: the chord lies below it before.": top - last,
+                "The chord runs from one end's loss to the other's; here it was level, at their mean.":
+                    top - (first + last) / 2,
+                "The chord was drawn by number of point: the places are not evenly spaced, use t.":
+                    max(0.0, float((losses - by_number).max())),
+                "Distances from the chord were taken without their sign: below it there is no barrier.":
+                    float((losses - chord).abs().max()),
+                "That is a mean height: a barrier is the greatest.": float((losses - chord).mean()),
+            },
+        )  # fmt: skip
+    passed("check_barrier")
+
+
+def check_plane(plane: Callable[[Tensor, Tensor, Tensor], Any]) -> None:
+    """Checks `plane(a, b, c)`: (width, along, height) of three vectors `[P]`; ValueError where they lie on one line.
+
+    a is at (0, 0), b at (width, 0), c at (along, height), in units of distance between weights.
+    """
+    generator = generator_for(4)
+    any_three = torch.randn(3, 40, generator=generator, dtype=torch.float64)
+    right_angle = torch.tensor([[0.0, 0.0, 1.0], [2.0, 0.0, 1.0], [0.5, 3.0, 1.0]], dtype=torch.float64)
+    for a, b, c in (right_angle, any_three):
+        came = call(plane, a.clone(), b.clone(), c.clone())
+        parts = several(came.tolist() if isinstance(came, Tensor) else came, 3, "three numbers, (width, along, height)")
+        width, along, height = (number(part, "A coordinate") for part in parts)
+        to_b, to_c = b - a, c - a
+        length, inner = float(to_b.norm()), float(to_b @ to_c)
+        compare("The width, the distance from a to b", length, width, {
+            "That is the distance between the origin and b: subtract a.": float(b.norm()),
+            "That is the squared distance: take the root.": length**2,
+        })  # fmt: skip
+        compare("How far c lies along the way to b", inner / length, along, {
+            "The way to b was not made one long: divide by the width.": inner,
+            "That is a share of the width, not a distance: divide by the width once.": inner / length**2,
+        })  # fmt: skip
+        above = float((to_c.norm() ** 2 - (inner / length) ** 2).sqrt())
+        compare("The height of c", above, height, {
+            "That is the distance from a to c: take away what lies along the way to b.": float(to_c.norm()),
+            "c lies above the way to b: the height is positive.": -above,
+        })  # fmt: skip
+    a, b = any_three[0], any_three[1]
+    _refused(plane, "c = a + 2 (b - a)", (a, b, a + 2 * (b - a)))
+    _refused(plane, "c = a", (a, b, a))
+    _refused(plane, "b = a", (a, a, b))
+    passed("check_plane")
+
+
+def _refused(plane: Callable[..., Any], name: str, three: tuple[Tensor, Tensor, Tensor]) -> None:
+    try:
+        with torch.random.fork_rng(devices=[]):
+            came = plane(*(point.clone() for point in three))
+    except ValueError:
+        return
+    except Exception as error:
+        wrong(f"Points on one line ({name})", "a ValueError", type(error).__name__,
+              "Look before dividing: which length is 0?")  # fmt: skip
+    height = float(torch.as_tensor(came, dtype=torch.float64).flatten()[-1])
+    exact = abs(height) <= REORDERED[torch.float64] * max(float(point.norm()) for point in three)
+    wrong(
+        f"Points on one line ({name})", "a ValueError", f"a plane of height {height:.2g}",
+        "They span no plane: what comes is rounding. Compare the height with the other lengths, as it is hardly 0."
+        if not exact else "They span no plane: refuse a height that is 0, up to rounding.",
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Lesson 01: routes that can be drawn again, and how many there are."""
+"""Lessons 00 to 02: counting weights and routes, routes that can be drawn again, the consistency loss."""
 
 from __future__ import annotations
 
@@ -8,10 +8,94 @@ from math import log2
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from adamix_lab.core.routing import RouteSpace
-from adamix_lab.lessons.checks.telling import call, compare, number, passed, wrong
+from adamix_lab.core.adaptations import Bottleneck
+from adamix_lab.core.mixture import MixtureLayer
+from adamix_lab.core.objective import reference_kl, symmetric_kl
+from adamix_lab.core.routing import RouteSpace, generator_for
+from adamix_lab.lessons.checks.telling import call, close, compare, match, number, passed, several, wrong
+
+# -- lesson 00: counting weights, and whether two accuracies differ ------------------------------------------------
+
+
+Count = Callable[[int, int, int, int, bool], "tuple[int, int]"]
+
+
+def check_count(count: Count) -> None:
+    """Checks `count(d, r, experts, sites, shared) -> (trained, merged)` for bottleneck adapters.
+
+    d: width of the model; r: of the bottleneck; shared: the up-projection is one for all experts of a site. The head
+    is not counted.
+    """
+    for d, r, experts, sites, shared in ((12, 3, 4, 2, False), (12, 3, 4, 2, True), (384, 16, 4, 2, True)):
+        answer = several(call(count, d, r, experts, sites, shared), 2, "two numbers, (trained, merged)")
+        case = f"d = {d}, r = {r}, {experts} experts, {sites} sites, {'shared' if shared else 'not shared'}"
+        trained, merged = _counted(d, r, experts, shared)
+        every, _ = _counted(d, r, experts, False)
+        one_up, _ = _counted(d, r, experts, True)
+        biases = "The biases are missing: r for the way down, d for the way up."
+        one_site = "One site was counted: multiply by the number of sites."
+        compare(
+            f"Trained weights ({case})",
+            sites * trained,
+            number(answer[0], "A count"),
+            {
+                biases: sites * (experts * d * r + (1 if shared else experts) * d * r),
+                "The shared up-projection was counted once for each expert: it exists once a site.": sites * every,
+                "The up-projection was counted once a site, but here every expert has its own.": sites * one_up,
+                one_site: trained,
+                "This is the merged number: in training every expert counts.": sites * merged,
+            },
+        )
+        compare(
+            f"Merged weights ({case})",
+            sites * merged,
+            number(answer[1], "A count"),
+            {
+                biases: sites * 2 * d * r,
+                "After merging one module a site is left, not one an expert.": sites * every,
+                "After merging one down-projection a site is left, too.": sites * one_up,
+                one_site: merged,
+            },
+        )
+    passed("check_count")
+
+
+def check_differ(differ: Callable[[list[bool], list[bool]], bool]) -> None:
+    """Checks `differ(first, second)`: whether two models' accuracies on the same rows differ at the 95 % level.
+
+    first, second: whether each row was answered rightly.
+    """
+    even = [True] * 320 + [False] * 80
+    swapped = [True] * 318 + [False] * 2 + [False] * 80  # two rows lost, none won
+    scattered = [n % 5 != 0 for n in range(400)]
+    better = [True] * 345 + [False] * 55
+    cases = (
+        (even, swapped, False, "80.0 and 79.5 % are two rows of 400: the interval holds 0."),
+        (even, even, False, "The two are the same answers: a difference of 0 with an interval of 0 is no difference."),
+        (even, scattered, False, "Both are right on 80 %: which rows they miss does not make their accuracies differ."),
+        (better, even, True, "25 rows won and none lost is far outside the paired interval: pair the rows, do not "
+         "compare two separate intervals."),
+    )  # fmt: skip
+    for first, second, expected, cause in cases:
+        answer = call(differ, list(first), list(second))
+        if bool(answer) != expected:
+            rates = " and ".join(f"{100 * sum(rows) / len(rows):.2f} %" for rows in (first, second))
+            wrong(f"{rates} on the same 400 rows", expected, bool(answer), cause)
+    passed("check_differ")
+
+
+def _counted(d: int, r: int, experts: int, shared: bool) -> tuple[int, int]:
+    """(trained, merged) weights of a real layer."""
+    sides = frozenset({"up"} if shared else ())
+    with torch.random.fork_rng(devices=[]):
+        layer = MixtureLayer(nn.Linear(d, d), Bottleneck(r), experts, sides, generator_for(0))
+    return sum(p.numel() for p in layer.experts.values()), sum(p[0].numel() for p in layer.experts.values())
+
+
+# -- lesson 01: routes that can be drawn again, and how many there are ---------------------------------------------
+
 
 SITES, SIDES, EXPERTS, STEPS = 3, 2, 4, 400
 
@@ -83,3 +167,74 @@ def _shared_bits(one: Tensor, other: Tensor) -> float:
     joint = joint / joint.sum()
     apart = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)
     return sum(float(j) * log2(float(j) / float(a)) for j, a in zip(joint.flatten(), apart.flatten(), strict=True) if j)
+
+
+# -- lesson 02: the consistency loss, its value and its gradient ---------------------------------------------------
+
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def check_consistency(loss: Loss) -> None:
+    """Checks `loss(a, b)` of logits `[rows, classes]`: half of KL(p || q) + KL(q || p), mean over rows."""
+    for rows, classes in ((5, 3), (8, 2), (1, 4)):
+        generator = generator_for(rows, classes)
+        a, b = (torch.randn(rows, classes, generator=generator) for _ in range(2))
+        came = number(call(loss, a, b), "The loss")
+        expected, there, back = float(symmetric_kl(a, b)), _kl(a, b), _kl(b, a)
+        over_batch = 0.5 * (_kl(a.mT, b.mT) + _kl(b.mT, a.mT))
+        by_rows, squared = over_batch * classes / rows, float((a - b).square().mean())
+        compare(
+            f"The loss of {rows} rows and {classes} classes",
+            expected,
+            came,
+            {
+                "That is the sum of both directions: Eq. 5 takes half of it.": there + back,
+                "That is KL(p || q) alone: the other direction is missing.": there,
+                "That is KL(q || p) alone: the other direction is missing.": back,
+                "That is the sum over rows: take the mean over rows.": rows * expected,
+                "That is the mean over rows and classes (reduction='mean'): divide by the rows only.": expected
+                / classes,
+                "The softmax ran over the batch: each row must sum to 1 (dim=-1).": over_batch,
+                "The softmax ran over the batch (dim=0), then the sum was divided by the rows.": by_rows,
+                "That is the squared distance of the logits: a constant added to them changes no answer.": squared,
+            },
+        )
+        shifted = number(call(loss, a, a + 3.0), "The loss")
+        if not close(shifted, 0.0):
+            wrong("The loss of logits and the same logits plus 3", 0.0, shifted,
+                  "A constant added to a row's logits changes no probability: is the softmax missing?")  # fmt: skip
+    passed("check_consistency")
+
+
+def check_gradient(loss: Loss) -> None:
+    """Checks that the gradient on the first logits is `0.5 * (p - q) / rows`, targets fixed as in the reference."""
+    generator = generator_for(7)
+    a, b = (torch.randn(6, 3, generator=generator) for _ in range(2))
+    expected, symmetric = _gradient(reference_kl, a, b), _gradient(symmetric_kl, a, b)
+    if not close(number(call(loss, a, b), "The loss"), float(reference_kl(a, b))):
+        wrong(
+            "The value", float(reference_kl(a, b)), number(loss(a, b), "The loss"), "Check it with check_consistency."
+        )
+    came = _gradient(lambda x, y: call(loss, x, y), a, b)
+    mistakes = {
+        "Gradients flow through both sides: the reference detaches the target of each KL.": symmetric,
+        "No gradient reaches the first logits: was everything detached?": torch.zeros_like(came),
+        "Twice too large: the half is missing.": 2 * expected,
+    }
+    match("The gradient on the first logits", "0.5 * (p - q) / rows", expected, came, mistakes)
+    passed("check_gradient")
+
+
+def _kl(a: Tensor, b: Tensor) -> float:
+    p, q = a.log_softmax(-1), b.log_softmax(-1)
+    return float((p.exp() * (p - q)).sum(-1).mean())
+
+
+def _gradient(loss: Loss, a: Tensor, b: Tensor) -> Tensor:
+    first, second = a.clone().requires_grad_(), b.clone().requires_grad_()
+    value = loss(first, second)
+    if not isinstance(value, Tensor) or not value.requires_grad:
+        return torch.zeros_like(a)
+    (gradient,) = torch.autograd.grad(value, [first], allow_unused=True)
+    return torch.zeros_like(a) if gradient is None else gradient
