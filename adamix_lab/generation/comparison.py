@@ -6,7 +6,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,6 @@ from adamix_lab.core.adaptations import Adaptation, Bottleneck, LoRA
 from adamix_lab.core.errors import LabError, one_of, positive
 from adamix_lab.core.files import read_json, write_text
 from adamix_lab.core.merging import merge
-from adamix_lab.core.objective import Consistency
 from adamix_lab.generation.decoding import Decoding, generate_texts
 from adamix_lab.generation.scores import score, table
 from adamix_lab.generation.tasks import GenerationTask
@@ -31,14 +30,9 @@ from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.shipped import load_saved
 
 
-def _recipe() -> Recipe:
-    more: dict[str, Any] = {"dev_fraction": 0.0, "label_smoothing": 0.1, "consistency": Consistency(100.0)}
-    return Recipe(steps=2000, batch_size=8, lr=2e-4, warmup=0.04, **more)
-
-
 @dataclass(frozen=True)
 class Settings:
-    """How the variants are trained and decoded; the defaults are the authors' for GPT-2, but for the steps.
+    """How the variants are trained and decoded; the defaults are the authors' for GPT-2.
 
     Attributes:
         recipe: of every variant; those with one module take one view. `head_lr` is full fine-tuning's rate.
@@ -50,8 +44,8 @@ class Settings:
         size: of the bottleneck.
     """
 
-    recipe: Recipe = field(default_factory=_recipe)
-    decoding: Decoding = field(default_factory=Decoding)
+    recipe: Recipe
+    decoding: Decoding
     experts: int = 8
     rank: int = 4
     alpha: float = 32.0
@@ -60,10 +54,6 @@ class Settings:
 
     def __post_init__(self) -> None:
         positive("experts", self.experts)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {**asdict(self), "recipe": self.recipe.to_dict()}
 
 
 @dataclass(frozen=True)
@@ -132,7 +122,8 @@ def compare_generators(
     for name in variants:
         one_of("variant", name, VARIANTS)
     data = {"pairs": len(task.train), "sources": len(task.evaluation)}
-    facts = {"task": task.name, "data": data, "backbone": backbone, "settings": settings.to_dict()}
+    plain = {**asdict(settings), "recipe": settings.recipe.to_dict()}
+    facts = {"task": task.name, "data": data, "backbone": backbone, "settings": plain}
     say(
         f"{task.name}: {len(task.train):,} pairs to train on, {len(task.evaluation):,} sources with "
         f"{sum(map(len, task.references)):,} references to be judged on; {backbone}"
@@ -205,7 +196,7 @@ def scores_by_group(texts: Sequence[str], task: GenerationTask) -> dict[str, Any
     return found
 
 
-def report(records: Sequence[Record], task: GenerationTask, examples: int = EXAMPLES) -> str:
+def report(records: Sequence[Record], task: GenerationTask) -> str:
     """The table of all rows, then of each group, then examples spread over the evaluation sources."""
     rows = [row for record in records for row in record["rows"]]
     parts = [table([(row["title"], row["scores"]) for row in rows])]
@@ -214,7 +205,7 @@ def report(records: Sequence[Record], task: GenerationTask, examples: int = EXAM
         parts.append(table([(row["title"], row["groups"][group]) for row in rows]))
     parts += sorted({line for record in records for line in record["cut"]})
     width = max((len(row["title"]) for row in rows), default=0)
-    for n in spread(len(task.evaluation), examples):
+    for n in spread(len(task.evaluation), EXAMPLES):
         lines = [("source", task.sources[n]), ("a reference", task.references[n][0])]
         lines += [(row["title"], row["texts"][n] or "(nothing)") for row in rows]
         parts.append("\n".join(f"{name:{max(width, 11)}}  {text}" for name, text in lines))
