@@ -13,15 +13,44 @@ import shutil
 import symtable
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from adamix_lab.classroom.course import api, done, needs_nbgrader
-from adamix_lab.classroom.marks import Marked
 from adamix_lab.classroom.sandbox import Ended, Limits, NotStarted, run
 from adamix_lab.classroom.submissions import Submission
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import read_json, write_text
+
+
+@dataclass(frozen=True)
+class Marked:
+    """One person's result.
+
+    Attributes:
+        submission: that counts.
+        points: by check.
+        maximum: of each check.
+        remarks: what happened, in words.
+        seconds: that grading took; 0 where nothing had changed since the last time.
+    """
+
+    submission: Submission
+    points: dict[str, float]
+    maximum: dict[str, float]
+    remarks: tuple[str, ...]
+    seconds: float
+
+    @property
+    def total(self) -> float:
+        """Points in all."""
+        return sum(self.points.values())
+
+    @property
+    def best(self) -> float:
+        """Points to be had."""
+        return sum(self.maximum.values())
 
 
 def grade(

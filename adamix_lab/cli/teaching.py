@@ -77,7 +77,7 @@ def feedback(
 
     By default in COURSE/feedback/pages.
     """
-    from adamix_lab.classroom.feedback import feedback as make
+    from adamix_lab.classroom.marks import feedback as make
 
     pages = make(name, course, out)
     print(f"{len(pages)} pages in {pages[0].parent.parent}" if pages else "No one was graded.")

@@ -17,7 +17,7 @@ from classroom_helpers import CHATTY, TROUBLES, mutants, points_of, reference, s
 from typer.testing import CliRunner
 
 from adamix_lab.classroom import grading
-from adamix_lab.classroom.feedback import clean_html
+from adamix_lab.classroom.marks import clean_html
 from adamix_lab.classroom.sandbox import NotStarted
 from adamix_lab.cli.main import app
 
@@ -73,7 +73,7 @@ def moodle(path, people, root=""):
 
 
 def test_feedback_holds_no_script_and_nothing_from_elsewhere():
-    from adamix_lab.classroom.feedback import with_remarks, without_scripts
+    from adamix_lab.classroom.marks import with_remarks, without_scripts
 
     page = (
         '<html><head><script src="https://cdn.example/x.js"> </script><link rel="css" href="//cdn.example/x.css">'
