@@ -78,21 +78,19 @@ def release(name: str, course: Path, folder: Path | None = None) -> tuple[Path, 
 
     Raises ValueError where submissions of an older version with other cells are in the gradebook.
     """
+    maker = api(course)
     import nbformat
 
-    needs_nbgrader()
-    source = course / "source" / name / f"{name}.ipynb"
+    source, solution = (course / part / name / f"{name}.ipynb" for part in ("source", "solution"))
     source.parent.mkdir(parents=True, exist_ok=True)
-    notebook = build(name, folder)
-    nbformat.write(notebook, source)
-    answer = api(course).generate_assignment(name, force=True)
+    nbformat.write(build(name, folder), source)
+    answer = maker.generate_assignment(name, force=True)
     if not answer["success"] and "submissions associated" in (answer.get("error") or ""):
         raise LabError(
             f"{name} has submissions in {course / 'gradebook'} and its cells have changed since: expected the cells "
             "that students were given. Give a new --course folder for the new version."
         )
     done(answer, f"The release of {name}")
-    solution = course / "solution" / name / f"{name}.ipynb"
     solution.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, solution)
     return course / "release" / name / f"{name}.ipynb", solution
@@ -191,11 +189,9 @@ def build(name: str, folder: Path | None = None) -> Any:
         marks: dict[str, Any] = {"schema_version": 3, "grade": False, "solution": False, "task": False, "locked": True}
         if "answer" in cell.metadata:
             marks |= {"solution": True, "locked": False, "grade_id": cell.metadata["answer"]}
-            exercise = about[cell.metadata["answer"]]
-            points = sum(exercise.checks.values())
-            notebook.cells[
-                n - 1
-            ].source += f"\n\n*{exercise.minutes} minutes, difficulty {exercise.difficulty} of 3, {points:g} points.*"
+            e = about[cell.metadata["answer"]]
+            told = f"{e.minutes} minutes, difficulty {e.difficulty} of 3, {sum(e.checks.values()):g} points."
+            notebook.cells[n - 1].source += f"\n\n*{told}*"
         elif "check" in cell.metadata:
             marks |= {"grade": True, "grade_id": cell.metadata["check"], "points": cell.metadata["points"]}
         else:

@@ -77,7 +77,9 @@ def grade(
     ran: dict[str, Any] = {}
     released = nbformat.read(course / "release" / assignment / f"{assignment}.ipynb", as_version=4)
     grader = api(course, _settings(limits, ran))
-    state = _State(course, assignment)
+    version = hashlib.sha256((course / "source" / assignment / f"{assignment}.ipynb").read_bytes()).hexdigest()
+    kept = course / "marks" / f"{assignment}.json"
+    graded = read_graded(kept) if kept.is_file() else {}
     marked, maximum = [], checks_of(released)
     for n, submission in enumerate(submissions, 1):
         start = time.perf_counter()
@@ -87,24 +89,25 @@ def grade(
             files, trouble = {}, (*submission.remarks, f"{problem} No points.")
         digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
         digest = hashlib.sha256(repr((digests, trouble)).encode()).hexdigest()
-        seen = None if again else state.remarks_of(submission, digest)
-        try:
-            remarks = (
-                seen
-                if seen is not None
-                else (*trouble, *_grade_one(grader, submission.person, files, assignment, course, released, ran))
-            )
-        except NotStarted as problem:
-            state.forget(submission)
-            raise OSError(
-                f"{submission.name} was not graded: Python did not start on this machine ({problem}). "
-                f"{n - 1} of {len(submissions)} are graded and kept: run the same command again, with less beside it."
-            ) from problem
-        seconds = 0.0 if seen is not None else time.perf_counter() - start
+        entry = {name: getattr(submission, name) for name in ("name", "file", "platform", "number", "late")}
+        entry |= {"digest": digest, "version": version}  # with other tests, everyone is graded anew
+        before = graded.pop(submission.person, {})
+        remarks, seconds = tuple(before.get("remarks", ())), 0.0
+        if again or any(before.get(key) != entry[key] for key in ("digest", "late", "version")):
+            try:
+                remarks = (*trouble, *_grade_one(grader, submission.person, files, assignment, course, released, ran))
+            except NotStarted as problem:
+                write_graded(kept, graded)  # without this person: the next run grades them
+                raise OSError(
+                    f"{submission.name} was not graded: Python did not start on this machine ({problem}). {n - 1} of "
+                    f"{len(submissions)} are graded and kept: run the same command again, with less beside it."
+                ) from problem
+            seconds = time.perf_counter() - start
         points = _points(grader, submission.person, assignment, maximum)
-        state.keep(submission, digest, remarks)
+        graded[submission.person] = {**entry, "remarks": remarks}
+        write_graded(kept, graded)  # a killed run goes on from here
         marked.append(Marked(submission, points, maximum, remarks, seconds))
-        how = "unchanged" if seen is not None else f"{seconds:.1f} s"
+        how = f"{seconds:.1f} s" if seconds else "unchanged"
         tell(f"{n:3d}/{len(submissions)}  {submission.name}: {marked[-1].total:g} of {marked[-1].best:g} ({how})")
     return marked
 
@@ -263,36 +266,13 @@ def _points(grader: Any, person: str, assignment: str, maximum: dict[str, float]
     return {name: found.get(name, 0.0) for name in maximum}
 
 
-class _State:
-    """What was graded before: digests and remarks, in `marks/ASSIGNMENT.json`."""
-
-    def __init__(self, course: Path, assignment: str) -> None:
-        self.path = course / "marks" / f"{assignment}.json"
-        version = (course / "source" / assignment / f"{assignment}.ipynb").read_bytes()
-        self.version = hashlib.sha256(version).hexdigest()  # other tests: everyone is graded anew
-        self.known = read_graded(self.path) if self.path.is_file() else {}
-
-    def remarks_of(self, submission: Submission, digest: str) -> tuple[str, ...] | None:
-        """Of the same bytes and the same lateness; None where they have to be graded."""
-        entry = self.known.get(submission.person, {})
-        now = (digest, submission.late, self.version)
-        same = tuple(entry.get(key) for key in ("digest", "late", "version")) == now
-        return tuple(entry["remarks"]) if same else None
-
-    def forget(self, submission: Submission) -> None:
-        """The next run grades it."""
-        self.known.pop(submission.person, None)
-
-    def keep(self, submission: Submission, digest: str, remarks: Sequence[str]) -> None:
-        """Written after each person: a killed run goes on where it was."""
-        entry = {key: getattr(submission, key) for key in ("name", "file", "platform", "number", "late")}
-        entry |= {"digest": digest, "version": self.version, "remarks": list(remarks)}
-        self.known[submission.person] = entry
-        write_text(self.path, json.dumps(self.known, indent=1, ensure_ascii=False) + "\n")
+def write_graded(path: Path, graded: Mapping[str, Any]) -> None:
+    """What was graded so far, by person: where it came from, digests and remarks."""
+    write_text(path, json.dumps(graded, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_graded(path: Path) -> dict[str, Any]:
-    """What was graded, by person. Raises LabError for a damaged file."""
+    """What `write_graded` wrote. Raises LabError for a damaged file."""
     expected = "what `grade` wrote. Delete it and grade again; points given by hand stay in the gradebook."
     known = read_json(path, expected)
     needed = {"name", "file", "platform", "remarks"}
