@@ -134,10 +134,8 @@ def is_course(cell: Any) -> bool:
 class LimitedClient(NotebookClient):
     """nbclient with an end to time and output, and words for what went wrong."""
 
-    limits: dict[str, int]
-
-    def prepare(self, limits: dict[str, int], files: dict[str, str]) -> LimitedClient:
-        """Sets the limits before anything runs."""
+    def __init__(self, notebook: Any, limits: dict[str, int], files: dict[str, str], **settings: Any) -> None:
+        super().__init__(notebook, **settings)
         self.limits, self.files, self.stopped = limits, files, ""
         self.bound, self.guard = set[str](), f"_{secrets.token_hex(8)}"
         self.remarks: list[str] = []
@@ -149,7 +147,6 @@ class LimitedClient(NotebookClient):
         self.skip_cells_with_tag = "\0"  # a tag must not keep a test from running
         self.error_on_timeout = {"ename": "TooLong", "evalue": "", "traceback": []}
         self.on_notebook_start, self.on_cell_executed = self.begin, self.note_reply
-        return self
 
     async def begin(self, notebook: Any) -> None:
         """Before the first cell: modules are loaded, on nobody's time; then the submission's own files are there."""
@@ -231,8 +228,11 @@ class LimitedClient(NotebookClient):
 
     def off(self, cell: Any, number: int, why: str) -> None:
         """A test that was switched off gives no points."""
-        words = f"The test in {place(cell, number)} counts for nothing: {why}."
-        cell.outputs.append(error("SwitchedOff", words))
+        self.fault(cell, "SwitchedOff", f"The test in {place(cell, number)} counts for nothing: {why}.")
+
+    def fault(self, cell: Any, name: str, words: str) -> None:
+        """An error in the cell's outputs and a remark, in the same words."""
+        cell.outputs.append(error(name, words))
         self.remarks += [words] if words not in self.remarks else []
 
     def stop(self, words: str) -> None:
@@ -247,11 +247,11 @@ class LimitedClient(NotebookClient):
             limit = self.limits["memory_mb"]
             self.remarks.append(f"{place(cell, number)} asked for more memory than the {limit} MB that are given.")
         if self.printed > self.limits["output_bytes"]:
-            self.remarks.append(
-                f"{place(cell, number)} printed more than {self.limits['output_bytes'] // 1000} kB: it was stopped "
-                "there, and the rest is left out."
+            most = self.limits["output_bytes"] // 1000
+            words = (
+                f"{place(cell, number)} printed more than {most} kB: it was stopped there, and the rest is left out."
             )
-            cell.outputs.append(error("TooMuchOutput", self.remarks[-1]))
+            self.fault(cell, "TooMuchOutput", words)
         for output in cell.outputs:
             if output.output_type == "stream" and output.name == "stderr":
                 output.name = "stdout"
@@ -285,8 +285,7 @@ class LimitedClient(NotebookClient):
                 f"{place(cell, cell_index)} did not end within {self.limits['cell_seconds']} s, or within what "
                 f"was left of {self.limits['seconds']} s for all: is there a loop without an end?"
             )
-            self.remarks.append(words)
-            cell.outputs.append(error("TooLong", words))
+            self.fault(cell, "TooLong", words)
             if self.stuck > 1:
                 self.stop("Two cells could not be interrupted; the rest was not run.")
         elif not any(output.output_type == "error" for output in cell.outputs):
@@ -300,8 +299,8 @@ def run(handed: dict[str, Any]) -> dict[str, Any]:
     notebook = nbformat.reads(handed["notebook"], as_version=4)
     # Unix sockets where there are any: a process without network has no 127.0.0.1 either
     config = Config() if sys.platform == "win32" else Config({"KernelManager": {"transport": "ipc"}})
-    client = LimitedClient(notebook, kernel_name="python3", config=config, startup_timeout=START_SECONDS)
-    client.prepare(limits, handed["files"])
+    own = {"kernel_name": "python3", "config": config, "startup_timeout": START_SECONDS}
+    client = LimitedClient(notebook, limits, handed["files"], **own)
     start = time.monotonic()
     try:
         client.execute()
