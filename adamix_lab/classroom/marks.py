@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from adamix_lab.analysis.plots import new_figure, save_figure
 from adamix_lab.classroom.course import api, done
 from adamix_lab.classroom.grading import Marked, read_graded
-from adamix_lab.core.files import write_text
+from adamix_lab.core.files import require_file, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -120,10 +120,7 @@ def feedback(assignment: str, course: Path, out: Path | None = None) -> list[Pat
     """
     course = course.resolve()
     graded = course / "marks" / f"{assignment}.json"
-    if not graded.is_file():
-        raise FileNotFoundError(
-            f"{graded} is not there: expected marks of {assignment}. Run `adamix-lab classroom grade` first."
-        )
+    require_file(graded, f"marks of {assignment}. Run `adamix-lab classroom grade` first.")
     from traitlets.config import Config
 
     people, settings = read_graded(graded), Config()

@@ -44,6 +44,13 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda temporary: _write_bytes(temporary, text.encode()))
 
 
+def require_file(path: Path, expected: str) -> Path:
+    """The path of a file that is there. Raises FileNotFoundError else; expected: what should be, and the remedy."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there: expected {expected}")
+    return path
+
+
 def read_json(path: Path, expected: str) -> Any:
     """What a JSON file holds. Raises ValueError where it is no JSON; expected: what should be there, and the remedy."""
     try:

@@ -88,10 +88,8 @@ def draw_board(state: Board) -> View:
     ax.set_ylim(len(shown) - 0.4, -0.6)
     reference = shown[0].reference
     ax.set_xlabel(f"{reference} minus the other, points (right of 0: {reference} is ahead)")
-    ax.set_title(
-        "mean and 95 % interval, paired; filled: shown, after the correction for all on screen",
-        fontsize=9, loc="left",
-    )  # fmt: skip
+    title = "mean and 95 % interval, paired; filled: shown, after the correction for all on screen"
+    ax.set_title(title, fontsize=9, loc="left")
     ax.grid(axis="x", alpha=0.3)
     ax.spines[["top", "right", "left"]].set_visible(False)
     told = "; ".join(f"{each.task}, {each.label} {in_points(each)}, {each.verdict}" for each in shown)

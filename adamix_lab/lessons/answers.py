@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from adamix_lab.analysis.posterior import every_route, fix_batches, merged_sample
+from adamix_lab.analysis.posterior import FixedBatches, every_route, fix_batches, merged_sample
 from adamix_lab.core.errors import LabError, one_of
-from adamix_lab.core.files import read_tensors, write_tensors
+from adamix_lab.core.files import read_tensors, require_file, write_tensors
 from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.tasks import Task, data_root
 from adamix_lab.training.shipped import SEEDS, TWINS
@@ -66,7 +66,11 @@ class Answers:
 
 def answers_of(mixture: MixtureModel, task: Task, tokenizer: object, rows: int | None = None) -> Answers:
     """Every route and the merge on the first evaluation rows (None: all). Raises ValueError above 4,096 routes."""
-    fixed = fix_batches(mixture, task, tokenizer, task.evaluation[:rows], batch_size=64)
+    return on_batches(fix_batches(mixture, task, tokenizer, task.evaluation[:rows], batch_size=64))
+
+
+def on_batches(fixed: FixedBatches) -> Answers:
+    """Every route and the merge on batches that `fix_batches` made. Raises ValueError above 4,096 routes."""
     routes, merged = every_route(fixed), merged_sample(fixed)
     assert routes.routes is not None
     return Answers(routes.log_probabilities, merged.log_probabilities[:, 0], fixed.labels, routes.routes)
@@ -115,10 +119,5 @@ def load_answers(name: str, seed: int = 0, folder: Path | None = None) -> Answer
 
     Raises ValueError for an unknown run, FileNotFoundError where its file is not there.
     """
-    path = place_of(name, seed, folder)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is not there: expected answers of seeds {', '.join(map(str, SEEDS))}. `python "
-            "data/lessons/make.py runs` makes them."
-        )
-    return read_answers(path)
+    expected = f"answers of seeds {', '.join(map(str, SEEDS))}. `python data/lessons/make.py runs` makes them."
+    return read_answers(require_file(place_of(name, seed, folder), expected))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from adamix_lab.analysis.plots import STYLES, Picture, fix_margins, new_figure, panels
+from adamix_lab.analysis.plots import STYLES, Picture, fix_margins, new_figure, panels, plot_seeds
 from adamix_lab.analysis.statistics import format_interval
 from adamix_lab.lessons.answers import GRID, Answers, load_answers, place_of
 from adamix_lab.lessons.widgets import Explorer, Prediction, Steps, View, mark_prediction
@@ -83,12 +83,10 @@ def draw_dial(state: Dialled, predicted: float | None = None) -> View:
     left.yaxis.set_major_formatter("{x:g}")
     left.yaxis.set_minor_formatter("")
     left.set_ylabel("pairwise KL of routes (nats)")
-    for name, values in (("random", state.random), ("merged", state.merged)):
+    for name, values, label in (("random", state.random, "a random route"), ("merged", state.merged, "the merge")):
         colour, marker = STYLES[name]
-        label = "a random route" if name == "random" else "the merge"
         right.plot(places, values, color=colour, marker=marker, label=label)
-    right.set_ylabel("accuracy (%)")
-    right.set_ylim(45, 101)
+    right.set(ylabel="accuracy (%)", ylim=(45, 101))
     for ax in (left, right):
         ax.axvspan(at - 0.25, at + 0.25, color="#0072B2", alpha=0.15)
         ax.set_xticks(list(places), ticks)
@@ -127,10 +125,7 @@ def consistency_dial(prediction: Prediction | None = None) -> Explorer:
         "Consistency dial",
         "Find a weight with a pairwise KL below 0.03 at which a random route loses at most a point to the best "
         "weight. Does it hold for every seed?",
-        [
-            Steps("weight", "weight of consistency", weights, weights[0]),
-            Steps("seed", "seed", seeds, seeds[0]),
-        ],
+        [Steps("weight", "weight of consistency", weights, weights[0]), Steps("seed", "seed", seeds, seeds[0])],
         lambda weight, seed: replace(measured(seed), chosen=weights.index(weight)),
         lambda state: draw_dial(state, prediction.value if prediction else None),
         shown={"weight": weights[-1], "seed": seeds[0]},
@@ -176,12 +171,7 @@ def draw_scores(sets: Mapping[str, Scores]) -> tuple[Figure, Axes, str]:
     told = []
     for place, (name, found) in enumerate(sets.items()):
         for n, (kind, label) in enumerate(KINDS.items()):
-            values: tuple[float, ...] = getattr(found, kind)
-            colour, marker = STYLES[kind]
-            x = place + 0.24 * (n - 1)
-            ax.plot([x] * len(values), values, linestyle="none", marker=marker, markersize=4, color=colour, alpha=0.5)
-            ax.plot(x, statistics.fmean(values), marker=marker, markersize=11, color=colour, linestyle="none",
-                    label=label if place == 0 else None)  # fmt: skip
+            plot_seeds(ax, place + 0.24 * (n - 1), getattr(found, kind), kind, label if place == 0 else None)
         fixed, merged, ensemble = map(statistics.fmean, (found.fixed, found.merged, found.ensemble))
         told.append(
             f"{name}: alone {fixed:.1f} %, merged {merged:.1f} %, all routes {ensemble:.1f} %, merged minus alone "
@@ -192,8 +182,5 @@ def draw_scores(sets: Mapping[str, Scores]) -> tuple[Figure, Axes, str]:
     ax.grid(axis="y", alpha=0.3)
     ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=9)  # no marker below it
     seeds = len(next(iter(sets.values())).fixed)
-    return (
-        figure,
-        ax,
-        f"Accuracy of sets of experts, mean of {seeds} seeds, each seed a small marker. {'; '.join(told)}.",
-    )
+    alt = f"Accuracy of sets of experts, mean of {seeds} seeds, each seed a small marker. {'; '.join(told)}."
+    return figure, ax, alt

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import html
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from adamix_lab.core.errors import LabError
+from adamix_lab.core.files import require_file
 from adamix_lab.tasks.tasks import data_root
 
 
@@ -43,11 +43,8 @@ def effects_table(lesson: str, containing: str = "", folder: Path | None = None)
     name holds the words.
     """
     path = (folder or data_root() / "results" / "effects") / f"{lesson}.csv"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is not there: expected an effect table. `python data/results/effects/make.py {lesson}` makes it."
-        )
-    every = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+    require_file(path, f"an effect table. `python data/results/effects/make.py {lesson}` makes it.")
+    every = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
     found = [row for row in every if containing in row["effect"]]
     if not found:
         raise LabError(f"No effect of lesson {lesson} is about {containing!r}: expected words of one of {path}.")

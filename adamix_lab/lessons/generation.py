@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from adamix_lab.analysis.plots import STYLES, Picture, new_figure
+from adamix_lab.analysis.plots import STYLES, Picture, new_figure, plot_seeds
 from adamix_lab.analysis.statistics import format_interval
 from adamix_lab.generation.comparison import spread
 from adamix_lab.generation.shipped import BEAMS, EXPLORED, SEEDS, TASK, load_explored, load_texts
@@ -100,8 +100,7 @@ def draw_slots(source: str, texts: Mapping[str, str], chosen: str | None = None)
         if name == chosen:
             height = len(slots)
             ax.add_patch(_cell(column, 0, height, fill=False, edgecolor="#D55E00", linewidth=4))
-    ax.set_xlim(-0.6, len(table) - 0.4)
-    ax.set_ylim(len(slots) - 0.4, -0.6)
+    ax.set(xlim=(-0.6, len(table) - 0.4), ylim=(len(slots) - 0.4, -0.6))
     ax.set_xticks(range(len(table)), [NAMES.get(name, name) for name in table], fontsize=9)
     ax.xaxis.tick_top()
     ax.set_yticks(range(len(slots)), [f"{slot}: {value}" for slot, value in slots.items()])
@@ -150,13 +149,9 @@ def draw_coverage(seeds: Sequence[int] = SEEDS) -> tuple[Figure, Axes, str]:
     styles = {"merged": "merged", "random": "random", "anew": "dropout"}
     for place, name in enumerate(NAMES):
         values = [100 * float(covered(name, seed).mean()) for seed in seeds]
-        mean = sum(values) / len(values)
-        colour, marker = STYLES[styles.get(name, "fixed")]
-        ax.plot([place] * len(values), values, linestyle="none", marker=marker, markersize=4, color=colour, alpha=0.5)
-        ax.plot(place, mean, marker=marker, markersize=11, color=colour)
+        plot_seeds(ax, place, values, styles.get(name, "fixed"))
         told.append(f"{plain(name)} {format_interval(values)}")
     ax.set_xticks(range(len(NAMES)), list(NAMES.values()), fontsize=9)
-    ax.set_ylim(0, 104)
-    ax.set_ylabel("slots realised (%)")
+    ax.set(ylim=(0, 104), ylabel="slots realised (%)")
     ax.grid(axis="y", alpha=0.3)
     return figure, ax, f"Slot coverage in %, mean of {len(seeds)} seeds, each seed a small marker: {'; '.join(told)}."

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from adamix_lab.analysis.landscape import Landscape, read_landscape
-from adamix_lab.analysis.plots import Picture, new_figure, plot_curvature, plot_landscapes, style_of
+from adamix_lab.analysis.plots import Picture, despine, new_figure, panels, plot_curvature, plot_landscapes, style_of
 from adamix_lab.analysis.statistics import format_interval
 from adamix_lab.analysis.study import landscape_of
 from adamix_lab.analysis.theory import expert_similarity
 from adamix_lab.core.errors import one_of
-from adamix_lab.core.files import read_tensors
+from adamix_lab.core.files import read_tensors, require_file
 from adamix_lab.core.views import Batch
 from adamix_lab.lessons.effects import effects_table
 from adamix_lab.lessons.merging import CORNERS
@@ -33,7 +33,6 @@ from adamix_lab.training.shipped import SEEDS, TWINS, load_twin
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 # -- lesson 05: losses over the four faces of each tetrahedron of experts, measured once --------------------
@@ -96,12 +95,9 @@ def load_faces(twin: str, seed: int = 0, folder: Path | None = None) -> Faces:
     """
     from safetensors import safe_open
 
-    path = place_of(twin, seed, folder)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is not there: expected the losses between the experts of seeds {', '.join(map(str, SEEDS))}. "
-            "`python data/lessons/make.py landscapes` makes them."
-        )
+    expected = f"the losses between the experts of seeds {', '.join(map(str, SEEDS))}."
+    made = "`python data/lessons/make.py landscapes` makes them."
+    path = require_file(place_of(twin, seed, folder), f"{expected} {made}")
     kept = read_tensors(path)
     with safe_open(path, "pt") as file:
         notes = json.loads((file.metadata() or {}).get("notes", "{}"))
@@ -135,7 +131,7 @@ def barrier(t: Tensor, losses: Tensor) -> float:
 # -- lesson 05: the shipped plane with its origin beside one made now; heights by number averaged; stored pictures ---
 
 
-COMMAND = "adamix-lab landscape {twin} --kind plane --evaluation-rows 256 --out data/results/landscape"
+COMMAND = "adamix-lab landscape {twin} --kind {kind} --evaluation-rows 256 --out data/results/landscape"
 ON_A_GPU = "adamix-lab landscape {twin} --kind plane --evaluation-rows 256 --points 51 --out data/results/landscape/gpu"
 COMMITTED = "committed on 2026-11-21"  # arrays of that day hold no date of their own
 
@@ -166,10 +162,8 @@ def shipped_plane(twin: str = "adamix", folder: Path | None = None) -> Shipped:
     if large.is_file():
         plane = read_landscape(large)
         return Shipped(plane, origin_of(plane, ON_A_GPU.format(twin=twin)))
-    command = COMMAND.format(twin=twin)
-    if not small.is_file():
-        raise FileNotFoundError(f"{small} is not there: expected a measured plane. `{command}` makes it.")
-    plane = read_landscape(small)
+    command = COMMAND.format(twin=twin, kind="plane")
+    plane = read_landscape(require_file(small, f"a measured plane. `{command}` makes it."))
     none = (
         f"No plane from a GPU is stored (in {folder.name}/gpu): none has been measured. This makes a larger one on a "
         f"GPU: {ON_A_GPU.format(twin=twin)}"
@@ -196,12 +190,8 @@ def stored(kind: str, twins: Sequence[str], metric: str = "loss") -> Picture:
     found = {}
     for twin in twins:
         path = data_root() / "results" / "landscape" / f"{kind}-{twin}.safetensors"
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path} is not there: expected a measured landscape. `adamix-lab landscape {twin} --kind {kind} "
-                "--evaluation-rows 256 --out data/results/landscape` makes it."
-            )
-        found[twin] = read_landscape(path)
+        command = COMMAND.format(twin=twin, kind=kind)
+        found[twin] = read_landscape(require_file(path, f"a measured landscape. `{command}` makes it."))
     return plot_landscapes(found, metric)
 
 
@@ -211,8 +201,7 @@ def curvatures() -> Picture:
     Raises FileNotFoundError where it is missing, with the command that makes it.
     """
     path = data_root() / "results" / "landscape" / "theory.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there: expected a study. `python {path.with_suffix('.py')}` makes it.")
+    require_file(path, f"a study. `python {path.with_suffix('.py')}` makes it.")
     return plot_curvature(json.loads(path.read_text(encoding="utf-8"))["curvature"])
 
 
@@ -258,11 +247,8 @@ def draw_heights(found: Heights, predicted: float | None = None) -> Picture:
                 label=twin)  # fmt: skip
         listed = ", ".join(f"{size}: {format_interval(values, 3)}" for size, values in by_size.items())
         told.append(f"{twin} {listed}")
-    ax.set_xticks([1, 2, 3, 4])
-    ax.set_xlabel("experts averaged")
-    ax.set_ylabel("loss above the mean of these experts (nats)")
-    ax.grid(alpha=0.3)
-    ax.spines[["top", "right"]].set_visible(False)
+    ax.set(xticks=[1, 2, 3, 4], xlabel="experts averaged", ylabel="loss above the mean of these experts (nats)")
+    despine(ax)
     ax.legend(frameon=False, loc="upper left", fontsize=9)
     seeds = len(next(iter(next(iter(found.values())).values())))
     alt = (
@@ -352,7 +338,11 @@ def highest_pair(twin: str, seed: int, read: Read = load_faces) -> str:
 
 def draw_viewed(state: Viewed) -> View:
     """Two triangles on one colour scale; beside them the losses along the segment, with chords and barriers."""
-    figure, (left, middle, right) = _panels()
+    figure, (left, middle, right) = panels(3, 9.6, 3.4)
+    figure.set_layout_engine(None)  # placed by hand: a layout that is computed takes longer than all that is drawn
+    left.set_position((0.01, 0.02, 0.25, 0.86))
+    middle.set_position((0.27, 0.02, 0.25, 0.86))
+    right.set_position((0.66, 0.16, 0.33, 0.76))
     for ax, side in zip((left, middle), state.sides, strict=True):
         _draw_face(ax, side, state)
     _draw_segment(right, state)
@@ -386,9 +376,7 @@ def _draw_face(ax: Axes, side: Side, state: Viewed) -> None:
         ax.annotate(f"expert {expert}\n{loss:.3f}", (cx, cy), xytext=(0, 3 if n == 2 else -26),
                     textcoords="offset points", ha="center", fontsize=8)  # fmt: skip
     ax.set_title(side.name, fontsize=11, y=1.0)  # without y, its place is sought: a fifth of the drawing
-    ax.set_xlim(-0.12, 1.12)
-    ax.set_ylim(-0.24, 1.1)
-    ax.set_aspect("equal")
+    ax.set(xlim=(-0.12, 1.12), ylim=(-0.24, 1.1), aspect="equal")
     ax.set_axis_off()
     if side is state.sides[1]:
         place = ax.figure.add_axes((0.535, 0.2, 0.012, 0.6))
@@ -411,25 +399,12 @@ def _draw_segment(ax: Axes, state: Viewed) -> None:
     ax.set_xlabel(f"from expert {first} (0) to expert {second} (1); dotted: chord", fontsize=9)
     ax.set_ylabel("loss (nats)", fontsize=9)
     ax.legend(frameon=False, fontsize=8, loc="upper left")
-    ax.grid(alpha=0.3)
-    ax.spines[["top", "right"]].set_visible(False)
+    despine(ax)
 
 
 def _corners(side: Side) -> list[float]:
     # losses of the three experts alone
     return [float(side.losses[side.weights[:, n].argmax()]) for n in range(3)]
-
-
-def _panels() -> tuple[Figure, tuple[Axes, Axes, Axes]]:
-    # placed by hand: a layout that is computed takes longer than all that is drawn
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.6, 3.4), facecolor="white")
-    FigureCanvasAgg(figure)
-    places = ((0.01, 0.02, 0.25, 0.86), (0.27, 0.02, 0.25, 0.86), (0.66, 0.16, 0.33, 0.76))
-    left, middle, right = (figure.add_axes(place) for place in places)
-    return figure, (left, middle, right)
 
 
 def seeds_there() -> tuple[int, ...]:

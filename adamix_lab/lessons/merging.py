@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
@@ -196,8 +197,7 @@ def draw_mixed(state: Mixed, highest: float | None = None) -> View:
         ax.annotate(f"expert {n}: {loss:.3f}", (cx, cy), xytext=(10, -4) if apex else (0, -16),
                     textcoords="offset points", ha="left" if apex else "center")  # fmt: skip
     ax.set_axis_off()
-    ax.set_aspect("equal")
-    ax.set_ylim(-0.12, 1.0)
+    ax.set(aspect="equal", ylim=(-0.12, 1.0))
     ax.legend(frameon=False, loc="upper left", fontsize=8, bbox_to_anchor=(-0.12, 1.05))
     figure.set_layout_engine("none")  # nothing here changes its size: laying out would be half of the drawing
     ax.set_position((0.12, 0.02, 0.7, 0.93), which="both")
@@ -237,8 +237,8 @@ def mixing_triangle(ground: Ground, highest: float | None = None) -> Explorer:
             Number(name, f"weight of expert {n}", 0.0, 1.0, 0.05, corners["expert 0"][name])
             for n, name in enumerate(centre)
         ],
-        lambda first, second, third: mixed(ground, first, second, third),
-        lambda state: draw_mixed(state, highest),
+        partial(mixed, ground),
+        partial(draw_mixed, highest=highest),
         shown=centre,
         buttons={**corners, "centre": centre},
     )

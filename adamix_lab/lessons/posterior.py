@@ -29,7 +29,7 @@ from adamix_lab.analysis.posterior import (
     uncertainty,
 )
 from adamix_lab.core.routing import generator_for
-from adamix_lab.lessons.answers import Answers
+from adamix_lab.lessons.answers import Answers, on_batches
 from adamix_lab.lessons.widgets import Explorer, Number, Steps, View, Words, mark_prediction
 from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.tasks.loading import load_task
@@ -101,10 +101,7 @@ def pulled_answers(twin: str, seed: int, shares: Sequence[float], rows: int = RO
     found = []
     for share in shares:
         load_trained(mixture, pulled(trained, share))
-        routes, merged = every_route(fixed), merged_sample(fixed)
-        assert routes.routes is not None
-        log_p = merged.log_probabilities[:, 0]
-        found.append(Answers(routes.log_probabilities, log_p, fixed.labels, routes.routes))
+        found.append(on_batches(fixed))
     return found
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -111,12 +112,9 @@ def draw_experts(answers: Answers, rows: Sequence[Row], predicted: float | None 
 def heat(ax: Axes, values: Tensor, low: float, label: str, high: float = 100) -> None:
     """A heat map `[rows, columns]` with its numbers written in."""
     drawn = ax.imshow(values.numpy(), vmin=low, vmax=high, cmap="cividis", aspect="auto")
-    for (row, column), value in zip(
-        torch.cartesian_prod(*map(torch.arange, values.shape)), values.flatten(), strict=True
-    ):
-        dark = float(value) < (low + high) / 2
-        ax.text(int(column), int(row), f"{value:.0f}", ha="center", va="center", fontsize=8, color="w" if dark else "k",
-                in_layout=False)  # fmt: skip
+    for (row, column), value in np.ndenumerate(values.numpy()):
+        colour = "w" if value < (low + high) / 2 else "k"
+        ax.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour, in_layout=False)
     ax.figure.colorbar(drawn, ax=ax, label=label)
 
 
@@ -159,13 +157,13 @@ def draw_routed(state: Routed) -> View:
     heat(ax, 100 * state.positive, low=0, label=f"probability of “{state.classes[-1]}” (%)")
     first, second = state.route
     ax.add_patch(Rectangle((second - 0.47, first - 0.47), 0.94, 0.94, fill=False, edgecolor="#D55E00", linewidth=4))
-    for i, j in torch.cartesian_prod(torch.arange(len(state.positive)), torch.arange(len(state.positive))).tolist():
-        ax.text(j, i + 0.3, state.classes[int(state.positive[i, j] > 0.5)], ha="center", fontsize=7,
-                color="w" if state.positive[i, j] < 0.5 else "k", in_layout=False)  # fmt: skip
-    ax.set_xticks(range(len(state.positive)), [f"expert {e}" for e in range(len(state.positive))])
-    ax.set_yticks(range(len(state.positive)), [f"expert {e}" for e in range(len(state.positive))])
-    ax.set_xlabel(BLOCKS[1])
-    ax.set_ylabel(BLOCKS[0])
+    for (row, column), p in np.ndenumerate(state.positive.numpy()):
+        colour = "w" if p < 0.5 else "k"
+        ax.text(column, row + 0.3, state.classes[int(p > 0.5)], ha="center", fontsize=7, color=colour, in_layout=False)
+    experts = [f"expert {e}" for e in range(len(state.positive))]
+    ax.set_xticks(range(len(experts)), experts)
+    ax.set_yticks(range(len(experts)), experts)
+    ax.set(xlabel=BLOCKS[1], ylabel=BLOCKS[0])
     says, truth = state.classes[int(state.here > 0.5)], state.classes[int(state.row["label"])]
     verdict = "right" if says == truth else f"wrong, the label is {truth}"
     change = f"Flips with {', or '.join(state.flippers)}." if state.flippers else "No change of one expert flips it."

@@ -83,8 +83,7 @@ def draw_strength(state: Dialled) -> View:
     percent = [100 * a for a in state.accuracies]
     ax.plot(STRENGTHS, percent, marker=marker, color=colour)
     ax.plot(STRENGTHS[at], percent[at], marker="X", markersize=14, color="#D55E00", markeredgecolor="white")
-    ax.set_xlabel("strength of the adapters")
-    ax.set_ylabel(f"accuracy on {state.rows} rows (%)")
+    ax.set(xlabel="strength of the adapters", ylabel=f"accuracy on {state.rows} rows (%)")
     ax.grid(alpha=0.3)
     low, high = (100 * share for share in wilson(state.accuracies[at], state.rows))
     best = int(state.probabilities.argmax())

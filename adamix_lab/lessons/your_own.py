@@ -18,7 +18,7 @@ from torch import Tensor
 from adamix_lab.analysis.plots import STYLES, Picture, fix_margins, panels
 from adamix_lab.core.adaptations import LoRA
 from adamix_lab.core.errors import one_of, unknown
-from adamix_lab.core.files import read_tensors
+from adamix_lab.core.files import read_tensors, require_file
 from adamix_lab.core.merging import merge, merge_products
 from adamix_lab.core.numerics import REORDERED, relative_difference
 from adamix_lab.interop.checking import compute_logits, copy_base
@@ -65,12 +65,8 @@ def read_loras(kind: str, seed: int, folder: Path | None = None) -> dict[str, Te
     """
     if kind not in KINDS:
         raise unknown("Kind of LoRA experts", kind, KINDS)
-    path = place_of(kind, seed, folder)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is not there: expected LoRA experts of seeds {', '.join(map(str, SEEDS))}. `python "
-            "data/lessons/make.py loras` makes them."
-        )
+    expected = f"LoRA experts of seeds {', '.join(map(str, SEEDS))}. `python data/lessons/make.py loras` makes them."
+    path = require_file(place_of(kind, seed, folder), expected)
     return {name: tensor.float() for name, tensor in read_tensors(path).items()}
 
 
@@ -210,8 +206,7 @@ def draw_combined(state: Combined, predicted: float | None = None) -> View:
     left.set_yscale("log", base=2)
     left.yaxis.set_major_formatter("{x:g}")
     left.set_xticks(list(places), WEIGHTS)
-    left.set_xlabel("weight of each expert")
-    left.set_ylabel("norm of the update\n(mean of factors = 1)")
+    left.set(xlabel="weight of each expert", ylabel="norm of the update\n(mean of factors = 1)")
     left.grid(alpha=0.3)
     names = ("merge\n(mean of factors)", "merge_products\n(mean of products)")
     found = state.from_factors, state.from_products
@@ -219,10 +214,8 @@ def draw_combined(state: Combined, predicted: float | None = None) -> View:
         colour, marker = STYLES[style]
         right.plot(max(value, 1e-8), n, color=colour, marker=marker, markersize=10, linestyle="none")
     right.axvspan(1e-8, CLOSE, color="#009E73", alpha=0.15)
-    right.set_xscale("log")
+    right.set(xscale="log", xlim=(5e-9, 50), ylim=(-0.6, 1.6))
     right.xaxis.set_major_formatter("{x:g}")  # powers set as formulas would cost a sixth of the drawing
-    right.set_xlim(5e-9, 50)
-    right.set_ylim(-0.6, 1.6)
     right.set_yticks([0, 1], names)
     right.set_xlabel("relative difference of logits (shaded: below 1e-5)")
     right.grid(axis="x", alpha=0.3)
