@@ -6,6 +6,7 @@ with B_i, one view. "tied" stands for what one finds elsewhere: LoRAs that are p
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from adamix_lab.analysis.plots import STYLES, Picture, fix_margins, panels
 from adamix_lab.core.adaptations import LoRA
-from adamix_lab.core.errors import one_of, unknown
+from adamix_lab.core.errors import one_of
 from adamix_lab.core.files import read_tensors, require_file
 from adamix_lab.core.merging import merge, merge_products
 from adamix_lab.core.numerics import REORDERED, relative_difference
@@ -39,8 +40,7 @@ def fresh_loras(kind: str, seed: int) -> tuple[MixtureModel, Any]:
 
     Raises ValueError for an unknown kind.
     """
-    if kind not in KINDS:
-        raise unknown("Kind of LoRA experts", kind, KINDS)
+    one_of("Kind of LoRA experts", kind, KINDS)
     model, tokenizer = load_backbone("minilm", num_labels=2)
     share, _ = KINDS[kind]
     mixture = attach(model, ADAPTATION, EXPERTS, share, blocks=BLOCKS, seed=seed, tied=share is None)
@@ -63,8 +63,7 @@ def read_loras(kind: str, seed: int, folder: Path | None = None) -> dict[str, Te
 
     Raises what `load_loras` does.
     """
-    if kind not in KINDS:
-        raise unknown("Kind of LoRA experts", kind, KINDS)
+    one_of("Kind of LoRA experts", kind, KINDS)
     expected = f"LoRA experts of seeds {', '.join(map(str, SEEDS))}. `python data/lessons/make.py loras` makes them."
     path = require_file(place_of(kind, seed, folder), expected)
     return {name: tensor.float() for name, tensor in read_tensors(path).items()}
@@ -108,8 +107,9 @@ def combine(model: Any, weight: float, combination: str) -> None:
     model.set_adapter(COMBINED)
 
 
-def update_norm(model: Any) -> float:
-    """Frobenius norm of what the selected combination adds to all frozen weights together."""
+def update_norm(model: Any, weight: float, combination: str) -> float:
+    """Frobenius norm of what a combination adds to all frozen weights together."""
+    combine(model, weight, combination)
     layers = [module for module in model.modules() if COMBINED in getattr(module, "lora_A", {})]
     with torch.no_grad():
         return float(torch.stack([layer.get_delta_weight(COMBINED).norm() for layer in layers]).norm())
@@ -149,17 +149,11 @@ def prepare(mixture: MixtureModel, task: Task, tokenizer: Any, name: str = "", r
     spread = task.evaluation[:: max(1, len(task.evaluation) // rows)][:rows]
     batch = dict(tokenizer([row[task.text[0]] for row in spread], padding=True, return_tensors="pt"))
     model, one = in_peft(mixture), mixture.space.experts
-    norms = {}
-    for combination in COMBINATIONS:
-        for weight in WEIGHTS:
-            combine(model, float(Fraction(weight)), combination)
-            norms[combination, weight] = update_norm(model)
-    combine(model, 1 / one**2, "linear")
-    factors = update_norm(model)
-    combine(model, 1 / one, "cat")
-    relative = {key: norm / factors for key, norm in norms.items()}
+    factors, products = update_norm(model, 1 / one**2, "linear"), update_norm(model, 1 / one, "cat")
+    ways = itertools.product(COMBINATIONS, WEIGHTS)
+    norms = {(way, weight): update_norm(model, float(Fraction(weight)), way) / factors for way, weight in ways}
     logits = compute_logits(merge(mixture), batch), compute_logits(merge_products(mixture), batch)
-    return Ground(name, one, model, batch, *logits, relative, update_norm(model) / factors)
+    return Ground(name, one, model, batch, *logits, norms, products / factors)
 
 
 @dataclass(frozen=True)

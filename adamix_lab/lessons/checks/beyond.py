@@ -139,23 +139,19 @@ def check_detectable(smallest: Callable[[int, float], Any]) -> None:
     for rows, disagree in ((277, 0.2), (872, 0.1)):
         came = number(call(smallest, rows, disagree), "The difference")
         expected = 196 * math.sqrt(disagree / rows)
-        compare(
-            f"On {rows} rows, {100 * disagree:g} % of which have one right answer",
-            expected,
-            came,
-            {
-                "In points, please: times 100.": expected / 100,
-                "A row counts +1, 0 or -1: its variance is near the share itself, not share times one minus share.": (
-                    196 * math.sqrt(disagree * (1 - disagree) / rows)
-                ),
-                "That is the spread of one model's accuracy twice: the rows are the same for both, so pair them.": (
-                    196 * math.sqrt(2 * 0.25 / rows)
-                ),
-                "The root is missing: a spread shrinks with the square root of the rows.": 196 * disagree / rows,
-                "That is one standard error: 95 % take 1.96 of them.": 100 * math.sqrt(disagree / rows),
-            },
-            tolerance=2e-3,  # 1.96 or 1.959964
-        )
+        mistakes = {
+            "In points, please: times 100.": expected / 100,
+            "A row counts +1, 0 or -1: its variance is near the share itself, not share times one minus share.": (
+                196 * math.sqrt(disagree * (1 - disagree) / rows)
+            ),
+            "That is the spread of one model's accuracy twice: the rows are the same for both, so pair them.": (
+                196 * math.sqrt(2 * 0.25 / rows)
+            ),
+            "The root is missing: a spread shrinks with the square root of the rows.": 196 * disagree / rows,
+            "That is one standard error: 95 % take 1.96 of them.": 100 * math.sqrt(disagree / rows),
+        }
+        what = f"On {rows} rows, {100 * disagree:g} % of which have one right answer"
+        compare(what, expected, came, mistakes, tolerance=2e-3)  # 1.96 or 1.959964
     passed("check_detectable")
 
 
@@ -205,14 +201,14 @@ def check_gated_lora(adaptation: type[Adaptation]) -> None:
     _check_output(call(made.apply, base, x, one, False), x, frozen, one)
     both = {name: torch.stack([one[name], other[name]]) for name in shapes}
     expected = torch.cat([_output(x[:2], frozen, one), _output(x[2:], frozen, other)])
+    what = "Two views in one pass, weights [2, ...]"
+    cause = "A vector [K, out] needs along(update, gate) to meet its K groups of rows."
     try:
         came = call(made.apply, base, x, both, False)
     except AssertionError as error:
-        wrong("Two views in one pass, weights [2, ...]", "an output", "an error",
-              f"A vector [K, out] needs along(update, gate) to meet its K groups of rows. {error}")  # fmt: skip
+        wrong(what, "an output", "an error", f"{cause} {error}")
     if not same(came, expected):
-        wrong("Two views in one pass, weights [2, ...]", "each group with its own weights", "another output",
-              "A vector [K, out] needs along(update, gate) to meet its K groups of rows.")  # fmt: skip
+        wrong(what, "each group with its own weights", "another output", cause)
     passed("check_gated_lora")
 
 
@@ -236,16 +232,17 @@ def check_peft_weight(weight: Callable[[int, str], float]) -> None:
     "linear" is to give the mean of factors, "cat" the mean of products.
     """
     for experts in (2, 4, 5):
-        found = number(call(weight, experts, "linear"), f"weight({experts}, 'linear')")
-        compare(f"weight({experts}, 'linear')", 1 / experts**2, found, {
+        linear = {
             "That is a mean's weight, but linear puts its root on A and on B: the update comes out M times too large.":
                 1 / experts,
             "The root goes on by itself: give the square of what each factor is to get.": experts**-0.5,
             "Ones add up M factors on each side: the update comes out M² times too large.": 1.0,
-        })  # fmt: skip
-        found = number(call(weight, experts, "cat"), f"weight({experts}, 'cat')")
-        compare(f"weight({experts}, 'cat')", 1 / experts, found, {
+        }  # fmt: skip
+        cat = {
             "cat keeps the pairs and adds their products: weigh each product once.": 1 / experts**2,
             "Ones add up M products.": 1.0,
-        })  # fmt: skip
+        }
+        for combination, expected, mistakes in (("linear", 1 / experts**2, linear), ("cat", 1 / experts, cat)):
+            what = f"weight({experts}, {combination!r})"
+            compare(what, expected, number(call(weight, experts, combination), what), mistakes)
     passed("check_peft_weight")

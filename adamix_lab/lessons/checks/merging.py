@@ -190,25 +190,21 @@ def check_barrier(barrier: Callable[[Tensor, Tensor], Any]) -> None:
         steps = torch.linspace(0, 1, len(t), dtype=torch.float64)
         chord, by_number = ((1 - s) * losses[0] + s * losses[-1] for s in (t, steps))
         first, last, top = float(losses[0]), float(losses[-1]), float(losses.max())
-        compare(
-            f"The barrier of losses {list(values)} at {list(places)}",
-            expected,
-            came,
-            {
-                "That is the height above the lowest point; a slope or a valley is no barrier. Measure from the chord.":
-                    top - float(losses.min()),
-                "That is the height above the first model, the better end: a climb to a worse one is no barrier.":
-                    top - first,
-                "That is the height above the last model, the worse end: the chord lies below it before.": top - last,
-                "The chord runs from one end's loss to the other's; here it was level, at their mean.":
-                    top - (first + last) / 2,
-                "The chord was drawn by number of point: the places are not evenly spaced, use t.":
-                    max(0.0, float((losses - by_number).max())),
-                "Distances from the chord were taken without their sign: below it there is no barrier.":
-                    float((losses - chord).abs().max()),
-                "That is a mean height: a barrier is the greatest.": float((losses - chord).mean()),
-            },
-        )  # fmt: skip
+        mistakes = {
+            "That is the height above the lowest point; a slope or a valley is no barrier. Measure from the chord.":
+                top - float(losses.min()),
+            "That is the height above the first model, the better end: a climb to a worse one is no barrier.":
+                top - first,
+            "That is the height above the last model, the worse end: the chord lies below it before.": top - last,
+            "The chord runs from one end's loss to the other's; here it was level, at their mean.":
+                top - (first + last) / 2,
+            "The chord was drawn by number of point: the places are not evenly spaced, use t.":
+                max(0.0, float((losses - by_number).max())),
+            "Distances from the chord were taken without their sign: below it there is no barrier.":
+                float((losses - chord).abs().max()),
+            "That is a mean height: a barrier is the greatest.": float((losses - chord).mean()),
+        }  # fmt: skip
+        compare(f"The barrier of losses {list(values)} at {list(places)}", expected, came, mistakes)
     passed("check_barrier")
 
 

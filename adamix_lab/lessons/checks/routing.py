@@ -36,29 +36,21 @@ def check_count(count: Count) -> None:
         one_up, _ = _counted(d, r, experts, True)
         biases = "The biases are missing: r for the way down, d for the way up."
         one_site = "One site was counted: multiply by the number of sites."
-        compare(
-            f"Trained weights ({case})",
-            sites * trained,
-            number(answer[0], "A count"),
-            {
-                biases: sites * (experts * d * r + (1 if shared else experts) * d * r),
-                "The shared up-projection was counted once for each expert: it exists once a site.": sites * every,
-                "The up-projection was counted once a site, but here every expert has its own.": sites * one_up,
-                one_site: trained,
-                "This is the merged number: in training every expert counts.": sites * merged,
-            },
-        )
-        compare(
-            f"Merged weights ({case})",
-            sites * merged,
-            number(answer[1], "A count"),
-            {
-                biases: sites * 2 * d * r,
-                "After merging one module a site is left, not one an expert.": sites * every,
-                "After merging one down-projection a site is left, too.": sites * one_up,
-                one_site: merged,
-            },
-        )
+        mistakes = {
+            biases: sites * (experts * d * r + (1 if shared else experts) * d * r),
+            "The shared up-projection was counted once for each expert: it exists once a site.": sites * every,
+            "The up-projection was counted once a site, but here every expert has its own.": sites * one_up,
+            one_site: trained,
+            "This is the merged number: in training every expert counts.": sites * merged,
+        }
+        compare(f"Trained weights ({case})", sites * trained, number(answer[0], "A count"), mistakes)
+        mistakes = {
+            biases: sites * 2 * d * r,
+            "After merging one module a site is left, not one an expert.": sites * every,
+            "After merging one down-projection a site is left, too.": sites * one_up,
+            one_site: merged,
+        }
+        compare(f"Merged weights ({case})", sites * merged, number(answer[1], "A count"), mistakes)
     passed("check_count")
 
 
@@ -137,17 +129,14 @@ def check_number_of_routes(count: Callable[[int, int, int], int]) -> None:
     """Checks `count(down, up, sites)`: routes with so many experts on each side (1: shared) at each of the sites."""
     for down, up, sites in ((4, 1, 2), (4, 4, 2), (2, 3, 3), (8, 1, 1)):
         came = number(call(count, down, up, sites), "The number of routes")
-        compare(
-            f"Routes with {down} experts down, {up} up, at {sites} sites",
-            RouteSpace(((down, up),) * sites).number,
-            came,
-            {
-                "That is the number of experts: a route picks one at every site.": max(down, up),
-                "Choices multiply over sites, they do not add.": sites * down * up,
-                "Both sides choose: down and up are drawn apart.": down**sites,
-                "The two sides multiply, they do not add.": (down + up) ** sites,
-            },
-        )
+        expected, what = RouteSpace(((down, up),) * sites).number, f"{down} experts down, {up} up, at {sites} sites"
+        mistakes = {
+            "That is the number of experts: a route picks one at every site.": max(down, up),
+            "Choices multiply over sites, they do not add.": sites * down * up,
+            "Both sides choose: down and up are drawn apart.": down**sites,
+            "The two sides multiply, they do not add.": (down + up) ** sites,
+        }
+        compare(f"Routes with {what}", expected, came, mistakes)
     passed("check_number_of_routes")
 
 
@@ -184,22 +173,17 @@ def check_consistency(loss: Loss) -> None:
         expected, there, back = float(symmetric_kl(a, b)), _kl(a, b), _kl(b, a)
         over_batch = 0.5 * (_kl(a.mT, b.mT) + _kl(b.mT, a.mT))
         by_rows, squared = over_batch * classes / rows, float((a - b).square().mean())
-        compare(
-            f"The loss of {rows} rows and {classes} classes",
-            expected,
-            came,
-            {
-                "That is the sum of both directions: Eq. 5 takes half of it.": there + back,
-                "That is KL(p || q) alone: the other direction is missing.": there,
-                "That is KL(q || p) alone: the other direction is missing.": back,
-                "That is the sum over rows: take the mean over rows.": rows * expected,
-                "That is the mean over rows and classes (reduction='mean'): divide by the rows only.": expected
-                / classes,
-                "The softmax ran over the batch: each row must sum to 1 (dim=-1).": over_batch,
-                "The softmax ran over the batch (dim=0), then the sum was divided by the rows.": by_rows,
-                "That is the squared distance of the logits: a constant added to them changes no answer.": squared,
-            },
-        )
+        mistakes = {
+            "That is the sum of both directions: Eq. 5 takes half of it.": there + back,
+            "That is KL(p || q) alone: the other direction is missing.": there,
+            "That is KL(q || p) alone: the other direction is missing.": back,
+            "That is the sum over rows: take the mean over rows.": rows * expected,
+            "That is the mean over rows and classes (reduction='mean'): divide by the rows only.": expected / classes,
+            "The softmax ran over the batch: each row must sum to 1 (dim=-1).": over_batch,
+            "The softmax ran over the batch (dim=0), then the sum was divided by the rows.": by_rows,
+            "That is the squared distance of the logits: a constant added to them changes no answer.": squared,
+        }
+        compare(f"The loss of {rows} rows and {classes} classes", expected, came, mistakes)
         shifted = number(call(loss, a, a + 3.0), "The loss")
         if not close(shifted, 0.0):
             wrong("The loss of logits and the same logits plus 3", 0.0, shifted,
@@ -212,10 +196,9 @@ def check_gradient(loss: Loss) -> None:
     generator = generator_for(7)
     a, b = (torch.randn(6, 3, generator=generator) for _ in range(2))
     expected, symmetric = _gradient(reference_kl, a, b), _gradient(symmetric_kl, a, b)
-    if not close(number(call(loss, a, b), "The loss"), float(reference_kl(a, b))):
-        wrong(
-            "The value", float(reference_kl(a, b)), number(loss(a, b), "The loss"), "Check it with check_consistency."
-        )
+    value = number(call(loss, a, b), "The loss")
+    if not close(value, float(reference_kl(a, b))):
+        wrong("The value", float(reference_kl(a, b)), value, "Check it with check_consistency.")
     came = _gradient(lambda x, y: call(loss, x, y), a, b)
     mistakes = {
         "Gradients flow through both sides: the reference detaches the target of each KL.": symmetric,
