@@ -6,6 +6,7 @@ import itertools
 import json
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -207,12 +208,10 @@ def curvatures() -> Picture:
 
 def likeness(twin: str, batch: Batch, seed: int = 0) -> dict[str, float]:
     """Means over sites and pairs of what `expert_similarity` measures, by side and measure, on a batch."""
-    rows = expert_similarity(load_twin(twin, seed)[0], batch)
-    names = dict.fromkeys(f"{row['measure']} {row['side']}".strip() for row in rows)
-    return {
-        name: statistics.fmean(row["value"] for row in rows if f"{row['measure']} {row['side']}".strip() == name)
-        for name in names
-    }
+    by_name = defaultdict(list)
+    for row in expert_similarity(load_twin(twin, seed)[0], batch):
+        by_name[f"{row['measure']} {row['side']}".strip()].append(row["value"])
+    return {name: statistics.fmean(values) for name, values in by_name.items()}
 
 
 NAMES = {2: "the middle of two", 3: "the middle of three", 4: "the middle of all four"}
@@ -238,13 +237,11 @@ def draw_heights(found: Heights, predicted: float | None = None) -> Picture:
     for n, (twin, by_size) in enumerate(found.items()):
         colour, marker = style_of(twin)
         shift = 0.05 * (n - (len(found) - 1) / 2)
-        sizes = list(by_size)
-        for size, values in by_size.items():
-            ax.plot([size + shift] * len(values), values, color=colour, marker=marker, markersize=4, linestyle="none",
-                    alpha=0.5)  # fmt: skip
-        means = [statistics.fmean(by_size[size]) for size in sizes]
-        ax.plot([1, *[size + shift for size in sizes]], [0, *means], color=colour, marker=marker, markersize=9,
-                label=twin)  # fmt: skip
+        at = {size + shift: values for size, values in by_size.items()}
+        for x, values in at.items():
+            ax.plot([x] * len(values), values, color=colour, marker=marker, markersize=4, linestyle="none", alpha=0.5)
+        means = map(statistics.fmean, at.values())
+        ax.plot([1, *at], [0, *means], color=colour, marker=marker, markersize=9, label=twin)
         listed = ", ".join(f"{size}: {format_interval(values, 3)}" for size, values in by_size.items())
         told.append(f"{twin} {listed}")
     ax.set(xticks=[1, 2, 3, 4], xlabel="experts averaged", ylabel="loss above the mean of these experts (nats)")
@@ -417,8 +414,7 @@ def seeds_there() -> tuple[int, ...]:
 
 def landscape_viewer() -> Explorer:
     """The widget of lesson 05, over losses that were measured beforehand."""
-    seeds = seeds_there()
-    pairs = tuple(PAIRS)
+    seeds, pairs = seeds_there(), tuple(PAIRS)
     return Explorer(
         "Landscape viewer",
         f"Find a segment with a barrier over {GOAL:g} nats. Then find the highest on AdaMix, over pairs and seeds.",

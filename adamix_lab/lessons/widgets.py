@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from adamix_lab.analysis.plots import Picture
@@ -154,12 +155,11 @@ class Explorer(Told):
         self._holders = {name: holder for name, (_, holder) in built.items()}
         for holder in self._holders.values():
             watch(holder, self._update)
-        self.buttons = {label: w.Button(description=label) for label in buttons}
+        pressed = {label: partial(self._try, state) for label, state in buttons.items()}
+        pressed |= {label: partial(self._act, act) for label, act in actions.items()}
+        self.buttons = {label: w.Button(description=label) for label in pressed}
         for label, button in self.buttons.items():
-            button.on_click(lambda _, state=buttons[label]: self._try(state))
-        for label, act in actions.items():
-            self.buttons[label] = w.Button(description=label)
-            self.buttons[label].on_click(lambda _, act=act: self._act(act))
+            button.on_click(lambda _, act=pressed[label]: act())
         self.readout, self.image = w.HTML(), w.HTML()
         self.readout.add_class("adamix-readout")
         self.image.add_class("adamix-picture")
@@ -169,10 +169,8 @@ class Explorer(Told):
         )  # fmt: skip
         watch(self.configuration, self._paste)
         head = w.HTML(heading(self.title, self.goal))
-        shown = [shown for shown, _ in built.values()]
-        self.box = w.VBox(
-            [head, *shown, w.HBox(list(self.buttons.values())), self.readout, self.image, self.configuration]
-        )
+        shown, buttons_below = [shown for shown, _ in built.values()], w.HBox(list(self.buttons.values()))
+        self.box = w.VBox([head, *shown, buttons_below, self.readout, self.image, self.configuration])
         self.box.add_class("adamix-explorer")
 
     @contextmanager
@@ -228,10 +226,8 @@ class Explorer(Told):
             if not isinstance(values, dict):
                 raise LabError("no object")
         except ValueError:
-            kept = json.dumps(self.state, ensure_ascii=False)
-            self._tell(
-                LabError(f"The configuration cannot be read: expected something like {kept}. Paste a whole one.")
-            )
+            like = f"expected something like {json.dumps(self.state, ensure_ascii=False)}"
+            self._tell(LabError(f"The configuration cannot be read: {like}. Paste a whole one."))
             return
         self._try(values)
 
@@ -390,7 +386,7 @@ class Prediction(Told):
             description=f"Your prediction ({unit})", placeholder=f"{low:g} to {high:g}", continuous_update=False,
             style={"description_width": "initial"},
         )  # fmt: skip
-        self.entry.observe(lambda change: self._read(), "value")
+        watch(self.entry, self._read)
         self.readout = w.HTML()
         self.readout.add_class("adamix-readout")
         self.box = w.VBox([w.HTML(heading(question)), self.entry, self.readout])
