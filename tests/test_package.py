@@ -88,13 +88,8 @@ def test_every_public_name_has_an_example_that_runs():
 def test_files_hold_one_idea():
     import pathlib
 
-    # The lessons are written anew, these two shorter.
-    longer = {"lessons/landscape.py", "lessons/widgets.py"}
-
     for path in pathlib.Path(adamix_lab.__path__[0]).rglob("*.py"):
         lines = len(path.read_text(encoding="utf-8").splitlines())
-        if "/".join(path.parts[-2:]) in longer:
-            continue
         assert lines <= 430, f"{path.name} has {lines} lines"
 
 

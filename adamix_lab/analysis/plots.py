@@ -118,13 +118,6 @@ def despine(ax: Axes) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def plot_seeds(ax: Axes, x: float, values: Sequence[float], style: str, label: str | None = None) -> None:
-    """A small marker a seed, and a large one at their mean."""
-    colour, marker = STYLES[style]
-    ax.plot([x] * len(values), values, linestyle="none", marker=marker, markersize=4, color=colour, alpha=0.5)
-    ax.plot(x, sum(values) / len(values), linestyle="none", marker=marker, markersize=11, color=colour, label=label)
-
-
 @dataclass(frozen=True)
 class Bar:
     """One line of a comparison: a label, an accuracy with its interval, and the method whose style it takes."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from adamix_lab.analysis.plots import STYLES, Picture, fix_margins, new_figure, panels, plot_seeds
+from adamix_lab.analysis.plots import STYLES, Picture, fix_margins, new_figure, panels
 from adamix_lab.analysis.statistics import format_interval
 from adamix_lab.lessons.answers import GRID, Answers, load_answers, place_of
 from adamix_lab.lessons.widgets import Explorer, Prediction, Steps, View, mark_prediction
@@ -163,6 +163,13 @@ def scores(runs: Sequence[Answers]) -> Scores:
         percent([float(a.merged_right.mean()) for a in runs]),
         percent([float((a.routes.exp().mean(1).argmax(-1) == a.labels).float().mean()) for a in runs]),
     )
+
+
+def plot_seeds(ax: Axes, x: float, values: Sequence[float], style: str, label: str | None = None) -> None:
+    """A small marker a seed, and a large one at their mean."""
+    colour, marker = STYLES[style]
+    ax.plot([x] * len(values), values, linestyle="none", marker=marker, markersize=4, color=colour, alpha=0.5)
+    ax.plot(x, sum(values) / len(values), linestyle="none", marker=marker, markersize=11, color=colour, label=label)
 
 
 def draw_scores(sets: Mapping[str, Scores]) -> tuple[Figure, Axes, str]:

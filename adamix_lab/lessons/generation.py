@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from adamix_lab.analysis.plots import STYLES, Picture, new_figure, plot_seeds
+from adamix_lab.analysis.plots import STYLES, Picture, new_figure
 from adamix_lab.analysis.statistics import format_interval
 from adamix_lab.generation.comparison import spread
 from adamix_lab.generation.shipped import BEAMS, EXPLORED, SEEDS, TASK, load_explored, load_texts
 from adamix_lab.generation.tasks import coverage, load_generation_task, realised, slots_of
+from adamix_lab.lessons.consistency import plot_seeds
 from adamix_lab.lessons.widgets import Explorer, Number, Steps, View
 
 if TYPE_CHECKING:
