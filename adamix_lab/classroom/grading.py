@@ -12,7 +12,7 @@ import json
 import shutil
 import symtable
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,9 +59,8 @@ def grade(
     course: Path,
     limits: Limits,
     again: bool = False,
-    tell: Callable[[str], None] = print,
 ) -> list[Marked]:
-    """Grades one submission a person; a line of progress each goes to `tell`.
+    """Grades one submission a person, and prints a line of progress each.
 
     Raises FileNotFoundError where the assignment has not been released in this course.
     """
@@ -108,7 +107,7 @@ def grade(
         write_graded(kept, graded)  # a killed run goes on from here
         marked.append(Marked(submission, points, maximum, remarks, seconds))
         how = f"{seconds:.1f} s" if seconds else "unchanged"
-        tell(f"{n:3d}/{len(submissions)}  {submission.name}: {marked[-1].total:g} of {marked[-1].best:g} ({how})")
+        print(f"{n:3d}/{len(submissions)}  {submission.name}: {marked[-1].total:g} of {marked[-1].best:g} ({how})")
     return marked
 
 

@@ -174,7 +174,7 @@ RouteAt = Callable[[int], Tensor | None]  # step -> a route [sites, sides], or N
 
 
 class Hypothesis(NamedTuple):
-    """Tokens that were written, the end's not among them, and their score: log-likelihood / length ** penalty."""
+    """Tokens that were written, the end's not among them, and their score: log-likelihood / length, the end counted."""
 
     tokens: list[int]
     score: float
@@ -197,7 +197,6 @@ def search(
     end: int,
     route_at: RouteAt,
     beams: int = 1,
-    length_penalty: float = 1.0,
     new_tokens: int = 40,
 ) -> Hypothesis:
     """The best text after one prompt.
@@ -208,7 +207,6 @@ def search(
         end: the id that ends a text.
         route_at: step 0 reads the prompt and writes the first token.
         beams: hypotheses kept; 1 is greedy.
-        length_penalty: as `Decoding`'s; a length counts the end.
         new_tokens: at most so many are written, the end among them.
 
     Raises ValueError for an empty prompt, beams below 1, or a model that writes no texts.
@@ -238,15 +236,13 @@ def search(
             if token != end and len(kept) < beams:
                 kept.append(n)
             elif token == end and n < beams:  # an end counts where it is among the best
-                finished.append(Hypothesis(running[parent], total / (step + 1) ** length_penalty))
+                finished.append(Hypothesis(running[parent], total / (step + 1)))
         rows = torch.tensor(kept)
         running = [[*running[parents[n]], int(tokens[n])] for n in kept]
         totals, inputs = best.values[rows], tokens[rows, None]
         cache.reorder_cache(parents[rows])
         finished = sorted(finished, key=lambda h: -h.score)[:beams]
-        ahead = float(totals[0]) / (step + 1) ** length_penalty
+        ahead = float(totals[0]) / (step + 1)
         if len(finished) == beams and (beams == 1 or finished[-1].score >= ahead):
             break
-    return max(
-        finished or [Hypothesis(running[0], float(totals[0]) / new_tokens**length_penalty)], key=lambda h: h.score
-    )
+    return max(finished or [Hypothesis(running[0], float(totals[0]) / new_tokens)], key=lambda h: h.score)

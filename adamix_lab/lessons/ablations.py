@@ -50,7 +50,6 @@ COLUMNS = (
 class Board:
     """What is on screen: a folder's comparisons, and what its table holds besides."""
 
-    folder: str
     compared: list[Compared]
     tasks: list[str]
     variants: list[str]
@@ -61,7 +60,7 @@ def board(folder: str, task: str = ALL, against: str = "AdaMix") -> Board:
     """Opens a folder of results and compares, as `open_results` and `compare` do."""
     scores = open_results(folder)
     results = scores.results
-    return Board(folder, compare(scores, task, against), tasks_of(results), variants_of(results), results.notes)
+    return Board(compare(scores, task, against), tasks_of(results), variants_of(results), results.notes)
 
 
 # -- drawing ----------------------------------------------------------------------------------------------

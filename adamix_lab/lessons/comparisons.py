@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 ONE_SEED = "one seed"
 ALL = "all"
+DRAWS = 20_000
 # Results that ship in data/results, with what makes them.
 MAKERS = {
     "core": "adamix-lab ablate data/grids/core.yaml --folder DIR --out data/results/core",
@@ -40,10 +41,9 @@ def is_there(name: str) -> bool:
     return (data_root() / "results" / name / RESULTS).is_file()
 
 
-def shipped(*names: str) -> str:
+def shipped() -> str:
     """The first of the shipped results that is there; where none is, the last, which says so when it is opened."""
-    order = names or tuple(MAKERS)
-    return next((name for name in order if is_there(name)), order[-1])
+    return next(filter(is_there, MAKERS), list(MAKERS)[-1])
 
 
 def results_folder(name: str) -> Path:
@@ -209,27 +209,27 @@ def league_table(scores: Scores, task: str, seed: int = 0) -> DataFrame:
 # -- how far to trust -------------------------------------------------------------------------------------
 
 
-def wrong_winner(differences: Sequence[float], seeds: int, draws: int = 20_000) -> float:
+def wrong_winner(differences: Sequence[float], seeds: int) -> float:
     """Chance that the mean of so many seeds names another winner than the mean of all (a tie counts half).
 
     The seeds are drawn with replacement from the differences, one a seed: without it, as many as there are would
     never be wrong. Estimated by draws; its standard error is below 0.4 points.
     """
     values = np.asarray(differences, dtype=float)
-    chosen = np.random.default_rng(0).integers(0, len(values), (draws, seeds))
+    chosen = np.random.default_rng(0).integers(0, len(values), (DRAWS, seeds))
     signs = np.sign(np.round(values[chosen].mean(1), 9)) * np.sign(np.round(values.mean(), 9))
     return float((signs < 0).mean() + (signs == 0).mean() / 2)
 
 
-def fewest_seeds(compared: Compared, below: float = 0.05) -> int | None:
-    """The fewest seeds from which on their mean names the wrong winner more rarely than that.
+def fewest_seeds(compared: Compared) -> int | None:
+    """The fewest seeds from which on their mean names the wrong winner in under 5 % of draws.
 
     None: not with these runs, because all seeds together name none, or because even as many as there are do not do.
     """
     if not compared.known:
         return None
     values = list(compared.by_seed.values())
-    rare = [wrong_winner(values, n) < below for n in range(1, len(values) + 1)]
+    rare = [wrong_winner(values, n) < 0.05 for n in range(1, len(values) + 1)]
     return next((n for n in range(1, len(values) + 1) if all(rare[n - 1 :])), None)
 
 

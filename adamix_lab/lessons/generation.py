@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,9 +38,9 @@ def inputs() -> list[str]:
     return [sources[n] for n in spread(len(sources), EXPLORED)]
 
 
-def covered(strategy: str, seed: int = 0, name: str = "adamix") -> Tensor:
+def covered(strategy: str, seed: int = 0) -> Tensor:
     """The share of slots that a writer realised in each evaluation source, `[sources]`."""
-    return torch.tensor(coverage(load_texts(name, seed)[strategy], load_generation_task(TASK).sources))
+    return torch.tensor(coverage(load_texts("adamix", seed)[strategy], load_generation_task(TASK).sources))
 
 
 # -- the explorer -------------------------------------------------------------------------------------------
@@ -65,9 +65,9 @@ class Written:
     share: float
 
 
-def written(number: int, route: str, beams: int, seed: int = 0) -> Written:
+def written(number: int, route: str, beams: int) -> Written:
     """The state of the explorer; inputs count from 1."""
-    explored, sources = load_explored("adamix", seed), inputs()
+    explored, sources = load_explored(), inputs()
     texts = {name: by_beams[str(beams)][number - 1] for name, by_beams in explored.items()}
     every = coverage(explored[route][str(beams)], sources)
     return Written(sources[number - 1], route, beams, texts, sum(every) / len(every))
@@ -122,9 +122,9 @@ def _cell(column: int, row: int, height: int = 1, **how: Any) -> Rectangle:
     return Rectangle((column - 0.5, row - 0.5), 1, height, **how)
 
 
-def decoding_explorer(seed: int = 0) -> Explorer:
+def decoding_explorer() -> Explorer:
     """The widget of lesson 06, over texts that were written beforehand."""
-    routes = tuple(load_explored("adamix", seed))
+    routes = tuple(load_explored())
     return Explorer(
         "Decoding explorer",
         f"Find a way of decoding that realises over {GOAL} % of the slots of the ten inputs. How many do? Which inputs "
@@ -134,7 +134,7 @@ def decoding_explorer(seed: int = 0) -> Explorer:
             Steps("route", "route", routes, "anew"),
             Steps("beams", "beams", BEAMS, 1),
         ],
-        lambda number, route, beams: written(number, route, beams, seed),
+        written,
         draw_written,
         shown={"number": 6, "route": "fixed-1", "beams": 1},  # a slot that some routes lose
     )
@@ -143,16 +143,16 @@ def decoding_explorer(seed: int = 0) -> Explorer:
 # -- the main picture ---------------------------------------------------------------------------------------
 
 
-def draw_coverage(seeds: Sequence[int] = SEEDS) -> tuple[Figure, Axes, str]:
+def draw_coverage() -> tuple[Figure, Axes, str]:
     """Slot coverage of each way over all evaluation sources: a small marker a seed, a large one their mean."""
     figure, ax = new_figure(8.4, 3.7)
     told = []
     styles = {"merged": "merged", "random": "random", "anew": "dropout"}
     for place, name in enumerate(NAMES):
-        values = [100 * float(covered(name, seed).mean()) for seed in seeds]
+        values = [100 * float(covered(name, seed).mean()) for seed in SEEDS]
         plot_seeds(ax, place, values, styles.get(name, "fixed"))
         told.append(f"{plain(name)} {format_interval(values)}")
     ax.set_xticks(range(len(NAMES)), list(NAMES.values()), fontsize=9)
     ax.set(ylim=(0, 104), ylabel="slots realised (%)")
     ax.grid(axis="y", alpha=0.3)
-    return figure, ax, f"Slot coverage in %, mean of {len(seeds)} seeds, each seed a small marker: {'; '.join(told)}."
+    return figure, ax, f"Slot coverage in %, mean of {len(SEEDS)} seeds, each seed a small marker: {'; '.join(told)}."

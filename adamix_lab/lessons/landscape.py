@@ -172,9 +172,9 @@ def shipped_plane(twin: str = "adamix", folder: Path | None = None) -> Shipped:
     return Shipped(plane, f"{origin_of(plane, command)}.\n{none}")
 
 
-def beside_now(twin: str = "adamix", steps: int = 11, rows: int = 64, folder: Path | None = None) -> Picture:
+def beside_now(twin: str = "adamix", steps: int = 11, rows: int = 64) -> Picture:
     """The shipped plane and one of the same call made now, on one colour scale; prints where each comes from."""
-    shipped = shipped_plane(twin, folder)
+    shipped = shipped_plane(twin)
     start = time.perf_counter()
     now = landscape_of(twin, "plane", steps=steps, rows=rows, device="cpu")
     seconds = time.perf_counter() - start
@@ -183,7 +183,7 @@ def beside_now(twin: str = "adamix", steps: int = 11, rows: int = 64, folder: Pa
     return plot_landscapes({f"{twin}, shipped": shipped.plane, f"{twin}, made now": now})
 
 
-def stored(kind: str, twins: Sequence[str], metric: str = "loss") -> Picture:
+def stored(kind: str, twins: Sequence[str]) -> Picture:
     """Shipped landscapes of a kind on one colour scale.
 
     Raises FileNotFoundError for a missing one, with the command that makes it.
@@ -193,7 +193,7 @@ def stored(kind: str, twins: Sequence[str], metric: str = "loss") -> Picture:
         path = data_root() / "results" / "landscape" / f"{kind}-{twin}.safetensors"
         command = COMMAND.format(twin=twin, kind=kind)
         found[twin] = read_landscape(require_file(path, f"a measured landscape. `{command}` makes it."))
-    return plot_landscapes(found, metric)
+    return plot_landscapes(found)
 
 
 def curvatures() -> Picture:
@@ -206,10 +206,10 @@ def curvatures() -> Picture:
     return plot_curvature(json.loads(path.read_text(encoding="utf-8"))["curvature"])
 
 
-def likeness(twin: str, batch: Batch, seed: int = 0) -> dict[str, float]:
+def likeness(twin: str, batch: Batch) -> dict[str, float]:
     """Means over sites and pairs of what `expert_similarity` measures, by side and measure, on a batch."""
     by_name = defaultdict(list)
-    for row in expert_similarity(load_twin(twin, seed)[0], batch):
+    for row in expert_similarity(load_twin(twin)[0], batch):
         by_name[f"{row['measure']} {row['side']}".strip()].append(row["value"])
     return {name: statistics.fmean(values) for name, values in by_name.items()}
 

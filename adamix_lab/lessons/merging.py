@@ -66,8 +66,8 @@ def permuted_copies(tensors: Tensors, expert: int, generator: Generator) -> Tens
     return copies
 
 
-def aligned(tensors: Tensors, reference: int = 0) -> Tensors:
-    """Every expert's units in the order that matches a reference expert's best, site by site.
+def aligned(tensors: Tensors) -> Tensors:
+    """Every expert's units in the order that matches those of expert 0 best, site by site.
 
     The match is the assignment with the largest sum of inner products of units (a unit: its row of down, its bias and
     its column of up), after Singh and Jaggi (2020) and Ainsworth et al. (2023). Needs scipy.
@@ -79,7 +79,7 @@ def aligned(tensors: Tensors, reference: int = 0) -> Tensors:
             [tensors[f"{site}down"], tensors[f"{site}down_bias"][..., None], tensors[f"{site}up"].mT], -1
         )  # [M, r, 2d + 1]
         for expert in range(len(units)):
-            likeness = (units[reference] @ units[expert].mT).double()
+            likeness = (units[0] @ units[expert].mT).double()
             order = torch.from_numpy(linear_sum_assignment(likeness.numpy(), maximize=True)[1])
             tensors = permute_units(tensors, site, expert, order)
     return tensors
@@ -220,10 +220,10 @@ def draw_mixed(state: Mixed, highest: float | None = None) -> View:
     return View(readout, Picture(figure, alt))
 
 
-def ground_of(twin: str = "apart", seed: int = 0) -> Ground:
+def ground_of(twin: str = "apart") -> Ground:
     """The triangle of a shipped twin."""
-    mixture, tokenizer = load_twin(twin, seed)
-    return prepare(mixture, load_task("aspects"), tokenizer, f"{twin}, seed {seed}")
+    mixture, tokenizer = load_twin(twin)
+    return prepare(mixture, load_task("aspects"), tokenizer, f"{twin}, seed 0")
 
 
 def mixing_triangle(ground: Ground, highest: float | None = None) -> Explorer:

@@ -57,9 +57,9 @@ def converging(answers: Answers, draws: int = DRAWS) -> DataFrame:
     return convergence(*samples_of(answers), draws=draws)
 
 
-def estimates(answers: Answers, size: int, draws: int = DRAWS, seed: int = 0) -> Tensor:
+def estimates(answers: Answers, size: int, draws: int = DRAWS) -> Tensor:
     """Log-probabilities of the average over `size` routes, drawn with replacement: `[draws, rows, C]`."""
-    picked = torch.randint(answers.routes.shape[1], (draws, size), generator=generator_for(seed, size))
+    picked = torch.randint(answers.routes.shape[1], (draws, size), generator=generator_for(0, size))
     return torch.stack([marginal(answers.routes[:, numbers]) for numbers in picked])
 
 

@@ -109,11 +109,11 @@ def draw_experts(answers: Answers, rows: Sequence[Row], predicted: float | None 
     return Picture(figure, alt)
 
 
-def heat(ax: Axes, values: Tensor, low: float, label: str, high: float = 100) -> None:
-    """A heat map `[rows, columns]` with its numbers written in."""
-    drawn = ax.imshow(values.numpy(), vmin=low, vmax=high, cmap="cividis", aspect="auto")
+def heat(ax: Axes, values: Tensor, low: float, label: str) -> None:
+    """A heat map `[rows, columns]` of values up to 100 with its numbers written in."""
+    drawn = ax.imshow(values.numpy(), vmin=low, vmax=100, cmap="cividis", aspect="auto")
     for (row, column), value in np.ndenumerate(values.numpy()):
-        colour = "w" if value < (low + high) / 2 else "k"
+        colour = "w" if value < (low + 100) / 2 else "k"
         ax.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour, in_layout=False)
     ax.figure.colorbar(drawn, ax=ax, label=label)
 
@@ -214,12 +214,10 @@ class Gated:
     Attributes:
         loads: share of each row's tokens that each expert serves, `[rows, sites, M]`.
         right: whether the gated model answers each row rightly, `[rows]`, as 0 and 1.
-        sure: mean probability of the chosen expert before and after training.
     """
 
     loads: Tensor
     right: Tensor
-    sure: tuple[float, float]
 
 
 def train_gates(
@@ -229,7 +227,6 @@ def train_gates(
     steps: int = 40,
     rows: int = 192,
     balance: float = 0.1,
-    lr: float = 0.01,
     seed: int = 0,
 ) -> Gated:
     """Puts gates on the mixture, trains them alone, looks at the first evaluation rows, and takes them off again.
@@ -243,9 +240,8 @@ def train_gates(
     for parameter, _ in frozen:
         parameter.requires_grad_(False)
     gates = [module.gate for module in model.modules() if isinstance(module, SwitchLayer)]
-    optimizer = torch.optim.Adam(gates, lr)
+    optimizer = torch.optim.Adam(gates, 0.01)
     try:
-        before = _look(model, judged[:16], pad)[2]
         for step in range(steps):
             chosen = torch.randint(len(train), (16,), generator=generator_for(seed, step)).tolist()
             batch = collate([train[n] for n in chosen], pad)
@@ -255,12 +251,11 @@ def train_gates(
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-        loads, right, after = _look(model, judged, pad)
+        return _look(model, judged, pad)
     finally:
         detach_gates(mixture)
         for parameter, trains in frozen:
             parameter.requires_grad_(trains)
-    return Gated(loads, right, (before, after))
 
 
 def gate_load(seed: int) -> Tensor:
@@ -296,20 +291,17 @@ def _from_mean(loads: Tensor, names: Sequence[str]) -> Tensor:
 
 
 @torch.no_grad()
-def _look(model: torch.nn.Module, examples: Sequence[dict[str, Tensor]], pad: Padding) -> tuple[Tensor, Tensor, float]:
-    loads, right, sure = [], [], []
+def _look(model: torch.nn.Module, examples: Sequence[dict[str, Tensor]], pad: Padding) -> Gated:
+    loads, right = [], []
     for start in range(0, len(examples), 32):
         batch = collate(examples[start : start + 32], pad)
-        labels, mask = batch.pop("labels"), batch["attention_mask"]
+        labels, kept = batch.pop("labels"), batch["attention_mask"][:, None, :, None].float()
         with collect_gates() as record:
             right.append((model(**batch).logits.argmax(-1) == labels).float())
         experts = record.probabilities[0].shape[-1]
         chosen = torch.nn.functional.one_hot(torch.stack(record.choices, 1), experts).float()  # [rows, sites, T, M]
-        kept = mask[:, None, :, None].float()
         loads.append((chosen * kept).sum(2) / kept.sum(2))
-        top = torch.stack([p.amax(-1) for p in record.probabilities], 1)  # [rows, sites, T]
-        sure.append(float((top * mask[:, None]).sum() / (mask.sum() * top.shape[1])))
-    return torch.cat(loads), torch.cat(right), sum(sure) / len(sure)
+    return Gated(torch.cat(loads), torch.cat(right))
 
 
 def draw_loads(gated: Gated, constructions: Sequence[str]) -> Picture:

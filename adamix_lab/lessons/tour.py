@@ -55,7 +55,6 @@ class Dialled:
     """A strength, what the sentence gets there, and the accuracies at all strengths."""
 
     strength: float
-    sentence: str
     probabilities: Tensor  # [C]
     classes: tuple[str, ...]
     accuracies: Sequence[float]
@@ -72,7 +71,7 @@ def dialled(
     batch = tokenizer([sentence], return_tensors="pt", truncation=True, max_length=128)
     with torch.no_grad(), evaluating(mixture):
         probabilities = mixture(selection=at_strength(mixture, strength), **batch).logits.softmax(-1)[0]
-    return Dialled(strength, sentence, probabilities, tuple(classes), curve, rows)
+    return Dialled(strength, probabilities, tuple(classes), curve, rows)
 
 
 def draw_strength(state: Dialled) -> View:
