@@ -14,19 +14,13 @@ from adamix_lab.core.files import write_atomically, write_text
 from adamix_lab.experiments.contrasts import Scores
 from adamix_lab.experiments.figures import VARIANTS
 from adamix_lab.experiments.results import tasks_of, variants_of
-from adamix_lab.lessons.comparisons import (  # noqa: F401 (a lesson imports from its own file alone)
+from adamix_lab.lessons.comparisons import (
     ALL,
-    MAKERS,
     Compared,
     compare,
-    detectable,
     fewest_seeds,
-    is_run,
-    is_there,
     league_table,
     open_results,
-    own_scores,
-    right_rows,
     shipped,
     wrong_winner,
 )

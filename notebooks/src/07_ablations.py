@@ -33,9 +33,9 @@ from scipy.stats import t
 from adamix_lab.lessons.checks.beyond import check_detectable, check_paired_interval
 from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.analysis.statistics import holm, t_interval
-from adamix_lab.lessons.ablations import (
-    MAKERS, ablation_dashboard, compare, detectable, draw_winners, in_points, is_run, is_there, league_table,
-    open_results, own_scores, right_rows, shipped, winners_table,
+from adamix_lab.lessons.ablations import ablation_dashboard, draw_winners, in_points, winners_table
+from adamix_lab.lessons.comparisons import (
+    MAKERS, compare, detectable, is_run, is_there, league_table, open_results, own_scores, right_rows, shipped,
 )  # fmt: skip
 from adamix_lab.lessons.effects import effects_table
 from adamix_lab.lessons.widgets import Prediction

@@ -18,24 +18,26 @@ from adamix_lab.analysis.statistics import holm, t_interval, verdict_of
 from adamix_lab.lessons import comparisons
 from adamix_lab.lessons.ablations import (
     COLUMNS,
-    MAKERS,
     MOST,
     ablation_dashboard,
     board,
-    compare,
-    detectable,
     draw_board,
     draw_winners,
+    save_board,
+    winners_table,
+)
+from adamix_lab.lessons.checks.beyond import check_detectable, check_paired_interval
+from adamix_lab.lessons.comparisons import (
+    MAKERS,
+    compare,
+    detectable,
     fewest_seeds,
     league_table,
     open_results,
     own_scores,
     right_rows,
-    save_board,
-    winners_table,
     wrong_winner,
 )
-from adamix_lab.lessons.checks.beyond import check_detectable, check_paired_interval
 
 measures = load_maker("results/effects")
 TRUTH = {"AdaMix": 3.0, "single": 0.0, "no consistency": 2.8, "no sharing": 3.0}

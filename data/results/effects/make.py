@@ -38,8 +38,8 @@ from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.generation.shipped import EXPERTS as WRITER_EXPERTS
 from adamix_lab.generation.shipped import TASK, load_texts
 from adamix_lab.generation.tasks import load_generation_task
-from adamix_lab.lessons.ablations import is_run, open_results, right_rows
 from adamix_lab.lessons.answers import Answers, answers_of, load_answers
+from adamix_lab.lessons.comparisons import is_run, open_results, right_rows
 from adamix_lab.lessons.generation import covered
 from adamix_lab.lessons.landscape import Faces, load_faces
 from adamix_lab.lessons.merging import aligned, permuted_copies
