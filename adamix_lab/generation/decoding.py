@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from adamix_lab.core.errors import LabError, positive, unknown
+from adamix_lab.core.mixture import evaluating
 from adamix_lab.core.routing import RouteSpace, generator_for
 from adamix_lab.generation.training import check_decoder, ids_of, prompts, separators
 from adamix_lab.models.model import MixtureModel
@@ -80,17 +81,13 @@ def generate_texts(
     ids = prompts(sources, tokenizer, positions - settings.new_tokens)
     order = sorted(range(len(ids)), key=lambda n: -len(ids[n]))
     texts = [""] * len(ids)
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         for start in range(0, len(order), settings.batch_size):
             rows = order[start : start + settings.batch_size]
             selection = selection_of(strategy, space, generator_for(seed, start), len(rows))
             made = _search(model, [ids[n] for n in rows], tokenizer, settings, selection)
             for n, tokens in zip(rows, made, strict=True):
                 texts[n] = trim(tokenizer.decode(tokens, skip_special_tokens=False), tokenizer)
-    finally:
-        model.train(training)
     return texts
 
 
