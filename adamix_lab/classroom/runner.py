@@ -247,10 +247,8 @@ class LimitedClient(NotebookClient):
             limit = self.limits["memory_mb"]
             self.remarks.append(f"{place(cell, number)} asked for more memory than the {limit} MB that are given.")
         if self.printed > self.limits["output_bytes"]:
-            most = self.limits["output_bytes"] // 1000
-            words = (
-                f"{place(cell, number)} printed more than {most} kB: it was stopped there, and the rest is left out."
-            )
+            kb = self.limits["output_bytes"] // 1000
+            words = f"{place(cell, number)} printed more than {kb} kB: it was stopped there, and the rest is left out."
             self.fault(cell, "TooMuchOutput", words)
         for output in cell.outputs:
             if output.output_type == "stream" and output.name == "stderr":
