@@ -246,6 +246,12 @@ def test_a_machine_that_does_not_start_python_costs_nobody_points(course, releas
     monkeypatch.setattr(grading, "run", run_here)
     (marked,) = grading.grade(grading_input(tmp_path), NAME, course, grading.Limits())
     assert marked.total == FULL and marked.seconds > 0
+    monkeypatch.setattr(grading, "run", fails)
+    with pytest.raises(OSError, match="lee was not graded"):
+        grading.grade(grading_input(tmp_path), NAME, course, grading.Limits(), again=True)
+    monkeypatch.setattr(grading, "run", run_here)
+    (marked,) = grading.grade(grading_input(tmp_path), NAME, course, grading.Limits())
+    assert marked.total == FULL and marked.seconds > 0  # what failed is not taken for graded
 
 
 def grading_input(folder):
