@@ -208,7 +208,7 @@ def curvatures() -> Picture:
 
 def likeness(twin: str, batch: Batch) -> dict[str, float]:
     """Means over sites and pairs of what `expert_similarity` measures, by side and measure, on a batch."""
-    by_name = defaultdict(list)
+    by_name = defaultdict[str, list[float]](list)
     for row in expert_similarity(load_twin(twin)[0], batch):
         by_name[f"{row['measure']} {row['side']}".strip()].append(row["value"])
     return {name: statistics.fmean(values) for name, values in by_name.items()}
