@@ -186,7 +186,7 @@ def absorbing(rows: int, rounds: int, where: torch.device) -> dict[str, float]:
     tokens["labels"] = torch.arange(8 * rows) % 2
     plain = [{name: value[n] for name, value in tokens.items()} for n in range(8 * rows)]
     examples = cache_examples(plain, cache, where, ZEROS)
-    made = patch.object(blocks, "may_absorb", lambda *args: False)
+    routes, made = Router(top.space).views(0), patch.object(blocks, "may_absorb", lambda *args: False)
 
     def train() -> None:
         train_examples(top, examples, recipe, accelerator, progress=False)
@@ -196,7 +196,7 @@ def absorbing(rows: int, rounds: int, where: torch.device) -> dict[str, float]:
         out = Objective(top, recipe.consistency, ways=WAYS).train()(collate(examples[:rows], ZEROS), routes)
         return [out.logits, *torch.autograd.grad(out.total, [p for p in top.parameters() if p.requires_grad])]
 
-    routes, found = Router(top.space).views(0), gradients()
+    found = gradients()
     with made:
         differences = [relative_difference(one, other) for one, other in zip(found, gradients(), strict=True)]
     median, _ = interleave({"absorbed": train, "made": made(train)}, rounds, clock=cpu_seconds)

@@ -11,6 +11,7 @@ from adamix_lab.core.adaptations import LoRA
 from adamix_lab.core.numerics import relative_difference
 from adamix_lab.core.objective import Consistency
 from adamix_lab.experiments.batched import incompatibilities, train_batched
+from adamix_lab.fast.blocks import FirstQuery
 from adamix_lab.models.model import attach
 from adamix_lab.training.train import prepare_data, train
 
@@ -71,6 +72,18 @@ def compare(apart=APART, make=fresh, task=TASK, **common):
         )
         losses = max(losses, relative_difference(logged, expected))
     return weights, losses
+
+
+def test_a_stack_makes_no_keys_and_values_in_its_last_block(monkeypatch):
+    rows, attend = [], FirstQuery._attend
+    monkeypatch.setattr(
+        FirstQuery,
+        "_attend",
+        lambda self, query, *args, **more: (rows.append(len(query)), attend(self, query, *args, **more))[1],
+    )
+    made = recipes(steps=2, cache_prefix=True)
+    together(fresh(0), [tiny_task.weights(fresh(n)) for n in range(3)], TASK, made)
+    assert rows[-2:] == 2 * [5 * made[0].batch_size]  # two views, two and one
 
 
 @pytest.mark.parametrize("common", [{}, {"cache_prefix": True}, {"off_route": "freeze"}], ids=str)
