@@ -44,14 +44,12 @@ def fresh_base(mixture: MixtureModel) -> nn.Module:
     A trained head is filled with NaN. Raises ValueError where the files hold other weights than the model has.
     """
     model: Any = mixture.model
-    name, config = getattr(getattr(model, "config", None), "_name_or_path", ""), getattr(model, "config", None)
+    config = getattr(model, "config", None)
+    name = getattr(config, "_name_or_path", "")
     if not name or getattr(config, "quantization_config", None) is not None:
         return copy_base(mixture)
-    settings = {
-        "config": copy.deepcopy(config),
-        "dtype": model.dtype,
-        "revision": getattr(config, "_commit_hash", None),
-    }
+    revision = getattr(config, "_commit_hash", None)
+    settings = {"config": copy.deepcopy(config), "dtype": model.dtype, "revision": revision}
     try:
         with quiet_transformers(), torch.random.fork_rng(devices=[]):
             base = type(model).from_pretrained(name, local_files_only=True, ignore_mismatched_sizes=True, **settings)
@@ -102,7 +100,7 @@ def check_served(merged: MixtureModel, served: nn.Module | Path, tokenizer: Any,
     return worst
 
 
-def draw_batch(model: nn.Module, rows: int = 2, tokens: int = 8) -> dict[str, Tensor]:
+def draw_batch(model: nn.Module) -> dict[str, Tensor]:
     """A seeded batch of random token ids, the last row shorter, for a text model; the second half of a row is a pair's.
 
     Raises ValueError for a model without a vocabulary: it needs a batch of its own.
@@ -115,19 +113,17 @@ def draw_batch(model: nn.Module, rows: int = 2, tokens: int = 8) -> dict[str, Te
             "inputs, so that the export can be checked."
         )
     pad = getattr(config, "pad_token_id", None)
-    rows = rows if pad is not None else 1  # decoders with a classifier cannot read several rows without a pad token
-    ids = torch.randint(min(2, vocabulary - 1), vocabulary, (rows, tokens), generator=torch.Generator().manual_seed(0))
+    rows = 1 if pad is None else 2  # decoders with a classifier cannot read several rows without a pad token
+    ids = torch.randint(min(2, vocabulary - 1), vocabulary, (rows, 8), generator=torch.Generator().manual_seed(0))
     ids = torch.where(ids == (vocabulary if pad is None else pad), (0 if pad else 1), ids)
     mask = torch.ones_like(ids)
-    if rows > 1 and pad is not None:
+    if pad is not None:
         mask[-1, -2:] = 0
         ids[-1, -2:] = pad
     batch = {"input_ids": ids, "attention_mask": mask}
-    types = (
-        "token_type_ids" in inspect.signature(model.forward).parameters and getattr(config, "type_vocab_size", 0) > 1
-    )
-    if types:
-        batch["token_type_ids"] = mask * (torch.arange(tokens) >= tokens // 2)
+    inputs = inspect.signature(model.forward).parameters
+    if "token_type_ids" in inputs and getattr(config, "type_vocab_size", 0) > 1:
+        batch["token_type_ids"] = mask * (torch.arange(8) >= 4)
     if reads_labels(model):
         batch["decoder_input_ids"] = ids[:, :4]
     elif getattr(config, "is_encoder_decoder", False):  # the head reads the one token that ends a row
@@ -141,6 +137,11 @@ def compute_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """The model's logits on a batch without labels, float32."""
     with torch.no_grad(), evaluating(model):
         return logits_of(model(**{name: value for name, value in batch.items() if name != "labels"})).float()
+
+
+def compare(model: nn.Module, other: nn.Module, batch: Mapping[str, Tensor], dtype: torch.dtype, what: str) -> float:
+    """`check_logits` of what another model answers to a batch."""
+    return check_logits(compute_logits(model, batch), compute_logits(other, batch), dtype, what)
 
 
 def check_logits(expected: Tensor, found: Tensor, dtype: torch.dtype, what: str) -> float:

@@ -23,17 +23,7 @@ from adamix_lab.core.merging import fold, merge
 from adamix_lab.core.mixture import evaluating
 from adamix_lab.core.sites import answer_kind, class_names, declare, head_kind, head_pooling, read_contract
 from adamix_lab.core.views import logits_of
-from adamix_lab.interop.adapters import FILES as ADAPTERS_FILES
-from adamix_lab.interop.adapters import load_adapters, write_adapters
-from adamix_lab.interop.checking import (
-    check_logits,
-    check_served,
-    compute_logits,
-    copy_base,
-    draw_batch,
-    fresh_base,
-    lowest_precision,
-)
+from adamix_lab.interop import adapters, checking
 from adamix_lab.interop.peft import FILES as PEFT_FILES
 from adamix_lab.interop.peft import load_with_peft, write_experts, write_peft
 from adamix_lab.models.model import MixtureModel
@@ -42,7 +32,7 @@ from adamix_lab.tasks.backbones import quiet_transformers
 from adamix_lab.training.card import write_card
 
 MANIFEST, ONNX_FILE = "adamix_export.json", "model.onnx"
-_WRITTEN = {*PEFT_FILES, *ADAPTERS_FILES, ONNX_FILE, "adapter_model.bin"}
+_WRITTEN = {*PEFT_FILES, *adapters.FILES, ONNX_FILE, "adapter_model.bin"}
 PEFT, ADAPTERS, TRANSFORMERS, ONNX, EXPERTS = FORMATS = ("peft", "adapters", "transformers", "onnx", "peft-experts")
 
 _LOAD = {
@@ -124,7 +114,7 @@ def export(
     if mixture.head_paths:  # what was understood is written down: one number is a regression
         declare(mixture.model, answer_kind(mixture.model), class_names(mixture.model))
     merged = merge(mixture) if mixture.space.experts > 1 else mixture
-    given = draw_batch(mixture.model) if batch is None else dict(batch)
+    given = checking.draw_batch(mixture.model) if batch is None else dict(batch)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as place:
         here = Path(place) / "export"
@@ -188,44 +178,42 @@ def _base_line(merged: MixtureModel, format: str) -> str:
 def _write_and_check(
     mixture: MixtureModel, merged: MixtureModel, here: Path, format: str, batch: dict[str, Tensor], tokenizer: Any
 ) -> tuple[float, str, float | None]:
-    dtype = lowest_precision(merged)
-    expected = compute_logits(merged, batch)
+    dtype = checking.lowest_precision(merged)
     if format == EXPERTS:
         return *_check_experts(mixture, merged, here, batch, dtype), None
     if format == ONNX:
         with torch.no_grad(), evaluating(merged):
             write_onnx(merged, here / ONNX_FILE, batch)
-        found = run_onnx(here / ONNX_FILE, batch)
-        return check_logits(expected, found, dtype, "The ONNX graph"), "onnxruntime", None
+        expected, found = checking.compute_logits(merged, batch), run_onnx(here / ONNX_FILE, batch)
+        return checking.check_logits(expected, found, dtype, "The ONNX graph"), "onnxruntime", None
     write, read, name = {
         PEFT: (write_peft, load_with_peft, "peft"),
-        ADAPTERS: (write_adapters, load_adapters, "adamix_lab, from the files alone"),
+        ADAPTERS: (adapters.write_adapters, adapters.load_adapters, "adamix_lab, from the files alone"),
         TRANSFORMERS: (write_plain, load_plain, "transformers"),
     }[format]
     write(merged, here)
-    base = copy_base(mixture) if format == TRANSFORMERS else fresh_base(mixture)
+    base = checking.copy_base(mixture) if format == TRANSFORMERS else checking.fresh_base(mixture)
     loaded = read(base, here).to(next(iter(batch.values())).device)
-    difference = check_logits(expected, compute_logits(loaded, batch), dtype, f"The {format} folder")
+    difference = checking.compare(merged, loaded, batch, dtype, f"The {format} folder")
     if tokenizer is None or format == ADAPTERS or head_kind(merged.model) != "classification":
         return difference, name, None
-    return difference, name, check_served(merged, here if format == TRANSFORMERS else loaded, tokenizer, dtype)
+    return difference, name, checking.check_served(merged, here if format == TRANSFORMERS else loaded, tokenizer, dtype)
 
 
 def _check_experts(
     mixture: MixtureModel, merged: MixtureModel, here: Path, batch: dict[str, Tensor], dtype: torch.dtype
 ) -> tuple[float, str]:
     write_peft(merged, here / "merged")
-    found = compute_logits(load_with_peft(fresh_base(mixture), here / "merged"), batch)
-    worst = check_logits(compute_logits(merged, batch), found, dtype, "The merged adapter")
+    loaded = load_with_peft(checking.fresh_base(mixture), here / "merged")
+    worst = checking.compare(merged, loaded, batch, dtype, "The merged adapter")
     for n, place in enumerate(write_experts(mixture, here)):
         # experts bring no head: they are compared with the mixture's own on the base
-        base = copy_base(mixture)
+        base = checking.copy_base(mixture)
         for path, module in mixture.head.items():
             base.get_submodule(path).load_state_dict(module.state_dict())
+        loaded = load_with_peft(base, place)
         with mixture.select(mixture.space.fixed(n)):
-            expected = compute_logits(mixture.model, batch)
-        found = compute_logits(load_with_peft(base, place), batch)
-        worst = max(worst, check_logits(expected, found, dtype, f"Expert {n}"))
+            worst = max(worst, checking.compare(mixture.model, loaded, batch, dtype, f"Expert {n}"))
     return worst, "peft"
 
 

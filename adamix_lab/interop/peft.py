@@ -143,11 +143,8 @@ def import_peft_library() -> Any:
 
 _KEY = re.compile(re.escape(PREFIX) + r"(?P<path>.+)\.lora_(?P<side>[AB])\.weight")
 # Settings that would change what the two factors mean, or the base; falsy values are fine.
-_UNSUPPORTED = (
-    *("use_dora", "rank_pattern", "alpha_pattern", "lora_bias", "alora_invocation_tokens", "use_qalora"),
-    *("layer_replication", "trainable_token_indices", "target_parameters", "use_bdlora", "arrow_config"),
-    *("kasa_config", "monteclora_config", "velora_config"),
-)
+_UNSUPPORTED = """use_dora rank_pattern alpha_pattern lora_bias alora_invocation_tokens use_qalora layer_replication
+trainable_token_indices target_parameters use_bdlora arrow_config kasa_config monteclora_config velora_config""".split()
 # Starts that leave the base as it is; the others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) take a part of it away.
 _PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 
@@ -194,7 +191,8 @@ def read_peft(folder: str | Path) -> PeftLoRA:
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     sides: dict[str, dict[str, Tensor]] = {}
     heads: dict[str, Tensor] = {}
-    for name, tensor in _read_weights(folder).items():
+    old = not (folder / WEIGHTS).is_file() and (folder / PICKLED).is_file()  # as older versions of peft wrote it
+    for name, tensor in (read_pickle(folder / PICKLED) if old else read_tensors(folder / WEIGHTS)).items():
         if found := _KEY.fullmatch(name):
             sides.setdefault(found["path"], {})[found["side"]] = tensor
         elif name.startswith(PREFIX) and "lora_" not in name:
@@ -208,23 +206,8 @@ def read_peft(folder: str | Path) -> PeftLoRA:
             raise LabError(f"{folder}: {path} has {shapes}: expected A [{rank}, in] and B [out, {rank}].")
     if not sides:
         raise LabError(f"{folder} holds no LoRA factors: expected keys like {PREFIX}PATH.lora_A.weight.")
-    return PeftLoRA(
-        rank,
-        scale,
-        {path: (p["A"], p["B"]) for path, p in sides.items()},
-        heads,
-        config.get("base_model_name_or_path") or "",
-    )
-
-
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    """safetensors, else what older versions of peft pickled, read without running code."""
-    pickled = folder / PICKLED
-    return (
-        read_pickle(pickled)
-        if pickled.is_file() and not (folder / WEIGHTS).is_file()
-        else read_tensors(folder / WEIGHTS)
-    )
+    factors = {path: (pair["A"], pair["B"]) for path, pair in sides.items()}
+    return PeftLoRA(rank, scale, factors, heads, config.get("base_model_name_or_path") or "")
 
 
 def import_peft(model: nn.Module, folders: str | Path | Sequence[str | Path]) -> MixtureModel:
