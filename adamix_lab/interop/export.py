@@ -226,17 +226,15 @@ def _move_files(here: Path, folder: Path) -> None:
     if not folder.exists():
         here.rename(folder)
         return
-    old: set[str] = set()
+    new, there, old = _list_files(here), _list_files(folder), set(_WRITTEN)
     if (manifest := folder / MANIFEST).is_file():
         record = read_json(manifest, "what an export wrote. Give another folder, or remove that file.")
         listed = record.get("files", []) if isinstance(record, dict) else []
-        old = {name for name in listed if isinstance(name, str)} & set(_list_files(folder))  # never outside the folder
-    old |= _WRITTEN & set(_list_files(folder))
-    for name in _list_files(here):
+        old |= {name for name in listed if isinstance(name, str)}
+    for name in new:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.move(here / name, folder / name)
-        old.discard(name)
-    for name in old:
+    for name in old.intersection(there).difference(new):  # never outside the folder
         (folder / name).unlink()
 
 
