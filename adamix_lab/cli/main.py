@@ -100,8 +100,12 @@ def lab(
         raise ModuleNotFoundError(name="jupyterlab")
     for line in copy_lessons(folder, reset or []):
         print(line)
+    environment = dict(os.environ)
+    if not os.access(os.path.expanduser("~"), os.W_OK):
+        environment |= {"HOME": str(folder.resolve()), "USERPROFILE": str(folder.resolve())}
+        print(f"No home folder can be written here: Jupyter keeps what it remembers in {folder}.")
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder.resolve()}", *FIRST]
-    raise typer.Exit(subprocess.call(command))
+    raise typer.Exit(subprocess.call(command, env=environment))
 
 
 def copy_lessons(folder: Path, reset: Sequence[str] = ()) -> list[str]:

@@ -125,11 +125,17 @@ def test_doctor_looks_at_everything(tmp_path):
 def test_the_lab_is_started_on_copied_lessons_at_the_tour(monkeypatch, tmp_path):
     pytest.importorskip("jupyterlab")
     started = []
-    monkeypatch.setattr(cli.subprocess, "call", lambda command: started.append(command) or 0)
+    monkeypatch.setattr(cli.subprocess, "call", lambda command, env: started.append((command, env["HOME"])) or 0)
+    monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(typer.Exit) as ended:
         cli.lab(tmp_path / "mine")
     assert ended.value.exit_code == 0
-    (arguments,) = started
+    ((arguments, home),) = started
+    assert home == str(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "nowhere"))
+    with pytest.raises(typer.Exit):
+        cli.lab(tmp_path / "mine")
+    assert started[1][1] == str(tmp_path / "mine")  # else Jupyter ends with a traceback
     assert arguments[1:3] == ["-m", "jupyterlab"] and f"--ServerApp.root_dir={tmp_path / 'mine'}" in arguments
     (address,) = [part for part in arguments if "default_url" in part]
     assert (tmp_path / "mine" / address.rsplit("/", 1)[1]).is_file() and "00_tour" in address
