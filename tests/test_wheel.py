@@ -72,6 +72,7 @@ def python(built, tmp_path_factory) -> Path:
 
 def run(python: Path, *words: str | Path, folder: Path) -> subprocess.CompletedProcess:
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "ADAMIX_LAB_DATA")}
+    environment["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])  # nbgrader calls alembic
     return subprocess.run([python, *words], cwd=folder, env=environment, capture_output=True, text=True)
 
 
@@ -105,7 +106,7 @@ def test_from_an_empty_folder_without_network(python, tmp_path):
     assert len(list((tmp_path / "lessons").glob("*.ipynb"))) == 9
     done = run(python, "-m", "adamix_lab", "tour", "--steps", "2", folder=tmp_path)
     assert done.returncode == 0 and "merged" in done.stdout, done.stderr
-    kinds = "--kind line --points 2 --evaluation-rows 8 --out landscape".split()
+    kinds = "--kind line --points 3 --evaluation-rows 8 --out landscape".split()
     done = run(python, "-m", "adamix_lab", "landscape", "adamix", *kinds, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     imports = "import nbformat\nfor n in sorted(__import__('pathlib').Path('lessons').glob('*.ipynb')):\n"

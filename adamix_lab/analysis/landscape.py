@@ -95,6 +95,8 @@ class Landscape(Grid):
     def barrier(self, metric: str = "loss") -> float:
         """The greatest height above the chord between the marks (Frankle et al., 2020); 0 where it is never above."""
         between = (self.coefficients[: len(self)] >= -1e-9).all(-1)
+        if not between.any():
+            raise LabError(f"None of the {len(self)} points lies between the marks: expected more points.")
         return max(0.0, float(self.above_chord(metric).flatten()[between].max()))
 
     def _means(self, metric: str) -> Tensor:

@@ -184,6 +184,8 @@ def test_barriers_stand_above_the_chord():
     mixture, many = model().eval(), batches()
     beyond = ls.evaluate_points(mixture, p.line(corners(mixture, 2), 7, beyond=0.25), many)
     assert beyond.barrier() == pytest.approx(max(0.0, float(beyond.above_chord()[1:-1].max())))
+    with pytest.raises(ValueError, match=r"None of the 2 points lies between the marks"):
+        ls.evaluate_points(mixture, p.line(corners(mixture, 2), 2, beyond=0.25), many).barrier()
     line = ls.evaluate_points(mixture, p.line(corners(mixture, 2), 5), many)
     chord = torch.linspace(0, 1, 5).double() * (line.at("expert 1") - line.at("expert 0")) + line.at("expert 0")
     close.assert_close(line.above_chord(), line.values() - chord, close.DOUBLE, scale=float(line.values().max()))
