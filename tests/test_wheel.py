@@ -45,6 +45,15 @@ def main() -> None:
 main()
 '''
 
+IMPORTS = """
+import ast, nbformat, pathlib
+for path in sorted(pathlib.Path("lessons").glob("*.ipynb")):
+    for cell in nbformat.read(path, 4).cells:
+        code = ast.parse(cell.source if cell.cell_type == "code" else "")
+        imports = [node for node in code.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+        exec(compile(ast.Module(imports, []), path.name, "exec"))
+"""
+
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
@@ -109,10 +118,7 @@ def test_from_an_empty_folder_without_network(python, tmp_path):
     kinds = "--kind line --points 3 --evaluation-rows 8 --out landscape".split()
     done = run(python, "-m", "adamix_lab", "landscape", "adamix", *kinds, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    imports = "import nbformat\nfor n in sorted(__import__('pathlib').Path('lessons').glob('*.ipynb')):\n"
-    imports += " for c in nbformat.read(n, 4).cells:\n  if c.cell_type == 'code' and 'import ' in c.source:\n"
-    imports += "   exec('\\n'.join(l for l in c.source.splitlines() if l.startswith(('import ', 'from '))))"
-    done = run(python, "-c", imports, folder=tmp_path)
+    done = run(python, "-c", IMPORTS, folder=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
