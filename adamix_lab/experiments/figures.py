@@ -1,4 +1,4 @@
-"""The paper's Figures 1, 5 and 7 from results, as far as runs reach."""
+"""The paper's Figures 1, 5 and 7 from results, as far as runs reach, and the tour's curves."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adamix_lab.analysis.plots import STYLES, Picture, panels
+from adamix_lab.analysis.plots import STYLES, Picture, despine, panels
 from adamix_lab.experiments.claims import printed_table
 from adamix_lab.experiments.contrasts import Contrast, Scores, Side, minus, task_loss
 
@@ -22,6 +22,7 @@ VARIANTS = {
     "no consistency": ("#7A3300", ">"),
     "no sharing": ("#8A8F00", "p"),
 }
+Look = dict[str, float]  # step, loss, accuracy
 Point = tuple[str, float, float]  # name, millions of parameters, score
 
 
@@ -149,3 +150,23 @@ def losses(curves: Mapping[str, DataFrame]) -> Picture:
         ax.grid(alpha=0.3)
         ax.legend(frameon=False, fontsize=8)
     return Picture(figure, "Training loss of the task against steps, mean over seeds: " + "; ".join(told) + ".")
+
+
+def draw_looks(looks: Mapping[str, Sequence[Look]]) -> Picture:
+    """Loss on the training labels as given, and accuracy on other rows' true labels, against steps."""
+    figure, axes = panels(2, 10.5, 4.2)
+    said = ["Loss on the training labels as given, wrong ones included, and accuracy on true labels, step by step."]
+    labels = {"loss": "loss on the training labels as given (nats)", "accuracy": "accuracy on true labels (%)"}
+    for (name, own), style in zip(looks.items(), ("single", "merged", "dropout"), strict=True):
+        for ax, (what, label) in zip(axes, labels.items(), strict=True):
+            colour, marker = STYLES[style]
+            ax.plot(*([look[key] for look in own] for key in ("step", what)), color=colour, marker=marker, label=name)
+            ax.set(xlabel="step", ylabel=label)
+            despine(ax)
+        best, last = max(own, key=lambda look: look["accuracy"]), own[-1]
+        said.append(
+            f"{name}: the loss goes from {own[0]['loss']:.2f} to {last['loss']:.2f}; the accuracy is "
+            f"{best['accuracy']:.1f} % at best, after {best['step']} steps, and {last['accuracy']:.1f} % at the end."
+        )
+    axes[0].legend(frameon=False)
+    return Picture(figure, " ".join(said))

@@ -299,8 +299,8 @@ class Trained:
     resumed_from: int | None = None
 
 
-def train_whole(prepared: Prepared, work: Path, terms: Terms) -> Trained:
-    """One training, from its last checkpoint on."""
+def train_whole(prepared: Prepared, work: Path, terms: Terms, on_step: Callable[[int], None] | None = None) -> Trained:
+    """One training, from its last checkpoint on; `on_step` as in `train`."""
     mixture = prepared.mixture
     total = prepared.recipe.steps or 0
     stages = stages_of(total) if terms.snapshots and mixture.sites else {}
@@ -308,6 +308,8 @@ def train_whole(prepared: Prepared, work: Path, terms: Terms) -> Trained:
     def after(step: int) -> None:
         if step in stages and step < total:
             write_stage(work / stages[step], trained_tensors(mixture))
+        if on_step is not None:
+            on_step(step)
         terms.check(step, prepared.recipe.checkpoint_every)
 
     # A kill between a checkpoint and the snapshot of the same step: the checkpoint holds what the snapshot would.

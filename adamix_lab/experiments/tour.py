@@ -1,174 +1,285 @@
-"""The tour: AdaMix trained on the embedded task, beside what it should be compared with (data/grids/tour.yaml)."""
+"""The tour: AdaMix beside a single adapter on few sentences with many wrong labels (data/grids/tour.yaml).
+
+One seed is trained. `data/results/tour` has ten others, which `perform_seed` made, too; they decide what is said.
+"""
 
 from __future__ import annotations
 
+import csv
 import json
+import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from adamix_lab.analysis.plots import Bar, compare, new_figure, save_figure
-from adamix_lab.analysis.statistics import paired_interval, wilson
+from adamix_lab.analysis.calibration import describe_mistakes, disagreements
+from adamix_lab.analysis.plots import save_figure
+from adamix_lab.analysis.statistics import ALIKE, SHOWN, Estimate, Judged, t_interval, verdict_of
 from adamix_lab.baselines.probe import linear_probe
-from adamix_lab.core.files import write_text
+from adamix_lab.core.files import read_json, write_text
 from adamix_lab.core.merging import merge
 from adamix_lab.experiments.ablation import shipped_grid
+from adamix_lab.experiments.figures import Look, draw_looks
 from adamix_lab.experiments.results import text_table
-from adamix_lab.experiments.running import Terms, mixture_of, prepare, task_of, train_whole
-from adamix_lab.experiments.settings import Run
+from adamix_lab.experiments.running import Terms, load, mixture_of, prepare, task_of, train_whole
+from adamix_lab.experiments.settings import Run, with_side
 from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
-from adamix_lab.tasks.backbones import load_backbone
-from adamix_lab.tasks.tasks import Task
+from adamix_lab.tasks.batches import sequential, to_device
+from adamix_lab.tasks.tasks import data_root
 from adamix_lab.training.card import save
 from adamix_lab.training.doctor import versions
-from adamix_lab.training.evaluation import Evaluation, evaluate
+from adamix_lab.training.evaluation import Evaluation, evaluate_batches
+from adamix_lab.training.optim import holding
 from adamix_lab.training.report import parameter_report
-from adamix_lab.training.shipped import load_twin
+from adamix_lab.training.run import newest_checkpoint
 
-SHOWN = ("merged", "fixed", "random", "ensemble")
-Line = dict[str, Any]
+PROBE, SINGLE, ADAMIX, SLOW = "linear probe", "single adapter", "AdaMix (up shared)", "single adapter, lr/M + SWA"
+AGAINST = {
+    PROBE: "a tuned linear probe of the frozen features",
+    SINGLE: "the single adapter at the same rate",
+    SLOW: "the same single adapter with 1/M of the rate on the side that AdaMix routes, averaged over its steps (SWA)",
+}
+WAYS = {
+    "merged": ["merged"],
+    "experts": [f"fixed-{n}" for n in range(4)],
+    "random": ["random"],
+    "ensemble": ["ensemble"],
+}
+DIGITS = {"points": 1, "nats": 3}
+EVERY = 25  # steps between looks
 Say = Callable[[str], None]
 
 
-def run_tour(folder: Path, steps: int | None = None, say: Say = print) -> list[Line]:
-    """Trains, compares, writes table, figure and the trained mixture into a folder; says what to open next.
+@dataclass(frozen=True)
+class Line:
+    """A line of the table: a model, how it answers, and what it does on each row to be judged on.
 
-    A killed tour goes on from its checkpoints. Returns the table's lines: of each model and strategy `accuracy` with
-    its 95 % interval over rows (`low`, `high`), `loss`, `passes`, and parameters that were `trained` and that are
-    `used` at inference, the head included, the base not.
+    Attributes:
+        points, nats: `[rows]`; 100 where the answer is right, else 0, and the loss. Of experts, their mean.
+        passes: of the model, for an answer.
+        used: parameters that inference adds to the base, the head included.
     """
-    changes: dict[str, Any] = {} if steps is None else {"steps": steps}
-    runs = shipped_grid("tour", **changes).runs
-    task, start = task_of(runs[0]), time.perf_counter()
-    judged = f"{len(task.evaluation):,} to be judged on"
-    say(f"AdaMix on {len(task.train):,} sentences about aspects ({judged}), MiniLM frozen.")
-    (mixture, tokenizer), (single, _), (equal, _) = (trained(run, folder / "runs", say) for run in runs)
-    seconds = time.perf_counter() - start
 
-    each = [*(f"fixed-{n}" for n in range(runs[0].experts)), "merged"]
-    results = {r.strategy: r for r in evaluate(mixture, task, tokenizer, list(dict.fromkeys([*SHOWN, *each])))}
-    alone, as_much = (evaluate(model, task, tokenizer)[0] for model in (single, equal))
-    apart, _ = load_twin("apart")
-    four, ours = evaluate(apart, task, tokenizer, each), [results[name] for name in each]
-    probe = linear_probe(load_backbone("minilm", num_labels=task.num_labels)[0], task, tokenizer)
-    mean = [sum(getattr(r, name) for r in four[:-1]) / len(four[:-1]) for name in ("accuracy", "loss")]
+    model: str
+    strategy: str
+    points: Tensor
+    nats: Tensor
+    passes: int = 1
+    used: int = 0
 
-    lines = [
-        _line("linear probe, MiniLM frozen", probe, "probe", 0, 0),
-        _line("single adapter, equal steps", alone, "single", *_sizes(single)),
-        _line("single adapter, equal compute", as_much, "single", *_sizes(equal)),
-        *(_line("AdaMix", results[name], name, *_sizes(mixture, name)) for name in SHOWN),
-        {
-            **_line("four adapters trained apart, their mean", four[0], "fixed", *_sizes(apart, "fixed")),
-            **{"strategy": "fixed, mean", "accuracy": mean[0], "loss": mean[1]},
-            **_interval(mean[0], len(four[0].labels)),
-        },
-        _line("four adapters trained apart, merged", four[-1], "apart", *_sizes(apart)),
-    ]
-    summary = [sentence(results["merged"], as_much, alone), puzzle(ours, four)]
-    for text in ("", table(lines), "", *summary):
-        say(text)
-    _write(folder, lines, summary, mixture, task, seconds)
+    def mean(self, unit: str) -> float:
+        """The accuracy in points, or the loss in nats."""
+        return float(getattr(self, unit).mean())
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A model of the tour behind its last step.
+
+    Attributes:
+        lines: a line for each way to answer.
+        looks: of each look on the way the step, the loss on the labels as given, and the accuracy on other rows.
+        on_train: log-probabilities of the rows that it trained on `[rows, C]`.
+        mixture: the whole model; None of the probe.
+        seconds: of training.
+    """
+
+    lines: list[Line]
+    looks: list[Look] = field(default_factory=list)
+    on_train: Tensor | None = None
+    mixture: MixtureModel | None = None
+    seconds: float = 0.0
+
+
+def run_tour(folder: Path, steps: int | None = None, say: Say = print) -> list[Line]:
+    """Trains, compares, writes table, picture and the trained mixture into a folder; says what to open next.
+
+    A killed tour goes on from its checkpoints. Returns the table's lines. With other steps than those of the stored
+    seeds, nothing stands beside the live one.
+    """
+    runs = shipped_grid("tour", **({} if steps is None else {"steps": steps})).runs
+    task, ten = task_of(runs[0]), stored_seeds(runs)
+    say(f"{len(task.train):,} sentences to train on, {len(task.evaluation):,} to be judged on; MiniLM stays frozen.")
+    found = perform_seed(runs, folder / "runs", say)
+    lines = [line for model in found.values() for line in model.lines]
+    looks = {name: model.looks for name, model in found.items() if model.looks}
+    picture = draw_looks(looks)
+    two = {name: found[name].on_train for name in (SINGLE, ADAMIX)}
+    summary = [picture.alt, *sentences(lines, ten, runs[0].seed), describe_mistakes(two, task, task.train)]
+    say(f"\n{table(lines, ten)}\n")
+    for text in "\n".join(summary).splitlines():
+        say(textwrap.fill(text, 110, subsequent_indent="  "))
+    save_figure(picture.figure, folder / "tour.png", picture.alt)
+    write_text(folder / "mistakes.csv", disagreements(two, task, task.train).to_csv(index=False))
+    mixture, notes = found[ADAMIX].mixture, {"task": task.name, "backbone": "minilm", "classes": list(task.classes)}
+    save(mixture, folder / "adamix", notes)
+    save(merge(mixture), folder / "merged", notes)
+    figures = [vars(line) | {unit: line.mean(unit) for unit in DIGITS} for line in lines]
+    seconds = {"training": sum(model.seconds for model in found.values()), "processor": time.process_time()}
+    record = {"lines": figures, "summary": summary, "looks": looks, "seconds": seconds, "versions": versions()}
+    write_text(folder / "tour.json", json.dumps(record, indent=1) + "\n")
     say(
-        f"\nTraining took {seconds:.0f} s on {torch.get_num_threads()} threads. Written to {folder}: tour.png, "
-        "tour.json, adamix/, merged/"
+        f"\nTraining took {seconds['training']:.0f} s, the whole tour {seconds['processor']:.0f} s of processor time "
+        f"({torch.get_num_threads()} threads). Written to {folder}: tour.png, tour.json, mistakes.csv, adamix/, merged/"
     )
     say("Next: `make lab` opens the notebooks (begin with 00_tour); or ask the merged model:")
-    ask = "film : the staff was lovely, but the film was awful."
-    say(f'  python bootstrap.py run -m adamix_lab predict {folder / "merged"} "{ask}"')
+    say(f'  python bootstrap.py run -m adamix_lab predict {folder / "merged"} "the plot is thin , but the leads shine"')
     return lines
 
 
-def trained(run: Run, folder: Path, say: Say) -> tuple[MixtureModel, Any]:
-    """(the whole mixture behind its training, tokenizer); checkpoints lie in the run's folder."""
+# -- a seed --------------------------------------------------------------------------------------------------------
+
+
+def perform_seed(runs: Sequence[Run], folder: Path, say: Say = print) -> dict[str, Learned]:
+    """Trains and judges the runs of a seed; goes on from the checkpoints that an earlier try left in the folder."""
+    found = {}
+    for run in runs:
+        name, task = with_side(run.variant, run.method, run.share), task_of(run)
+        if run.method == "probe":
+            model, tokenizer = load(run, task)
+            found[name] = Learned(
+                [_line(name, "alone", [linear_probe(model, task, tokenizer, "mean", run.max_length)])]
+            )
+        else:
+            found[name] = _learn(run, name, folder / run.key)
+            say(f"  trained {name}: {run.steps} steps, {found[name].seconds:.0f} s")
+    return found
+
+
+def _learn(run: Run, name: str, work: Path) -> Learned:
     prepared = prepare(run)
-    found = train_whole(prepared, folder / run.key, Terms(snapshots=False, progress=True))
-    mixture, tokenizer = mixture_of(run, prepared.task)
-    load_trained(mixture, {name: tensor.cpu() for name, tensor in trained_tensors(found.mixture).items()})
-    steps = prepared.recipe.steps or 1
-    more = f" ({steps / run.steps:.2f} times the steps)" if run.compute == "compute" else ""
-    say(f"  trained {run.variant}{more}: {steps} steps, {found.seconds:.0f} s")
-    return mixture.eval(), tokenizer
+    top, recipe = prepared.mixture, replace(prepared.recipe, checkpoint_every=EVERY)
+    device, kept = next(top.parameters()).device, work / "looks.json"
+    parts = sequential(prepared.training, 64, prepared.pad), prepared.judged[""]
+    training, judged = ([(rows, to_device(batch, device)) for rows, batch in part] for part in parts)
+    looks: list[Look] = read_json(kept, "the looks of a run. Delete it.") if kept.is_file() else []
+
+    def look(step: int) -> None:
+        found = newest_checkpoint(work)  # it holds the average over steps, too
+        at = found.step if found else 0
+        if step % EVERY in (0, run.steps % EVERY) and at not in [each["step"] for each in looks]:
+            with holding(top, (found.part("average") or found.part("weights")) if found else {}):
+                given, other = (evaluate_batches(top, batches, "merged") for batches in (training, judged))
+            looks.append({"step": at, "loss": given.loss, "accuracy": 100 * other.accuracy})
+            write_text(kept, json.dumps(looks) + "\n")
+
+    look(0)
+    done = train_whole(replace(prepared, recipe=recipe), work, Terms(snapshots=False, progress=True), look)
+    mixture, _ = mixture_of(run, prepared.task)
+    load_trained(mixture, {path: tensor.cpu() for path, tensor in trained_tensors(top).items()})
+    counts, lines = parameter_report(mixture), []
+    for strategy, names in (WAYS if run.method == "adamix" else {"alone": ["merged"]}).items():
+        used = counts.head + (counts.experts if strategy in ("random", "ensemble") else counts.merged)
+        lines.append(_line(name, strategy, [evaluate_batches(top, judged, each, run.seed) for each in names], used))
+    on_train = evaluate_batches(top, training, "merged").log_probabilities
+    return Learned(lines, looks, on_train, mixture.eval(), done.seconds)
 
 
-def _sizes(mixture: MixtureModel, strategy: str = "merged") -> tuple[int, int]:
-    counts = parameter_report(mixture)
-    one_module = strategy in ("merged", "fixed")
-    return counts.experts + counts.head, (counts.merged if one_module else counts.experts) + counts.head
+def _line(model: str, strategy: str, results: Sequence[Evaluation], used: int = 0) -> Line:
+    points = 100 * torch.stack([result.right for result in results]).double().mean(0)
+    nats = [F.nll_loss(result.log_probabilities, result.labels, reduction="none") for result in results]
+    return Line(model, strategy, points, torch.stack(nats).double().mean(0), results[0].passes, used)
 
 
-def _line(model: str, result: Evaluation, style: str, trained: int, used: int) -> Line:
-    found = {"model": model, "strategy": result.strategy, "accuracy": result.accuracy, "loss": result.loss}
-    found |= {"passes": result.passes, "trained": trained, "used": used, "style": style}
-    return {**found, **_interval(result.accuracy, len(result.labels))}
+# -- the stored seeds ----------------------------------------------------------------------------------------------
 
 
-def _interval(accuracy: float, rows: int) -> dict[str, float]:
-    return dict(zip(("low", "high"), wilson(accuracy, rows), strict=True))
+class Stored(NamedTuple):
+    """Of a line, over the stored seeds and the rows: its own mean, and AdaMix merged minus it."""
+
+    own: Estimate
+    difference: Estimate
+    by_seed: list[float]  # the difference
 
 
-def table(lines: Sequence[Line]) -> str:
-    """The lines as text: accuracy with its 95 % interval over rows, loss in nats, parameters."""
-    return text_table(
-        [
-            {
-                "model": "" if n and lines[n - 1]["model"] == line["model"] else line["model"],
-                "strategy": line["strategy"],
-                "accuracy": f"{100 * line['accuracy']:.1f} %",
-                "95 % interval": f"{100 * line['low']:.1f} to {100 * line['high']:.1f}",
-                "loss": f"{line['loss']:.3f}",
-                "passes": f"{line['passes']}",
-                "trained": f"{line['trained']:,}",
-                "at inference": f"{line['used']:,}",
-            }
-            for n, line in enumerate(lines)
-        ],
-        left=2,
-    )
+Ten = Mapping[tuple[str, str, str], Stored]  # by model, strategy, unit
 
 
-def sentence(merged: Evaluation, as_much: Evaluation, alone: Evaluation) -> str:
-    """What the numbers say about AdaMix against the single adapter, whoever wins: paired over rows, one seed."""
-    parts = []
-    for name, other in (("as many steps", alone), ("as much compute", as_much)):
-        found = paired_interval(merged.right, other.right)
-        unclear = found.low <= 0 <= found.high
-        verdict = "which these rows cannot tell from 0" if unclear else "more than chance among rows explains"
-        points = f"{100 * found.mean:+.1f} ± {100 * found.half_width:.1f} points"
-        parts.append(f"{points} against a single adapter with {name} ({verdict})")
-    said = "; ".join(parts)
-    return f"AdaMix merged answers {100 * merged.accuracy:.1f} % rightly: {said}. One seed: another may differ."
+def stored_seeds(runs: Sequence[Run], folder: Path | None = None) -> Ten:
+    """What `data/results/tour/make.py` stored; empty where its runs had other settings than these (seeds aside)."""
+    folder = folder or data_root() / "results" / "tour"
+    if read_json(folder / "record.json", "what the stored seeds are.")["settings"] != settings_of(runs):
+        return {}
+    text = (folder / "seeds.csv").read_text(encoding="utf-8")
+    rows = {(row["model"], row["strategy"], row["unit"]): row for row in csv.DictReader(text.splitlines())}
+    values = {key: [float(row[seed]) for seed in row if seed.isdigit()] for key, row in rows.items()}
+    found = {}
+    for key, row in rows.items():
+        by_seed = [a - b for a, b in zip(values[ADAMIX, "merged", key[2]], values[key], strict=True)]
+        own, difference = float(row["rows_own"]), float(row["rows_difference"])
+        found[key] = Stored(t_interval(values[key], own), t_interval(by_seed, difference), by_seed)
+    return found
 
 
-def puzzle(adamix: Sequence[Evaluation], apart: Sequence[Evaluation]) -> str:
-    """The puzzle that the lessons solve. Each list: the four experts alone, then their merge."""
-
-    def in_words(results: Sequence[Evaluation]) -> str:
-        mean = sum(result.accuracy for result in results[:-1]) / (len(results) - 1)
-        merged = results[-1].accuracy
-        return f"{100 * mean:.1f} % on average, merged {100 * merged:.1f} % ({100 * (merged - mean):+.1f} points)"
-
-    return (
-        f"The puzzle: four adapters trained apart answer {in_words(apart)}; AdaMix's experts {in_words(adamix)}. "
-        "What makes adapters fit to be averaged?"
-    )
+def settings_of(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """What decides the numbers of the runs but for their seed, as JSON gives it back."""
+    return [{name: value for name, value in vars(run).items() if name not in ("seed", "folder")} for run in runs]
 
 
-def _write(
-    folder: Path, lines: Sequence[Line], summary: list[str], mixture: MixtureModel, task: Task, seconds: float
-) -> None:
-    figure, ax = new_figure(8.5, 4.8)
-    names = [f"{line['model']}: {line['strategy']}" if line["model"] == "AdaMix" else line["model"] for line in lines]
-    bars = [
-        Bar(name, line["accuracy"], line["low"], line["high"], line["style"])
-        for name, line in zip(names, lines, strict=True)
-    ]
-    save_figure(figure, folder / "tour.png", compare(bars, ax))
-    record = {"lines": lines, "summary": summary, "training_seconds": seconds, "versions": versions()}
-    write_text(folder / "tour.json", json.dumps(record, indent=2) + "\n")
-    notes = {"task": task.name, "backbone": "minilm", "classes": list(task.classes)}
-    save(mixture, folder / "adamix", notes)
-    save(merge(mixture), folder / "merged", notes)
+# -- what is said --------------------------------------------------------------------------------------------------
+
+
+def table(lines: Sequence[Line], ten: Ten) -> str:
+    """The lines as text; beside each figure the stored seeds' mean with its 95 % interval over seeds and rows."""
+    rows = []
+    for n, line in enumerate(lines):
+        row = {"model": "" if n and lines[n - 1].model == line.model else line.model, "strategy": line.strategy}
+        for (unit, digits), head in zip(DIGITS.items(), ("accuracy (%)", "loss"), strict=True):
+            row[head] = f"{line.mean(unit):.{digits}f}"
+            if ten:
+                own = ten[line.model, line.strategy, unit].own
+                row[f"{head}, stored seeds"] = f"{own.mean:.{digits}f} ± {own.half_width:.{digits}f}"
+        rows.append(row | {"passes": f"{line.passes}", "at inference": f"{line.used:,}"})
+    return text_table(rows, left=2)
+
+
+def sentences(lines: Sequence[Line], ten: Ten, seed: int) -> list[str]:
+    """What the stored seeds say of AdaMix against each other model, whoever wins, and how the live one stands.
+
+    The differences in points and in nats are judged as six comparisons whose intervals hold together.
+    """
+    said, live, judged = [], [], {}
+    means = {(line.model, line.strategy): line.mean("points") for line in lines}
+    for name, who in AGAINST.items():
+        live.append(f"{means[ADAMIX, 'merged'] - means[name, 'alone']:+.1f} ({name}")
+        if ten:
+            both = {unit: ten[name, "alone", unit] for unit in DIGITS}
+            judged[name] = [
+                verdict_of(each.difference, unit, len(AGAINST) * len(DIGITS)) for unit, each in both.items()
+            ]
+            said.append(f"Against {who}: {' '.join(map(difference_sentence, judged[name]))}")
+            live[-1] += f"; stored {min(both['points'].by_seed):+.1f} to {max(both['points'].by_seed):+.1f}"
+    if ten:
+        said.append(reading(judged[SINGLE][0], judged[SLOW][0]))
+    here = f"In the seed that was just trained ({seed}) the differences are, in points, {'), '.join(live)})."
+    return [*said, f"{here} One seed decides nothing{'' if ten else '; the stored ones had other settings'}."]
+
+
+def difference_sentence(judged: Judged) -> str:
+    """AdaMix merged minus another model over the stored seeds, with the verdict."""
+    digits, mean = DIGITS[judged.unit], judged.estimate.mean
+    size = f"{abs(mean):.{digits}f} {judged.unit} {'higher' if mean > 0 else 'lower'}"
+    interval = f"95 % interval {judged.low:+.{digits}f} to {judged.high:+.{digits}f}"
+    verdict = {SHOWN: "which is shown", ALIKE: "so that the two are alike"}.get(judged.verdict, "which is not shown")
+    what = "the accuracy of AdaMix merged" if judged.unit == "points" else "Its loss"
+    return f"{what} is {size} over {judged.estimate.number} seeds ({interval}), {verdict}."
+
+
+def reading(single: Judged, slow: Judged) -> str:
+    """What the two differences in points mean together."""
+    gain, left = single.estimate.mean, slow.estimate.mean
+    if single.verdict != SHOWN or gain < 0:
+        worse = "is worse than" if single.verdict == SHOWN else "is not shown to be better than"
+        return f"AdaMix {worse} a single adapter at the same rate, so there is no gain to take apart."
+    both = f"Small steps and an average give one adapter {gain - left:.1f} points where AdaMix gains {gain:.1f}: "
+    if slow.verdict == SHOWN:
+        return both + ("AdaMix has something of its own." if left > 0 else "they do more than AdaMix does.")
+    if slow.verdict == ALIKE:
+        return both + "routes, experts and merging add nothing that matters."
+    return both + "that routes, experts and merging add anything is not shown."

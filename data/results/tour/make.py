@@ -1,0 +1,69 @@
+"""The seeds that the tour sets its live one beside: ten times what `make tour` trains, by the same code.
+
+    python data/results/tour/make.py            # goes on where it was stopped; about ten minutes a core
+
+`seeds.csv`: of each line of the tour's table, in points (accuracy) and nats (loss), the mean over the rows by seed;
+`rows_own` and `rows_difference` are what the choice of rows adds to the variance of the mean over seeds, of the line
+itself and of AdaMix merged minus it (`rows_variance` of `adamix_lab.analysis.statistics`). `record.json`: settings, versions, date.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from adamix_lab.analysis.statistics import rows_variance
+from adamix_lab.core.files import write_text
+from adamix_lab.experiments.ablation import shipped_grid
+from adamix_lab.experiments.tour import ADAMIX, DIGITS, Line, perform_seed, settings_of
+from adamix_lab.training.doctor import versions
+
+SEEDS = range(20, 30)
+
+
+def seed_rows(found: Mapping[int, Sequence[Line]]) -> list[dict[str, Any]]:
+    """The rows of `seeds.csv`, of each seed's lines."""
+    rows = []
+    for unit in DIGITS:
+        values = {
+            (line.model, line.strategy): torch.stack([getattr(lines[n], unit) for lines in found.values()])
+            for n, line in enumerate(next(iter(found.values())))
+        }  # each [seeds, rows]
+        for (model, strategy), own in values.items():
+            added = {"rows_own": own, "rows_difference": values[ADAMIX, "merged"] - own}
+            means = dict(zip(found, own.mean(1).tolist(), strict=True))
+            variances = {name: rows_variance(each.numpy()) for name, each in added.items()}
+            rows.append({"model": model, "strategy": strategy, "unit": unit, **variances, **means})
+    return rows
+
+
+def main(out: Annotated[Path, typer.Option()] = Path(__file__).parent, work: Path = Path("runs/tour-seeds")) -> None:
+    """Trains and judges what is left and writes both files."""
+    found = {}
+    for seed in SEEDS:
+        print(f"seed {seed}", flush=True)
+        learned = perform_seed(shipped_grid("tour", seed=seed).runs, work)
+        found[seed] = [line for model in learned.values() for line in model.lines]
+    rows, text = seed_rows(found), io.StringIO()
+    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows([{k: f"{v:.9g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows])
+    write_text(out / "seeds.csv", text.getvalue())
+    record: dict[str, Any] = {
+        "command": "python data/results/tour/make.py",
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    record |= {"versions": versions(), "settings": settings_of(shipped_grid("tour").runs)}
+    write_text(out / "record.json", json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)
