@@ -18,7 +18,7 @@ help: ## this list
 setup: ## make or update .venv (quick when nothing changed)
 	@$(PYTHON) bootstrap.py $(SETUP)
 
-tour: ## five minutes: train AdaMix, see what its inference strategies do
+tour: ## four minutes: AdaMix beside a single adapter, and what its advantage is made of
 	@$(RUN) -m adamix_lab tour
 
 lab: ## open the notebooks in JupyterLab

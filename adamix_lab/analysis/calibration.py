@@ -385,7 +385,7 @@ def describe_mistakes(answers: Answers, task: Task, rows: Sequence[Row], most: i
     """Which wrong labels two models learned by heart: counts, and the surest examples that tell the two apart."""
     counts, table = by_heart(answers, task, rows), disagreements(answers, task, rows)
     wrong = sum(true_label(row, task) != row[task.label] for row in rows)
-    parts = [f"{name} repeats {repeated} and sets {right} right" for name, (repeated, right) in counts.items()]
+    parts = [f"{name} learned {repeated} by heart and sets {right} right" for name, (repeated, right) in counts.items()]
     lines = [f"{wrong} of {len(rows)} labels are wrong: {', '.join(parts)}."]
     for _, row in table[table["given"] != table["true"]].head(most).iterrows():
         text = row["text"] if len(row["text"]) <= 90 else row["text"][:87].rstrip() + "..."

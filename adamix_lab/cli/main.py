@@ -77,9 +77,9 @@ def _options(
 def tour(
     out: Annotated[Path, options.OUT] = Path("runs/tour"), steps: Annotated[int | None, options.STEPS] = None
 ) -> None:
-    """Trains AdaMix on the embedded task and compares its strategies with what they should be compared with.
+    """Trains AdaMix on few sentences with many wrong labels, beside what it should be compared with.
 
-    With fewer --steps a quick look.
+    With fewer --steps a quick look, without the stored seeds.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "ACTIVE")  # before torch: a third faster on free cores
     from adamix_lab.experiments.tour import run_tour

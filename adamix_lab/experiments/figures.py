@@ -165,8 +165,8 @@ def draw_looks(looks: Mapping[str, Sequence[Look]]) -> Picture:
             despine(ax)
         best, last = max(own, key=lambda look: look["accuracy"]), own[-1]
         said.append(
-            f"{name}: the loss goes from {own[0]['loss']:.2f} to {last['loss']:.2f}; the accuracy is "
-            f"{best['accuracy']:.1f} % at best, after {best['step']} steps, and {last['accuracy']:.1f} % at the end."
+            f"{name[0].upper()}{name[1:]}: the loss goes from {own[0]['loss']:.2f} to {last['loss']:.2f}; the accuracy "
+            f"is {best['accuracy']:.1f} % at best, after {best['step']} steps, and {last['accuracy']:.1f} % at the end."
         )
     axes[0].legend(frameon=False)
     return Picture(figure, " ".join(said))

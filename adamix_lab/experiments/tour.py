@@ -9,10 +9,11 @@ import csv
 import json
 import textwrap
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +31,7 @@ from adamix_lab.experiments.results import text_table
 from adamix_lab.experiments.running import Terms, load, mixture_of, prepare, task_of, train_whole
 from adamix_lab.experiments.settings import Run, with_side
 from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
-from adamix_lab.tasks.batches import sequential, to_device
+from adamix_lab.tasks.batches import TextsCut, sequential, to_device
 from adamix_lab.tasks.tasks import data_root
 from adamix_lab.training.card import save
 from adamix_lab.training.doctor import versions
@@ -45,15 +46,9 @@ AGAINST = {
     SINGLE: "the single adapter at the same rate",
     SLOW: "the same single adapter with 1/M of the rate on the side that AdaMix routes, averaged over its steps (SWA)",
 }
-WAYS = {
-    "merged": ["merged"],
-    "experts": [f"fixed-{n}" for n in range(4)],
-    "random": ["random"],
-    "ensemble": ["ensemble"],
-}
 DIGITS = {"points": 1, "nats": 3}
+COMPARISONS = len(AGAINST) * len(DIGITS)  # judged together
 EVERY = 25  # steps between looks
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -97,7 +92,7 @@ class Learned:
     seconds: float = 0.0
 
 
-def run_tour(folder: Path, steps: int | None = None, say: Say = print) -> list[Line]:
+def run_tour(folder: Path, steps: int | None = None, say: Callable[[str], None] = print) -> list[Line]:
     """Trains, compares, writes table, picture and the trained mixture into a folder; says what to open next.
 
     A killed tour goes on from its checkpoints. Returns the table's lines. With other steps than those of the stored
@@ -136,16 +131,17 @@ def run_tour(folder: Path, steps: int | None = None, say: Say = print) -> list[L
 # -- a seed --------------------------------------------------------------------------------------------------------
 
 
-def perform_seed(runs: Sequence[Run], folder: Path, say: Say = print) -> dict[str, Learned]:
+def perform_seed(runs: Sequence[Run], folder: Path, say: Callable[[str], None] = print) -> dict[str, Learned]:
     """Trains and judges the runs of a seed; goes on from the checkpoints that an earlier try left in the folder."""
     found = {}
     for run in runs:
         name, task = with_side(run.variant, run.method, run.share), task_of(run)
         if run.method == "probe":
             model, tokenizer = load(run, task)
-            found[name] = Learned(
-                [_line(name, "alone", [linear_probe(model, task, tokenizer, "mean", run.max_length)])]
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", TextsCut)  # few rows, and all models read as much of them
+                probe = linear_probe(model, task, tokenizer, "mean", run.max_length)
+            found[name] = Learned([_line(name, "alone", [probe])])
         else:
             found[name] = _learn(run, name, folder / run.key)
             say(f"  trained {name}: {run.steps} steps, {found[name].seconds:.0f} s")
@@ -174,11 +170,13 @@ def _learn(run: Run, name: str, work: Path) -> Learned:
     mixture, _ = mixture_of(run, prepared.task)
     load_trained(mixture, {path: tensor.cpu() for path, tensor in trained_tensors(top).items()})
     counts, lines = parameter_report(mixture), []
-    for strategy, names in (WAYS if run.method == "adamix" else {"alone": ["merged"]}).items():
+    ways = {"merged": ["merged"], "experts": [f"fixed-{n}" for n in range(run.experts)]}
+    ways |= {name: [name] for name in ("random", "ensemble")}
+    for strategy, names in (ways if run.method == "adamix" else {"alone": ["merged"]}).items():
         used = counts.head + (counts.experts if strategy in ("random", "ensemble") else counts.merged)
         lines.append(_line(name, strategy, [evaluate_batches(top, judged, each, run.seed) for each in names], used))
-    on_train = evaluate_batches(top, training, "merged").log_probabilities
-    return Learned(lines, looks, on_train, mixture.eval(), done.seconds)
+    on_train = evaluate_batches(top, training, "merged")
+    return Learned(lines, looks, on_train.log_probabilities, mixture.eval(), done.seconds)
 
 
 def _line(model: str, strategy: str, results: Sequence[Evaluation], used: int = 0) -> Line:
@@ -204,7 +202,7 @@ Ten = Mapping[tuple[str, str, str], Stored]  # by model, strategy, unit
 def stored_seeds(runs: Sequence[Run], folder: Path | None = None) -> Ten:
     """What `data/results/tour/make.py` stored; empty where its runs had other settings than these (seeds aside)."""
     folder = folder or data_root() / "results" / "tour"
-    if read_json(folder / "record.json", "what the stored seeds are.")["settings"] != settings_of(runs):
+    if read_json(folder / "record.json", "what the stored seeds are.")["settings"].keys() != keys_of(runs):
         return {}
     text = (folder / "seeds.csv").read_text(encoding="utf-8")
     rows = {(row["model"], row["strategy"], row["unit"]): row for row in csv.DictReader(text.splitlines())}
@@ -217,9 +215,9 @@ def stored_seeds(runs: Sequence[Run], folder: Path | None = None) -> Ten:
     return found
 
 
-def settings_of(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """What decides the numbers of the runs but for their seed, as JSON gives it back."""
-    return [{name: value for name, value in vars(run).items() if name not in ("seed", "folder")} for run in runs]
+def keys_of(runs: Sequence[Run]) -> set[str]:
+    """What names the settings of the runs, whatever their seed: their keys at seed 0."""
+    return {replace(run, seed=0).key for run in runs}
 
 
 # -- what is said --------------------------------------------------------------------------------------------------
@@ -250,9 +248,7 @@ def sentences(lines: Sequence[Line], ten: Ten, seed: int) -> list[str]:
         live.append(f"{means[ADAMIX, 'merged'] - means[name, 'alone']:+.1f} ({name}")
         if ten:
             both = {unit: ten[name, "alone", unit] for unit in DIGITS}
-            judged[name] = [
-                verdict_of(each.difference, unit, len(AGAINST) * len(DIGITS)) for unit, each in both.items()
-            ]
+            judged[name] = [verdict_of(each.difference, unit, COMPARISONS) for unit, each in both.items()]
             said.append(f"Against {who}: {' '.join(map(difference_sentence, judged[name]))}")
             live[-1] += f"; stored {min(both['points'].by_seed):+.1f} to {max(both['points'].by_seed):+.1f}"
     if ten:
@@ -265,7 +261,9 @@ def difference_sentence(judged: Judged) -> str:
     """AdaMix merged minus another model over the stored seeds, with the verdict."""
     digits, mean = DIGITS[judged.unit], judged.estimate.mean
     size = f"{abs(mean):.{digits}f} {judged.unit} {'higher' if mean > 0 else 'lower'}"
-    interval = f"95 % interval {judged.low:+.{digits}f} to {judged.high:+.{digits}f}"
+    interval = (
+        f"{judged.low:+.{digits}f} to {judged.high:+.{digits}f}, with 95 % for all {judged.comparisons} differences"
+    )
     verdict = {SHOWN: "which is shown", ALIKE: "so that the two are alike"}.get(judged.verdict, "which is not shown")
     what = "the accuracy of AdaMix merged" if judged.unit == "points" else "Its loss"
     return f"{what} is {size} over {judged.estimate.number} seeds ({interval}), {verdict}."

@@ -42,7 +42,8 @@ def test_by_hand():
     assert by_heart(answers, TASK, TASK.train) == {"single": (2, 0), "AdaMix": (0, 1)}
     lines = describe_mistakes(answers, TASK, TASK.train, most=1).splitlines()
     assert lines == [
-        "2 of 4 labels are wrong: single repeats 2 and sets 0 right, AdaMix repeats 0 and sets 1 right.",
+        "2 of 4 labels are wrong: single learned 2 by heart and sets 0 right, "
+        "AdaMix learned 0 by heart and sets 1 right.",
         '  "w9" (labelled bad, is neither): single says bad, AdaMix says good',
     ]
     assert len(answered({"single": heart}, TASK, TASK.train)) == 4
@@ -80,4 +81,4 @@ def test_an_adapter_that_trains_long_repeats_what_a_short_one_does_not():
         answers[name] = evaluate(mixture, on_train, tiny_task.tokenizer())[0].log_probabilities
     counts = by_heart(answers, task, task.train)
     assert counts["long"][0] > counts["short"][0]
-    assert "labels are wrong: long repeats" in describe_mistakes(answers, task, task.train)
+    assert "labels are wrong: long learned" in describe_mistakes(answers, task, task.train)

@@ -98,7 +98,7 @@ def test_the_shipped_grids_are_whole():
     grids = {path.stem: read_grid(path) for path in GRIDS.glob("*.yaml")}
     assert read_grid(Path("quick")) == grids["quick"]
     assert grids.keys() == {"quick", "core", "budget", "full", "baselines", "fairly", "table", "few-shot", "tour"}
-    assert len(grids["budget"].runs) == 20 and len(grids["tour"].runs) == 3
+    assert len(grids["budget"].runs) == 20 and len(grids["tour"].runs) == 4
     assert len(grids["quick"].runs) == 12 and {run.task for run in grids["quick"].runs} == {"aspects"}
     core = grids["core"].runs
     assert len(core) == 3 * 4 * 5 and {run.max_length for run in core} == {64} and grids["core"].search

@@ -4,7 +4,8 @@
 
 `seeds.csv`: of each line of the tour's table, in points (accuracy) and nats (loss), the mean over the rows by seed;
 `rows_own` and `rows_difference` are what the choice of rows adds to the variance of the mean over seeds, of the line
-itself and of AdaMix merged minus it (`rows_variance` of `adamix_lab.analysis.statistics`). `record.json`: settings, versions, date.
+itself and of AdaMix merged minus it (`rows_variance` of `adamix_lab.analysis.statistics`). `record.json` has settings,
+versions and date.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import typer
 from adamix_lab.analysis.statistics import rows_variance
 from adamix_lab.core.files import write_text
 from adamix_lab.experiments.ablation import shipped_grid
-from adamix_lab.experiments.tour import ADAMIX, DIGITS, Line, perform_seed, settings_of
+from adamix_lab.experiments.tour import ADAMIX, DIGITS, Line, perform_seed
 from adamix_lab.training.doctor import versions
 
 SEEDS = range(20, 30)
@@ -45,6 +46,18 @@ def seed_rows(found: Mapping[int, Sequence[Line]]) -> list[dict[str, Any]]:
     return rows
 
 
+def write(found: Mapping[int, Sequence[Line]], out: Path) -> None:
+    """Writes both files."""
+    rows, text = seed_rows(found), io.StringIO()
+    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows([{k: f"{v:.9g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows])
+    write_text(out / "seeds.csv", text.getvalue())
+    date, settings = datetime.now(UTC).date().isoformat(), {run.key: vars(run) for run in shipped_grid("tour").runs}
+    record = {"command": "python data/results/tour/make.py", "date": date, "versions": versions(), "settings": settings}
+    write_text(out / "record.json", json.dumps(record, indent=1) + "\n")
+
+
 def main(out: Annotated[Path, typer.Option()] = Path(__file__).parent, work: Path = Path("runs/tour-seeds")) -> None:
     """Trains and judges what is left and writes both files."""
     found = {}
@@ -52,17 +65,7 @@ def main(out: Annotated[Path, typer.Option()] = Path(__file__).parent, work: Pat
         print(f"seed {seed}", flush=True)
         learned = perform_seed(shipped_grid("tour", seed=seed).runs, work)
         found[seed] = [line for model in learned.values() for line in model.lines]
-    rows, text = seed_rows(found), io.StringIO()
-    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows([{k: f"{v:.9g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows])
-    write_text(out / "seeds.csv", text.getvalue())
-    record: dict[str, Any] = {
-        "command": "python data/results/tour/make.py",
-        "date": datetime.now(UTC).date().isoformat(),
-    }
-    record |= {"versions": versions(), "settings": settings_of(shipped_grid("tour").runs)}
-    write_text(out / "record.json", json.dumps(record, indent=1) + "\n")
+    write(found, out)
 
 
 if __name__ == "__main__":
