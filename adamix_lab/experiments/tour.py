@@ -140,7 +140,7 @@ def perform_seed(runs: Sequence[Run], folder: Path, say: Callable[[str], None] =
             model, tokenizer = load(run, task)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", TextsCut)  # few rows, and all models read as much of them
-                probe = linear_probe(model, task, tokenizer, "mean", run.max_length)
+                probe = linear_probe(model, task, tokenizer, run.max_length)
             found[name] = Learned([_line(name, "alone", [probe])])
         else:
             found[name] = _learn(run, name, folder / run.key)

@@ -51,7 +51,7 @@ def test_where_adamix_loses_the_sentences_say_so(tmp_path):
             r"Its loss is 0\.\d+ nats higher over 10 seeds \(\+0\.\d+ to \+0.\d+, with 95 % for all 6", part
         )
     assert "AdaMix is worse than a single adapter at the same rate, so there is no gain to take apart." in said
-    assert "gains" not in said and "seed that was just trained (0)" in said and "One seed decides nothing." in said
+    assert " gains " not in said and "seed that was just trained (0)" in said and "One seed decides nothing." in said
 
 
 @pytest.mark.parametrize(
