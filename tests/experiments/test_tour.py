@@ -11,7 +11,7 @@ import torch
 from makers import load_maker
 from tiny_task import one_thread  # noqa: F401
 
-from adamix_lab.analysis.statistics import crossed_interval
+from adamix_lab.analysis.statistics import rows_variance, t_interval
 from adamix_lab.experiments import tour
 from adamix_lab.experiments.ablation import shipped_grid
 from adamix_lab.experiments.figures import draw_looks
@@ -69,8 +69,8 @@ def test_the_gain_is_taken_apart(tmp_path, slow, adamix, end):
 
 
 def test_alike_is_said_where_the_interval_is_within_what_matters():
-    alike = tour.verdict_of(tour.t_interval([0.1, 0.2, 0.15, 0.12]), "points")
-    gain = tour.verdict_of(tour.t_interval([5.0, 5.2, 5.1, 5.3]), "points")
+    alike = tour.verdict_of(t_interval([0.1, 0.2, 0.15, 0.12]), "points")
+    gain = tour.verdict_of(t_interval([5.0, 5.2, 5.1, 5.3]), "points")
     assert "so that the two are alike" in tour.difference_sentence(alike)
     assert tour.reading(gain, alike).endswith("routes, experts and merging add nothing that matters.")
 
@@ -85,7 +85,7 @@ def test_what_is_stored_is_read_as_intervals_over_seeds_and_rows(tmp_path):
     for way in WAYS:
         own, difference, by_seed = found[(*way, "points")]
         for estimate, values in ((own, points[way]), (difference, points[ADAMIX, "merged"] - points[way])):
-            expected = crossed_interval(values)
+            expected = t_interval(values.mean(1), rows_variance(values))
             close.assert_close(
                 torch.tensor([estimate.mean, estimate.low, estimate.high]),
                 torch.tensor([expected.mean, expected.low, expected.high]),
