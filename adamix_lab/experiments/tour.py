@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -80,14 +80,14 @@ class Learned:
     Attributes:
         lines: a line for each way to answer.
         looks: of each look on the way the step, the loss on the labels as given, and the accuracy on other rows.
-        on_train: log-probabilities of the rows that it trained on `[rows, C]`.
+        on_train: log-probabilities of the rows that it trained on `[rows, C]`; empty of the probe.
         mixture: the whole model; None of the probe.
         seconds: of training.
     """
 
     lines: list[Line]
     looks: list[Look] = field(default_factory=list)
-    on_train: Tensor | None = None
+    on_train: Tensor = field(default_factory=Tensor)
     mixture: MixtureModel | None = None
     seconds: float = 0.0
 
@@ -98,7 +98,8 @@ def run_tour(folder: Path, steps: int | None = None, say: Callable[[str], None] 
     A killed tour goes on from its checkpoints. Returns the table's lines. With other steps than those of the stored
     seeds, nothing stands beside the live one.
     """
-    runs = shipped_grid("tour", **({} if steps is None else {"steps": steps})).runs
+    changes: dict[str, Any] = {} if steps is None else {"steps": steps}
+    runs = shipped_grid("tour", **changes).runs
     task, ten = task_of(runs[0]), stored_seeds(runs)
     say(f"{len(task.train):,} sentences to train on, {len(task.evaluation):,} to be judged on; MiniLM stays frozen.")
     found = perform_seed(runs, folder / "runs", say)
@@ -113,6 +114,7 @@ def run_tour(folder: Path, steps: int | None = None, say: Callable[[str], None] 
     save_figure(picture.figure, folder / "tour.png", picture.alt)
     write_text(folder / "mistakes.csv", disagreements(two, task, task.train).to_csv(index=False))
     mixture, notes = found[ADAMIX].mixture, {"task": task.name, "backbone": "minilm", "classes": list(task.classes)}
+    assert mixture is not None
     save(mixture, folder / "adamix", notes)
     save(merge(mixture), folder / "merged", notes)
     figures = [vars(line) | {unit: line.mean(unit) for unit in DIGITS} for line in lines]
