@@ -22,7 +22,7 @@ NOWHERE = "http://127.0.0.1:9"
 LAB = """
 import json, os, pathlib, subprocess, sys, time, urllib.request
 settings = {"allow_root": True, "open_browser": False, "port": 18999, "port_retries": 0}
-pathlib.Path("config").mkdir()
+pathlib.Path("config").mkdir(exist_ok=True)
 pathlib.Path("config/jupyter_server_config.json").write_text(json.dumps(
     {"ServerApp": settings, "IdentityProvider": {"token": "t"}}))
 lab = subprocess.Popen([sys.executable, "-m", "adamix_lab", "lab", "lessons"],
