@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from adamix_lab.analysis.points import Grid, Point, Points, device_and_dtype, logits_at, point_of, try_cached_prefix
 from adamix_lab.core.errors import LabError, one_of, positive
-from adamix_lab.core.files import read_tensors, write_tensors
+from adamix_lab.core.files import read_record, write_record
 from adamix_lab.core.mixture import evaluating
 from adamix_lab.core.objective import IGNORED, predicts_next
 from adamix_lab.core.sites import answer_kind
@@ -118,19 +117,17 @@ def save_landscape(landscape: Landscape, path: Path) -> Path:
     names = ("kind", "shape", "marks", "references", "rows", "batches", "notes")
     about = {name: getattr(landscape, name) for name in names}
     about |= {"axes": list(landscape.axes), "metrics": METRICS}
-    write_tensors(path, tensors, {"landscape": json.dumps(about)})
+    write_record(path, "landscape", tensors, about)
     return path
 
 
 def read_landscape(path: str | Path) -> Landscape:
     """A landscape as `save_landscape` wrote it, whole or begun. Raises ValueError for another kind of file."""
-    from safetensors import safe_open
-
-    tensors = read_tensors(Path(path))
-    with safe_open(path, "pt") as file:
-        about = json.loads((file.metadata() or {}).get("landscape", "{}"))
+    expected = "a file written by evaluate_points or save_landscape. Remove it to compute it anew."
+    tensors, about = read_record(Path(path), "landscape", expected)
+    about.pop("sha256", None)
     if about.pop("metrics", None) != list(METRICS) or "sums" not in tensors:
-        raise LabError(f"{path} holds no landscape: expected a file written by evaluate_points or save_landscape.")
+        raise LabError(f"{path} holds no landscape of these metrics: expected {expected}")
     about |= {name: tuple(about[name]) for name in ("shape", "marks", "references", "batches")}
     about["axes"] = {name: tensors[f"axes.{n}"] for n, name in enumerate(about["axes"])}
     return Landscape(**about, coefficients=tensors["coefficients"], sums=tensors["sums"])

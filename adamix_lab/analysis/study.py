@@ -18,8 +18,8 @@ from adamix_lab.analysis.calibration import Method
 from adamix_lab.analysis.landscape import METRICS, Landscape, Say, evaluate_points, task_batches
 from adamix_lab.analysis.points import Point, Points, experts_of, line, plane, point_of, random_plane, simplex, square
 from adamix_lab.analysis.posterior import FixedBatches, Samples, merged_sample
-from adamix_lab.core.errors import LabError, one_of, positive, unknown
-from adamix_lab.core.files import write_atomically, write_text
+from adamix_lab.core.errors import LabError, one_of, positive, unknown, whole
+from adamix_lab.core.files import alone, write_atomically, write_text
 from adamix_lab.core.routing import generator_for
 from adamix_lab.fast.tree import check_budget
 from adamix_lab.models.model import MixtureModel
@@ -52,6 +52,8 @@ def points_of_kind(
     Raises ValueError for an unknown kind, too few experts, or no checkpoints.
     """
     one_of("kind of landscape", kind, KINDS)
+    if steps is not None:
+        whole("steps", steps, 2)
     steps, merged = steps or KINDS[kind], {"merged": point_of(mixture)}
     if kind == "stages":
         if not stages:
@@ -125,6 +127,7 @@ def landscape_of(
     return evaluate_points(mixture, points, batches, store, seed=seed, say=say)
 
 
+@alone("folder")
 def write_landscapes(
     names: Sequence[str], kind: str, folder: Path, metrics: Sequence[str] = ("loss",), say: Say = print, **settings: Any
 ) -> dict[str, Landscape]:
@@ -185,6 +188,7 @@ class Settings:
             raise LabError(f"dropout = {self.dropout}: expected a number of samples, or 0 to leave dropout out.")
 
 
+@alone("out")
 def write_posterior(
     folder: Path,
     out: Path,

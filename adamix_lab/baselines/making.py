@@ -15,12 +15,11 @@ from torch import nn
 from adamix_lab.baselines import methods
 from adamix_lab.baselines.methods import Blocks, own_weights
 from adamix_lab.core.adaptations import Bottleneck
-from adamix_lab.core.errors import one_of, positive
-from adamix_lab.core.files import read_tensors, safe_join
+from adamix_lab.core.errors import check_experts, one_of
 from adamix_lab.core.merging import stack_experts
 from adamix_lab.core.objective import Consistency
 from adamix_lab.models.model import MixtureModel, attach, load_trained, shared_sides, trained_tensors
-from adamix_lab.models.saving import check_base, load, read_config
+from adamix_lab.models.saving import check_base, load, read_saved
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.evaluation import Evaluation, evaluate, judge
 from adamix_lab.training.recipe import Recipe
@@ -45,7 +44,7 @@ def slow(
     model: nn.Module, seed: int = 0, size: int = 16, experts: int = EXPERTS, share: Side = "up", blocks: Blocks = None
 ) -> MixtureModel:
     """A single adapter whose side that AdaMix routes (all but `share`) learns at 1/M of the rate: see `fitted`."""
-    positive("experts", experts)
+    check_experts(experts)
     shared_sides(Bottleneck(size), share)
     return single(model, seed, size, blocks)
 
@@ -54,7 +53,7 @@ def wide(
     model: nn.Module, seed: int = 0, size: int = 16, experts: int = EXPERTS, blocks: Blocks = None
 ) -> MixtureModel:
     """A single adapter of M times the size: as many trained weights as M experts without sharing."""
-    positive("experts", experts)
+    check_experts(experts)
     return attach(model, Bottleneck(size * experts), experts=1, blocks=blocks, seed=seed)
 
 
@@ -197,13 +196,13 @@ def load_baseline(model: nn.Module, folder: str | Path) -> MixtureModel:
     Raises ValueError for another base, a truncated file, or weights that do not fit.
     """
     folder = Path(folder)
-    config = read_config(folder)
+    config, tensors = read_saved(folder)
     kind = config["adaptation"]
     if kind.get("kind") != "own":
         return load(model, folder)
     made = baseline(kind["baseline"], model, **kind["settings"])
     check_base(made.model, config["base"], {*made.head_paths, *made.mixture.own})
-    load_trained(made, read_tensors(safe_join(folder, config["weights"])))
+    load_trained(made, tensors)
     return made
 
 

@@ -78,12 +78,12 @@ def release(name: str, course: Path, folder: Path | None = None) -> tuple[Path, 
 
     Raises ValueError where submissions of an older version with other cells are in the gradebook.
     """
-    maker = api(course)
     import nbformat
 
+    notebook, maker = build(name, folder), api(course)
     source, solution = (course / part / name / f"{name}.ipynb" for part in ("source", "solution"))
     source.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(build(name, folder), source)
+    nbformat.write(notebook, source)
     answer = maker.generate_assignment(name, force=True)
     if not answer["success"] and "submissions associated" in (answer.get("error") or ""):
         raise LabError(

@@ -21,7 +21,7 @@ from adamix_lab.classroom.course import api, done, needs_nbgrader
 from adamix_lab.classroom.sandbox import Ended, Limits, NotStarted, run
 from adamix_lab.classroom.submissions import Submission
 from adamix_lab.core.errors import LabError
-from adamix_lab.core.files import read_json, write_text
+from adamix_lab.core.files import alone, read_json, write_text
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Marked:
         return sum(self.maximum.values())
 
 
+@alone("course")
 def grade(
     submissions: Sequence[Submission],
     assignment: str,

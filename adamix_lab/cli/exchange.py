@@ -9,11 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from adamix_lab.cli import options
+from adamix_lab.core.errors import finite
+from adamix_lab.core.files import require_file
 
 
 def export(
     folder: Annotated[Path, options.SAVED],
-    format: Annotated[str, typer.Option(help="peft, adapters, transformers, onnx, or peft-experts.")] = "peft",
+    format: Annotated[str, options.choice("", "peft adapters transformers onnx peft-experts")] = "peft",
     model: Annotated[str | None, options.MODEL] = None,
     overwrite: Annotated[bool, options.OVERWRITE] = False,
     out: Annotated[Path, options.OUT] = Path("runs/export"),
@@ -35,11 +37,13 @@ def import_authors(
     model: Annotated[str, options.MODEL] = "roberta-large",
     labels: Annotated[int, options.LABELS] = 2,
     head: Annotated[str, options.HEAD] = "classification",
-    alpha: Annotated[float | None, typer.Option(help="LoRA's; the authors' scripts have 32.")] = None,
+    alpha: Annotated[float | None, options.checked("LoRA's; the authors' scripts have 32.", finite)] = None,
     overwrite: Annotated[bool, options.OVERWRITE] = False,
     out: Annotated[Path, options.OUT] = Path("runs/authors"),
 ) -> None:
     """Saves the experts of the authors' checkpoints as a mixture of this library."""
+    for file in files:
+        require_file(file, "a checkpoint of the authors' code.")
     from adamix_lab.interop.authors import import_authors as read
 
     _import(lambda base: read(base, files, alpha), files, model, labels, head, overwrite, out)
@@ -55,6 +59,8 @@ def import_peft(
     out: Annotated[Path, options.OUT] = Path("runs/from-peft"),
 ) -> None:
     """Saves existing LoRA adapters as one mixture: each an expert, its A tied to its B."""
+    for folder in folders:
+        require_file(folder / "adapter_config.json", "a folder that peft's save_pretrained wrote.")
     from adamix_lab.core.merging import merge_products
     from adamix_lab.interop.peft import import_peft as read
 

@@ -11,12 +11,12 @@ import sys
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from adamix_lab.cli import exchange, options, study, teaching, train
+from adamix_lab.cli.boundary import Command, Group
 from adamix_lab.core import __version__
 from adamix_lab.core.errors import LabError
 
@@ -24,33 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FIRST = ("--LabApp.default_url=/lab/tree/00_tour.ipynb",)  # where the server's address leads, browser or not
 
 
-class Boundary(TyperGroup):
-    """Where mistakes end: one line on stderr and exit code 2; ADAMIX_LAB_DEBUG=1 shows the traceback.
-
-    Ctrl-C ends with 130, as in a shell. Whatever else is raised is a bug and keeps its traceback.
-    """
-
-    def invoke(self, ctx: Any) -> Any:
-        """Runs the command."""
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:  # typer's: who reads the output has had enough
-            raise
-        except (LabError, OSError, ImportError) as error:
-            if os.environ.get("ADAMIX_LAB_DEBUG"):
-                raise
-            from adamix_lab.training.doctor import missing_package
-
-            lacking = missing_package(error.name or "") if type(error) is ModuleNotFoundError else ""
-            print(f"adamix-lab: {lacking or error}", file=sys.stderr)
-            raise typer.Exit(2) from None
-        except KeyboardInterrupt:
-            print("adamix-lab: stopped. The same command goes on where it was.", file=sys.stderr)
-            raise typer.Exit(130) from None
-
-
 app = typer.Typer(
-    cls=Boundary,
+    cls=Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -163,7 +138,7 @@ def doctor(
 
 # -- the chores of a checkout ------------------------------------------------------------------------------------
 
-dev = typer.Typer(no_args_is_help=True, help="Chores of a checkout, for those without make.")
+dev = typer.Typer(cls=Group, no_args_is_help=True, help="Chores of a checkout, for those without make.")
 CHORES = {
     "test": ("The quick tests.", "-m pytest -m 'not slow and not browser and not matrix'"),
     "test-all": ("All tests but those of other versions.", "-m pytest -m 'not matrix'"),
@@ -192,7 +167,7 @@ def _chore(context: typer.Context) -> None:
 
 
 for name, (meaning, *_) in CHORES.items():
-    dev.command(name, help=meaning)(_chore)
+    dev.command(name, help=meaning, cls=Command)(_chore)
 
 
 # -- all commands ------------------------------------------------------------------------------------------------
@@ -207,7 +182,7 @@ COMMANDS = {
 RECIPES = (train.train, train.train_generator)  # take the fields of a recipe as options, too
 for panel, commands in COMMANDS.items():
     for command in commands:
-        app.command(rich_help_panel=panel, cls=options.RecipeCommand if command in RECIPES else None)(command)
+        app.command(rich_help_panel=panel, cls=options.RecipeCommand if command in RECIPES else Command)(command)
 app.add_typer(teaching.classroom, name="classroom", rich_help_panel="Teach")
 app.add_typer(dev, name="dev", rich_help_panel="Checkout")
 

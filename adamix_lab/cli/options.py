@@ -3,16 +3,73 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
-from typer.core import TyperCommand
 
-from adamix_lab.core.errors import LabError
+from adamix_lab.cli.boundary import Command
+from adamix_lab.core.errors import SEEDS as SEEDS_END
+from adamix_lab.core.errors import LabError, check_experts, finite, one_of, whole
+from adamix_lab.core.files import require_file
+
+Check = Callable[[str, Any], object]  # (name, value): raises LabError
+
+
+def checked(help: str, check: Check, *names: str) -> Any:
+    """An option whose value, or each of its values, is checked before anything heavy is imported."""
+
+    def read(param: typer.CallbackParam, value: Any) -> Any:
+        for each in value if isinstance(value, list) else [value] if value is not None else []:
+            check(str(param.name), each)
+        return value
+
+    return typer.Option(*names, help=help, callback=read)
+
+
+def count(help: str, least: int = 1, most: int | None = None) -> Any:
+    """An option of a whole number."""
+    return checked(help, lambda name, value: whole(name, value, least, most))
+
+
+def amount(help: str, most: float = math.inf, *names: str) -> Any:
+    """An option of a number from 0 to `most`."""
+
+    def check(name: str, value: float) -> None:
+        finite(name, value, 0)
+        if value > most:
+            raise LabError(f"{name} = {value}: expected a number from 0 to {most:g}.")
+
+    return checked(help, check, *names)
+
+
+def choice(help: str, names: str) -> Any:
+    """An option of one of some names, which end its help."""
+    known = names.split()
+    return checked(f"{help}{', '.join(known)}.", lambda name, value: one_of(name, value, known))
+
+
+def is_saved(value: Path) -> Path:
+    """The folder. Raises FileNotFoundError for one that `save` did not write."""
+    require_file(value / "adamix.json", "a folder written by adamix_lab.save, as `train` and `import-peft` do.")
+    return value
+
+
+def is_grid(value: Path) -> Path:
+    """The file, or a shipped grid's name. Raises FileNotFoundError where there is no file."""
+    return require_file(value, "a grid's file, or a shipped grid's name, such as quick.") if value.suffix else value
+
+
+def is_results(value: Path) -> Path:
+    """The folder. Raises FileNotFoundError for one that `ablate` did not write."""
+    require_file(value / "results.parquet", "a table that `adamix-lab ablate GRID --out FOLDER` wrote.")
+    return value
+
 
 OUT = typer.Option(help="Folder for what the command writes.")
 TASK = typer.Option(
@@ -20,33 +77,31 @@ TASK = typer.Option(
 )
 FOLDER = typer.Option(help="Holds a folder a task (rte, sst2, ...), with its rows; default: the Hub.")
 MODEL = typer.Option(help='"minilm" (embedded), "books-gpt2" (shipped), a local folder, or a Hub name.')
-ROWS = typer.Option(help="So many training rows, the same share of every class; default: all.")
-EVALUATION_ROWS = typer.Option(help="Only so many evaluation rows.")
-SEED = typer.Option(help="Of everything that is drawn.")
-SEEDS = typer.Option(help="A number of seeds, each a run.")
+ROWS = count("So many training rows, the same share of every class; default: all.")
+EVALUATION_ROWS = count("Only so many evaluation rows.")
+SEED = count("Of everything that is drawn.", 0, SEEDS_END)
+SEEDS = count("A number of seeds, each a run.")
 METHOD = typer.Option(help="Once for each method.")
 STRATEGY = typer.Option(help="How experts are used: merged, fixed, fixed-N, random, random-example, ensemble, ...")
-EXPERTS = typer.Option(help="M.")
-SIZE = typer.Option(help="Bottleneck size, or LoRA's rank.")
-TOP_BLOCKS = typer.Option(help="Adapt only so many blocks from the top; 0 adapts all.")
-STEPS = typer.Option(help="Optimiser steps.")
-EPOCHS = typer.Option(help="Passes over the training rows, instead of steps.")
-BATCH_SIZE = typer.Option(help="Rows an optimiser step, over all processes and all pieces of an accumulated step.")
-MAX_LENGTH = typer.Option(
-    help="Tokens a row; longer ones are cut. None takes 128, or the model's positions if it has fewer."
-)
-BEAMS = typer.Option(help="Beams of decoding.")
-NEW_TOKENS = typer.Option(help="Tokens written at most.")
-LABELS = typer.Option(help="Classes of the head; 1 for a regression.")
-HEAD = typer.Option(help="classification, generation, or sequence-to-sequence.")
+EXPERTS = checked("M.", lambda name, value: check_experts(value, name))
+SIZE = count("Bottleneck size, or LoRA's rank.")
+TOP_BLOCKS = count("Adapt only so many blocks from the top; 0 adapts all.", 0)
+STEPS = count("Optimiser steps.")
+EPOCHS = amount("Passes over the training rows, instead of steps.")
+BATCH_SIZE = count("Rows an optimiser step, over all processes and all pieces of an accumulated step.")
+MAX_LENGTH = count("Tokens a row; longer ones are cut. None takes 128, or the model's positions if it has fewer.")
+BEAMS = count("Beams of decoding.")
+NEW_TOKENS = count("Tokens written at most.")
+LABELS = count("Classes of the head; 1 for a regression.")
+HEAD = choice("The task's head: ", "classification generation sequence-to-sequence")
 OVERWRITE = typer.Option("--overwrite", help="Replace what the folder holds.")
-SAVED = typer.Argument(help="A saved mixture, as `train` writes it (runs/NAME/seed0).")
+SAVED = typer.Argument(help="A saved mixture, as `train` writes it (runs/NAME/seed0).", callback=is_saved)
 
 
 # -- a recipe's fields as options --------------------------------------------------------------------------------
 
 
-class RecipeCommand(TyperCommand):
+class RecipeCommand(Command):
     """A command that takes every field of `Recipe` as an option; those that are given reach it as `context.obj`.
 
     The fields are looked up when the command is parsed, so that `adamix-lab --help` need not import torch. Of two

@@ -21,11 +21,11 @@ def posterior(
     outside_text: Annotated[list[str] | None, typer.Option(help="Its text column; twice for pairs.")] = None,
     member: Annotated[list[Path] | None, typer.Option(help="A single adapter trained apart; once for each.")] = None,
     evaluation_rows: Annotated[int, options.EVALUATION_ROWS] = 400,
-    other_rows: Annotated[int, typer.Option(help="So many rows held out of train, and from outside.")] = 200,
-    draws: Annotated[int, typer.Option(help="Of each random strategy.")] = 200,
-    token_draws: Annotated[int, typer.Option(help="Of a route a token.")] = 20,
-    dropout: Annotated[int, typer.Option(help="Samples with dropout on; 0 leaves dropout out.")] = 16,
-    routes: Annotated[int | None, typer.Option(help="Draw so many routes instead of going through all.")] = None,
+    other_rows: Annotated[int, options.count("So many rows held out of train, and from outside.")] = 200,
+    draws: Annotated[int, options.count("Of each random strategy.")] = 200,
+    token_draws: Annotated[int, options.count("Of a route a token.")] = 20,
+    dropout: Annotated[int, options.count("Samples with dropout on; 0 leaves dropout out.", 0)] = 16,
+    routes: Annotated[int | None, options.count("Draw so many routes instead of going through all.")] = None,
     seed: Annotated[int, options.SEED] = 0,
     out: Annotated[Path, options.OUT] = Path("runs/posterior"),
 ) -> None:
@@ -41,14 +41,14 @@ def posterior(
 
 def landscape(
     names: Annotated[list[str] | None, typer.Argument(help="Shipped experts, or folders that were saved.")] = None,
-    kind: Annotated[str, typer.Option(help="line, plane, random, triangle, square, or stages.")] = "plane",
-    metric: Annotated[list[str] | None, typer.Option(help="loss, accuracy, entropy, consistency; once each.")] = None,
+    kind: Annotated[str, options.choice("", "line plane random triangle square stages")] = "plane",
+    metric: Annotated[list[str] | None, options.choice("Once each: ", "loss accuracy entropy consistency")] = None,
     seed: Annotated[int, options.SEED] = 0,
-    stage: Annotated[str, typer.Option(help="Of the training of shipped experts: early, middle, late.")] = "late",
-    points: Annotated[int | None, typer.Option(help="Points along an axis.")] = None,
+    stage: Annotated[str, options.choice("Of the training of shipped experts: ", "early middle late")] = "late",
+    points: Annotated[int | None, options.count("Points along an axis.", 2)] = None,
     evaluation_rows: Annotated[int | None, options.EVALUATION_ROWS] = None,
-    batch_size: Annotated[int, typer.Option(help="Rows a pass.")] = 64,
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    batch_size: Annotated[int, options.count("Rows a pass.")] = 64,
+    dtype: Annotated[str, options.choice("", "float32 bfloat16")] = "float32",
     out: Annotated[Path, options.OUT] = Path("runs/landscape"),
 ) -> None:
     """Loss over lines, planes and mixtures of experts: arrays and pictures; a killed run goes on where it was.
@@ -66,19 +66,21 @@ def landscape(
 
 
 def ablate(
-    grid: Annotated[Path, typer.Argument(help="A grid's file, or the name of a shipped one, such as quick.")],
-    minutes: Annotated[float | None, typer.Option(help="Only a slice of so many minutes, in the grid's order.")] = None,
-    workers: Annotated[int, typer.Option(help="Runs at once on this machine (or SLURM jobs).")] = 1,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of each run; default: the cores, shared.")] = None,
+    grid: Annotated[
+        Path,
+        typer.Argument(help="A grid's file, or the name of a shipped one, such as quick.", callback=options.is_grid),
+    ],
+    minutes: Annotated[float | None, options.amount("Only a slice of so many minutes, in the grid's order.")] = None,
+    workers: Annotated[int, options.count("Runs at once on this machine (or SLURM jobs).")] = 1,
+    threads: Annotated[int | None, options.count("CPU threads of each run; default: the cores, shared.")] = None,
     cluster: Annotated[str | None, typer.Option(help='"tcp://HOST:PORT" (dask), "ray", or "slurm".')] = None,
     folder: Annotated[Path | None, options.FOLDER] = None,
     steps: Annotated[int | None, options.STEPS] = None,
     snapshots: Annotated[bool, typer.Option(help="Keep the experts at three stages of training.")] = True,
     together: Annotated[
         int | None,
-        typer.Option(
-            help="So many runs of equal shape train as one program. Left out: 8 where one worker trains top blocks, "
-            "else 1."
+        options.count(
+            "So many runs of equal shape train as one program. Left out: 8 where one worker trains top blocks, else 1."
         ),
     ] = None,
     only_list: Annotated[bool, typer.Option("--list", help="List the runs and their states, and run nothing.")] = False,
@@ -110,7 +112,9 @@ def ablate(
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="Results, as `ablate` writes them (results.parquet).")],
+    folder: Annotated[
+        Path, typer.Argument(help="Results, as `ablate` writes them (results.parquet).", callback=options.is_results)
+    ],
     out: Annotated[Path | None, options.OUT] = None,
 ) -> None:
     """The paper's tables and claims beside what was measured: Markdown and one HTML file, with verdicts.
@@ -181,8 +185,8 @@ def few_shot(
     task: Annotated[str, options.TASK],
     folder: Annotated[Path | None, options.FOLDER] = None,
     seeds: Annotated[int, options.SEEDS] = 5,
-    examples: Annotated[int, typer.Option(help="Labelled examples in all.")] = 30,
-    per_class: Annotated[int | None, typer.Option(help="So many of each class, instead.")] = None,
+    examples: Annotated[int, options.count("Labelled examples in all.")] = 30,
+    per_class: Annotated[int | None, options.count("So many of each class, instead.")] = None,
     epochs: Annotated[float, options.EPOCHS] = 50,
     method: Annotated[list[str] | None, options.METHOD] = None,
     model: Annotated[str, options.MODEL] = "minilm",
@@ -228,11 +232,11 @@ def presets(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Settings of the paper, of the authors' code, and for laptops, each value with its source."""
-    from adamix_lab.training.presets import describe_preset, load_presets
+    from adamix_lab.training.presets import describe_preset, preset_names
     from adamix_lab.training.presets import preset as chosen_preset
 
     if name is None:
-        names = list(load_presets())
+        names = preset_names()
         print(json.dumps(names, indent=2) if as_json else "\n".join(names))
         return
     chosen = chosen_preset(name)

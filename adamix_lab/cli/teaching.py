@@ -9,16 +9,17 @@ from typing import Annotated
 import typer
 
 from adamix_lab.cli import options
+from adamix_lab.cli.boundary import Command, Group
 
 Course = Annotated[Path, typer.Option("--course", help="The course's folder: versions, submissions, gradebook, marks.")]
 Name = Annotated[str, typer.Argument(help="The assignment, such as 01_routing.")]
 
 classroom = typer.Typer(
-    no_args_is_help=True, help="Exercises: student versions, grading, feedback (needs nbgrader); USB sticks."
+    cls=Group, no_args_is_help=True, help="Exercises: student versions, grading, feedback (needs nbgrader); USB sticks."
 )
 
 
-@classroom.command()
+@classroom.command(cls=Command)
 def release(
     names: Annotated[list[str] | None, typer.Argument(help="Assignments; default: all.")] = None,
     course: Course = Path("runs/course"),
@@ -35,16 +36,16 @@ def release(
         print(f"{student}  for students\n{solution}  with solutions and hidden tests")
 
 
-@classroom.command()
+@classroom.command(cls=Command)
 def grade(
     name: Name,
     submissions: Annotated[Path, typer.Argument(help="A folder or zip file, as Moodle or Canvas hands it out.")],
     course: Course = Path("runs/course"),
     due: Annotated[datetime.datetime | None, typer.Option(help="Later ones are marked late (local time).")] = None,
     again: Annotated[bool, typer.Option("--again", help="Grade unchanged submissions anew, too.")] = False,
-    seconds: Annotated[int, typer.Option(help="For one notebook.")] = 120,
-    cell_seconds: Annotated[int, typer.Option(help="For one cell.")] = 30,
-    memory: Annotated[int, typer.Option(help="MB a process.")] = 2048,
+    seconds: Annotated[int, options.count("For one notebook.")] = 120,
+    cell_seconds: Annotated[int, options.count("For one cell.")] = 30,
+    memory: Annotated[int, options.count("MB a process.")] = 2048,
     preview: Annotated[bool, typer.Option("--preview", help="Only say who was found.")] = False,
     trust: Annotated[bool, typer.Option("--trust", help="Go on where little is enforced.")] = False,
 ) -> None:
@@ -67,7 +68,7 @@ def grade(
     print("\n".join(["Odd:", *odd] if odd else ["Nothing was odd."]))
 
 
-@classroom.command()
+@classroom.command(cls=Command)
 def feedback(
     name: Name,
     course: Course = Path("runs/course"),
@@ -83,7 +84,7 @@ def feedback(
     print(f"{len(pages)} pages in {pages[0].parent.parent}" if pages else "No one was graded.")
 
 
-@classroom.command()
+@classroom.command(cls=Command)
 def bundle(
     folder: Annotated[Path, typer.Argument(help="Where to: a folder on the disk, to be copied to a USB stick.")],
     cpu: Annotated[bool, typer.Option("--cpu", help="PyTorch's CPU build (Linux; much smaller).")] = False,

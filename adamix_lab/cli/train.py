@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from adamix_lab.cli import options
-from adamix_lab.core.errors import LabError
+from adamix_lab.core.errors import LabError, one_of
 
 
 def train(
@@ -20,17 +21,21 @@ def train(
     model: Annotated[str, options.MODEL] = "minilm",
     pooling: Annotated[str, typer.Option(help="The head reads the family's own place (cls) or the mean.")] = "cls",
     rows: Annotated[int | None, options.ROWS] = None,
-    adaptation: Annotated[str, typer.Option(help="bottleneck, lora, ia3 or bias.")] = "bottleneck",
+    adaptation: Annotated[str, options.choice("", "bottleneck lora ia3 bias")] = "bottleneck",
     size: Annotated[int, options.SIZE] = 16,
     experts: Annotated[int, options.EXPERTS] = 4,
-    share: Annotated[str | None, typer.Option(help='Shared side, or "none"; default: up, or LoRA\'s B.')] = None,
+    share: Annotated[
+        str | None, options.choice("Shared side; default: up, or LoRA's B. Of ", "down up A B scale bias none")
+    ] = None,
     top_blocks: Annotated[int | None, options.TOP_BLOCKS] = None,
     seed: Annotated[int, options.SEED] = 0,
     seeds: Annotated[int, options.SEEDS] = 1,
     text: Annotated[list[str] | None, typer.Option(help="Text column; twice for pairs.")] = None,
     label: Annotated[str, typer.Option(help="Label column.")] = "label",
-    label_noise: Annotated[float, typer.Option(help="Share of training labels that are made wrong, 0 to 0.5.")] = 0.0,
-    opponent: Annotated[str | None, typer.Option(help="Of AdaMix: single, r-drop, slow, swa, ema, slow-swa.")] = None,
+    label_noise: Annotated[
+        float, options.amount("Share of training labels that are made wrong, up to a half.", 0.5)
+    ] = 0.0,
+    opponent: Annotated[str | None, options.choice("Of AdaMix: ", "single r-drop slow swa ema slow-swa")] = None,
     out: Annotated[Path, options.OUT] = Path("runs/train"),
 ) -> None:
     """Trains AdaMix on a task and prints a table of inference strategies; a killed run goes on where it was.
@@ -39,23 +44,33 @@ def train(
     cached prefix. An --opponent is one adapter alone: with two dropout masks (r-drop), at 1/M of the rate on
     the side that AdaMix routes (slow), averaged over its last three quarters of steps (swa) or over all, fading (ema).
     """
-    from adamix_lab.core.adaptations import Bottleneck
-    from adamix_lab.core.objective import Consistency
-    from adamix_lab.experiments.seeds import train_seeds
+    # What needs no torch is looked at first: the recipe, the preset's name, the rows.
+    from adamix_lab.core.choices import Consistency
     from adamix_lab.tasks.loading import load_task
-    from adamix_lab.training.presets import Preset
+    from adamix_lab.tasks.tasks import Task
+    from adamix_lab.training.presets import Preset, preset_names
     from adamix_lab.training.presets import preset as find_preset
     from adamix_lab.training.recipe import Recipe
 
     plain = Recipe(steps=300, lr=3e-3, consistency=Consistency(views="shared_prefix"))
+    plain.with_options(**context.obj)
+    if preset:
+        one_of("preset", preset, preset_names())
+
+    def read(name: str) -> Task:
+        return load_task(name, text, label, rows=rows, folder=folder and folder / name, label_noise=label_noise)
+
+    data = None if preset else read(task)
+    from adamix_lab.core.adaptations import Bottleneck
+    from adamix_lab.experiments.seeds import train_seeds
+
     begun = find_preset(preset) if preset else Preset("plain", task, model, Bottleneck(size), experts, share, plain)
     given = [name for name in context.params if context.get_parameter_source(name).name != "DEFAULT"]  # type: ignore[union-attr]
     names = given if preset else context.params
     chosen = begun.with_options(context.obj, **{name: context.params[name] for name in names})
     if chosen.generates:
         raise LabError(f"Preset {preset!r} generates text: expected one of an understanding task. See train-generator.")
-    place = folder and folder / chosen.task
-    data = load_task(chosen.task, text, label, rows=rows, folder=place, label_noise=label_noise)
+    data = data or read(chosen.task)
     print(data.report)
     if data.regression and not preset and "consistency_kind" not in context.obj:
         chosen = chosen.with_options({"consistency_kind": "mse"})
@@ -77,9 +92,12 @@ def evaluate(
     """
     from adamix_lab.experiments.seeds import SHOWN, over_seeds
     from adamix_lab.tasks.loading import load_task
+    from adamix_lab.training.evaluation import STRATEGIES
     from adamix_lab.training.evaluation import evaluate as compare
     from adamix_lab.training.shipped import load_saved
 
+    for name in strategy or ():
+        one_of("strategy", name, STRATEGIES)
     mixture, tokenizer, config = load_saved(folder)
     source = task or config["notes"].get("source") or config["notes"].get("task", "aspects")
     data = load_task(source, **({} if task else config["notes"].get("options", {})))
@@ -96,9 +114,11 @@ def predict(
 ) -> None:
     """Class probabilities of sentences, or the numbers of a regression."""
     from adamix_lab.core.sites import class_names, declare
+    from adamix_lab.training.evaluation import STRATEGIES
     from adamix_lab.training.evaluation import predict as answer
     from adamix_lab.training.shipped import load_saved
 
+    one_of("strategy", strategy, STRATEGIES)
     mixture, tokenizer, config = load_saved(folder)
     inputs: list[Any] = texts
     if config["notes"].get("columns") == 2:
@@ -119,11 +139,13 @@ def train_generator(
     model: Annotated[str, options.MODEL],
     method: Annotated[list[str] | None, options.METHOD] = None,
     rows: Annotated[int | None, options.ROWS] = None,
-    part: Annotated[str, typer.Option(help="What is judged on: test, or validation to choose settings.")] = "test",
+    part: Annotated[
+        str, options.choice("What is judged on, validation to choose settings: ", "test validation")
+    ] = "test",
     evaluation_rows: Annotated[int | None, options.EVALUATION_ROWS] = None,
-    head_lr: Annotated[float, typer.Option("--full-lr", help="Learning rate of full fine-tuning.")] = 5e-5,
+    head_lr: Annotated[float, options.amount("Learning rate of full fine-tuning.", math.inf, "--full-lr")] = 5e-5,
     experts: Annotated[int, options.EXPERTS] = 8,
-    rank: Annotated[int, typer.Option(help="LoRA's rank (alpha is 8 times it).")] = 4,
+    rank: Annotated[int, options.count("LoRA's rank (alpha is 8 times it).")] = 4,
     beams: Annotated[int, options.BEAMS] = 10,
     new_tokens: Annotated[int, options.NEW_TOKENS] = 64,
     seed: Annotated[int, options.SEED] = 0,
@@ -134,14 +156,15 @@ def train_generator(
     Methods: frozen, lora, adamix-lora and full, and adamix-bottleneck where it is named. The recipe begins from 2,000
     steps of 8 pairs at a rate of 0.0002, a label smoothing of 0.1, and a consistency of 100 a target token.
     """
-    from adamix_lab.core.objective import Consistency
-    from adamix_lab.generation.comparison import SHOWN, Settings, compare_generators, thinned
-    from adamix_lab.generation.decoding import Decoding
-    from adamix_lab.generation.tasks import load_generation_task
+    from adamix_lab.core.choices import Consistency
     from adamix_lab.training.recipe import Recipe
 
     begun = Recipe(steps=2000, batch_size=8, lr=2e-4, head_lr=head_lr, seed=seed, dev_fraction=0.0, label_smoothing=0.1)
     recipe = replace(begun, consistency=Consistency(100.0), checkpoint_every=500).with_options(**context.obj)
+    from adamix_lab.generation.comparison import SHOWN, Settings, compare_generators, thinned
+    from adamix_lab.generation.decoding import Decoding
+    from adamix_lab.generation.tasks import load_generation_task
+
     decoding = Decoding(beams=beams, new_tokens=new_tokens)
     settings = Settings(recipe, decoding, experts, rank, alpha=8.0 * rank)
     loaded = thinned(load_generation_task(task, part, rows, seed), evaluation_rows)
@@ -149,7 +172,10 @@ def train_generator(
 
 
 def generate(
-    folder: Annotated[Path, typer.Argument(help="Experts that train-generator saved: OUT/adamix-lora, say.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(help="Experts that train-generator saved: OUT/adamix-lora, say.", callback=options.is_saved),
+    ],
     sources: Annotated[list[str], typer.Argument(help='Sources as in training: "name : Aromi | Type : pub".')],
     strategy: Annotated[str, options.STRATEGY] = "merged",
     beams: Annotated[int, options.BEAMS] = 10,

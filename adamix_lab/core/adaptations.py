@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from adamix_lab.core.errors import LabError, fraction, one_of, positive, unknown
+from adamix_lab.core.errors import LabError, finite, fraction, one_of, positive, unknown
 
 Base = Callable[[Tensor], Tensor]
 Start = Callable[[tuple[int, ...], Generator], Tensor]
@@ -225,6 +225,7 @@ class LoRA(Adaptation):
 
     def __post_init__(self) -> None:
         positive("LoRA rank", self.rank)
+        finite("LoRA alpha", self.alpha)
         fraction("dropout", self.dropout)
         one_of("init", self.init, ("reference", "identity"))
         if self.slices is not None:  # JSON gives lists

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
+from numbers import Real
+from typing import Any
 
 
 class LabError(ValueError):
@@ -31,19 +34,41 @@ def unknown(what: str, given: object, known: Iterable[str]) -> LabError:
     return LabError(f"{what} {given!r} is not known; expected one of {', '.join(names)}.{hint}")
 
 
-def positive(what: str, value: int) -> None:
+MOST_EXPERTS = 1024  # what asks for more is refused before anything is allocated
+SEEDS = 2**32 - 1  # the last one: numpy's generator takes no more
+
+
+def whole(what: str, value: Any, least: int = 0, most: int | None = None) -> None:
+    """Refuses what is no whole number from `least` to `most` (None: without end)."""
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= (value if most is None else most):
+        bounds = f"of at least {least}" if most is None else f"from {least} to {most:,}"
+        raise LabError(f"{what} = {value!r}: expected a whole number {bounds}.")
+
+
+def positive(what: str, value: object) -> None:
     """Refuses counts below one, and what is no whole number."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise LabError(f"{what} = {value}: expected a whole number of at least 1.")
+    whole(what, value, 1)
+
+
+def check_experts(value: object, what: str = "experts") -> None:
+    """Refuses numbers of experts that are no whole number from 1 to 1024."""
+    whole(what, value, 1, MOST_EXPERTS)
+
+
+def finite(what: str, value: Any, least: float = -math.inf) -> None:
+    """Refuses what is no finite number of at least `least`."""
+    if not isinstance(value, Real) or not math.isfinite(value) or value < least:
+        at_least = "" if least == -math.inf else f" of at least {least:g}"
+        raise LabError(f"{what} = {value!r}: expected a number{at_least}.")
 
 
 def fraction(what: str, value: float) -> None:
     """Refuses numbers outside [0, 1)."""
-    if not 0 <= value < 1:
+    if not isinstance(value, Real) or not 0 <= value < 1:
         raise LabError(f"{what} = {value}: expected a number from 0 up to, not including, 1.")
 
 
 def one_of(what: str, value: str, known: Iterable[str]) -> None:
     """Refuses names that are not known."""
-    if value not in known:
+    if value not in [*known]:  # a list, say, that a file gave has no hash
         raise unknown(what, value, known)

@@ -1,17 +1,28 @@
-"""Files that survive a kill or a full disk: written under a temporary name, flushed, renamed."""
+"""Files that survive a kill or a full disk, and are what they say: written under a temporary name, read with checks."""
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import wraps
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from adamix_lab.core.errors import LabError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Of a tensor's values a digest has the bytes alone; of these, whose bytes other floats could be, their name as well.
+_SAME_BYTES = ("bfloat16", "float8")
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -51,12 +62,79 @@ def require_file(path: Path, expected: str) -> Path:
     return path
 
 
-def read_json(path: Path, expected: str) -> Any:
-    """What a JSON file holds. Raises ValueError where it is no JSON; expected: what should be there, and the remedy."""
+@contextmanager
+def locked(folder: Path, wait: float = 0.0) -> Iterator[None]:
+    """Inside the block no other process, nor another block, writes into the folder, which is made.
+
+    wait: seconds in which the other may finish. Raises LabError where it does not. The lock ends with its process,
+    however that ends. Systems that do not lock folders (Windows, some network disks) go on without.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # UnicodeDecodeError, too
-        raise LabError(f"{path} is not JSON ({error}): expected {expected}") from error
+        from fcntl import LOCK_EX, LOCK_NB, flock
+    except ImportError:
+        yield
+        return
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, last = os.open(folder, os.O_RDONLY), time.monotonic() + wait
+    try:
+        while True:
+            try:
+                flock(handle, LOCK_EX | LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() < last:
+                    time.sleep(0.05)
+                    continue
+                raise LabError(
+                    f"Another run writes into {folder}: expected one at a time. Wait for it or stop it, or give "
+                    "another folder."
+                ) from None
+            except OSError:  # a disk that locks no folders
+                pass
+            break
+        yield
+    finally:
+        os.close(handle)
+        with suppress(OSError):
+            for each in made:  # where nothing was written after all
+                each.rmdir()
+
+
+def alone(argument: str) -> Callable[[F], F]:
+    """Decorates a function that writes into the folder of an argument: while it runs, no other writes there."""
+
+    def decorate(function: F) -> F:
+        signature = inspect.signature(function)
+
+        @wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with locked(Path(signature.bind(*args, **kwargs).arguments[argument])):
+                return function(*args, **kwargs)
+
+        return call  # type: ignore[return-value]
+
+    return decorate
+
+
+def read_text(path: Path, expected: str) -> str:
+    """A text file, UTF-8. Raises ValueError where it is none; expected: what should be there, and the remedy."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise LabError(f"{path} is no UTF-8 text ({error}): expected {expected}") from error
+
+
+def read_json(path: Path, expected: str) -> Any:
+    """What a JSON file holds. Raises ValueError as `read_text` and `parse_json` do."""
+    return parse_json(read_text(path, expected), str(path), expected)
+
+
+def parse_json(text: str, place: str, expected: str) -> Any:
+    """What a JSON text holds. Raises ValueError where it is no JSON, or nested deeper than Python goes."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise LabError(f"{place} is not JSON ({error}): expected {expected}") from error
 
 
 def _write_bytes(path: Path, data: bytes) -> None:
@@ -73,14 +151,75 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file. Raises ValueError where it is truncated or no safetensors file."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    return _read_safetensors(path)[0]
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file of weights. Raises ValueError as `read_tensors` and `check_weights` do."""
+    tensors = read_tensors(path)
+    check_weights(tensors, str(path))
+    return tensors
+
+
+def check_weights(tensors: Mapping[str, Tensor], place: str) -> None:
+    """Refuses what cannot be a weight, by name: whole numbers, nan and inf. Raises LabError."""
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise LabError(f"{place} has {name} as {tensor.dtype}: expected floating-point weights. Save them again.")
+        if not tensor.isfinite().all():
+            raise LabError(
+                f"{place} has values in {name} that are not finite: expected finite weights. Train with a lower rate, "
+                "or save in a wider dtype."
+            )
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """The sha256 of names and values, in the order of the names."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        kind = str(tensor.dtype).removeprefix("torch.")
+        digest.update((name + kind * kind.startswith(_SAME_BYTES)).encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_record(path: Path, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Tensors and plain values in one safetensors file, with a checksum over both. name: what kind of file it is."""
+    write_tensors(path, tensors, {name: json.dumps({**facts, "sha256": _checksum(tensors, facts)})})
+
+
+def read_record(path: Path, name: str, expected: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors, facts) of `write_record`. expected: what should be there, and the remedy.
+
+    Raises ValueError where the file is truncated, of another kind, or changed since; records of earlier versions have
+    no checksum (`sha256` among the facts is then missing).
+    """
+    tensors, metadata = _read_safetensors(path)
+    facts = parse_json(metadata.get(name, "{}"), str(path), expected)
+    if not isinstance(facts, dict) or not facts:
+        raise LabError(f"{path} holds no {name}: expected {expected}")
+    told = {key: value for key, value in facts.items() if key != "sha256"}
+    if "sha256" in facts and facts["sha256"] != _checksum(tensors, told):
+        raise LabError(f"{path} was changed since it was written (its checksum differs): expected {expected}")
+    return tensors, facts
+
+
+def _checksum(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
+    kinds = {name: (*tensor.shape, str(tensor.dtype)) for name, tensor in sorted(tensors.items())}
+    return hashlib.sha256(json.dumps([digest_of(tensors), kinds, facts]).encode()).hexdigest()
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except FileNotFoundError:
         raise
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
         raise LabError(
             f"{path} is not a whole safetensors file ({error}): expected one written by adamix_lab. It may have been "
             "cut short by a copy or a full disk; copy it again, or train again."

@@ -3,48 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adamix_lab.core.errors import LabError, one_of
+from adamix_lab.core.choices import Consistency as Consistency
+from adamix_lab.core.errors import LabError
 from adamix_lab.core.sites import answer_kind
-from adamix_lab.core.views import WAYS, Batch, Views, Way, check_way, routed_logits
+from adamix_lab.core.views import WAYS, Batch, Way, check_way, routed_logits
 
 TaskLoss = Callable[[Tensor, Tensor], Tensor]
 IGNORED = -100  # labels of positions that do not count
-
-
-@dataclass(frozen=True)
-class Consistency:
-    """How two views are held together. Weight 0 means one view a step.
-
-    kind: "reference" (targets detached), "symmetric", "jensen-shannon", "mse" (regression).
-    weight: lambda of Eq. 5; the reference takes 1 for classification, 100 a target token for generation.
-    views: "independent", "same_dropout" (see `adamix_lab.core.views`) or "shared_prefix" (`adamix_lab.fast.views`).
-
-    >>> Consistency(weight=0).number, Consistency(weight=1).number  # views a step
-    (1, 2)
-    """
-
-    weight: float = 1.0
-    kind: str = "reference"
-    views: Views = "independent"
-
-    def __post_init__(self) -> None:
-        one_of("consistency", self.kind, DISTANCES)
-        one_of("views", self.views, get_args(Views))
-        if self.weight < 0:
-            raise LabError(f"consistency weight = {self.weight}: expected 0 (off) or more.")
-
-    @property
-    def number(self) -> int:
-        """Views a step: two, or one where the weight is 0."""
-        return 2 if self.weight > 0 else 1
 
 
 class Losses(NamedTuple):

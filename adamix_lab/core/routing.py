@@ -12,14 +12,12 @@ import hashlib
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 
+from adamix_lab.core.choices import Scope as Scope
 from adamix_lab.core.errors import LabError, one_of
-
-Scope = Literal["batch", "example", "token"]
 
 
 def generator_for(seed: int, *indices: int) -> Generator:

@@ -12,12 +12,13 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Generator, nn
 
 from adamix_lab.core.adaptations import IA3, Adaptation, LoRA
+from adamix_lab.core.choices import Kind as Kind
 from adamix_lab.core.errors import LabError, near_misses
 
 
@@ -303,7 +304,6 @@ def pooling_named(name: str) -> str:
 
 # -- what the answers mean: kept in the model's configuration, where stock libraries look for it --
 
-Kind = Literal["classes", "labels", "numbers", "tokens", "spans", "texts"]
 PROBLEM_TYPES: dict[Kind, str] = {
     "classes": "single_label_classification",
     "labels": "multi_label_classification",  # several of them may hold

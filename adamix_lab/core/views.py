@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from adamix_lab.core.choices import Views as Views
 from adamix_lab.core.errors import LabError, one_of
 from adamix_lab.core.mixture import MixtureLayer
 from adamix_lab.core.routing import RouteSpace
 
-Views = Literal["independent", "shared_prefix", "same_dropout"]
 Batch = dict[str, Tensor]
 Way = Callable[[Any, Batch, Tensor], Tensor]  # (mixture, batch, routes of K views) to logits [K, B, ...]
 

@@ -36,7 +36,7 @@ import yaml
 
 from adamix_lab.baselines.making import BASELINES
 from adamix_lab.core.errors import LabError, one_of, positive, unknown
-from adamix_lab.core.files import write_text
+from adamix_lab.core.files import alone, write_text
 from adamix_lab.experiments.performing import Say, duration, perform_all
 from adamix_lab.experiments.results import (
     RESULTS,
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 KEYS = ("base", "axes", "rows", "parts", "search")
+MOST_VALUES = 100_000  # of a grid, aliases written out
 TRIALS, RECORD = "search", "search.json"
 RULE = "the smallest loss on the slice"
 CHOSEN = ("lr", "steps", "temperature")
@@ -133,6 +134,7 @@ class Grid:
 # -- performing -------------------------------------------------------------------------------------------------
 
 
+@alone("out")
 def ablate(grid: Grid, out: Path, engine: Engine | None = None, say: Say = print) -> tuple[DataFrame | None, int]:
     """Performs a grid, or a slice of it; gathers and prints what is finished.
 
@@ -296,7 +298,7 @@ def read_grid(path: Path, **changes: Any) -> Grid:
         )
     try:
         table = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no date
         raise LabError(f"{path} is not YAML ({' '.join(str(error).split())}). Correct the file.") from error
     try:
         return grid_of(table, **changes)
@@ -391,8 +393,24 @@ def _list(what: str, value: Any) -> list[Any]:
     return list(value or ())
 
 
+def _written_out(node: Any, known: dict[int, float]) -> float:
+    """How many values a node is when its aliases are written out."""
+    if id(node) not in known:
+        known[id(node)] = math.inf  # until it is counted: for an alias of what it stands in
+        inner = node.value if isinstance(node.value, list) else []
+        parts = [part for each in inner for part in (each if isinstance(each, tuple) else (each,))]
+        known[id(node)] = 1 + sum(_written_out(part, known) for part in parts)
+    return known[id(node)]
+
+
 class _StrictLoader(yaml.SafeLoader):
-    """YAML's safe loader, which refuses a key that stands twice (the plain one keeps the last)."""
+    """YAML's safe loader, which refuses a key that stands twice (plainly the last one counts), and endless aliases."""
+
+    def get_single_node(self) -> Any:
+        node = super().get_single_node()
+        if node is not None and _written_out(node, {}) > MOST_VALUES:
+            raise yaml.YAMLError(f"its aliases make it more than {MOST_VALUES:,} values")
+        return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]

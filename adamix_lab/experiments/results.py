@@ -29,7 +29,7 @@ import torch
 from adamix_lab.analysis.calibration import fit_temperature
 from adamix_lab.analysis.statistics import format_interval
 from adamix_lab.core.errors import LabError, near_misses
-from adamix_lab.core.files import read_json, safe_join, write_atomically, write_text
+from adamix_lab.core.files import read_json, require_file, safe_join, write_atomically, write_text
 from adamix_lab.experiments.settings import BUDGETS, Run, with_side
 from adamix_lab.training.doctor import versions
 from adamix_lab.training.evaluation import Evaluation
@@ -85,8 +85,17 @@ def finished(out: Path, run: Run) -> bool:
 def check_folder(out: Path) -> None:
     """Refuses a folder with runs of an earlier version, before anything trains. Raises LabError, with the first."""
     for path in sorted(out.glob(f"*/{SETTINGS}")):
-        if "variant" not in read_json(path, "the settings of a run. Delete its folder to run it anew."):
-            raise LabError(f"{path} is of an earlier version: expected the settings of a run. Give another --out.")
+        variant_in(path)
+
+
+def variant_in(path: Path) -> str:
+    """The name in a run's settings. Raises LabError where there is none, as in those of an earlier version."""
+    found = read_json(path, "the settings of a run. Delete its folder to run it anew.")
+    if not isinstance(found, dict) or not isinstance(found.get("variant"), str):
+        raise LabError(f"{path} is of an earlier version: expected the settings of a run. Give another --out.")
+    if (key := Run.of(found, str(path)).key) != path.parent.name:
+        raise LabError(f"{path} holds the settings of run {key}: expected those of its folder. Delete that folder.")
+    return str(found["variant"])
 
 
 def state(out: Path, run: Run) -> tuple[str, str]:
@@ -167,7 +176,7 @@ def parquet(name: str, rows: Sequence[Mapping[str, Any]]) -> bytes:
     if name == PREDICTIONS:
         table["probability_of_label"] = table["probability_of_label"].astype("float32")
     buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
+    table.to_parquet(buffer, index=False, write_page_checksum=True)
     return buffer.getvalue()
 
 
@@ -187,17 +196,22 @@ def gather(out: Path) -> DataFrame:
         raise LabError(f"{out} holds no finished run: expected one at least. Run `adamix-lab ablate` first.")
     tables = {}
     for name in COLUMNS:
-        parts = [read_table(place / name) for place in places]
+        parts = [_own_table(place / name) for place in places]
         tables[name] = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
-    names = {
-        place.name: read_json(place / SETTINGS, "the settings of a run. Delete its folder to run it anew.")["variant"]
-        for place in places
-    }
+    names = {place.name: variant_in(place / SETTINGS) for place in places}
     tables[RESULTS]["variant"] = tables[RESULTS]["run"].map(names)
     _same_rows(tables[RESULTS], tables[PREDICTIONS])
     for name, table in tables.items():
-        write_atomically(out / name, partial(table.to_parquet, index=False))
+        write_atomically(out / name, partial(table.to_parquet, index=False, write_page_checksum=True))
     return tables[RESULTS]
+
+
+def _own_table(path: Path) -> DataFrame:
+    """A run's table. Raises LabError where it is another run's."""
+    table = read_table(path)
+    if set(table["run"]) - {path.parent.name}:
+        raise LabError(f"{path} is the table of another run: expected its folder's own. Delete that folder.")
+    return table
 
 
 def _same_rows(results: DataFrame, predictions: DataFrame) -> None:
@@ -250,6 +264,10 @@ def read_results(folder: Path) -> Results:
         parts[name] = read_table(folder / name) if (folder / name).is_file() else None
         if parts[name] is None:
             notes.append(f"{name} is not there: {used} are missing.")
+        if parts[name] is not None and len(unknown := set(parts[name]["run"]) - set(table["run"])):  # type: ignore[index]
+            raise LabError(
+                f"{folder / name} has runs that {RESULTS} has not ({sorted(unknown)[0]}): expected one grid's."
+            )
     finite = table["value"].map(math.isfinite)
     if not finite.all():
         lost = table.loc[~finite, ["task", "variant", "metric"]].drop_duplicates().to_numpy().tolist()
@@ -265,18 +283,17 @@ def read_table(path: Path) -> DataFrame:
     ImportError where pandas or pyarrow is missing.
     """
     pd = _pandas()
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is not there: expected a table that adamix-lab ablate GRID.yaml --out FOLDER wrote. Make one, or "
-            "name another folder."
-        )
+    import pyarrow
+
+    require_file(path, "a table that adamix-lab ablate GRID.yaml --out FOLDER wrote. Make one, or name another folder.")
     try:
-        table = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
+        table = pd.read_parquet(path, page_checksum_verification=True)
+    except (OSError, ValueError, KeyError, RecursionError, pyarrow.ArrowException) as error:
+        said = " ".join(str(error).split())[:200]
         raise LabError(
-            f"{path} is not a whole Parquet file ({str(error).splitlines()[0]}): expected one that adamix-lab ablate "
-            "wrote. It may have been cut short by a copy or a full disk. Delete it and run the grid again: a run's "
-            "table is made anew, tables of all runs are gathered anew."
+            f"{path} is not a whole Parquet file ({said}): expected one that adamix-lab ablate wrote. It may have been "
+            "cut short by a copy or a full disk. Delete it and run the grid again: a run's table is made anew, tables "
+            "of all runs are gathered anew."
         ) from error
     missing = [name for name in COLUMNS[path.name].split() if name not in table.columns]
     if missing:

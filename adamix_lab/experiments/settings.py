@@ -227,6 +227,8 @@ def checked(name: str, kind: str, run: Run) -> Any:
         positive(name, value)
     elif kind.startswith("int") and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
         raise LabError(f"{name} = {value!r}: expected a whole number of at least 0.")
+    elif (kind.startswith("str") and not isinstance(value, str)) or (kind == "bool" and not isinstance(value, bool)):
+        raise LabError(f"{name} = {value!r}: expected {'a text' if kind.startswith('str') else 'true or false'}.")
     if name in CHOICES:
         one_of(name, value, CHOICES[name])
     return value

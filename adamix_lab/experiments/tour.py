@@ -23,7 +23,7 @@ from adamix_lab.analysis.calibration import describe_mistakes, disagreements
 from adamix_lab.analysis.plots import save_figure
 from adamix_lab.analysis.statistics import ALIKE, SHOWN, Estimate, Judged, t_interval, verdict_of
 from adamix_lab.baselines.probe import linear_probe
-from adamix_lab.core.files import read_json, write_text
+from adamix_lab.core.files import alone, read_json, write_text
 from adamix_lab.core.merging import merge
 from adamix_lab.experiments.ablation import shipped_grid
 from adamix_lab.experiments.figures import Look, draw_looks
@@ -92,6 +92,7 @@ class Learned:
     seconds: float = 0.0
 
 
+@alone("folder")
 def run_tour(folder: Path, steps: int | None = None, say: Callable[[str], None] = print) -> list[Line]:
     """Trains, compares, writes table, picture and the trained mixture into a folder; says what to open next.
 

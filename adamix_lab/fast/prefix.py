@@ -37,7 +37,8 @@ def cached_prefix(mixture: MixtureModel) -> tuple[MixtureModel, Cache]:
         known = ", ".join(sorted(name for name, family in ARCHITECTURES.items() if family.cut))
         raise LabError(
             f"The frozen prefix of {type(mixture.model).__name__} cannot be cached: expected one of {known}, with a "
-            f"task head, sites in its blocks, and no gradient checkpointing ({reason}). Train without cache."
+            f"task head, sites in its blocks, and no gradient checkpointing ({reason}). Train without a cache: "
+            "cache_prefix=False (--no-cache-prefix)."
         )
     return above_prefix(mixture)
 

@@ -14,8 +14,8 @@ from torch import nn
 
 from adamix_lab.baselines.making import baseline
 from adamix_lab.core.adaptations import Adaptation, Bottleneck, LoRA
-from adamix_lab.core.errors import LabError, one_of, positive
-from adamix_lab.core.files import read_json, write_text
+from adamix_lab.core.errors import LabError, check_experts, one_of, positive
+from adamix_lab.core.files import alone, read_json, write_text
 from adamix_lab.core.merging import merge
 from adamix_lab.generation.decoding import Decoding, generate_texts
 from adamix_lab.generation.scores import score, table
@@ -53,7 +53,7 @@ class Settings:
     size: int = 8
 
     def __post_init__(self) -> None:
-        positive("experts", self.experts)
+        check_experts(self.experts)
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,7 @@ Record = dict[str, Any]
 EXAMPLES = 5
 
 
+@alone("out")
 def compare_generators(
     task: GenerationTask,
     backbone: str,

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.core.adaptations import Adaptation, Bottleneck, LoRA
-from adamix_lab.core.errors import LabError
+from adamix_lab.core.errors import MOST_EXPERTS, LabError
 from adamix_lab.models.model import MixtureModel, attach, check_fit, load_trained
-from adamix_lab.models.saving import MOST_EXPERTS, declared_shapes
+from adamix_lab.models.saving import declared_shapes
 
 _EXPERT = re.compile(
     r"(?P<block>.+)\.(?:ExpertSoup\.MoA_(?P<half>[AB])\.deepspeed_experts\.(?P<n>\d{1,9})\.(?P<what>weight|bias)"

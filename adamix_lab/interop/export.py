@@ -25,13 +25,14 @@ from adamix_lab.core.sites import answer_kind, class_names, declare, head_kind, 
 from adamix_lab.core.views import logits_of
 from adamix_lab.interop import adapters, checking
 from adamix_lab.interop.peft import FILES as PEFT_FILES
-from adamix_lab.interop.peft import load_with_peft, write_experts, write_peft
+from adamix_lab.interop.peft import MANIFEST as MANIFEST
+from adamix_lab.interop.peft import load_with_peft, sha256_of, write_experts, write_peft
 from adamix_lab.models.model import MixtureModel
 from adamix_lab.models.saving import describe
 from adamix_lab.tasks.backbones import quiet_transformers
 from adamix_lab.training.card import write_card
 
-MANIFEST, ONNX_FILE = "adamix_export.json", "model.onnx"
+ONNX_FILE = "model.onnx"
 _WRITTEN = {*PEFT_FILES, *adapters.FILES, ONNX_FILE, "adapter_model.bin"}
 PEFT, ADAPTERS, TRANSFORMERS, ONNX, EXPERTS = FORMATS = ("peft", "adapters", "transformers", "onnx", "peft-experts")
 
@@ -127,7 +128,8 @@ def export(
             tokenizer.save_pretrained(here)
         shown = mixture if format == EXPERTS else merged
         config = describe(shown, notes)
-        record = {**asdict(done), "files": _list_files(here), "mixture": config}
+        digests = {name: sha256_of(here / name) for name in _list_files(here)}
+        record = {**asdict(done), "files": list(digests), "sha256": digests, "mixture": config}
         del record["folder"]
         write_text(here / MANIFEST, json.dumps(record, indent=2) + "\n")
         load = f"```python\n{_base_line(merged, format)}{_LOAD[format]}```\n"
@@ -229,8 +231,8 @@ def _move_files(here: Path, folder: Path) -> None:
     new, there, old = _list_files(here), _list_files(folder), set(_WRITTEN)
     if (manifest := folder / MANIFEST).is_file():
         record = read_json(manifest, "what an export wrote. Give another folder, or remove that file.")
-        listed = record.get("files", []) if isinstance(record, dict) else []
-        old |= {name for name in listed if isinstance(name, str)}
+        listed = record.get("files") if isinstance(record, dict) else None
+        old |= {name for name in (listed if isinstance(listed, list) else []) if isinstance(name, str)}
     for name in new:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.move(here / name, folder / name)

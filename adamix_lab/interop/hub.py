@@ -10,8 +10,9 @@ from typing import Any
 from torch import nn
 
 from adamix_lab.core.errors import LabError
+from adamix_lab.interop.peft import MANIFEST
 from adamix_lab.models.model import MixtureModel
-from adamix_lab.models.saving import CONFIG, read_config
+from adamix_lab.models.saving import CONFIG, read_config, read_saved
 from adamix_lab.training.card import CARD, save
 from adamix_lab.training.shipped import load_saved
 
@@ -114,11 +115,18 @@ def push_folder(
     token: str | None = None,
     message: str = "Saved by AdaMix Lab",
 ) -> str:
-    """Uploads a folder that `save` or `export` wrote. Raises OSError where the Hub refuses or is not reachable."""
+    """Uploads a folder that `save` or `export` wrote, once it was looked at.
+
+    Raises ValueError for a damaged one, OSError for another folder, and where the Hub refuses or is not reachable.
+    """
     from huggingface_hub import HfApi
 
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise LabError(f"{name!r} is no repository's name: expected owner/name.")
+    if not any((Path(folder) / file).is_file() for file in (CONFIG, MANIFEST)):
+        raise FileNotFoundError(f"{folder} holds no {CONFIG} or {MANIFEST}: expected what save or export wrote.")
+    if (Path(folder) / CONFIG).is_file():
+        read_saved(folder)
     api = HfApi(token=token)
     try:
         api.create_repo(name, private=private, exist_ok=True)

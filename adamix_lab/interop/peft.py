@@ -7,29 +7,31 @@ q and v) becomes one LoRA of k times the rank, whose B has blocks and zero rows 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from adamix_lab.core.adaptations import IA3, LoRA
-from adamix_lab.core.errors import LabError
-from adamix_lab.core.files import read_json, read_tensors, write_tensors, write_text
+from adamix_lab.core.errors import LabError, check_experts, finite, whole
+from adamix_lab.core.files import check_weights, read_json, read_tensors, write_tensors, write_text
 from adamix_lab.core.mixture import MixtureLayer, sizes
 from adamix_lab.core.sites import drawn_modules, head_kind
 from adamix_lab.interop.authors import read_pickle
 from adamix_lab.models.model import MixtureModel, attach, load_trained, trained_tensors
-from adamix_lab.models.saving import MOST_EXPERTS, base_name
+from adamix_lab.models.saving import base_name
 
 FILES = CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PICKLED = "adapter_model.bin"
+MANIFEST = "adamix_export.json"  # what `export` wrote, and the files' digests
 PREFIX = "base_model.model."
 TASKS = {"classification": "SEQ_CLS", "generation": "CAUSAL_LM", "sequence-to-sequence": "SEQ_2_SEQ_LM"}
 TASKS |= {"tokens": "TOKEN_CLS", "spans": "QUESTION_ANS"}
@@ -185,14 +187,17 @@ def read_peft(folder: str | Path) -> PeftLoRA:
             "loads them: expected a LoRA on the base as it is. Convert it with peft: save_pretrained(FOLDER, "
             "path_initial_model_for_weight_conversion=THE ADAPTER BEFORE TRAINING)."
         )
-    rank, alpha = config.get("r"), config.get("lora_alpha")
-    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, (int, float)):
-        raise LabError(f"{folder} has r = {rank!r}, lora_alpha = {alpha!r}: expected a rank of at least 1, a number.")
+    rank, alpha = cast(int, config.get("r")), cast(float, config.get("lora_alpha"))
+    whole(f"{folder} has r", rank, 1)
+    finite(f"{folder} has lora_alpha", alpha)
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    old = not (folder / WEIGHTS).is_file() and (folder / PICKLED).is_file()  # as older versions of peft wrote it
+    weights = read_pickle(folder / PICKLED) if old else read_tensors(folder / WEIGHTS)
+    check_files(folder, (CONFIG, WEIGHTS))
+    check_weights(weights, str(folder))
     sides: dict[str, dict[str, Tensor]] = {}
     heads: dict[str, Tensor] = {}
-    old = not (folder / WEIGHTS).is_file() and (folder / PICKLED).is_file()  # as older versions of peft wrote it
-    for name, tensor in (read_pickle(folder / PICKLED) if old else read_tensors(folder / WEIGHTS)).items():
+    for name, tensor in weights.items():
         if found := _KEY.fullmatch(name):
             sides.setdefault(found["path"], {})[found["side"]] = tensor
         elif name.startswith(PREFIX) and "lora_" not in name:
@@ -210,6 +215,24 @@ def read_peft(folder: str | Path) -> PeftLoRA:
     return PeftLoRA(rank, scale, factors, heads, config.get("base_model_name_or_path") or "")
 
 
+def check_files(folder: Path, names: Iterable[str]) -> None:
+    """Raises LabError where a file is not the one that an export wrote; folders of other writers tell nothing."""
+    path = folder / MANIFEST
+    record = read_json(path, "what an export wrote. Remove it.") if path.is_file() else {}
+    told: Any = record.get("sha256") if isinstance(record, dict) else None
+    for name in names if isinstance(told, dict) else ():
+        if name in told and told[name] != sha256_of(folder / name):
+            raise LabError(
+                f"{folder / name} was changed since it was exported: expected what {path.name} tells of it. Export "
+                f"again, or remove {path.name}."
+            )
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def import_peft(model: nn.Module, folders: str | Path | Sequence[str | Path]) -> MixtureModel:
     """A mixture whose experts are existing LoRA adapters of one base, tied.
 
@@ -225,8 +248,7 @@ def import_peft(model: nn.Module, folders: str | Path | Sequence[str | Path]) ->
     base, or where their heads rest on a module that was drawn.
     """
     folders = [folders] if isinstance(folders, str | Path) else folders
-    if not folders or len(folders) > MOST_EXPERTS:
-        raise LabError(f"{len(folders)} folders were given: expected 1 to {MOST_EXPERTS}.")
+    check_experts(len(folders), "number of folders")
     read = [read_peft(folder) for folder in folders]
     first = read[0]
     for folder, one in zip(folders, read, strict=True):

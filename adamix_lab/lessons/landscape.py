@@ -23,7 +23,7 @@ from adamix_lab.analysis.statistics import format_interval
 from adamix_lab.analysis.study import landscape_of
 from adamix_lab.analysis.theory import expert_similarity
 from adamix_lab.core.errors import one_of
-from adamix_lab.core.files import read_tensors, require_file
+from adamix_lab.core.files import read_record, require_file
 from adamix_lab.core.views import Batch
 from adamix_lab.lessons.effects import effects_table
 from adamix_lab.lessons.merging import CORNERS
@@ -94,14 +94,9 @@ def load_faces(twin: str, seed: int = 0, folder: Path | None = None) -> Faces:
 
     Raises ValueError for an unknown twin, FileNotFoundError where its file is not there, with what makes it.
     """
-    from safetensors import safe_open
-
     expected = f"the losses between the experts of seeds {', '.join(map(str, SEEDS))}."
-    made = "`python data/lessons/make.py landscapes` makes them."
-    path = require_file(place_of(twin, seed, folder), f"{expected} {made}")
-    kept = read_tensors(path)
-    with safe_open(path, "pt") as file:
-        notes = json.loads((file.metadata() or {}).get("notes", "{}"))
+    made = f"{expected} `python data/lessons/make.py landscapes` makes them."
+    kept, notes = read_record(require_file(place_of(twin, seed, folder), made), "notes", made)
     return Faces(kept["weights"], kept["losses"].float(), kept["random"].float(), notes)
 
 

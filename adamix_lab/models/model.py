@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from adamix_lab.core.adaptations import Adaptation
-from adamix_lab.core.errors import LabError, one_of, positive
+from adamix_lab.core.errors import LabError, check_experts, one_of
 from adamix_lab.core.mixture import MixtureLayer
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.routing import RouteSpace, generator_for
@@ -261,7 +261,7 @@ def attach(
     >>> mixture.space.counts  # two sites, each with four ways down and one way up
     ((4, 1), (4, 1))
     """
-    positive("experts", experts)
+    check_experts(experts)
     names = shared_sides(adaptation, share)
     if isinstance(model, MixtureModel) or any(isinstance(m, MixtureLayer) for m in model.modules()):
         raise LabError("The model already holds mixtures: expected a plain one. Detach it, or use add_task for a task.")

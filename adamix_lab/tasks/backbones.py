@@ -34,6 +34,7 @@ from adamix_lab.core.sites import (
     pooling_named,
 )
 from adamix_lab.models.check import made_up
+from adamix_lab.tasks.rows import hub_answers
 from adamix_lab.tasks.tasks import DATA_VARIABLE, data_root
 
 # What carries it: module, package, and where in it the model lies, as a folder or packed.
@@ -187,7 +188,9 @@ def load_backbone(
     import transformers
 
     source = _resolve(name, revision)
-    where = {"revision": revision} if revision else {}
+    where: dict[str, Any] = {"revision": revision} if revision else {}
+    if not Path(source).exists() and not hub_answers():
+        where["local_files_only"] = True  # the cache may have it; else it is missed at once
     settings: dict[str, Any] = {**where, "dtype": dtype or torch.float32, "output_loading_info": True}
     if kind in ("classification", "tokens"):
         settings |= {"num_labels": num_labels, "ignore_mismatched_sizes": True}

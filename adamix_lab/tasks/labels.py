@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from adamix_lab.core.choices import Kind
 from adamix_lab.core.errors import LabError, unknown
-from adamix_lab.core.sites import Kind
 from adamix_lab.tasks.rows import Part
 from adamix_lab.tasks.tasks import TaskSpec, text_of
 

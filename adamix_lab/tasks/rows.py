@@ -13,8 +13,10 @@ import gzip
 import io
 import json
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -131,7 +133,7 @@ def _decoded(path: Path) -> tuple[str, list[str]]:
         if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             encoding, notes = "utf-16", ["The file is UTF-16."]
         content = data.decode(encoding)
-    except (EOFError, gzip.BadGzipFile) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise LabError(f"{path} is not a whole gzip file ({error}): copy it again, or give it unpacked.") from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
@@ -170,6 +172,10 @@ def _json(text: str, place: str) -> Any:
         where, line = f"{place}, line {error.lineno}" if error.lineno > 1 else place, text.split("\n")[error.lineno - 1]
         expected = "expected one object a line, or one array of objects. Correct or remove it."
         raise LabError(f"{where}: {line[:60]!r} is not JSON ({error.msg}): {expected}") from error
+    except LabError:
+        raise
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists without end
+        raise LabError(f"{place} is not JSON of rows ({error}): expected one object a line, or one array.") from error
 
 
 # -- CSV and TSV -------------------------------------------------------------------------------------------------
@@ -251,14 +257,16 @@ def _parquet_part(path: Path, split: str) -> Part:
     except ImportError as error:
         raise ImportError(f"{path} needs pyarrow: run pip install 'adamix-lab[data]', or write CSV.") from error
     try:
-        table = parquet.ParquetFile(path).read()
-    except (ArrowException, OSError) as error:
+        table = parquet.ParquetFile(path, page_checksum_verification=True).read()
+        found = table.to_pylist()
+        told = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+    except (ArrowException, OSError, ValueError, RecursionError, OverflowError) as error:
         raise LabError(f"{path} is not a whole Parquet file ({error}): copy it again.") from error
     once(table.column_names, str(path), "column")
-    features = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    features = told.get("info", {}).get("features", {}) if isinstance(told, dict) else {}
     inner = {column: kind.get("feature", kind) for column, kind in features.items() if isinstance(kind, dict)}
     names = {column: tuple(kind["names"]) for column, kind in inner.items() if kind.get("names")}
-    return Part(split, str(path), [plain(row) for row in filled(table.to_pylist(), str(path))], names=names)
+    return Part(split, str(path), [plain(row) for row in filled(found, str(path))], names=names)
 
 
 # -- in memory ---------------------------------------------------------------------------------------------------
@@ -301,6 +309,18 @@ def table_part(data: Any, place: str, split: str) -> Part:
 # -- the Hub -----------------------------------------------------------------------------------------------------
 
 
+def hub_answers() -> bool:
+    """Whether the Hub can be asked. Asked once: its own libraries ask again and again, for most of a minute."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    if not constants.HF_HUB_OFFLINE:
+        with suppress(Exception):  # a dozen kinds, by library and version
+            get_session().head(constants.ENDPOINT, timeout=5)
+            return True
+    return False
+
+
 def read_hub(
     hub: str, config: str | None = None, splits: Sequence[str] = (), revision: str | None = None
 ) -> list[Part]:
@@ -326,9 +346,13 @@ def read_hub(
             "Data from the Hub needs the package datasets: run pip install 'adamix-lab[data]', or give a folder with "
             "train.* and validation.* files."
         ) from error
-    bars = datasets.is_progress_bar_enabled()
+    from huggingface_hub import constants
+
+    bars, offline = datasets.is_progress_bar_enabled(), (datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE)
     datasets.disable_progress_bars()
     try:
+        if not hub_answers():
+            datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
         return _hub_splits(hub, config, splits, revision)
     except ImportError:
         raise
@@ -341,6 +365,7 @@ def read_hub(
             "validation.* files."
         ) from error
     finally:
+        datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = offline
         if bars:
             datasets.enable_progress_bars()
 

@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-from adamix_lab.core.adaptations import Adaptation, adaptation_from
 from adamix_lab.core.errors import one_of
-from adamix_lab.models.model import MixtureModel, attach
+from adamix_lab.core.files import require_file
 from adamix_lab.tasks.tasks import data_root
 from adamix_lab.training.recipe import Recipe, flatten
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from adamix_lab.core.adaptations import Adaptation
+    from adamix_lab.models.model import MixtureModel
 
 SIZES = {"bottleneck": "size", "lora": "rank"}  # what `--size` is called in an adaptation
 
@@ -56,8 +59,12 @@ class Preset:
 
     def attach(self, model: nn.Module, seed: int | None = None) -> MixtureModel:
         """The preset's mixture on a model, in place; `seed` None takes the recipe's."""
+        from torch.nn import Dropout
+
+        from adamix_lab.models.model import attach
+
         for module in model.modules() if not self.base_dropout else ():
-            if isinstance(module, nn.Dropout):
+            if isinstance(module, Dropout):
                 module.p = 0.0
         seed = self.recipe.seed if seed is None else seed
         share = None if self.share == "none" else self.share
@@ -93,6 +100,8 @@ class Preset:
 
         Options that a preset does not hold (out, seeds, ...) are passed over, and those that are None.
         """
+        from adamix_lab.core.adaptations import adaptation_from
+
         options = {name: value for name, value in options.items() if value is not None}
         recipe = dict(recipe or {})
         ours = {"experts": "experts", "share": "share", "task": "task", "model": "backbone"}
@@ -113,7 +122,7 @@ def preset(name: str) -> Preset:
     >>> preset("laptop-minilm-aspects").adaptation.size
     16
     """
-    one_of("Preset", name, load_presets())
+    one_of("Preset", name, preset_names())
     return load_presets()[name]
 
 
@@ -129,27 +138,41 @@ def describe_preset(chosen: Preset) -> str:
 
 
 @cache
-def load_presets() -> dict[str, Preset]:
-    """All presets by name. Raises FileNotFoundError where the checkout's data folder is not there."""
+def _book() -> Any:
     import yaml
 
-    path = data_root() / "presets.yaml"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is not there: expected the shipped presets. Install adamix-lab again, or let "
-            "ADAMIX_LAB_DATA name its data folder."
-        )
-    book = yaml.safe_load(path.read_text(encoding="utf-8"))
-    presets: dict[str, Preset] = {}
+    remedy = "Install adamix-lab again, or let ADAMIX_LAB_DATA name its data folder."
+    path = require_file(data_root() / "presets.yaml", f"the shipped presets. {remedy}")
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def _layers() -> dict[tuple[str, str], list[Any]]:
+    """By family and task: the tables of values that make up a preset."""
+    book, found = _book(), dict[tuple[str, str], list[Any]]()
     for name, family in book["families"].items():
         layers = [*(book["blocks"][block] for block in family.get("use", ())), family]
-        for task in layers[0]["tasks"]:
-            parts = [*layers, *(layer["tasks"][task] for layer in layers if task in layer.get("tasks", ()))]
-            presets[f"{name}-{task}"] = _layered(f"{name}-{task}", task, parts, book)
+        found |= {(name, task): layers for task in layers[0]["tasks"]}
+    return found
+
+
+def preset_names() -> list[str]:
+    """The names of all presets. Raises as `load_presets` does, and asks nothing of torch."""
+    return ["-".join(place) for place in _layers()]
+
+
+@cache
+def load_presets() -> dict[str, Preset]:
+    """All presets by name. Raises FileNotFoundError where the checkout's data folder is not there."""
+    presets: dict[str, Preset] = {}
+    for (name, task), layers in _layers().items():
+        parts = [*layers, *(layer["tasks"][task] for layer in layers if task in layer.get("tasks", ()))]
+        presets[f"{name}-{task}"] = _layered(f"{name}-{task}", task, parts, _book())
     return presets
 
 
 def _layered(name: str, task: str, parts: list[dict[str, Any]], book: dict[str, Any]) -> Preset:
+    from adamix_lab.core.adaptations import adaptation_from
+
     lines: dict[str, list[Any]] = {}
     names, warnings = dict(book["sources"]), set()
     for part in parts:

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
-from adamix_lab.core.errors import LabError, fraction, one_of, positive
-from adamix_lab.core.objective import Consistency
-from adamix_lab.core.routing import Scope
+from adamix_lab.core.choices import Consistency, Scope
+from adamix_lab.core.errors import SEEDS, LabError, finite, fraction, one_of, positive, whole
 
 Precision = Literal["no", "bf16", "fp16"]
 OffRoute = Literal["drift", "freeze"]
@@ -106,15 +105,15 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.steps is not None and self.epochs is not None:
             raise LabError(f"steps = {self.steps} and epochs = {self.epochs}: expected one of them. Leave one out.")
-        if self.epochs is not None and not self.epochs > 0:
+        if self.epochs is not None and not 0 < self.epochs < math.inf:
             raise LabError(f"epochs = {self.epochs}: expected a number above 0.")
         for name in COUNTS:
             if getattr(self, name) is not None:
                 positive(name, getattr(self, name))
+        whole("seed", self.seed, 0, SEEDS)
         for name in AMOUNTS:
-            value = getattr(self, name)
-            if value is not None and not (value >= 0 and math.isfinite(value)):
-                raise LabError(f"{name} = {value}: expected a number of at least 0.")
+            if getattr(self, name) is not None:
+                finite(name, getattr(self, name), 0)
         for name in ("warmup", "dev_fraction", "label_smoothing"):
             fraction(name, getattr(self, name))
         for side, rate in self.side_rates.items():

@@ -1,8 +1,8 @@
 """What surrounds the loop: log rows, looks at the dev slice, the best weights, checkpoints and resuming.
 
 A checkpoint, from which a run goes on bit for bit, is one safetensors file: tensors (weights, best weights, optimiser,
-random generators), and as JSON in its metadata the step, the scores, and what the run is. One file means one rename: a
-kill at any instant leaves the last two checkpoints, or the last and the one before it, whole.
+random generators), and as JSON in its metadata the step, the scores, what the run is, and a checksum over all. One file
+means one rename: a kill at any instant leaves the last two checkpoints, or the last and the one before it, whole.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from adamix_lab.core.errors import LabError
-from adamix_lab.core.files import read_tensors, write_tensors, write_text
+from adamix_lab.core.files import read_record, write_record, write_text
 from adamix_lab.core.objective import IGNORED, Objective, task_loss_of, without_labels
 from adamix_lab.core.sites import answer_kind
 from adamix_lab.core.views import logits_of
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 LOG = "log.jsonl"
-FORMAT = 2
+FORMAT = 3
 KEEP = 2
 PROGRESS = ("best", "stopped_early", "seconds")  # of a history, beside its steps and rows
 MAY_DIFFER = ("recipe.log_every", "recipe.checkpoint_every")  # these change no weight
@@ -271,12 +271,12 @@ class Run:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The rows of a log; a last line that a kill cut short is left out."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             break
-    return rows
+    return [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int)]
 
 
 def _better(new: dict[str, float], old: dict[str, float]) -> bool:
@@ -308,8 +308,7 @@ def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], fac
     The file appears whole or not at all, and older ones go only when it is there.
     """
     path = folder / f"checkpoint-{step:08d}.safetensors"
-    state = json.dumps({**facts, "step": step, "format": FORMAT})
-    write_tensors(path, tensors, {"state": state})
+    write_record(path, "state", tensors, {**facts, "step": step, "format": FORMAT})
     with suppress(OSError, AttributeError):  # the rename itself reaches the disk; Windows opens no folders
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         os.fsync(handle)
@@ -320,18 +319,11 @@ def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], fac
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Reads one checkpoint. Raises ValueError where it is truncated or of another format."""
-    from safetensors import safe_open
-
-    tensors = read_tensors(path)
-    with safe_open(path, framework="pt") as file:
-        state = (file.metadata() or {}).get("state", "null")
-    facts = json.loads(state)
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        raise LabError(
-            f"{path} is no checkpoint of format {FORMAT}: expected one written by adamix_lab.train. Train in an empty "
-            "folder, or use the version that wrote it."
-        )
+    """Reads one checkpoint. Raises ValueError where it is truncated, changed, or of another format."""
+    expected = "a checkpoint that adamix_lab.train wrote. Train in an empty folder, or use the version that wrote it."
+    tensors, facts = read_record(path, "state", expected)
+    if facts.get("format") != FORMAT or "sha256" not in facts:
+        raise LabError(f"{path} is no checkpoint of format {FORMAT}: expected {expected}")
     return Checkpoint(path, int(facts["step"]), tensors, facts)
 
 

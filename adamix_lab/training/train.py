@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from adamix_lab.core.errors import LabError
+from adamix_lab.core.files import locked
 from adamix_lab.core.objective import Objective, TaskLoss, task_loss_of
 from adamix_lab.core.routing import Router
 from adamix_lab.core.sites import PROBLEM_TYPES, answer_kind, count_answers, declare
@@ -74,7 +76,7 @@ def train(
 
     Raises:
         ValueError: labels outside the head's classes, a max_length above the model's positions, a folder with another
-            run's checkpoint, fp16 without a GPU.
+            run's checkpoint, one that another run writes into, fp16 without a GPU.
         FloatingPointError: a logged loss is not finite.
         OSError: a checkpoint cannot be written; earlier ones are whole.
         KeyboardInterrupt: it was stopped (Ctrl-C, a notebook's square); what was trained so far is kept in place.
@@ -90,10 +92,13 @@ def train(
     accelerator = start_accelerator(recipe)
     student, examples, dev, pad = prepare_data(mixture.to(accelerator.device), task, tokenizer, recipe, encoder)
     identity = identify(mixture, task) if folder is not None else None
+    # of several processes the main one writes
+    lock = locked(Path(folder)) if folder is not None and accelerator.is_main_process else nullcontext()
     try:
-        return train_examples(
-            student, examples, recipe, accelerator, dev, pad, folder, identity, task_loss, progress, on_step
-        )
+        with lock:
+            return train_examples(
+                student, examples, recipe, accelerator, dev, pad, folder, identity, task_loss, progress, on_step
+            )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             "Training was stopped. The mixture keeps the weights that it has now: the last step's, not the best or "

@@ -9,7 +9,6 @@ python data/lessons/make.py runs weight-10 --seeds 1 --steps 5 --out runs/trial
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -32,7 +31,7 @@ from adamix_lab.analysis.points import (
     try_cached_prefix,
 )
 from adamix_lab.core.errors import one_of
-from adamix_lab.core.files import write_tensors
+from adamix_lab.core.files import write_record, write_tensors
 from adamix_lab.core.mixture import evaluating
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.routing import generator_for
@@ -173,7 +172,7 @@ def make_faces(path: Path, twin: str, seed: int, rows: int | None = None) -> str
     mixture, tokenizer = load_twin(twin, seed)
     found = measure_faces(mixture, load_task("aspects"), tokenizer, seed, rows or ROWS)
     numbers = {"weights": found.weights, "losses": found.losses.half(), "random": found.random.half()}
-    write_tensors(path, numbers, {"notes": json.dumps({"twin": twin, **found.notes})})
+    write_record(path, "notes", numbers, {"twin": twin, **found.notes})
     return f"{len(found.weights)} points, {len(found.losses)} rows"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -9,12 +10,14 @@ from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
+import bad_command_lines
 import pytest
 import typer
 from command_line import command
 from typer.testing import CliRunner
 
 from adamix_lab.cli import main as cli
+from adamix_lab.cli.boundary import as_options
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.objective import Consistency
 from adamix_lab.training.presets import preset
@@ -32,6 +35,7 @@ def trained(tmp_path_factory):
         for n in range(40):
             label = "good" if n % 2 else "bad"
             file.write(f"the film number {n} was {words[label].split()[n % 3]},{label}\n")
+    (folder / "columns.csv").write_text("first,second,label\na,b,x\nc,d,y\n" * 4)
     done = command(*"train --task task.csv --steps 4 --top-blocks 1 --seeds 2 --out out".split(), folder=folder)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
@@ -70,14 +74,15 @@ def test_posterior_writes_tables_and_pictures_of_what_train_wrote(trained):
         (["predict", "nowhere", "text"], "nowhere/adamix.json is not there: expected a folder written by"),
         (["train", "--task", "aspcts"], "Did you mean 'aspects'"),
         (["train", "--task", "task.csv", "--label", "lable"], "lable"),
-        (["train", "--task", "task.csv", "--experts", "0"], "experts = 0: expected a whole number of at least 1"),
-        (["train", "--task", "task.csv", "--share", "sideways"], "Side to share for bottleneck 'sideways'"),
+        (["train", "--task", "task.csv", "--experts", "0"], "--experts = 0: expected a whole number from 1 to 1,024"),
+        (["train", "--task", "task.csv", "--share", "A"], "Side to share for bottleneck 'A'"),
         (["few-shot", "--task", "sst"], "Task 'sst' is not known"),
         (["few-shot", "--task", "task.csv", "--per-class", "999"], "999 examples of class 'bad' were asked for"),
         (["table", "--folder", "."], "holds no task's folder"),
         (["train", "--task", "rte"], "Without network, give a folder"),
         (["train", "--task", "task.csv", "--model", "no-such/model"], "Hub name that is in the cache"),
-        (["posterior", "out/seed0", "--task", "task.csv", "--draws", "0"], "draws = 0: expected a whole number"),
+        (["posterior", "out/seed0", "--task", "task.csv", "--draws", "0"], "--draws = 0: expected a whole number"),
+        (["train", "--task", "columns.csv"], "Say which with --text column"),
     ],
 )
 def test_mistakes_end_in_one_clear_line(trained, arguments, message):
@@ -295,16 +300,17 @@ def test_beside_a_preset_only_what_is_given_counts(monkeypatch):
     ("arguments", "said"),
     [
         (["--bukcet", "1"], ["No such option", "--bucket"]),
-        (["--lr", "fast"], ["lr = 'fast': expected a number."]),
-        (["--patience", "2.5"], ["patience = '2.5': expected a whole number."]),
-        (["--head-lr", "-1"], ["head_lr = -1.0: expected a number of at least 0."]),
+        (["--lr", "fast"], ["--lr = 'fast': expected a number."]),
+        (["--patience", "2.5"], ["--patience = '2.5': expected a whole number."]),
+        (["--head-lr", "-1"], ["--head-lr = -1.0: expected a number of at least 0."]),
+        (["--consistency", "nan"], ["--consistency = nan: expected a number of at least 0."]),
         (["--precision", "bf61"], ["precision 'bf61' is not known", "Did you mean 'bf16'"]),
         (["--side-rates", "down"], ["side_rates: down = '': expected a number."]),
         (["--side-rates", "left=0.5", "--steps", "1"], ["Side of bottleneck in side_rates 'left'", "down, up"]),
         (["--swa", "0"], ["swa = 0.0: expected a share", "window of no steps"]),
         (["--swa", "0.1", "--steps", "3"], ["swa = 0.1 of 3 steps is a window of no steps"]),
-        (["--opponent", "full"], ["method 'full' is not known", "slow-swa"]),
-        (["--steps", "3", "--epochs", "1"], ["steps = 3 and epochs = 1.0: expected one of them"]),
+        (["--opponent", "full"], ["opponent 'full' is not known", "slow-swa"]),
+        (["--steps", "3", "--epochs", "1"], ["--steps = 3 and --epochs = 1.0: expected one of them"]),
     ],
 )
 def test_mistakes_in_a_recipe_name_value_and_expectation(arguments, said):
@@ -323,7 +329,10 @@ def failing(monkeypatch, error):
     return CliRunner().invoke(cli.app, ["dev", "lint"])
 
 
-@pytest.mark.parametrize("error", [LabError("size = 0: expected 1."), OSError("no such file"), ImportError("no peft")])
+MISTAKES = LabError("size = 0: expected 1."), OSError("no such file"), ImportError("no peft"), FloatingPointError("nan")
+
+
+@pytest.mark.parametrize("error", MISTAKES)
 def test_a_mistake_ends_in_one_line_and_shows_its_traceback_where_that_is_asked_for(monkeypatch, error):
     monkeypatch.delenv("ADAMIX_LAB_DEBUG", raising=False)
     done = failing(monkeypatch, error)
@@ -332,11 +341,94 @@ def test_a_mistake_ends_in_one_line_and_shows_its_traceback_where_that_is_asked_
     assert failing(monkeypatch, error).exception is error
 
 
-@pytest.mark.parametrize("bug", [ZeroDivisionError("division by zero"), ValueError("of a library")])
-def test_a_bug_keeps_its_traceback(monkeypatch, bug):
+@pytest.mark.parametrize("bug", [ZeroDivisionError("division by zero"), ValueError("of a\nlibrary"), RecursionError()])
+def test_a_bug_says_that_it_is_one_and_how_to_see_its_traceback(monkeypatch, bug):
     monkeypatch.delenv("ADAMIX_LAB_DEBUG", raising=False)
     done = failing(monkeypatch, bug)
-    assert done.exception is bug and not done.stderr
+    assert done.exit_code == 1 and len(done.stderr.splitlines()) == 1
+    assert type(bug).__name__ in done.stderr and "This is a bug: please report it; ADAMIX_LAB_DEBUG=1" in done.stderr
+    monkeypatch.setenv("ADAMIX_LAB_DEBUG", "1")
+    assert failing(monkeypatch, bug).exception is bug
+
+
+def test_ctrl_c_promises_to_go_on_only_where_a_command_does(monkeypatch):
+    done = failing(monkeypatch, KeyboardInterrupt())
+    assert done.exit_code == 130 and done.stderr == "adamix-lab: stopped.\n"
+
+
+def test_arguments_go_by_the_names_of_their_options():
+    command = typer.main.get_command(cli.app).commands["train"]
+    options = command.get_params(typer.Context(command))
+    said = 'head_lr = -1: expected more. Say which with text="column"; lr is a rate, r.lr = 3.'
+    assert as_options(said, options) == (
+        "--head-lr = -1: expected more. Say which with --text column; lr is a rate, r.lr = 3."
+    )
+
+
+# -- command lines with a mistake --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bad_files(tmp_path, monkeypatch):
+    bad_command_lines.make(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ADAMIX_LAB_DEBUG", raising=False)
+    return tmp_path
+
+
+def test_every_mistake_ends_in_one_line_and_exit_code_two(bad_files):
+    assert len(bad_command_lines.LINES) >= 147
+    for line in bad_command_lines.LINES:
+        code, said = bad_command_lines.said(line)
+        assert code == 2 and said.startswith("adamix-lab: ") and len(said.splitlines()) == 1, (line, said)
+        assert "This is a bug" not in said and len(said) > 30, (line, said)
+        assert not (bad_files / "runs").exists(), (line, said)
+
+
+def test_mistakes_are_refused_before_torch_is_imported(bad_files):
+    script = [sys.executable, str(ROOT / "tests" / "bad_command_lines.py"), "--without-torch"]
+    done = subprocess.run(script, capture_output=True, text=True, cwd=bad_files, check=True)
+    assert done.stdout.strip() == "", done.stdout
+
+
+def test_a_refusal_costs_little_more_than_the_version(bad_files):
+    resource = pytest.importorskip("resource")
+
+    def cost(*arguments):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        command(*arguments, folder=bad_files)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    version = min(cost("--version") for _ in range(2))
+    for line in (
+        "train --lr -1",
+        "train --task aspcts",
+        "train --preset nope",
+        "evaluate nowhere",
+        "landscape --points 0",
+    ):
+        assert min(cost(*line.split()) for _ in range(2)) < version + 1, line
+
+
+WORDS = "0 -1 nan inf 1e400 x loop empty broken deep old far cut task.csv cut.parquet bomb.yaml deep.jsonl ü".split()
+WORDS += ["", " ", "\udcff"]
+BUSY = ("lab", "tour", "doctor", "dev", "classroom bundle")  # take nothing, or do what they do whatever is given
+
+
+def test_random_folders_and_arguments_never_end_in_a_traceback(bad_files, monkeypatch):
+    monkeypatch.setenv("ADAMIX_LAB_MINILM", str(bad_files / "empty"))  # no line gets as far as a model
+    monkeypatch.setattr("adamix_lab.experiments.ablation.ablate", lambda *_: (None, 0))
+    rng = random.Random(0)
+    names = [name for name in COMMANDS if not name.startswith(BUSY)]
+    for n in range(8 * len(names)):
+        name = names[n % len(names)]
+        options = [option for option in COMMANDS[name] if option.opts[0] not in ("--help", "--model", "--cluster")]
+        line = [*name.split(), *rng.choices(WORDS, k=rng.randint(1, 2))]
+        for option in rng.sample(options, min(len(options), rng.randint(1, 3))):
+            line += [option.opts[0]] if option.is_flag else [option.opts[0], rng.choice(WORDS)]
+        code, said = bad_command_lines.said(line)
+        assert code in (0, 2) and "Traceback" not in said and "This is a bug" not in said, (line, said)
 
 
 def test_every_mistake_is_raised_as_one():

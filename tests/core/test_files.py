@@ -1,11 +1,29 @@
 """Writes that survive, names that stay inside."""
 
+import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from adamix_lab.core.files import read_tensors, safe_join, write_atomically, write_tensors, write_text
+from adamix_lab.core.files import (
+    alone,
+    check_weights,
+    digest_of,
+    locked,
+    parse_json,
+    read_record,
+    read_tensors,
+    read_text,
+    safe_join,
+    write_atomically,
+    write_record,
+    write_tensors,
+    write_text,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path):
@@ -46,3 +64,58 @@ def test_names_that_leave_the_folder_are_refused(tmp_path, name):
     with pytest.raises(ValueError, match="leaves its folder"):
         safe_join(tmp_path, name)
     assert safe_join(tmp_path, "weights.safetensors") == tmp_path / "weights.safetensors"
+
+
+def test_json_that_is_nested_without_end_and_bytes_that_are_no_text_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"here is not JSON .*expected a table"):
+        parse_json("[" * 10_000, "here", "a table")
+    (tmp_path / "x").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"x is no UTF-8 text .*expected a table"):
+        read_text(tmp_path / "x", "a table")
+
+
+def test_a_record_comes_back_and_a_changed_one_is_refused(tmp_path):
+    path, tensors = tmp_path / "r", {"b": torch.arange(4.0), "a": torch.eye(2)}
+    write_record(path, "state", tensors, {"step": 3, "loss": float("nan"), "route": (1, 2)})
+    back, facts = read_record(path, "state", "a state.")
+    assert torch.equal(back["b"], tensors["b"]) and facts["step"] == 3 and facts["route"] == [1, 2]
+    with pytest.raises(ValueError, match=r"holds no landscape: expected a landscape\."):
+        read_record(path, "landscape", "a landscape.")
+    write_tensors(path, {"b": tensors["b"] + 1, "a": tensors["a"]}, {"state": json.dumps(facts)})
+    with pytest.raises(ValueError, match="was changed since it was written"):
+        read_record(path, "state", "a state.")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "said"),
+    [(torch.arange(3), "has a as torch.int64"), (torch.tensor([1.0, torch.inf]), "in a that are not finite")],
+)
+def test_what_cannot_be_a_weight_is_refused_by_name(tensor, said):
+    with pytest.raises(ValueError, match=said):
+        check_weights({"a": tensor}, "x")
+
+
+def test_a_digest_tells_floats_of_equal_bytes_apart():
+    half = torch.tensor([1.0, 2.0]).half()
+    assert digest_of({"a": half}) != digest_of({"a": half.view(torch.bfloat16)})
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks of folders")
+def test_a_folder_has_one_writer_at_a_time_in_whatever_process(tmp_path):
+    @alone("out")
+    def write(text, out):
+        return (out / "a").write_text(text)
+
+    code = "import sys; from pathlib import Path; from adamix_lab.core.files import locked\n"
+    code += "with locked(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+    )  # fmt: skip
+    assert other.stdout.readline() == b"in\n"
+    with pytest.raises(ValueError, match="Another run writes into"):
+        write("x", tmp_path)
+    other.kill()  # and its lock with it
+    with locked(tmp_path, wait=10):
+        pass
+    assert write("x", out=tmp_path) == 1

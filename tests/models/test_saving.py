@@ -26,6 +26,13 @@ def saved(folder, adaptation=None, **more):
     return mixture
 
 
+def read_by_hand(folder):
+    """A configuration without its digest, as earlier versions wrote it and as a forger would: nothing rests on it."""
+    config = json.loads((folder / CONFIG).read_text())
+    del config["digest"]
+    return config
+
+
 @pytest.mark.parametrize("adaptation", [None, LoRA(2), LoRA(2, slices=((0, 4), (8, 16)))])
 def test_what_is_saved_comes_back(tmp_path, adaptation):
     mixture = saved(tmp_path, adaptation)
@@ -102,7 +109,7 @@ def test_a_base_that_was_tuned_a_little_is_another(tmp_path, there, here, step):
 
 def test_saves_of_an_earlier_version_are_known_by_their_hash(tmp_path):
     mixture = saved(tmp_path)
-    config = json.loads((tmp_path / CONFIG).read_text())
+    config = read_by_hand(tmp_path)
     assert config["base"].pop("sample").keys() == {
         n for n, _ in detach(mixture).named_parameters() if "classifier" not in n
     }
@@ -116,7 +123,7 @@ def test_saves_of_an_earlier_version_are_known_by_their_hash(tmp_path):
 @pytest.mark.parametrize("garbage", [None, 7, "", "16x16", "16x16 !", "16x16 AAA=", "2x2 AAAA", "16x16 AAAA"])
 def test_a_sample_that_is_none_is_another_base(tmp_path, garbage):
     saved(tmp_path)
-    config = json.loads((tmp_path / CONFIG).read_text())
+    config = read_by_hand(tmp_path)
     config["base"]["sample"]["bert.encoder.layer.1.attention.self.key.weight"] = garbage
     (tmp_path / CONFIG).write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r": 1 of \d+ differ, bert\.encoder\.layer\.1\.attention\.self\.key\.weight\."):
@@ -161,10 +168,34 @@ def test_a_truncated_file_is_refused(tmp_path):
 )
 def test_a_configuration_that_disagrees_is_refused(tmp_path, change, message):
     saved(tmp_path)
-    config = json.loads((tmp_path / CONFIG).read_text())
+    config = read_by_hand(tmp_path)
     (tmp_path / CONFIG).write_text(json.dumps({**config, **change}))
     with pytest.raises(ValueError, match=message):
         load(tiny.bert(), tmp_path)
+
+
+def test_a_changed_configuration_and_changed_weights_are_noticed(tmp_path):
+    saved(tmp_path, LoRA(2))
+    text, weights = (tmp_path / CONFIG).read_text(), tmp_path / read_config(tmp_path)["weights"]
+    (tmp_path / CONFIG).write_text(text.replace('"alpha": 16.0', '"alpha": 18.0'))
+    with pytest.raises(ValueError, match=r"was changed since it was saved .*expected the file that was saved"):
+        load(tiny.bert(), tmp_path)
+    (tmp_path / CONFIG).write_text(text)
+    data = bytearray(weights.read_bytes())
+    data[-3] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(ValueError, match=r"holds other weights than its name says"):
+        load(tiny.bert(), tmp_path)
+
+
+def test_limits_hold_for_saving_as_for_loading(tmp_path):
+    with pytest.raises(ValueError, match="experts = 1025: expected a whole number from 1 to 1,024"):
+        attach(tiny.bert(), Bottleneck(4), experts=1025)
+    mixture = tiny.mixed(tiny.bert(), Bottleneck(4))
+    next(iter(mixture.sites.values())).experts["down"].data[0, 0, 0] = 1e6
+    with pytest.raises(ValueError, match=r"values in experts\.\S+\.down that are not finite.*wider dtype"):
+        save(mixture, tmp_path, dtype=torch.float16)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_without_a_save_and_one_with_garbage(tmp_path):
@@ -274,7 +305,7 @@ def test_a_header_that_lies_about_sizes_is_refused_without_allocating(tmp_path, 
 
 def test_a_configuration_that_asks_for_too_much_is_refused_before_anything_is_attached(tmp_path, monkeypatch):
     saved(tmp_path)
-    config = json.loads((tmp_path / CONFIG).read_text())
+    config = read_by_hand(tmp_path)
     (tmp_path / CONFIG).write_text(json.dumps({**config, "experts": 1024}))
     monkeypatch.setattr("adamix_lab.models.saving.attach", lambda *args, **kwargs: pytest.fail("attached"))
     with pytest.raises(ValueError, match="has shape"):
@@ -301,7 +332,7 @@ def test_how_to_train_is_saved_and_earlier_saves_load(tmp_path):
     save(mixture, tmp_path)
     again = load(tiny.bert(), tmp_path)
     assert (again.mixture.objective, again.mixture.seed, int(again.draws)) == (objective, 7, 1)
-    config = json.loads((tmp_path / "adamix.json").read_text())
+    config = read_by_hand(tmp_path)
     for key, value in {"seed": "7", "draws": -1, "objective": {"strength": 1.0}}.items():
         wrong = {**config, key: value}
         (tmp_path / "adamix.json").write_text(json.dumps(wrong))

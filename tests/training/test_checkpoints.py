@@ -210,6 +210,24 @@ def test_a_truncated_checkpoint_falls_back_and_says_so(tmp_path):
     assert tiny_task.apart(tiny_task.weights(whole), tiny_task.weights(again)) == 0
 
 
+def test_a_changed_checkpoint_falls_back_and_says_so(tmp_path):
+    whole, _ = run(tmp_path, steps=12)
+    last = tmp_path / "checkpoint-00000012.safetensors"
+    data = bytearray(last.read_bytes())
+    data[-7] ^= 4  # one bit of one weight
+    last.write_bytes(data)
+    with pytest.warns(UserWarning, match=r"00000012.safetensors was changed since.*Going on from.*00000008"):
+        again, history = run(tmp_path, steps=12)
+    assert history.resumed_from == 8
+    assert tiny_task.apart(tiny_task.weights(whole), tiny_task.weights(again)) == 0
+
+
+def test_a_folder_that_another_run_writes_into_is_left_alone(tmp_path):
+    with files.locked(tmp_path), pytest.raises(files.LabError, match=r"Another run writes into .*: expected one at a"):
+        run(tmp_path, steps=4)
+    assert not list(tmp_path.iterdir())
+
+
 def test_only_truncated_checkpoints_are_an_error(tmp_path):
     run(tmp_path, steps=8)
     for path in tmp_path.glob("checkpoint-*"):
@@ -221,7 +239,7 @@ def test_only_truncated_checkpoints_are_an_error(tmp_path):
 
 def test_a_foreign_safetensors_file_is_no_checkpoint(tmp_path):
     files.write_tensors(tmp_path / "checkpoint-00000001.safetensors", {"a": torch.ones(1)})
-    with pytest.raises(ValueError, match="no checkpoint of format 2"):
+    with pytest.raises(ValueError, match="holds no state: expected a checkpoint that"):
         run(tmp_path)
 
 
@@ -242,14 +260,14 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(tmp_path, monkeypatch):
 
 def test_a_run_on_a_full_disk_goes_on_when_there_is_space(tmp_path, monkeypatch):
     whole, _ = run(None, steps=12)
-    real, count = runs.write_tensors, iter(range(1, 100))
+    real, count = runs.write_record, iter(range(1, 100))
 
-    def full(path, tensors, metadata=None):
+    def full(*record):
         if next(count) == 3:
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(path, tensors, metadata)
+        real(*record)
 
-    monkeypatch.setattr(runs, "write_tensors", full)
+    monkeypatch.setattr(runs, "write_record", full)
     with pytest.raises(OSError, match="No space left"):
         run(tmp_path, steps=12)
     again, history = run(tmp_path, steps=12)

@@ -21,7 +21,7 @@ from adamix_lab.analysis import plots
 from adamix_lab.analysis.landscape import task_batches
 from adamix_lab.analysis.points import Point, point_of
 from adamix_lab.analysis.theory import Gap, barycentre, contract, curvature, expert_similarity, two_points
-from adamix_lab.core.errors import one_of
+from adamix_lab.core.errors import one_of, positive
 from adamix_lab.core.files import write_text
 from adamix_lab.core.merging import merge_gap
 from adamix_lab.core.routing import generator_for
@@ -63,6 +63,11 @@ class Study:
     pairs: int = 32
     scaled: int = 8
     probes: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "pairs", "scaled", "probes"):
+            positive(name, getattr(self, name))
+        positive("seeds", len(self.seeds))
 
     def sets(self) -> list[Row]:
         """Twin, seed and stage of every set."""
