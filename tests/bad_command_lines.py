@@ -52,11 +52,11 @@ NAMES = """train --adaptation lroa|train --share sideways|train --opponent full|
     train --task rte --folder nowhere|train --bukcet 1|train extra|trian|--nope|train --lr|evaluate nowhere
     evaluate loop|evaluate|predict nowhere text|predict|posterior nowhere|generate nowhere source
     export nowhere|export broken --format pefft|export|landscape --kind plain|landscape --metric los
-    landscape --stage end|landscape --kind|ablate nowhere.yaml|ablate|ablate loop|report nowhere
+    landscape --stage end|landscape --kind|ablate nowhere.yaml|ablate|report nowhere
     report empty|report loop|report|table|few-shot|presets nope|train-generator
     train-generator notices --model books-gpt2 --part train|import-peft|push|push nowhere|classroom grade
     classroom grad|classroom|dev tests|doctor --clas|generate|landscape --dtype int8|import-authors"""
-HEAVY = """ablate bad.yaml|ablate bomb.yaml|ablate twice.yaml|ablate text.yaml|ablate broken/adamix.json
+HEAVY = """ablate loop|ablate bad.yaml|ablate bomb.yaml|ablate twice.yaml|ablate text.yaml|ablate broken/adamix.json
     ablate list.yaml|evaluate broken|evaluate deep|evaluate old|evaluate far|predict broken text
     predict broken text --strategy mergd|evaluate broken --strategy mergd|export broken
     push broken owner/name|push empty owner/name|push broken owner|generate broken source|posterior broken

@@ -15,13 +15,13 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from adamix_lab.core.adaptations import IA3, LoRA
-from adamix_lab.core.errors import LabError, check_experts, finite, whole
+from adamix_lab.core.errors import MOST_EXPERTS, LabError, finite
 from adamix_lab.core.files import check_weights, read_json, read_tensors, write_tensors, write_text
 from adamix_lab.core.mixture import MixtureLayer, sizes
 from adamix_lab.core.sites import drawn_modules, head_kind
@@ -187,8 +187,9 @@ def read_peft(folder: str | Path) -> PeftLoRA:
             "loads them: expected a LoRA on the base as it is. Convert it with peft: save_pretrained(FOLDER, "
             "path_initial_model_for_weight_conversion=THE ADAPTER BEFORE TRAINING)."
         )
-    rank, alpha = cast(int, config.get("r")), cast(float, config.get("lora_alpha"))
-    whole(f"{folder} has r", rank, 1)
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, (int, float)):
+        raise LabError(f"{folder} has r = {rank!r}, lora_alpha = {alpha!r}: expected a rank of at least 1, a number.")
     finite(f"{folder} has lora_alpha", alpha)
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     old = not (folder / WEIGHTS).is_file() and (folder / PICKLED).is_file()  # as older versions of peft wrote it
@@ -248,7 +249,8 @@ def import_peft(model: nn.Module, folders: str | Path | Sequence[str | Path]) ->
     base, or where their heads rest on a module that was drawn.
     """
     folders = [folders] if isinstance(folders, str | Path) else folders
-    check_experts(len(folders), "number of folders")
+    if not folders or len(folders) > MOST_EXPERTS:
+        raise LabError(f"{len(folders)} folders were given: expected 1 to {MOST_EXPERTS}.")
     read = [read_peft(folder) for folder in folders]
     first = read[0]
     for folder, one in zip(folders, read, strict=True):

@@ -190,6 +190,7 @@ def test_a_missing_extra_is_named_by_the_command_that_needs_it(monkeypatch, tmp_
     done = CliRunner().invoke(cli.app, ["lab", str(tmp_path / "lessons")])
     assert done.exit_code == 2 and not (tmp_path / "lessons").exists()
     assert done.stderr == "adamix-lab: jupyterlab is not installed (the lessons): pip install 'adamix-lab[learn]'.\n"
+    (tmp_path / "results.parquet").touch()
     with monkeypatch.context() as hidden:
         hidden.setitem(sys.modules, "pandas", None)  # import raises ModuleNotFoundError
         done = CliRunner().invoke(cli.app, ["report", str(tmp_path)])
