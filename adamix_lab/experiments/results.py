@@ -196,7 +196,9 @@ def gather(out: Path) -> DataFrame:
         raise LabError(f"{out} holds no finished run: expected one at least. Run `adamix-lab ablate` first.")
     tables = {}
     for name in COLUMNS:
-        parts = [_own_table(place / name) for place in places]
+        parts = [read_table(place / name) for place in places]
+        if strange := [place for place, part in zip(places, parts, strict=True) if set(part["run"]) - {place.name}]:
+            raise LabError(f"{strange[0] / name} is of another run: expected its folder's own. Delete that folder.")
         tables[name] = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
     names = {place.name: variant_in(place / SETTINGS) for place in places}
     tables[RESULTS]["variant"] = tables[RESULTS]["run"].map(names)
@@ -204,14 +206,6 @@ def gather(out: Path) -> DataFrame:
     for name, table in tables.items():
         write_atomically(out / name, partial(table.to_parquet, index=False, write_page_checksum=True))
     return tables[RESULTS]
-
-
-def _own_table(path: Path) -> DataFrame:
-    """A run's table. Raises LabError where it is another run's."""
-    table = read_table(path)
-    if set(table["run"]) - {path.parent.name}:
-        raise LabError(f"{path} is the table of another run: expected its folder's own. Delete that folder.")
-    return table
 
 
 def _same_rows(results: DataFrame, predictions: DataFrame) -> None:
@@ -264,10 +258,8 @@ def read_results(folder: Path) -> Results:
         parts[name] = read_table(folder / name) if (folder / name).is_file() else None
         if parts[name] is None:
             notes.append(f"{name} is not there: {used} are missing.")
-        if parts[name] is not None and len(unknown := set(parts[name]["run"]) - set(table["run"])):  # type: ignore[index]
-            raise LabError(
-                f"{folder / name} has runs that {RESULTS} has not ({sorted(unknown)[0]}): expected one grid's."
-            )
+        elif set(parts[name]["run"]) - set(table["run"]):  # type: ignore[index]
+            raise LabError(f"{folder / name} has runs that {RESULTS} has not: expected the tables of one grid.")
     finite = table["value"].map(math.isfinite)
     if not finite.all():
         lost = table.loc[~finite, ["task", "variant", "metric"]].drop_duplicates().to_numpy().tolist()
@@ -289,11 +281,10 @@ def read_table(path: Path) -> DataFrame:
     try:
         table = pd.read_parquet(path, page_checksum_verification=True)
     except (OSError, ValueError, KeyError, RecursionError, pyarrow.ArrowException) as error:
-        said = " ".join(str(error).split())[:200]
         raise LabError(
-            f"{path} is not a whole Parquet file ({said}): expected one that adamix-lab ablate wrote. It may have been "
-            "cut short by a copy or a full disk. Delete it and run the grid again: a run's table is made anew, tables "
-            "of all runs are gathered anew."
+            f"{path} is not a whole Parquet file ({' '.join(str(error).split())[:200]}): expected one that adamix-lab "
+            "ablate wrote. It may have been cut short by a copy or a full disk. Delete it and run the grid again: a "
+            "run's table is made anew, tables of all runs are gathered anew."
         ) from error
     missing = [name for name in COLUMNS[path.name].split() if name not in table.columns]
     if missing:
