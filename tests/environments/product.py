@@ -26,7 +26,7 @@ pathlib.Path("config").mkdir(exist_ok=True)
 pathlib.Path("config/jupyter_server_config.json").write_text(json.dumps(
     {"ServerApp": settings, "IdentityProvider": {"token": "t"}}))
 lab = subprocess.Popen([sys.executable, "-m", "adamix_lab", "lab", "lessons"],
-                       env={**os.environ, "JUPYTER_CONFIG_DIR": "config"})
+                       env={**os.environ, "JUPYTER_CONFIG_DIR": "config"}, start_new_session=True)
 try:
     for _ in range(600):
         time.sleep(0.5)
@@ -39,7 +39,7 @@ try:
             pass
     assert found["type"] == "notebook"
 finally:
-    lab.terminate()
+    os.killpg(lab.pid, 15)  # the server, too, which would hold the output open
     lab.wait()
 """
 LESSON = """
