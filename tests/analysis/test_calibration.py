@@ -113,3 +113,21 @@ def test_bad_input_is_named():
     for measure in (ece, adaptive_ece):
         with pytest.raises(ValueError, match=r"bins = 0: expected a whole number"):
             measure(log_p, labels, 0)
+
+
+@pytest.mark.parametrize("measure", [ece, adaptive_ece, brier, nll])
+def test_the_order_of_the_rows_plays_no_part(measure):
+    log_p, labels = random_case()
+    order = torch.randperm(len(labels), generator=generator_for(1))
+    close.assert_close(measure(log_p[order], labels[order]), measure(log_p, labels), close.DOUBLE)
+
+
+def test_adaptive_bins_go_from_the_least_to_the_most_sure_and_ties_by_row():
+    log_p, labels = random_case(rows=100)
+    sure, answer = log_p.exp().max(-1)
+    excess = sure - (answer == labels).double()
+    order = sorted(range(100), key=lambda n: float(sure[n]))
+    by_hand = sum(abs(float(excess[order[n : n + 10]].sum())) for n in range(0, 100, 10)) / 100
+    close.assert_close(adaptive_ece(log_p, labels, 10), by_hand, close.DOUBLE)
+    tied = binary([0.8] * 4)  # two right answers, then two wrong ones
+    close.assert_close(adaptive_ece(tied, torch.tensor([0, 0, 1, 1]), 2), (0.2 + 0.8) / 2, close.DOUBLE)

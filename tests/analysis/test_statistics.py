@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from adamix_lab.analysis.statistics import (
+    Estimate,
     format_interval,
     holm,
     paired_bootstrap,
@@ -162,3 +163,18 @@ def test_a_verdict_says_what_it_leaves_possible():
     assert "no spread" in verdict_of(t_interval([2.0, 2.0]), "points").possible
     with pytest.raises(ValueError, match=r"'percent'.*points"):
         verdict_of(t_interval([1.0, 2.0]), "percent")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.5, 1.0, "alike"),  # the smallest effect that matters is still one that does not show
+        (-1.0, -0.5, "alike"),
+        (0.5, 1.01, "shown"),
+        (-1.01, -0.5, "shown"),
+        (0.0, 2.0, "not shown"),  # 0 itself is possible
+        (-2.0, 0.0, "not shown"),
+    ],
+)
+def test_an_interval_that_ends_on_a_bound_holds_it(low, high, verdict):
+    assert verdict_of(Estimate((low + high) / 2, low, high, 0.04, 5), "points").verdict == verdict

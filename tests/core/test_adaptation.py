@@ -1,6 +1,7 @@
 """The tools of an adaptation: linear maps with one weight or K, and how weights start."""
 
 import math
+from dataclasses import FrozenInstanceError
 
 import close
 import pytest
@@ -84,13 +85,14 @@ def test_copies_start_apart_or_alike():
     assert not torch.equal(down[0], down[1])
 
 
-def test_starts_are_functions_of_the_seed_alone():
+@pytest.mark.parametrize(("adaptation", "names"), [(Bottleneck(4), ("down", "up")), (LoRA(2), ("A", "B"))])
+def test_starts_are_functions_of_the_seed_alone(adaptation, names):
     torch.manual_seed(1)
-    first = layer(Bottleneck(4), seed=3).experts
+    first = layer(adaptation, seed=3).experts
     torch.manual_seed(2)
-    again, other = layer(Bottleneck(4), seed=3).experts, layer(Bottleneck(4), seed=4).experts
-    assert torch.equal(first["down"], again["down"]) and torch.equal(first["up"], again["up"])
-    assert not torch.equal(first["down"], other["down"])
+    again, other = layer(adaptation, seed=3).experts, layer(adaptation, seed=4).experts
+    assert all(torch.equal(first[name], again[name]) for name in names)
+    assert not torch.equal(first[names[0]], other[names[0]])
 
 
 def test_starts_do_not_touch_the_global_generator():
@@ -108,3 +110,11 @@ def test_decay_is_declared():
     assert decays == {"down": True, "down_bias": False, "up": True, "up_bias": False}
     assert all(w.decay for w in SLICED.weights(IN, OUT).values())
     assert not IA3().weights(IN, OUT)["scale"].decay and not Bias().weights(IN, OUT)["bias"].decay
+
+
+@pytest.mark.parametrize("make", [lambda: Bottleneck(4), lambda: LoRA(2, slices=((0, 3),)), IA3, Bias])
+def test_settings_are_values(make):
+    """Equal ones are one key, and nobody changes another's."""
+    assert len({make(), make()}) == 1
+    with pytest.raises(FrozenInstanceError):
+        make().kind = "another"

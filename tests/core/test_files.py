@@ -119,3 +119,10 @@ def test_a_folder_has_one_writer_at_a_time_in_whatever_process(tmp_path):
     with locked(tmp_path, wait=10):
         pass
     assert write("x", out=tmp_path) == 1
+
+
+def test_folders_of_folders_are_made_and_a_missing_file_is_said_to_be_missing(tmp_path):
+    write_text(tmp_path / "a" / "b" / "c.txt", "there")
+    assert (tmp_path / "a" / "b" / "c.txt").read_text() == "there"
+    with pytest.raises(FileNotFoundError):
+        read_tensors(tmp_path / "none")

@@ -216,3 +216,10 @@ def test_the_shared_prefix_is_asked_for_with_the_ways_that_hold_it():
     with pytest.raises(LabError, match=r"'shared_prefix' is a short-cut.*Give ways=adamix_lab\.fast\.views\.WAYS"):
         Objective(mixture, consistency)
     assert step(mixture, consistency, ways=WAYS).total > 0
+
+
+def test_smoothing_spreads_a_share_of_each_label_evenly():
+    logits, labels = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 4
+    log_p = logits.log_softmax(-1)
+    by_hand = -(0.9 * log_p[range(6), labels] + 0.1 * log_p.mean(-1)).mean()
+    close.assert_close(cross_entropy(logits, labels, smoothing=0.1), by_hand, close.ROUNDED)

@@ -1,7 +1,7 @@
 """Routes as data: uniform, replayable, enumerable, and refused when they do not fit."""
 
 import itertools
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 
 import close
 import pytest
@@ -138,7 +138,7 @@ def test_a_default_device_plays_no_part():
     expected = Router(FREE).route(0)
     with torch.device("meta"):
         route = Router(FREE).route(0)
-        FREE.fixed(1), FREE.enumerate(), FREE.barycentre()
+        FREE.fixed(1), FREE.enumerate(), FREE.barycentre(), FREE.check(expected)
     assert torch.equal(route, expected)
 
 
@@ -184,3 +184,10 @@ def test_fixed_expert_out_of_range(expert):
 def test_unknown_scope():
     with pytest.raises(ValueError, match=r"routing scope 'tokens' is not known.*Did you mean 'token'"):
         Router(SHARED, per="tokens")
+
+
+def test_spaces_are_values():
+    """Equal ones are one key, and nobody changes another's."""
+    assert len({FREE, RouteSpace(FREE.counts), Router(FREE), Router(RouteSpace(FREE.counts))}) == 2
+    with pytest.raises(FrozenInstanceError):
+        FREE.tied = True

@@ -154,6 +154,13 @@ def test_blocks_count_within_a_stack():
         find_sites(tiny.bert(), "layer.0.output.dense", [-1])  # the last block is the model's, with a site or without
 
 
+def test_near_misses_are_told_where_there_are_some():
+    with pytest.raises(ValueError, match=r"matches no module.*\. Near misses: '.*intermediate\.dense'"):
+        find_sites(tiny.bert(), "bert.encoder.layer.*.intermediate.dens")
+    with pytest.raises(ValueError, match=r"\*\* for several\.$"):
+        find_sites(tiny.bert(), "qqqqqqq")
+
+
 def test_sites_in_the_head_are_left_out_and_said():
     with pytest.warns(UserWarning, match=r"No experts at classifier\.dense: the head trains whole"):
         mixture = attach(tiny.roberta(), LoRA(2), targets="dense")

@@ -15,7 +15,7 @@ from adamix_lab.core import files
 from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.objective import Consistency
 from adamix_lab.models.model import attach, detach
-from adamix_lab.models.saving import CONFIG, load, read_config, save
+from adamix_lab.models.saving import CONFIG, fingerprint, load, read_config, save
 
 
 def saved(folder, adaptation=None, **more):
@@ -342,3 +342,15 @@ def test_how_to_train_is_saved_and_earlier_saves_load(tmp_path):
     (tmp_path / "adamix.json").write_text(json.dumps(former))
     earlier = load(tiny.bert(), tmp_path)
     assert (earlier.mixture.objective, earlier.mixture.seed, int(earlier.draws)) == (Consistency(), 0, 0)
+
+
+def test_a_fingerprint_sees_all_of_a_weight_and_nothing_that_trains():
+    model = tiny.bert()
+    known, weight = fingerprint(model, {"classifier"}), model.bert.encoder.layer[1].intermediate.dense.weight
+    with torch.no_grad():
+        for row in range(len(weight)):
+            weight[row] += 1
+            assert fingerprint(model, {"classifier"}) != known, row
+            weight.copy_(tiny.bert().bert.encoder.layer[1].intermediate.dense.weight)
+        model.classifier.weight.add_(1)
+    assert fingerprint(model, {"classifier"}) == fingerprint(model.half(), {"classifier"}) == known
