@@ -186,14 +186,15 @@ def merge_gap(mixture: Mixture, batch: Batch, limit: int = 256) -> dict[str, flo
 
 
 def _gap(layer: MixtureLayer, x: Tensor, limit: int, tied: bool) -> float:
-    def output(selection: Tensor | None) -> Tensor:
-        return layer.adaptation.apply(layer.base, x, layer.weights(selection), False).float()
+    frozen = layer.base(x).float()
+
+    def update(selection: Tensor | None) -> Tensor:  # exactly 0 where nothing is changed, as a mean of outputs is not
+        return layer.adaptation.apply(layer.base, x, layer.weights(selection), False).float() - frozen
 
     routes = RouteSpace((layer.counts(),), tied).enumerate(limit)[:, 0].to(x.device)
-    expected = torch.stack([output(route) for route in routes]).mean(0)
-    update = (expected - layer.base(x).float()).norm()
-    gap = (output(None) - expected).norm()
-    return float(gap / update) if update > 0 else 0.0
+    expected = torch.stack([update(route) for route in routes]).mean(0)
+    gap, size = (update(None) - expected).norm(), expected.norm()
+    return float(gap / size) if size > 0 else 0.0
 
 
 # -- merging LoRA experts that belong in pairs: the mean of products, which is no product of means --

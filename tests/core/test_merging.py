@@ -6,7 +6,17 @@ import tiny
 import torch
 
 from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA
-from adamix_lab.core.merging import fold, greedy, learned, merge, merge_gap, stack_experts, weighted
+from adamix_lab.core.calls import noting
+from adamix_lab.core.merging import (
+    fold,
+    greedy,
+    learned,
+    merge,
+    merge_gap,
+    merge_products,
+    stack_experts,
+    weighted,
+)
 from adamix_lab.models.model import attach, detach, load_trained, trained_tensors
 
 ADAPTATIONS = [(Bottleneck(4), "up"), (LoRA(2), "B"), (LoRA(2), None), (IA3(), None), (IA3(True), None), (Bias(), None)]
@@ -187,3 +197,62 @@ def test_adapters_trained_apart_stand_side_by_side():
     for n in range(3):
         route = together.space.fixed(n)
         close.assert_close(logits(together, selection=route), logits(singles[n]))
+
+
+def test_a_soup_in_which_nothing_gets_worse_takes_everybody():
+    space = attach(tiny.bert(), Bottleneck(4), experts=4, share="up").space
+    point, chosen = greedy(space, lambda point: 0.5)
+    assert chosen == [0, 1, 2, 3] and torch.equal(point, space.barycentre())
+
+
+def test_weights_are_rounded_no_further_than_to_four_digits():
+    space = attach(tiny.bert(), Bottleneck(4), experts=4, share="up").space
+    assert weighted(space, [0.24999] * 4).shape == (*space.shape, 4)
+    for wrong in (0.24, 0.2495, 0.2505, 0.26):
+        with pytest.raises(ValueError, match="no mixture"):
+            weighted(space, [wrong] * 4)
+
+
+def test_the_merge_gap_is_a_share_of_what_the_experts_change_together():
+    mixture, batch = tiny.mixed(tiny.bert(), Bottleneck(4), experts=3, share="up"), tiny.batch()
+    gaps = merge_gap(mixture, batch)
+
+    def output(layer, x, route):
+        return layer.adaptation.apply(layer.base, x, layer.weights(route), False)
+
+    with torch.no_grad(), noting(mixture.sites) as inputs:
+        mixture(selection="merge", **batch)
+        for path, layer in mixture.sites.items():
+            x = inputs[path]
+            expected = sum(output(layer, x, torch.tensor([n, 0])) for n in range(3)) / 3
+            by_hand = (output(layer, x, None) - expected).norm() / (expected - layer.base(x)).norm()
+            close.assert_close(gaps[path], by_hand, close.TRAINED)  # a small difference of large outputs
+    assert set(merge_gap(attach(tiny.bert(), LoRA(2)), batch).values()) == {0.0}  # B is 0: nothing is changed yet
+
+
+def test_the_merge_gap_goes_over_256_routes_a_site_at_most():
+    batch = tiny.batch(rows=1, tokens=3)
+    most = attach(tiny.bert(), LoRA(1), experts=256, tied=True, targets="layer.0.attention.self.query")
+    assert list(merge_gap(most, batch).values()) == [0.0]
+    more = attach(tiny.bert(), LoRA(1), experts=257, tied=True, targets="layer.0.attention.self.query")
+    with pytest.raises(ValueError, match="257 routes are too many"):
+        merge_gap(more, batch)
+
+
+@pytest.mark.parametrize(("rank", "kept"), [(None, 24), (20, 20), (16, 16), (3, 3)])
+def test_merged_products_are_the_best_of_their_rank(rank, kept):
+    mixture = tiny.mixed(tiny.bert(), LoRA(8, alpha=4.0), experts=3, tied=True)  # 24 is more than the width, 16
+    merged = merge_products(mixture, rank)
+    assert merged.mixture.adaptation == LoRA(kept, alpha=kept * 0.5) and merged.space.experts == 1
+    for path, layer in mixture.sites.items():
+        mean = torch.einsum("mor,mri->oi", layer.experts["B"], layer.experts["A"]).detach().double() / 3
+        one = merged.sites[path]
+        left = (mean - one.experts["B"][0].double() @ one.experts["A"][0].double()).norm()
+        assert [len(one.experts["A"][0]), one.experts["B"].shape[-1], one.adaptation.rank] == [kept] * 3
+        close.assert_close(left, torch.linalg.svdvals(mean)[kept:].norm(), close.REORDERED, scale=float(mean.norm()))
+
+
+def test_one_adapter_trained_apart_stacks_to_itself():
+    single = trained_tensors(tiny.mixed(tiny.bert(), Bottleneck(4), experts=1))
+    stacked = stack_experts([single])
+    assert single.keys() == stacked.keys() and all(torch.equal(single[name], stacked[name]) for name in single)
