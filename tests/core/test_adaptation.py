@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA, along, kaiming, linear, normal
+from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA, Weight, along, kaiming, linear, normal, ones
 from adamix_lab.core.mixture import MixtureLayer
 from adamix_lab.core.routing import generator_for
 
@@ -112,7 +112,9 @@ def test_decay_is_declared():
     assert not IA3().weights(IN, OUT)["scale"].decay and not Bias().weights(IN, OUT)["bias"].decay
 
 
-@pytest.mark.parametrize("make", [lambda: Bottleneck(4), lambda: LoRA(2, slices=((0, 3),)), IA3, Bias])
+@pytest.mark.parametrize(
+    "make", [lambda: Bottleneck(4), lambda: LoRA(2, slices=((0, 3),)), IA3, Bias, lambda: Weight((4,), "scale", ones)]
+)
 def test_settings_are_values(make):
     """Equal ones are one key, and nobody changes another's."""
     assert len({make(), make()}) == 1

@@ -215,6 +215,8 @@ def test_config_round_trip(adaptation):
         (lambda: Bottleneck(2.5), "bottleneck size = 2.5: expected a whole number"),
         (lambda: LoRA(-1), "LoRA rank = -1"),
         (lambda: LoRA(dropout=1.0), r"dropout = 1.0: expected a number from 0 up to, not including, 1"),
+        (lambda: Bottleneck(dropout=1.0), r"dropout = 1.0: expected a number from 0 up to, not including, 1"),
+        (lambda: LoRA(init="zero"), "init 'zero' is not known; expected one of identity, reference"),
         (lambda: Bottleneck(init="zero"), "init 'zero' is not known; expected one of identity, reference"),
         (lambda: Bottleneck(activation="gelo"), "Did you mean 'gelu'"),
         (lambda: LoRA(slices=((4, 2),)).weights(IN, OUT), r"slice \(4, 2\) does not fit.*0..8"),

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA
-from adamix_lab.core.sites import find_head, find_sites, new_head
+from adamix_lab.core.sites import ARCHITECTURES, find_head, find_sites, new_head
 from adamix_lab.models.model import attach, detach
 
 every_family = pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -62,6 +62,18 @@ def test_ia3_sites_follow_its_form():
     assert all("output.dense" in path for path in attach(tiny.bert(), IA3(feedforward=True)).sites)
     assert all("attention.self" in path for path in attach(tiny.bert(), IA3()).sites)
     assert all("output.dense" in path for path in attach(tiny.bert(), Bias()).sites)
+
+
+def test_what_is_promised_of_architectures():
+    def having(what):
+        return {kind for kind, known in ARCHITECTURES.items() if getattr(known, what)}
+
+    encoders = {"bert", "roberta", "electra", "xlm-roberta", "camembert"}
+    decoders = {"gpt2", "llama", "mistral", "qwen2", "qwen3"}
+    assert having("fans_out") == encoders | decoders | {"distilbert"}  # several routes share what lies below them
+    assert having("cut") == encoders | {"distilbert"}  # the last block works for one position
+    assert having("prompts") == encoders | decoders  # prompt and prefix tuning
+    assert having("adapters") == {"bert", "roberta", "electra", "deberta-v2", "distilbert", "gpt2", "llama"}  # exports
 
 
 def test_any_other_model_by_pattern():
