@@ -120,7 +120,7 @@ def test_merging_is_never_cached():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"experts": 0}, "experts = 0: expected a whole number of at least 1"),
+        ({"experts": 0}, "experts = 0: expected a whole number from 1 to 1,024"),
         ({"experts": -2}, "experts = -2"),
         ({"experts": 2.0}, "experts = 2.0: expected a whole number"),
         (
