@@ -109,7 +109,7 @@ def test_the_wheel_holds_what_is_read_and_no_solution(built):
 def test_from_an_empty_folder_without_network(python, tmp_path):
     done = run(python, "-m", "adamix_lab", "doctor", folder=tmp_path)
     assert "embedded task 'aspects'" in done.stdout and "36 shipped sets of experts" in done.stdout, done.stderr
-    assert "_data" in done.stdout and str(ROOT) not in done.stdout
+    assert "_data" in done.stdout and str(ROOT / "data") not in done.stdout
     copy = "from pathlib import Path; from adamix_lab.cli.main import copy_lessons; copy_lessons(Path('lessons'))"
     assert run(python, "-c", copy, folder=tmp_path).returncode == 0
     assert len(list((tmp_path / "lessons").glob("*.ipynb"))) == 9
