@@ -238,7 +238,7 @@ def nonnegative(name: str, value: Any) -> float:
     """A number of at least 0. YAML reads 1e-3 as a string: that is taken as the number it means."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if isinstance(value, bool) or not (number >= 0 and math.isfinite(number)):
         raise LabError(f"{name} = {value!r}: expected a number of at least 0.")

@@ -296,7 +296,10 @@ def _whole(value: Any) -> int | None:
 def _number(value: Any) -> float | None:
     if isinstance(value, str):
         return float(value) if NUMBER.fullmatch(value) else None
-    return float(value) if not isinstance(value, bool) else None
+    try:
+        return float(value) if not isinstance(value, bool) else None
+    except OverflowError:
+        raise LabError(f"Label {str(value)[:20]}... is larger than any float: expected a number. Scale it.") from None
 
 
 def _score(value: Any, where: str, bounds: tuple[float, float] | None) -> float:

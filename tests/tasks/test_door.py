@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from adamix_lab.core.errors import LabError
 from adamix_lab.tasks.loading import load_task
 from adamix_lab.tasks.tasks import Task
 
@@ -505,3 +506,10 @@ def test_a_report_says_what_misleads():
     assert "whose text is trained on, too" in report
     report = str(load_task([{"text": "", "label": label} for label in ["Yes", "yes", "no"] * 4]).report)
     assert "Rows without any text: 12." in report and "differ in capitals alone: 'Yes', 'yes'." in report
+
+
+def test_a_whole_number_that_no_float_holds_is_refused():
+    rows = [{"text": f"a {n}", "label": float(n)} for n in range(20)]
+    for kind in (None, "numbers"):
+        with pytest.raises(LabError, match=r"Label 10000000000000000000\.\.\. is larger than any float"):
+            load_task([*rows[:3], {"text": "b", "label": 10**400}, *rows[3:]], kind=kind)
