@@ -15,6 +15,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = "AdaMix Lab"
 html_copy_source = html_show_sphinx = False
+html_show_search_summary = False  # it fetches pages, which browsers refuse for files on a disk
 html_static_path = ["docs/static"]
 html_css_files = ["site.css"]
 
