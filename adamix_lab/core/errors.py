@@ -58,10 +58,10 @@ def check_experts(value: object, what: str = "experts") -> None:
 def finite(what: str, value: Any, least: float = -math.inf) -> None:
     """Refuses what is no finite number of at least `least`."""
     try:
-        fits = isinstance(value, Real) and math.isfinite(value) and value >= least
+        fits = isinstance(value, Real) and math.isfinite(value)
     except OverflowError:  # a whole number that no float holds
         fits = False
-    if not fits:
+    if not fits or value < least:
         at_least = "" if least == -math.inf else f" of at least {least:g}"
         raise LabError(f"{what} = {value!r}: expected a number{at_least}.")
 
