@@ -1,239 +1,273 @@
-"""Lesson 06: the embedded notices, slot coverage, a search with a route a step, the explorer, the checks."""
+"""Lesson 04: drawn routes against the exact marginal, the sampler, doubt, checks."""
 
-import importlib.util
-import json
-import subprocess
-import sys
-from dataclasses import replace
+import math
 
 import close
 import pytest
 import tiny
-import tiny_generation
+import tiny_answers
+import tiny_task
 import torch
 from makers import load_maker
+from tiny_task import one_thread  # noqa: F401
 
-from adamix_lab.core.adaptations import LoRA
-from adamix_lab.generation import shipped
-from adamix_lab.generation.decoding import Decoding, a_route_each, generate_texts, one_route, search
-from adamix_lab.generation.tasks import coverage, load_generation_task, realised, slots_of
-from adamix_lab.lessons.checks.beyond import check_coverage, check_prefix_labels
-from adamix_lab.models.model import attach
-from adamix_lab.tasks.tasks import data_root
+pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
-TASK, TOKENIZER = tiny_generation.task(), tiny_generation.tokenizer()
-END = TOKENIZER.eos_token_id
+from adamix_lab.analysis.calibration import auroc
+from adamix_lab.analysis.posterior import every_route, fix_batches, merged_sample
+from adamix_lab.lessons import posterior
+from adamix_lab.lessons.checks.merging import check_marginal, check_split
+from adamix_lab.lessons.posterior import (
+    MOST,
+    PICKS,
+    asker,
+    bayes_weights,
+    calibrations,
+    converging,
+    draw_convergence,
+    draw_pulling,
+    estimates,
+    merge_distance,
+    picks,
+    pulled,
+    pulling,
+    risks,
+    route_distance,
+    route_sampler,
+    sampled,
+    smallest,
+    worth_elsewhere,
+)
+from adamix_lab.models.model import load_trained, trained_tensors
+from adamix_lab.training.shipped import load_twin as shipped
 
-
-def writer(seed=0):
-    mixture = attach(tiny_generation.decoder(), LoRA(rank=2), experts=4, share="B", seed=seed)
-    return tiny.shake(mixture).eval()
-
-
-def prompt(source):
-    return [*TOKENIZER(source, add_special_tokens=False)["input_ids"], END]
-
-
-# -- the data -----------------------------------------------------------------------------------------------
-
-
-def test_the_notices_are_what_their_generator_makes():
-    folder = data_root() / "notices"
-    done = subprocess.run([sys.executable, str(folder / "generate.py"), "--check"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    spec = importlib.util.spec_from_file_location("notices", folder / "generate.py")
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    train, test = (
-        [json.loads(line) for line in (folder / f"{part}.jsonl").read_text(encoding="utf-8").splitlines()]
-        for part in ("train", "test")
-    )
-    assert not {row["source"] for row in train} & {row["source"] for row in test}
-    for row in train + test:
-        slots = slots_of(row["source"])
-        assert 4 <= len(slots) <= 6 and all(realised(row["target"], slots).values()), row
-        pair = slots["event"], slots["place"]
-        assert (pair in made.held_out()) == (row["test_category"] == "held out")
-    assert {row["test_category"] for row in train} == {"seen"}
-    values = [value for listed in made.SLOTS.values() for value in listed.split()]
-    forms = " ".join(made.FORMS).lower().split()
-    assert len(set(values)) == len(values) and not {value.lower() for value in values} & set(forms)
+TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
+measured = load_maker("results/effects")
 
 
-def test_the_notices_load_by_name():
-    task = load_generation_task("notices")
-    assert len(task.train) == 2400 and len(task.evaluation) == 80
-    assert {len(row["references"]) for row in task.evaluation} == {4}
-    assert [row["group"] for row in task.evaluation].count("held out") == 40
-    with pytest.raises(ValueError, match=r"'notice' is not known.*notices"):
-        load_generation_task("notice")
+def mixture(seed=0):
+    return tiny.shake(tiny_task.mixture(experts=4, blocks=(-2, -1)), seed=seed + 1).eval()
 
 
-# -- coverage -----------------------------------------------------------------------------------------------
+# -- distances ----------------------------------------------------------------------------------------------
 
 
-def test_coverage_counts_whole_words_once():
-    slots = {"event": "race", "host": "king"}
-    assert realised("Asking for a RACE, a race.", slots) == {"event": True, "host": False}
-    assert coverage(["a race of the king", ""], ["event: race, host: king"] * 2) == [1.0, 0.0]
+def test_distances_are_differences_of_probability_for_two_classes():
+    answers = tiny_answers.answers(30)
+    p = answers.routes[..., 1].exp()
+    expected = (p - p.mean(1, keepdim=True)).abs().mean(1)
+    close.assert_close(route_distance(answers), expected)
+    expected_of_merge = (answers.merged[:, 1].exp() - p.mean(1)).abs()
+    close.assert_close(merge_distance(answers), expected_of_merge)
+    table = converging(answers, draws=400)
+    assert abs(table["error"].iloc[0] - float(expected.mean())) < 0.01  # one route, drawn 400 times
+    assert estimates(answers, 4, draws=3).shape == (3, 30, 2)
 
 
-@pytest.mark.parametrize("source", ["", "event", "event: ", "event: race, event: play", "event: race, the park"])
-def test_sources_that_are_no_meanings_are_refused(source):
-    with pytest.raises(ValueError, match=r"expected (slots and values|each slot once)|like event: race"):
-        slots_of(source)
+def test_pulled_experts_keep_their_merge_and_end_in_it():
+    model = mixture()
+    trained = {name: tensor.clone() for name, tensor in trained_tensors(model).items()}
+    fixed = fix_batches(model, TASK, TOKENIZER, batch_size=8)
+    merged, spread = merged_sample(fixed).logits, []
+    for share in (1.0, 0.5, 0.0):
+        load_trained(model, pulled(trained, share))
+        close.assert_close(merged_sample(fixed).logits, merged)
+        routes = every_route(fixed).logits
+        spread.append(float((routes - routes.mean(1, keepdim=True)).abs().max()))
+    assert spread[0] > spread[1] > 1e-3
+    close.assert_close(spread[2], 0.0, scale=float(merged.abs().max()))
 
 
-def test_coverage_asks_for_a_text_each():
-    with pytest.raises(ValueError, match="a text each"):
-        coverage(["a"], [])
+def test_pulling_is_a_row_a_share(monkeypatch):
+    monkeypatch.setattr(posterior, "load_twin", lambda twin, seed: (mixture(seed), TOKENIZER))
+    monkeypatch.setattr(posterior, "load_task", lambda name: TASK)
+    table = pulling("adamix", 0, (1.0, 0.25), rows=10)
+    assert list(table["share"]) == [1.0, 0.25] and (table["route"].diff().iloc[1:] < 0).all()
+    picture = draw_pulling(table, "tiny")
+    assert "share 0.25" in picture.alt and f"worth {table['worth'].iloc[0]:.1f}" in picture.alt
 
 
-# -- search -------------------------------------------------------------------------------------------------
+def test_the_picture_of_convergence_tells_seeds_and_prediction():
+    runs = {"a": [converging(tiny_answers.answers(40, seed=s), 20) for s in range(3)]}
+    runs["b"] = runs["a"]
+    picture = draw_convergence(runs, 0.0)
+    assert "3 seeds" in picture.alt and "You predicted 0 routes" in picture.alt
+    assert "No prediction" in draw_convergence(runs).alt
+    assert len(picture.figure.axes) == 2
 
 
-@pytest.mark.parametrize("strategy", ["merged", "fixed-1"])
-def test_a_held_route_writes_what_transformers_writes(strategy):
-    mixture = writer()
-    settings = Decoding(beams=1, no_repeat=0, new_tokens=8, batch_size=1)
-    for source, expected in zip(
-        TASK.sources, generate_texts(mixture, TASK.sources, TOKENIZER, settings, strategy), strict=True
-    ):
-        route = None if strategy == "merged" else mixture.space.fixed(1)
-        tokens = search(mixture, prompt(source), END, one_route(route), new_tokens=8).tokens
-        assert TOKENIZER.decode(tokens).strip().split("\n")[0].strip() == expected
+def test_bayes_weighs_by_likelihood():
+    answers = tiny_answers.answers(50)
+    likelihood = (-answers.loss.double()).exp().prod(0)
+    close.assert_close(bayes_weights(answers, slice(None)), likelihood / likelihood.sum(), close.DOUBLE)
+    close.assert_close(bayes_weights(answers, slice(0)), torch.full((16,), 1 / 16, dtype=torch.double), close.DOUBLE)
 
 
-def test_more_beams_never_score_lower_where_all_are_kept():
-    mixture, found = writer(), []
-    for beams in (1, 3):
-        best = search(mixture, prompt(TASK.sources[0]), END, one_route(None), beams, new_tokens=3)
-        found.append(best.score)
-    assert found[1] >= found[0] - close.REORDERED.share * abs(found[0])
+def test_runs_elsewhere_are_read_from_the_committed_tables(monkeypatch, tmp_path):
+    table = worth_elsewhere()
+    assert len(table) == 3 and (table["worth"] > 1).all() and (table["mutual information"] < 0.01).all()
+    monkeypatch.setattr(posterior, "data_root", lambda: tmp_path)
+    with pytest.raises(FileNotFoundError, match="adamix-lab posterior"):
+        worth_elsewhere()
 
 
-def test_the_score_is_the_mean_log_probability_of_what_was_written():
-    mixture = writer()
-    start = prompt(TASK.sources[0])
-    best = search(mixture, start, END, one_route(None), beams=2, new_tokens=4)
-    written = best.tokens if len(best.tokens) == 4 else [*best.tokens, END]
+# -- measures -----------------------------------------------------------------------------------------------
+
+
+def test_losses_and_noticing_against_plain_recomputation():
+    answers = tiny_answers.answers(200, noise=3.0)
+    p = answers.routes.double().exp()
+    picked = answers.labels[:, None]
+    exact = -p.mean(1).gather(1, picked).log().squeeze(1)
+    drawn, all_routes = measured.exact_minus_drawn(answers, 1).mean(), (exact - answers.loss.mean(1)).mean()
+    assert float(drawn) == pytest.approx(float(all_routes), abs=0.05)  # one draw for each of 200 rows
+    logits = p.log().mean(1).log_softmax(-1).gather(1, picked).squeeze(1)
+    difference = measured.logits_minus_probabilities(answers)
+    close.assert_close(difference, -logits - exact, scale=float(exact.max()))
+    wrong = p.mean(1).argmax(-1) != answers.labels
+    doubt = measured.doubt(answers, "entropy")
+    assert float(measured.noticing(answers, "entropy").mean()) == pytest.approx(auroc(doubt[~wrong], doubt[wrong]))
+    assert measured.bayes_minus_uniform(answers).shape == (200,)
+
+
+def test_overconfidence_has_a_sign():
+    sure = torch.tensor([[0.9, 0.1], [0.9, 0.1]]).log()
+    close.assert_close(measured.overconfidence(sure, torch.tensor([0, 1])), [-0.1, 0.9], close.ROUNDED)
+
+
+def test_every_measure_of_the_lesson_is_in_the_committed_table():
+    from adamix_lab.lessons.effects import effects_table
+
+    told = {row["effect"] for row in effects_table("04").rows}
+    assert told == set(measured.measures_of("04"))
+
+
+# -- the sampler --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def models():
+    return {"one": (mixture(0), TOKENIZER), "other": (mixture(1), TOKENIZER)}
+
+
+def test_a_sentence_is_answered_by_every_route_and_once(models):
+    ask = asker(models, TASK)
+    routes, merged = ask("one", "w1 w5 w9")
+    assert routes.shape == (16, 3) and merged.shape == (3,)
+    assert ask("one", "w1 w5 w9")[0] is routes
+    model, batch = models["one"][0], TOKENIZER(["w1 w5 w9"], return_tensors="pt")
     with torch.no_grad():
-        log_p = mixture(input_ids=torch.tensor([[*start, *written]])).logits[0].log_softmax(-1)
-    rows = range(len(start) - 1, len(start) + len(written) - 1)
-    close.assert_close(best.score, float(log_p[list(rows), written].mean()))
+        for number, route in enumerate(model.space.enumerate()):
+            logits = model(selection=route, **batch).logits[0]
+            close.assert_close(routes[number], logits.log_softmax(-1))
+        close.assert_close(merged, model(**batch).logits[0].log_softmax(-1))
 
 
-def test_a_route_for_each_step_is_a_route_for_each_token_of_one_pass():
-    mixture = writer()
-    start, route_at = prompt(TASK.sources[0]), a_route_each(mixture.space, 5)
-    tokens = search(mixture, start, END, route_at, new_tokens=5).tokens[:4]
-    routes = torch.stack([route_at(0)] * len(start) + [route_at(n + 1) for n in range(len(tokens))])[None]
-    with torch.no_grad():
-        logits = mixture(input_ids=torch.tensor([[*start, *tokens]]), selection=routes).logits[0]
-    assert logits[len(start) - 1 : -1].argmax(-1).tolist()[: len(tokens)] == tokens
-    assert torch.equal(route_at(3), a_route_each(mixture.space, 5)(3))
+def of(p, merged, size):
+    log_p = torch.stack([1 - p, p], -1).log()
+    known = log_p, torch.tensor([1 - merged, merged]).log()
+    return sampled(lambda experts, sentence: known, ("no", "yes"), "x", size, "made up")
 
 
-def test_what_does_not_fit_the_search_is_told():
-    mixture = writer()
-    with pytest.raises(ValueError, match="beams = 0"):
-        search(mixture, [1], END, one_route(None), beams=0)
-    with pytest.raises(ValueError, match="prompt is empty"):
-        search(mixture, [], END, one_route(None), new_tokens=4)
+def test_averages_nest_and_the_smallest_size_is_found():
+    p = torch.linspace(0.1, 0.9, 16)
+    state = of(p, 0.6, 3)
+    assert state.exact == pytest.approx(0.5) and state.averages.shape == (PICKS, MOST)
+    close.assert_close(state.averages[7, 2], p[picks(16)[7, :3]].mean(), close.ROUNDED)
+    size = smallest(state)
+    assert state.nearer[size - 1] >= 0.95 and (state.nearer[: size - 1] < 0.95).all()
+    assert smallest(of(p, 0.5, 3)) is None  # nothing is nearer than the exact value itself
+    assert smallest(of(torch.full((16,), 0.5), 0.9, 1)) == 1
+    whole, own = of(torch.tensor([0.01, 0.99] * 8), 0.5, 1).doubt
+    close.assert_close(whole, math.log(2))
+    assert whole - own > 0.6
 
 
-# -- what is shipped ----------------------------------------------------------------------------------------
-
-
-def test_missing_writers_name_the_command(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"data/generators/make\.py"):
-        shipped.load_writer(folder=tmp_path)
-    with pytest.raises(ValueError, match="adamx"):
-        shipped.place_of("adamx")
-
-
-def test_writers_are_made_once_and_described(tmp_path, monkeypatch):
-    task = load_generation_task("notices")
-    few = replace(task, train=task.train[:8], evaluation=task.evaluation[:3])
-    short = {"STRATEGIES": ("merged", "fixed-0", "random", "anew"), "BEAMS": (1, 2), "EXPLORED": 2, "NEW_TOKENS": 6}
-    monkeypatch.setattr(shipped, "NEW_TOKENS", short["NEW_TOKENS"])
-    maker = load_maker("generators")
-    short["GREEDY"] = replace(maker.GREEDY, new_tokens=6)
-    for name, value in {**short, "load_generation_task": lambda name: few}.items():
-        monkeypatch.setattr(maker, name, value)
-    said = []
-    maker.make(tmp_path, seeds=(0,), steps=1, say=said.append)
-    maker.make(tmp_path, seeds=(0,), steps=1, say=said.append)
-    assert len(said) == 2 and said[0] == said[1] and "merged" in said[0]
-    mixture, tokenizer = shipped.load_writer(folder=tmp_path)
-    texts, explored = shipped.load_texts(folder=tmp_path), shipped.load_explored(folder=tmp_path)
-    assert {len(each) for each in texts.values()} == {3} and set(texts) == set(short["STRATEGIES"])
-    assert set(explored) == set(shipped.ROUTES) and explored["merged"].keys() == {"1", "2"}
-    for strategy, seed in (("anew", 1), ("fixed-0", 0)):
-        assert shipped.write_one(mixture, few.sources[1], tokenizer, strategy, seed=seed) == texts[strategy][1]
-    card = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert "1 steps of 8 pairs" in card and "| anew |" in card and str(tmp_path) not in card
-
-
-def test_the_card_is_what_the_notes_give():
-    maker, folder = load_maker("generators"), data_root() / "generators"
-    assert maker.card(folder, load_generation_task(maker.TASK)) == (folder / "README.md").read_text(encoding="utf-8")
-
-
-def test_the_shipped_writer_writes_what_is_stored():
-    mixture, tokenizer = shipped.load_writer()
-    task, texts = load_generation_task("notices"), shipped.load_texts()
-    for n in (0, 50):
-        assert shipped.write_one(mixture, task.sources[n], tokenizer, "merged") == texts["merged"][n]
-        assert shipped.write_one(mixture, task.sources[n], tokenizer, "anew", seed=n) == texts["anew"][n]
-    assert set(texts) == set(shipped.STRATEGIES) and {len(each) for each in texts.values()} == {80}
-
-
-def test_the_explorer_is_driven():
-    pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
-    from adamix_lab.lessons.generation import decoding_explorer, inputs, written
-
-    widget = decoding_explorer()
-    assert widget.last_error is None
-    before = widget.picture.alt
+def test_the_sampler_is_driven(models):
+    widget = route_sampler(models, TASK, sentence="w1 w2 w3")
+    assert widget.last_error is None and "one, T = 1" in widget.text and "all 16 routes" in widget.text
     widget.press("Show me")
-    assert widget.picture.alt != before and "Chosen: expert 1, 1 beam" in widget.picture.alt
-    for number, route, beams in ((1, "fixed-0", 1), (10, "anew", 4), (5, "merged", 4)):
-        widget.set(number=number, route=route, beams=beams)
-        state = written(number, route, beams)
-        assert inputs()[number - 1] in widget.text and f"{100 * state.share:.0f} % of the slots" in widget.text
-    with pytest.raises(ValueError, match=r"beams = 3: expected one of 1, 4"):
-        widget.set(beams=3)
+    assert widget.state["size"] >= 1 and "E[H]" in widget.text and "MI" in widget.text
+    before, image = widget.picture.alt, widget.image.value
+    widget.set(size=64, experts="other")
+    assert widget.last_error is None and "other, T = 64" in widget.text and widget.picture.alt != before
+    assert widget.image.value != image
+    field = widget.box.children[1]
+    for bad, told in (("", "sentence is empty"), ("   ", "sentence is empty"), ("w1 " * 100, "at most 200")):
+        field.value = bad
+        assert told in widget.text
+    field.value = "unheard of: ☃"
+    assert widget.last_error is None
+    widget.set(size=1)
+    assert widget.seconds["compute"] < 0.5  # 2 ms on a free core: the routes are known
+
+
+def test_the_shipped_sentence_has_a_number_to_reach():
+    from adamix_lab.lessons.posterior import SENTENCE
+    from adamix_lab.tasks.loading import load_task
+
+    task = load_task("aspects")
+    state = sampled(asker({"AdaMix": shipped("adamix")}, task), task.classes, SENTENCE, 1, "AdaMix")
+    assert 2 <= smallest(state) <= 20 and state.doubt[0] - state.doubt[1] > 0.1
+
+
+# -- calibration and risk -----------------------------------------------------------------------------------
+
+
+def test_calibration_and_risk_are_told():
+    runs = [tiny_answers.answers(100, seed=s) for s in range(2)]
+    table = calibrations(runs)
+    assert table.shape == (2, 6) and ((table >= 0) & (table <= 100)).all(axis=None)
+    assert "merged, by entropy" in risks(runs[0]).alt
 
 
 # -- checks -------------------------------------------------------------------------------------------------
 
 
-def labels_of(source, target, sep, end):
-    return [-100] * (len(source) + 1) + [*target, end]
+def average(logits):
+    return logits.softmax(-1).mean(1)
 
 
-def covered(text, slots):
-    words = "".join(c if c.isalnum() else " " for c in text.lower()).split()
-    return sum(value.lower() in words for value in slots.values()) / len(slots)
+def split(p):
+    mean = p.mean(1)
+    whole, own = -(mean * mean.log()).sum(-1), -(p * p.log()).sum(-1).mean(1)
+    return whole, own, whole - own
 
 
 def test_right_answers_pass(capsys):
-    check_prefix_labels(labels_of)
-    check_coverage(covered)
+    check_marginal(average)
+    check_split(split)
     assert capsys.readouterr().out.count("right") == 2
 
 
+def bits(p):
+    return tuple(part / math.log(2) for part in split(p))
+
+
 WRONG = {
-    "source": (check_prefix_labels, lambda s, t, sep, end: [*s, sep, *t, end], "source is learned"),
-    "separator": (check_prefix_labels, lambda s, t, sep, end: [-100] * len(s) + [sep, *t, end], "separator is counted"),
-    "late": (check_prefix_labels, lambda s, t, sep, end: [-100] * (len(s) + 2) + [*t[1:], end], "first token"),
-    "shifted": (check_prefix_labels, lambda s, t, sep, end: [-100] * len(s) + [*t, end, -100], "shifts them again"),
-    "endless": (check_prefix_labels, lambda s, t, sep, end: [-100] * (len(s) + 1) + [*t, -100], "never stop"),
-    "short": (check_prefix_labels, lambda s, t, sep, end: [*t, end], "for each of the"),
-    "inside": (check_coverage, lambda x, s: sum(v.lower() in x.lower() for v in s.values()) / len(s), "whole words"),
-    "marks": (check_coverage, lambda x, s: sum(v.lower() in x.lower().split() for v in s.values()) / 4, "marks cut"),
-    "percent": (check_coverage, lambda x, s: 100 * covered(x, s), "percentage"),
+    "logits": (check_marginal, lambda z: z.mean(1).softmax(-1), "logits were averaged"),
+    "no softmax": (check_marginal, lambda z: z.mean(1), "take each route's softmax"),
+    "logs": (check_marginal, lambda z: z.log_softmax(-1).mean(1), "averaged log-probabilities"),
+    "log of the average": (check_marginal, lambda z: average(z).log(), "These are log-probabilities"),
+    "a vote": (
+        check_marginal,
+        lambda z: torch.nn.functional.one_hot(z.argmax(-1), z.shape[-1]).float().mean(1),
+        "a vote",
+    ),
+    "sum": (check_marginal, lambda z: z.softmax(-1).sum(1), "take the mean"),
+    "over routes": (check_marginal, lambda z: z.softmax(1).mean(1), "softmax ran over the routes"),
+    "one route": (check_marginal, lambda z: z.softmax(-1)[:, 0], "one route alone"),
+    "over rows": (check_marginal, lambda z: z.softmax(-1).mean(0), "Which axis is averaged"),
+    "bits": (check_split, bits, "in bits"),
+    "no doubt of the routes": (check_split, lambda p: (split(p)[1], split(p)[1], 0 * split(p)[1]), "average first"),
+    "the entropy twice": (check_split, lambda p: (split(p)[0], split(p)[0], 0 * split(p)[0]), "each route's entropy"),
+    "one route speaks": (
+        check_split,
+        lambda p: (split(p)[0], -(p * p.log()).sum(-1)[:, 0], split(p)[2]),
+        "one route's",
+    ),
+    "the wrong way round": (check_split, lambda p: (*split(p)[:2], -split(p)[2]), "sign"),
+    "two values": (check_split, lambda p: split(p)[:2], "three tensors"),
 }
 
 
