@@ -1,4 +1,4 @@
-"""Lesson 06: what shipped writers wrote under one route, a new route for every token, and merged; the explorer."""
+"""Lesson 09: what shipped writers wrote under one route, a new route for every token, and merged; the explorer."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def _cell(column: int, row: int, height: int = 1, **how: Any) -> Rectangle:
 
 
 def decoding_explorer() -> Explorer:
-    """The widget of lesson 06, over texts that were written beforehand."""
+    """The widget of lesson 09, over texts that were written beforehand."""
     routes = tuple(load_explored())
     return Explorer(
         "Decoding explorer",

@@ -1,4 +1,4 @@
-"""Lesson 04: the average over drawn routes on its way to the average over all of them, beside the merge.
+"""Lesson 06: the average over drawn routes on its way to the average over all of them, beside the merge.
 
 The twins have 16 routes, so the exact marginal (Eq. 7) is a mean over what all of them answer.
 """
@@ -214,7 +214,7 @@ def draw_pulling(table: DataFrame, name: str) -> Picture:
     return Picture(figure, f"Distance to the average over all routes as experts of {name} are pulled together. {told}.")
 
 
-# -- lesson 04's widget: a sampler of routes on a sentence of the learner's, beside the exact average and the merge
+# -- lesson 06's widget: a sampler of routes on a sentence of the learner's, beside the exact average and the merge
 # A sentence's routes are computed once, by the tree, and kept; what moves under the slider is arithmetic on them.
 
 
@@ -353,7 +353,7 @@ def _draw_distances(ax: Any, state: Sampled) -> None:
 
 
 def route_sampler(models: Mapping[str, tuple[MixtureModel, Any]], task: Task, sentence: str = SENTENCE) -> Explorer:
-    """The widget of lesson 04.
+    """The widget of lesson 06.
 
     models: (mixture, tokenizer) by the name that the learner sees; the first one is shown at the start.
     """
@@ -376,7 +376,7 @@ def route_sampler(models: Mapping[str, tuple[MixtureModel, Any]], task: Task, se
     )
 
 
-# -- lesson 04, further: calibration of routes, their average and the merge; acting on doubt -----------------
+# -- lesson 06, further: calibration of routes, their average and the merge; acting on doubt -----------------
 
 
 def calibrations(runs: Sequence[Answers]) -> DataFrame:

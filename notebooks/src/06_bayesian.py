@@ -11,7 +11,7 @@
 # ---
 
 # %% [markdown]
-# # 04 · Routes as random variables: how Bayesian is it?
+# # 06 · Routes as random variables: how Bayesian is it?
 #
 # A route is drawn, so an answer is a random variable. Afterwards you will be able to
 #
@@ -81,7 +81,7 @@ for T in (1, 4, 16):
 order = torch.randperm(len(answers.labels), generator=torch.Generator().manual_seed(1))
 largest = {n: float(bayes_weights(answers, order[:n]).max()) for n in (0, 10, 100, 500, 996)}
 print("the largest of 16 weights, by rows seen:", {n: round(weight, 2) for n, weight in largest.items()})
-effects_table("04", "Bayes")
+effects_table("06", "Bayes")
 
 # %% [markdown]
 # With data the weights leave 1/16 behind: that is what makes a posterior one. Whether it answers other rows better is
@@ -102,7 +102,7 @@ tables = {label: [converging(load_answers(name, seed), DRAWS) for seed in range(
 draw_convergence(tables, prediction.value)
 
 # %%
-effects_table("04", "one drawn route")
+effects_table("06", "one drawn route")
 
 # %% [markdown]
 # None. The smallest T that beats the merge is 1, for both, on each of three seeds. For adapters trained apart that is
@@ -130,7 +130,7 @@ pulled = pulling("adamix", seed=0, shares=(1, 1 / 2, 1 / 4, 1 / 8), rows=ROWS)
 draw_pulling(pulled, "AdaMix, seed 0")
 
 # %%
-effects_table("04", "pulled")
+effects_table("06", "pulled")
 
 # %% [markdown]
 # The merge's own distance falls, an effect at each share. Whether it then lies below one route's is not settled: it
@@ -149,7 +149,7 @@ worth_elsewhere()[["one route", "merge", "worth", "mutual information"]].round(4
 # none.
 
 # %%
-effects_table("04", "doubt of all routes")
+effects_table("06", "doubt of all routes")
 
 # %% [markdown]
 # Nearly all of AdaMix's doubt is its routes' own. Adapters trained apart doubt less, and a larger part of it is
@@ -196,7 +196,7 @@ attempt(check_split, split)
 # The paper's ensemble averages logits. A sure route then pulls harder. The loss of all 16, one way minus the other:
 
 # %%
-effects_table("04", "logits averaged")
+effects_table("06", "logits averaged")
 
 # %% [markdown]
 # For AdaMix a null result. For adapters trained apart logits have the lower loss: that Eq. 7 averages probabilities
@@ -215,7 +215,7 @@ calibrations([load_answers("adamix", seed) for seed in range(3)]).round(1)
 # The error has no sign. The difference has one; averaging makes an answer less sure than its parts:
 
 # %%
-effects_table("04", "confidence minus accuracy")
+effects_table("06", "confidence minus accuracy")
 
 # %% [markdown]
 # ## Further: answer only what is sure
@@ -232,7 +232,7 @@ risks(answers)
 # that such a row is in more doubt than an ordinary one, 0.5 if it tells nothing.
 
 # %%
-effects_table("04", "AUROC")
+effects_table("06", "AUROC")
 
 # %%
 worth_elsewhere()[["AUROC by entropy", "AUROC by mutual information"]].round(2)

@@ -11,7 +11,7 @@
 # ---
 
 # %% [markdown]
-# # 06 · Generation: which route writes?
+# # 09 · Generation: which route writes?
 #
 # A text is many decisions, one a token. Does each of them take a route of its own? Afterwards you will be able to
 #
@@ -127,7 +127,7 @@ figure, ax, alt = draw_coverage()
 Picture(figure, prediction.mark(ax, alt, axis="y"))
 
 # %%
-effects_table("06")
+effects_table("09")
 
 # %% [markdown]
 # Null results, all of the comparisons: on this task the slots are not told to depend on the route, nor on holding it.

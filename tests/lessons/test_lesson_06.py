@@ -1,4 +1,4 @@
-"""Lesson 04: drawn routes against the exact marginal, the sampler, doubt, checks."""
+"""Lesson 06: drawn routes against the exact marginal, the sampler, doubt, checks."""
 
 import math
 
@@ -138,8 +138,8 @@ def test_overconfidence_has_a_sign():
 def test_every_measure_of_the_lesson_is_in_the_committed_table():
     from adamix_lab.lessons.effects import effects_table
 
-    told = {row["effect"] for row in effects_table("04").rows}
-    assert told == set(measured.measures_of("04"))
+    told = {row["effect"] for row in effects_table("06").rows}
+    assert told == set(measured.measures_of("06"))
 
 
 # -- the sampler --------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Lesson 06: the embedded notices, slot coverage, a search with a route a step, the explorer, the checks."""
+"""Lesson 09: the embedded notices, slot coverage, a search with a route a step, the explorer, the checks."""
 
 import importlib.util
 import json

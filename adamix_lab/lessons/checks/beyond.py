@@ -1,4 +1,4 @@
-"""Lessons 06 to 08: texts to write, runs to compare, an adaptation of one's own and other libraries."""
+"""Lessons 07 to 09: runs to compare, an adaptation of one's own and other libraries, texts to write."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from adamix_lab.core.mixture import declared_weights
 from adamix_lab.core.routing import generator_for
 from adamix_lab.lessons.checks.telling import call, close, compare, match, number, passed, same, several, wrong
 
-# -- lesson 06: labels behind a masked prefix, and the slots that a text realises ----------------------------------
+# -- lesson 09: labels behind a masked prefix, and the slots that a text realises ----------------------------------
 
 
 IGNORED = -100

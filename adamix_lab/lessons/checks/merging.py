@@ -95,7 +95,7 @@ def _same_function(came: Expert, expert: Expert, generator: torch.Generator) -> 
         wrong("up_bias", "unchanged", "changed", "It belongs to outputs, not to units.")
 
 
-# -- lesson 04: the average over routes, and which part of the doubt is about the route ----------------------------
+# -- lesson 06: the average over routes, and which part of the doubt is about the route ----------------------------
 
 
 def check_marginal(average: Callable[[Tensor], Tensor]) -> None:

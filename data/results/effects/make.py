@@ -335,7 +335,7 @@ def _merged_right(fixed: FixedBatches, mixture: MixtureModel, tensors: dict[str,
     return (merged_sample(fixed).logits[:, 0].argmax(-1) == fixed.labels).float()
 
 
-# -- 04: the merge against drawn routes, averages, Bayes' weights, doubt and calibration ------------------
+# -- 06: the merge against drawn routes, averages, Bayes' weights, doubt and calibration ------------------
 
 SHARES = {"1": 1.0, "1/2": 0.5, "1/4": 0.25, "1/8": 0.125}
 
@@ -430,7 +430,7 @@ def rise(faces: Faces, toward: bool) -> Tensor:
     return (faces.toward_rise() if toward else faces.random_rise()).mean(1)
 
 
-# -- 06: slot coverage of shipped writers under ways of decoding, paired by source ------------------------
+# -- 09: slot coverage of shipped writers under ways of decoding, paired by source ------------------------
 
 
 def coverage_by(strategy: str, seed: int) -> Tensor:

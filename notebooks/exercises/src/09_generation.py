@@ -11,7 +11,7 @@
 # ---
 
 # %% [markdown]
-# # Exercises 06 · Generation
+# # Exercises 09 · Generation
 #
 # Put your answers where `raise NotImplementedError()` stands, and run the cells below each of them. Some tests are run
 # only when your notebook is graded. Nothing here trains, and nothing needs the network.
