@@ -18,7 +18,7 @@ from adamix_lab.core.errors import LabError, one_of
 from adamix_lab.core.files import read_tensors, require_file, write_tensors
 from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.tasks import Task, data_root
-from adamix_lab.training.shipped import SEEDS, TWINS
+from adamix_lab.training.shipped import CELLS, SEEDS, SENTENCE_SEEDS, TWINS
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,15 @@ class Answers:
         return -self.merged.gather(-1, self.labels[:, None]).squeeze(-1)
 
     @property
+    def experts(self) -> Tensor:
+        """The expert at each site, `[routes, sites]`: of a shared side there is one only, tied sides have the same."""
+        return self.index.amax(-1)
+
+    @property
     def fixed(self) -> Tensor:
         """The numbers of the routes that take one expert everywhere, `[M]`: expert 0, 1, ..."""
-        down = self.index[:, :, 0]
-        return torch.stack([(down == expert).all(1).nonzero()[0, 0] for expert in range(int(down.max()) + 1)])
+        number = int(self.experts.max()) + 1
+        return torch.stack([(self.experts == expert).all(1).nonzero()[0, 0] for expert in range(number)])
 
 
 def answers_of(mixture: MixtureModel, task: Task, tokenizer: object, rows: int | None = None) -> Answers:
@@ -107,17 +112,23 @@ GRID = {0: "no-consistency", 1: "adamix", 10: "weight-10", 100: "weight-100"}  #
 RUNS = (*TWINS, "weight-10", "weight-100")
 
 
-def place_of(name: str, seed: int, folder: Path | None = None) -> Path:
-    """The file of a run: `data/lessons/answers/adamix-seed0.safetensors`. Raises ValueError for an unknown run."""
-    one_of("Run", name, RUNS)
-    return (folder or data_root() / "lessons" / "answers") / f"{name}-seed{seed}.safetensors"
+def place_of(name: str, seed: int, folder: Path | None = None, data: str = "aspects") -> Path:
+    """The file of a run: `data/lessons/answers/adamix-seed0.safetensors`, of other rows in a folder of their name.
 
-
-@lru_cache(maxsize=64)
-def load_answers(name: str, seed: int = 0, folder: Path | None = None) -> Answers:
-    """The answers of a run to all evaluation rows.
-
-    Raises ValueError for an unknown run, FileNotFoundError where its file is not there.
+    data: what was learned, as in `load_twin`. Raises ValueError for an unknown run or data.
     """
-    expected = f"answers of seeds {', '.join(map(str, SEEDS))}. `python data/lessons/make.py runs` makes them."
-    return read_answers(require_file(place_of(name, seed, folder), expected))
+    one_of("data", data, ("aspects", *CELLS))
+    one_of("Run", name, CELLS.get(data, RUNS))
+    root = folder or data_root() / "lessons" / "answers"
+    return (root if data == "aspects" else root / data) / f"{name}-seed{seed}.safetensors"
+
+
+@lru_cache(maxsize=256)
+def load_answers(name: str, seed: int = 0, folder: Path | None = None, data: str = "aspects") -> Answers:
+    """The answers of a run to all evaluation rows, of "noisy" and "clean" to the thousand `fresh` ones.
+
+    Raises ValueError for an unknown run or data, FileNotFoundError where its file is not there.
+    """
+    seeds, maker = (SEEDS, "lessons/make.py runs") if data == "aspects" else (SENTENCE_SEEDS, "experts/sentences.py")
+    expected = f"answers of seeds {', '.join(map(str, seeds))}. `python data/{maker}` makes them."
+    return read_answers(require_file(place_of(name, seed, folder, data), expected))

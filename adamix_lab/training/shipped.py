@@ -1,11 +1,14 @@
-"""Four twins on the embedded task, shipped so that nobody must train first: AdaMix and three controls.
+"""Trained experts, shipped so that nobody must train first, on two sets of rows.
 
-What differs is one thing at a time:
+"aspects", made-up sentences: AdaMix and three controls. What differs is one thing at a time:
 
 - "adamix": shared up-projection, consistency 1;
 - "no-consistency": the same without the second view;
 - "unshared-tied": nothing shared, down i always with up i, no consistency;
 - "apart": four single adapters trained one by one from one start of the head, then put side by side (heads averaged).
+
+"noisy", 400 sentences of `subjectivity` whose labels are wrong in a quarter of the cases, and "clean", the same with
+all labels right: AdaMix and what it has to be told from, `LEARNERS`, with one seed for rows, wrong labels and training.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from adamix_lab.core.objective import Consistency
 from adamix_lab.models.model import MixtureModel, attach
 from adamix_lab.models.saving import load, read_config
 from adamix_lab.tasks.backbones import load_backbone
+from adamix_lab.tasks.loading import load_task
 from adamix_lab.tasks.tasks import Task, data_root
 from adamix_lab.training.recipe import Recipe
 
@@ -30,6 +34,7 @@ BLOCKS = (-2, -1)
 ADAPTATION = Bottleneck(16)
 STAGES = {"early": 0.1, "middle": 0.4, "late": 1.0}  # shares of the steps
 SEEDS = (0, 1, 2)
+SENTENCE_SEEDS = tuple(range(20, 30))
 
 # Chosen once on a slice of the training rows (data/aspects/README.md has the search), the same for every twin.
 RECIPE = Recipe(
@@ -62,24 +67,69 @@ TWINS = {
     "apart": Twin(None, tied=True, consistency=0.0, together=False),
 }
 
+# Chosen before any of them was trained: the rate, steps and rows of data/grids/tour.yaml, for every learner.
+SENTENCES = Recipe(steps=300, lr=2e-3, batch_size=16, max_length=64, dev_fraction=0.0, cache_prefix=True)
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What sets a learner on sentences apart: how it is trained, and the mixture's own settings.
+
+    Attributes:
+        method: of `adamix_lab.baselines`; "apart" trains single adapters one by one.
+        share, tied, consistency: of a mixture.
+        steps: of each single adapter. AdaMix's 300 steps of two passes are those of four adapters of 150 steps.
+        one_start: the single adapters begin with the same weights.
+    """
+
+    method: str = "adamix"
+    share: str | None = "up"
+    tied: bool = False
+    consistency: float = 1.0
+    steps: int = 300
+    one_start: bool = False
+
+
+LEARNERS = {
+    "single": Learner("single"),
+    "slow-swa": Learner("slow-swa"),
+    "adamix": Learner(),
+    "down": Learner(share="down"),
+    "no-consistency": Learner(consistency=0.0),
+    "down-no-consistency": Learner(share="down", consistency=0.0),
+    "weight-10": Learner(consistency=10.0),
+    "weight-100": Learner(consistency=100.0),
+    "unshared-tied": Learner(share=None, tied=True),
+    "r-drop": Learner("r-drop"),
+    "apart": Learner("apart", steps=150),
+    "apart-same-start": Learner("apart", steps=150, one_start=True),
+    "apart-long": Learner("apart"),
+    "apart-same-start-long": Learner("apart", one_start=True),
+}
+CELLS = {"noisy": tuple(LEARNERS), "clean": ("single", "slow-swa", "adamix", "down")}  # who learns which rows
+
 
 def load_twin(
-    name: str = "adamix", seed: int = 0, stage: str = "late", folder: str | Path | None = None
+    name: str = "adamix", seed: int = 0, stage: str = "late", folder: str | Path | None = None, data: str = "aspects"
 ) -> tuple[MixtureModel, Any]:
-    """(mixture in evaluation mode, tokenizer) of a shipped twin on MiniLM.
+    """(mixture in evaluation mode, tokenizer) of shipped experts on MiniLM.
 
-    Raises ValueError for an unknown twin or stage, FileNotFoundError where the experts are not there.
+    data: the rows that they learned, "aspects", "noisy" or "clean"; the last two have one stage and seeds from 20 on.
+    Raises ValueError for an unknown name, stage or data, FileNotFoundError where the experts are not there.
 
     >>> mixture, tokenizer = load_twin("adamix", seed=0)
     >>> predict(mixture, tokenizer, "film : the staff was lovely, but the film was awful.").labels  # 0: negative
     ['0']
     """
-    one_of("Twin", name, TWINS)
+    one_of("data", data, ("aspects", *CELLS))
+    one_of("Twin", name, CELLS.get(data, TWINS))
     one_of("Stage", stage, STAGES)
-    place = Path(folder or data_root() / "experts") / name / f"seed{seed}" / stage
+    root = Path(folder or data_root() / "experts")
+    place = root / name / f"seed{seed}" / stage if data == "aspects" else root / data / name / f"seed{seed}"
     if not place.is_dir():
+        seeds = SEEDS if data == "aspects" else tuple(n for n in SENTENCE_SEEDS if place.with_name(f"seed{n}").is_dir())
         raise FileNotFoundError(
-            f"{place} is not there: expected shipped experts of seeds {SEEDS}. data/experts/make.py makes them."
+            f"{place} is not there: expected shipped experts of seeds {seeds}. data/experts/make.py makes them."
         )
     return load_saved(place)[:2]
 
@@ -90,11 +140,18 @@ def twin_recipe(twin: Twin, seed: int, steps: int | None = None) -> Recipe:
     return replace(RECIPE, seed=seed, steps=steps or RECIPE.steps, consistency=consistency)
 
 
+def sentences(cell: str, seed: int) -> Task:
+    """400 sentences to learn from, of "noisy" a quarter with another label, and 1,000 fresh ones to be judged on."""
+    one_of("data", cell, CELLS)
+    noise = 0.25 if cell == "noisy" else 0.0
+    return load_task("subjectivity", rows=400, seed=seed, label_noise=noise, part="fresh")
+
+
 def untrained_mixture(
     task: Task, experts: int, share: str | None, seed: int, tied: bool = False
 ) -> tuple[MixtureModel, Any]:
     """MiniLM with untrained experts in the top two blocks; the head starts alike for every seed of one task."""
-    model, tokenizer = load_backbone("minilm", num_labels=task.num_labels)
+    model, tokenizer = load_backbone("minilm", num_labels=task.num_labels, pooling="cls")
     return attach(model, ADAPTATION, experts, share, blocks=BLOCKS, seed=seed, tied=tied), tokenizer
 
 
