@@ -109,7 +109,7 @@ def read_answers(path: Path) -> Answers:
 
 
 GRID = {0: "no-consistency", 1: "adamix", 10: "weight-10", 100: "weight-100"}  # weight of consistency: the run's name
-RUNS = (*TWINS, "weight-10", "weight-100")
+RUNS = (*TWINS, "down", "weight-10", "weight-100")
 
 
 def place_of(name: str, seed: int, folder: Path | None = None, data: str = "aspects") -> Path:

@@ -66,6 +66,7 @@ TWINS = {
     "unshared-tied": Twin(None, tied=True, consistency=0.0),
     "apart": Twin(None, tied=True, consistency=0.0, together=False),
 }
+DOWN = Twin("down", tied=False, consistency=1.0)  # its answers are shipped, not its weights
 
 # Chosen before any of them was trained: the rate, steps and rows of data/grids/tour.yaml, for every learner.
 SENTENCES = Recipe(steps=300, lr=2e-3, batch_size=16, max_length=64, dev_fraction=0.0, cache_prefix=True)

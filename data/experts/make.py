@@ -2,6 +2,7 @@
 
     python data/experts/make.py
     python data/experts/make.py --out runs/experts --seeds 1 --steps 100
+    python data/experts/make.py --answers 10     # what twins of ten seeds, and of AdaMix with down shared, answer
 
 Twins that are there are left: the same command goes on with a killed one. The card (`README.md`) is written from the
 experts' own notes, when all seeds are there.
@@ -24,12 +25,23 @@ from adamix_lab import evaluate, load_task, save, train
 from adamix_lab.analysis.statistics import format_interval
 from adamix_lab.core.files import write_text
 from adamix_lab.core.merging import stack_experts
+from adamix_lab.lessons.answers import answers_of, place_of, write_answers
 from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.models.saving import CONFIG, read_config
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.doctor import device_name
 from adamix_lab.training.recipe import Recipe
-from adamix_lab.training.shipped import EXPERTS, RECIPE, SEEDS, STAGES, TWINS, twin_recipe, untrained_mixture
+from adamix_lab.training.shipped import (
+    DOWN,
+    EXPERTS,
+    RECIPE,
+    SEEDS,
+    STAGES,
+    TWINS,
+    Twin,
+    twin_recipe,
+    untrained_mixture,
+)
 
 STRATEGIES = (*(f"fixed-{n}" for n in range(EXPERTS)), "merged", "ensemble")
 CARD = Path(__file__).with_name("card.md")
@@ -48,7 +60,7 @@ def make(folder: Path, seeds: Sequence[int], steps: int | None = None, say: Call
             say(f"{name}, seed {seed}: already there")
             continue
         start = time.perf_counter()
-        mixture, tokenizer, stages, own = make_twin(name, seed, task, steps)
+        mixture, tokenizer, stages, own = make_twin(TWINS[name], seed, task, steps)
         seconds = round(time.perf_counter() - start, 1)
         for stage, tensors in stages.items():
             load_trained(mixture, {key: value.half().float() for key, value in tensors.items()})
@@ -63,13 +75,12 @@ def make(folder: Path, seeds: Sequence[int], steps: int | None = None, say: Call
 
 
 def make_twin(
-    name: str, seed: int, task: Task, steps: int | None = None
+    twin: Twin, seed: int, task: Task, steps: int | None = None
 ) -> tuple[MixtureModel, Any, Stages, dict[str, Results]]:
     """Trains one twin: the mixture, the tokenizer, the trained tensors at each stage, and what was found on the way.
 
     What is found: of adapters trained apart, by stage, what each gives with its own head ("own-0", ...).
     """
-    twin = TWINS[name]
     if twin.together:
         mixture, tokenizer = untrained_mixture(task, EXPERTS, twin.share, seed, twin.tied)
         return mixture, tokenizer, train_stages(mixture, task, tokenizer, twin_recipe(twin, seed, steps)), {}
@@ -84,6 +95,22 @@ def make_twin(
             singles[stage].append(tensors)
     mixture, tokenizer = untrained_mixture(task, EXPERTS, None, seed, twin.tied)
     return mixture, tokenizer, {stage: stack_experts(parts) for stage, parts in singles.items()}, own
+
+
+def make_answers(seeds: Sequence[int], steps: int | None = None, say: Callable[[str], None] = print) -> None:
+    """Trains what is not shipped and keeps what every route and the merge answer, for lessons; files there are left."""
+    task = load_task("aspects")
+    for seed, (name, twin) in itertools.product(seeds, (TWINS | {"down": DOWN}).items()):
+        place, start = place_of(name, seed), time.process_time()
+        if place.is_file():
+            continue
+        mixture, tokenizer, stages, _ = make_twin(twin, seed, task, steps)
+        load_trained(mixture, {key: value.half().float() for key, value in stages["late"].items()})
+        found = answers_of(mixture.eval(), task, tokenizer)
+        seconds = f"{time.process_time() - start:.0f}"
+        write_answers(place, found, {"run": name, "seed": str(seed), "seconds": seconds, "device": device_name()})
+        merged, experts = (100 * float(rows.mean()) for rows in (found.merged_right, found.right[:, found.fixed]))
+        say(f"{name}, seed {seed}: merged {merged:.1f}, experts {experts:.1f} ({seconds} s)")
 
 
 def train_stages(mixture: MixtureModel, task: Task, tokenizer: Any, recipe: Recipe) -> Stages:
@@ -147,9 +174,14 @@ def _mean(notes: Notes, each: str) -> float:
     return statistics.fmean(_percent(notes, f"{each}-{n}") for n in range(EXPERTS))
 
 
-def main(out: Path = Path(__file__).parent, seeds: int = len(SEEDS), steps: int | None = None) -> None:
-    """Twins of seeds 0, 1, ... and their card; --steps: fewer, for a trial."""
-    make(out, range(seeds), steps)
+def main(
+    out: Path = Path(__file__).parent, seeds: int = len(SEEDS), steps: int | None = None, answers: int = 0
+) -> None:
+    """Twins of seeds 0, 1, ... and their card; --steps: fewer, for a trial. --answers: of so many seeds, alone."""
+    if answers:
+        make_answers(range(answers), steps)
+    else:
+        make(out, range(seeds), steps)
 
 
 if __name__ == "__main__":
