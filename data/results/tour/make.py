@@ -1,6 +1,7 @@
 """The seeds that the tour sets its live one beside: ten times what `make tour` trains, by the same code.
 
     python data/results/tour/make.py            # goes on where it was stopped; about ten minutes a core
+    python data/results/tour/make.py --pooling mean --out data/results/tour/mean     # the same below the other head
 
 `seeds.csv`: of each line of the tour's table, in points (accuracy) and nats (loss), the mean over the rows by seed;
 `rows_own` and `rows_difference` are what the choice of rows adds to the variance of the mean over seeds, of the line
@@ -46,26 +47,34 @@ def seed_rows(found: Mapping[int, Sequence[Line]]) -> list[dict[str, Any]]:
     return rows
 
 
-def write(found: Mapping[int, Sequence[Line]], out: Path) -> None:
+def write(found: Mapping[int, Sequence[Line]], out: Path, pooling: str) -> None:
     """Writes both files."""
     rows, text = seed_rows(found), io.StringIO()
     table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     table.writeheader()
     table.writerows([{k: f"{v:.9g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows])
     write_text(out / "seeds.csv", text.getvalue())
-    date, settings = datetime.now(UTC).date().isoformat(), {run.key: vars(run) for run in shipped_grid("tour").runs}
-    record = {"command": "python data/results/tour/make.py", "date": date, "versions": versions(), "settings": settings}
+    date, settings = (
+        datetime.now(UTC).date().isoformat(),
+        {run.key: vars(run) for run in shipped_grid("tour", pooling=pooling).runs},
+    )
+    command = f"python data/results/tour/make.py --pooling {pooling}"
+    record = {"command": command, "date": date, "versions": versions(), "settings": settings}
     write_text(out / "record.json", json.dumps(record, indent=1) + "\n")
 
 
-def main(out: Annotated[Path, typer.Option()] = Path(__file__).parent, work: Path = Path("runs/tour-seeds")) -> None:
-    """Trains and judges what is left and writes both files."""
+def main(
+    out: Annotated[Path, typer.Option()] = Path(__file__).parent,
+    work: Path = Path("runs/tour-seeds"),
+    pooling: str = "cls",
+) -> None:
+    """Trains and judges what is left and writes both files. --pooling: what the head reads, as in `load_backbone`."""
     found = {}
     for seed in SEEDS:
         print(f"seed {seed}", flush=True)
-        learned = perform_seed(shipped_grid("tour", seed=seed).runs, work)
+        learned = perform_seed(shipped_grid("tour", seed=seed, pooling=pooling).runs, work)
         found[seed] = [line for model in learned.values() for line in model.lines]
-    write(found, out)
+    write(found, out, pooling)
 
 
 if __name__ == "__main__":
