@@ -47,7 +47,7 @@ def seed_rows(found: Mapping[int, Sequence[Line]]) -> list[dict[str, Any]]:
     return rows
 
 
-def write(found: Mapping[int, Sequence[Line]], out: Path, pooling: str) -> None:
+def write(found: Mapping[int, Sequence[Line]], out: Path, pooling: str = "cls") -> None:
     """Writes both files."""
     rows, text = seed_rows(found), io.StringIO()
     table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
