@@ -86,15 +86,15 @@ def save_figure(figure: Figure, path: Path, alt: str) -> Path:
     return path
 
 
-def panels(number: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure that belongs to no window, with so many panels side by side; as a cell's last value it is shown."""
+def panels(number: int, width: float, height: float, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure that belongs to no window, with panels side by side in each row; as a cell's last value it is shown."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     figure._repr_png_ = partial(png_of, figure)  # type: ignore[attr-defined]  # pyplot, if imported, shows it by itself
-    return figure, list(figure.subplots(1, number, squeeze=False)[0])
+    return figure, list(figure.subplots(rows, number, squeeze=False).flat)
 
 
 def new_figure(width: float = 8.0, height: float = 4.5) -> tuple[Figure, Axes]:

@@ -4,6 +4,7 @@ import csv
 import math
 import statistics
 import sys
+from collections import Counter
 
 import close
 import pytest
@@ -11,27 +12,54 @@ import tiny_answers
 import torch
 import typer
 from makers import DATA, load_maker
-from scipy.stats import t
 
+from adamix_lab.analysis.statistics import rows_variance, t_interval, verdict_of
 from adamix_lab.lessons.answers import load_answers
-from adamix_lab.lessons.effects import effects_table
+from adamix_lab.lessons.effects import draw_forest, effects_table, forest
 
 TABLES = DATA / "results" / "effects"
 maker, runs = load_maker("results/effects"), load_maker("lessons")
 
 
-def test_an_effect_has_intervals_over_rows_and_over_seeds():
-    values = {0: torch.tensor([1.0, 0.0, 1.0, 0.0]), 1: torch.tensor([1.0, 1.0, 1.0, 0.0]), 2: torch.ones(4)}
-    found = maker.measure_effect("one minus other", "points", values.__getitem__)
-    assert found.values == (50.0, 75.0, 100.0) and found.rows == 4
-    close.assert_close(found.over_rows[0], t.ppf(0.975, 3) * 100 * statistics.stdev([1, 0, 1, 0]) / 2, close.DOUBLE)
-    close.assert_close(found.half_width, t.ppf(0.975, 2) * 25 / math.sqrt(3), close.DOUBLE)
-    assert found.verdict == "effect" and found.row()["by_seed"] == "50.00 75.00 100.00"
-    assert (
-        maker.measure_effect("e", "nats", lambda seed: torch.tensor([0.1, -0.1]) * (seed - 1)).verdict == "null result"
-    )
+def measured(effect, unit, function, seeds=range(3), family=""):
+    return maker.measure_effect(effect, maker.Measure(unit, function, seeds, family))
+
+
+def test_an_effect_counts_seeds_and_rows():
+    rows = [torch.tensor([1.0, 0.0, 1.0, 0.0]), torch.tensor([1.0, 1.0, 1.0, 0.0]), torch.tensor([1.0, 0.0, 1.0, 0.0])]
+    found = measured("one minus other", "points", rows.__getitem__)
+    assert found.values == (50.0, 75.0, 50.0) and found.rows == 4
+    assert found.rows_error == round(math.sqrt(rows_variance(100 * torch.stack(rows).numpy())), 3)
+    judged = verdict_of(t_interval(found.values, found.rows_error**2), "points", 3)
+    row = found.row(3)
+    assert (row["low"], row["high"]) == (f"{judged.low:.3f}", f"{judged.high:.3f}")
+    assert row["verdict"] == "not shown" and row["by_seed"] == "50.000 75.000 50.000" and row["comparisons"] == "3"
     with pytest.raises(ValueError, match="unit 'metres' is not known"):
-        maker.measure_effect("e", "metres", values.__getitem__)
+        measured("e", "metres", rows.__getitem__)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(4.0, 6.0, "shown"), (-6.0, -4.0, "shown"), (0.2, 0.6, "alike"), (-0.4, 0.4, "alike"), (-3.0, 3.0, "not shown")],
+)
+def test_three_verdicts(low, high, verdict):
+    values = tuple(low + (high - low) * n / 9 for n in range(10))
+    row = maker.Effect("e", "points", values, 0.0, 9).row()
+    assert row["verdict"] == verdict and "are possible" in row["possible"]
+
+
+def test_the_more_are_judged_together_the_less_is_shown(tmp_path):
+    values, path = (0.5, 1.5, 2.5, 5.5, 1.5, 1.0, 2.0, -0.4), tmp_path / "x.csv"
+    effects = [maker.Effect(str(n), "points", values, 0.0, 9, family="many") for n in range(40)]
+    maker.write_effects(path, [*effects, maker.Effect("alone", "points", values, 0.0, 9, family="few")])
+    verdicts = {row["effect"]: row["verdict"] for row in csv.DictReader(path.open(encoding="utf-8"))}
+    assert verdicts.pop("alone") == "shown" and set(verdicts.values()) == {"not shown"}
+
+
+def test_rows_that_differ_from_seed_to_seed_count_whole():
+    rows = [torch.tensor([1.0, 0.0, 1.0, 0.0]).double(), torch.tensor([1.0, 0.0]).double()]
+    expected = statistics.fmean([statistics.variance([1, 0, 1, 0]) / 4, statistics.variance([1, 0]) / 2])
+    close.assert_close(maker.variance_over_rows(rows), expected, close.DOUBLE)
 
 
 def test_missing_seeds_are_left_out_and_counted_and_none_at_all_is_an_error():
@@ -40,10 +68,29 @@ def test_missing_seeds_are_left_out_and_counted_and_none_at_all_is_an_error():
             raise FileNotFoundError("run 1 is not there")
         return torch.tensor([1.0, 0.0])
 
-    found = maker.measure_effect("e", "points", only_first)
-    assert found.verdict == "one seed" and found.row()["seeds"] == "1" and found.row()["half_width"] == ""
+    row = measured("e", "points", only_first).row()
+    assert row["verdict"] == "not shown" and row["seeds"] == "1" and row["low"] == row["high"] == ""
+    assert row["possible"] == "one seed decides nothing"
     with pytest.raises(FileNotFoundError, match="run 1"):
-        maker.measure_effect("e", "points", only_first, seeds=(1,))
+        measured("e", "points", only_first, seeds=(1,))
+
+
+def test_effects_are_measured_again_by_their_words_and_the_others_stay(tmp_path):
+    path, calls = tmp_path / "x.csv", []
+
+    def counted(name):
+        return lambda seed: calls.append(name) or torch.tensor([1.0 * seed, 0.0, 1.0])
+
+    made = {name: maker.Measure("points", counted(name), range(2), "x") for name in ("merged", "alone")}
+    maker.make_table(path, made, say=lambda line: None)
+    first = path.read_text(encoding="utf-8")
+    maker.make_table(
+        path, {**made, "new": made["alone"]._replace(function=counted("new"))}, "merged", lambda line: None
+    )
+    assert calls == ["merged"] * 2 + ["alone"] * 2 + ["merged"] * 2 + ["new"] * 2
+    rows = list(csv.DictReader(path.open(encoding="utf-8")))
+    assert [row["comparisons"] for row in rows] == ["3"] * 3 and rows[1]["by_seed"] in first
+    assert float(rows[1]["high"]) > float(next(csv.DictReader(first.splitlines()))["high"])
 
 
 def test_the_gap_of_the_merge_is_against_the_mean_of_its_experts():
@@ -63,26 +110,23 @@ def test_the_gap_of_the_merge_is_against_the_mean_of_its_experts():
 def test_committed_tables_hold_every_effect(lesson):
     with (TABLES / f"{lesson}.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    columns = maker.Effect("", "points", (1.0,), (0.0,), 1, 0.0).row()
+    columns = maker.Effect("", "points", (1.0,), 0.0, 1).row()
     assert rows[0].keys() == columns.keys() and [row["effect"] for row in rows] == list(maker.measures_of(lesson))
-    for row in rows:
-        mean, values = float(row["mean"]), [float(value) for value in row["by_seed"].split()]
-        assert len(values) == int(row["seeds"]) and mean == pytest.approx(statistics.fmean(values), abs=0.011)
-        inside = row["half_width"] and abs(mean) <= float(row["half_width"])
-        assert row["verdict"] == ("one seed" if len(values) == 1 else "null result" if inside else "effect"), row[
-            "effect"
-        ]
+    sizes = Counter(row["family"] for row in rows)
+    for row in rows:  # verdicts are of the numbers beside them
+        found = maker.read_effect(row)
+        assert found.row(sizes[row["family"]]) == row and len(found.values) == int(row["seeds"])
 
 
 def test_a_committed_figure_is_what_is_measured_again():
-    unit, function = maker.measures_of("03")["apart: merged minus its experts alone"]
+    measure = maker.measures_of("03")["apart: merged minus its experts alone"]
     (row,) = effects_table("03", "apart: merged minus its experts alone", None).rows[:1]
-    assert maker.measure_effect(row["effect"], unit, function).row()["by_seed"] == row["by_seed"]
+    assert maker.measure_effect(row["effect"], measure).row()["by_seed"] == row["by_seed"]
 
 
 def test_a_table_is_shown_whole_and_missing_ones_are_told(tmp_path):
-    found = maker.measure_effects({"a & b": ("points", lambda seed: torch.rand(9))}, say=lambda line: None)
-    maker.write_effects(tmp_path / "01.csv", found)
+    made = {"a & b": maker.Measure("points", lambda seed: torch.rand(9), range(3))}
+    maker.make_table(tmp_path / "01.csv", made, say=lambda line: None)
     table = effects_table("01", "", tmp_path)
     assert "a & b: " in repr(table) and "<td>a &amp; b</td>" in table._repr_html_()
     with pytest.raises(ValueError, match="No effect of lesson 01 is about 'zebra'"):
@@ -93,8 +137,27 @@ def test_a_table_is_shown_whole_and_missing_ones_are_told(tmp_path):
         maker.measures_of("1")
 
 
+def a_row(effect, values, unit="points"):
+    return maker.Effect(effect, unit, values, 0.0, 9).row()
+
+
+def test_a_forest_tells_each_line_and_marks_verdicts():
+    rows = [a_row("a wins", (5.0, 6.0, 5.5)), a_row("b", (0.1, 0.2, 0.1)), a_row("c", (-9.0, 9.0, 4.0)),
+            a_row("one", (3.0,)), a_row("d, loss", (0.5, 0.6, 0.5), "nats")]  # fmt: skip
+    picture = draw_forest(rows)
+    points, nats = picture.figure.axes
+    assert "a wins: 5.500 points, shown" in picture.alt and "one seed decides nothing" in picture.alt
+    assert [text.get_text() for text in points.texts] == ["a wins", "b", "c", "one"] and len(nats.texts) == 1
+    legend = [text.get_text() for text in points.get_legend().get_texts()]
+    assert legend == ["too small to matter: ± 1 points", "shown", "alike", "not shown"]
+    assert picture._repr_mimebundle_()[0]["text/plain"] == picture.alt
+    with pytest.raises(ValueError, match="15 effects: expected 1 to 14"):
+        draw_forest(rows * 3)
+    assert "apart: merged minus its experts alone" in forest("03", "apart:").alt
+
+
 def test_the_command(tmp_path, monkeypatch, capsys):
-    made = {"x": ("points", lambda seed: torch.rand(5))}
+    made = {"x": maker.Measure("points", lambda seed: torch.rand(5))}
     monkeypatch.setattr(maker, "measures_of", lambda lesson: made)
     monkeypatch.setattr(sys, "argv", ["make.py", "00", "01", "--out", str(tmp_path), "--seeds", "2"])
     with pytest.raises(SystemExit):

@@ -226,7 +226,7 @@ def test_heights_are_drawn_from_the_table_with_the_prediction():
 def test_effects_are_measured_of_every_twin_and_pairs_are_chosen_on_other_rows(monkeypatch):
     monkeypatch.setattr(effects, "load_faces", made_up)
     measures = effects.measures_of("05")
-    assert all(function(0).dim() == 1 for _, function in measures.values())
+    assert all(each.function(0).dim() == 1 for each in measures.values())
     found = made_up("apart")
     lowest = effects.chosen_pair(found, highest=False)
     assert len(lowest) == 8

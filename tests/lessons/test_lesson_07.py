@@ -169,7 +169,7 @@ def test_the_measures_are_of_what_is_there(answered, monkeypatch):
     found = measures.measures_of("07")
     assert len(found) == 9 and all("at equal steps" in name for name in found)
     monkeypatch.setattr(measures, "open_results", lambda name: open_results(str(answered)))
-    unit, measure = found["mrpc, accuracy at equal steps: AdaMix minus single"]
+    unit, measure, *_ = found["mrpc, accuracy at equal steps: AdaMix minus single"]
     assert unit == "points" and set(measure(0).tolist()) <= {-1.0, 0.0, 1.0}
 
 
@@ -278,7 +278,7 @@ def test_the_main_picture_and_its_table(scores):
     assert "No prediction was entered" in draw_winners(scores, "rte").alt
     table = winners_table(compare(scores))
     assert table.loc["rte: AdaMix minus single", "fewest seeds"] == "1"
-    assert (table.loc[table["verdict"] == "null result", "fewest seeds"] == "not with these runs").all()
+    assert set(table["verdict"]) <= {"shown", "alike", "not shown"}
 
 
 # -- checks -------------------------------------------------------------------------------------------------

@@ -1,25 +1,29 @@
-"""Effect tables: what a lesson shows is measured on the shipped experts before the lesson is written.
+"""Effect tables: what a lesson shows is measured before the lesson is written.
 
-    python data/results/effects/make.py            # all lessons
+    python data/results/effects/make.py                          # all lessons
+    python data/results/effects/make.py 03 --about "merged"      # these effects, and those that the table lacks
     python data/results/effects/make.py 02 --seeds 1 --out runs/effects
 
 What is measured stands in `measures.yaml`; here are the scores. A measure gives one number a row of the evaluation set,
-for one seed: a difference paired by row, or what becomes one. Its mean has an interval over rows for each seed, and a
-t-interval over seeds. An effect that lies inside its interval over seeds is a null result here, and the lessons say so.
+for one seed: a difference paired by row, or what becomes one. Its interval counts seeds and rows, both of which could
+have been others, and is corrected for the effects of its family: those of its lesson, or of the `family` that its entry
+names. `adamix_lab.analysis.statistics` says what is shown, alike, or not shown.
 """
 
 from __future__ import annotations
 
+import csv
 import inspect
 import math
 import pkgutil
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -28,7 +32,7 @@ import yaml
 from torch import Tensor
 
 from adamix_lab.analysis.posterior import FixedBatches, fix_batches, marginal, merged_sample, uncertainty
-from adamix_lab.analysis.statistics import t_interval
+from adamix_lab.analysis.statistics import SMALLEST, rows_variance, t_interval, verdict_of
 from adamix_lab.core.errors import one_of, unknown
 from adamix_lab.core.files import write_text
 from adamix_lab.core.routing import generator_for
@@ -56,13 +60,21 @@ from adamix_lab.lessons.your_own import EXPERTS, fresh_loras, read_loras
 from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.tasks.loading import load_task
 from adamix_lab.training.evaluation import evaluate
-from adamix_lab.training.shipped import SEEDS, load_twin
+from adamix_lab.training.shipped import load_twin
 
 HERE = Path(__file__).resolve().parent
 LESSONS: dict[str, list[dict[str, Any]]] = yaml.safe_load((HERE / "measures.yaml").read_text(encoding="utf-8"))
-RESULT_SEEDS = range(5)  # of lesson 07's results
-Measure = Callable[[int], Tensor]  # seed -> [rows]
-Measures = dict[str, tuple[str, Measure]]  # effect: (unit, measure)
+ASPECTS, TEXTS, RESULTS = range(10), range(20, 30), range(5)  # seeds, where they are there
+DIGITS = {"points": 3, "nats": 5}  # as stored; verdicts are of the stored numbers
+
+
+class Measure(NamedTuple):
+    """How an effect is measured: a unit, from a seed to `[rows]`, which seeds, and a family that is judged together."""
+
+    unit: str
+    function: Callable[[int], Tensor]
+    seeds: Sequence[int] = ASPECTS
+    family: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,40 +83,26 @@ class Effect:
 
     Attributes:
         effect: in words: what minus what.
-        unit: "points" (of 100 rows), "nats", or "share".
+        unit: "points" (of 100 rows) or "nats".
         values: the mean over rows, one a seed.
-        over_rows: half of the 95 % interval over rows, one a seed.
+        rows_error: what the choice of rows adds to the mean's standard error (`rows_variance`'s root).
         rows: how many.
         seconds: the measurement took.
+        family: of effects that are judged together.
     """
 
     effect: str
     unit: str
     values: tuple[float, ...]
-    over_rows: tuple[float, ...]
+    rows_error: float
     rows: int
-    seconds: float
+    seconds: float = 0.0
+    family: str = ""
 
-    @property
-    def mean(self) -> float:
-        """Over seeds."""
-        return statistics.fmean(self.values)
-
-    @property
-    def half_width(self) -> float:
-        """Half of the 95 % t-interval over seeds."""
-        return t_interval(self.values).half_width
-
-    @property
-    def verdict(self) -> str:
-        """Whether the interval over seeds leaves 0 out: "effect", "null result", or "one seed"."""
-        if len(self.values) == 1:
-            return "one seed"
-        return "effect" if abs(self.mean) > self.half_width else "null result"
-
-    def row(self) -> dict[str, str]:
-        """The line as text."""
-        digits = 4 if self.unit == "nats" else 2
+    def row(self, comparisons: int = 1) -> dict[str, str]:
+        """The line as text, judged as one of so many comparisons; an interval is empty where it cannot be known."""
+        digits = DIGITS[self.unit]
+        judged = verdict_of(t_interval(self.values, self.rows_error**2), self.unit, comparisons)
 
         def listed(*values: float) -> str:
             return " ".join("" if math.isnan(value) else f"{value:.{digits}f}" for value in values)
@@ -112,65 +110,104 @@ class Effect:
         return {
             "effect": self.effect,
             "unit": self.unit,
-            "mean": listed(self.mean),
-            "half_width": listed(self.half_width),
-            "verdict": self.verdict,
+            "mean": listed(statistics.fmean(self.values)),
+            "low": listed(judged.low),
+            "high": listed(judged.high),
+            "verdict": judged.verdict,
+            "possible": judged.possible,
+            "family": self.family,
+            "comparisons": str(comparisons),
             "by_seed": listed(*self.values),
-            "half_width_over_rows": listed(*self.over_rows),
+            "rows_error": listed(self.rows_error),
             "seeds": str(len(self.values)),
             "rows": str(self.rows),
             "seconds": f"{self.seconds:.1f}",
         }
 
 
-def measure_effect(effect: str, unit: str, function: Measure, seeds: Sequence[int] = SEEDS) -> Effect:
-    """Runs one measure over seeds; points are shares times 100.
+def measure_effect(effect: str, measure: Measure) -> Effect:
+    """Runs one measure over its seeds; points are shares times 100.
 
     Seeds whose runs are not stored are left out, and the table says how many there were. Raises ValueError for an
     unknown unit, FileNotFoundError where no seed is there.
     """
-    one_of("unit", unit, ("points", "nats"))
-    start = time.perf_counter()
+    unit, start = measure.unit, time.perf_counter()
+    one_of("unit", unit, SMALLEST)
     found, missing = [], []
-    for seed in seeds:
+    for seed in measure.seeds:
         try:
-            found.append(function(seed).double() * (100.0 if unit == "points" else 1.0))
+            found.append(measure.function(seed).double() * (100.0 if unit == "points" else 1.0))
         except FileNotFoundError as error:
             missing.append(error)
     if missing and not found:
         raise missing[0]
-    means, widths = [float(rows.mean()) for rows in found], [t_interval(rows).half_width for rows in found]
-    return Effect(effect, unit, tuple(means), tuple(widths), len(found[-1]), time.perf_counter() - start)
+    values = tuple(round(float(rows.mean()), DIGITS[unit]) for rows in found)
+    error = round(math.sqrt(variance_over_rows(found)), DIGITS[unit])
+    return Effect(effect, unit, values, error, len(found[-1]), time.perf_counter() - start, measure.family)
 
 
-def measure_effects(
-    measures: Measures, seeds: Sequence[int] = SEEDS, say: Callable[[str], None] = print
-) -> list[Effect]:
-    """A lesson's measures, one after another."""
-    found = []
-    for effect, (unit, function) in measures.items():
-        found.append(measure_effect(effect, unit, function, seeds))
-        row = found[-1].row()
-        say(f"{effect}: {row['mean']} ± {row['half_width']} {unit}, {row['verdict']}")
-    return found
+def variance_over_rows(found: Sequence[Tensor]) -> float:
+    """`rows_variance` of seeds that answer the same rows `[rows]`.
+
+    Where rows differ in number (those that a seed's model answers wrongly), all of their spread counts.
+    """
+    if len({len(rows) for rows in found}) == 1:
+        return rows_variance(torch.stack(list(found)).numpy())
+    return statistics.fmean(float(rows.var()) / len(rows) for rows in found)
+
+
+def make_table(
+    path: Path, measures: Mapping[str, Measure], about: str = "", say: Callable[[str], None] = print
+) -> Path:
+    """Measures effects about some words and those that the table lacks, keeps the others, and judges all anew."""
+    kept, effects = read_effects(path) if about else {}, []
+    for effect, measure in measures.items():
+        there = kept.get(effect) if about not in effect else None
+        effects.append(replace(there, family=measure.family) if there else measure_effect(effect, measure))
+        say(f"{'kept' if there else 'measured'}: {effect}")
+    return write_effects(path, effects)
 
 
 def write_effects(path: Path, effects: Sequence[Effect]) -> Path:
-    """The table as CSV."""
-    table = pd.DataFrame([effect.row() for effect in effects])
+    """The table as CSV, each effect judged among those of its family."""
+    sizes = Counter(effect.family for effect in effects)
+    table = pd.DataFrame([effect.row(sizes[effect.family]) for effect in effects])
     write_text(path, table.to_csv(index=False, lineterminator="\n"))
     return path
+
+
+def read_effects(path: Path) -> dict[str, Effect]:
+    """What `write_effects` wrote, by effect; nothing where there is no table yet."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return {row["effect"]: read_effect(row) for row in csv.DictReader(lines)}
+
+
+def read_effect(row: Mapping[str, str]) -> Effect:
+    """A line of a table."""
+    values = tuple(map(float, row["by_seed"].split()))
+    rows, seconds = int(row["rows"]), float(row["seconds"])
+    return Effect(row["effect"], row["unit"], values, float(row["rows_error"]), rows, seconds, row["family"])
 
 
 # -- what is measured -------------------------------------------------------------------------------------
 
 
-def measures_of(lesson: str) -> Measures:
+def measures_of(lesson: str) -> dict[str, Measure]:
     """What is measured for a lesson ("00", "01", ...). Raises ValueError for an unknown one."""
     if lesson not in LESSONS:
         raise unknown("Lesson", lesson, LESSONS)
     entries = [entry for entry in repeated(LESSONS[lesson]) if "results" not in entry or is_shipped(entry)]
-    return {entry["effect"].format(**entry): (entry["unit"], measure_of(entry)) for entry in entries}
+    return {
+        entry["effect"].format(**entry): Measure(
+            entry["unit"], measure_of(entry), seeds_of(entry), entry.get("family", lesson)
+        )
+        for entry in entries
+    }
+
+
+def seeds_of(entry: Mapping[str, Any]) -> Sequence[int]:
+    """The seeds of what an entry measures; those that are not stored are left out later."""
+    return RESULTS if "results" in entry else TEXTS if "data" in entry else ASPECTS
 
 
 def repeated(entries: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -186,7 +223,7 @@ def is_shipped(entry: Mapping[str, Any]) -> bool:
     return is_run(entry["results"], entry["task"], entry["variant"], entry["budget"])
 
 
-def measure_of(entry: Mapping[str, Any]) -> Measure:
+def measure_of(entry: Mapping[str, Any]) -> Callable[[int], Tensor]:
     """An entry's score, less that with the fields of `minus` where it has them, row by row."""
     score = entry["score"]
     function = pkgutil.resolve_name(score) if ":" in score else globals()[score]
@@ -195,7 +232,7 @@ def measure_of(entry: Mapping[str, Any]) -> Measure:
     def scored(seed: int, fields: Mapping[str, Any]) -> Tensor:
         options = {name: fields[name] for name in parameters if name in fields}
         if parameters[0] == "answers":
-            options["answers"] = answers_under(fields["run"], seed, fields.get("share"))
+            options["answers"] = answers_under(fields["run"], seed, fields.get("share"), fields.get("data"))
         elif parameters[0] == "faces":
             options["faces"] = load_faces(fields["run"], seed)
         else:
@@ -210,8 +247,13 @@ def measure_of(entry: Mapping[str, Any]) -> Measure:
     return measure
 
 
-def answers_under(run: str, seed: int, share: str | None = None) -> Answers:
-    """What a run answers, its experts pulled to a share of their distance; "aligned" is trained apart, then aligned."""
+def answers_under(run: str, seed: int, share: str | None = None, data: str | None = None) -> Answers:
+    """What a run answers on "aspects" or other data, its experts pulled to a share of their distance.
+
+    On "aspects", "aligned" is trained apart, then aligned.
+    """
+    if data:
+        return load_answers(run, seed, data=data)
     if share:
         return pulled_runs(run, seed)[share]
     return aligned_answers(seed) if run == "aligned" else load_answers(run, seed)
@@ -532,19 +574,19 @@ def lora_score(kind: str, seed: int, way: str, unit: str) -> Tensor:
 # -- all lessons ------------------------------------------------------------------------------------------
 
 
-def seeds_of(lesson: str) -> int:
-    """How many seeds of what a lesson measures are shipped."""
-    return len(RESULT_SEEDS if lesson == "07" else SEEDS)
-
-
-def main(lessons: Annotated[list[str] | None, typer.Argument()] = None, out: Path = HERE, seeds: int = 0) -> None:
+def main(
+    lessons: Annotated[list[str] | None, typer.Argument()] = None, out: Path = HERE, seeds: int = 0, about: str = ""
+) -> None:
     """Effect tables of lessons 00, 01, ... (all of them where none is named).
 
-    --out: a folder, beside this file by default. --seeds: 0, 1, ..., as many as are shipped by default.
+    --out: a folder, beside this file by default. --seeds: at most so many, all that are shipped by default. --about:
+    measure effects whose names hold these words, and those that the table lacks; the others stay, judged anew.
     """
     for lesson in lessons or LESSONS:
-        numbers = range(seeds or seeds_of(lesson))
-        print(write_effects(out / f"{lesson}.csv", measure_effects(measures_of(lesson), numbers)))
+        measures = {
+            name: each._replace(seeds=each.seeds[: seeds or None]) for name, each in measures_of(lesson).items()
+        }
+        print(make_table(out / f"{lesson}.csv", measures, about))
 
 
 if __name__ == "__main__":
