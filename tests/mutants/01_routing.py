@@ -1,3 +1,27 @@
+# %% answer="layer" name="merging averages the answers" loses="layer-merge"
+def adapted(x, A, a, B, b, expert=None):
+    if expert is None:
+        return torch.stack([adapted(x, A, a, B, b, n) for n in range(len(A))]).mean(0)
+    return x + torch.nn.functional.gelu(x @ A[expert].T + a[expert]) @ B.T + b
+
+
+# %% answer="layer" name="the input is not added" loses="layer-expert layer-merge"
+def adapted(x, A, a, B, b, expert=None):
+    down, bias = (A.mean(0), a.mean(0)) if expert is None else (A[expert], a[expert])
+    return torch.nn.functional.gelu(x @ down.T + bias) @ B.T + b
+
+
+# %% answer="layer" name="the first expert serves always" loses="layer-expert layer-merge"
+def adapted(x, A, a, B, b, expert=None):
+    return x + torch.nn.functional.gelu(x @ A[0].T + a[0]) @ B.T + b
+
+
+# %% answer="layer" name="the biases are left out of the merge" loses="layer-merge"
+def adapted(x, A, a, B, b, expert=None):
+    down, bias = (A.mean(0), 0.0) if expert is None else (A[expert], a[expert])
+    return x + torch.nn.functional.gelu(x @ down.T + bias) @ B.T + b
+
+
 # %% answer="route" name="global random numbers, drawn on the way" loses="route-replay"
 def draw_route(counts, seed, step, view):
     counts = torch.tensor(counts)

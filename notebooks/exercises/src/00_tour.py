@@ -14,8 +14,8 @@
 # # Exercises 00 · The tour
 #
 # Put your answers where `raise NotImplementedError()` stands, and run the cells below each of them: they say at once
-# what does not fit yet. Some tests are run only when your notebook is graded. Nothing here trains, and nothing needs
-# the network.
+# what does not fit yet, and why. What is tested only when your notebook is graded is whether the work is your own.
+# Nothing here trains, and nothing needs the network.
 
 # %%
 import torch
@@ -50,14 +50,12 @@ assert trained == 42, f"One adapter of width 8 and size 2 has 16 + 2 + 16 + 8 we
 print("One adapter is counted rightly.")
 
 # %% check="count-mixture" points=2
-# These tests are run when your notebook is graded: several experts, several layers, with and without sharing.
-### BEGIN HIDDEN TESTS
 trained, merged = adapter_weights(d=384, r=16, M=4, L=2, share_up=True)
 assert merged == 25_376, f"{merged} weights left after merging: one adapter a layer is left, whatever M was."
 assert trained == 62_336, f"{trained} trained weights: M down-projections, and one up-projection that they share."
 trained, merged = adapter_weights(d=384, r=16, M=4, L=2, share_up=False)
 assert trained == 4 * 25_376 and merged == 25_376, "Without sharing, M whole adapters are trained."
-### END HIDDEN TESTS
+print("Several experts in several layers are counted rightly.")
 
 # %% [markdown]
 # ## 2 · An adapter that changes nothing yet
@@ -92,8 +90,6 @@ assert torch.equal(adapter(x, down, up), x), "At the start the adapter returns x
 print("The adapter starts as the identity.")
 
 # %% check="identity-learns" points=2
-# These tests are run when your notebook is graded: other weights, and whether the start can be left.
-### BEGIN HIDDEN TESTS
 g = torch.Generator().manual_seed(2)
 x, down, up = torch.randn(4, 8, generator=g), torch.randn(2, 8, generator=g), torch.randn(8, 2, generator=g)
 expected = x + torch.nn.functional.gelu(x @ down.T) @ up.T
@@ -102,7 +98,7 @@ down, up = (w.clone().requires_grad_() for w in start(8, 2, g))
 adapter(x, down, up).square().sum().backward()
 moved = [w.grad is not None and bool(w.grad.abs().max() > 0) for w in (down, up)]
 assert any(moved), "Both gradients are zero: from here nothing is ever learned. One of the matrices must not be zero."
-### END HIDDEN TESTS
+print("The start can be left.")
 
 # %% [markdown]
 # ## 3 · How sure is an accuracy?
@@ -132,16 +128,16 @@ assert abs(low - 0.404) < 0.005 and abs(high - 0.596) < 0.005, f"({low:.3f}, {hi
 print("An even share is right.")
 
 # %% check="interval-edges" points=2
-# These tests are run when your notebook is graded: other shares, and whose work it is.
-### BEGIN HIDDEN TESTS
-from adamix_lab.lessons.checks.telling import refuse_library
-
-refuse_library(interval)
 low, high = interval(1.0, 20)
 assert abs(low - 0.8389) < 1e-3 and abs(high - 1) < 1e-6, f"20 of 20 right: ({low:.3f}, {high:.3f}). It is not certain."
 low, high = interval(0.805, 400)
 assert abs(low - 0.7634) < 1e-3 and abs(high - 0.8409) < 1e-3, f"0.805 on 400 rows: ({low:.4f}, {high:.4f})."
+### BEGIN HIDDEN TESTS
+from adamix_lab.lessons.checks.telling import refuse_library
+
+refuse_library(interval)
 ### END HIDDEN TESTS
+print("Shares near the edges are right.")
 
 # %% [markdown]
 # ## 4 · Predict: which one is better?
