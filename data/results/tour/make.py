@@ -5,8 +5,9 @@
 
 `seeds.csv`: of each line of the tour's table, in points (accuracy) and nats (loss), the mean over the rows by seed;
 `rows_own` and `rows_difference` are what the choice of rows adds to the variance of the mean over seeds, of the line
-itself and of AdaMix merged minus it (`rows_variance` of `adamix_lab.analysis.statistics`). `record.json` has settings,
-versions and date.
+itself and of AdaMix merged minus it (`rows_variance` of `adamix_lab.analysis.statistics`). `looks.csv`: of each look on
+the way, every 25 steps, the loss on the training labels as given and the accuracy on the rows to be judged on, by seed.
+`record.json` has settings, versions and date.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import typer
 from adamix_lab.analysis.statistics import rows_variance
 from adamix_lab.core.files import write_text
 from adamix_lab.experiments.ablation import shipped_grid
+from adamix_lab.experiments.figures import Look
 from adamix_lab.experiments.tour import ADAMIX, DIGITS, Line, perform_seed
 from adamix_lab.training.doctor import versions
 
@@ -47,13 +49,28 @@ def seed_rows(found: Mapping[int, Sequence[Line]]) -> list[dict[str, Any]]:
     return rows
 
 
-def write(found: Mapping[int, Sequence[Line]], out: Path, pooling: str = "cls") -> None:
-    """Writes both files."""
-    rows, text = seed_rows(found), io.StringIO()
+def look_rows(found: Mapping[int, Mapping[str, Sequence[Look]]]) -> list[dict[str, Any]]:
+    """The rows of `looks.csv`, of each seed's looks by model."""
+    return [
+        {"model": name, "step": look["step"], "unit": unit} | {seed: found[seed][name][n][unit] for seed in found}
+        for name, looks in next(iter(found.values())).items()
+        for n, look in enumerate(looks)
+        for unit in ("loss", "accuracy")
+    ]
+
+
+def table_text(rows: Sequence[Mapping[Any, Any]], digits: int) -> str:
+    """Rows as CSV, floats to so many digits."""
+    text = io.StringIO()
     table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     table.writeheader()
-    table.writerows([{k: f"{v:.9g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows])
-    write_text(out / "seeds.csv", text.getvalue())
+    table.writerows([{k: f"{v:.{digits}g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows])
+    return text.getvalue()
+
+
+def write(found: Mapping[int, Sequence[Line]], out: Path, pooling: str = "cls") -> None:
+    """Writes the seeds and what they were."""
+    write_text(out / "seeds.csv", table_text(seed_rows(found), 9))
     date, settings = (
         datetime.now(UTC).date().isoformat(),
         {run.key: vars(run) for run in shipped_grid("tour", pooling=pooling).runs},
@@ -68,13 +85,15 @@ def main(
     work: Path = Path("runs/tour-seeds"),
     pooling: str = "cls",
 ) -> None:
-    """Trains and judges what is left and writes both files. --pooling: what the head reads, as in `load_backbone`."""
-    found = {}
+    """Trains and judges what is left and writes all files. --pooling: what the head reads, as in `load_backbone`."""
+    found, looks = {}, {}
     for seed in SEEDS:
         print(f"seed {seed}", flush=True)
         learned = perform_seed(shipped_grid("tour", seed=seed, pooling=pooling).runs, work)
         found[seed] = [line for model in learned.values() for line in model.lines]
+        looks[seed] = {name: model.looks for name, model in learned.items() if model.looks}
     write(found, out, pooling)
+    write_text(out / "looks.csv", table_text(look_rows(looks), 4))
 
 
 if __name__ == "__main__":
