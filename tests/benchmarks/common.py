@@ -24,7 +24,7 @@ from adamix_lab.training.doctor import versions
 from adamix_lab.training.optim import keep_freed_memory
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "data" / "results"
+RESULTS = ROOT / "data" / "results" / "costs"
 LESSONS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 

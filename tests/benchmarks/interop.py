@@ -1,6 +1,6 @@
 """Architectures x libraries: how far stock libraries' logits are from the mixture's, in several environments.
 
-    python tests/benchmarks/interop.py --environments adapters oldest --out data/results/interop.json
+    python tests/benchmarks/interop.py --environments adapters oldest --out data/results/costs/interop.json
     python tests/benchmarks/interop.py --quick      # the exports' own checks, in this environment alone
 
 Environments are made from tests/environments/NAME.txt (a package registry is needed once).

@@ -1,6 +1,6 @@
 """What an AdaMix of RoBERTa-large's shape weighs on disk, and how long it takes to save and load.
 
-    python tests/benchmarks/sizes.py --out data/results/sizes.json
+    python tests/benchmarks/sizes.py --out data/results/costs/sizes.json
     python tests/benchmarks/sizes.py --quick      # a small model
 
 Random weights; sizes depend on shapes alone. M = 4, bottleneck of 16 at every block, up shared, head of two classes, as
