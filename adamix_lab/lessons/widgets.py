@@ -20,6 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from adamix_lab.analysis.plots import Picture
 from adamix_lab.core.errors import LabError, unknown
+from adamix_lab.lessons.controls import Control
+from adamix_lab.lessons.controls import Number as Number
+from adamix_lab.lessons.controls import Steps as Steps
+from adamix_lab.lessons.controls import Words as Words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -261,105 +265,6 @@ def require_ipywidgets() -> Any:
             "without widgets work all the same."
         ) from error
     return ipywidgets
-
-
-# -- what a learner moves: a number, a step of a list, or words. Each slider has a named box beside it ---------------
-# A control is a description; `build` makes its ipywidgets. Sliders tell a screen reader their value but no name, so the
-# box beside a slider carries it, and takes the same values by keyboard.
-
-
-@dataclass(frozen=True)
-class Number:
-    """A slider and a number box that follow each other."""
-
-    name: str
-    label: str
-    low: float
-    high: float
-    step: float
-    start: float
-
-    @property
-    def whole(self) -> bool:
-        """Whether only whole numbers are meant."""
-        return all(float(value).is_integer() for value in (self.low, self.high, self.step, self.start))
-
-    def check(self, value: Any) -> Any:
-        """The value itself, or a ValueError in words."""
-        fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not fits or not self.low <= value <= self.high or (self.whole and not float(value).is_integer()):
-            kind = "a whole number" if self.whole else "a number"
-            raise LabError(f"{self.label} = {value!r}: expected {kind} from {self.low:g} to {self.high:g}.")
-        return int(value) if self.whole else float(value)
-
-    def build(self, w: Any, labels: str) -> tuple[Any, Any]:
-        """(what is shown, what holds `value`); w: ipywidgets, labels: the width of its label."""
-        slider_of, box_of = (w.IntSlider, w.BoundedIntText) if self.whole else (w.FloatSlider, w.BoundedFloatText)
-        cast: Callable[[float], float] = int if self.whole else float
-        limits = {"min": cast(self.low), "max": cast(self.high), "step": cast(self.step), "value": cast(self.start)}
-        slider = slider_of(**limits, continuous_update=False, readout=False, tooltip=self.label)
-        box = box_of(**limits, description=self.label, continuous_update=False, **_beside(labels))
-        w.link((slider, "value"), (box, "value"))
-        return w.HBox([box, slider]), slider
-
-
-@dataclass(frozen=True)
-class Steps:
-    """A slider over a short list of values, and a menu of the same."""
-
-    name: str
-    label: str
-    values: tuple[Any, ...]
-    start: Any
-
-    def check(self, value: Any) -> Any:
-        """The value itself, or a ValueError in words."""
-        if isinstance(value, bool) or value not in self.values:
-            raise LabError(f"{self.label} = {value!r}: expected one of {', '.join(map(str, self.values))}.")
-        return value
-
-    def build(self, w: Any, labels: str) -> tuple[Any, Any]:
-        """(what is shown, what holds `value`); w: ipywidgets, labels: the width of its label."""
-        options = [(str(value), value) for value in self.values]
-        slider = w.SelectionSlider(options=options, value=self.start, continuous_update=False, readout=False)
-        menu = w.Dropdown(options=options, value=self.start, description=self.label, **_beside(labels))
-        w.link((slider, "value"), (menu, "value"))
-        return w.HBox([menu, slider]), slider
-
-
-@dataclass(frozen=True)
-class Words:
-    """A line of text of the learner's own, at most so many characters; `what` it is, for messages."""
-
-    name: str
-    label: str
-    start: str
-    most: int = 200
-    what: str = "sentence"
-
-    def check(self, value: Any) -> Any:
-        """The text itself, or a ValueError in words."""
-        if not isinstance(value, str) or not value.strip():
-            raise LabError(f"{self.label} is empty: type a {self.what}, such as “{self.start}”.")
-        if len(value) > self.most:
-            raise LabError(
-                f"{self.label} has {len(value)} characters: at most {self.most} fit. Shorten the {self.what}."
-            )
-        return value
-
-    def build(self, w: Any, labels: str) -> tuple[Any, Any]:
-        """(what is shown, what holds `value`); w: ipywidgets, labels: the width of its label."""
-        box = w.Text(value=self.start, description=self.label, continuous_update=False, **_beside(labels))
-        box.layout.width = "95%"
-        return box, box
-
-
-Control = Number | Steps | Words
-
-
-def _beside(labels: str) -> dict[str, Any]:
-    """Style of a box: its label as wide as asked for, so that boxes below one another begin at one line."""
-    return {"style": {"description_width": labels}, "layout": {"width": f"calc({labels} + 9em)"}}
 
 
 def watch(holder: Any, act: Callable[[], None]) -> None:
