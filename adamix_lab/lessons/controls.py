@@ -1,4 +1,4 @@
-"""What a learner moves: a number, a step of a list, or words. Each slider has a named box beside it.
+"""What widgets are made of: what they say in words, and what a learner moves, a number, a step of a list, or words.
 
 A control is a description; `build` makes its ipywidgets. Sliders tell a screen reader their value but no name, so the
 box beside a slider carries it, and takes the same values by keyboard.
@@ -6,12 +6,74 @@ box beside a slider carries it, and takes the same values by keyboard.
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from adamix_lab.core.errors import LabError
+
+LOST = (
+    "The kernel behind this was restarted or has ended, so it no longer answers. In the menu choose Run, then "
+    "Run All Cells: that makes it anew."
+)
+STYLE = """<style>
+.adamix-lost { display: none; }
+.jupyter-widgets-disconnected .adamix-lost { display: block; font-weight: bold; }
+.adamix-picture img { max-width: 100%; height: auto; }
+</style>"""
+
+
+class Told:
+    """What a widget says in words: a live readout, and a text that stands for it where widgets cannot be shown."""
+
+    box: Any
+    readout: Any
+    text: str
+
+    @property
+    def plain(self) -> str:
+        """The text that stands for it."""
+        raise NotImplementedError
+
+    def _say(self, text: str) -> None:
+        self.text = text
+        self.readout.value = f'<div role="status" aria-live="polite">{html.escape(text)}</div>'
+
+    def _repr_mimebundle_(self, **more: Any) -> Any:
+        bundle = self.box._repr_mimebundle_(**more)
+        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
+        return {**data, "text/plain": self.plain}, metadata
+
+
+def heading(title: str, goal: str = "") -> str:
+    """A widget's head as HTML: its title, the goal, and what to do once its kernel is gone.
+
+    The last is hidden while the widget answers: JupyterLab marks widgets whose kernel was restarted with a class.
+    """
+    asked = f"<br>{html.escape(goal)}" if goal else ""
+    return f"{STYLE}<b>{html.escape(title)}</b>{asked}<div class='adamix-lost' role='alert'>{LOST}</div>"
+
+
+def require_ipywidgets() -> Any:
+    """The module, imported now. Raises ImportError that names the extra where it is missing."""
+    try:
+        import ipywidgets
+    except ImportError as error:
+        raise ImportError(
+            "ipywidgets is missing, which the lessons' widgets need: pip install 'adamix-lab[learn]'. The pictures "
+            "without widgets work all the same."
+        ) from error
+    return ipywidgets
+
+
+def watch(holder: Any, act: Callable[[], None]) -> None:
+    """Calls `act` whenever the control's value changes."""
+    holder.observe(lambda change: act(), "value")
+
+
+# -- what a learner moves ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

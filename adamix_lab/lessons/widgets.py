@@ -8,7 +8,6 @@ Whatever goes wrong is told in the readout, where the learner looks, and kept in
 
 from __future__ import annotations
 
-import html
 import json
 import math
 import time
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from adamix_lab.analysis.plots import Picture
 from adamix_lab.core.errors import LabError, unknown
-from adamix_lab.lessons.controls import Control
+from adamix_lab.lessons.controls import Control, Told, heading, require_ipywidgets, watch
 from adamix_lab.lessons.controls import Number as Number
 from adamix_lab.lessons.controls import Steps as Steps
 from adamix_lab.lessons.controls import Words as Words
@@ -31,16 +30,6 @@ if TYPE_CHECKING:
 
 State = dict[str, Any]
 
-LOST = (
-    "The kernel behind this was restarted or has ended, so it no longer answers. In the menu choose Run, then "
-    "Run All Cells: that makes it anew."
-)
-STYLE = """<style>
-.adamix-lost { display: none; }
-.jupyter-widgets-disconnected .adamix-lost { display: block; font-weight: bold; }
-.adamix-picture img { max-width: 100%; height: auto; }
-</style>"""
-
 
 @dataclass(frozen=True)
 class View:
@@ -48,28 +37,6 @@ class View:
 
     readout: str
     picture: Picture
-
-
-class Told:
-    """What a widget says in words: a live readout, and a text that stands for it where widgets cannot be shown."""
-
-    box: Any
-    readout: Any
-    text: str
-
-    @property
-    def plain(self) -> str:
-        """The text that stands for it."""
-        raise NotImplementedError
-
-    def _say(self, text: str) -> None:
-        self.text = text
-        self.readout.value = f'<div role="status" aria-live="polite">{html.escape(text)}</div>'
-
-    def _repr_mimebundle_(self, **more: Any) -> Any:
-        bundle = self.box._repr_mimebundle_(**more)
-        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
-        return {**data, "text/plain": self.plain}, metadata
 
 
 class Explorer(Told):
@@ -244,32 +211,6 @@ class Explorer(Told):
     def plain(self) -> str:
         """What stands where widgets cannot be shown."""
         return f"The widget “{self.title}”: run the cell to use it. {self.text}"
-
-
-def heading(title: str, goal: str = "") -> str:
-    """A widget's head as HTML: its title, the goal, and what to do once its kernel is gone.
-
-    The last is hidden while the widget answers: JupyterLab marks widgets whose kernel was restarted with a class.
-    """
-    asked = f"<br>{html.escape(goal)}" if goal else ""
-    return f"{STYLE}<b>{html.escape(title)}</b>{asked}<div class='adamix-lost' role='alert'>{LOST}</div>"
-
-
-def require_ipywidgets() -> Any:
-    """The module, imported now. Raises ImportError that names the extra where it is missing."""
-    try:
-        import ipywidgets
-    except ImportError as error:
-        raise ImportError(
-            "ipywidgets is missing, which the lessons' widgets need: pip install 'adamix-lab[learn]'. The pictures "
-            "without widgets work all the same."
-        ) from error
-    return ipywidgets
-
-
-def watch(holder: Any, act: Callable[[], None]) -> None:
-    """Calls `act` whenever the control's value changes."""
-    holder.observe(lambda change: act(), "value")
 
 
 # -- a prediction before a picture: the learner enters a number, and the picture then shows both ---------------------

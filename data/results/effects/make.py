@@ -142,8 +142,8 @@ def measure_effect(effect: str, measure: Measure) -> Effect:
     if missing and not found:
         raise missing[0]
     values = tuple(round(float(rows.mean()), DIGITS[unit]) for rows in found)
-    error = round(math.sqrt(variance_over_rows(found)), DIGITS[unit])
-    return Effect(effect, unit, values, error, len(found[-1]), time.perf_counter() - start, measure.family)
+    over_rows = round(math.sqrt(variance_over_rows(found)), DIGITS[unit])
+    return Effect(effect, unit, values, over_rows, len(found[-1]), time.perf_counter() - start, measure.family)
 
 
 def variance_over_rows(found: Sequence[Tensor]) -> float:
