@@ -78,7 +78,7 @@ def watch(holder: Any, act: Callable[[], None]) -> None:
 
 @dataclass(frozen=True)
 class Number:
-    """A slider and a number box that follow each other."""
+    """A slider and a number box that follow each other. live: the picture follows while the slider is dragged."""
 
     name: str
     label: str
@@ -86,6 +86,7 @@ class Number:
     high: float
     step: float
     start: float
+    live: bool = False
 
     @property
     def whole(self) -> bool:
@@ -105,7 +106,7 @@ class Number:
         slider_of, box_of = (w.IntSlider, w.BoundedIntText) if self.whole else (w.FloatSlider, w.BoundedFloatText)
         cast: Callable[[float], float] = int if self.whole else float
         limits = {"min": cast(self.low), "max": cast(self.high), "step": cast(self.step), "value": cast(self.start)}
-        slider = slider_of(**limits, continuous_update=False, readout=False, tooltip=self.label)
+        slider = slider_of(**limits, continuous_update=self.live, readout=False, tooltip=self.label)
         box = box_of(**limits, description=self.label, continuous_update=False, **_beside(labels))
         w.link((slider, "value"), (box, "value"))
         return w.HBox([box, slider]), slider

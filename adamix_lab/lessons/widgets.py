@@ -8,6 +8,7 @@ Whatever goes wrong is told in the readout, where the learner looks, and kept in
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import time
@@ -213,53 +214,195 @@ class Explorer(Told):
         return f"The widget “{self.title}”: run the cell to use it. {self.text}"
 
 
-# -- a prediction before a picture: the learner enters a number, and the picture then shows both ---------------------
+# -- a prediction before a result: a number, or an answer and how sure the learner is of it ---------------------------
 
 
 class Prediction(Told):
-    """A box for one number.
+    """A question that is answered before its result is seen: by a number, or by one of some answers and a probability.
 
     Attributes:
-        value: what was entered; None before, and where it is no number.
+        value: the number or the answer; None before both are entered, and where what was entered does not fit.
+        probability: of the answer, from 0 to 1; None of a number.
+        truth: what was right, once the result has been seen.
         text: what the readout says.
     """
 
-    def __init__(self, question: str, unit: str = "%", low: float = 0.0, high: float = 100.0) -> None:
+    def __init__(
+        self, question: str, unit: str = "%", low: float = 0.0, high: float = 100.0, answers: Sequence[str] = ()
+    ) -> None:
         w = require_ipywidgets()
-        self.question, self.unit, self.low, self.high = question, unit, low, high
-        self.value: float | None = None
-        self.entry = w.Text(
-            description=f"Your prediction ({unit})", placeholder=f"{low:g} to {high:g}", continuous_update=False,
-            style={"description_width": "initial"},
-        )  # fmt: skip
-        watch(self.entry, self._read)
+        self.question, self.unit, self.low, self.high, self.answers = question, unit, low, high, tuple(answers)
+        self.value: float | str | None = None
+        self.probability: float | None = None
+        self.truth: float | str | None = None
+        self._waiting: list[Hidden] = []
+        asked = "How sure are you (%)" if answers else f"Your prediction ({unit})"
+        wide = {"style": {"description_width": "initial"}}
+        options = [("choose an answer", None), *((answer, answer) for answer in answers)]
+        self.choice = w.Dropdown(options=options, value=None, description="Your answer", **wide)
+        self.entry = w.Text(description=asked, placeholder=f"{low:g} to {high:g}", continuous_update=False, **wide)
         self.readout = w.HTML()
         self.readout.add_class("adamix-readout")
-        self.box = w.VBox([w.HTML(heading(question)), self.entry, self.readout])
+        entered = [self.choice, self.entry] if answers else [self.entry]
+        for holder in entered:
+            watch(holder, self._read)
+        self.box = w.VBox([w.HTML(heading(question)), *entered, self.readout])
         self.box.add_class("adamix-prediction")
-        self._say("Enter a number and press Enter, then run the next cell. Without one, only the measurement is drawn.")
+        what = "Choose an answer, enter how sure you are of it" if answers else "Enter a number"
+        self._say(f"{what} and press Enter, then run the next cell. Without a prediction no comparison is drawn.")
 
     def _read(self) -> None:
-        self.value = None
-        try:
-            number = float(self.entry.value.strip().rstrip("%").replace(",", "."))
-        except ValueError:
-            self._say(f"“{self.entry.value[:40]}” is no number: expected one from {self.low:g} to {self.high:g}.")
-            return
-        if not math.isfinite(number) or not self.low <= number <= self.high:
-            self._say(f"{number:g} is out of range: expected a number from {self.low:g} to {self.high:g}.")
-            return
-        self.value = number
-        self._say(f"You predict {number:g} {self.unit}. Run the next cell.")
+        self.value = self.probability = None
+        number, trouble = _number_in(self.entry.value, self.low, self.high)
+        if number is None and self.entry.value.strip():
+            self._say(trouble)
+        elif self.answers and self.choice.value is None:
+            self._say("Now choose an answer.")
+        elif number is None:
+            self._say(
+                "Now enter how sure you are of it, from 0 to 100 %, and press Enter." if self.answers else trouble
+            )
+        else:
+            self.value, self.probability = (self.choice.value, number / 100) if self.answers else (number, None)
+            self._say(f"{self.said} Run the next cell.")
+            for result in self._waiting:
+                result.open()
+
+    @property
+    def said(self) -> str:
+        """The prediction as a sentence. Empty where there is none."""
+        if self.value is None:
+            return ""
+        if self.probability is None:
+            return f"You predict {self.value:g} {self.unit}."
+        return f"You predict “{self.value}” and are {100 * self.probability:g} % sure."
+
+    def then(self, show: Callable[[], Any], truth: float | str | None = None) -> Hidden:
+        """What `show` returns (a picture, a table, a widget, a text), hidden until a prediction is entered.
+
+        Then both stand there, and the prediction can no longer be changed. truth: what is right, for `brier`. Raises
+        ValueError where it is none of the answers.
+        """
+        if self.answers and truth is not None and truth not in self.answers:
+            raise unknown("Truth", str(truth), self.answers)
+        result = Hidden(self, show, truth)
+        self._waiting.append(result)
+        if self.value is not None:
+            result.open()
+        return result
+
+    def reveal(self, text: str, truth: float | str | None = None) -> Hidden:
+        """A text that is hidden until a prediction is entered, as `then`."""
+        return self.then(lambda: text, truth)
+
+    def close(self, truth: float | str | None) -> str:
+        """Keeps the prediction as it is and says it beside what is right."""
+        self.choice.disabled = self.entry.disabled = True
+        if truth is None:
+            return self.said
+        self.truth = truth
+        right = f"“{truth}”" if self.answers else f"{truth:g} {self.unit}"
+        return f"{self.said} {'It is' if self.value != truth else 'You are right, it is'} {right}."
 
     def mark(self, ax: Axes, alt: str, axis: str = "x") -> str:
-        """Draws the prediction as a dashed line and returns the alt text with it; without one, says so."""
-        return mark_prediction(ax, alt, self.value, self.unit, axis)
+        """Draws a number as a dashed line and returns the alt text with it; without one, says so."""
+        return mark_prediction(ax, alt, None if self.answers else self.value, self.unit, axis)  # type: ignore[arg-type]
 
     @property
     def plain(self) -> str:
         """What stands where widgets cannot be shown."""
         return f"{self.question} (Run the cell to enter a prediction.)"
+
+
+def _number_in(text: str, low: float, high: float) -> tuple[float | None, str]:
+    """The number that a text says, or None and what is wrong with it."""
+    try:
+        number = float(text.strip().rstrip("%").replace(",", "."))
+    except ValueError:
+        return None, f"“{text[:40]}” is no number: expected one from {low:g} to {high:g}."
+    if not math.isfinite(number) or not low <= number <= high:
+        return None, f"{number:g} is out of range: expected a number from {low:g} to {high:g}."
+    return number, ""
+
+
+class Hidden(Told):
+    """A result that waits for a prediction. Where no widget can be shown, a still is folded away."""
+
+    def __init__(self, prediction: Prediction, show: Callable[[], Any], truth: float | str | None) -> None:
+        w = require_ipywidgets()
+        self._prediction, self._show, self._truth = prediction, show, truth
+        self.readout = w.HTML()
+        self.box = w.VBox([self.readout])
+        self.opened = False
+        self._say("The result is hidden until you have entered a prediction.")
+
+    def open(self) -> None:
+        """Shows the result beside the prediction; what goes wrong is told."""
+        w = require_ipywidgets()
+        if self.opened:
+            return
+        try:
+            result = self._show()
+            self.box.children = [self.readout, result.box if isinstance(result, Told) else w.HTML(html_of(result))]
+            self.opened = True
+            self._say(self._prediction.close(self._truth))
+        except Exception as error:  # told where the learner looks
+            self._say(f"{type(error).__name__}: {error} This is a fault of the lesson, not yours.")
+
+    @property
+    def plain(self) -> str:
+        """What stands where widgets cannot be shown."""
+        return f"{self._prediction.question} The result waits for a prediction: run the cells and enter one."
+
+    def _repr_mimebundle_(self, **more: Any) -> Any:
+        data, metadata = super()._repr_mimebundle_(**more)
+        asked = html.escape(self._prediction.question)
+        still = (
+            f"<details><summary>{asked} What was measured (predict first)</summary>{html_of(self._show())}</details>"
+        )
+        return {**data, "text/html": still}, metadata
+
+
+def html_of(result: Any) -> str:
+    """A picture, a table, a widget, a text, or several, as HTML that needs no kernel."""
+    if isinstance(result, list | tuple):
+        return "".join(map(html_of, result))
+    if isinstance(result, Explorer):
+        return html_of([result.text, result.picture])
+    if isinstance(result, Picture):
+        return result.html()
+    if hasattr(result, "_repr_html_"):
+        return str(result._repr_html_())
+    return f'<p style="white-space: pre-line">{html.escape(str(result))}</p>'
+
+
+@dataclass(frozen=True)
+class Score:
+    """A Brier score over so many predictions, and how many of them were right; nan of none."""
+
+    value: float
+    number: int
+    right: int
+
+    def __repr__(self) -> str:
+        if not self.number:
+            return "No prediction with a probability has met its result yet."
+        return (
+            f"Brier score {self.value:.2f} over {self.number} prediction{'s' if self.number > 1 else ''}, {self.right} "
+            "right. 0 is sure and right each time, 1 sure and wrong; always 50 % gives 0.25."
+        )
+
+
+def brier(predictions: Sequence[Prediction]) -> Score:
+    """The mean of (probability - 1 where the answer was right, else 0) squared, over predictions that met their result.
+
+    Raises ValueError for a prediction of a number, which has no probability. (Brier, Monthly Weather Review 78, 1950.)
+    """
+    if any(not each.answers for each in predictions):
+        raise LabError("A prediction of a number has no probability: expected predictions with answers alone.")
+    met = [(each.probability, each.value == each.truth) for each in predictions if each.truth is not None]
+    errors = [(probability - right) ** 2 for probability, right in met if probability is not None]
+    return Score(sum(errors) / len(errors) if errors else math.nan, len(errors), sum(right for _, right in met))
 
 
 def mark_prediction(ax: Axes, alt: str, value: float | None, unit: str = "%", axis: str = "x") -> str:

@@ -29,7 +29,7 @@ def test_no_gpu_is_told_with_what_to_do(monkeypatch):
 
 
 def test_a_dial_without_its_runs_says_what_makes_them(monkeypatch, tmp_path):
-    def nowhere(name, seed, folder=None):
+    def nowhere(name, seed, *rest):
         return tmp_path / f"{name}-{seed}.safetensors"
 
     monkeypatch.setattr(answers, "place_of", nowhere)

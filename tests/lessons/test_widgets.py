@@ -7,7 +7,8 @@ import pytest
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
 from adamix_lab.analysis.plots import Picture, new_figure
-from adamix_lab.lessons.widgets import Explorer, Number, Prediction, Steps, View, Words
+from adamix_lab.lessons.effects import Table
+from adamix_lab.lessons.widgets import Explorer, Number, Prediction, Steps, View, Words, brier, html_of
 
 CALLS = []
 
@@ -147,6 +148,92 @@ def test_what_is_no_prediction_is_told(typed, told):
     assert box.value is None and told in box.text and len(box.text) < 200
     _, ax = new_figure(3, 2)
     assert "No prediction was entered" in box.mark(ax, "A picture.") and not ax.lines
+
+
+ANSWERS = ("AdaMix", "the other", "not shown")
+
+
+def asked(answer=None, sure=""):
+    box = Prediction("Who wins?", answers=ANSWERS)
+    box.choice.value, box.entry.value = answer, sure
+    return box
+
+
+def test_an_answer_comes_with_a_probability():
+    box = asked("AdaMix")
+    assert box.value is None and "how sure you are" in box.text
+    box.entry.value = "80 %"
+    assert (box.value, box.probability) == ("AdaMix", 0.8) and "“AdaMix” and are 80 % sure" in box.text
+    box.entry.value = "180"
+    assert box.value is None and "out of range" in box.text
+    box = asked(None, "80")
+    assert box.value is None and "choose an answer" in box.text
+    assert box.choice.description == "Your answer" and box.entry.description == "How sure are you (%)"
+    data, _ = box._repr_mimebundle_()
+    assert data["text/plain"] == "Who wins? (Run the cell to enter a prediction.)"
+
+
+def test_a_result_waits_for_a_prediction_and_then_shows_both():
+    box, shown = Prediction("Who wins?", answers=ANSWERS), []
+    result = box.then(lambda: shown.append(1) or "AdaMix is 7 points ahead.", "AdaMix")
+    assert not shown and "hidden until" in result.text and len(result.box.children) == 1
+    box.choice.value = "not shown"
+    assert not shown
+    box.entry.value = "70"
+    assert shown == [1] and "AdaMix is 7 points ahead" in result.box.children[1].value
+    assert "“not shown” and are 70 % sure. It is “AdaMix”." in result.text
+    assert box.choice.disabled and box.entry.disabled and box.truth == "AdaMix"
+    again = box.reveal("Told.", "AdaMix")  # the cell is run once more
+    assert again.opened and "Told." in again.box.children[1].value
+    with pytest.raises(ValueError, match="Truth 'Adamix' is not known"):
+        box.reveal("x", "Adamix")
+
+
+def test_a_number_may_open_a_result_too():
+    box = Prediction("How many?")
+    result = box.reveal("It was measured.", 62.5)
+    box.entry.value = "ninety"
+    assert not result.opened
+    box.entry.value = "60"
+    assert result.text == "You predict 60 %. It is 62.5 %." and box.entry.disabled
+
+
+def test_a_still_is_folded_away_where_no_widget_can_be_shown():
+    figure, _ = new_figure(2, 1)
+    result = asked().then(lambda: ("a < b", Picture(figure, "A line.")))
+    data, _ = result._repr_mimebundle_()
+    assert data["text/html"].startswith("<details><summary>Who wins?") and 'alt="A line."' in data["text/html"]
+    assert "a &lt; b" in data["text/html"] and "waits for a prediction" in data["text/plain"]
+    assert not result.opened and len(result.box.children) == 1
+
+
+def test_a_widget_may_be_the_result_and_faults_are_told(widget):
+    box = asked("AdaMix", "50")
+    assert box.then(lambda: widget).box.children[1] is widget.box
+    assert "number 2" in html_of(widget) and 'alt="A line at 2."' in html_of(widget)
+    assert html_of(Table([])).startswith("<table>")
+    failed = box.then(lambda: {}["x"])
+    assert "KeyError" in failed.text and "not yours" in failed.text and not failed.opened
+
+
+def test_the_brier_score_is_of_predictions_that_met_their_results():
+    right, wrong, open_yet = asked("AdaMix", "80"), asked("not shown", "60"), asked("AdaMix", "90")
+    assert "No prediction" in repr(brier([right, wrong]))
+    for box in (right, wrong, asked()):
+        box.reveal("AdaMix.", "AdaMix")
+    found = brier([right, wrong, open_yet])
+    assert found.value == pytest.approx((0.2**2 + 0.6**2) / 2) and (found.number, found.right) == (2, 1)
+    assert "Brier score 0.20 over 2 predictions, 1 right" in repr(found)
+    with pytest.raises(ValueError, match="has no probability"):
+        brier([Prediction("How many?")])
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_live_slider_moves_while_it_is_dragged(live):
+    controls = [Number("number", "n", 0, 10, 1, 2, live=live), Steps("step", "s", (0, 1), 1), Words("words", "w", "x")]
+    made = Explorer("t", "g", controls, compute, draw, {})
+    box, slider = made.box.children[1].children
+    assert slider.continuous_update is live and not box.continuous_update
 
 
 def test_the_core_does_not_need_ipywidgets():

@@ -60,11 +60,11 @@ from adamix_lab.lessons.your_own import EXPERTS, fresh_loras, read_loras
 from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.tasks.loading import load_task
 from adamix_lab.training.evaluation import evaluate
-from adamix_lab.training.shipped import load_twin
+from adamix_lab.training.shipped import SENTENCE_SEEDS, load_twin
 
 HERE = Path(__file__).resolve().parent
 LESSONS: dict[str, list[dict[str, Any]]] = yaml.safe_load((HERE / "measures.yaml").read_text(encoding="utf-8"))
-ASPECTS, TEXTS, RESULTS = range(10), range(20, 30), range(5)  # seeds, where they are there
+ASPECTS, RESULTS = range(10), range(5)  # seeds, where they are there
 DIGITS = {"points": 3, "nats": 5}  # as stored; verdicts are of the stored numbers
 
 
@@ -207,7 +207,7 @@ def measures_of(lesson: str) -> dict[str, Measure]:
 
 def seeds_of(entry: Mapping[str, Any]) -> Sequence[int]:
     """The seeds of what an entry measures; those that are not stored are left out later."""
-    return RESULTS if "results" in entry else TEXTS if "data" in entry else ASPECTS
+    return RESULTS if "results" in entry else SENTENCE_SEEDS if "data" in entry else ASPECTS
 
 
 def repeated(entries: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
