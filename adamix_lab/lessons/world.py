@@ -152,7 +152,7 @@ def start(world: World) -> Tensors:
         own = torch.randn(world.experts, *shape, generator=generator)
         return scale * (common if side == world.shared else (1 - world.near**2) ** 0.5 * common + world.near * own)
 
-    weights = {}
+    weights: Tensors = {}
     for layer in range(world.layers):
         weights |= {
             f"experts.{layer}.down": draw("down", 1.5, world.size, 1),
