@@ -36,8 +36,9 @@ import torch
 from adamix_lab.cli.boundary import MISTAKES
 from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.errors import LabError
-from adamix_lab.experiments.ablation import ablate, grid_of, read_grid
+from adamix_lab.experiments.ablation import ablate
 from adamix_lab.experiments.batched import train_batched
+from adamix_lab.experiments.grids import grid_of, read_grid
 from adamix_lab.experiments.results import COLUMNS, check_folder, gather, read_results
 from adamix_lab.interop.export import export
 from adamix_lab.interop.peft import import_peft

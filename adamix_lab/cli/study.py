@@ -11,7 +11,7 @@ import typer
 from adamix_lab.cli import options
 
 if TYPE_CHECKING:
-    from adamix_lab.experiments.ablation import Grid
+    from adamix_lab.experiments.grids import Grid
 
 
 def posterior(
@@ -91,7 +91,8 @@ def ablate(
     --folder and --steps take the place of the grid's.
     """
     from adamix_lab.experiments.ablation import ablate as perform
-    from adamix_lab.experiments.ablation import listed, read_grid
+    from adamix_lab.experiments.ablation import listed
+    from adamix_lab.experiments.grids import read_grid
     from adamix_lab.experiments.settings import Engine
 
     changes = {"folder": None if folder is None else str(folder), "steps": steps}
@@ -147,7 +148,7 @@ def baselines(
     """
     from dataclasses import replace
 
-    from adamix_lab.experiments.ablation import Grid, shipped_grid
+    from adamix_lab.experiments.grids import Grid, shipped_grid
 
     grid = shipped_grid(
         "baselines", methods=method or (), task=task, backbone=model, rows=rows, steps=steps, batch_size=batch_size,
@@ -173,7 +174,7 @@ def table(
 
     Tasks, once for each: by default all in the folder. Methods: probe, lora, single and adamix, by default all.
     """
-    from adamix_lab.experiments.ablation import shipped_grid, tasks_in
+    from adamix_lab.experiments.grids import shipped_grid, tasks_in
 
     settings = {"steps": steps, "backbone": model, "rows": rows, "top_blocks": top_blocks or None}
     settings |= {"folder": str(folder), "evaluation_rows": evaluation_rows}
@@ -202,7 +203,7 @@ def few_shot(
     from dataclasses import replace
 
     from adamix_lab.core.errors import one_of
-    from adamix_lab.experiments.ablation import shipped_grid
+    from adamix_lab.experiments.grids import shipped_grid
     from adamix_lab.tasks.loading import load_task
     from adamix_lab.tasks.prompts import PROMPTS
     from adamix_lab.tasks.tasks import few_shot as drawn

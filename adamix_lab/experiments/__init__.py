@@ -6,7 +6,8 @@ from adamix_lab.core import lazy_names
 
 _NAMES = {
     "settings": "Run",
-    "ablation": "ablate read_grid",
+    "ablation": "ablate",
+    "grids": "read_grid",
     "results": "read_results",
 }
 __all__ = [name for names in _NAMES.values() for name in names.split()]

@@ -25,8 +25,8 @@ from adamix_lab.analysis.statistics import ALIKE, SHOWN, Estimate, Judged, t_int
 from adamix_lab.baselines.probe import linear_probe
 from adamix_lab.core.files import alone, read_json, write_text
 from adamix_lab.core.merging import merge
-from adamix_lab.experiments.ablation import shipped_grid
 from adamix_lab.experiments.figures import Look, draw_looks
+from adamix_lab.experiments.grids import shipped_grid
 from adamix_lab.experiments.results import text_table
 from adamix_lab.experiments.running import Terms, load, mixture_of, prepare, task_of, train_whole
 from adamix_lab.experiments.settings import Run, with_side

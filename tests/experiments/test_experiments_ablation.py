@@ -15,7 +15,8 @@ import tiny_grid
 from tiny_task import one_thread  # noqa: F401
 
 from adamix_lab.experiments import performing, running
-from adamix_lab.experiments.ablation import ablate, grid_of, listed
+from adamix_lab.experiments.ablation import ablate, listed
+from adamix_lab.experiments.grids import grid_of
 from adamix_lab.experiments.performing import WorkersLost
 from adamix_lab.experiments.results import read_table
 from adamix_lab.experiments.settings import Engine

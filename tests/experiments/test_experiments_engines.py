@@ -13,7 +13,8 @@ import tiny_grid
 from tiny_task import one_thread  # noqa: F401
 
 from adamix_lab.experiments import performing, running
-from adamix_lab.experiments.ablation import ablate, grid_of
+from adamix_lab.experiments.ablation import ablate
+from adamix_lab.experiments.grids import grid_of
 from adamix_lab.experiments.results import begin
 from adamix_lab.experiments.settings import Engine
 from adamix_lab.training.run import read_log

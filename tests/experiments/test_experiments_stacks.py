@@ -11,7 +11,8 @@ from tiny_task import one_thread  # noqa: F401
 from adamix_lab.cli import study
 from adamix_lab.core.files import read_tensors
 from adamix_lab.experiments import ablation, performing, running
-from adamix_lab.experiments.ablation import ablate, grid_of
+from adamix_lab.experiments.ablation import ablate
+from adamix_lab.experiments.grids import grid_of
 from adamix_lab.experiments.performing import Job, jobs_of, perform, stacking_obstacle, stacks_of
 from adamix_lab.experiments.results import COLUMNS, begin, finish, finished, gather
 from adamix_lab.experiments.settings import Engine, Run, Terms

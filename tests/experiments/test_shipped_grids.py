@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from adamix_lab.baselines.making import BASELINES
 from adamix_lab.cli.main import app
-from adamix_lab.experiments.ablation import ablate, shipped_grid
+from adamix_lab.experiments.ablation import ablate
+from adamix_lab.experiments.grids import shipped_grid
 from adamix_lab.experiments.settings import Engine
 
 QUIET = Engine(threads=1)

@@ -9,7 +9,8 @@ from tiny_task import one_thread  # noqa: F401
 
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.experiments import running
-from adamix_lab.experiments.ablation import ablate, grid_of
+from adamix_lab.experiments.ablation import ablate
+from adamix_lab.experiments.grids import grid_of
 from adamix_lab.experiments.seeds import train_seeds
 from adamix_lab.experiments.settings import Engine
 from adamix_lab.tasks.loading import load_task

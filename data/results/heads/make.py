@@ -26,7 +26,8 @@ import pandas as pd
 import typer
 
 from adamix_lab.core.files import write_text
-from adamix_lab.experiments.ablation import TRIALS, Grid, ablate, grid_of, with_rates
+from adamix_lab.experiments.ablation import TRIALS, ablate, with_rates
+from adamix_lab.experiments.grids import Grid, grid_of
 from adamix_lab.experiments.performing import perform_all
 from adamix_lab.experiments.results import RESULTS, finished, read_table, task_name
 from adamix_lab.experiments.running import mixture_of, prepare, task_of, train_whole
