@@ -85,7 +85,7 @@ def _import(
     made: Callable[[Any], Any], sources: list[Path], model: str, labels: int, head: str, overwrite: bool, out: Path
 ) -> None:
     """Saves the mixture that is made of a base."""
-    from adamix_lab.models.saving import CONFIG
+    from adamix_lab.core.files import CONFIG
     from adamix_lab.tasks.backbones import load_backbone
     from adamix_lab.training.card import save
     from adamix_lab.training.report import parameter_report

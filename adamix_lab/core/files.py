@@ -14,12 +14,16 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from adamix_lab.core.errors import LabError
+from adamix_lab.core.errors import LabError, check_experts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+CONFIG = "adamix.json"  # what was attached, in the folder of a save
+MANIFEST = "adamix_export.json"  # what `export` wrote, and the files' digests
+FORMAT = 1
 
 # Of a tensor's values a digest has the bytes alone; of these, whose bytes other floats could be, their name as well.
 _SAME_BYTES = ("bfloat16", "float8")
@@ -231,3 +235,42 @@ def safe_join(folder: Path, name: Any) -> Path:
     if not isinstance(name, str) or not name or Path(name).name != name or name in (".", "..") or "\\" in name:
         raise LabError(f"File name {name!r} leaves its folder {folder}: expected a plain name. Mistrust that folder.")
     return folder / name
+
+
+# -- the configuration of a saved mixture, which needs no torch to be read -----------------------------------------
+
+
+def config_digest(config: Mapping[str, Any]) -> str:
+    """The sha256 of what a configuration says, but for its own `digest`."""
+    told = json.loads(json.dumps({name: value for name, value in config.items() if name != "digest"}))
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """The configuration of a saved folder. Raises ValueError where it is not one, or was made by a newer version."""
+    path = require_file(Path(folder) / CONFIG, "a folder written by adamix_lab.save.")
+    config = read_json(path, "what adamix_lab.save wrote. Save again.")
+    changed = isinstance(config, dict) and config.get("digest", "") not in ("", config_digest(config))
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        given = config.get("format") if isinstance(config, dict) else config
+        raise LabError(f"{path} has format {given!r}: expected {FORMAT}. Use the adamix_lab that wrote it.")
+    notes = config.get("notes")
+    named = notes.get("classes") if isinstance(notes, dict) else None  # earlier versions named them there
+    named = named if isinstance(named, list) and config.get("num_labels") == len(named) else []
+    config = {"answers": None, "classes": named, **config}
+    config = {"seed": 0, "draws": 0, "objective": {}, "notes": {}, **config}
+    lists = dict.fromkeys(("share", "sites", "head", "classes"), list)
+    for key, kind in {"adaptation": dict, "base": dict, "objective": dict, "notes": dict, **lists}.items():
+        names = config.get(key)
+        if not isinstance(names, kind) or not all(isinstance(name, str) for name in names):
+            raise LabError(f"{path} has {key} = {names!r}: expected a {kind.__name__} of names. Save again.")
+    check_experts(config.get("experts"), f"{path} asks for experts")
+    for key, least in {"seed": -(2**63), "draws": 0}.items():
+        if not isinstance(config[key], int) or not least <= config[key] < 2**63:
+            raise LabError(f"{path} has {key} = {config[key]!r}: expected a whole number. Save again.")
+    if changed:  # earlier versions' have no digest
+        raise LabError(
+            f"{path} was changed since it was saved (its digest differs): expected the file that was saved. Copy the "
+            "folder again; if the change was meant, remove the digest's line."
+        )
+    return config

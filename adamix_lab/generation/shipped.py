@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from adamix_lab.core.errors import one_of
+from adamix_lab.core.files import CONFIG
 from adamix_lab.core.routing import generator_for
 from adamix_lab.generation.comparison import load_generator
 from adamix_lab.generation.decoding import RouteAt, a_route_each, one_route, search, selection_of, trim
 from adamix_lab.generation.training import prompts, separators
 from adamix_lab.models.model import MixtureModel
-from adamix_lab.models.saving import CONFIG
 from adamix_lab.tasks.tasks import data_root
 
 TASK, BACKBONE, EXPERTS, SEEDS = "notices", "books-gpt2", 4, (0, 1, 2)

@@ -10,9 +10,9 @@ from typing import Any
 from torch import nn
 
 from adamix_lab.core.errors import LabError
-from adamix_lab.interop.peft import MANIFEST
+from adamix_lab.core.files import CONFIG, MANIFEST, read_config
 from adamix_lab.models.model import MixtureModel
-from adamix_lab.models.saving import CONFIG, read_config, read_saved
+from adamix_lab.models.saving import read_saved
 from adamix_lab.training.card import CARD, save
 from adamix_lab.training.shipped import load_saved
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from adamix_lab.core.adaptations import IA3, LoRA
 from adamix_lab.core.errors import MOST_EXPERTS, LabError, finite
-from adamix_lab.core.files import check_weights, read_json, read_tensors, write_tensors, write_text
+from adamix_lab.core.files import MANIFEST, check_weights, read_json, read_tensors, write_tensors, write_text
 from adamix_lab.core.mixture import MixtureLayer, sizes
 from adamix_lab.core.sites import drawn_modules, head_kind
 from adamix_lab.interop.authors import read_pickle
@@ -31,7 +31,6 @@ from adamix_lab.models.saving import base_name
 
 FILES = CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PICKLED = "adapter_model.bin"
-MANIFEST = "adamix_export.json"  # what `export` wrote, and the files' digests
 PREFIX = "base_model.model."
 TASKS = {"classification": "SEQ_CLS", "generation": "CAUSAL_LM", "sequence-to-sequence": "SEQ_2_SEQ_LM"}
 TASKS |= {"tokens": "TOKEN_CLS", "spans": "QUESTION_ANS"}

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from adamix_lab.core.files import write_text
+from adamix_lab.core.files import CONFIG, write_text
 from adamix_lab.models import saving
 from adamix_lab.models.model import MixtureModel
 from adamix_lab.training.report import parameter_report
@@ -52,7 +52,7 @@ def save(
     ['.json', '.md', '.safetensors']
     """
     folder = saving.save(mixture, folder, notes, dtype)
-    write_card(folder, mixture, json.loads((folder / saving.CONFIG).read_text(encoding="utf-8")))
+    write_card(folder, mixture, json.loads((folder / CONFIG).read_text(encoding="utf-8")))
     return folder
 
 

@@ -9,12 +9,13 @@ import torch
 from torch.nn import functional as F
 
 from adamix_lab.core.adaptations import LoRA
+from adamix_lab.core.files import CONFIG, read_config
 from adamix_lab.core.objective import Consistency, Objective, task_loss_of, without_labels
 from adamix_lab.core.routing import Router
 from adamix_lab.core.sites import answer_kind, class_names, count_answers, declare, drawn_modules, read_contract
 from adamix_lab.core.views import logits_of
 from adamix_lab.models.model import attach, detach
-from adamix_lab.models.saving import CONFIG, load, read_config, save
+from adamix_lab.models.saving import load, save
 
 SEVERAL = torch.tensor([[1.0, 0, 1], [0, 0, 0]])
 KINDS = [

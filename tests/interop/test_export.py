@@ -8,9 +8,10 @@ import tiny
 import torch
 
 from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA
+from adamix_lab.core.files import MANIFEST
 from adamix_lab.core.merging import merge
 from adamix_lab.interop.checking import copy_base, draw_batch
-from adamix_lab.interop.export import MANIFEST, export
+from adamix_lab.interop.export import export
 from adamix_lab.training.card import CARD
 
 BUILDS = {"bert": tiny.bert, "roberta": tiny.roberta, "gpt2": tiny.gpt2, "distilbert": tiny.distilbert}

@@ -12,8 +12,9 @@ import torch
 from tiny_task import one_thread  # noqa: F401
 
 from adamix_lab.core.adaptations import Bottleneck, LoRA
+from adamix_lab.core.files import MANIFEST
 from adamix_lab.interop.checking import check_served, copy_base, draw_batch, fresh_base
-from adamix_lab.interop.export import MANIFEST, export
+from adamix_lab.interop.export import export
 from adamix_lab.interop.peft import import_peft, read_peft
 from adamix_lab.models.model import attach
 from adamix_lab.tasks.backbones import load_backbone

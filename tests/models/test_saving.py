@@ -13,9 +13,10 @@ import torch
 
 from adamix_lab.core import files
 from adamix_lab.core.adaptations import Bottleneck, LoRA
+from adamix_lab.core.files import CONFIG, read_config
 from adamix_lab.core.objective import Consistency
 from adamix_lab.models.model import attach, detach
-from adamix_lab.models.saving import CONFIG, fingerprint, load, read_config, save
+from adamix_lab.models.saving import fingerprint, load, save
 
 
 def saved(folder, adaptation=None, **more):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from makers import load_maker
 
-from adamix_lab.models.saving import read_config
+from adamix_lab.core.files import read_config
 from adamix_lab.tasks.loading import load_task
 from adamix_lab.tasks.tasks import data_root
 from adamix_lab.training.evaluation import evaluate
