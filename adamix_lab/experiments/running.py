@@ -43,8 +43,9 @@ from adamix_lab.tasks.batches import (
     sequential,
     to_device,
 )
+from adamix_lab.tasks.labels import PROMPTS
 from adamix_lab.tasks.loading import load_task
-from adamix_lab.tasks.prompts import PROMPTS, load_prompted, prompt_encoder
+from adamix_lab.tasks.prompts import load_prompted, prompt_encoder
 from adamix_lab.tasks.tasks import PAPER_TASKS, Task, balanced, few_shot, flip_labels, hold_out, subsample
 from adamix_lab.training.evaluation import Evaluation, IndexedBatch, evaluate_batches, judge
 from adamix_lab.training.recipe import Recipe

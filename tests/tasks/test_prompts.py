@@ -13,7 +13,8 @@ from adamix_lab.models.model import attach
 from adamix_lab.models.saving import load
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import TextsCut
-from adamix_lab.tasks.prompts import PROMPTS, Prompt, PromptModel, load_prompted, prompt_encoder, word_ids
+from adamix_lab.tasks.labels import PROMPTS, Prompt
+from adamix_lab.tasks.prompts import PromptModel, load_prompted, prompt_encoder, word_ids
 from adamix_lab.tasks.tasks import PAPER_TASKS, Task
 from adamix_lab.training.card import save
 from adamix_lab.training.evaluation import STRATEGIES, evaluate
