@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from adamix_lab.baselines import methods
-from adamix_lab.baselines.methods import Blocks, own_weights
+from adamix_lab.baselines import get_baseline
+from adamix_lab.baselines.methods import Blocks
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.errors import check_experts, one_of
 from adamix_lab.core.merging import stack_experts
-from adamix_lab.core.objective import Consistency
 from adamix_lab.models.model import MixtureModel, attach, load_trained, shared_sides, trained_tensors
 from adamix_lab.models.saving import check_base, load, read_saved
 from adamix_lab.tasks.tasks import Task
@@ -30,9 +28,6 @@ Side = str | None  # that the experts share, None where each has its own
 Loader = Callable[[], tuple[Any, Any]]
 
 EXPERTS = 4
-ONE_VIEW = Consistency(0.0, views="shared_prefix")
-TWO_ROUTES = Consistency(1.0, views="shared_prefix")
-TWO_MASKS = Consistency(1.0, "symmetric", "independent")
 
 
 def single(model: nn.Module, seed: int = 0, size: int = 16, blocks: Blocks = None) -> MixtureModel:
@@ -71,63 +66,6 @@ def apart_soup(
     return attach(model, Bottleneck(size), experts, blocks=blocks, tied=True, seed=seed)
 
 
-@dataclass(frozen=True)
-class Baseline:
-    """How a baseline is made and trained.
-
-    Attributes:
-        make: (model, seed, its own settings) to what `train` takes.
-        lr: learning rate to begin a search with (found on MiniLM; larger encoders want less).
-        consistency: one view a step; two routed views (AdaMix); or, of one expert, two views that differ by their
-            dropout masks (R-Drop, Wu et al., 2021, whose cross-entropy reads both views; ours, as AdaMix's, the first).
-        folds: nothing is left at inference but the model's own shape and the head.
-        recipe: further settings of the recipe that set it apart.
-        slowed: the side that AdaMix routes learns at 1/M of the rate. A routed projection is moved at about 1/M of the
-            steps, so this is what is left of AdaMix without routes, experts and merging.
-    """
-
-    make: Callable[..., MixtureModel]
-    lr: float = 3e-3
-    consistency: Consistency = ONE_VIEW
-    folds: bool = False
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    slowed: bool = False
-
-
-SWA = {"swa": 0.75}
-
-BASELINES: dict[str, Baseline] = {
-    "full": Baseline(own_weights("full", methods.full), lr=2e-4, folds=True),
-    "head": Baseline(own_weights("head", methods.head_only), lr=1e-2, folds=True),
-    "bitfit": Baseline(own_weights("bitfit", methods.bitfit), folds=True),
-    "houlsby": Baseline(methods.houlsby),
-    "pfeiffer": Baseline(methods.pfeiffer),
-    "lora": Baseline(own_weights("lora", methods.lora), folds=True),
-    "prefix": Baseline(own_weights("prefix", methods.prefix), lr=1e-2),
-    "prompt": Baseline(own_weights("prompt", methods.prompt), lr=3e-2),
-    "ia3": Baseline(own_weights("ia3", methods.ia3), lr=1e-2, folds=True),
-    "unipelt": Baseline(methods.unipelt),
-    "single": Baseline(single),
-    "r-drop": Baseline(single, consistency=TWO_MASKS),
-    "slow": Baseline(slow, slowed=True),
-    "swa": Baseline(single, recipe=SWA),
-    "ema": Baseline(single, recipe={"ema": 0.99}),
-    "slow-swa": Baseline(slow, recipe=SWA, slowed=True),
-    "wide": Baseline(wide),
-    "apart-soup": Baseline(apart_soup),
-    "adamix": Baseline(adamix, consistency=TWO_ROUTES),
-}
-
-
-ONE_ADAPTER = tuple(name for name, each in BASELINES.items() if each.make in (single, slow))  # apart by their recipe
-
-
-def get_baseline(name: str) -> Baseline:
-    """The baseline of a name. Raises ValueError for an unknown one, with near misses."""
-    one_of("Baseline", name, BASELINES)
-    return BASELINES[name]
-
-
 def baseline(name: str, model: nn.Module, seed: int = 0, **settings: Any) -> MixtureModel:
     """What `train` and `evaluate` take, from a freshly loaded model: it is changed in place.
 
@@ -147,11 +85,10 @@ def baseline(name: str, model: nn.Module, seed: int = 0, **settings: Any) -> Mix
     >>> baseline("single", model).space.experts
     1
     """
-    make = get_baseline(name).make
-    allowed = [n for n in inspect.signature(make).parameters if n not in ("model", "head", "seed")]
+    own = get_baseline(name)
     for setting in settings:
-        one_of(f"Setting of {name}", setting, allowed or ["(none)"])
-    return make(model, seed=seed, **settings)
+        one_of(f"Setting of {name}", setting, own.settings or ["(none)"])
+    return own.make(model, seed=seed, **settings)
 
 
 def fitted(

@@ -6,7 +6,6 @@ model's own weights that train along.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -68,10 +67,11 @@ class Own(Adaptation):
     sides: ClassVar[tuple[str, ...]] = ()
 
 
-def own_weights(name: str, prepare: Callable[..., Prepared]) -> Callable[..., MixtureModel]:
-    """The maker of a baseline that trains the model's own weights, or what peft adds to them, and that has no site.
+def own_weights(prepare: Callable[..., Prepared]) -> Callable[..., MixtureModel]:
+    """Decorates what prepares a baseline that trains the model's own weights, or what peft adds to them, without sites.
 
-    prepare: (model, head, seed, settings of its own) to the model, the names of what trains, and the head.
+    prepare: (model, head, seed, settings of its own) to the model, the names of what trains, and the head; it has the
+        baseline's name.
     """
 
     def make(model: nn.Module, seed: int = 0, **settings: Any) -> MixtureModel:
@@ -80,20 +80,22 @@ def own_weights(name: str, prepare: Callable[..., Prepared]) -> Callable[..., Mi
             if path in names and parameter.element_size() < 4:
                 given = f"{path} is {parameter.dtype} and would train"
                 raise LabError(f"{given}: expected float32. Load the base in it; Recipe(precision='bf16') is as fast.")
-        config = MixtureConfig(Own(name, settings), 1, (), (), seed, own=tuple(names))
+        config = MixtureConfig(Own(prepare.__name__, settings), 1, (), (), seed, own=tuple(names))
         return MixtureModel(wrapped, config, head)
 
     make.__doc__ = prepare.__doc__
-    make.__signature__ = inspect.signature(prepare)  # type: ignore[attr-defined]
+    make.__wrapped__ = prepare  # type: ignore[attr-defined]
     return make
 
 
+@own_weights
 def full(model: nn.Module, head: Head, seed: int) -> Prepared:
     """Full fine-tuning: every weight trains."""
     return model, all_weights(model, head), head
 
 
-def head_only(model: nn.Module, head: Head, seed: int) -> Prepared:
+@own_weights
+def head(model: nn.Module, head: Head, seed: int) -> Prepared:
     """The head alone, on the frozen model. Raises ValueError where there is none."""
     if not head:
         raise LabError(
@@ -103,6 +105,7 @@ def head_only(model: nn.Module, head: Head, seed: int) -> Prepared:
     return model, [], head
 
 
+@own_weights
 def bitfit(model: nn.Module, head: Head, seed: int) -> Prepared:
     """BitFit: the biases the model has, norms' included, and the head (Zaken et al., 2021); ValueError without."""
     names = [name for name in all_weights(model, head) if name.endswith("bias")]
@@ -132,6 +135,7 @@ def peft() -> Any:
     return library
 
 
+@own_weights
 def lora(
     model: nn.Module,
     head: Head,
@@ -152,6 +156,7 @@ def lora(
     return _injected(model, head, seed, config)
 
 
+@own_weights
 def ia3(model: nn.Module, head: Head, seed: int) -> Prepared:
     """IA3: learned vectors on keys, values and the input of the feed-forward part's second map."""
     feedforward = sites_of(model, "ia3", "ffn")
@@ -163,11 +168,13 @@ def ia3(model: nn.Module, head: Head, seed: int) -> Prepared:
     return _injected(model, head, seed, config)
 
 
+@own_weights
 def prefix(model: nn.Module, head: Head, seed: int, tokens: int = 20) -> Prepared:
     """Prefix tuning: learned keys and values before every layer's own, without the two-layer network above them."""
     return _prompted(model, head, seed, peft().PrefixTuningConfig, tokens)
 
 
+@own_weights
 def prompt(model: nn.Module, head: Head, seed: int, tokens: int = 20) -> Prepared:
     """Prompt tuning: learned embeddings before the sentence's. BERT's pooler then reads the first of them, as in peft.
 

@@ -17,7 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adamix_lab.baselines.making import BASELINES
+from adamix_lab.baselines import BASELINES
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import alone, write_text
 from adamix_lab.experiments.grids import Grid, Search

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import math
 import os
@@ -12,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-from adamix_lab.baselines.making import BASELINES
+from adamix_lab.baselines import BASELINES, METHODS
+from adamix_lab.core.choices import POOLINGS
 from adamix_lab.core.errors import LabError, one_of, positive
-from adamix_lab.tasks.backbones import POOLINGS
 from adamix_lab.training.recipe import Recipe
 
 Budget = Literal["steps", "rate", "best", "oracle", "compute"]
@@ -25,7 +24,6 @@ BUDGETS: dict[Budget, str] = {  # what is equal in a comparison, in words
     "oracle": "each at its own best by true labels (an oracle)",
     "compute": "equal compute",
 }
-METHODS = (*BASELINES, "probe")
 CHOICES = {
     "share": ("up", "down", "none"),
     "routing": ("batch", "example", "token"),
@@ -192,7 +190,7 @@ DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Run)}
 
 def settings_of(method: str) -> Iterable[str]:
     """The settings that a method's maker takes."""
-    return () if method == "probe" else inspect.signature(BASELINES[method].make).parameters
+    return () if method == "probe" else BASELINES[method].settings
 
 
 def without_effect(method: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from adamix_lab.core.choices import POOLINGS
 from adamix_lab.core.errors import LabError, one_of, positive, unknown
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.sites import (
@@ -69,7 +70,6 @@ KINDS = {
     "tokens": "AutoModelForTokenClassification",
     "spans": "AutoModelForQuestionAnswering",
 }
-POOLINGS = ("cls", "mean")  # what a classifier's head reads: the family's own place, or the mean of all tokens
 NEW_HEADS = ("classification", "tokens", "spans")  # whose head may be drawn: a language model without one is none
 _HEAD_STREAM = 0x4EAD  # keeps the head's draws apart from the experts', which start from the seed alone
 

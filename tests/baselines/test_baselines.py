@@ -1,5 +1,6 @@
 """Baselines by one word: what trains, what they compute, the same train and evaluate, saving and resuming."""
 
+import inspect
 import sys
 from dataclasses import replace
 
@@ -9,8 +10,8 @@ import tiny
 import torch
 from tiny_task import apart, one_thread, recipe, task, tokenizer, weights  # noqa: F401
 
+from adamix_lab.baselines import BASELINES
 from adamix_lab.baselines.making import (
-    BASELINES,
     baseline,
     costs,
     ensemble,
@@ -65,6 +66,12 @@ def test_full_and_bitfit_train_what_they_say():
     assert all(name.endswith("bias") or name.startswith("classifier") for name in names)
     assert {"bert.embeddings.LayerNorm.bias", "bert.encoder.layer.2.output.dense.bias"} <= names
     assert parameter_report(made).base + parameter_report(made).own + HEAD == everything
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_the_table_names_the_settings_that_a_maker_takes(name):
+    taken = inspect.signature(BASELINES[name].make).parameters
+    assert BASELINES[name].settings == tuple(each for each in taken if each not in ("model", "head", "seed"))
 
 
 @pytest.mark.parametrize("name", BASELINES)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from adamix_lab.baselines.making import BASELINES
+from adamix_lab.baselines import BASELINES
 from adamix_lab.experiments.grids import grid_of, read_grid, shipped_grid, tasks_in
 from adamix_lab.experiments.settings import Run
 from adamix_lab.tasks.tasks import PAPER_TASKS

@@ -10,7 +10,7 @@ import tiny_task
 from tiny_task import one_thread  # noqa: F401
 from typer.testing import CliRunner
 
-from adamix_lab.baselines.making import BASELINES
+from adamix_lab.baselines import BASELINES
 from adamix_lab.cli.main import app
 from adamix_lab.experiments.ablation import ablate
 from adamix_lab.experiments.grids import shipped_grid
