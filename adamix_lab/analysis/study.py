@@ -23,7 +23,7 @@ from adamix_lab.core.files import alone, write_atomically, write_text
 from adamix_lab.core.routing import generator_for
 from adamix_lab.fast.tree import check_budget
 from adamix_lab.models.model import MixtureModel
-from adamix_lab.tasks.loading import load_task
+from adamix_lab.tasks.loading import load_task, saved_task
 from adamix_lab.tasks.tasks import Row, Task, hold_out
 from adamix_lab.training.doctor import versions
 from adamix_lab.training.shipped import STAGES, TWINS, load_saved, load_twin
@@ -118,7 +118,7 @@ def landscape_of(
             stages = {at: point_of(load_twin(name, seed, at)[0]) for at in STAGES}
     elif Path(name).is_dir():
         mixture, tokenizer, config = load_saved(Path(name))
-        task = load_task(config["notes"].get("source") or config["notes"].get("task", "aspects"))
+        task = saved_task(config["notes"])
     else:
         raise unknown("Twin, or folder,", name, TWINS)
     points = points_of_kind(kind, mixture, steps, seed, stages)
@@ -219,8 +219,7 @@ def write_posterior(
     if settings.routes is None:
         check_budget(mixture.space)
     notes = config["notes"]
-    options = {} if task else notes.get("options", {})
-    inner = load_task(task or notes.get("source") or notes.get("task", "aspects"), **options)
+    inner = saved_task(notes, task)
     outer = load_task(outside, text=outside_text) if outside else None
     parts, description = _choose_rows(inner, outer, notes.get("recipe") or {}, settings)
     say(f"{inner.name}: {description}; {mixture.space.number:,} routes")

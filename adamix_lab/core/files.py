@@ -230,6 +230,19 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
 
 
+def told(name: str) -> str:
+    """A name as a file may keep it: an absolute path as one that begins with a dot, from the working folder.
+
+    Of what has nothing but the root in common with that folder the last name alone: where it lay is private.
+    """
+    if not os.path.isabs(name):
+        return name
+    here = os.getcwd()
+    apart = Path(name).anchor != Path(here).anchor or os.path.commonpath([name, here]) == Path(here).anchor
+    path = os.path.basename(name) if apart else os.path.relpath(name)
+    return path if path.startswith(".") else os.path.join(".", path)
+
+
 def safe_join(folder: Path, name: Any) -> Path:
     """`folder / name` for a plain file name. Raises ValueError for a name that would leave the folder."""
     if not isinstance(name, str) or not name or Path(name).name != name or name in (".", "..") or "\\" in name:
@@ -274,3 +287,11 @@ def read_config(folder: str | Path) -> dict[str, Any]:
             "folder again; if the change was meant, remove the digest's line."
         )
     return config
+
+
+def check_written(folder: Path) -> None:
+    """Refuses a folder that neither `save` nor `export` wrote, and one whose configuration is damaged."""
+    if not any((folder / file).is_file() for file in (CONFIG, MANIFEST)):
+        raise FileNotFoundError(f"{folder} holds no {CONFIG} or {MANIFEST}: expected what save or export wrote.")
+    if (folder / CONFIG).is_file():
+        read_config(folder)

@@ -53,7 +53,8 @@ SETTINGS, WORK, ERROR, NOTES = "settings.json", "work", "error.txt", "notes.txt"
 def begin(out: Path, run: Run) -> Path:
     """The run's folder with its settings in it; a new name for the same run replaces the old one."""
     place = out / run.key
-    text = json.dumps(asdict(run), indent=1) + "\n"
+    settings = {name: value for name, value in asdict(run).items() if name != "folder"}  # where rows lay is private
+    text = json.dumps(settings, indent=1) + "\n"
     if not (place / SETTINGS).is_file() or (place / SETTINGS).read_text(encoding="utf-8") != text:
         write_text(place / SETTINGS, text)
     return place

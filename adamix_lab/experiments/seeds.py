@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from adamix_lab.analysis.statistics import format_interval
-from adamix_lab.baselines.making import ONE_ADAPTER, fitted
+from adamix_lab.baselines import ONE_ADAPTER
+from adamix_lab.baselines.making import fitted
 from adamix_lab.core.adaptations import Adaptation
 from adamix_lab.core.errors import one_of
-from adamix_lab.core.files import write_text
+from adamix_lab.core.files import told, write_text
 from adamix_lab.experiments.results import text_table, unit
 from adamix_lab.experiments.settings import NAMES
 from adamix_lab.models.model import attach
@@ -80,8 +81,8 @@ def train_seeds(
         merged = results[task.name][-1]
         notes = {
             "task": task.name,
-            "source": task.source,
-            "backbone": backbone,
+            "source": told(task.source),
+            "backbone": told(backbone),
             "classes": list(task.classes),
             "columns": len(task.text),
             "train_rows": len(task.train),

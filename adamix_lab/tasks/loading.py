@@ -122,6 +122,22 @@ def load_task(
     return replace(task, report=_report(task, read, unused, found.why, [*notes, *drawing]))
 
 
+def saved_task(notes: Mapping[str, Any], source: str | None = None) -> Task:
+    """The task that a save's notes name, read as it was for its training; or another source in its place.
+
+    Raises as `load_task` does, and FileNotFoundError for rows that lie elsewhere by now.
+    """
+    if source:
+        return load_task(source)
+    named = str(notes.get("source") or notes.get("task", "aspects"))
+    if named.startswith(("./", "../", ".\\", "..\\")) and not Path(named).exists():
+        raise FileNotFoundError(
+            f"{named} is not there: expected the rows that the experts were trained on, seen from the folder in which "
+            'they were trained. Run the command there, or say where the rows lie now: task="path".'
+        )
+    return load_task(named, **notes.get("options", {}))
+
+
 def _drawn(
     rows: list[Row], count: int | None, noise: float, seed: int, label: str, found: Labels
 ) -> tuple[list[Row], list[str]]:

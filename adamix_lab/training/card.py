@@ -113,7 +113,6 @@ def _title(config: Mapping[str, Any]) -> str:
 def _facts(mixture: MixtureModel, config: Mapping[str, Any]) -> dict[str, Any]:
     counts, notes, sites, base = parameter_report(mixture), config["notes"], config["sites"], config["base"]
     megabytes = (counts.merged + counts.head + counts.own) * 4 / 1e6
-    source = notes.get("source")
     facts = {
         "adaptation": ", ".join(f"{key} {value}" for key, value in config["adaptation"].items()),
         "experts, shared sides": f"{config['experts']}, {', '.join(config['share']) or 'none'}",
@@ -129,7 +128,7 @@ def _facts(mixture: MixtureModel, config: Mapping[str, Any]) -> dict[str, Any]:
         "versions": ", ".join(f"{name} {version}" for name, version in config["versions"].items()),
         "train_rows": notes.get("train_rows"),
         "seed": notes.get("seed"),
-        "source": Path(source).name if source and Path(source).is_absolute() else source,
+        "source": notes.get("source"),
     }
     return {name: value for name, value in facts.items() if value is not None}
 

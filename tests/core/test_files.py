@@ -19,6 +19,7 @@ from adamix_lab.core.files import (
     read_tensors,
     read_text,
     safe_join,
+    told,
     write_atomically,
     write_record,
     write_tensors,
@@ -126,3 +127,12 @@ def test_folders_of_folders_are_made_and_a_missing_file_is_said_to_be_missing(tm
     assert (tmp_path / "a" / "b" / "c.txt").read_text() == "there"
     with pytest.raises(FileNotFoundError):
         read_tensors(tmp_path / "none")
+
+
+def test_an_absolute_path_is_told_from_the_working_folder_or_by_its_last_name(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert told(str(tmp_path / "here" / "data" / "a.csv")) == os.path.join(".", "data", "a.csv")
+    assert told(str(tmp_path / "a.csv")) == os.path.join("..", "a.csv")
+    assert told(os.path.join(Path(os.sep).absolute(), "elsewhere", "a.csv")) == os.path.join(".", "a.csv")
+    assert told("aspects") == "aspects" and told("owner/name") == "owner/name"
