@@ -56,23 +56,26 @@ NAMES = """train --adaptation lroa|train --share sideways|train --opponent full|
     report empty|report loop|report|table|few-shot|presets nope|train-generator
     train-generator notices --model books-gpt2 --part train|import-peft|push|push nowhere|classroom grade
     classroom grad|classroom|dev tests|doctor --clas|generate|landscape --dtype int8|import-authors"""
-HEAVY = """ablate loop|ablate bad.yaml|ablate bomb.yaml|ablate twice.yaml|ablate text.yaml|ablate broken/adamix.json
+FOLDERS = """ablate loop|ablate bad.yaml|ablate bomb.yaml|ablate twice.yaml|ablate text.yaml|ablate broken/adamix.json
     ablate list.yaml|evaluate broken|evaluate deep|evaluate old|evaluate far|predict broken text
-    predict broken text --strategy mergd|evaluate broken --strategy mergd|export broken
-    push broken owner/name|push empty owner/name|push broken owner|generate broken source|posterior broken
-    posterior deep|landscape adamx|landscape broken|import-peft empty|import-peft nowhere
-    import-authors notes.txt|baselines --method lroa|table --folder .|few-shot --task task.csv --method full
-    few-shot --task task.csv --per-class 999|few-shot --task sst|train-generator nowhere --model books-gpt2
-    train-generator notices --model books-gpt2 --method lroa|table --folder nowhere|report cut
-    classroom grade nope empty|classroom release nope|classroom feedback nope"""
+    predict --strategy mergd broken text|evaluate --strategy mergd broken|export broken|evaluate moved
+    push broken owner/name|push empty owner/name|push moved owner|generate broken source
+    generate --strategy ensemble broken source|posterior broken|posterior deep|posterior moved --member broken
+    landscape adamx|landscape broken|landscape moved adamix broken|import-peft empty|import-peft nowhere
+    import-authors nowhere.bin|baselines --method lroa|table --folder .|table --folder nowhere
+    few-shot --task task.csv --method full|few-shot --task task.csv --per-class 999
+    few-shot --task task.csv --prompt|few-shot --task sst|train-generator nowhere --model books-gpt2
+    train-generator notices --model books-gpt2 --method lroa|report cut|classroom grade nope empty
+    classroom release nope|classroom feedback nope"""
+HEAVY = "import-authors notes.txt"  # a file has to be read as a model's
 
 
 def split(text: str) -> list[str]:
     return [part.strip() for line in text.splitlines() for part in line.split("|") if part.strip()]
 
 
-LIGHT = [f"{command} {part}" for command, parts in NUMBERS.items() for part in split(parts)] + split(NAMES)
-LIGHT = [line for line in LIGHT if line != "classroom"]  # which prints its help
+LIGHT = [f"{command} {part}" for command, parts in NUMBERS.items() for part in split(parts)]
+LIGHT += [line for line in split(NAMES) if line != "classroom"] + split(FOLDERS)  # which prints its help
 LINES = [*LIGHT, *split(HEAVY)]
 
 
@@ -91,6 +94,7 @@ def make(folder: Path) -> None:
         "broken/adamix.json": "{", "deep/adamix.json": deep, "old/adamix.json": json.dumps({"format": 0}),
         "far/adamix.json": json.dumps({"format": 1, "experts": 10**9, **nothing}),
         "cut/results.parquet": "PAR1",
+        "moved/adamix.json": json.dumps({"format": 1, "experts": 1, **nothing, "notes": {"source": "./elsewhere.csv"}}),
     }  # fmt: skip
     for name, text in texts.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +123,10 @@ def page() -> str:
 
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         make(Path(folder))
-        rows = [f"| `{line}` | {said(line)[1].strip().removeprefix('adamix-lab: ')} |" for line in LINES]
+        told = {line: said(line)[1].strip().removeprefix("adamix-lab: ") for line in LINES}
+        for place in (f"{ROOT}/", f"{Path.cwd()}/"):  # of the machine on which the page is made
+            told = {line: text.replace(place, "") for line, text in told.items()}
+        rows = [f"| `{line}` | {text} |" for line, text in told.items()]
     made = f"{len(LINES)} command lines with a mistake, and what is said to each ({datetime.date.today()})."
     head = f"# Refusals\n\n{made} `python tests/bad_command_lines.py` writes this page.\n"
     return (

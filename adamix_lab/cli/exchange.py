@@ -10,7 +10,7 @@ import typer
 
 from adamix_lab.cli import options
 from adamix_lab.core.errors import finite
-from adamix_lab.core.files import require_file
+from adamix_lab.core.files import CONFIG, require_file, told
 
 
 def export(
@@ -44,9 +44,10 @@ def import_authors(
     """Saves the experts of the authors' checkpoints as a mixture of this library."""
     for file in files:
         require_file(file, "a checkpoint of the authors' code.")
+    _check_free(out, overwrite)
     from adamix_lab.interop.authors import import_authors as read
 
-    _import(lambda base: read(base, files, alpha), files, model, labels, head, overwrite, out)
+    _import(lambda base: read(base, files, alpha), files, model, labels, head, out)
 
 
 def import_peft(
@@ -61,18 +62,19 @@ def import_peft(
     """Saves existing LoRA adapters as one mixture: each an expert, its A tied to its B."""
     for folder in folders:
         require_file(folder / "adapter_config.json", "a folder that peft's save_pretrained wrote.")
+    _check_free(out, overwrite)
     from adamix_lab.core.merging import merge_products
     from adamix_lab.interop.peft import import_peft as read
 
     def made(base: Any) -> Any:
         return merge_products(read(base, folders)) if merged else read(base, folders)
 
-    _import(made, folders, model, labels, head, overwrite, out)
+    _import(made, folders, model, labels, head, out)
 
 
 def push(
-    folder: Annotated[Path, typer.Argument(help="What `train` or `export` wrote.")],
-    name: Annotated[str, typer.Argument(help="owner/name on the Hub.")],
+    folder: Annotated[Path, options.argument("What `train` or `export` wrote.", options.is_written)],
+    name: Annotated[str, options.argument("owner/name on the Hub.", options.is_repository)],
     private: Annotated[bool, typer.Option("--private", help="Only you may see it.")] = False,
 ) -> None:
     """Uploads a saved or exported folder, its card included, to the Hub (log in first: `hf auth login`)."""
@@ -81,18 +83,18 @@ def push(
     print(push_folder(folder, name, private or None))
 
 
-def _import(
-    made: Callable[[Any], Any], sources: list[Path], model: str, labels: int, head: str, overwrite: bool, out: Path
-) -> None:
+def _check_free(out: Path, overwrite: bool) -> None:
+    if (out / CONFIG).exists() and not overwrite:
+        raise FileExistsError(f"{out} holds a mixture already: expected another folder (--out), or --overwrite.")
+
+
+def _import(made: Callable[[Any], Any], sources: list[Path], model: str, labels: int, head: str, out: Path) -> None:
     """Saves the mixture that is made of a base."""
-    from adamix_lab.core.files import CONFIG
     from adamix_lab.tasks.backbones import load_backbone
     from adamix_lab.training.card import save
     from adamix_lab.training.report import parameter_report
 
-    if (out / CONFIG).exists() and not overwrite:
-        raise FileExistsError(f"{out} holds a mixture already: expected another folder (--out), or --overwrite.")
     mixture = made(load_backbone(model, num_labels=labels, kind=head)[0])
-    save(mixture, out, {"backbone": model, "source": ", ".join(path.name for path in sources)})
+    save(mixture, out, {"backbone": told(model), "source": ", ".join(path.name for path in sources)})
     size = f"{mixture.space.experts} experts at {len(mixture.sites)} sites"
     print(f"{size}, {mixture.mixture.adaptation}; saved in {out}\n{parameter_report(mixture)}")

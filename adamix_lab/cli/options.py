@@ -14,22 +14,35 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import typer
 
 from adamix_lab.cli.boundary import Command
+from adamix_lab.core.choices import STRATEGIES, check_decoded, check_repository
 from adamix_lab.core.errors import SEEDS as SEEDS_END
-from adamix_lab.core.errors import LabError, check_experts, finite, one_of, whole
-from adamix_lab.core.files import require_file
+from adamix_lab.core.errors import LabError, check_experts, finite, one_of, unknown, whole
+from adamix_lab.core.files import CONFIG, check_written, read_config, require_file
+from adamix_lab.tasks.rows import open_parquet
+from adamix_lab.tasks.tasks import data_root
 
 Check = Callable[[str, Any], object]  # (name, value): raises LabError
 
 
-def checked(help: str, check: Check, *names: str) -> Any:
-    """An option whose value, or each of its values, is checked before anything heavy is imported."""
+def checking(check: Check) -> Callable[[typer.CallbackParam, Any], Any]:
+    """A callback that checks a value, or each of its values."""
 
     def read(param: typer.CallbackParam, value: Any) -> Any:
         for each in value if isinstance(value, list) else [value] if value is not None else []:
             check(str(param.name), each)
         return value
 
-    return typer.Option(*names, help=help, callback=read)
+    return read
+
+
+def argument(help: str, check: Check) -> Any:
+    """An argument that is checked, as options are."""
+    return typer.Argument(help=help, callback=checking(check))
+
+
+def checked(help: str, check: Check, *names: str) -> Any:
+    """An option whose value, or each of its values, is checked before anything heavy is imported."""
+    return typer.Option(*names, help=help, callback=checking(check))
 
 
 def count(help: str, least: int = 1, most: int | None = None) -> Any:
@@ -54,21 +67,41 @@ def choice(help: str, names: str) -> Any:
     return checked(f"{help}{', '.join(known)}.", lambda name, value: one_of(name, value, known))
 
 
-def is_saved(value: Path) -> Path:
-    """The folder. Raises FileNotFoundError for one that `save` did not write."""
-    require_file(value / "adamix.json", "a folder written by adamix_lab.save, as `train` and `import-peft` do.")
-    return value
+def is_saved(_: str, value: Path) -> None:
+    """Refuses a folder that `save` did not write, and one whose configuration is damaged."""
+    require_file(value / CONFIG, "a folder written by adamix_lab.save, as `train` and `import-peft` do.")
+    read_config(value)
 
 
-def is_grid(value: Path) -> Path:
-    """The file, or a shipped grid's name. Raises FileNotFoundError where there is no file."""
-    return require_file(value, "a grid's file, or a shipped grid's name, such as quick.") if value.suffix else value
+def is_landscape(name: str, value: str) -> None:
+    """Refuses what is neither the name of shipped experts nor a folder that `save` wrote."""
+    shipped = [place.parent.name for place in (data_root() / "experts").glob("*/seed0")]
+    if value not in shipped:
+        if not Path(value).is_dir():
+            raise unknown("Twin, or folder,", value, shipped)
+        is_saved(name, Path(value))
 
 
-def is_results(value: Path) -> Path:
-    """The folder. Raises FileNotFoundError for one that `ablate` did not write."""
-    require_file(value / "results.parquet", "a table that `adamix-lab ablate GRID --out FOLDER` wrote.")
-    return value
+def is_written(_: str, value: Path) -> None:
+    """Refuses a folder that neither `save` nor `export` wrote."""
+    check_written(value)
+
+
+def is_repository(_: str, value: str) -> None:
+    """Refuses what is no repository's name on the Hub."""
+    check_repository(value)
+
+
+def is_grid(_: str, value: Path) -> None:
+    """Refuses a file that is not there; what has no suffix is a shipped grid's name."""
+    if value.suffix:
+        require_file(value, "a grid's file, or a shipped grid's name, such as quick.")
+
+
+def is_results(_: str, value: Path) -> None:
+    """Refuses a folder that `ablate` did not write, and a table that is cut."""
+    table = require_file(value / "results.parquet", "a table that `adamix-lab ablate GRID --out FOLDER` wrote.")
+    open_parquet(table, "delete it and run the grid again, which gathers it anew.")
 
 
 OUT = typer.Option(help="Folder for what the command writes.")
@@ -82,7 +115,9 @@ EVALUATION_ROWS = count("Only so many evaluation rows.")
 SEED = count("Of everything that is drawn.", 0, SEEDS_END)
 SEEDS = count("A number of seeds, each a run.")
 METHOD = typer.Option(help="Once for each method.")
-STRATEGY = typer.Option(help="How experts are used: merged, fixed, fixed-N, random, random-example, ensemble, ...")
+_STRATEGY = "How experts are used: merged, fixed, fixed-N, random, random-example, ensemble, ..."
+STRATEGY = checked(_STRATEGY, lambda name, value: one_of(name, value, STRATEGIES))
+DECODED = checked(_STRATEGY, check_decoded)
 EXPERTS = checked("M.", lambda name, value: check_experts(value, name))
 SIZE = count("Bottleneck size, or LoRA's rank.")
 TOP_BLOCKS = count("Adapt only so many blocks from the top; 0 adapts all.", 0)
@@ -95,7 +130,7 @@ NEW_TOKENS = count("Tokens written at most.")
 LABELS = count("Classes of the head; 1 for a regression.")
 HEAD = choice("The task's head: ", "classification generation sequence-to-sequence")
 OVERWRITE = typer.Option("--overwrite", help="Replace what the folder holds.")
-SAVED = typer.Argument(help="A saved mixture, as `train` writes it (runs/NAME/seed0).", callback=is_saved)
+SAVED = argument("A saved mixture, as `train` writes it (runs/NAME/seed0).", is_saved)
 
 
 # -- a recipe's fields as options --------------------------------------------------------------------------------

@@ -19,7 +19,9 @@ def posterior(
     task: Annotated[str | None, options.TASK] = None,
     outside: Annotated[str | None, typer.Option(help="Another task, whose text is the outside.")] = None,
     outside_text: Annotated[list[str] | None, typer.Option(help="Its text column; twice for pairs.")] = None,
-    member: Annotated[list[Path] | None, typer.Option(help="A single adapter trained apart; once for each.")] = None,
+    member: Annotated[
+        list[Path] | None, options.checked("A single adapter trained apart; once for each.", options.is_saved)
+    ] = None,
     evaluation_rows: Annotated[int, options.EVALUATION_ROWS] = 400,
     other_rows: Annotated[int, options.count("So many rows held out of train, and from outside.")] = 200,
     draws: Annotated[int, options.count("Of each random strategy.")] = 200,
@@ -40,7 +42,10 @@ def posterior(
 
 
 def landscape(
-    names: Annotated[list[str] | None, typer.Argument(help="Shipped experts, or folders that were saved.")] = None,
+    names: Annotated[
+        list[str] | None,
+        options.argument("Shipped experts, or folders that were saved.", options.is_landscape),
+    ] = None,
     kind: Annotated[str, options.choice("", "line plane random triangle square stages")] = "plane",
     metric: Annotated[list[str] | None, options.choice("Once each: ", "loss accuracy entropy consistency")] = None,
     seed: Annotated[int, options.SEED] = 0,
@@ -68,7 +73,7 @@ def landscape(
 def ablate(
     grid: Annotated[
         Path,
-        typer.Argument(help="A grid's file, or the name of a shipped one, such as quick.", callback=options.is_grid),
+        options.argument("A grid's file, or the name of a shipped one, such as quick.", options.is_grid),
     ],
     minutes: Annotated[float | None, options.amount("Only a slice of so many minutes, in the grid's order.")] = None,
     workers: Annotated[int, options.count("Runs at once on this machine (or SLURM jobs).")] = 1,
@@ -90,13 +95,14 @@ def ablate(
 
     --folder and --steps take the place of the grid's.
     """
-    from adamix_lab.experiments.ablation import ablate as perform
-    from adamix_lab.experiments.ablation import listed
     from adamix_lab.experiments.grids import read_grid
     from adamix_lab.experiments.settings import Engine
 
     changes = {"folder": None if folder is None else str(folder), "steps": steps}
     runs = read_grid(grid, **{name: value for name, value in changes.items() if value is not None})
+    from adamix_lab.experiments.ablation import ablate as perform
+    from adamix_lab.experiments.ablation import listed
+
     if only_list:
         print("\n".join(listed(runs, out)))
         return
@@ -114,7 +120,7 @@ def ablate(
 
 def report(
     folder: Annotated[
-        Path, typer.Argument(help="Results, as `ablate` writes them (results.parquet).", callback=options.is_results)
+        Path, options.argument("Results, as `ablate` writes them (results.parquet).", options.is_results)
     ],
     out: Annotated[Path | None, options.OUT] = None,
 ) -> None:
@@ -204,8 +210,8 @@ def few_shot(
 
     from adamix_lab.core.errors import one_of
     from adamix_lab.experiments.grids import shipped_grid
+    from adamix_lab.tasks.labels import PROMPTS
     from adamix_lab.tasks.loading import load_task
-    from adamix_lab.tasks.prompts import PROMPTS
     from adamix_lab.tasks.tasks import few_shot as drawn
 
     rows = drawn(load_task(task, folder=folder and folder / task), examples, per_class=per_class)

@@ -90,17 +90,15 @@ def evaluate(
 
     --strategy once for each strategy; default: seven of them.
     """
+    from adamix_lab.core.files import read_config
+    from adamix_lab.tasks.loading import saved_task
+
+    data = saved_task(read_config(folder)["notes"], task)
     from adamix_lab.experiments.seeds import SHOWN, over_seeds
-    from adamix_lab.tasks.loading import load_task
-    from adamix_lab.training.evaluation import STRATEGIES
     from adamix_lab.training.evaluation import evaluate as compare
     from adamix_lab.training.shipped import load_saved
 
-    for name in strategy or ():
-        one_of("strategy", name, STRATEGIES)
-    mixture, tokenizer, config = load_saved(folder)
-    source = task or config["notes"].get("source") or config["notes"].get("task", "aspects")
-    data = load_task(source, **({} if task else config["notes"].get("options", {})))
+    mixture, tokenizer, _ = load_saved(folder)
     print(data.report)
     for part in data.evaluation_tasks():
         print(part.name)
@@ -114,11 +112,9 @@ def predict(
 ) -> None:
     """Class probabilities of sentences, or the numbers of a regression."""
     from adamix_lab.core.sites import class_names, declare
-    from adamix_lab.training.evaluation import STRATEGIES
     from adamix_lab.training.evaluation import predict as answer
     from adamix_lab.training.shipped import load_saved
 
-    one_of("strategy", strategy, STRATEGIES)
     mixture, tokenizer, config = load_saved(folder)
     inputs: list[Any] = texts
     if config["notes"].get("columns") == 2:
@@ -161,23 +157,26 @@ def train_generator(
 
     begun = Recipe(steps=2000, batch_size=8, lr=2e-4, head_lr=head_lr, seed=seed, dev_fraction=0.0, label_smoothing=0.1)
     recipe = replace(begun, consistency=Consistency(100.0), checkpoint_every=500).with_options(**context.obj)
+    from adamix_lab.generation.tasks import METHODS, load_generation_task
+
+    for name in method or ():
+        one_of("method", name, METHODS)
+    loaded = load_generation_task(task, part, rows, seed)
     from adamix_lab.generation.comparison import SHOWN, Settings, compare_generators, thinned
     from adamix_lab.generation.decoding import Decoding
-    from adamix_lab.generation.tasks import load_generation_task
 
     decoding = Decoding(beams=beams, new_tokens=new_tokens)
     settings = Settings(recipe, decoding, experts, rank, alpha=8.0 * rank)
-    loaded = thinned(load_generation_task(task, part, rows, seed), evaluation_rows)
-    compare_generators(loaded, model, settings, out, method or SHOWN)
+    compare_generators(thinned(loaded, evaluation_rows), model, settings, out, method or SHOWN)
 
 
 def generate(
     folder: Annotated[
         Path,
-        typer.Argument(help="Experts that train-generator saved: OUT/adamix-lora, say.", callback=options.is_saved),
+        options.argument("Experts that train-generator saved: OUT/adamix-lora, say.", options.is_saved),
     ],
     sources: Annotated[list[str], typer.Argument(help='Sources as in training: "name : Aromi | Type : pub".')],
-    strategy: Annotated[str, options.STRATEGY] = "merged",
+    strategy: Annotated[str, options.DECODED] = "merged",
     beams: Annotated[int, options.BEAMS] = 10,
     new_tokens: Annotated[int, options.NEW_TOKENS] = 64,
 ) -> None:

@@ -28,7 +28,7 @@ def near_misses(given: str, known: Iterable[str], most: int = 3) -> list[str]:
 
 def unknown(what: str, given: object, known: Iterable[str]) -> LabError:
     """The error for a name that is none of the known ones; near misses are named."""
-    names = sorted(map(str, known))
+    names = sorted({*map(str, known)})
     close = near_misses(str(given), names)
     hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
     return LabError(f"{what} {given!r} is not known; expected one of {', '.join(names)}.{hint}")

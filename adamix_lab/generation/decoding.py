@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,13 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
+from adamix_lab.core.choices import check_decoded
 from adamix_lab.core.errors import LabError, positive, unknown
 from adamix_lab.core.mixture import evaluating
 from adamix_lab.core.routing import RouteSpace, generator_for
 from adamix_lab.generation.training import check_decoder, ids_of, prompts, separators
 from adamix_lab.models.model import MixtureModel
-
-STRATEGIES = ("merged", "fixed", "fixed-N", "random", "random-example")
 
 
 @dataclass(frozen=True)
@@ -93,16 +91,14 @@ def generate_texts(
 
 def selection_of(strategy: str, space: RouteSpace, generator: Generator, rows: int) -> Tensor | None:
     """None for the merge, a route `[sites, sides]`, or one an example `[rows, sites, sides]`. Raises ValueError."""
+    check_decoded("Strategy of decoding", strategy)
     if strategy == "merged":
         return None
     if not space.counts:
         raise LabError(f"Strategy {strategy!r} needs experts: expected a mixture. Use 'merged' for a plain model.")
-    fixed = re.fullmatch(r"fixed(?:-(\d+))?", strategy)
-    if fixed:
-        return space.fixed(int(fixed[1] or 0))
-    if strategy in ("random", "random-example"):
-        return space.draw(generator, () if strategy == "random" else (rows,))
-    raise unknown("Strategy of decoding", strategy, STRATEGIES)
+    if strategy.startswith("fixed"):
+        return space.fixed(int(strategy[len("fixed-") :] or 0))
+    return space.draw(generator, () if strategy == "random" else (rows,))
 
 
 def trim(text: str, tokenizer: Any) -> str:

@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import nn
 
+from adamix_lab.core.choices import check_repository
 from adamix_lab.core.errors import LabError
-from adamix_lab.core.files import CONFIG, MANIFEST, read_config
+from adamix_lab.core.files import CONFIG, check_written, read_config
 from adamix_lab.models.model import MixtureModel
 from adamix_lab.models.saving import read_saved
 from adamix_lab.training.card import CARD, save
@@ -121,10 +122,8 @@ def push_folder(
     """
     from huggingface_hub import HfApi
 
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise LabError(f"{name!r} is no repository's name: expected owner/name.")
-    if not any((Path(folder) / file).is_file() for file in (CONFIG, MANIFEST)):
-        raise FileNotFoundError(f"{folder} holds no {CONFIG} or {MANIFEST}: expected what save or export wrote.")
+    check_repository(name)
+    check_written(Path(folder))
     if (Path(folder) / CONFIG).is_file():
         read_saved(folder)
     api = HfApi(token=token)

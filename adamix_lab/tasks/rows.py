@@ -251,13 +251,24 @@ def _tab_fields(content: str, separator: str, path: Path, skipped: int, notes: l
 # -- Parquet -----------------------------------------------------------------------------------------------------
 
 
-def _parquet_part(path: Path, split: str) -> Part:
+def open_parquet(path: Path, remedy: str = "copy it again.") -> Any:
+    """A Parquet file, of which nothing but its footer is read. Raises ValueError, with the remedy, for a cut one."""
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
         raise ImportError(f"{path} needs pyarrow: run pip install 'adamix-lab[data]', or write CSV.") from error
     try:
-        table = parquet.ParquetFile(path, page_checksum_verification=True).read()
+        return parquet.ParquetFile(path, page_checksum_verification=True)
+    except (ArrowException, OSError, ValueError) as error:
+        raise LabError(f"{path} is not a whole Parquet file ({error}): {remedy}") from error
+
+
+def _parquet_part(path: Path, split: str) -> Part:
+    file = open_parquet(path)
+    from pyarrow import ArrowException
+
+    try:
+        table = file.read()
         found = table.to_pylist()
         told = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
     except (ArrowException, OSError, ValueError, RecursionError, OverflowError) as error:

@@ -1,7 +1,7 @@
 """Looking at a trained mixture: strategies side by side on a task, and predictions for sentences.
 
 A strategy (Table 7: merged, fixed, random, ensemble) is a function of a model and a batch that gives log-probabilities
-`[B, C]`, or the numbers `[B, 1]` of a regression; `STRATEGIES` names them.
+`[B, C]`, or the numbers `[B, 1]` of a regression; `STRATEGIES` (`core/choices.py`) names them.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from adamix_lab.core.choices import STRATEGIES
 from adamix_lab.core.errors import LabError, one_of
 from adamix_lab.core.mixture import evaluating
 from adamix_lab.core.objective import IGNORED, without_labels
@@ -184,7 +185,7 @@ def evaluate_batches(
 
     own: another strategy than those of the table, and its passes; `strategy` is then its name.
     """
-    function, passes = own or STRATEGIES[strategy]
+    function, passes = own or strategy_of(strategy)
     kind = answer_kind(mixture.model)
     answers, labels, order = [], [], []
     with torch.no_grad(), evaluating(mixture):
@@ -265,7 +266,7 @@ def predict(
     >>> predict(mixture, tokenizer, ["w1 w2", "w3"]).shape  # two texts, three classes
     torch.Size([2, 3])
     """
-    one_of("Strategy", strategy, STRATEGIES)
+    function, _ = strategy_of(strategy)
     if not isinstance(texts, Iterable):
         raise LabError(f"texts = {texts!r}: expected a sentence, or a list of sentences or pairs, at least one.")
     pairs = _pairs(texts, text)
@@ -278,7 +279,7 @@ def predict(
     with torch.no_grad(), evaluating(mixture):
         for start in range(0, len(pairs), batch_size):
             batch = collate(examples[start : start + batch_size], pad)
-            answers.append(STRATEGIES[strategy][0](mixture, to_device(batch, device), generator_for(seed, start)).cpu())
+            answers.append(function(mixture, to_device(batch, device), generator_for(seed, start)).cpu())
     found = torch.cat(answers)
     names = class_names(mixture.model) or tuple(map(str, range(found.shape[-1])))
     given = predictions_of(found, kind).tolist()
@@ -382,13 +383,12 @@ def ensemble(passes: int = 4, average: str = "logits") -> Strategy:
     return strategy
 
 
-STRATEGIES: dict[str, tuple[Strategy, int]] = {  # name: strategy, passes
-    "merged": (merged, 1),
-    "fixed": (fixed(0), 1),
-    **{f"fixed-{expert}": (fixed(expert), 1) for expert in range(8)},
-    "random": (random_routes("batch"), 1),
-    "random-example": (random_routes("example"), 1),
-    "random-token": (random_routes("token"), 1),
-    "ensemble": (ensemble(4), 4),
-    "ensemble-probabilities": (ensemble(4, "probabilities"), 4),
-}
+def strategy_of(name: str) -> tuple[Strategy, int]:
+    """A strategy of `STRATEGIES`, and its passes. Raises ValueError for another name."""
+    one_of("Strategy", name, STRATEGIES)
+    kind, _, detail = name.partition("-")
+    if kind == "fixed":
+        return fixed(int(detail or 0)), 1
+    if kind == "random":
+        return random_routes(cast(Scope, detail or "batch")), 1
+    return (ensemble(4, detail or "logits"), 4) if kind == "ensemble" else (merged, 1)

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,9 +12,11 @@ from functools import partial
 from pathlib import Path
 
 import bad_command_lines
+import pyarrow
 import pytest
 import typer
 from command_line import command
+from pyarrow import parquet
 from typer.testing import CliRunner
 
 from adamix_lab.cli import main as cli
@@ -38,6 +41,11 @@ def trained(tmp_path_factory):
     (folder / "columns.csv").write_text("first,second,label\na,b,x\nc,d,y\n" * 4)
     done = command(*"train --task task.csv --steps 4 --top-blocks 1 --seeds 2 --out out".split(), folder=folder)
     assert done.returncode == 0, done.stderr
+    shutil.copytree(folder / "out", folder / "moved")
+    config = json.loads((folder / "moved/seed0/adamix.json").read_text())
+    del config["digest"]
+    config["notes"]["source"] = "./elsewhere.csv"
+    (folder / "moved/seed0/adamix.json").write_text(json.dumps(config))
     return folder, done.stdout
 
 
@@ -48,9 +56,15 @@ def test_train_prints_a_table_of_strategies_over_seeds(trained):
     assert {row["seed"] for row in record["rows"]} == {0, 1} and record["versions"]["torch"]
 
 
+def test_no_file_of_a_training_names_an_absolute_path(trained):
+    files = [path for path in (trained[0] / "out").rglob("*") if path.is_file()]
+    assert len(files) > 4 and not [path for path in files if str(trained[0]).encode() in path.read_bytes()]
+    assert json.loads((trained[0] / "out/seed0/adamix.json").read_text())["notes"]["source"] == "./task.csv"
+
+
 def test_evaluate_and_predict_read_what_train_wrote(trained):
     folder, _ = trained
-    done = command("evaluate", "out/seed0", "--task", "task.csv", "--strategy", "merged", folder=folder)
+    done = command("evaluate", "out/seed0", "--strategy", "merged", folder=folder)  # finds the task's file
     assert done.returncode == 0 and "merged" in done.stdout, done.stderr
     done = command("predict", "out/seed0", "the film was lovely", "", folder=folder)
     assert done.returncode == 0, done.stderr
@@ -82,6 +96,7 @@ def test_posterior_writes_tables_and_pictures_of_what_train_wrote(trained):
         (["train", "--task", "rte"], "Without network, give a folder"),
         (["train", "--task", "task.csv", "--model", "no-such/model"], "Hub name that is in the cache"),
         (["posterior", "out/seed0", "--task", "task.csv", "--draws", "0"], "--draws = 0: expected a whole number"),
+        (["evaluate", "moved/seed0"], "say where the rows lie now: --task path"),
         (["train", "--task", "columns.csv"], "Say which with --text column"),
     ],
 )
@@ -190,7 +205,7 @@ def test_a_missing_extra_is_named_by_the_command_that_needs_it(monkeypatch, tmp_
     done = CliRunner().invoke(cli.app, ["lab", str(tmp_path / "lessons")])
     assert done.exit_code == 2 and not (tmp_path / "lessons").exists()
     assert done.stderr == "adamix-lab: jupyterlab is not installed (the lessons): pip install 'adamix-lab[learn]'.\n"
-    (tmp_path / "results.parquet").touch()
+    parquet.write_table(pyarrow.table({"run": ["a"]}), tmp_path / "results.parquet")
     with monkeypatch.context() as hidden:
         hidden.setitem(sys.modules, "pandas", None)  # import raises ModuleNotFoundError
         done = CliRunner().invoke(cli.app, ["report", str(tmp_path)])
@@ -408,6 +423,13 @@ def test_a_refusal_costs_little_more_than_the_version(bad_files):
         "train --preset nope",
         "evaluate nowhere",
         "landscape --points 0",
+        "landscape adamx",
+        "ablate twice.yaml",
+        "baselines --method lroa",
+        "few-shot --task task.csv --method full",
+        "evaluate broken",
+        "predict --strategy mergd broken text",
+        "report cut",
     ):
         assert min(cost(*line.split()) for _ in range(2)) < version + 1, line
 
