@@ -228,9 +228,11 @@ class Prediction(Told):
     """
 
     def __init__(
-        self, question: str, unit: str = "%", low: float = 0.0, high: float = 100.0, answers: Sequence[str] = ()
+        self, question: str, answers: Sequence[str] = (), unit: str = "%", low: float = 0.0, high: float = 100.0
     ) -> None:
         w = require_ipywidgets()
+        if isinstance(answers, str):
+            raise LabError(f"answers = {answers!r}: expected several texts. Name a number's unit by unit=.")
         self.question, self.unit, self.low, self.high, self.answers = question, unit, low, high, tuple(answers)
         self.value: float | str | None = None
         self.probability: float | None = None

@@ -100,7 +100,7 @@ print(f"above the lowest point: {float(losses.max() - losses.min()):.3f} nats, w
 # adapters trained apart in the viewer. How high is the average of all four, above the mean of their four losses?
 
 # %%
-prediction = Prediction("Trained apart: the average of all four above the mean of their losses", "nats", 0, 2)
+prediction = Prediction("Trained apart: the average of all four above the mean of their losses", unit="nats", high=2)
 prediction
 
 # %% jupyter={"outputs_hidden": true}

@@ -1,0 +1,317 @@
+"""The program of thirty lines, which a student grows in `my_adamix.py`: its text, the student's pieces, and progress.
+
+A later lesson uses the student's piece where it passes its check (`checks.program`), else the library's, and says
+which.
+"""
+
+from __future__ import annotations
+
+import copy
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adamix_lab.core.adaptations import Bottleneck
+from adamix_lab.core.errors import LabError, one_of
+from adamix_lab.core.merging import merge
+from adamix_lab.core.numerics import relative_difference
+from adamix_lab.core.objective import Objective
+from adamix_lab.lessons.checks.program import CHECKS, Piece, randomise, weights_of
+from adamix_lab.models.model import MixtureModel, attach
+from adamix_lab.tasks.backbones import load_backbone
+from adamix_lab.training.shipped import BLOCKS
+
+FILE = "my_adamix.py"
+REFERENCE = '''\
+"""AdaMix in thirty lines: a layer, a random route, two views, their consistency, a step, the merge (EMNLP 2022)."""
+
+import copy
+import itertools
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Layer(nn.Module):  # stands behind a frozen layer of width d
+    def __init__(self, d, r=16, M=4):
+        super().__init__()
+        self.A = nn.Parameter(0.02 * torch.randn(M, d, r))  # M projections down, the experts
+        self.B = nn.Parameter(torch.zeros(r, d))  # one projection up, which they share
+        self.expert = None  # an expert's number, or None: the merge
+
+    def forward(self, x):
+        A = self.A.mean(0) if self.expert is None else self.A[self.expert]  # the mean: Eq. 6
+        return x + F.gelu(x @ A) @ self.B  # Eq. 4
+
+
+def random_route(layers, M=4):  # an expert for each layer, drawn before the rows are read
+    return torch.randint(M, (len(layers),)).tolist()
+
+
+def send(model, layers, route, batch):  # a view: logits [rows, classes] along a route
+    for layer, expert in zip(layers, route, strict=True):
+        layer.expert = expert
+    logits = model(batch)
+    for layer in layers:
+        layer.expert = None
+    return logits
+
+
+def consistency(first, second):  # half of both KL divergences, each target held fixed (Eq. 5)
+    p, q = first.log_softmax(-1), second.log_softmax(-1)
+    to_p = F.kl_div(p, q.detach(), reduction="batchmean", log_target=True)
+    to_q = F.kl_div(q, p.detach(), reduction="batchmean", log_target=True)
+    return 0.5 * (to_p + to_q)
+
+
+def step(model, layers, batch, labels, optimiser, weight=1.0):  # model: from a batch to logits
+    first, second = (send(model, layers, random_route(layers), batch) for _ in range(2))
+    loss = F.cross_entropy(first, labels) + weight * consistency(first, second)
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+    return loss.item()
+
+
+def merge_layer(layer):  # the layer with one expert, the average (Eq. 6)
+    merged = copy.deepcopy(layer)
+    merged.A = nn.Parameter(layer.A.detach().mean(0, keepdim=True))
+    return merged
+
+
+# -- what the later lessons add ---------------------------------------------------------------------------------------
+
+
+def ensemble(model, layers, batch):  # probabilities [rows, classes], the mean over all routes (Eq. 7)
+    routes = itertools.product(range(len(layers[0].A)), repeat=len(layers))
+    return torch.stack([send(model, layers, route, batch).softmax(-1) for route in routes]).mean(0)
+
+
+@torch.no_grad()
+def line(model, layers, batch, labels, first, second, points=11):  # losses between two experts' weights
+    losses, kept = [], [layer.A.clone() for layer in layers]
+    for t in torch.linspace(0, 1, points).tolist():
+        for layer, A in zip(layers, kept, strict=True):
+            layer.A.copy_(((1 - t) * A[first] + t * A[second]).expand_as(A))
+        losses.append(F.cross_entropy(model(batch), labels).item())
+    for layer, A in zip(layers, kept, strict=True):
+        layer.A.copy_(A)
+    return losses
+
+
+def doubt(p):  # p [routes, rows, classes]: entropy of the mean, and the part of it that is the routes' [rows]
+    total, within = torch.special.entr(p.mean(0)).sum(-1), torch.special.entr(p).sum(-1).mean(0)
+    return total, total - within
+'''
+STAGES = {
+    "Layer": "01", "random_route": "01", "step": "02", "merge_layer": "03", "ensemble": "04", "line": "05",
+    "doubt": "06",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Found:
+    """A piece of the program, whether it is the student's, and why."""
+
+    piece: Piece
+    own: bool
+    why: str
+
+
+def mine(stage: str) -> Piece:
+    """The student's piece where `my_adamix.py` of the working folder has one that passes its check, else the library's.
+
+    Prints one line that says which, and why. Raises ValueError for an unknown stage.
+    """
+    found = find(stage)
+    whose = "yours" if found.own else "the library's"
+    print(f"{stage}: {whose}. {found.why}")
+    return found.piece
+
+
+def check_program(stage: str) -> None:
+    """Checks the student's piece and prints its first mistake by its cause, or that it is right."""
+    found = find(stage)
+    print(f"{stage}: right." if found.own else f"Not yet. {found.why}")
+
+
+def progress() -> None:
+    """Prints which pieces of `my_adamix.py` pass their checks, a line a piece."""
+    for stage, lesson in STAGES.items():
+        found = find(stage)
+        print(f"{lesson} {stage}: {'passed.' if found.own else f'not yet. {found.why}'}")
+
+
+def find(stage: str) -> Found:
+    """A piece of the program, the student's or the library's. Raises ValueError for an unknown stage."""
+    one_of("Stage", stage, STAGES)
+    path = Path.cwd() / FILE
+    if not path.is_file():
+        return Found(_library()[stage], False, f"There is no {FILE} in {path.parent} yet.")
+    if path.resolve().parent != Path.cwd().resolve():
+        return Found(_library()[stage], False, f"{FILE} is a link out of {path.parent}: put the file itself there.")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        return Found(_library()[stage], False, f"{FILE} cannot be read: {error}. Save it as text (UTF-8).")
+    return _pieces(text, str(path))[stage]
+
+
+def _library() -> Mapping[str, Any]:
+    return vars(_executed(REFERENCE, "REFERENCE", {}))
+
+
+@lru_cache(maxsize=4)
+def _pieces(text: str, path: str) -> dict[str, Found]:
+    # the student's file runs in a module that has the library's pieces already, and keeps what passes
+    library = _library()
+    try:
+        names = vars(_executed(text, path, dict(library)))
+    except (Exception, SystemExit) as error:
+        told = f"{FILE} stops {_where(error, path)}: nothing of it is used until that is mended."
+        return {stage: Found(library[stage], False, told) for stage in STAGES}
+    found = {}
+    for stage in STAGES:
+        piece = names.get(stage)
+        if piece is library[stage] or not callable(piece):
+            found[stage] = Found(library[stage], False, f"{FILE} has no `{stage}` yet.")
+            continue
+        try:
+            CHECKS[stage](piece)
+            found[stage] = Found(piece, True, f"{FILE} passes the check.")
+        except AssertionError as error:
+            inner = error.__cause__
+            told = f"{error}" if inner is None else f"`{stage}` stops {_where(inner, path)}."
+            found[stage] = Found(library[stage], False, told)
+            names[stage] = library[stage]  # for the pieces that use it
+    return found
+
+
+def _executed(text: str, path: str, names: dict[str, Any]) -> ModuleType:
+    module = ModuleType(Path(path).stem)
+    vars(module).update({**names, "__name__": module.__name__, "__file__": path})
+    exec(compile(text, path, "exec"), vars(module))
+    return module
+
+
+def _where(error: BaseException, path: str) -> str:
+    if isinstance(error, SyntaxError):
+        return f"at line {error.lineno}, which Python cannot read ({error.msg})"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    said = next(iter(str(error).splitlines()), "")
+    return f"{f'at line {lines[-1]} ' if lines else ''}with {type(error).__name__}{said and f': {said}'}"
+
+
+# -- the program's numbers are the library's --------------------------------------------------------------------------
+
+SENTENCES = (
+    "the room was small , but lovely .", "the plot is thin , but the leads shine .", "he left the city in 1994 .",
+    "a warm film about nothing much .",
+)  # fmt: skip
+BOUND = 1e-6  # of the largest value
+
+
+@dataclass(frozen=True)
+class Equality:
+    """How far the program's numbers are from the library's, as a share of the largest value."""
+
+    stage: str
+    own: bool
+    share: float
+    what: str
+
+    def __repr__(self) -> str:
+        whose = "Your" if self.own else "The program's"
+        return f"{whose} {self.stage} and the library's: {self.what} differ by {self.share:.1g} of the largest value."
+
+
+def insert(model: Any, layer: Piece, blocks: Sequence[int] = BLOCKS) -> list[nn.Module]:
+    """Freezes MiniLM but for its head, and puts new layers behind its top blocks; returns these."""
+    for parameter in model.base_model.parameters():
+        parameter.requires_grad = False
+    layers = []
+    for block in [model.base_model.encoder.layer[n] for n in blocks]:
+        layers.append(layer(block.output.dense.out_features))
+        block.output.dense = nn.Sequential(block.output.dense, layers[-1])
+    return layers
+
+
+def equal_to_library(stage: str) -> Equality:
+    """Compares a piece with the library on MiniLM, in float64, with the same weights and routes.
+
+    "Layer": logits of two routes and the merge. "step": the loss and what it changes, against `Objective`.
+    "merge_layer": logits against `merge`. Raises ValueError for another stage, and above BOUND.
+    """
+    one_of("Stage with a comparison", stage, COMPARISONS)
+    found = find(stage)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, tokenizer = load_backbone("minilm")
+        batch = dict(tokenizer(list(SENTENCES), return_tensors="pt", padding=True))
+        own = copy.deepcopy(model)
+        layers = insert(own, find("Layer").piece)
+        own.double()
+        size = weights_of(layers[0])[0].shape[-1]
+        mixture = attach(model, Bottleneck(size), experts=4, share="up", blocks=BLOCKS).double().eval()
+        for layer, site in zip(layers, mixture.sites.values(), strict=True):
+            randomise(layer)
+            A, B = weights_of(layer)
+            site.experts["down"].data, site.experts["up"].data = A.mT.clone(), B.T[None].clone()
+        pairs, what = COMPARISONS[stage](found.piece, own, layers, mixture, batch)
+    share = max(relative_difference(one, other) for one, other in pairs)
+    if not share <= BOUND:
+        raise LabError(f"{stage}: {what} differ by {share:.2g} of the largest value: expected at most {BOUND:g}.")
+    return Equality(stage, found.own, share, what)
+
+
+Pairs = list[tuple[Tensor, Tensor]]  # the program's numbers and the library's
+
+
+def _compare_layers(piece: Piece, own: Any, layers: list[Any], mixture: MixtureModel, batch: Any) -> tuple[Pairs, str]:
+    pairs = []
+    for route in ((0, 1), (3, 2), None):
+        for n, layer in enumerate(layers):
+            layer.expert = None if route is None else route[n]
+        selection = "merge" if route is None else torch.tensor([[expert, 0] for expert in route])
+        with torch.no_grad():
+            pairs.append((own(**batch).logits, mixture(selection=selection, **batch).logits))
+    return pairs, "logits along two routes and of the merge"
+
+
+def _compare_steps(piece: Piece, own: Any, layers: list[Any], mixture: MixtureModel, batch: Any) -> tuple[Pairs, str]:
+    routes: list[list[list[int]]] = []
+
+    def model(batch: Any) -> Tensor:
+        routes.append([[layer.expert, 0] for layer in layers])
+        return own(**batch).logits  # type: ignore[no-any-return]
+
+    labels, before = torch.tensor([1, 1, 0, 1]), [layer.A.detach().clone() for layer in layers]
+    loss = piece(model, layers, batch, labels, torch.optim.SGD([layer.A for layer in layers], lr=1.0), 1.0)
+    losses = Objective(mixture)({**batch, "labels": labels}, torch.tensor(routes))
+    losses.total.backward()
+    pairs = [(torch.tensor(float(loss)), losses.total.detach())]
+    for layer, A, site in zip(layers, before, mixture.sites.values(), strict=True):
+        gradient = site.experts["down"].grad.mT
+        change = A - layer.A.detach()
+        pairs.append((change if change.shape == gradient.shape else change.mT, gradient))
+    return pairs, "the loss, and what a step changes,"
+
+
+def _compare_merges(piece: Piece, own: Any, layers: list[Any], mixture: MixtureModel, batch: Any) -> tuple[Pairs, str]:
+    merged = {id(layer): piece(layer) for layer in layers}
+    for module in [each for each in own.modules() if isinstance(each, nn.Sequential)]:
+        for n, child in enumerate(module):
+            module[n] = merged.get(id(child), child)
+    with torch.no_grad():
+        return [(own(**batch).logits, merge(mixture)(**batch).logits)], "logits of the merged models"
+
+
+COMPARISONS = {"Layer": _compare_layers, "step": _compare_steps, "merge_layer": _compare_merges}
