@@ -146,7 +146,7 @@ def card(folder: Path) -> str:
     return CARD.read_text(encoding="utf-8").format(
         recipe=RECIPE,
         stages=", ".join(f"{stage} ({100 * share:.0f} % of the steps)" for stage, share in STAGES.items()),
-        size=sum(p.stat().st_size for p in folder.rglob("*.safetensors")) / 1e6,
+        size=sum(p.stat().st_size for name in TWINS for p in (folder / name).rglob("*.safetensors")) / 1e6,
         versions=read_config(folder / "adamix" / "seed0" / "late")["versions"],
         device=late["adamix"][0]["device"],
         effects="\n".join(_row(name, runs) for name, runs in late.items()),

@@ -23,11 +23,13 @@ from torch import Tensor
 
 from adamix_lab import save, train
 from adamix_lab.analysis.posterior import FixedBatches, fix_batches
+from adamix_lab.analysis.statistics import format_interval
 from adamix_lab.baselines.making import apart_soup, baseline, fitted
 from adamix_lab.core.adaptations import Bottleneck
+from adamix_lab.core.files import write_text
 from adamix_lab.core.merging import stack_experts
 from adamix_lab.fast.prefix import cached_prefix
-from adamix_lab.lessons.answers import on_batches, place_of, write_answers
+from adamix_lab.lessons.answers import on_batches, place_of, read_answers, write_answers
 from adamix_lab.models.model import MixtureModel, attach, load_trained, trained_tensors
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import TextsCut
@@ -108,6 +110,56 @@ def make_one(cell: str, name: str, seed: int) -> str:
     return f"{listed} ({seconds:.0f} s)"
 
 
+WHAT = {
+    "single": "one adapter",
+    "slow-swa": "one adapter, its down projection at a quarter of the rate; the mean of its weights over the last 75 % of steps",
+    "adamix": "AdaMix, M = 4, up projection shared, consistency 1",
+    "down": "the same with the down projection shared",
+    "no-consistency": "AdaMix with up shared, one view a step",
+    "down-no-consistency": "AdaMix with down shared, one view a step",
+    "weight-10": "AdaMix with up shared, consistency 10",
+    "weight-100": "AdaMix with up shared, consistency 100",
+    "unshared-tied": "AdaMix that shares nothing, down i always with up i",
+    "r-drop": "one adapter, two dropout masks a step held together (R-Drop)",
+    "apart": "four adapters of 150 steps each, from four starts: AdaMix's passes in all",
+    "apart-same-start": "the same from one start",
+    "apart-long": "four adapters of 300 steps each, from four starts: AdaMix's steps, twice its passes",
+    "apart-same-start-long": "the same from one start",
+}
+
+
+def card() -> str:
+    """What every learner came to, mean and 95 % t-interval over the seeds that are there."""
+    lines = ["# Shipped experts: real sentences", ""]
+    lines += [
+        "MiniLM frozen, bottlenecks of 16 in the top two blocks, CLS head; 400 sentences of `subjectivity`, 300 steps "
+        f"of {SENTENCES.batch_size} rows at rate {SENTENCES.lr:g} (the tour's, chosen before) and at most "
+        f"{SENTENCES.max_length} tokens. Each seed draws rows, wrong labels, starts, routes, batches and dropout. Judged "
+        "on 1,000 `fresh` rows, which chose nothing. Made by `data/experts/sentences.py`, which writes this page; "
+        '`load_twin("adamix", 20, data="noisy")` loads one. *Experts*: each alone, their mean. One rate serves all, so '
+        "this says what each does at that rate, and not which is best.",
+    ]
+    for cell, names in CELLS.items():
+        wrong = "a quarter of the labels wrong" if cell == "noisy" else "no label wrong"
+        lines += [
+            "",
+            f"## {cell}: {wrong}",
+            "",
+            "| learner | what | seeds | merged, % | loss | experts, % |",
+            "|" + "---|" * 6,
+        ]
+        for name in names:
+            every = [place_of(name, seed, data=cell) for seed in SENTENCE_SEEDS]
+            found = [read_answers(path) for path in every if path.is_file()]
+            merged, experts = ([100 * float(v.mean()) for v in values] for values in zip(
+                *((a.merged_right, a.right[:, a.fixed]) for a in found), strict=True
+            ))  # fmt: skip
+            loss = format_interval([float(answers.merged_loss.mean()) for answers in found], 3)
+            cells = (name, WHAT[name], str(len(found)), format_interval(merged), loss, format_interval(experts))
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def main(
     cells: Annotated[list[str] | None, typer.Argument()] = None, seeds: int = len(SENTENCE_SEEDS), only: str = ""
 ) -> None:
@@ -117,10 +169,9 @@ def main(
         for cell in cells or CELLS:
             for name in [only] if only else CELLS[cell]:
                 there = place_of(name, seed, data=cell).is_file()
-                print(
-                    f"{cell}, {name}, seed {seed}: {'already there' if there else make_one(cell, name, seed)}",
-                    flush=True,
-                )
+                said = "already there" if there else make_one(cell, name, seed)
+                print(f"{cell}, {name}, seed {seed}: {said}", flush=True)
+    write_text(HERE / "sentences.md", card())
 
 
 if __name__ == "__main__":
