@@ -112,7 +112,7 @@ def make_one(cell: str, name: str, seed: int) -> str:
 
 WHAT = {
     "single": "one adapter",
-    "slow-swa": "one adapter, its down projection at a quarter of the rate; the mean of its weights over the last 75 % of steps",
+    "slow-swa": "one adapter, its down projection at a quarter of the rate; its weights averaged over the last 75 %",
     "adamix": "AdaMix, M = 4, up projection shared, consistency 1",
     "down": "the same with the down projection shared",
     "no-consistency": "AdaMix with up shared, one view a step",
@@ -134,8 +134,8 @@ def card() -> str:
     lines += [
         "MiniLM frozen, bottlenecks of 16 in the top two blocks, CLS head; 400 sentences of `subjectivity`, 300 steps "
         f"of {SENTENCES.batch_size} rows at rate {SENTENCES.lr:g} (the tour's, chosen before) and at most "
-        f"{SENTENCES.max_length} tokens. Each seed draws rows, wrong labels, starts, routes, batches and dropout. Judged "
-        "on 1,000 `fresh` rows, which chose nothing. Made by `data/experts/sentences.py`, which writes this page; "
+        f"{SENTENCES.max_length} tokens. Each seed draws rows, wrong labels, starts, routes, batches and dropout. "
+        "Judged on 1,000 `fresh` rows, which chose nothing. Made by `data/experts/sentences.py`, which writes this page; "
         '`load_twin("adamix", 20, data="noisy")` loads one. *Experts*: each alone, their mean. One rate serves all, so '
         "this says what each does at that rate, and not which is best.",
     ]
