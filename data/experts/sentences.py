@@ -135,7 +135,7 @@ def card() -> str:
         "MiniLM frozen, bottlenecks of 16 in the top two blocks, CLS head; 400 sentences of `subjectivity`, 300 steps "
         f"of {SENTENCES.batch_size} rows at rate {SENTENCES.lr:g} (the tour's, chosen before) and at most "
         f"{SENTENCES.max_length} tokens. Each seed draws rows, wrong labels, starts, routes, batches and dropout. "
-        "Judged on 1,000 `fresh` rows, which chose nothing. Made by `data/experts/sentences.py`, which writes this page; "
+        "Judged on 1,000 `fresh` rows, which chose nothing. Made by `data/experts/sentences.py`, as this page; "
         '`load_twin("adamix", 20, data="noisy")` loads one. *Experts*: each alone, their mean. One rate serves all, so '
         "this says what each does at that rate, and not which is best.",
     ]
