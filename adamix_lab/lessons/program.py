@@ -7,6 +7,8 @@ which.
 from __future__ import annotations
 
 import copy
+import json
+import re
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from adamix_lab.core.merging import merge
 from adamix_lab.core.numerics import relative_difference
 from adamix_lab.core.objective import Objective
 from adamix_lab.lessons.checks.program import CHECKS, Piece, randomise, weights_of
+from adamix_lab.lessons.checks.telling import checks_passed
 from adamix_lab.models.model import MixtureModel, attach
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.training.shipped import BLOCKS
@@ -144,10 +147,29 @@ def check_program(stage: str) -> None:
 
 
 def progress() -> None:
-    """Prints which pieces of `my_adamix.py` pass their checks, a line a piece."""
+    """Prints where the student stopped: the pieces of `my_adamix.py`, and the checks of the lessons in this folder.
+
+    A piece is checked anew; that another check was passed is noted in `my_progress.json`.
+    """
     for stage, lesson in STAGES.items():
         found = find(stage)
         print(f"{lesson} {stage}: {'passed.' if found.own else f'not yet. {found.why}'}")
+    done = set(checks_passed())
+    for path in sorted(Path.cwd().glob("[0-9][0-9]_*.ipynb")):
+        if asked := asked_in(path):
+            left = [name for name in asked if name not in done]
+            told = f"next: {left[0]}" if left else "all of them"
+            print(f"{path.stem}: {len(asked) - len(left)} of {len(asked)} checks passed, {told}.")
+
+
+def asked_in(path: Path) -> list[str]:
+    """The checks that a notebook asks for, by name, in its order; none of a file that is no notebook."""
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [name for name in dict.fromkeys(re.findall(r"\bcheck_\w+", code)) if name != "check_program"]
 
 
 def find(stage: str) -> Found:

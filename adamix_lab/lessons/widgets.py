@@ -358,11 +358,21 @@ class Hidden(Told):
 
     def _repr_mimebundle_(self, **more: Any) -> Any:
         data, metadata = super()._repr_mimebundle_(**more)
-        asked = html.escape(self._prediction.question)
-        still = (
-            f"<details><summary>{asked} What was measured (predict first)</summary>{html_of(self._show())}</details>"
-        )
-        return {**data, "text/html": still}, metadata
+        result, asked = self._show(), html.escape(self._prediction.question)
+        still = f"<details><summary>{asked} What was measured (predict first)</summary>{html_of(result)}</details>"
+        data, metadata = {**data, "text/html": still}, {**metadata}
+        for picture in pictures_of(result)[:1]:  # for printed pages; where HTML is shown, it is folded away
+            drawn, described = picture._repr_mimebundle_()
+            data["image/png"], metadata["image/png"] = drawn["image/png"], described["image/png"]
+        return data, metadata
+
+
+def pictures_of(result: Any) -> list[Picture]:
+    """The pictures in what a result shows."""
+    if isinstance(result, list | tuple):
+        return [picture for each in result for picture in pictures_of(each)]
+    picture = result.picture if isinstance(result, Explorer) else result
+    return [picture] if isinstance(picture, Picture) else []
 
 
 def html_of(result: Any) -> str:

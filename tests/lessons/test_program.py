@@ -1,5 +1,6 @@
 """The student's program: the right one passes, each usual mistake is told by its cause, a broken file in words."""
 
+import json
 import os
 
 import close
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from adamix_lab.lessons import program
+from adamix_lab.lessons.checks.telling import checks_passed, passed
 from adamix_lab.lessons.program import REFERENCE, STAGES, check_program, equal_to_library, find, mine, progress
 
 
@@ -201,6 +203,32 @@ def test_no_file_and_files_that_cannot_be_read_are_told(folder, tmp_path_factory
         mine("Step")
     progress()
     assert capsys.readouterr().out.count("not yet.") == len(STAGES)
+
+
+def a_notebook(folder, name, *sources):
+    nbformat = pytest.importorskip("nbformat", reason="the notebooks extra is not installed")
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / f"{name}.ipynb")
+
+
+def test_where_did_i_stop(folder, capsys):
+    passed("check_a")  # no lesson lies here, so nothing is noted
+    assert not list(folder.iterdir())
+    a_notebook(
+        folder, "01_routing", "attempt(check_a, a)", "lesson.attempt(lesson.check_b, b)\nlesson.check_program('step')"
+    )
+    a_notebook(folder, "02_consistency", "attempt(check_c, c)")
+    (folder / "03_merging.ipynb").write_text("[", encoding="utf-8")
+    for name in ("check_a", "check_c", "check_a"):
+        passed(name)
+    assert json.loads((folder / "my_progress.json").read_text()) == ["check_a", "check_c"]
+    capsys.readouterr()
+    progress()
+    told = capsys.readouterr().out
+    assert "01_routing: 1 of 2 checks passed, next: check_b." in told
+    assert "02_consistency: 1 of 1 checks passed, all of them." in told and "03_merging" not in told
+    (folder / "my_progress.json").write_text('{"a": 1}', encoding="utf-8")
+    assert checks_passed() == []
 
 
 def test_checks_leave_the_learners_random_numbers_alone(folder):

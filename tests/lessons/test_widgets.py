@@ -201,7 +201,8 @@ def test_a_number_may_open_a_result_too():
 def test_a_still_is_folded_away_where_no_widget_can_be_shown():
     figure, _ = new_figure(2, 1)
     result = asked().then(lambda: ("a < b", Picture(figure, "A line.")))
-    data, _ = result._repr_mimebundle_()
+    data, metadata = result._repr_mimebundle_()
+    assert data["image/png"] and metadata["image/png"]["alt"] == "A line."  # the printed page's picture
     assert data["text/html"].startswith("<details><summary>Who wins?") and 'alt="A line."' in data["text/html"]
     assert "a &lt; b" in data["text/html"] and "waits for a prediction" in data["text/plain"]
     assert not result.opened and len(result.box.children) == 1
