@@ -25,7 +25,8 @@ from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.errors import LabError, finite, fraction, one_of, unknown, whole
 from adamix_lab.core.mixture import effective
 from adamix_lab.core.routing import RouteSpace, generator_for
-from adamix_lab.lessons.widgets import Control, Explorer, Number, State, Steps, View
+from adamix_lab.lessons.controls import Control
+from adamix_lab.lessons.widgets import Explorer, Number, State, Steps, View
 
 HIDES = (
     "What one dimension hides: a single layer with the down projection shared is merged exactly, and a network is not "

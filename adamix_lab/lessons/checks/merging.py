@@ -1,4 +1,4 @@
-"""Lessons 03 to 05: experts that cancel or lie in another order, the average over routes, barriers and planes."""
+"""Lessons 03 to 06: experts that cancel or lie in another order, who agrees with the merge, averages, barriers."""
 
 from __future__ import annotations
 
@@ -93,6 +93,36 @@ def _same_function(came: Expert, expert: Expert, generator: torch.Generator) -> 
     passed_over = expert["up_bias"]
     if not torch.equal(came["up_bias"], passed_over):
         wrong("up_bias", "unchanged", "changed", "It belongs to outputs, not to units.")
+
+
+# -- lesson 04: how many routes say what the merge says -------------------------------------------------------------
+
+
+def check_agree(agree: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Checks `agree(routes, merged)`: the share of routes `[rows, routes, C]` that answer as the merge `[rows, C]`."""
+    for rows, routes, classes in ((6, 4, 3), (5, 16, 2)):
+        generator = generator_for(rows, routes)
+        logits = torch.randn(rows, routes, classes, generator=generator)
+        merged = torch.randn(rows, classes, generator=generator)
+        said, own = logits.argmax(-1), merged.argmax(-1)
+        right = (said == own[:, None]).float().mean(1)
+        came = _tensor(call(agree, logits.clone(), merged.clone()), "The share", (rows,))
+        vote = torch.nn.functional.one_hot(said, classes).sum(1).argmax(-1)
+        mistakes = {
+            "That is their number: divide by the number of routes.": right * routes,
+            "That is the share of routes that disagree.": 1 - right,
+            "That is whether the ensemble agrees: compare each route's answer, then take the mean.":
+                (logits.softmax(-1).mean(1).argmax(-1) == own).float(),
+            "That is whether the ensemble of logits agrees: compare each route's answer, then take the mean.":
+                (logits.mean(1).argmax(-1) == own).float(),
+            "That is whether most routes agree: take the share of them.": (vote == own).float(),
+            "Routes were compared with the first route: compare them with the merge.":
+                (said == said[:, :1]).float().mean(1),
+            "That is the mean probability of the merge's answer: compare answers, the class with the largest logit.":
+                logits.softmax(-1).mean(1).gather(-1, own[:, None])[:, 0],
+        }  # fmt: skip
+        match("The share of routes that agree", "one of each row's answers", right, came, mistakes)
+    passed("check_agree")
 
 
 # -- lesson 06: the average over routes, and which part of the doubt is about the route ----------------------------
