@@ -169,3 +169,14 @@ Control = Number | Steps | Words
 def _beside(labels: str) -> dict[str, Any]:
     """Style of a box: its label as wide as asked for, so that boxes below one another begin at one line."""
     return {"style": {"description_width": labels}, "layout": {"width": f"calc({labels} + 9em)"}}
+
+
+def number_in(text: str, low: float, high: float) -> tuple[float | None, str]:
+    """The number that a text says, or None and what is wrong with it."""
+    try:
+        number = float(text.strip().rstrip("%").replace(",", "."))
+    except ValueError:
+        return None, f"“{text[:40]}” is no number: expected one from {low:g} to {high:g}."
+    if not math.isfinite(number) or not low <= number <= high:
+        return None, f"{number:g} is out of range: expected a number from {low:g} to {high:g}."
+    return number, ""

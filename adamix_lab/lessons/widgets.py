@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from adamix_lab.analysis.plots import Picture
 from adamix_lab.core.errors import LabError, unknown
-from adamix_lab.lessons.controls import Control, Told, heading, require_ipywidgets, watch
+from adamix_lab.lessons.controls import Control, Told, heading, number_in, require_ipywidgets, watch
 from adamix_lab.lessons.controls import Number as Number
 from adamix_lab.lessons.controls import Steps as Steps
 from adamix_lab.lessons.controls import Words as Words
@@ -255,7 +255,7 @@ class Prediction(Told):
 
     def _read(self) -> None:
         self.value = self.probability = None
-        number, trouble = _number_in(self.entry.value, self.low, self.high)
+        number, trouble = number_in(self.entry.value, self.low, self.high)
         if number is None and self.entry.value.strip():
             self._say(trouble)
         elif self.answers and self.choice.value is None:
@@ -314,17 +314,6 @@ class Prediction(Told):
     def plain(self) -> str:
         """What stands where widgets cannot be shown."""
         return f"{self.question} (Run the cell to enter a prediction.)"
-
-
-def _number_in(text: str, low: float, high: float) -> tuple[float | None, str]:
-    """The number that a text says, or None and what is wrong with it."""
-    try:
-        number = float(text.strip().rstrip("%").replace(",", "."))
-    except ValueError:
-        return None, f"“{text[:40]}” is no number: expected one from {low:g} to {high:g}."
-    if not math.isfinite(number) or not low <= number <= high:
-        return None, f"{number:g} is out of range: expected a number from {low:g} to {high:g}."
-    return number, ""
 
 
 class Hidden(Told):
