@@ -211,7 +211,8 @@ class Explorer(Told):
     @property
     def plain(self) -> str:
         """What stands where widgets cannot be shown."""
-        return f"The widget “{self.title}”: run the cell to use it. {self.text}"
+        moved = ", ".join(control.label for control in self.controls.values()) or "nothing but by its buttons"
+        return f"The widget “{self.title}” (your hand changes: {moved}): run the cell to use it. {self.text}"
 
 
 # -- a prediction before a result: a number, or an answer and how sure the learner is of it ---------------------------
