@@ -224,7 +224,8 @@ def merge_products(mixture: M, rank: int | None = None) -> M:
             "The sides are routed independently, so that no A belongs to a B: expected tied experts or a shared side. "
             "The mean of products over all pairs is what merge gives, exactly."
         )
-    positive("rank", rank if rank is not None else 1)
+    if rank is not None:
+        positive("rank", rank)
     whole = mixture.space.experts * adaptation.rank
     kept = whole if rank is None else min(rank, whole)
     changed = replace(adaptation, rank=kept, alpha=adaptation.scale * kept)  # alpha / r stays

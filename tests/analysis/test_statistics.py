@@ -152,7 +152,8 @@ def test_an_interval_for_many_comparisons_is_bonferronis():
     ],
 )
 def test_verdicts(values, unit, verdict):
-    assert verdict_of(t_interval(values), unit).verdict == verdict
+    judged = verdict_of(t_interval(values), unit)
+    assert judged.verdict == verdict and judged.comparisons == 1
 
 
 def test_a_verdict_says_what_it_leaves_possible():

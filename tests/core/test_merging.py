@@ -17,6 +17,7 @@ from adamix_lab.core.merging import (
     stack_experts,
     weighted,
 )
+from adamix_lab.core.numerics import REORDERED
 from adamix_lab.models.model import attach, detach, load_trained, trained_tensors
 
 ADAPTATIONS = [(Bottleneck(4), "up"), (LoRA(2), "B"), (LoRA(2), None), (IA3(), None), (IA3(True), None), (Bias(), None)]
@@ -239,6 +240,11 @@ def test_the_merge_gap_goes_over_256_routes_a_site_at_most():
         merge_gap(more, batch)
 
 
+def test_rounding_is_told_from_another_answer_in_every_dtype():
+    for dtype, share in REORDERED.items():
+        assert 10 * torch.finfo(dtype).eps < share < 0.2, dtype
+
+
 @pytest.mark.parametrize(("rank", "kept"), [(None, 24), (20, 20), (16, 16), (3, 3)])
 def test_merged_products_are_the_best_of_their_rank(rank, kept):
     mixture = tiny.mixed(tiny.bert(), LoRA(8, alpha=4.0), experts=3, tied=True)  # 24 is more than the width, 16
@@ -250,6 +256,14 @@ def test_merged_products_are_the_best_of_their_rank(rank, kept):
         left = (mean - one.experts["B"][0].double() @ one.experts["A"][0].double()).norm()
         assert [len(one.experts["A"][0]), one.experts["B"].shape[-1], one.adaptation.rank] == [kept] * 3
         close.assert_close(left, torch.linalg.svdvals(mean)[kept:].norm(), close.REORDERED, scale=float(mean.norm()))
+
+
+def test_products_without_pairs_or_without_a_rank_are_refused():
+    with pytest.raises(ValueError, match="no A belongs to a B: expected tied experts or a shared side"):
+        merge_products(tiny.mixed(tiny.bert(), LoRA(2), experts=2))
+    for rank in (0, -1, 1.5):
+        with pytest.raises(ValueError, match=f"rank = {rank}: expected a whole number of at least 1"):
+            merge_products(tiny.mixed(tiny.bert(), LoRA(2), experts=2, tied=True), rank)
 
 
 def test_one_adapter_trained_apart_stacks_to_itself():

@@ -72,6 +72,7 @@ def test_what_is_promised_of_architectures():
     decoders = {"gpt2", "llama", "mistral", "qwen2", "qwen3"}
     assert having("fans_out") == encoders | decoders | {"distilbert"}  # several routes share what lies below them
     assert having("cut") == encoders | {"distilbert"}  # the last block works for one position
+    assert having("attention") == having("cut")  # whose scores are then those of one query
     assert having("prompts") == encoders | decoders  # prompt and prefix tuning
     assert having("adapters") == {"bert", "roberta", "electra", "deberta-v2", "distilbert", "gpt2", "llama"}  # exports
 

@@ -2,6 +2,7 @@
 
 import random
 import warnings
+from contextlib import contextmanager
 
 import architectures
 import close
@@ -174,6 +175,28 @@ def test_experts_that_still_agree_do_not_hide_a_wrong_axis():
     mixture, batch = longformer()
     known = check.takes_groups(mixture, batch)
     assert not known.permitted and "site 'longformer.encoder.layer.0.attention.self.query'" in known.reason
+
+
+def test_a_pass_a_route_is_taken_and_said_where_several_do_not_fit_into_one_and_nowhere_else():
+    for (mixture, batch), views, passes in (
+        ((tiny.mixed(tiny.bert(), LoRA(4)), tiny.batch()), 2, 1),
+        (longformer(), 1, 1),
+        (longformer(), 2, 2),
+    ):
+        routes, calls = Router(mixture.space).views(0, views, 4, 8), []
+        mixture.takes_groups(batch)  # is asked beforehand, with calls of its own
+        with mixture.model.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1)), said_aloud() as said:
+            routed_logits(mixture, batch, routes, "independent")
+        assert len(calls) == passes and len(said) == passes - 1
+
+
+@contextmanager
+def said_aloud():
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found = []
+        yield found
+        found += [warning for warning in said if "a pass of its own" in str(warning.message)]
 
 
 @pytest.mark.parametrize("way", ["independent", "same_dropout", "shared_prefix"])
