@@ -94,7 +94,7 @@ def _import(made: Callable[[Any], Any], sources: list[Path], model: str, labels:
     from adamix_lab.training.card import save
     from adamix_lab.training.report import parameter_report
 
-    mixture = made(load_backbone(model, num_labels=labels, kind=head)[0])
+    mixture = made(load_backbone(model, num_labels=labels, kind=head, pooling="cls")[0])  # stock libraries' head
     save(mixture, out, {"backbone": told(model), "source": ", ".join(path.name for path in sources)})
     size = f"{mixture.space.experts} experts at {len(mixture.sites)} sites"
     print(f"{size}, {mixture.mixture.adaptation}; saved in {out}\n{parameter_report(mixture)}")

@@ -19,7 +19,10 @@ def train(
     task: Annotated[str, options.TASK] = "aspects",
     folder: Annotated[Path | None, options.FOLDER] = None,
     model: Annotated[str, options.MODEL] = "minilm",
-    pooling: Annotated[str, typer.Option(help="The head reads the family's own place (cls) or the mean.")] = "cls",
+    pooling: Annotated[
+        str | None,
+        options.choice("What the head reads; default: mean of minilm, cls of presets and other models; ", "cls mean"),
+    ] = None,
     rows: Annotated[int | None, options.ROWS] = None,
     adaptation: Annotated[str, options.choice("", "bottleneck lora ia3 bias")] = "bottleneck",
     size: Annotated[int, options.SIZE] = 16,
@@ -75,6 +78,7 @@ def train(
     if data.regression and not preset and "consistency_kind" not in context.obj:
         chosen = chosen.with_options({"consistency_kind": "mse"})
     made, numbers = (chosen.backbone, chosen.adaptation, chosen.recipe), range(seed, seed + seeds)
+    pooling = pooling or ("cls" if preset else None)  # presets stay what they were measured with
     train_seeds(
         data, *made, out, **chosen.attach_options(), seeds=numbers, method=opponent or "adamix", pooling=pooling
     )

@@ -44,7 +44,7 @@ def train_seeds(
     blocks: Iterable[int] | None = None,
     seeds: Iterable[int] = (0,),
     method: str = "adamix",
-    pooling: str = "cls",
+    pooling: str | None = None,
     say: Callable[[str], None] = print,
 ) -> list[list[Evaluation]]:
     """One run a seed, saved under `out/seedN`; prints a table of strategies (mean and 95 % t-interval over seeds).

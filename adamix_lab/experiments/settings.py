@@ -83,7 +83,9 @@ class Run:
         max_length: tokens a row.
         bucket: batches sorted by length together.
         top_blocks: adapted blocks, from the top; what lies below is computed once. None adapts all.
-        backbone, pooling: as `load_backbone` takes them.
+        backbone: as `load_backbone` takes it.
+        pooling: "cls" or "mean", as there; "cls" where a grid does not say it, whatever the backbone's own default is:
+            what is stored was measured so, and a step takes down to a fifth of the mean's time.
         temperature: what the log-probabilities of the merge are divided by for a further strategy, "scaled"; the search
             fits it. None leaves it out.
         exact: the most routes that are averaged over exactly; 0 leaves the exact average out.

@@ -19,7 +19,7 @@ from adamix_lab.core.files import alone, read_json, write_text
 from adamix_lab.core.merging import merge
 from adamix_lab.generation.decoding import Decoding, generate_texts
 from adamix_lab.generation.scores import score, table
-from adamix_lab.generation.tasks import GenerationTask, Method
+from adamix_lab.generation.tasks import GenerationTask
 from adamix_lab.generation.training import check_decoder, one_view, train_generator
 from adamix_lab.models.model import MixtureModel, attach
 from adamix_lab.tasks.backbones import load_backbone
@@ -90,7 +90,7 @@ def _lora(settings: Settings, init: Literal["identity", "reference"]) -> LoRA:
 
 
 TWO = ("merged", "fixed")
-VARIANTS: Mapping[Method, Variant] = {
+VARIANTS: Mapping[str, Variant] = {
     "frozen": Variant("frozen decoder, not tuned"),
     "lora": Variant("LoRA", lambda s: (_lora(s, "identity"), 1, None)),
     "adamix-lora": Variant("AdaMix-LoRA", lambda s: (_lora(s, "reference"), s.experts, "B"), strategies=TWO),

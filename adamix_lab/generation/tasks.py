@@ -10,15 +10,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from adamix_lab.core.choices import Kind
 from adamix_lab.core.errors import LabError, one_of, positive, unknown
 from adamix_lab.tasks.rows import SUFFIXES, read_file, split_file
 from adamix_lab.tasks.tasks import EMBEDDED_TEXTS, Row, Task, embedded_folder, sample
 
-Method = Literal["frozen", "lora", "adamix-lora", "adamix-bottleneck", "full"]  # `comparison.VARIANTS`
-METHODS = get_args(Method)
+METHODS = ("frozen", "lora", "adamix-lora", "adamix-bottleneck", "full")  # `comparison.VARIANTS`, without torch
 
 # -- structured data as one line of text, as the authors' GPT-2 code has it (after LoRA and prefix tuning) -----------
 # E2E: `name : The Vaults | Type : pub | price : more than £30`. WebNLG and DART: `subject : relation : object`, joined

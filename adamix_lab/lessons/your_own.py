@@ -41,7 +41,7 @@ def fresh_loras(kind: str, seed: int) -> tuple[MixtureModel, Any]:
     Raises ValueError for an unknown kind.
     """
     one_of("Kind of LoRA experts", kind, KINDS)
-    model, tokenizer = load_backbone("minilm", num_labels=2)
+    model, tokenizer = load_backbone("minilm", num_labels=2, pooling="cls")
     share, _ = KINDS[kind]
     mixture = attach(model, ADAPTATION, EXPERTS, share, blocks=BLOCKS, seed=seed, tied=share is None)
     return mixture, tokenizer

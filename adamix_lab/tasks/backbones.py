@@ -152,7 +152,7 @@ def load_backbone(
     dtype: torch.dtype | None = None,
     kind: str = "classification",
     revision: str | None = None,
-    pooling: str = "cls",
+    pooling: str | None = None,
 ) -> tuple[Any, Any]:
     """A pretrained model with a head, in evaluation mode, and its tokenizer.
 
@@ -169,7 +169,8 @@ def load_backbone(
             "tokens" (a class a token) or "spans" (question answering).
         revision: of a name on the Hub: a branch, tag or commit; None takes main.
         pooling: what a classifier's head reads. "cls": the family's own head, on the first token (a decoder's: the
-            last); "mean": a linear layer on the mean of all tokens' states (`adamix_lab.tasks.pooling`).
+            last); "mean": a linear layer on the mean of all tokens' states (`adamix_lab.tasks.pooling`); None: as
+            `default_pooling` has it, the mean for a classifier on the embedded encoder, else "cls".
 
     Raises:
         ValueError: an unknown kind or pooling, num_labels below 1, damaged embedded weights, files that lack the head
@@ -181,6 +182,7 @@ def load_backbone(
     (3, '[PAD]')
     """
     one_of("kind of model", kind, KINDS)
+    pooling = default_pooling(name, kind) if pooling is None else pooling
     one_of("pooling", pooling, POOLINGS)
     if pooling != "cls" and kind != "classification":
         raise LabError(f'pooling = {pooling!r} with kind {kind!r}: expected "cls". Only a classifier reads a mean.')
@@ -203,12 +205,12 @@ def load_backbone(
             raise
         except (OSError, ValueError) as error:  # transformers has both for a folder that is no model
             raise _not_found(name, error) from error
+        if pooling == "mean":
+            _check_carried(name, model.eval())
     # Mismatched keys come as names or as (name, shape, shape), by version of transformers.
     mismatched = [key if isinstance(key, str) else key[0] for key in loading.get("mismatched_keys", ())]
     lacking = {*loading.get("missing_keys", ()), *mismatched}
     lacking |= _of_another_head(name, model, kind)
-    if pooling == "mean":
-        _check_carried(name, model.eval())
     for key, parameter in model.named_parameters():
         setattr(parameter, READ_MARK, key not in lacking)  # transformers 4 marks none
     if kind in NEW_HEADS:
@@ -220,6 +222,15 @@ def load_backbone(
     if getattr(model.config, "pad_token_id", None) is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     return model.eval(), tokenizer
+
+
+def default_pooling(name: str = "minilm", kind: str = "classification") -> str:
+    """What the head of a backbone reads where nobody says it.
+
+    The embedded encoder was pre-trained to be read as the mean of its tokens, and by a rule that was written before the
+    runs the mean is its default for classifiers (`data/backbones/minilm.md` has the figures, and what it costs).
+    """
+    return "mean" if kind == "classification" and name in ("minilm", MINILM_HUB) else "cls"
 
 
 def find_shipped(name: str) -> Path:

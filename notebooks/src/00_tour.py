@@ -114,7 +114,7 @@ with torch.no_grad():
 # is chance on two classes. The shipped experts had 1,400 steps, and so has the full mode.
 
 # %%
-model, tokenizer = load_backbone("minilm", num_labels=task.num_labels)
+model, tokenizer = load_backbone("minilm", num_labels=task.num_labels, pooling="cls")
 mine = attach(model, ADAPTATION, experts=4, share="up", blocks=BLOCKS)
 steps = 24 if FAST else RECIPE.steps
 history = train(mine, task, tokenizer, replace(RECIPE, steps=steps, log_every=4), progress=False)

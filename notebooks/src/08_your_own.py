@@ -172,7 +172,7 @@ pd.DataFrame([r.row() for r in evaluate(mixture, mine, tokenizer, ["merged", "fi
 # %%
 done = export(loras, OUT / "merged", format="peft")
 print(f"{done.parameters:,} parameters, {done.bytes / 1e3:.0f} kB, read back by {done.read_by}: {done.difference:.1g}")
-plain = load_backbone("minilm", num_labels=2)[0]  # a fresh base, as a colleague has it
+plain = load_backbone("minilm", num_labels=2, pooling="cls")[0]  # a fresh base, as a colleague has it
 theirs = PeftModel.from_pretrained(plain, OUT / "merged").eval()
 batch = tokenizer(["food : the food was lovely, but the film was awful."], return_tensors="pt")
 with torch.no_grad():

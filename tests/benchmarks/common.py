@@ -139,7 +139,7 @@ def minilm_mixture(
     device: torch.device, experts: int = 4, blocks: range | None = None, apart: float = 0.0
 ) -> MixtureModel:
     """MiniLM with bottleneck adapters of 16, shared up, in evaluation mode; experts moved `apart` at random."""
-    model, _ = load_backbone("minilm", num_labels=2)
+    model, _ = load_backbone("minilm", num_labels=2, pooling="cls")
     mixture = attach(model.to(device).eval(), Bottleneck(16), experts=experts, share="up", blocks=blocks).eval()
     generator = generator_for(1)
     with torch.no_grad():

@@ -47,7 +47,7 @@ def waste(lengths: list[int], batches: list[list[int]]) -> float:
 
 
 def model_of(task: Task) -> tuple[Any, Any]:
-    model, tokenizer = load_backbone("minilm", num_labels=task.num_labels)
+    model, tokenizer = load_backbone("minilm", num_labels=task.num_labels, pooling="cls")
     return attach(model, LoRA(8)), tokenizer
 
 

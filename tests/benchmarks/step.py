@@ -65,7 +65,7 @@ def labelled(length: int, where: torch.device) -> dict[str, torch.Tensor]:
 
 
 def minilm(kind: torch.dtype, where: torch.device) -> nn.Module:
-    return load_backbone("minilm", num_labels=2, dtype=kind)[0].to(where)
+    return load_backbone("minilm", num_labels=2, dtype=kind, pooling="cls")[0].to(where)
 
 
 def two_view(kind: torch.dtype, where: torch.device, batch: dict[str, torch.Tensor], views: str) -> Step:

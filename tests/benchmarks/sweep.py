@@ -36,7 +36,7 @@ Weights = dict[str, torch.Tensor]
 
 
 def made(blocks: range | None, seed: int) -> tuple[MixtureModel, Any]:
-    model, tokenizer = load_backbone("minilm", num_labels=2, seed=seed)
+    model, tokenizer = load_backbone("minilm", num_labels=2, seed=seed, pooling="cls")
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0

@@ -140,7 +140,7 @@ def test_minilm_with_every_block_adapted():
     from adamix_lab.models.model import attach
     from adamix_lab.tasks.backbones import load_backbone
 
-    model, _ = load_backbone("minilm", num_labels=2)
+    model, _ = load_backbone("minilm", num_labels=2, pooling="cls")
     mixture = tiny.shake(attach(model.eval(), Bottleneck(16), experts=2, share="up"), scale=0.1)
     batch = {name: value.clone() for name, value in tiny.batch(rows=3, tokens=12).items()}
     close.assert_close(tree_logits(mixture, batch), plain(mixture, batch))

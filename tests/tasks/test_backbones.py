@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from adamix_lab.core.files import write_tensors
+from adamix_lab.core.sites import head_pooling
 from adamix_lab.tasks import backbones
-from adamix_lab.tasks.backbones import find_minilm, load_backbone, quiet_transformers
+from adamix_lab.tasks.backbones import default_pooling, find_minilm, load_backbone, quiet_transformers
 
 
 @pytest.fixture
@@ -69,6 +70,14 @@ def test_minilm_with_a_head_that_the_seed_decides(minilm):
     assert not torch.equal(first.classifier.weight, load_backbone("minilm", 3, seed=6)[0].classifier.weight)
     assert first.classifier.weight.std().item() == pytest.approx(0.02, rel=0.1) and not first.classifier.bias.any()
     assert not first.training and first.dtype == torch.float32 and len(tokenizer("hello")["input_ids"]) == 3
+
+
+def test_the_mean_is_the_default_of_a_classifier_on_the_embedded_encoder_alone(minilm, folder):
+    assert default_pooling() == default_pooling(backbones.MINILM_HUB) == "mean"
+    assert {default_pooling(kind=kind) for kind in backbones.KINDS if kind != "classification"} == {"cls"}
+    assert {default_pooling(name) for name in ("roberta-large", "books-gpt2", str(folder))} == {"cls"}
+    assert head_pooling(load_backbone("minilm")[0]) == "mean" and head_pooling(load_backbone(str(folder))[0]) == "cls"
+    assert head_pooling(load_backbone("minilm", pooling="cls")[0]) == "cls"
 
 
 def test_loading_is_quiet(folder, capfd):
