@@ -2,57 +2,34 @@
 
 python data/lessons/make.py runs        # what every route answers: the twins, other weights of consistency
 python data/lessons/make.py loras       # lesson 08: small LoRA experts to export and to combine
-python data/lessons/make.py landscapes  # lesson 05: losses between the twins' experts, over edges and faces
 python data/lessons/make.py runs weight-10 --seeds 1 --steps 5 --out runs/trial
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import torch
 import typer
-from torch import Tensor
 
-from adamix_lab.analysis.points import (
-    Point,
-    dot,
-    experts_of,
-    filter_normalised,
-    logits_at,
-    simplex,
-    stack_points,
-    try_cached_prefix,
-)
 from adamix_lab.core.errors import one_of
-from adamix_lab.core.files import write_record, write_tensors
-from adamix_lab.core.mixture import evaluating
+from adamix_lab.core.files import write_tensors
 from adamix_lab.core.objective import Consistency
-from adamix_lab.core.routing import generator_for
-from adamix_lab.lessons import answers, landscape, your_own
+from adamix_lab.lessons import answers, your_own
 from adamix_lab.lessons.answers import RUNS, answers_of, write_answers
-from adamix_lab.lessons.landscape import Faces
 from adamix_lab.lessons.your_own import KINDS, fresh_loras
-from adamix_lab.models.model import MixtureModel, trained_tensors
-from adamix_lab.tasks.batches import encode, padding_of, sequential
+from adamix_lab.models.model import trained_tensors
 from adamix_lab.tasks.loading import load_task
-from adamix_lab.tasks.tasks import Task
-from adamix_lab.training.doctor import device_name, versions
+from adamix_lab.training.doctor import device_name
 from adamix_lab.training.shipped import EXPERTS, RECIPE, SEEDS, TWINS, load_twin, twin_recipe, untrained_mixture
 from adamix_lab.training.train import train
 
 LORA_ROWS = 800  # to train on: about 20 seconds of one core a set of experts
 LORA_RECIPE = replace(RECIPE, steps=150, batch_size=16)  # the twins', shorter
-STEPS = 6  # halves and thirds are on the grid: the middles of edges and faces are points of it
-ROWS = 256  # of the evaluation set, as in data/results/landscape
-DIRECTIONS = 2  # from each expert
-AT_ONCE = 32  # points a pass
 
 
 def make(
@@ -63,10 +40,9 @@ def make(
     amount: int | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Makes "runs", "loras" or "landscapes", all by default, seed by seed; a killed command goes on.
+    """Makes "runs" or "loras" of all names by default, seed by seed; a killed command goes on.
 
-    amount: steps of training for a trial; of landscapes, the first so many evaluation rows. Raises ValueError for
-    something else.
+    amount: steps of training for a trial. Raises ValueError for something else.
     """
     one_of("What", what, MAKERS)
     make_one, place_of, every = MAKERS[what]
@@ -104,82 +80,9 @@ def make_loras(path: Path, kind: str, seed: int, steps: int | None = None) -> st
     return f"{path.stat().st_size / 1e3:.0f} kB, {seconds} s"
 
 
-# -- lesson 05: losses row by row between experts, and as far away in random directions -------------------
-
-
-@torch.no_grad()
-def losses_of_rows(mixture: MixtureModel, task: Task, tokenizer: Any, points: Point, rows: int | None = None) -> Tensor:
-    """Negative log-likelihood in nats, `[rows, K]`, at K stacked points `[K, ...]`, in the order of the rows.
-
-    rows: the first so many of the evaluation set; None takes all.
-    """
-    examples = encode(task.evaluation[:rows], task, tokenizer)
-    number = len(next(iter(points.values())))
-    losses = torch.empty(len(examples), number)
-    with evaluating(mixture):
-        top, cache = try_cached_prefix(mixture)
-        for indices, batch in sequential(examples, 64, padding_of(tokenizer)):
-            ready = cache(batch)
-            for start in range(0, number, AT_ONCE):
-                some = {name: weights[start : start + AT_ONCE] for name, weights in points.items()}
-                log_p = logits_at(top, ready, some).float().log_softmax(-1)  # [K, B, C]
-                gold = batch["labels"].expand(len(log_p), -1).unsqueeze(-1)
-                losses[indices, start : start + AT_ONCE] = -log_p.gather(-1, gold).squeeze(-1).T
-    return losses
-
-
-def moved(point: Point, direction: Point, distance: float) -> Point:
-    """The point, so far along a direction over the experts' weights; the head stays. Distance in the weights' norm."""
-    apart = {name: weight for name, weight in direction.items() if name.startswith("experts.")}
-    scale = distance / math.sqrt(dot(apart, apart))
-    return {name: weight + scale * apart[name] if name in apart else weight for name, weight in point.items()}
-
-
-def half_way(first: Point, second: Point) -> float:
-    """Half of the distance between two points: how far the middle of their segment is from either."""
-    apart = {name: second[name] - first[name] for name in first}
-    return math.sqrt(dot(apart, apart)) / 2
-
-
-def random_points(experts: Sequence[Point], seed: int, directions: int = DIRECTIONS) -> list[Point]:
-    """From each expert along random, filter-normalised directions, as far as the middles of its segments on average."""
-    found = []
-    for n, expert in enumerate(experts):
-        distances = [half_way(expert, other) for other in experts if other is not expert]
-        for draw in range(directions):
-            direction = filter_normalised(expert, generator_for(seed, n, draw))
-            found.append(moved(expert, direction, sum(distances) / len(distances)))
-    return found
-
-
-def measure_faces(mixture: MixtureModel, task: Task, tokenizer: Any, seed: int = 0, rows: int | None = ROWS) -> Faces:
-    """Measures a mixture of four experts. Raises ValueError for fewer."""
-    experts = experts_of(mixture, 4)
-    whole = simplex(experts, STEPS)
-    outside = (whole.coefficients == 0).any(-1)
-    outside[-1] = True  # the mean
-    outside[-5:-1] = False  # the corners once more
-    shares = whole.coefficients[outside].float()
-    between = {name: torch.tensordot(shares.to(w), w, dims=1) for name, w in whole.anchors.items()}
-    away = stack_points(random_points(list(experts.values()), seed))
-    points = {name: torch.cat([between[name], away[name]]) for name in between}
-    losses = losses_of_rows(mixture, task, tokenizer, points, rows)
-    return Faces(shares, losses[:, : len(shares)], losses[:, len(shares) :], {"seed": seed, "versions": versions()})
-
-
-def make_faces(path: Path, twin: str, seed: int, rows: int | None = None) -> str:
-    """Measures the surface of a tetrahedron of experts and writes it in float16."""
-    mixture, tokenizer = load_twin(twin, seed)
-    found = measure_faces(mixture, load_task("aspects"), tokenizer, seed, rows or ROWS)
-    numbers = {"weights": found.weights, "losses": found.losses.half(), "random": found.random.half()}
-    write_record(path, "notes", numbers, {"twin": twin, **found.notes})
-    return f"{len(found.weights)} points, {len(found.losses)} rows"
-
-
 MAKERS: dict[str, tuple[Callable[..., str], Callable[..., Path], Sequence[str]]] = {
     "runs": (make_run, answers.place_of, RUNS),
     "loras": (make_loras, your_own.place_of, tuple(KINDS)),
-    "landscapes": (make_faces, landscape.place_of, tuple(TWINS)),
 }
 
 
@@ -189,14 +92,12 @@ def main(
     out: Path | None = None,
     seeds: int = len(SEEDS),
     steps: int | None = None,
-    rows: int = ROWS,
 ) -> None:
-    """WHAT: runs, loras or landscapes; NAMES: of runs, kinds of LoRAs, or twins (all by default).
+    """WHAT: runs or loras; NAMES: of runs, or kinds of LoRAs (all by default).
 
     --out: a folder beside this file by default. --seeds: 0, 1, ... --steps: of training, fewer for a trial.
-    --rows: of landscapes, the first so many evaluation rows.
     """
-    make(what, out, names, range(seeds), rows if what == "landscapes" else steps)
+    make(what, out, names, range(seeds), steps)
 
 
 if __name__ == "__main__":

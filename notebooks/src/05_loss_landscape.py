@@ -11,160 +11,163 @@
 # ---
 
 # %% [markdown]
-# # 05 · Loss landscapes: what lies between experts?
+# # 05 · The loss landscape between experts
 #
-# Some experts can be averaged, some cannot. What lies on the way between them? Afterwards you will be able to
+# Two adapters of the one-dimensional world fit the same rows equally well (green). Their averaged weights (blue) fit
+# nothing. AdaMix averages weights all the time, and loses almost nothing.
 #
-# 1. measure a barrier, above the chord;
-# 2. say what a line and a plane leave out;
-# 3. read a picture of a landscape by its scale.
+# **Why does averaging work here, and not there?** Afterwards you will be able to
 #
-# *Sixty minutes in class; about a minute of computing on two CPU cores. No network, no GPU.*
+# 1. measure the barrier between two models, above the chord;
+# 2. name two reasons for a barrier, and take one of them away without training;
+# 3. say what a line, a plane and a flat picture leave out.
+#
+# *Fifty minutes in class; a minute of computing on two CPU cores. No network, no GPU.*
 
 # %%
-import os
+from adamix_lab.lessons import landscape as lesson
 
-import pandas as pd
-import torch
-import torch.nn.functional as F
-
-from adamix_lab import load_task, load_twin
-from adamix_lab.analysis.landscape import task_batches
-from adamix_lab.analysis.theory import AdapterLoss
-from adamix_lab.lessons.checks.merging import check_barrier, check_plane
-from adamix_lab.lessons.checks.telling import attempt
-from adamix_lab.lessons.effects import effects_table
-from adamix_lab.lessons.landscape import (
-    barrier, beside_now, curvatures, draw_heights, edge, heights, landscape_viewer, likeness, load_faces, stored,
-)  # fmt: skip
-from adamix_lab.core.merging import weighted
-from adamix_lab.core.routing import generator_for
-from adamix_lab.lessons.widgets import Prediction
-
-FAST = os.environ.get("ADAMIX_LAB_FAST", "1") == "1"
-ROWS = 64 if FAST else 256
-torch.set_num_threads(2)
-
-beside_now("adamix", steps=11, rows=ROWS)
+lesson.draw_segment(lesson.segment(t=0.5, near=1.0, order="as trained")).picture
 
 # %% [markdown]
-# Each point of these pictures is a whole model: AdaMix's experts 0 and 1 and their merge span a plane in the space of
-# weights, and colour is the loss there. The left one was measured beforehand; the right one came from the same call
-# just now, with fewer points, and fewer rows: so its losses differ.
+# ## One dimension: walk from one expert to the other
 #
-# Below, experts stand at the corners of triangles, as in lesson 03, and a segment between two of them is drawn beside
-# them. AdaMix is always on the left. The dotted line is the *chord*.
+# A *mixture* of two experts has the weights $(1 - t)\,W_0 + t\,W_1$. As $t$ grows, the blue curve leaves the first
+# expert and comes back as the second. The right panel draws its error at every $t$. The **chord** is the straight
+# line between the ends: the error if nothing stood in the way. The greatest height above it is the **barrier**
+# ([Frankle et al., 2020](https://arxiv.org/abs/1912.05671)).
+#
+# Both adapters are trained apart, on the same rows, from first weights as far apart as you choose. A *unit* is one of
+# the twelve bends inside an adapter. Break it: "permute" puts the units of expert 1 into another order.
 
 # %%
-viewer = landscape_viewer()
-viewer
-
-# %%
-viewer.press("Show me")
-viewer.picture
+lesson.segment_explorer()
 
 # %% [markdown]
-# ## The smallest landscape
+# ## Predict: the same function, in another order
 #
-# A line: mix two experts' weights in five proportions, and ask for the loss each time.
+# Inside an adapter, $f(x) = U\,\mathrm{GELU}(D x)$, and its units have no order. For a permutation matrix $P$, $(U
+# P^\top)\,\mathrm{GELU}(P D x) = f(x)$, because GELU works on each unit alone. A permuted copy *is* the same
+# function, for every sentence.
+#
+# Now on real weights: an adapter of MiniLM, and a copy of it with its units permuted. What is the loss half-way?
 
 # %%
-mixture, tokenizer = load_twin("apart")
-rows = load_task("aspects").evaluation[:ROWS]
-batch = tokenizer([row["sentence"] for row in rows], padding=True, return_tensors="pt")
-labels = torch.tensor([row["label"] for row in rows])
-for t in (0, 0.25, 0.5, 0.75, 1):
-    point = weighted(mixture.space, [1 - t, t, 0, 0])
-    with torch.no_grad():
-        loss = F.cross_entropy(mixture(selection=point, **batch).logits, labels)
-    print(f"t = {t:.2f}: {float(loss):.3f} nats")
-
-# %% [markdown]
-# ## How high is the barrier?
-#
-# The ends differ, so "how high" needs a level. If nothing stood in the way, the loss would run along the chord, from
-# one end's loss to the other's. The **barrier** is the greatest height above it, or 0.
-
-# %%
-t, losses = edge(load_faces("apart"), 0, 1)
-chord = (1 - t) * losses[0] + t * losses[-1]
-print(f"above the chord: {float((losses - chord).max()):.3f} nats; the library: {barrier(t, losses):.3f}")
-print(f"above the lowest point: {float(losses.max() - losses.min()):.3f} nats, which is no barrier")
-
-# %% [markdown]
-# A climb to a worse model is no barrier. Measured from the lowest point, it would count as one.
-#
-# ## From lines to the simplex
-#
-# Two experts span a line, three a triangle, four a tetrahedron, and the merge is its centre. Look at segments of
-# adapters trained apart in the viewer. How high is the average of all four, above the mean of their four losses?
-
-# %%
-prediction = Prediction("Trained apart: the average of all four above the mean of their losses", unit="nats", high=2)
+prediction = lesson.Prediction(
+    "Half-way between an adapter and its permuted copy, the loss is ...",
+    answers=("as at the ends", "above the ends", "below the ends"),
+)
 prediction
 
-# %% jupyter={"outputs_hidden": true}
-draw_heights(heights(), prediction.value)
-
 # %%
-effects_table("05", "minus AdaMix")
+prediction.then(lambda: lesson.plot_landscapes({"permuted copies": lesson.scan("permuted copies")}), "above the ends")
 
 # %% [markdown]
-# Averages of AdaMix's experts lie lower than those of experts that share nothing, and, of three or four, than those of
-# adapters trained apart. (Of two, three seeds leave it open.) Between AdaMix and its twin without consistency nothing
-# is shown; what both have is the shared way up.
-#
-# Does a pair tell the centre? From all six pairs, half of the rows choose the highest and the lowest; the other half
-# measure them.
+# Both ends are one function, and between them stands a wall: a main reason why networks trained apart cannot be
+# averaged ([Entezari et al., 2022](https://arxiv.org/abs/2110.06296)). *Alignment* looks for the order of units that
+# fits the other model best ([Ainsworth et al., 2023](https://arxiv.org/abs/2209.04836)). Averages of four, on the
+# made-up task "aspects", three seeds:
 
 # %%
-effects_table("05", "of six pairs")
-
-# %%
-effects_table("05", "above that of two")
+lesson.forest("05", "order of units")
 
 # %% [markdown]
-# Averaging four is not shown to be worse than averaging two; but pairs differ widely. Of adapters trained apart, the
-# lowest pair's barrier cannot be told from 0, and the average of all four lies above it: **a line is not the simplex**.
-# In the viewer, seed 2, their segment 2 - 3 has hardly a barrier. It fails in the other direction, too: on seed 0
-# AdaMix's segment 1 - 3 has a barrier more than twice as high as the average of all four lies above its parts. (Both
-# were picked after looking; the table's pairs were not.)
+# Both are *shown*. What one dimension hides: MiniLM is more forgiving than these curves, for independent small starts
+# are near each other in what the units compute.
 #
-# ## Break it: choose the scale
+# ## On real sentences: three ways to get four experts
 #
-# At the top of this lesson AdaMix's plane has a ridge that stands out. The same array beside experts that share
-# nothing, on one scale:
+# MiniLM, 400 sentences, a quarter of their labels wrong. AdaMix trains four experts for 300 steps of two passes.
+# *Apart* are four single adapters of 150 steps each: the same compute. *One start* gives those four the same first
+# weights. From expert 0 to expert 1, seed 20:
 
 # %%
-stored("plane", ["adamix", "unshared-tied"])
+names = ("adamix", "apart", "aligned (apart)", "one start (apart)")
+lesson.plot_landscapes({name: lesson.scan(name) for name in names})
 
 # %% [markdown]
-# Any landscape is a mountain on a scale of its own. Directions have scales, too: a long step is steeper than a short
-# one. *Filter normalisation* makes each row of a random direction as long as the same row of the weights. Here are
-# two such directions, around two merges:
+# AdaMix has no wall here, adapters trained apart have one, and either cure lowers it.
+#
+# ## Write the scan yourself
+#
+# The next piece of your `my_adamix.py`: losses at evenly spaced places between two experts, of numbers `first` and
+# `second`. Put each mixture into all of `A`, for the merge of equal experts is that expert; and put the old weights
+# back. Type this into the file and fill in the dots:
+#
+# ```python
+# @torch.no_grad()
+# def line(model, layers, batch, labels, first, second, points=11):
+#     ...  # for t from 0 to 1: every layer's A becomes (1 - t) A[first] + t A[second]
+#     return losses
+# ```
 
 # %%
-stored("random", ["adamix", "apart"])
+lesson.check_program("line")
+line, layer, step = lesson.mine("line"), lesson.mine("Layer"), lesson.mine("step")
+for start in (1, 25):
+    losses = line(*lesson.small_adamix(layer, step, start), 0, 1)
+    print(f"first weights {start:2} times as large:", *(f"{loss:.2f}" for loss in losses))
 
 # %% [markdown]
-# The merge of adapters trained apart lies in the flatter plane, and it is the worse model: flat is not low. And the
-# hills between experts, which you know by now, are in neither picture. Two directions out of 25,000 would have to
-# point at one of them by chance.
+# That was your own AdaMix, on two classes of points. Larger first weights are farther apart: then there is a wall,
+# although a side is shared.
 #
-# How special is the direction toward another expert? From each expert, as far as the middles of its segments:
+# ## From the line to the merge
+#
+# The paper compares the loss of averaged weights with that of averaged answers, the ensemble:
+#
+# $$L_{AM} - L_{Ens} = L\bigl(f(x; \mathbb{E}\,W)\bigr) - L\bigl(\mathbb{E}\,f(x; W)\bigr)$$
+#
+# Near 0, merging gives away nothing. And apart, at AdaMix's compute?
 
 # %%
-effects_table("05", "random direction")
+second = lesson.Prediction(
+    "Whose merge lies farther above its own ensemble, in loss?", answers=("AdaMix", "trained apart", "not shown")
+)
+second
+
+# %%
+second.then(lambda: [lesson.forest("05", "sentences: "), lesson.forest("05", "compared")], "trained apart")
 
 # %% [markdown]
-# That far away, a random direction goes uphill, too. Only where nothing is shared is the way to another expert shown
-# to be steeper; for the other three, three seeds cannot tell.
+# AdaMix's merges are *alike* to their ensembles, with either side shared, with consistency and without. Apart, and with
+# nothing shared, the merge is *shown* to lie above it, by 0.17 to 0.19 nats; with one start, by 0.03. Not consistency
+# makes averaging work here: a common start and a shared side do. Trained twice as long, adapters apart pay less
+# (*shown*); why is open.
 #
-# ## Exercise: a barrier, and a plane (fifteen minutes)
+# ## Is it flatness?
 #
-# Write `height(t, losses)`: the barrier of losses `[N]` at places t `[N]` from 0 to 1, not always evenly spaced. And
-# `coordinates(a, b, c)` of three vectors: a lies at (0, 0), b at (width, 0), c at (along, height); three points on one
-# line are refused with a `ValueError`. Both versions below make a common mistake.
+# The paper explains a small difference by a flat loss around the merge. To second order it is
+#
+# $$-\tfrac12\,\mathbb{E}\,\delta^\top \nabla^2 L\;\delta + \tfrac12\,\mathbb{E}\,\mathrm{Var},$$
+#
+# where $\delta$ leads from the merge to a route. Flatness alone does not decide: the *distance* $\delta$ stands there
+# squared, and the formula holds for short distances only. The *residual* is what it leaves unexplained (seed 20):
+
+# %%
+lesson.gaps({"AdaMix": "adamix", "one start": "apart-same-start", "apart": "apart"}).round(3)
+
+# %% [markdown]
+# ## Planes and simplices, on one scale
+#
+# Three experts are the corners of a *simplex*, a triangle of mixtures. Mind the scale: on one of its own, each picture
+# would be a mountain. Experts of "aspects", trained longer:
+
+# %%
+planes = {name: lesson.landscape_of(name, "plane", steps=7, rows=32, device="cpu") for name in ("adamix", "apart")}
+lesson.plot_landscapes(planes)
+
+# %%
+lesson.stored("triangle", ["adamix", "apart"])
+
+# %% [markdown]
+# On a GPU, `device="cuda"` in the same call is all that changes. All six blocks, all rows and 101 × 101 points are
+# one command, not yet run: `adamix-lab train aspects --top-blocks 0 --out runs/six && adamix-lab landscape runs/six
+# --points 101`.
+#
+# ## Exercise: the barrier (ten minutes)
+#
+# Write `height(t, losses)`, the barrier; places t run from 0 to 1, not always evenly. Below is a common mistake.
 
 
 # %%
@@ -172,68 +175,40 @@ def height(t, losses):
     return losses.max() - losses.min()
 
 
-def coordinates(a, b, c):
-    width = (b - a).norm()
-    along = (c - a) @ (b - a) / width
-    return width, along, (c - a - along * (b - a) / width).norm()
-
-
-attempt(check_barrier, height)
-attempt(check_plane, coordinates)
+lesson.attempt(lesson.check_barrier, height)
 
 # %% [markdown]
 # ## Where the library has it
 #
-# `adamix_lab/analysis/points.py` makes lines, planes and simplices; `landscape.py` beside it evaluates them, many
-# points a pass, and has `barrier`. `adamix-lab landscape` does all of it.
+# `analysis/points.py`, `landscape.py` and `theory.py` beside it; `adamix-lab landscape` for a folder of yours.
 #
 # ## You can now
 #
-# 1. measure a barrier above the chord; 2. say what lines and planes leave out; 3. mind the scale of a picture.
+# 1. measure a barrier above the chord; 2. name two reasons for it; 3. mind distance and scale, not flatness alone.
 #
-# **Three questions.** 1. The loss climbs from 0.1 to 0.5 in a straight line. How high is the barrier? 2. A segment
-# between two of four experts has a barrier. Must their merge be bad? 3. A plane looks flat. What do you ask?
+# **Three questions.** 1. The loss climbs from 0.1 to 0.5 in a straight line. How high is the barrier? 2. Two models
+# compute the same function. Is their average that function? 3. A merge lies in a flat valley. What else do you ask?
 #
-# <details><summary>Answers</summary>1. 0: that is the chord. 2. No; nor must it be good where there is none: measure
-# the merge. 3. On which scale of colours, in which directions, how long, around what loss?</details>
-
-# %% [markdown]
-# ## Further: curvature
-#
-# How a valley bends is said by second derivatives. Their matrix has as many rows as there are weights; its product
-# with one direction costs two backward passes. Against differences of gradients:
+# <details><summary>Answers</summary>1. 0: that is the chord. 2. Not in general: their units may stand in another order.
+# 3. How far apart the experts are, and how low the valley is: flat is not low.</details>
 
 # %%
-few = task_batches(load_task("aspects"), tokenizer, rows=8)
-at_merge = AdapterLoss(mixture, few)
-direction = F.normalize(torch.randn(at_merge.size, generator=generator_for(0)), dim=0)
-product, step = at_merge.hvp(direction), 0.05
-differences = (at_merge.gradient(step * direction) - at_merge.gradient(-step * direction)) / (2 * step)
-print(f"{at_merge.size:,} weights; cosine of the two: {float(F.cosine_similarity(product, differences, dim=0)):.4f}")
-curvatures()
+lesson.brier([prediction, second])
 
 # %% [markdown]
-# Over twelve stored sets of experts (two twins, two seeds, three stages), curvature at the merge goes up with the gap
-# between merge and ensemble. The correlation says how loosely; sets that share a run are not independent.
+# ## Further: flat is not low
 #
-# ## Further: how alike are experts?
-#
-# *Cosine* compares weights, the *angle* the spaces they span, *CKA* what experts add to the hidden states.
+# Two random directions around each merge, every row of them as long as the same row of the weights ([Li et al.,
+# 2018](https://arxiv.org/abs/1712.09913)). In these pictures the merge of adapters trained apart lies in the flatter
+# plane, and it is the worse model.
 
 # %%
-pd.DataFrame({name: likeness(name, batch) for name in ("adamix", "apart")}).round(2)
+lesson.stored("random", ["adamix", "apart"])
 
 # %% [markdown]
-# Experts trained apart add about as similar things to the hidden states as AdaMix's do, by CKA, and their weights are
-# close to orthogonal. Alike in what they do, not in their weights: lesson 03's disorder once more (one seed, few rows).
+# ## Further: the made-up task
 #
-# ## Further: stages of training
-#
-# The plane through the merges after 10, 40 and 100 % of the training:
+# On "aspects", after 1,400 steps at a higher rate, experts have moved farther, and AdaMix's merge pays, too:
 
 # %%
-stored("stages", ["adamix", "apart"])
-
-# %% [markdown]
-# AdaMix's merge gets better from stage to stage; that of adapters trained apart hardly does after the middle one
-# (seed 0).
+lesson.forest("05", "aspects: ")

@@ -13,152 +13,157 @@
 # %% [markdown]
 # # 06 · Routes as random variables: how Bayesian is it?
 #
-# A route is drawn, so an answer is a random variable. Afterwards you will be able to
+# A route is drawn at random, so what AdaMix answers is a random variable. Below are four routes of the
+# one-dimensional world that tell two classes apart. They form a *band*, and it looks like uncertainty.
 #
-# 1. average over drawn routes, and say how far that is from the average over all of them;
-# 2. say how many drawn routes a merge is worth, and when it is worth none;
-# 3. split a model's doubt into that of its routes and that between them.
+# **Is it?** Afterwards you will be able to
 #
-# *Fifty minutes in class; half a minute of computing on two CPU cores. No network, no GPU.*
+# 1. average over routes exactly, and say what more draws improve;
+# 2. split a model's doubt into that of its routes and that between them;
+# 3. say what is missing for a posterior, and what agreement is worth on a text of another kind.
+#
+# *Fifty minutes in class; under a minute of computing on two CPU cores. No network, no GPU.*
 
 # %%
-import os
-
-import torch
-
 from adamix_lab import load_task, load_twin
-from adamix_lab.analysis.posterior import marginal
-from adamix_lab.lessons.checks.merging import check_marginal, check_split
-from adamix_lab.lessons.checks.telling import attempt
-from adamix_lab.lessons.posterior import (
-    bayes_weights, calibrations, converging, draw_convergence, draw_pulling, pulling, risks, route_sampler,
-    worth_elsewhere,
-)  # fmt: skip
-from adamix_lab.lessons.effects import effects_table
-from adamix_lab.lessons.answers import load_answers
-from adamix_lab.lessons.widgets import Prediction
+from adamix_lab.lessons import posterior as lesson
 
-FAST = os.environ.get("ADAMIX_LAB_FAST", "1") == "1"
-DRAWS, ROWS = (50, 124) if FAST else (200, 996)
-torch.set_num_threads(2)
-
-sampler = route_sampler({"AdaMix": load_twin("adamix"), "trained apart": load_twin("apart")}, load_task("aspects"))
-sampler
+lesson.draw_band(lesson.band("AdaMix", consistency=0, noise=0.1)).picture
 
 # %% [markdown]
-# Your sentence asks about an aspect (`film : ...`). All 16 routes answer it; T of them are drawn, with replacement,
-# and averaged. How far is that average from the one over all 16, and how far is the merge?
+# ## One dimension: where are the routes sure?
+#
+# Rows lie between −2 and 2; beyond, nobody showed the model anything. Each movement trains again. The lower panel
+# splits doubt in two, which a later section explains: grey is each route's own, orange is what lies *between* routes.
 
 # %%
-sampler.press("Show me")
-sampler.picture
+lesson.band_explorer()
 
 # %% [markdown]
-# ## The smallest marginal
+# With clean labels all routes are sure beyond the rows, and all of the same. A band tells where routes were *trained*
+# to differ, and nothing was trained out there.
 #
-# Average the routes' *probabilities* (Eq. 7). With 16 routes it can be done exactly; with M = 4 in 24 layers it
-# cannot, and one draws T of them. The distance used here is the total variation: for two classes, by how many points
-# the probability is off.
+# ## What would a posterior need?
+#
+# A Bayesian keeps a distribution over weights, $p(W \mid \text{rows})$, and averages answers over it. The paper reads
+# routes like that ([Gal & Ghahramani, 2016](https://arxiv.org/abs/1506.02142), did the same for dropout masks), with
+# $q(W)$ uniform over routes. Fitting such a $q$ to a posterior means to minimise
+#
+# $$-\mathbb{E}_{q(W)} \log p(\text{rows} \mid W) + \mathrm{KL}\bigl(q(W) \,\|\, p(W)\bigr).$$
+#
+# AdaMix trains with the first term. Its *weights* in $q$, 1/M for each expert, never move, whatever the rows say. Its
+# *atoms*, the experts, are trained; and no KL to a prior stands in the loss, so nothing keeps them apart. That is an
+# interpretation, not an inference. Bayes' rule would weigh each route by its likelihood:
 
 # %%
-answers = load_answers("adamix")  # log-probabilities of every route on 996 rows
-p = answers.routes.exp()  # [rows, routes, classes]
-exact = p.mean(1)
-print("the library's:", torch.allclose(exact, marginal(answers.routes).exp(), atol=1e-5))
-generator = torch.Generator().manual_seed(0)
-for T in (1, 4, 16):
-    drawn = p[:, torch.randint(16, (T,), generator=generator)].mean(1)
-    print(f"T = {T:2}: {100 * float((drawn - exact).abs().mean()):.2f} points from all routes")
+answers = lesson.load_answers("adamix", 20, data="noisy")  # what all 16 routes say of 1,000 fresh sentences
+for rows in (0, 10, 100, 1000):
+    weights = lesson.bayes_weights(answers, slice(0, 1000, 1000 // rows if rows else None) if rows else slice(0))
+    print(f"{rows:4} rows: the largest of 16 weights is {float(weights.max()):.2f}")
 
 # %% [markdown]
-# ## A posterior?
+# ## The average, exactly
 #
-# The paper reads this as sampling from a posterior over weights. It is an interpretation. The weights of the average
-# are 1/16 each, before the data and after them: nothing in Eq. 7 looks at a label. Bayes' rule would weigh each route
-# by its likelihood. What would it say here?
+# What is left is an average over routes (Eq. 7):
+#
+# $$p(y \mid x) = \mathbb{E}_{q(W)}\, p(y \mid x, W) \approx \frac1T \sum_{t=1}^{T} p(y \mid x, W_t)$$
+#
+# With 16 routes it is a plain mean; with M = 4 in 24 layers one draws $T$ of them. The error of such an estimate falls
+# as $1/\sqrt T$, as that of any mean of independent draws. The distance below is *total variation*: by how much the
+# probability of a class is off.
 
 # %%
-order = torch.randperm(len(answers.labels), generator=torch.Generator().manual_seed(1))
-largest = {n: float(bayes_weights(answers, order[:n]).max()) for n in (0, 10, 100, 500, 996)}
-print("the largest of 16 weights, by rows seen:", {n: round(weight, 2) for n, weight in largest.items()})
-effects_table("06", "Bayes")
+exact = answers.routes.exp().mean(1)
+print("equal to the library's:", bool((exact - lesson.marginal(answers.routes).exp()).abs().max() < 1e-6))
+lesson.draw_convergence(answers, "AdaMix on noisy sentences, seed 20")
+
+# %%
+lesson.forest("06", "minus one")
 
 # %% [markdown]
-# With data the weights leave 1/16 behind: that is what makes a posterior one. Whether it answers other rows better is
-# a null result here. So: routes are random, their distribution was chosen, not inferred.
+# AdaMix's merge is nearer to the average of all routes than one drawn route is (*shown*); on seed 20 it is worth about
+# seven, at the cost of one. Trained apart, it is farther away (*shown*). The average's loss is below a route's, as
+# Jensen's inequality guarantees, but by less than 0.02 nats: *alike*.
 #
-# ## How many drawn routes is a merge worth?
-#
-# The merge runs once. Say it is as near to the exact average as T drawn routes: then it is worth T passes. For
-# AdaMix, how many? (0 if even one route is nearer.)
-
-# %%
-prediction = Prediction("Drawn routes that AdaMix's merge is worth", unit="routes", high=64)
-prediction
-
-# %% jupyter={"outputs_hidden": true}
-SETS = {"AdaMix": "adamix", "trained apart": "apart"}
-tables = {label: [converging(load_answers(name, seed), DRAWS) for seed in range(3)] for label, name in SETS.items()}
-draw_convergence(tables, prediction.value)
-
-# %%
-effects_table("06", "one drawn route")
-
-# %% [markdown]
-# None. The smallest T that beats the merge is 1, for both, on each of three seeds. For adapters trained apart that is
-# an effect. For AdaMix three seeds are not enough: the interval of the difference holds 0.
-#
-# ## What more routes improve
-#
-# The error of the *estimate* falls as 1/√T. The model's own loss is another matter:
-
-# %%
-tables["AdaMix"][0][["what", "T", "error", "loss", "loss_bias"]].round(4)
-
-# %% [markdown]
-# `loss_bias` is what sampling adds, and it goes to 0. What remains is the loss of the exact average, and no further
-# draw lowers it: more samples reduce the sampling error, not the model's.
-#
-# ## Break it: pull the experts together
-#
-# Move each expert towards the experts' mean. The merge stays the same model. Near the mean a route's distance from
-# the average should shrink with the experts' distance, and the merge's with its square: in a mean, first-order terms
-# cancel. Farther out neither has to hold. What is the merge worth then?
-
-# %%
-pulled = pulling("adamix", seed=0, shares=(1, 1 / 2, 1 / 4, 1 / 8), rows=ROWS)
-draw_pulling(pulled, "AdaMix, seed 0")
-
-# %%
-effects_table("06", "pulled")
-
-# %% [markdown]
-# The merge's own distance falls, an effect at each share. Whether it then lies below one route's is not settled: it
-# does on all three seeds at 1/4 and 1/8, but three seeds leave 0 in the interval. A merge stands for the average over
-# routes as far as experts are near to each other. The project's runs on other tasks (adapters in all six blocks, one
-# seed each, so without intervals):
-
-# %%
-worth_elsewhere()[["one route", "merge", "worth", "mutual information"]].round(4)
-
-# %% [markdown]
 # ## Two kinds of doubt
 #
-# The entropy H of the average splits, in nats: H = E[H] + MI. E[H] is how unsure a route is; the mutual information
-# MI is what knowing the route would tell. Routes that disagree have a large MI, routes that are unsure alike have
-# none.
+# *Entropy*, $H = -\sum p \log p$, is how unsure an answer is, in nats: 0 is sure, 0.69 is a coin. That of the average
+# splits: $H = \mathbb{E}[H] + \mathrm{MI}$. The first part is each route's own doubt. The *mutual information* MI is
+# what knowing the route would tell: it is 0 where all routes say the same, however unsure they are.
+#
+# The next piece of your `my_adamix.py`, from probabilities `[routes, rows, classes]` to the average's entropy and the
+# mutual information, `[rows]` each, in nats:
+#
+# ```python
+# def doubt(p):
+#     ...
+#     return entropy, information
+# ```
 
 # %%
-effects_table("06", "doubt of all routes")
+lesson.check_program("doubt")
+doubt = lesson.mine("doubt")
+entropy, information = doubt(answers.routes.exp().transpose(0, 1))
+print(f"AdaMix, seed 20: {float(entropy.mean()):.3f} nats of doubt, {float(information.mean()):.3f} between routes")
 
 # %% [markdown]
-# Nearly all of AdaMix's doubt is its routes' own. Adapters trained apart doubt less, and a larger part of it is
-# between them.
+# ## Beside it: a deep ensemble and one adapter
 #
-# ## Exercise: average, and split (fifteen minutes)
+# *Deep ensembles* average models that were trained apart
+# ([Lakshminarayanan et al., 2017](https://arxiv.org/abs/1612.01474)). Four adapters of 150 steps have AdaMix's compute.
+
+# %%
+lesson.side_by_side([20, 21]).round(3)
+
+# %%
+lesson.forest("06", "deep ensemble of four, trained apart, minus")
+
+# %% [markdown]
+# At equal compute the deep ensemble is *not shown* to be better or worse, and it costs four passes for an answer. The
+# doubt between its members and that between AdaMix's routes are *alike*: both below 0.02 nats.
 #
-# `average(logits)`: from `[rows, routes, classes]` to Eq. 7's probabilities. `split(p)`: from probabilities of the
-# same shape to (H, E[H], MI), each `[rows]`, in nats. Both versions below are wrong.
+# ## Calibration
+#
+# A model is *calibrated* if what it gives 80 % is right in 80 % of the cases. One number, the *temperature*, often
+# mends it: divide the logits by it, fitted on rows that are not judged on ([Guo et al.,
+# 2017](https://arxiv.org/abs/1706.04599)). A fair comparison rescales **both** sides.
+
+# %%
+prediction = lesson.Prediction(
+    "After both temperatures were fitted, whose loss is lower: merged AdaMix, or one slow adapter with averaging?",
+    answers=("AdaMix", "the slow adapter", "not shown"),
+)
+prediction
+
+# %%
+prediction.then(
+    lambda: [lesson.draw_reliability(20), lesson.forest("06", "confidence"), lesson.forest("06", "loss, ")],
+    truth=None,
+)
+
+# %% [markdown]
+# As trained, one adapter is far too sure and AdaMix too modest, both *shown*. With both temperatures fitted, AdaMix's
+# loss is still below that adapter's (*shown*). But a slow adapter with averaged weights is *not shown* to differ,
+# before or after: lesson 07 takes that up.
+#
+# ## A text of another kind
+#
+# Routes, members and dropout masks now read what *you* type. The task is to tell opinions on films from plots. Break
+# it: press "nonsense".
+
+# %%
+models = {name: load_twin(name, 20, data="noisy") for name in ("adamix", "apart")}
+lesson.spread_explorer(models, load_task("subjectivity"))
+
+# %% [markdown]
+# All routes can agree on nonsense: press the button. Nothing in the loss asks them to doubt what they never saw, and
+# a text with the form of a plot is a plot to each of them. Agreement says that routes were trained to agree, not that
+# they know.
+#
+# ## Exercise: average (five minutes)
+#
+# `average(logits)`: from `[rows, routes, classes]` to Eq. 7's probabilities `[rows, classes]`. The version below
+# makes a common mistake.
 
 
 # %%
@@ -166,78 +171,41 @@ def average(logits):
     return logits.mean(1).softmax(-1)
 
 
-def split(p):
-    own = -(p * p.log()).sum(-1).mean(1)
-    return own, own, torch.zeros_like(own)
-
-
-attempt(check_marginal, average)
-attempt(check_split, split)
+lesson.attempt(lesson.check_marginal, average)
 
 # %% [markdown]
 # ## Where the library has it
 #
-# `adamix_lab/analysis/posterior.py`: marginal, convergence, doubt; `analysis/tree.py`: every route.
+# `analysis/posterior.py`: averages, convergence, doubt; `analysis/calibration.py`: calibration and temperatures.
 # `adamix-lab posterior` does it for a folder of yours.
 #
 # ## You can now
 #
-# 1. average over routes; 2. say what a merge is worth; 3. split doubt in two.
+# 1. average over routes; 2. split doubt in two; 3. say what is missing for a posterior.
 #
-# **Three questions.** 1. What would have to change for uniform routes to become a posterior? 2. T goes from 16 to
-# 64. What improves? 3. Every route says 50 %. What are E[H] and MI?
+# **Three questions.** 1. What would have to change for uniform routes to become a posterior? 2. T goes from 16 to 64.
+# What improves? 3. All 16 routes say 95 %. What do you know about the answer?
 #
-# <details><summary>Answers</summary>1. Their weights would have to depend on data. 2. The estimate of the average,
-# twofold; not the average. 3. E[H] is ln 2, about 0.69 nats; MI is 0.</details>
-
-# %% [markdown]
-# ## Further: logits or probabilities
-#
-# The paper's ensemble averages logits. A sure route then pulls harder. The loss of all 16, one way minus the other:
+# <details><summary>Answers</summary>1. Their weights would have to follow from rows and a prior, or a KL to that prior
+# would have to stand in the loss. 2. The estimate of the average, twofold; not the average. 3. That routes trained
+# together agree; not that the text is one they know.</details>
 
 # %%
-effects_table("06", "logits averaged")
+lesson.brier([prediction])
 
 # %% [markdown]
-# For AdaMix a null result. For adapters trained apart logits have the lower loss: that Eq. 7 averages probabilities
-# does not make it the better predictor here.
+# ## Further: does disagreement find mistakes?
 #
-# ## Further: calibration
+# AUROC: the chance that a wrong answer is in more doubt than a right one; 50 points tell nothing. Mutual information
+# against plain entropy:
+
+# %%
+lesson.forest("06", "wrong answers")
+
+# %% [markdown]
+# ## Further: does Bayes' rule help?
 #
-# Is what gets 80 % right in 80 % of the cases? The expected calibration error puts confidences into bins, closed on
-# the right, so that 1.0 has one, and averages |accuracy − confidence|. Adaptive bins hold equally many rows. In
-# points, AdaMix:
+# Routes weighed by their likelihood on one half of the rows, judged on the other:
 
 # %%
-calibrations([load_answers("adamix", seed) for seed in range(3)]).round(1)
-
-# %% [markdown]
-# The error has no sign. The difference has one; averaging makes an answer less sure than its parts:
-
-# %%
-effects_table("06", "confidence minus accuracy")
-
-# %% [markdown]
-# ## Further: answer only what is sure
-#
-# Sort rows by doubt and answer the surest. AdaMix, seed 0:
-
-# %%
-risks(answers)
-
-# %% [markdown]
-# ## Further: is mutual information a detector?
-#
-# One hopes that routes disagree where the model is wrong, or where a text comes from elsewhere. AUROC: the chance
-# that such a row is in more doubt than an ordinary one, 0.5 if it tells nothing.
-
-# %%
-effects_table("06", "AUROC")
-
-# %%
-worth_elsewhere()[["AUROC by entropy", "AUROC by mutual information"]].round(2)
-
-# %% [markdown]
-# AdaMix's wrong answers (the first table): not shown to be noticed better or worse than by entropy. Texts from
-# elsewhere (the second, one seed each): the mutual information of routes is at chance or below, so it is no detector
-# there, and entropy is a better one.
+lesson.forest("06", "Bayes")

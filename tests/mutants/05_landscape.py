@@ -18,32 +18,25 @@ def barrier(losses):
     return float((losses[len(losses) // 2] - (losses[0] + losses[-1]) / 2).clamp(min=0))
 
 
-# %% answer="plane" name="the projection is not divided by the width" loses="plane-any"
-def plane(a, b, c):
-    to_b, to_c = b - a, c - a
-    width = float(to_b.norm())
-    along = float(to_c @ to_b)
-    height = float((to_c - along * to_b / (width * width or 1)).norm())
-    if width == 0 or height <= 1e-6 * float(max(to_b.norm(), to_c.norm())):
-        raise ValueError("on one line")
-    return width, along, height
+# %% answer="line" name="the loss lies between their losses" loses="line-between"
+def line(loss, first, second, points):
+    return [(1 - t) * loss(first) + t * loss(second) for t in torch.linspace(0, 1, points).tolist()]
 
 
-# %% answer="plane" name="any three models span a plane" loses="plane-refused"
-def plane(a, b, c):
-    to_b, to_c = b - a, c - a
-    width = float(to_b.norm()) or 1.0
-    along = float(to_c @ to_b) / width
-    return width, along, float((to_c - along * to_b / width).norm())
+# %% answer="line" name="from the second to the first" loses="line-between"
+def line(loss, first, second, points):
+    return [loss(t * first + (1 - t) * second) for t in torch.linspace(0, 1, points).tolist()]
 
 
-# %% answer="plane" name="the height is the distance" loses="plane-any plane-refused"
-def plane(a, b, c):
-    to_b, to_c = b - a, c - a
-    width = float(to_b.norm())
-    if width == 0:
-        raise ValueError("on one line")
-    return width, float(to_c @ to_b) / width, float(to_c.norm())
+# %% answer="line" name="the last place is left out" loses="line-ends line-between"
+def line(loss, first, second, points):
+    return [loss((1 - n / points) * first + n / points * second) for n in range(points)]
+
+
+# %% answer="line" name="the first model is moved" loses="line-between"
+def line(loss, first, second, points):
+    start = first.clone()
+    return [loss(first.copy_((1 - t) * start + t * second)) for t in torch.linspace(0, 1, points).tolist()]
 
 
 # %% answer="filters" name="one scale for all rows" loses="filters-many"

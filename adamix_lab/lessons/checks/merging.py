@@ -11,7 +11,7 @@ from torch import Tensor
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.numerics import REORDERED
 from adamix_lab.core.routing import generator_for
-from adamix_lab.lessons.checks.telling import call, compare, likely, match, number, passed, same, several, wrong
+from adamix_lab.lessons.checks.telling import call, compare, match, number, passed, same, wrong
 
 # -- lesson 03: equal functions whose average is none, and bringing units back into order --------------------------
 
@@ -125,7 +125,7 @@ def check_agree(agree: Callable[[Tensor, Tensor], Tensor]) -> None:
     passed("check_agree")
 
 
-# -- lesson 06: the average over routes, and which part of the doubt is about the route ----------------------------
+# -- lesson 06: the average over routes -------------------------------------------------------------------------------
 
 
 def check_marginal(average: Callable[[Tensor], Tensor]) -> None:
@@ -136,37 +136,6 @@ def check_marginal(average: Callable[[Tensor], Tensor]) -> None:
         what, rule = f"The average over {routes} routes", "the mean of their probabilities"
         match(what, rule, logits.softmax(-1).mean(1), came, _other_averages(logits))
     passed("check_marginal")
-
-
-def check_split(split: Callable[[Tensor], Sequence[Tensor]]) -> None:
-    """Checks `split(p)`: (H of the mean, mean of the routes' H, their difference), nats, `[rows]` each.
-
-    p: probabilities `[rows, routes, C]`, all above 0.
-    """
-    names = ("H, the entropy of the average", "E, the mean entropy of a route", "I, the mutual information")
-    for rows, routes, classes in ((4, 5, 3), (3, 4, 2)):
-        p = (2 * torch.randn(rows, routes, classes, generator=generator_for(routes, classes))).softmax(-1)
-        answer = call(split, p.clone())
-        if not isinstance(answer, tuple | list) or len(answer) != 3:
-            wrong("The answer", "three tensors: H, E, I", type(answer).__name__)
-        whole, own = _entropy(p.mean(1)), _entropy(p).mean(1)
-        mistakes = {
-            "That is in bits: use the natural logarithm.": 1 / torch.log(torch.tensor(2.0)),
-            "That is the mean over classes: sum over them.": torch.tensor(1 / classes),
-            "The sign is the other way round.": torch.tensor(-1.0),
-            "That is the sum over routes: take the mean.": torch.tensor(float(routes)),
-        }
-        for name, expected, came in zip(names, (whole, own, whole - own), answer, strict=True):
-            value = _tensor(came, name, (rows,))
-            if not same(value, expected):
-                others = {cause: factor * expected for cause, factor in mistakes.items()}
-                if name.startswith("H"):
-                    others["That is the mean of the routes' entropies: average first, then the entropy."] = own
-                if name.startswith("E"):
-                    others["That is the entropy of the average: take each route's entropy, then the mean."] = whole
-                    others["That is one route's entropy: take the mean over routes."] = _entropy(p)[:, 0]
-                wrong(f"{name}, in nats", "another value", "a wrong one", likely(value, others))
-    passed("check_split")
 
 
 def _other_averages(logits: Tensor) -> dict[str, Tensor]:
@@ -185,10 +154,6 @@ def _other_averages(logits: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _entropy(p: Tensor) -> Tensor:
-    return -(p * p.log()).sum(-1)
-
-
 def _tensor(value: object, what: str, shape: tuple[int, ...]) -> Tensor:
     if not isinstance(value, Tensor) or tuple(value.shape) != shape:
         came = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -196,7 +161,7 @@ def _tensor(value: object, what: str, shape: tuple[int, ...]) -> Tensor:
     return value.float()
 
 
-# -- lesson 05: barriers above the chord, and the plane through three points ---------------------------------------
+# -- lesson 05: barriers above the chord ------------------------------------------------------------------------------
 
 
 # places t, losses, the barrier; the second tells by its number what was measured from
@@ -236,55 +201,3 @@ def check_barrier(barrier: Callable[[Tensor, Tensor], Any]) -> None:
         }  # fmt: skip
         compare(f"The barrier of losses {list(values)} at {list(places)}", expected, came, mistakes)
     passed("check_barrier")
-
-
-def check_plane(plane: Callable[[Tensor, Tensor, Tensor], Any]) -> None:
-    """Checks `plane(a, b, c)`: (width, along, height) of three vectors `[P]`; ValueError where they lie on one line.
-
-    a is at (0, 0), b at (width, 0), c at (along, height), in units of distance between weights.
-    """
-    generator = generator_for(4)
-    any_three = torch.randn(3, 40, generator=generator, dtype=torch.float64)
-    right_angle = torch.tensor([[0.0, 0.0, 1.0], [2.0, 0.0, 1.0], [0.5, 3.0, 1.0]], dtype=torch.float64)
-    for a, b, c in (right_angle, any_three):
-        came = call(plane, a.clone(), b.clone(), c.clone())
-        parts = several(came.tolist() if isinstance(came, Tensor) else came, 3, "three numbers, (width, along, height)")
-        width, along, height = (number(part, "A coordinate") for part in parts)
-        to_b, to_c = b - a, c - a
-        length, inner = float(to_b.norm()), float(to_b @ to_c)
-        compare("The width, the distance from a to b", length, width, {
-            "That is the distance between the origin and b: subtract a.": float(b.norm()),
-            "That is the squared distance: take the root.": length**2,
-        })  # fmt: skip
-        compare("How far c lies along the way to b", inner / length, along, {
-            "The way to b was not made one long: divide by the width.": inner,
-            "That is a share of the width, not a distance: divide by the width once.": inner / length**2,
-        })  # fmt: skip
-        above = float((to_c.norm() ** 2 - (inner / length) ** 2).sqrt())
-        compare("The height of c", above, height, {
-            "That is the distance from a to c: take away what lies along the way to b.": float(to_c.norm()),
-            "c lies above the way to b: the height is positive.": -above,
-        })  # fmt: skip
-    a, b = any_three[0], any_three[1]
-    _refused(plane, "c = a + 2 (b - a)", (a, b, a + 2 * (b - a)))
-    _refused(plane, "c = a", (a, b, a))
-    _refused(plane, "b = a", (a, a, b))
-    passed("check_plane")
-
-
-def _refused(plane: Callable[..., Any], name: str, three: tuple[Tensor, Tensor, Tensor]) -> None:
-    try:
-        with torch.random.fork_rng(devices=[]):
-            came = plane(*(point.clone() for point in three))
-    except ValueError:
-        return
-    except Exception as error:
-        wrong(f"Points on one line ({name})", "a ValueError", type(error).__name__,
-              "Look before dividing: which length is 0?")  # fmt: skip
-    height = float(torch.as_tensor(came, dtype=torch.float64).flatten()[-1])
-    exact = abs(height) <= REORDERED[torch.float64] * max(float(point.norm()) for point in three)
-    wrong(
-        f"Points on one line ({name})", "a ValueError", f"a plane of height {height:.2g}",
-        "They span no plane: what comes is rounding. Compare the height with the other lengths, as it is hardly 0."
-        if not exact else "They span no plane: refuse a height that is 0, up to rounding.",
-    )  # fmt: skip

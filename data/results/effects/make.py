@@ -31,7 +31,7 @@ import typer
 import yaml
 from torch import Tensor
 
-from adamix_lab.analysis.posterior import FixedBatches, fix_batches, marginal, merged_sample, uncertainty
+from adamix_lab.analysis.posterior import FixedBatches, Samples, fix_batches, marginal, merged_sample, uncertainty
 from adamix_lab.analysis.statistics import SMALLEST, rows_variance, t_interval, verdict_of
 from adamix_lab.core.errors import one_of, unknown
 from adamix_lab.core.files import write_text
@@ -45,16 +45,8 @@ from adamix_lab.generation.tasks import load_generation_task
 from adamix_lab.lessons.answers import Answers, answers_of, load_answers
 from adamix_lab.lessons.comparisons import is_run, open_results, right_rows
 from adamix_lab.lessons.generation import covered
-from adamix_lab.lessons.landscape import Faces, load_faces
 from adamix_lab.lessons.merging import aligned, permuted_copies
-from adamix_lab.lessons.posterior import (
-    bayes_weights,
-    estimates,
-    merge_distance,
-    pulled_answers,
-    route_distance,
-    samples_of,
-)
+from adamix_lab.lessons.posterior import bayes_weights, merge_distance, rescaled, route_distance, samples_of
 from adamix_lab.lessons.routing import by_expert, flips, specialist_gain
 from adamix_lab.lessons.your_own import EXPERTS, fresh_loras, read_loras
 from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
@@ -232,9 +224,7 @@ def measure_of(entry: Mapping[str, Any]) -> Callable[[int], Tensor]:
     def scored(seed: int, fields: Mapping[str, Any]) -> Tensor:
         options = {name: fields[name] for name in parameters if name in fields}
         if parameters[0] == "answers":
-            options["answers"] = answers_under(fields["run"], seed, fields.get("share"), fields.get("data"))
-        elif parameters[0] == "faces":
-            options["faces"] = load_faces(fields["run"], seed)
+            options["answers"] = answers_under(fields["run"], seed, fields.get("data"))
         else:
             options["seed"] = seed
         found: Tensor = function(**options)
@@ -247,15 +237,10 @@ def measure_of(entry: Mapping[str, Any]) -> Callable[[int], Tensor]:
     return measure
 
 
-def answers_under(run: str, seed: int, share: str | None = None, data: str | None = None) -> Answers:
-    """What a run answers on "aspects" or other data, its experts pulled to a share of their distance.
-
-    On "aspects", "aligned" is trained apart, then aligned.
-    """
+def answers_under(run: str, seed: int, data: str | None = None) -> Answers:
+    """What a run answers on "aspects" or other data. On "aspects", "aligned" is trained apart, then aligned."""
     if data:
         return load_answers(run, seed, data=data)
-    if share:
-        return pulled_runs(run, seed)[share]
     return aligned_answers(seed) if run == "aligned" else load_answers(run, seed)
 
 
@@ -377,9 +362,14 @@ def _merged_right(fixed: FixedBatches, mixture: MixtureModel, tensors: dict[str,
     return (merged_sample(fixed).logits[:, 0].argmax(-1) == fixed.labels).float()
 
 
-# -- 06: the merge against drawn routes, averages, Bayes' weights, doubt and calibration ------------------
+# -- 05 and 06: merged weights against averages of answers, Bayes' weights, calibration and doubt ----------
 
-SHARES = {"1": 1.0, "1/2": 0.5, "1/4": 0.25, "1/8": 0.125}
+SAYS: dict[str, Callable[[Answers], Tensor]] = {  # log-probabilities `[rows, C]`
+    "merged": lambda answers: answers.merged,
+    "all": lambda answers: marginal(answers.routes),
+    "logits": lambda answers: marginal(answers.routes, "logits"),
+    "experts": lambda answers: marginal(answers.routes[:, answers.fixed]),
+}
 
 
 def loss_of(log_p: Tensor, labels: Tensor) -> Tensor:
@@ -387,20 +377,45 @@ def loss_of(log_p: Tensor, labels: Tensor) -> Tensor:
     return -log_p.gather(-1, labels[:, None].expand(*log_p.shape[:-1], 1)).squeeze(-1)
 
 
+def said(answers: Answers, what: str, scaled: bool = False) -> Tensor:
+    """Log-probabilities `[rows, C]` of the merge, or of an average over all routes or the experts alone (`SAYS`).
+
+    scaled: at the temperature that fits the other half of the rows.
+    """
+    one_of("what", what, SAYS)
+    log_p = SAYS[what](answers)
+    return rescaled(log_p, answers.labels) if scaled else log_p
+
+
+def loss_under(answers: Answers, what: str, scaled: bool = False) -> Tensor:
+    """Loss of what is `said`, or the mean loss of a "route", `[rows]`, in nats."""
+    return answers.loss.mean(1) if what == "route" else loss_of(said(answers, what, scaled), answers.labels)
+
+
+def right_under(answers: Answers, what: str) -> Tensor:
+    """Whether what is `said` is right, `[rows]`, as 0 and 1."""
+    return (said(answers, what).argmax(-1) == answers.labels).float()
+
+
+def overconfidence_under(answers: Answers, what: str, scaled: bool) -> Tensor:
+    """Confidence minus whether the answer is right, `[rows]`."""
+    return overconfidence(said(answers, what, scaled), answers.labels)
+
+
+def overconfidence(log_p: Tensor, labels: Tensor) -> Tensor:
+    """Confidence minus whether the answer is right: `[..., rows, C]` to `[..., rows]`."""
+    best, answer = log_p.exp().max(-1)
+    return best - (answer == labels).float()
+
+
+def above_ensemble(answers: Answers) -> Tensor:
+    """Loss of the merge minus that of all routes' averaged logits (the paper's L_AM - L_Ens), `[rows]`, in nats."""
+    return loss_under(answers, "merged") - loss_under(answers, "logits")
+
+
 def merge_minus_route(answers: Answers) -> Tensor:
     """How much farther from the exact marginal the merge is than one drawn route, `[rows]`."""
     return merge_distance(answers) - route_distance(answers)
-
-
-def exact_minus_drawn(answers: Answers, size: int) -> Tensor:
-    """Loss of the exact marginal minus that of an average of `size` drawn routes, `[rows]`, in nats."""
-    return loss_of(marginal(answers.routes), answers.labels) - loss_of(estimates(answers, size), answers.labels).mean(0)
-
-
-def logits_minus_probabilities(answers: Answers) -> Tensor:
-    """Loss of the average of all routes' logits minus that of their probabilities, `[rows]`, in nats."""
-    logits, probabilities = (marginal(answers.routes, average) for average in ("logits", "probabilities"))
-    return loss_of(logits, answers.labels) - loss_of(probabilities, answers.labels)
 
 
 def bayes_minus_uniform(answers: Answers) -> Tensor:
@@ -414,62 +429,30 @@ def bayes_minus_uniform(answers: Answers) -> Tensor:
     return found
 
 
-def doubt(answers: Answers, kind: str) -> Tensor:
-    """One of `posterior.uncertainty`'s kinds of all routes, `[rows]`."""
-    return uncertainty(samples_of(answers)[0])[kind]
+def among(answers: Answers, which: str) -> Samples:
+    """All "routes" as samples, or the "experts" alone."""
+    one_of("which", which, ("routes", "experts"))
+    if which == "routes":
+        return samples_of(answers)[0]
+    return Samples(answers.routes[:, answers.fixed], answers.labels)
 
 
-def overconfidence(log_p: Tensor, labels: Tensor) -> Tensor:
-    """Confidence minus whether the answer is right: `[..., rows, C]` to `[..., rows]`."""
-    best, said = log_p.exp().max(-1)
-    return best - (said == labels).float()
+def doubt_between(answers: Answers, which: str) -> Tensor:
+    """The mutual information of answer and sample, `[rows]`, in nats."""
+    return uncertainty(among(answers, which))["mutual_information"]
 
 
-def overconfidence_of(answers: Answers, what: str) -> Tensor:
-    """`overconfidence` of a "route" (mean over all), of "all" routes together, or of the merge ("merged"): `[rows]`."""
-    if what == "route":
-        return overconfidence(answers.routes.transpose(0, 1), answers.labels).mean(0)
-    return overconfidence(answers.merged if what == "merged" else marginal(answers.routes), answers.labels)
+def noticing(answers: Answers, which: str, kind: str) -> Tensor:
+    """For each row that is answered wrongly, the share of right rows that are less in doubt, `[wrong]`.
 
-
-def noticing(answers: Answers, kind: str) -> Tensor:
-    """For each row that all routes together answer wrongly, the share of right rows that are less in doubt, `[wrong]`.
-
-    Its mean is the area under the ROC curve (ties count half); differences of two kinds are paired by row.
+    Its mean is the area under the ROC curve (ties count half); differences of two kinds of `posterior.uncertainty` are
+    paired by row.
     """
-    wrong = marginal(answers.routes).argmax(-1) != answers.labels
-    value = doubt(answers, kind)
+    samples = among(answers, which)
+    wrong = marginal(samples.logits).argmax(-1) != answers.labels
+    value = uncertainty(samples)[kind]
     here, others = value[wrong, None], value[~wrong]
     return (others < here).double().mean(1) + 0.5 * (others == here).double().mean(1)
-
-
-@lru_cache(maxsize=4)
-def pulled_runs(twin: str, seed: int) -> dict[str, Answers]:
-    """What a twin answers once its experts are pulled together, by share."""
-    return dict(zip(SHARES, pulled_answers(twin, seed, tuple(SHARES.values())), strict=True))
-
-
-# -- 05: heights above the mean of the experts, and what random directions show of them -------------------
-
-
-def height(faces: Faces, size: int) -> Tensor:
-    """Mean over groups of so many experts, `[rows]`, in nats."""
-    return faces.height(size).mean(1)
-
-
-def chosen_pair(faces: Faces, highest: bool) -> Tensor:
-    """The height of the pair that half of the rows find highest (or lowest), on the other half, `[rows / 2]`."""
-    return chosen(faces.height(2), highest)
-
-
-def four_above_lowest(faces: Faces) -> Tensor:
-    """All four's height less that of the pair that half of the rows find lowest, on the other half, `[rows / 2]`."""
-    return height(faces, 4)[1::2] - chosen_pair(faces, highest=False)
-
-
-def rise(faces: Faces, toward: bool) -> Tensor:
-    """From an expert as far as the middle of two, toward another expert or in a random direction, `[rows]`."""
-    return (faces.toward_rise() if toward else faces.random_rise()).mean(1)
 
 
 # -- 09: slot coverage of shipped writers under ways of decoding, paired by source ------------------------

@@ -57,58 +57,46 @@ assert abs(got - 0.5) < 1e-6, f"{got:.2f} where 0.50 was expected: above the cho
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# ## 2 · Three models in a plane
+# ## 2 · Walk from one model to the other
 #
-# Three points `a`, `b`, `c` are long vectors of weights. Give their coordinates in the plane through them, in units
-# of distance between weights: `a` at (0, 0), `b` at (width, 0), `c` at (along, height) with a positive height. Return
-# `(width, along, height)`. Three points on one line span no plane: raise `ValueError`.
-#
-# <details><summary>Hint</summary>`along` is a projection: which vector has to have length 1?</details>
+# `loss(weights)` is a model's loss, a number, for a vector of weights. Give the losses at `points` evenly spaced places
+# on the straight way from `first` to `second`, both ends included, as a list. The two vectors stay as they are. It is
+# the heart of `line` in your `my_adamix.py`.
 
 
-# %% answer="plane" minutes=12 difficulty=2 aims="any three models span a plane"
-def plane(a, b, c):
-    """(width, along, height); ValueError for points on one line."""
+# %% answer="line" minutes=10 difficulty=2 aims="between two models the loss lies between their losses"
+def line(loss, first, second, points):
+    """A list of so many losses."""
     ### BEGIN SOLUTION
-    to_b, to_c = b - a, c - a
-    width = float(to_b.norm())
-    if width == 0:
-        raise ValueError("a and b are the same point: expected three points that are not on one line.")
-    along = float(to_c @ to_b) / width
-    height = float((to_c - along * to_b / width).norm())
-    if height <= 1e-6 * max(width, float(to_c.norm())):
-        raise ValueError("The points lie on one line: expected three that do not.")
-    return width, along, height
+    return [loss((1 - t) * first + t * second) for t in torch.linspace(0, 1, points).tolist()]
     ### END SOLUTION
 
 
-# %% check="plane-right-angle" points=1
-a, b, c = torch.tensor([0.0, 0.0, 0.0]), torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 2.0, 0.0])
-width, along, height = plane(a, b, c)
-assert (round(width, 4), round(along, 4), round(height, 4)) == (1, 0, 2), "A right angle at a, legs of 1 and 2."
-print("A right angle is right.")
+# %% check="line-ends" points=1
+def bowl(weights):
+    return float(weights.square().sum())
 
-# %% check="plane-any" points=1
-# These tests are run when your notebook is graded: other triangles.
-### BEGIN HIDDEN TESTS
-g = torch.Generator().manual_seed(0)
-a, b, c = torch.randn(3, 50, generator=g, dtype=torch.double)
-width, along, height = plane(a, b, c)
-sides = [float((b - a).norm()), float((c - a).norm()), float((c - b).norm())]
-found = [width, (along**2 + height**2) ** 0.5, ((along - width) ** 2 + height**2) ** 0.5]
-assert all(abs(x - y) < 1e-6 for x, y in zip(sides, found, strict=True)), "The triangle's sides are not kept."
-assert height > 0, "The height is positive."
-### END HIDDEN TESTS
 
-# %% check="plane-refused" points=1
-# These tests are run when your notebook is graded: points on one line.
+one, other = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+losses = line(bowl, one, other, 3)
+assert len(losses) == 3, f"{len(losses)} losses: expected one a place, three of them."
+assert abs(losses[0] - 1) < 1e-6 and abs(losses[-1] - 1) < 1e-6, (
+    "It begins at `first` and ends at `second`: both lose 1."
+)
+print("Both ends are there.")
+
+# %% check="line-between" points=2
+# These tests are run when your notebook is graded: the way between, its direction, and what is left of the two models.
 ### BEGIN HIDDEN TESTS
-for three in ((a, b, a + 2 * (b - a)), (a, b, a), (a, a, b)):
-    try:
-        plane(*three)
-    except ValueError:
-        continue
-    raise AssertionError("Points on one line were given a plane: raise ValueError.")
+one, other = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 3.0])
+got, expected = line(bowl, one, other, 5), [(1 - t) ** 2 + 9 * t**2 for t in (0, 0.25, 0.5, 0.75, 1)]
+assert len(got) == 5 and all(abs(a - b) < 1e-5 for a, b in zip(got, expected, strict=True)), (
+    f"{[round(loss, 3) for loss in got]} where {expected} was expected: mix the weights, from `first` to `second`, and "
+    "ask for the loss there. Mixed losses are the chord."
+)
+assert torch.equal(one, torch.tensor([1.0, 0.0])) and torch.equal(other, torch.tensor([0.0, 3.0])), (
+    "The two models have changed: make new vectors on the way."
+)
 ### END HIDDEN TESTS
 
 # %% [markdown]
