@@ -210,7 +210,7 @@ TEXTS = {
     "an opinion": REVIEW,
     "a plot": "a young doctor returns to his village and finds his brother's letters.",
     "a recipe": "whisk two eggs with the flour and bake for forty minutes.",
-    "nonsense": "a wooden spoon discovers that his brother is the moon and must return the seventh kettle.",
+    "nonsense": "a bland, charmless semicolon of a tuesday.",
 }
 Ask = Callable[[str], dict[str, Tensor]]
 

@@ -156,9 +156,8 @@ models = {name: load_twin(name, 20, data="noisy") for name in ("adamix", "apart"
 lesson.spread_explorer(models, load_task("subjectivity"))
 
 # %% [markdown]
-# All routes can agree on nonsense: press the button. Nothing in the loss asks them to doubt what they never saw, and
-# a text with the form of a plot is a plot to each of them. Agreement says that routes were trained to agree, not that
-# they know.
+# All routes can agree on nonsense. Nothing in the loss asks them to doubt what they never saw, and a text in the tone
+# of a review is an opinion to each of them. Agreement says that routes were trained to agree, not that they know.
 #
 # ## Exercise: average (five minutes)
 #
