@@ -177,7 +177,7 @@ def find(stage: str) -> Found:
     one_of("Stage", stage, STAGES)
     path = Path.cwd() / FILE
     if not path.is_file():
-        return Found(_library()[stage], False, f"There is no {FILE} in {path.parent} yet.")
+        return Found(_library()[stage], False, f"There is no {FILE} in this folder yet.")
     if path.resolve().parent != Path.cwd().resolve():
         return Found(_library()[stage], False, f"{FILE} is a link out of {path.parent}: put the file itself there.")
     try:

@@ -18,6 +18,8 @@ from adamix_lab.lessons.checks.merging import check_agree as check_agree
 from adamix_lab.lessons.checks.telling import attempt as attempt
 from adamix_lab.lessons.effects import effects_table
 from adamix_lab.lessons.effects import forest as forest
+from adamix_lab.lessons.program import check_program as check_program
+from adamix_lab.lessons.program import mine as mine
 from adamix_lab.lessons.widgets import Explorer, Steps, View, Words
 from adamix_lab.lessons.widgets import Prediction as Prediction
 from adamix_lab.lessons.widgets import brier as brier
@@ -90,20 +92,19 @@ def seeds_of(name: str = "adamix", data: str = "noisy") -> list[Answers]:
 
 
 def four_ways(runs: Sequence[Answers]) -> DataFrame:
-    """A line a way of answering: what it runs, its passes, accuracy (%) and loss (nats), means over seeds."""
+    """By way of answering and what it runs: its passes, accuracy (%) and loss (nats), means over seeds."""
     import pandas as pd
 
     routes = runs[0].routes.shape[1]
     lines = {
-        way: {
-            "what runs": what,
+        f"{way}: {what}": {
             "passes": passes or routes,
             "accuracy (%)": round(sum(100 * float(scored(run, way).mean()) for run in runs) / len(runs), 1),
             "loss (nats)": round(sum(float(scored(run, way, "nats").mean()) for run in runs) / len(runs), 3),
         }
         for way, (what, passes) in WAYS.items()
     }
-    return pd.DataFrame(lines).T
+    return pd.DataFrame.from_dict(lines, orient="index")
 
 
 def draw_fan(**settings: Any) -> Picture:
@@ -177,7 +178,7 @@ def draw_jensen(answers: Answers) -> Picture:
 def lost_rows(answers: Answers, task: Task, most: int = 5) -> DataFrame:
     """Sentences that every route answers rightly and the merge does not, the worst first.
 
-    Columns: the sentence, its label, and the label's probability (%) under the least sure route and under the merge.
+    By sentence: its label, and the label's probability (%) under the least sure route and under the merge.
     """
     import pandas as pd
 
@@ -188,11 +189,11 @@ def lost_rows(answers: Answers, task: Task, most: int = 5) -> DataFrame:
     rows = rows[merged[rows].argsort()][:most]
     return pd.DataFrame(
         {
-            "sentence": [str(task.evaluation[n][task.text[0]]) for n in rows.tolist()],
             "label": [task.classes[int(labels[n])] for n in rows.tolist()],
             "least sure route (%)": (100 * least[rows]).round().int().tolist(),
             "the merge (%)": (100 * merged[rows]).round().int().tolist(),
-        }
+        },
+        index=[str(task.evaluation[n][task.text[0]]) for n in rows.tolist()],
     )
 
 

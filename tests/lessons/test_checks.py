@@ -15,7 +15,7 @@ from adamix_lab.lessons.checks.beyond import (
     check_paired_interval,
     check_peft_weight,
 )
-from adamix_lab.lessons.checks.merging import check_align, check_cancelling
+from adamix_lab.lessons.checks.merging import check_agree, check_align, check_cancelling
 from adamix_lab.lessons.checks.program import CHECKS
 from adamix_lab.lessons.checks.routing import (
     check_consistency,
@@ -65,6 +65,10 @@ def align(reference, expert):
             "up": expert["up"][:, order]}  # fmt: skip
 
 
+def agree(routes, merged):
+    return (routes.argmax(-1) == merged.argmax(-1)[:, None]).float().mean(1)
+
+
 def paired_interval(first, second):
     from scipy.stats import t
 
@@ -84,6 +88,7 @@ RIGHT = [
     (check_gradient, (loss,)),
     (check_cancelling, ((A, B), (-A, -B))),
     (check_align, (align,)),
+    (check_agree, (agree,)),
     (check_gated_lora, (exporting.GatedLoRA,)),
     (check_peft_weight, (exporting.weight,)),
     (check_paired_interval, (paired_interval,)),
@@ -125,6 +130,14 @@ def draw_tied(seed, step, view):
 
 
 WRONG = {
+    "routes counted": (check_agree, lambda r, m: agree(r, m) * r.shape[1], "divide by the number of routes"),
+    "routes that disagree": (check_agree, lambda r, m: 1 - agree(r, m), "share of routes that disagree"),
+    "the ensemble agrees": (check_agree, lambda r, m: agree(r.softmax(-1).mean(1, keepdim=True), m),
+                            "whether the ensemble agrees: compare each"),
+    "most routes agree": (check_agree, lambda r, m: agree(F.one_hot(r.argmax(-1), r.shape[-1]).sum(1)[:, None], m),
+                          "whether most routes agree"),
+    "with the first route": (check_agree, lambda r, m: agree(r, r[:, 0]), "compare them with the merge"),
+    "no rows left": (check_agree, lambda r, m: agree(r, m).mean(), "Which axis is averaged"),
     "no biases": (check_count, lambda *a: count(*a, biases=0), "biases are missing"),
     "shared ignored": (check_count, lambda d, r, m, n, s: count(d, r, m, n, False), "exists once a site"),
     "merged keeps all": (check_count, lambda d, r, m, n, s: (count(d, r, m, n, s)[0], count(d, r, m, n, False)[0]),

@@ -191,7 +191,7 @@ def test_a_broken_file_is_told_in_words(folder, capsys, text, told):
 
 
 def test_no_file_and_files_that_cannot_be_read_are_told(folder, tmp_path_factory, capsys):
-    assert "There is no my_adamix.py in" in find("Layer").why
+    assert "There is no my_adamix.py in this folder" in find("Layer").why
     (folder / "my_adamix.py").write_bytes(b"x = '\xff'")
     assert "cannot be read" in find("Layer").why and "UTF-8" in find("Layer").why
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "my_adamix.py"

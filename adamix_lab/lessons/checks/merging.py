@@ -100,7 +100,7 @@ def _same_function(came: Expert, expert: Expert, generator: torch.Generator) -> 
 
 def check_agree(agree: Callable[[Tensor, Tensor], Tensor]) -> None:
     """Checks `agree(routes, merged)`: the share of routes `[rows, routes, C]` that answer as the merge `[rows, C]`."""
-    for rows, routes, classes in ((6, 4, 3), (5, 16, 2)):
+    for rows, routes, classes in ((40, 4, 3), (30, 16, 2)):
         generator = generator_for(rows, routes)
         logits = torch.randn(rows, routes, classes, generator=generator)
         merged = torch.randn(rows, classes, generator=generator)
