@@ -1,19 +1,23 @@
-"""The lessons in one table: cells, words, widgets, checks, figures, alt texts, and seconds in the fast and full mode.
+"""The lessons in one table: how long each is, what stands in it, what it shows, and its seconds in both modes.
 
     python tests/benchmarks/notebooks.py              runs every lesson twice (fast, full)
     python tests/benchmarks/notebooks.py 02_consistency
     python tests/benchmarks/notebooks.py --fast-only  leaves the full mode out
     python tests/benchmarks/notebooks.py --quick      counts, runs nothing
+    python tests/benchmarks/notebooks.py --out data/results/notebooks.json    writes notebooks.md beside it, too
 
-Runs are copies: committed notebooks stay as they are. Budgets: 45 cells, 1,500 words, 60 s in the fast mode and 300 s
-in the full one, on two free cores; the load at the beginning is printed. The last line is one JSON object.
+Runs are copies: committed notebooks stay as they are. Budgets: 25 cells and 1,000 words in the core (all before
+the first "Further"), 60 s in the fast mode, on two free cores; the load at the beginning is printed. The last line is one JSON
+object. Cells, words, formulas and links are the core's; all else is the whole lesson's.
 """
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -24,26 +28,46 @@ sys.path.insert(0, str(ROOT / "notebooks"))
 
 import build
 
-BUDGETS = {"cells": 45, "words": 1500, "seconds, fast": 60, "seconds, full": 300}
+BUDGETS = {"cells": 25, "words": 1000, "seconds, fast": 60}
 WIDGET = "run the cell to use it"  # what stands for a widget where there is none
+FORMULA = re.compile(r"\$\$.+?\$\$|\$[^$\n]+\$", re.S)
 
 
 def counts(path: Path) -> dict[str, Any]:
     """What a committed notebook holds."""
     cells = nbformat.read(path, as_version=4).cells
+    further = [n for n, cell in enumerate(cells) if cell.source.startswith("## Further")]
+    core = cells[: further[0]] if further else cells
+    text = "\n".join(cell.source for cell in core if cell.cell_type == "markdown")
     outputs = [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
+    told = [str(output.get("data", {}).get("text/plain", "")) for output in outputs]
     figures = [output for output in outputs if "image/png" in output.get("data", {})]
     alts = [output.get("metadata", {}).get("image/png", {}).get("alt", "") for output in figures]
     code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
     return {
         "notebook": path.stem,
-        "cells": len(cells),
-        "words": sum(len(re.findall(r"\w+", cell.source)) for cell in cells if cell.cell_type == "markdown"),
-        "widgets": sum(WIDGET in str(output.get("data", {}).get("text/plain", "")) for output in outputs),
-        "checks": len(re.findall(r"attempt\(check_", code)),
-        "figures": len(figures),
+        "cells": len(core),
+        "words": len(re.findall(r"\w+", FORMULA.sub("", text))),
+        "formulas": len(FORMULA.findall(text)),
+        "drawings": len(figures),
         "alt texts": sum(len(alt) >= 40 for alt in alts),
+        "links": len(set(re.findall(r"\]\((https?://[^)]+)\)", text))),
+        "predictions": sum("Run the cell to enter a prediction" in each for each in told),
+        "widgets": sum(WIDGET in each for each in told),
+        "the hand changes": [
+            moved for each in told for moved in re.findall(r"\(your hand changes: (.+?)\): run", each)
+        ],
+        "checks": len(re.findall(r"attempt\((?:lesson\.)?check_|check_program\(", code)),
+        "effects": effects(path.stem[:2]),
     }
+
+
+def effects(lesson: str) -> dict[str, int]:
+    """How many effects of a lesson's table are shown, alike, and not shown."""
+    path = ROOT / "data" / "results" / "effects" / f"{lesson}.csv"
+    rows = csv.DictReader(path.read_text(encoding="utf-8").splitlines() if path.is_file() else [])
+    verdicts = Counter(row["verdict"] for row in rows)
+    return {verdict: verdicts[verdict] for verdict in ("shown", "alike", "not shown")}
 
 
 def seconds(name: str, fast: bool) -> float:
@@ -52,17 +76,35 @@ def seconds(name: str, fast: bool) -> float:
     return round(build.run(build.build(ROOT / "notebooks" / "src" / f"{name}.py")), 1)
 
 
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The rows as a table; what was not measured is a dash."""
+
+    def cell(value: Any) -> str:
+        if isinstance(value, dict):
+            return " / ".join(map(str, value.values()))
+        return "; ".join(value) or "–" if isinstance(value, list) else "–" if value is None else str(value)
+
+    names = [name for name in rows[0] if name != "over budget"]
+    heads = [f"{name}: shown / alike / not shown" if name == "effects" else name for name in names]
+    lines = [heads, ["---"] * len(names), *([cell(row.get(name)) for name in names] for row in rows)]
+    decided = sum(row["effects"]["shown"] + row["effects"]["alike"] for row in rows)
+    every = sum(sum(row["effects"].values()) for row in rows)
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"# The lessons in one table\n\n{table}\n\nEffects decided (shown or alike): {decided} of {every}.\n"
+
+
 def main() -> None:
     options = parse(__doc__, names=[], fast_only=False)  # quick: run nothing
     load = load_average()
     rows = [counts(path) for path in LESSONS if not options.names or path.stem in options.names]
     for row in rows:
-        if not options.quick:
-            row["seconds, fast"] = seconds(row["notebook"], fast=True)
-            row["seconds, full"] = None if options.fast_only else seconds(row["notebook"], fast=False)
-        row["over budget"] = [what for what, most in BUDGETS.items() if (row.get(what) or 0) > most]
+        row["seconds, fast"] = None if options.quick else seconds(row["notebook"], fast=True)
+        row["seconds, full"] = None if options.quick or options.fast_only else seconds(row["notebook"], fast=False)
+        row["over budget"] = [what for what, most in BUDGETS.items() if (row[what] or 0) > most]
         print(row, flush=True)
     report({"notebooks": rows, "budgets": BUDGETS, "cores": os.cpu_count(), "load before": load}, options.out)
+    if options.out:
+        options.out.with_suffix(".md").write_text(markdown(rows), encoding="utf-8")
 
 
 if __name__ == "__main__":
