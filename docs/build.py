@@ -25,7 +25,8 @@ from adamix_lab.core.files import write_text  # noqa: E402
 
 TEACHING = ROOT / "docs" / "teaching"
 WIDGET = "application/vnd.jupyter.widget-view+json"
-TEX = re.compile(r"\$\$.+?\$\$|(?<![\\$\w])\$[^$\n]*\\[a-z]+[^$\n]*\$", re.S)
+TEX = re.compile(r"\$\$(.+?)\$\$|(?<![\\$\w])\$((?:[^$\n]|\n(?!\n))+?)\$(?![$\w])", re.S)
+CODE = re.compile(r"(```.*?```|`[^`\n]*`)", re.S)
 MISSING = "*In JupyterLab a control stands here. A picture of it in its first state follows.*"
 PAGES = (
     "docs/*.md",
@@ -142,18 +143,33 @@ def linked(text: str, folder: Path, kept: set[Path]) -> str:
 
 
 def lesson(path: Path) -> Any:
-    """An executed notebook with words in the place of its controls.
+    """An executed notebook with words in the place of its controls, and MathML, which needs no script, in that of TeX.
 
-    Raises ValueError for TeX, which would need a script from elsewhere to be read.
+    Raises ValueError for TeX that cannot be read.
     """
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
-        if cell.cell_type == "markdown" and (tex := TEX.search(cell.source)):
-            raise ValueError(f"{path.name} holds TeX ({tex[0][:40]!r}): write it in Unicode.")
+        if cell.cell_type == "markdown":
+            parts = CODE.split(cell.source)
+            cell.source = "".join(part if n % 2 else TEX.sub(mathml, part) for n, part in enumerate(parts))
         if cell.cell_type == "code":
             cell.outputs = [_still(output) for output in cell.outputs]
     notebook.metadata.pop("widgets", None)
     return notebook
+
+
+def mathml(tex: re.Match[str]) -> str:
+    """A formula between dollars as MathML in one line. Raises ValueError for TeX that cannot be read."""
+    from docutils.utils.math.latex2mathml import tex2mathml
+
+    text = re.sub(r"\\([td]?frac)\s*(\w)\s*(\w)", r"\\\1{\2}{\3}", tex[1] or tex[2])  # it reads \frac12 as \frac{12}
+    text = re.sub(r"\\([bB]igg?)(?![a-z])", r"\\\1l", text).replace(r"\dots", r"\ldots")  # which it does not know
+    try:
+        drawn = tex2mathml(text, as_block=bool(tex[1]))
+    except Exception as error:
+        raise ValueError(f"TeX that cannot be drawn, {tex[0][:60]!r}: {error}. Write it another way.") from error
+    line = re.sub(r"\s*\n\s*", "", drawn).replace("*", "&#42;").replace("_", "&#95;")  # Markdown is read once more
+    return f"\n\n{line}\n\n" if tex[1] else line
 
 
 def _still(output: Any) -> Any:

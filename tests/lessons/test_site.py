@@ -84,12 +84,30 @@ def test_lessons_guides_and_cards_are_all_there(site):
     assert {f"print/{Path(name).name}" for name in lessons} <= there
 
 
-def test_tex_is_refused_with_words(pages, tmp_path):
+@pytest.mark.parametrize(
+    ("source", "drawn"),
+    [
+        ("$\\alpha + 1$", ["<mi>α</mi>", "<mn>1</mn>"]),
+        ("$\\tfrac12 (p - q)$", ["<mn>1</mn><mn>2</mn></mfrac>"]),
+        ("$$x \\leftarrow x + f(x A_i) B$$", ['display="block"', "<msub><mi>A</mi><mi>i</mi></msub>"]),
+        ("`$\\alpha$` costs $5", ["`$\\alpha$` costs $5"]),
+    ],
+)
+def test_tex_becomes_mathml_that_needs_no_script(pages, tmp_path, source, drawn):
     import nbformat
 
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# A\n\n$\\alpha + 1$")])
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(f"# A\n\n{source}")])
     nbformat.write(notebook, tmp_path / "00_x.ipynb")
-    with pytest.raises(ValueError, match="write it in Unicode"):
+    (cell,) = pages.lesson(tmp_path / "00_x.ipynb").cells
+    assert all(part in cell.source for part in drawn), cell.source
+
+
+def test_tex_that_cannot_be_read_is_refused_with_words(pages, tmp_path):
+    import nbformat
+
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("$\\nosuchthing{1}$")])
+    nbformat.write(notebook, tmp_path / "00_x.ipynb")
+    with pytest.raises(ValueError, match=r"cannot be drawn.*nosuchthing"):
         pages.lesson(tmp_path / "00_x.ipynb")
 
 
