@@ -1,24 +1,38 @@
-"""Lesson 01: what routes do to answers. Experts by construction, flips, and the routing explorer.
-
-All of it is arithmetic on what every route answers (`Answers`), so a state of the widget costs microseconds.
-"""
+"""Lesson 01: what routes do to answers: flips, experts by construction, a sentence on all routes, a learned gate."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from adamix_lab.analysis.gate import SwitchLayer, attach_gates, collect_gates, detach_gates
-from adamix_lab.analysis.plots import Picture, new_figure
+from adamix_lab.analysis.plots import Picture, fix_margins, new_figure
 from adamix_lab.core.objective import cross_entropy
 from adamix_lab.core.routing import generator_for
+from adamix_lab.fast.tree import tree_logits
 from adamix_lab.lessons.answers import Answers
-from adamix_lab.lessons.widgets import Explorer, Number, View
+from adamix_lab.lessons.answers import load_answers as load_answers
+from adamix_lab.lessons.checks.routing import check_draw_route as check_draw_route
+from adamix_lab.lessons.checks.routing import check_number_of_routes as check_number_of_routes
+from adamix_lab.lessons.checks.telling import attempt as attempt
+from adamix_lab.lessons.drawing import draw_block as draw_block
+from adamix_lab.lessons.effects import effects_table as effects_table
+from adamix_lab.lessons.effects import forest as forest
+from adamix_lab.lessons.effects import outcome as outcome
+from adamix_lab.lessons.program import check_program as check_program
+from adamix_lab.lessons.program import equal_to_library as equal_to_library
+from adamix_lab.lessons.program import insert as insert
+from adamix_lab.lessons.program import mine as mine
+from adamix_lab.lessons.widgets import Explorer, Number, View, Words
+from adamix_lab.lessons.widgets import Prediction as Prediction
+from adamix_lab.lessons.widgets import brier as brier
+from adamix_lab.lessons.world import world_explorer
 from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.batches import Padding, collate, encode, padding_of
 from adamix_lab.tasks.loading import load_task
@@ -27,10 +41,15 @@ from adamix_lab.training.shipped import load_twin
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
 
 
 BLOCKS = ("block 5", "block 6")  # as people count; adapters sit in the top two of six
-ROWS = 64
+SENTENCES = (  # of the rows that judge: the routes do not answer them alike
+    "his exciting and stylish life as a drug lord seems to have come to a halt .",
+    "a captivating and intimate study about dying and loving . . .",
+    "how would you feel if when you woke , the nightmare had just begun ?",
+)
 
 
 def by_expert(answers: Answers, values: Tensor) -> Tensor:
@@ -73,8 +92,8 @@ def specialist_gain(values: Tensor, constructions: Sequence[str]) -> Tensor:
     number = torch.tensor([sorted(set(constructions)).index(name) for name in constructions])
     half = torch.arange(len(values)) % 2
     gain = torch.zeros(len(values))
-    for mine in (0, 1):
-        chooses, pays = half != mine, half == mine
+    for judged in (0, 1):
+        chooses, pays = half != judged, half == judged
         overall = int(values[chooses].mean(0).argmax())
         for kind in number.unique():
             own = int(values[chooses & (number == kind)].mean(0).argmax())
@@ -83,122 +102,122 @@ def specialist_gain(values: Tensor, constructions: Sequence[str]) -> Tensor:
     return gain
 
 
-def draw_experts(answers: Answers, rows: Sequence[Row], predicted: float | None = None) -> Picture:
-    """The heat map expert x construction: accuracy of each expert in each block, the other block averaged over.
-
-    predicted: how many points experts of a block lie apart within a construction, as the learner expects.
-    """
+def draw_experts(answers: Answers, rows: Sequence[Row]) -> Picture:
+    """The heat map expert x construction: accuracy of each expert in each block, the other block averaged over."""
     constructions = [str(row["construction"]) for row in rows[: len(answers.labels)]]
     names, table = by_construction(by_expert(answers, answers.right), constructions)
     order = table.mean((1, 2)).argsort(descending=True)
     names, table = [names[n] for n in order.tolist()], 100 * table[order]
     blocks, experts = table.shape[1:]
     figure, ax = new_figure(9.0, 4.2)
-    heat(ax, table.flatten(1).T, low=50, label="accuracy (%)")
+    figure.colorbar(heat(ax, table.flatten(1).T, low=50), ax=ax, label="accuracy (%)")
     ax.set_xticks(range(len(names)), [name.replace("_", " ") for name in names], rotation=40, ha="right")
     ax.set_yticks(range(blocks * experts), [f"{BLOCKS[b]}, expert {e}" for b in range(blocks) for e in range(experts)])
     between = table.mean((1, 2))
     within = (table.amax(2) - table.amin(2)).mean()
-    told = "No prediction was entered." if predicted is None else f"You predicted {predicted:g}."
-    ax.set_title(f"Within a construction, experts of a block lie {within:.1f} points apart. {told}", fontsize=10)
+    ax.set_title(f"Within a construction, experts of a block lie {within:.1f} points apart.", fontsize=10)
     alt = (
         f"Heat map of accuracy, a row an expert, a column a construction. Constructions run from {names[0]} "
         f"({between[0]:.0f} %) to {names[-1]} ({between[-1]:.0f} %); within a construction the experts of a block "
-        f"lie {within:.1f} points apart on average. {told}"
+        f"lie {within:.1f} points apart on average."
     )
     return Picture(figure, alt)
 
 
-def heat(ax: Axes, values: Tensor, low: float, label: str) -> None:
+def heat(ax: Axes, values: Tensor, low: float) -> AxesImage:
     """A heat map `[rows, columns]` of values up to 100 with its numbers written in."""
     drawn = ax.imshow(values.numpy(), vmin=low, vmax=100, cmap="cividis", aspect="auto")
     for (row, column), value in np.ndenumerate(values.numpy()):
         colour = "w" if value < (low + 100) / 2 else "k"
         ax.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour, in_layout=False)
-    ax.figure.colorbar(drawn, ax=ax, label=label)
+    return drawn
 
 
-# -- the routing explorer -----------------------------------------------------------------------------------
+# -- one sentence, sixteen answers ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Routed:
-    """One row under one route, and what the other routes answer."""
+    """A sentence under one route, and what the other routes answer."""
 
-    row: Row
     classes: tuple[str, ...]
     route: tuple[int, int]
-    positive: Tensor  # probability of the last class, [M, M]: expert of the first block x of the second
+    second: Tensor  # probability of the second class, [M, M]: expert of the first block x of the second
 
     @property
     def here(self) -> float:
-        """The chosen route's probability."""
-        return float(self.positive[self.route])
+        """The chosen route's probability of the second class."""
+        return float(self.second[self.route])
 
     @property
     def flippers(self) -> list[str]:
         """Changes of one expert in one block that change the answer."""
-        grid, (first, second) = self.positive > 0.5, self.route
+        grid, (first, second) = self.second > 0.5, self.route
         found = [f"{BLOCKS[0]} to expert {e}" for e in range(len(grid)) if grid[e, second] != grid[self.route]]
         return found + [f"{BLOCKS[1]} to expert {e}" for e in range(len(grid)) if grid[first, e] != grid[self.route]]
 
 
-def routed(answers: Answers, rows: Sequence[Row], classes: Sequence[str], row: int, first: int, second: int) -> Routed:
-    """The state of the routing explorer: a row's number and the expert in each block."""
-    positive = answers.routes[row, :, -1].exp().reshape(int(answers.index[:, 0].max()) + 1, -1)
-    return Routed(rows[row], tuple(classes), (first, second), positive)
+def sixteen_curves() -> Explorer:
+    """Two layers of four experts in one dimension: every route a curve, one of them lit."""
+    return world_explorer(
+        "Sixteen routes, sixteen curves",
+        "Light routes one after another: do any two cross and part?",
+        ("route", "near", "steps"),
+        shown={"route": 5},
+        layers=2,
+        drawn="experts",
+    )
+
+
+def every_answer(mixture: MixtureModel, tokenizer: Any, sentence: str) -> Tensor:
+    """The probability of the second class under every route, `[M, M]`: expert of the first block x of the second."""
+    batch = tokenizer([sentence], return_tensors="pt", truncation=True, max_length=128)
+    return tree_logits(mixture, batch).softmax(-1)[0, :, 1].reshape(mixture.space.experts, -1)
 
 
 def draw_routed(state: Routed) -> View:
-    """The way through the two blocks, and the probability under each of the routes."""
+    """The probability under each of the routes, and the chosen one outlined."""
     from matplotlib.patches import Rectangle
 
-    figure, ax = new_figure(5.6, 3.9)
-    heat(ax, 100 * state.positive, low=0, label=f"probability of “{state.classes[-1]}” (%)")
+    figure, ax = new_figure(6.4, 3.8)
+    heat(ax, 100 * state.second, low=0)
     first, second = state.route
     ax.add_patch(Rectangle((second - 0.47, first - 0.47), 0.94, 0.94, fill=False, edgecolor="#D55E00", linewidth=4))
-    for (row, column), p in np.ndenumerate(state.positive.numpy()):
-        colour = "w" if p < 0.5 else "k"
-        ax.text(column, row + 0.3, state.classes[int(p > 0.5)], ha="center", fontsize=7, color=colour, in_layout=False)
-    experts = [f"expert {e}" for e in range(len(state.positive))]
+    for (row, column), p in np.ndenumerate(state.second.numpy()):
+        colour, said = "w" if p < 0.5 else "k", state.classes[int(p > 0.5)]
+        ax.text(column, row + 0.33, said, ha="center", fontsize=8, color=colour, in_layout=False)
+    experts = [f"expert {e}" for e in range(len(state.second))]
     ax.set_xticks(range(len(experts)), experts)
     ax.set_yticks(range(len(experts)), experts)
     ax.set(xlabel=BLOCKS[1], ylabel=BLOCKS[0])
-    says, truth = state.classes[int(state.here > 0.5)], state.classes[int(state.row["label"])]
-    verdict = "right" if says == truth else f"wrong, the label is {truth}"
+    ax.set_title(f"probability of “{state.classes[1]}” (%)", fontsize=11)
+    fix_margins(figure, left=0.15, right=0.98, bottom=0.14, top=0.91)
+    low, high = 100 * float(state.second.min()), 100 * float(state.second.max())
     change = f"Flips with {', or '.join(state.flippers)}." if state.flippers else "No change of one expert flips it."
     readout = (
-        f"“{state.row['sentence']}” Route {first}, {second}: {100 * state.here:.1f} % {state.classes[-1]}, so {says} "
-        f"({verdict}). {change}"
+        f"Expert {first} in {BLOCKS[0]}, expert {second} in {BLOCKS[1]}: {100 * state.here:.0f} % "
+        f"{state.classes[1]}, so {state.classes[int(state.here > 0.5)]}. {change} All {state.second.numel()} routes: "
+        f"{low:.0f} to {high:.0f} %."
     )
-    low, high = 100 * float(state.positive.min()), 100 * float(state.positive.max())
-    alt = (
-        f"Probability of {state.classes[-1]} for “{state.row['sentence']}” under all {state.positive.numel()} routes: "
-        f"{low:.0f} to {high:.0f} %. The chosen route, expert {first} then expert {second}, is outlined: "
-        f"{100 * state.here:.0f} %."
-    )
-    return View(readout, Picture(figure, alt))
+    return View(readout, Picture(figure, f"A map of the answers under all routes, the chosen one outlined. {readout}"))
 
 
-def routing_explorer(answers: Answers) -> Explorer:
-    """The widget of lesson 01 on the first 64 evaluation rows of the embedded task."""
-    task = load_task("aspects")
-    flipping = flips(answers)[:ROWS].nonzero().tolist()  # (row, route), in order
-    row, route = flipping[0] if flipping else (0, 0)
-    first, second = answers.index[route, :, 0].tolist()
-    number, flippable = int(answers.index.max()), len({row for row, _ in flipping})
+def route_explorer(mixture: MixtureModel, tokenizer: Any, classes: Sequence[str]) -> Explorer:
+    """The widget of lesson 01: a sentence of the learner's own, and an expert in each of two blocks."""
+    answers = lru_cache(maxsize=32)(partial(every_answer, mixture, tokenizer))  # routes of one sentence, walked once
+    last = mixture.space.experts - 1
     return Explorer(
-        "Routing explorer",
-        "Find a row whose answer flips when you change one expert in one block. "
-        f"Then find them all: {flippable} of the {ROWS} have such a route.",
+        "One sentence, sixteen answers",
+        "Find a sentence of your own whose answer flips when you change one expert in one block.",
         [
-            Number("row", "row", 0, ROWS - 1, 1, 0),
-            Number("first", f"expert in {BLOCKS[0]}", 0, number, 1, 0),
-            Number("second", f"expert in {BLOCKS[1]}", 0, number, 1, 0),
+            Words("sentence", "sentence", SENTENCES[0]),
+            Number("first", f"expert in {BLOCKS[0]}", 0, last, 1, 0, live=True),
+            Number("second", f"expert in {BLOCKS[1]}", 0, last, 1, 0, live=True),
         ],
-        lambda row, first, second: routed(answers, task.evaluation, task.classes, row, first, second),
+        lambda sentence, first, second: Routed(tuple(classes), (first, second), answers(sentence)),
         draw_routed,
-        shown={"row": row, "first": first, "second": second},
+        shown={"sentence": SENTENCES[-1]},
+        buttons={f"sentence {n}": {"sentence": text} for n, text in enumerate(SENTENCES, 1)},
     )
 
 
@@ -309,7 +328,7 @@ def draw_loads(gated: Gated, constructions: Sequence[str]) -> Picture:
     names, table = by_construction(gated.loads, constructions[: len(gated.loads)])
     sites, experts = table.shape[1:]
     figure, ax = new_figure(7.0, 4.6)
-    heat(ax, 100 * table.flatten(1), low=0, label="share of the tokens (%)")
+    figure.colorbar(heat(ax, 100 * table.flatten(1), low=0), ax=ax, label="share of the tokens (%)")
     ax.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
     ax.set_xticks(range(sites * experts), [f"{BLOCKS[s]}\nexpert {e}" for s in range(sites) for e in range(experts)],
                   fontsize=8)  # fmt: skip

@@ -1,109 +1,246 @@
-"""Lesson 00: the adapters' strength, from 0 (the frozen model) to 1 (as trained), and a sentence of the learner's."""
+"""Lesson 00: what the paper prints, a training that is watched, ten stored seeds, where to stop each of two runs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from adamix_lab.analysis.landscape import task_batches
-from adamix_lab.analysis.plots import STYLES, Picture, new_figure
-from adamix_lab.analysis.points import inputs_of, try_cached_prefix
-from adamix_lab.analysis.statistics import wilson
+from adamix_lab.analysis.plots import STYLES, Picture, despine, panels
+from adamix_lab.analysis.points import try_cached_prefix
+from adamix_lab.baselines.making import fitted as fitted
 from adamix_lab.core.errors import LabError
-from adamix_lab.core.mixture import evaluating
-from adamix_lab.fast.blocks import cut_last_block
-from adamix_lab.lessons.widgets import Explorer, Number, View, Words
+from adamix_lab.core.files import require_file
+from adamix_lab.experiments.claims import printed_table
+from adamix_lab.experiments.figures import Look
+from adamix_lab.experiments.grids import shipped_grid
+from adamix_lab.experiments.tour import ADAMIX, PROBE, SINGLE, SLOW, stored_seeds
+from adamix_lab.lessons.checks.routing import check_count as check_count
+from adamix_lab.lessons.checks.telling import attempt as attempt
+from adamix_lab.lessons.drawing import draw_block as draw_block
+from adamix_lab.lessons.effects import effects_table as effects_table
+from adamix_lab.lessons.effects import forest as forest
+from adamix_lab.lessons.effects import outcome as outcome
+from adamix_lab.lessons.widgets import Explorer, Number, Steps, View
+from adamix_lab.lessons.widgets import Prediction as Prediction
+from adamix_lab.lessons.widgets import brier as brier
+from adamix_lab.lessons.world import world_explorer
 from adamix_lab.models.model import MixtureModel
-from adamix_lab.tasks.tasks import Task
+from adamix_lab.tasks.batches import encode, padding_of, sequential
+from adamix_lab.tasks.tasks import Task, data_root
+from adamix_lab.training.evaluation import IndexedBatch, evaluate_batches
 
-STRENGTHS = tuple(n / 10 for n in range(11))
-SENTENCE = "food : we found the food lovely, whereas the film was awful."
-
-
-def at_strength(mixture: MixtureModel, strength: float) -> Mapping[str, Mapping[str, Tensor]]:
-    """The merged weights of each site, the way up scaled by the strength: a selection for the model."""
-    points = {}
-    for path, layer in mixture.sites.items():
-        merged = layer.weights(None)
-        points[path] = {name: w * strength if name.startswith("up") else w for name, w in merged.items()}
-    return points
+NAMES = {"single": SINGLE, "adamix": ADAMIX, "slow-swa": SLOW, "probe": PROBE}  # the stored seeds' names
+COLOURS = {SINGLE: "single", ADAMIX: "merged", SLOW: "dropout", PROBE: "probe"}  # as the tour draws them
+WAYS = ("merged", "experts", "random", "ensemble")
 
 
-def accuracies(mixture: MixtureModel, task: Task, tokenizer: Any, rows: int = 256) -> list[float]:
-    """The share of the first evaluation rows answered rightly at each of STRENGTHS."""
-    right, seen = [0.0] * len(STRENGTHS), 0
-    with torch.no_grad(), evaluating(mixture):
+# -- the paper's promise ----------------------------------------------------------------------------------------------
+
+
+def table_1() -> Any:
+    """Table 1 of the paper as a pandas frame: trained parameters, what they weigh in float32, the average over GLUE."""
+    from pandas import DataFrame
+
+    rows = []
+    for row in printed_table(1):
+        millions = float(row["parameters"].removesuffix("M"))
+        weighs = f"{4 * millions:,.1f} MB"  # four bytes a number
+        rows.append((row["model"], f"{millions:g} million", weighs, float(row["average"])))
+    return DataFrame(rows, columns=["method", "trained parameters", "in float32", "average of eight tasks"])
+
+
+def four_curves() -> Explorer:
+    """Four experts, their ensemble and their merge in one dimension."""
+    return world_explorer(
+        "Four curves and their average",
+        "Draw the merge. Then find the smallest distance of starts at which it errs half as much again as its experts.",
+        ("near", "steps", "drawn"),
+        shown={"near": 0.5, "drawn": "merge"},
+    )
+
+
+# -- a training that is watched --------------------------------------------------------------------------------------
+
+
+@dataclass
+class Watch:
+    """Looks at mixtures of one frozen model while they train: the loss on the labels as given, accuracy on true labels.
+
+    Attributes:
+        rows: so many of either side are looked at.
+        every: steps between looks.
+        looks: by the mixture's name.
+    """
+
+    task: Task
+    rows: int = 200
+    every: int = 50
+    looks: dict[str, list[Look]] = field(default_factory=dict)
+    ready: list[list[IndexedBatch]] = field(default_factory=list)  # batches behind the frozen prefix
+
+    def on_step(self, name: str, mixture: MixtureModel, tokenizer: Any) -> Callable[[int], None]:
+        """What `train` calls after each step; the losses are drawn anew, in place, at each look."""
         top, cache = try_cached_prefix(mixture)
-        for batch in task_batches(task, tokenizer, rows):
-            cached = cache(batch)
-            seen += len(batch["labels"])
-            for n, strength in enumerate(STRENGTHS):
-                inputs = inputs_of(top, cached)
-                with cut_last_block(top.model, inputs):
-                    logits = top(selection=at_strength(top, strength), **inputs).logits
-                right[n] += float((logits.argmax(-1) == batch["labels"]).sum())
-    return [count / seen for count in right]
+        pad, own, show = padding_of(tokenizer, mixture.model), self.looks.setdefault(name, []), displayed()
+        own.clear()
+        for chosen in () if self.ready else (self.task.train, self.task.evaluation):
+            batches = sequential(encode(chosen[: self.rows], self.task, tokenizer), 64, pad)
+            self.ready.append([(rows, cache(batch)) for rows, batch in batches])
+
+        def look(step: int) -> None:
+            if step % self.every == 0:
+                given, other = (evaluate_batches(top, batches, "merged") for batches in self.ready)
+                own.append({"step": step, "loss": given.loss, "accuracy": 100 * other.accuracy})
+                show(draw_watched(self.looks))
+
+        look(0)
+        return look
+
+    def picture(self) -> Picture:
+        """Both curves of every mixture, the accuracy among them."""
+        return draw_watched(self.looks, ("loss", "accuracy"))
+
+
+def displayed() -> Callable[[Picture], None]:
+    """A place in a notebook that takes one picture after another; nothing happens where there is no notebook."""
+    try:
+        from IPython.display import display
+    except ImportError:
+        return lambda picture: None
+    place = display(display_id=True)
+    return place.update if place else lambda picture: None
+
+
+AXES = {"loss": "loss on the labels as given", "accuracy": "accuracy on true labels (%)"}
+
+
+def draw_watched(looks: Mapping[str, Sequence[Look]], what: Sequence[str] = ("loss",)) -> Picture:
+    """Looks of each mixture against steps, a panel for each of AXES that is asked for."""
+    figure, axes = panels(len(what), 5.2 * len(what), 3.2)
+    told = []
+    for ax, key in zip(axes, what, strict=True):
+        for name, own in looks.items():
+            (colour, marker), values = STYLES[COLOURS[NAMES[name]]], [look[key] for look in own]
+            ax.plot([look["step"] for look in own], values, color=colour, marker=marker, label=NAMES[name])
+            told.append(f"{NAMES[name]}: {key} from {values[0]:.3g} to {values[-1]:.3g} after {own[-1]['step']} steps")
+        ax.set(xlabel="step", ylabel=AXES[key])
+        despine(ax)
+    axes[0].legend(frameon=False)
+    return Picture(figure, f"Curves of two trainings, a quarter of whose labels are wrong. {'; '.join(told)}.")
+
+
+# -- ten seeds, stored ------------------------------------------------------------------------------------------------
+
+
+def draw_seeds(*names: str) -> Picture:
+    """Accuracy and loss of some of NAMES over the ten stored seeds, AdaMix answered in four ways."""
+    ten, told = stored_seeds(shipped_grid("tour").runs), []
+    lines = [(NAMES[name], way) for name in names for way in (WAYS if name == "adamix" else ("alone",))]
+    figure, axes = panels(2, 9.5, 0.45 * len(lines) + 1.2)
+    for ax, (unit, label, digits) in zip(
+        axes, (("points", "accuracy (%)", 1), ("nats", "loss (nats)", 3)), strict=True
+    ):
+        for n, (model, way) in enumerate(lines):
+            own, (colour, marker) = ten[model, way, unit].own, STYLES[COLOURS[model] if way == "alone" else STYLE[way]]
+            ax.plot([own.low, own.high], [n, n], color=colour, linewidth=2.5, alpha=0.6)
+            ax.plot(own.mean, n, color=colour, marker=marker, markersize=9)
+            ax.annotate(f"{own.mean:.{digits}f}", (own.mean, n), (0, 8), textcoords="offset points", ha="center")
+            told.append(f"{model}, {way}: {own.mean:.{digits}f} ± {own.half_width:.{digits}f} {unit}")
+        ax.set(ylim=(len(lines) - 0.4, -0.7), xlabel=f"{label}, 95 % intervals")
+        ax.set_yticks(range(len(lines)), [model if way == "alone" else f"AdaMix, {way}" for model, way in lines])
+        despine(ax)
+    axes[1].tick_params(axis="y", labelleft=False)
+    return Picture(figure, f"Ten seeds, judged on 1,000 sentences that nobody trained on. {'; '.join(told)}.")
+
+
+STYLE = {"merged": "merged", "experts": "fixed", "random": "random", "ensemble": "ensemble"}  # of a way to answer
+
+
+# -- where to stop each of two runs -----------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def stored_looks(folder: Path | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    """The steps that were looked at `[looks]`, and by model the accuracies there, `[looks, seeds]`, in points."""
+    path = (folder or data_root() / "results" / "tour") / "looks.csv"
+    require_file(path, "accuracies on the way. `python data/results/tour/make.py` makes it.")
+    rows = [row for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines()) if row["unit"] == "accuracy"]
+    seeds = [name for name in rows[0] if name.isdigit()]
+    found = {
+        model: torch.tensor([[float(row[seed]) for seed in seeds] for row in rows if row["model"] == model])
+        for model in dict.fromkeys(row["model"] for row in rows)
+    }
+    return torch.tensor([int(row["step"]) for row in rows if row["model"] == ADAMIX]), found
 
 
 @dataclass(frozen=True)
-class Dialled:
-    """A strength, what the sentence gets there, and the accuracies at all strengths."""
+class Stopped:
+    """Two runs, each stopped at a step: accuracies `[looks, seeds]` and the looks that were chosen."""
 
-    strength: float
-    probabilities: Tensor  # [C]
-    classes: tuple[str, ...]
-    accuracies: Sequence[float]
-    rows: int
+    steps: Tensor
+    curves: dict[str, Tensor]
+    stops: dict[str, int]  # model: look
 
-
-def dialled(
-    mixture: MixtureModel, tokenizer: Any, classes: Sequence[str], curve: Sequence[float], rows: int,
-    strength: float, sentence: str,
-) -> Dialled:  # fmt: skip
-    """The sentence's class probabilities at a strength. Raises ValueError for a strength between the measured ones."""
-    if not any(abs(strength - known) < 1e-6 for known in STRENGTHS):
-        raise LabError(f"Strength {strength:g} was not measured: expected a multiple of 0.1 from 0 to 1.")
-    batch = tokenizer([sentence], return_tensors="pt", truncation=True, max_length=128)
-    with torch.no_grad(), evaluating(mixture):
-        probabilities = mixture(selection=at_strength(mixture, strength), **batch).logits.softmax(-1)[0]
-    return Dialled(strength, probabilities, tuple(classes), curve, rows)
+    @property
+    def difference(self) -> Tensor:
+        """AdaMix minus the other at their stops, `[seeds]`, in points."""
+        mine, other = (self.curves[model][look] for model, look in self.stops.items())
+        return mine - other
 
 
-def draw_strength(state: Dialled) -> View:
-    """Accuracy against strength; the readout says what the sentence gets."""
-    at = min(range(len(STRENGTHS)), key=lambda n: abs(STRENGTHS[n] - state.strength))
-    colour, marker = STYLES["merged"]
-    figure, ax = new_figure(6.4, 3.2)
-    percent = [100 * a for a in state.accuracies]
-    ax.plot(STRENGTHS, percent, marker=marker, color=colour)
-    ax.plot(STRENGTHS[at], percent[at], marker="X", markersize=14, color="#D55E00", markeredgecolor="white")
-    ax.set(xlabel="strength of the adapters", ylabel=f"accuracy on {state.rows} rows (%)")
-    ax.grid(alpha=0.3)
-    low, high = (100 * share for share in wilson(state.accuracies[at], state.rows))
-    best = int(state.probabilities.argmax())
-    readout = (
-        f"Strength {state.strength:.1f}: {percent[at]:.1f} % of {state.rows} rows right (95 % interval {low:.0f} to "
-        f"{high:.0f}). Your sentence: {state.classes[best]}, {100 * float(state.probabilities[best]):.1f} %."
-    )
-    told = ", ".join(f"{s:.1f}: {p:.0f} %" for s, p in zip(STRENGTHS, percent, strict=True))
-    alt = f"Accuracy against the strength of the adapters; {state.strength:.1f} is chosen. {told}."
-    return View(readout, Picture(figure, alt))
+def stopped(adamix: int, other: int, opponent: str) -> Stopped:
+    """AdaMix and an opponent of NAMES, each at a step that was looked at. Raises LabError for another step."""
+    steps, curves = stored_looks()
+    places = {int(step): n for n, step in enumerate(steps)}
+    for step in (adamix, other):
+        if step not in places:
+            raise LabError(f"Step {step} was not looked at: expected one of {', '.join(map(str, places))}.")
+    return Stopped(steps, curves, {ADAMIX: places[adamix], NAMES[opponent]: places[other]})
 
 
-def strength_dial(mixture: MixtureModel, task: Task, tokenizer: Any, rows: int = 256) -> Explorer:
-    """The widget of lesson 00."""
-    curve = accuracies(mixture, task, tokenizer, rows)
-    goal = 0.9 * max(curve)
+def draw_stopped(state: Stopped) -> View:
+    """Both mean curves over ten seeds with all of their seeds behind them, and the two stops."""
+    figure, (ax,) = panels(1, 7.2, 3.8)
+    told = []
+    for model, look in state.stops.items():
+        colour, marker = STYLES[COLOURS[model]]
+        values = state.curves[model]
+        ax.plot(state.steps, values, color=colour, linewidth=0.8, alpha=0.25)
+        ax.plot(state.steps, values.mean(1), color=colour, linewidth=3, label=model)
+        ax.plot(state.steps[look], values[look].mean(), color=colour, marker=marker, markersize=15, markeredgecolor="k")
+        told.append(f"{model} after {int(state.steps[look])} steps: {float(values[look].mean()):.1f} %")
+    ax.set(xlabel="steps", ylabel="accuracy on true labels (%)", ylim=(48, 90))
+    despine(ax)
+    ax.legend(frameon=False, loc="lower right")
+    gap = state.difference
+    ahead, mean = int((gap > 0).sum()), float(gap.mean())
+    leads = "AdaMix" if mean > 0 else next(model for model in state.stops if model != ADAMIX)
+    told.append(f"{leads} leads by {abs(mean):.1f} points; AdaMix is ahead in {ahead} of {len(gap)} seeds")
+    readout = ". ".join(told) + "."
+    return View(readout, Picture(figure, f"Accuracy against steps, means over {len(gap)} seeds. {readout}"))
+
+
+def stop_explorer() -> Explorer:
+    """The widget of lesson 00: a stop for AdaMix, a stop for its opponent, and who that is."""
+    steps = stored_looks()[0].tolist()
+    stop = partial(Number, low=0, high=max(steps), step=steps[1], live=True)
     return Explorer(
-        "Adapter strength",
-        f"Find the smallest strength with more than {100 * goal:.0f} % right. Then type a sentence of your own.",
-        [Number("strength", "strength", 0.0, 1.0, 0.1, 0.0), Words("sentence", "sentence", SENTENCE)],
-        partial(dialled, mixture, tokenizer, task.classes, curve, min(rows, len(task.evaluation))),
-        draw_strength,
-        shown={"strength": 1.0, "sentence": SENTENCE},
+        "Where to stop",
+        "Both run for 300 steps. Find stops at which the single adapter leads; then those at which AdaMix leads most.",
+        [
+            stop("adamix", "AdaMix stops after", start=max(steps)),
+            stop("other", "the other stops after", start=max(steps)),
+            Steps("opponent", "the other", ("single", "slow-swa"), "single"),
+        ],
+        stopped,
+        draw_stopped,
+        shown={"other": 100},
+        buttons={"the fair opponent": {"opponent": "slow-swa"}},
     )

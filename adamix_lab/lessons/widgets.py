@@ -214,6 +214,11 @@ class Explorer(Told):
         moved = ", ".join(control.label for control in self.controls.values()) or "nothing but by its buttons"
         return f"The widget “{self.title}” (your hand changes: {moved}): run the cell to use it. {self.text}"
 
+    def _repr_mimebundle_(self, **more: Any) -> Any:
+        data, metadata = super()._repr_mimebundle_(**more)
+        still = f"<p>{html.escape(self.plain)}</p>{self.picture.html()}" if self._fits else html.escape(self.plain)
+        return {**data, "text/html": still}, metadata
+
 
 # -- a prediction before a result: a number, or an answer and how sure the learner is of it ---------------------------
 

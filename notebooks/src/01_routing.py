@@ -11,155 +11,177 @@
 # ---
 
 # %% [markdown]
-# # 01 · Routing: what does a random route do?
+# # 01 · Routing: write AdaMix in thirty lines
 #
-# In lesson 00 AdaMix drew a random expert in each layer for each batch. Afterwards you will be able to
+# You may have read that "intelligent routing directs documents to the relevant module". **It does not.** A
+# *route*, one expert for each adapted block, is drawn by lot before any sentence is read. Nothing learns where a
+# sentence should go, and after training one adapter is left. What is a route good for, then, and what does it cost? You
+# find out by writing it.
 #
-# 1. draw a route, replay it, and count how many there are;
-# 2. say, with numbers, whether AdaMix's experts have become specialists;
-# 3. tell a drawn route from a learned router.
+# Afterwards you will be able to
+#
+# 1. write AdaMix's layer and its router, and run them inside MiniLM;
+# 2. say, with numbers, whether the experts have become specialists;
+# 3. tell a drawn route from a learned gate.
 #
 # *Fifty minutes in class; half a minute of computing on two CPU cores. No network, no GPU.*
 
 # %%
-import os
+from adamix_lab import Router, load_backbone, load_task, load_twin
+from adamix_lab.lessons import routing as lesson
 
-import pandas as pd
-import torch
-
-from adamix_lab import Router, load_task, load_twin
-from adamix_lab.lessons.checks.routing import check_draw_route, check_number_of_routes
-from adamix_lab.lessons.checks.telling import attempt
-from adamix_lab.lessons.effects import effects_table
-from adamix_lab.lessons.routing import (
-    by_expert, draw_experts, draw_loads, flips, routing_explorer, specialist_gain, train_gates,
-)  # fmt: skip
-from adamix_lab.lessons.answers import load_answers
-from adamix_lab.lessons.widgets import Prediction
-
-FAST = os.environ.get("ADAMIX_LAB_FAST", "1") == "1"
-torch.set_num_threads(2)
-
-task = load_task("aspects")
-adamix = load_answers("adamix")  # what each of the 16 routes answers on 996 rows, stored with the project
-explorer = routing_explorer(adamix)
-explorer
+lesson.draw_block(route=(2, 0))
 
 # %% [markdown]
-# Two blocks are adapted, with four experts each: 4 × 4 ways through. The map shows what each way answers to one row;
-# your way is outlined. "Show me" finds a row where one changed expert flips the answer.
-
-# %%
-explorer.press("Show me")
-explorer.picture
-
-# %% [markdown]
-# ## A route is drawn before the sentence is read
+# ## Write the layer
 #
-# The smallest code: a generator, and one number for each block.
+# A block's layer holds M down-projections A, the experts, and an up-projection B, which they share. At each step one
+# expert i is drawn, and the whole batch passes through it (Eq. 4):
+#
+# $$x \leftarrow x + \mathrm{GELU}(x A_i)\, B$$
+#
+# Make a text file `my_adamix.py` beside this notebook (File, New, Python File); it will grow through the lessons. Type
+# this, and replace each `...` by code:
+#
+# ```python
+# import torch
+# from torch import nn
+# from torch.nn import functional as F
+#
+#
+# class Layer(nn.Module):
+#     def __init__(self, d, r=16, M=4):
+#         super().__init__()
+#         self.A = nn.Parameter(0.02 * torch.randn(M, d, r))
+#         self.B = ...  # a parameter [r, d] of zeros
+#         self.expert = None  # an expert's number; None is the merge
+#
+#     def forward(self, x):
+#         A = ...  # of the chosen expert; of the merge the mean of all
+#         return ...
+#
+#
+# def random_route(layers, M=4):
+#     ...  # a list: for each layer an expert's number, from 0 to M - 1
+# ```
+#
+# Save, run the next cell, mend what it names. For missing pieces lessons take the library's and say so.
 
 # %%
-generator = torch.Generator().manual_seed(7)
-print("a route:", torch.randint(4, (2,), generator=generator).tolist())
+lesson.check_program("Layer")
+lesson.check_program("random_route")
 
 # %% [markdown]
-# The library's `Router` does the same as a function of three numbers: seed, step and view. So any step of any
-# training can be replayed, and every process draws the same route. The sentence is not among its arguments: AdaMix
-# learns no router. A route has two columns, for the way down and the way up. Here the way up is shared, so its column
-# stays 0.
+# The library's layer does the same, fast and tested. On MiniLM, with equal weights, both answer alike:
 
 # %%
-mixture, tokenizer = load_twin("adamix")
+lesson.equal_to_library("Layer")
+
+# %% [markdown]
+# `insert` freezes MiniLM and puts a layer behind each of its top two blocks. Three routes, drawn by your function:
+
+# %%
+Layer, random_route = lesson.mine("Layer"), lesson.mine("random_route")
+model, tokenizer = load_backbone("minilm", num_labels=2)
+layers = lesson.insert(model, Layer)
+batch = tokenizer(["the plot is thin , but the leads shine ."], return_tensors="pt")
+for route in [random_route(layers) for _ in range(3)]:
+    for layer, expert in zip(layers, route, strict=True):
+        layer.expert = expert
+    print(route, model(**batch).logits.tolist())
+
+# %% [markdown]
+# Other experts, the same answer: B is zero, so training starts from the frozen model.
+#
+# Two blocks of four experts have 4 × 4 = 16 routes; L blocks have $M^L$. Trained, they differ. Here are sixteen in one
+# dimension, all trained together; light one after another.
+
+# %%
+lesson.sixteen_curves()
+
+# %% [markdown]
+# If one expert were for the left and one for the right, their curves would part there. They run side by side.
+#
+# ## One sentence, sixteen answers
+#
+# This AdaMix learned from 400 sentences about films whether a sentence tells an opinion (subjective) or the plot
+# (objective). Type one, and change one expert.
+
+# %%
+mixture, tokenizer = load_twin("adamix", seed=20, data="noisy")
+lesson.route_explorer(mixture, tokenizer, ("subjective", "objective"))
+
+# %% [markdown]
+# Which is AdaMix's? In training each in turn, then the merge's (lesson 03).
+#
+# ## How often does an expert move?
+#
+# The library's `Router` draws as you do, but as a function of seed, step, and *view* (a step has two passes, lesson
+# 02). So any step can be drawn again. Count who was drawn for the first view in 300 steps:
+
+# %%
 router = Router(mixture.space, seed=0)
-for step in (0, 1, 0):
-    print(f"step {step}: view 0 {router.route(step, 0).tolist()}, view 1 {router.route(step, 1).tolist()}")
-print("routes there are:", mixture.space.number)
+routes = [router.route(step, view=0)[:, 0].tolist() for step in range(300)]  # [block 5, block 6]
+{f"expert {m}": [sum(route[block] == m for route in routes) for block in (0, 1)] for m in range(4)}
 
 # %% [markdown]
+# About a quarter each: an expert learns from the labels in 1/M of the steps, while B learns in all of them. Hence the
+# lr/M of lesson 00's fair opponent. And hence "no load balancing needed" and "no added parameters for selecting
+# modules" are true: chance is even, and has no weights.
+#
 # ## Do experts specialise?
 #
-# The evaluation rows come in 14 constructions ("but", "neither", "despite", ...). In many mixtures of experts one
-# would look for an expert of each kind. Take the four experts of a block and one construction: how many points lie
-# between the best and the worst, on average?
+# Another task, *aspects*, has sentences of 14 constructions ("but", "neither", ...). If experts were specialists, each
+# construction would have a best expert. Something is always the best, so half of the rows choose an expert for each
+# construction, and one for all; the other half tells what the tailored choice gains.
 
 # %%
-prediction = Prediction("Points between the best and the worst expert within a construction", unit="points")
-prediction
-
-# %% jupyter={"outputs_hidden": true}
-draw_experts(adamix, task.evaluation, prediction.value)
-
-# %% [markdown]
-# Columns differ, rows hardly do. Some difference between four experts is there by chance alone, most of all in small
-# constructions. A fair test: let half of the rows choose an expert for each construction, and one expert for all. On
-# the other half, how much better is the tailored choice? With specialists it would pay.
+gain = lesson.Prediction(
+    "Block 5, an expert for each construction instead of one for all: its accuracy on the other rows",
+    ("higher", "alike", "lower", "not shown"),
+)
+gain
 
 # %%
-names = [row["construction"] for row in task.evaluation]
-for seed in range(3):
-    answers = load_answers("adamix", seed)
-    gain = 100 * specialist_gain(by_expert(answers, answers.right)[:, 0], names)
-    print(f"seed {seed}: gain {gain.mean():5.2f} points, 95 % interval ± {1.96 * gain.std() / len(gain) ** 0.5:.2f}")
+aspects = load_task("aspects")
+truth = lesson.outcome("01", "block 5: an expert chosen by construction minus one for all, accuracy", "higher", "lower")
+gain.then(
+    lambda: [lesson.draw_experts(lesson.load_answers("adamix"), aspects.evaluation), lesson.forest("01", "block")],
+    truth,
+)
 
 # %% [markdown]
-# All three intervals hold 0. The same test with the loss, for both blocks and paired over seeds, stands in the effect
-# table; so does what it was compared with, the difference between kinds of sentences.
-
-# %%
-effects_table("01", "construct")
-
-# %% [markdown]
-# This is a null result, and it is the lesson: under random routing every expert sees every kind of row, and nothing
-# rewards an expert for being different. (In the last block the tailored choice is even slightly worse, by less than a
-# tenth of a point.)
+# Columns differ a lot, rows, the experts, much less, and some of that is chance.
+# Each expert sees every kind of sentence, and nothing rewards it for being different. No gain is shown; where the
+# verdict is *alike*, a gain that matters is ruled out.
 #
-# ## Break it: change what training held together
+# ## A learned gate
 #
-# How often does a route's answer flip when one expert changes? AdaMix has a shared way up and a consistency loss. Its
-# twins lack one or more of these.
+# A [Switch](https://arxiv.org/abs/2101.03961) gate reads each token and sends it to the expert that it finds most
+# probable. Here gates are trained on AdaMix's experts, which stay as they are.
 
 # %%
-twins = ["adamix", "no-consistency", "unshared-tied", "apart"]
-rows = {twin: [100 * float(flips(load_answers(twin, seed)).mean()) for seed in range(3)] for twin in twins}
-pd.DataFrame(rows, index=["seed 0", "seed 1", "seed 2"]).T.round(1)
+twin, words = load_twin("adamix")
+gated = lesson.train_gates(twin, aspects, words, steps=24, rows=96, balance=0.0)
+lesson.draw_loads(gated, [row["construction"] for row in aspects.evaluation])
 
 # %% [markdown]
-# Without sharing flips are several times as frequent. Without consistency they look more frequent, too, but three
-# seeds cannot tell. Adapters trained apart flip least of all: each is simply better. Agreement alone says little
-# about how experts came to agree.
-#
-# ## The contrast: a learned gate
-#
-# A Switch gate reads each token's hidden state and sends it to the most probable expert. Here gates are trained on
-# AdaMix's experts, which stay as they are.
-
-# %%
-steps, rows_seen = (24, 96) if FAST else (40, 192)
-gated = train_gates(mixture, task, tokenizer, steps=steps, rows=rows_seen, balance=0.0)
-draw_loads(gated, names)
-
-# %% [markdown]
-# Nobody asked for it, but one expert of a block takes most tokens: the gate scales an expert's output by its own
-# probability, so it learns to be sure, and the first favourite wins. Run the cell again with `balance=0.1`, a loss
-# that asks for an even load.
-
-# %%
-effects_table("01", "gate")
-
-# %% [markdown]
-# The favourite is an effect on three seeds. Whether a balanced gate sends different constructions to different
-# experts is a null result here: experts that are all alike leave nothing to choose by. A gate could learn who is good
-# at what, if experts differed. It has to be balanced, and it cannot be merged, because a token's weights depend on
-# the token. AdaMix gives up the first and gets the last.
+# One expert of a block takes most tokens (*shown*): the gate scales an expert's answer by its own certainty, so it
+# learns to be sure, and the first favourite wins. **Break it:** `balance=0.1` adds a loss that asks for an even load.
+# Whether a balanced gate then sends constructions to different experts is *not shown* here: experts that are alike
+# leave nothing to choose by. And its experts cannot be merged, for each token would need an average of its own.
+# [THOR](https://arxiv.org/abs/2110.04260) had found random routes to do as well as learned ones.
 #
 # ## Exercise: a route that can be drawn again (ten minutes)
 #
-# Write `draw(seed, step, view)`: a route `[3, 2]` of experts 0 to 3, uniform, independent in every place, and the
-# same whenever it is asked for again. The version below makes a common mistake.
+# Write `draw(seed, step, view)`: a route `[3, 2]` of experts 0 to 3 for three blocks and two sides (down, up), uniform,
+# independent in every place, and the same when asked for again. And count routes. Both are wrong below.
 
 
 # %%
 def draw(seed, step, view):
+    import torch
+
     return torch.randint(4, (3, 2))
 
 
@@ -167,25 +189,26 @@ def number_of_routes(down, up, sites):
     return down * up * sites
 
 
-attempt(check_draw_route, draw)
-attempt(check_number_of_routes, number_of_routes)
+lesson.attempt(lesson.check_draw_route, draw)
+lesson.attempt(lesson.check_number_of_routes, number_of_routes)
+lesson.brier([gain])
 
 # %% [markdown]
 # ## Where the library has it
 #
-# Routes: `adamix_lab/core/routing.py`. What every route answers, computed by walking the tree of routes:
-# `adamix_lab/fast/tree.py`. The gate: `adamix_lab/analysis/gate.py`.
+# The layer: `adamix_lab/core/mixture.py`; routes: `adamix_lab/core/routing.py`; all routes of a sentence:
+# `adamix_lab/fast/tree.py`; the gate: `adamix_lab/analysis/gate.py`. The test on ten seeds:
+# `data/results/effects/make.py`.
 #
 # ## You can now
 #
-# 1. draw, replay and count routes; 2. say that AdaMix's experts are no specialists here, and how that was tested;
-# 3. tell a drawn route from a learned router.
+# 1. write AdaMix's layer and router; 2. say how specialists were looked for; 3. tell a drawn route from a learned gate.
 #
-# **Three questions.** 1. How many routes have three blocks with two experts down and two up? 2. Why does a best
-# expert for each construction exist in any table of numbers? 3. Why can a Switch gate's experts not be merged?
+# **Three questions.** 1. How many routes have three blocks with two experts down and two up? 2. Why does a best expert
+# for each construction exist in any table of numbers? 3. Why can a Switch gate's experts not be merged?
 #
-# <details><summary>Answers</summary>1. (2 × 2)³ = 64. 2. Something is always the largest; whether it stays so on
-# other rows is the question. 3. Each token would need its own average.</details>
+# <details><summary>Answers</summary>1. (2 × 2)³ = 64. 2. Something is always the largest; whether it stays so on other
+# rows is the question. 3. Each token would need its own average.</details>
 
 # %% [markdown]
 # ## Further: an expert that is never drawn
@@ -194,4 +217,12 @@ attempt(check_number_of_routes, number_of_routes)
 # is rarer than one in a million?
 
 # %%
-pd.Series({n: 0.75 ** (2 * n) for n in (1, 5, 10, 20, 25)}, name="chance that an expert was never drawn")
+{n: f"{0.75 ** (2 * n):.1e}" for n in (1, 5, 10, 20, 25)}
+
+# %% [markdown]
+# ## Further: does sharing, or training together, make routes agree?
+#
+# The share of routes whose answer one changed expert turns round, over the thousand sentences that judge:
+
+# %%
+lesson.forest("01", "flips")

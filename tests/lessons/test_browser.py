@@ -190,5 +190,5 @@ def test_the_lab_opens_on_the_tour(browser, tmp_path):
     with lab_server.serve(tmp_path, FIRST) as lab, lab_server.page_of(browser) as (page, troubles):
         page.goto(f"{lab.url}/?token={lab.token}")
         page.wait_for_url("**/lab/tree/00_tour.ipynb*")
-        see(page.get_by_role("heading", name="00 · The tour")).to_be_visible(timeout=1000 * SECONDS)
+        see(page.get_by_role("heading", name="00 · Four adapters")).to_be_visible(timeout=1000 * SECONDS)
         assert not troubles.outside

@@ -20,7 +20,6 @@ from adamix_lab.lessons.checks.program import CHECKS
 from adamix_lab.lessons.checks.routing import (
     check_consistency,
     check_count,
-    check_differ,
     check_draw_route,
     check_gradient,
     check_number_of_routes,
@@ -32,11 +31,6 @@ from adamix_lab.lessons.checks.routing import (
 def count(d, r, experts, sites, shared, biases=1):
     down, up = d * r + biases * r, d * r + biases * d
     return sites * (experts * down + (1 if shared else experts) * up), sites * (down + up)
-
-
-def differ(first, second):
-    gaps = torch.tensor(first).double() - torch.tensor(second).double()
-    return bool(gaps.mean().abs() > 1.96 * gaps.std() / len(gaps) ** 0.5)
 
 
 def draw(seed, step, view):
@@ -81,7 +75,6 @@ A, B = torch.randn(2, 5, generator=torch.Generator().manual_seed(0)), torch.ones
 
 RIGHT = [
     (check_count, (count,)),
-    (check_differ, (differ,)),
     (check_draw_route, (draw,)),
     (check_number_of_routes, (routes,)),
     (check_consistency, (loss,)),
@@ -106,14 +99,6 @@ def test_a_right_answer_passes_with_one_line_and_leaves_the_random_state(check, 
 
 
 # -- wrong ones, by their name ----------------------------------------------------------------------------
-
-
-def unpaired(first, second):
-    import math
-
-    rates = [sum(rows) / len(rows) for rows in (first, second)]
-    widths = [1.96 * math.sqrt(p * (1 - p) / len(first)) for p in rates]
-    return abs(rates[0] - rates[1]) > sum(widths)
 
 
 def undone_twice(reference, expert):
@@ -143,9 +128,6 @@ WRONG = {
     "merged keeps all": (check_count, lambda d, r, m, n, s: (count(d, r, m, n, s)[0], count(d, r, m, n, False)[0]),
                          "one module a site is left"),
     "one site": (check_count, lambda d, r, m, n, s: count(d, r, m, 1, s), "multiply by the number of sites"),
-    "third digit": (check_differ, lambda a, b: sum(a) != sum(b), "two rows of 400"),
-    "any row": (check_differ, lambda a, b: a != b, "which rows they miss|two rows of 400"),
-    "unpaired": (check_differ, unpaired, "pair the rows"),
     "global generator": (check_draw_route, lambda *a: torch.randint(4, (3, 2)), "global generator"),
     "no step": (check_draw_route, lambda seed, step, view: draw(seed, 0, view), "depend on the step"),
     "no view": (check_draw_route, lambda seed, step, view: draw(seed, step, 0), "depend on the view"),
@@ -192,7 +174,7 @@ def test_pairs_that_do_not_cancel_are_told_why(first, second, cause):
         check_cancelling(first, second)
 
 
-@pytest.mark.parametrize("check", [check_count, check_differ, check_draw_route, check_consistency, check_align])
+@pytest.mark.parametrize("check", [check_count, check_draw_route, check_consistency, check_align])
 def test_blanks_errors_and_things_that_are_no_function_are_told(check):
     def blank(*_):
         raise NotImplementedError

@@ -15,7 +15,7 @@ from makers import DATA, load_maker
 
 from adamix_lab.analysis.statistics import rows_variance, t_interval, verdict_of
 from adamix_lab.lessons.answers import load_answers
-from adamix_lab.lessons.effects import draw_forest, effects_table, forest
+from adamix_lab.lessons.effects import draw_forest, effects_table, forest, outcome
 
 TABLES = DATA / "results" / "effects"
 maker, runs = load_maker("results/effects"), load_maker("lessons")
@@ -154,6 +154,18 @@ def test_a_forest_tells_each_line_and_marks_verdicts():
     with pytest.raises(ValueError, match="15 effects: expected 1 to 14"):
         draw_forest(rows * 3)
     assert "apart: merged minus its experts alone" in forest("03", "apart:").alt
+
+
+def test_an_outcome_is_the_verdict_or_the_side_that_is_shown(tmp_path):
+    seeds = range(4)
+    for name, level in (("above", 0.5), ("below", -0.5), ("none", 0.0)):
+        rows = {seed: torch.full((9,), level) + 0.001 * seed for seed in seeds}
+        measure = maker.Measure("points", rows.__getitem__, seeds)
+        maker.write_effects(tmp_path / f"{name}.csv", [maker.measure_effect("a minus b", measure)])
+    found = [outcome(name, "a minus b", "a", "b", tmp_path) for name in ("above", "below", "none")]
+    assert found == ["a", "b", "alike"]
+    with pytest.raises(ValueError, match="names 2 effects"):
+        outcome("01", "best minus worst", "a", "b")
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):

@@ -16,11 +16,12 @@ from adamix_lab.lessons import consistency, merging, routing, tour
 from adamix_lab.lessons.answers import answers_of, load_answers, read_answers, write_answers
 from adamix_lab.lessons.consistency import agreed_and_wrong, consistency_dial, dialled, draw_scores, pairwise_kl, scores
 from adamix_lab.lessons.merging import aligned, mixed, mixing_triangle, permuted_copies, prepare
-from adamix_lab.lessons.routing import by_expert, draw_loads, flips, routing_explorer, specialist_gain, train_gates
-from adamix_lab.lessons.tour import strength_dial
+from adamix_lab.lessons.routing import by_expert, draw_loads, draw_routed, flips, specialist_gain, train_gates
 from adamix_lab.lessons.widgets import Prediction
 from adamix_lab.models.model import load_trained, trained_tensors
 from adamix_lab.tasks.loading import load_task
+from adamix_lab.training.recipe import Recipe
+from adamix_lab.training.train import train
 
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
 
@@ -71,28 +72,27 @@ def test_the_specialist_gain_finds_specialists_and_nothing_where_there_is_nothin
     assert specialist_gain(alike, names).mean().abs() < 0.03  # 2000 rows drawn
 
 
-def test_the_routing_explorer_is_driven():
-    answers = tiny_answers.answers(996, noise=1.5)
-    widget = routing_explorer(answers)
-    assert widget.last_error is None and "Route 0, 0" in widget.text and "16 routes" in widget.picture.alt
-    widget.set(row=40, first=3)
-    before = widget.picture.alt
-    widget.press("Show me")
-    assert "Flips with" in widget.text and widget.picture.alt != before
-    rows = load_task("aspects").evaluation
-    for row, first, second in ((0, 0, 0), (63, 3, 3), (10, 3, 0)):
-        widget.set(row=row, first=first, second=second)
-        chance = float(answers.routes[row, 4 * first + second, 1].exp())
-        assert f"{100 * chance:.1f} % positive" in widget.text and str(rows[row]["sentence"]) in widget.text
-    assert 1 <= int(widget.goal.split("them all: ")[1].split()[0]) <= 64
+def test_a_sentence_is_answered_on_every_route_and_flips_are_named():
+    mixture = tiny.shake(tiny_task.mixture(experts=4, blocks=(-2, -1))).eval()
+    widget = routing.route_explorer(mixture, TOKENIZER, TASK.classes)
+    assert widget.last_error is None and "All 16 routes" in widget.text
+    widget.set(sentence="w1 w2 w3", first=3, second=1)
+    batch = TOKENIZER(["w1 w2 w3"], return_tensors="pt")
+    route = torch.stack([mixture.space.fixed(3)[0], mixture.space.fixed(1)[1]])
+    with torch.no_grad():
+        chance = float(mixture(selection=route, **batch).logits.softmax(-1)[0, 1])
+    assert f"block 6: {100 * chance:.0f} % {TASK.classes[1]}" in widget.text
+    assert all_inside(widget.picture.figure)
+    for label in ("sentence 1", "Show me"):
+        widget.press(label)
+        assert widget.last_error is None and widget.state["sentence"] in routing.SENTENCES
+    state = routing.Routed(("no", "yes"), (0, 0), torch.full((4, 4), 0.2).index_fill(0, torch.tensor(2), 0.9))
+    assert state.flippers == ["block 5 to expert 2"] and "Flips with block 5 to expert 2." in draw_routed(state).readout
 
 
-def test_the_map_of_experts_tells_the_prediction():
-    answers, rows = tiny_answers.answers(996), load_task("aspects").evaluation
-    picture = routing.draw_experts(answers, rows, 12.0)
-    assert "You predicted 12." in picture.alt
-    assert "No prediction" in routing.draw_experts(answers, rows).alt
-    assert len(picture.figure.axes[0].texts) == 8 * 14
+def test_the_map_of_experts_has_a_row_an_expert():
+    picture = routing.draw_experts(tiny_answers.answers(996), load_task("aspects").evaluation)
+    assert len(picture.figure.axes[0].texts) == 8 * 14 and "points apart" in picture.alt
 
 
 def test_gates_train_alone_and_leave_no_trace():
@@ -212,22 +212,48 @@ def test_bars_hold_every_seed():
 # -- 00, and what is stored ---------------------------------------------------------------------------------
 
 
-def test_the_strength_dial_is_driven():
-    mixture = tiny.shake(tiny_task.mixture(blocks=(-2, -1))).eval()
-    widget = strength_dial(mixture, TASK, TOKENIZER, rows=20)
-    assert widget.last_error is None and "Strength 0.0" in widget.text
-    batch = TOKENIZER([tour.SENTENCE], return_tensors="pt")
-    with torch.no_grad():
-        frozen = mixture(**batch).logits.softmax(-1)
-        widget.press("Show me")
-    assert "Strength 1.0" in widget.text and f"{100 * float(frozen.max()):.1f} %" in widget.text
-    field = widget.box.children[2]
-    field.value = ""
-    assert "sentence is empty" in widget.text
-    field.value = "w1 " * 100
-    assert "at most 200" in widget.text
-    field.value = "w1 w2"
-    assert widget.last_error is None and "1.0 is chosen" in widget.picture.alt
+def test_the_stops_are_those_that_were_looked_at():
+    widget = tour.stop_explorer()
+    steps, curves = tour.stored_looks()
+    assert widget.last_error is None and all(values.shape == (len(steps), 10) for values in curves.values())
+    widget.set(adamix=100, other=50, opponent="slow-swa")
+    mine, other = (curves[tour.NAMES[name]][n] for name, n in (("adamix", 4), ("slow-swa", 2)))
+    assert f"after 100 steps: {float(mine.mean()):.1f} %" in widget.text
+    assert f"ahead in {int((mine > other).sum())} of 10 seeds" in widget.text and all_inside(widget.picture.figure)
+    with pytest.raises(ValueError, match="Step 30 was not looked at: expected one of 0, 25, 50"):
+        tour.stopped(30, 0, "single")
+    widget.press("Show me")
+    assert "single adapter leads" in widget.text  # the winner changes
+
+
+def test_a_training_is_watched_and_not_changed():
+    recipe = Recipe(steps=4, batch_size=8, dev_fraction=0.0, cache_prefix=True, checkpoint_every=0)
+    plain, watched = (tiny_task.mixture(blocks=(-2, -1)) for _ in range(2))
+    train(plain, TASK, TOKENIZER, recipe, progress=False)
+    watch = tour.Watch(TASK, rows=8, every=2)
+    train(watched, TASK, TOKENIZER, recipe, progress=False, on_step=watch.on_step("adamix", watched, TOKENIZER))
+    assert [look["step"] for look in watch.looks["adamix"]] == [0, 2, 4]
+    one, two = trained_tensors(plain), trained_tensors(watched)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert "AdaMix (up shared): accuracy from" in watch.picture().alt and all_inside(watch.picture().figure)
+
+
+def test_the_papers_table_and_the_ten_seeds_are_told():
+    table = tour.table_1()
+    assert table.iloc[-1].tolist() == ["AdaMix Adapter", "0.8 million", "3.2 MB", 89.9]
+    picture = tour.draw_seeds("single", "adamix", "probe")
+    assert picture.alt.count("±") == 12 and "AdaMix (up shared), ensemble" in picture.alt
+    assert all_inside(picture.figure)
+
+
+def test_the_curves_of_the_first_lessons_are_driven():
+    widget = tour.four_curves()
+    assert "the merge" not in widget.text
+    widget.press("Show me")
+    assert "the merge" in widget.text and widget.last_error is None
+    widget = routing.sixteen_curves()
+    widget.set(route=5)
+    assert "route (1, 1)" in widget.text
 
 
 def test_answers_are_kept_and_read_again(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from adamix_lab.core.objective import reference_kl, symmetric_kl
 from adamix_lab.core.routing import RouteSpace, generator_for
 from adamix_lab.lessons.checks.telling import call, close, compare, match, number, passed, several, wrong
 
-# -- lesson 00: counting weights, and whether two accuracies differ ------------------------------------------------
+# -- lesson 00: counting weights -------------------------------------------------------------------------------------
 
 
 Count = Callable[[int, int, int, int, bool], "tuple[int, int]"]
@@ -52,30 +52,6 @@ def check_count(count: Count) -> None:
         }
         compare(f"Merged weights ({case})", sites * merged, number(answer[1], "A count"), mistakes)
     passed("check_count")
-
-
-def check_differ(differ: Callable[[list[bool], list[bool]], bool]) -> None:
-    """Checks `differ(first, second)`: whether two models' accuracies on the same rows differ at the 95 % level.
-
-    first, second: whether each row was answered rightly.
-    """
-    even = [True] * 320 + [False] * 80
-    swapped = [True] * 318 + [False] * 2 + [False] * 80  # two rows lost, none won
-    scattered = [n % 5 != 0 for n in range(400)]
-    better = [True] * 345 + [False] * 55
-    cases = (
-        (even, swapped, False, "80.0 and 79.5 % are two rows of 400: the interval holds 0."),
-        (even, even, False, "The two are the same answers: a difference of 0 with an interval of 0 is no difference."),
-        (even, scattered, False, "Both are right on 80 %: which rows they miss does not make their accuracies differ."),
-        (better, even, True, "25 rows won and none lost is far outside the paired interval: pair the rows, do not "
-         "compare two separate intervals."),
-    )  # fmt: skip
-    for first, second, expected, cause in cases:
-        answer = call(differ, list(first), list(second))
-        if bool(answer) != expected:
-            rates = " and ".join(f"{100 * sum(rows) / len(rows):.2f} %" for rows in (first, second))
-            wrong(f"{rates} on the same 400 rows", expected, bool(answer), cause)
-    passed("check_differ")
 
 
 def _counted(d: int, r: int, experts: int, shared: bool) -> tuple[int, int]:

@@ -51,7 +51,6 @@ from adamix_lab.lessons.routing import by_expert, flips, specialist_gain
 from adamix_lab.lessons.your_own import EXPERTS, fresh_loras, read_loras
 from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.tasks.loading import load_task
-from adamix_lab.training.evaluation import evaluate
 from adamix_lab.training.shipped import SENTENCE_SEEDS, load_twin
 
 HERE = Path(__file__).resolve().parent
@@ -278,6 +277,11 @@ def merged_right(answers: Answers) -> Tensor:
     return answers.merged_right
 
 
+def merged_loss(answers: Answers) -> Tensor:
+    """Loss of the merge in nats, `[rows]`."""
+    return answers.merged_loss
+
+
 def merged_minus_experts(answers: Answers, unit: str = "points") -> Tensor:
     """The merge against the mean of its experts, each alone: `[rows]`."""
     merged = answers.merged_right if unit == "points" else answers.merged_loss
@@ -289,28 +293,9 @@ def merged_minus_ensemble(answers: Answers) -> Tensor:
     return answers.merged_right - (marginal(answers.routes).argmax(-1) == answers.labels).float()
 
 
-def merged_minus_off(seed: int) -> Tensor:
-    """AdaMix merged against the same with the adapters off, `[rows]`."""
-    mixture, tokenizer = load_twin("adamix", seed)
-    with mixture.disabled():
-        off = evaluate(mixture, load_task("aspects"), tokenizer)[0].right.float()
-    return load_answers("adamix", seed).merged_right - off
-
-
-ONE_SIDED = ("both", "neither", "not_both", "twice", "as_was")
-
-
 @lru_cache(maxsize=1)
 def _constructions() -> list[str]:
     return [str(row["construction"]) for row in load_task("aspects").evaluation]
-
-
-def one_sided_from_contrasts(answers: Answers) -> Tensor:
-    """Accuracy where all aspects of a sentence share a judgement minus where they differ (data/aspects/README.md).
-
-    As a number a row, so that the mean is the difference.
-    """
-    return answers.right.mean(1) * signs(torch.tensor([name in ONE_SIDED for name in _constructions()]))
 
 
 def best_from_worst_expert(answers: Answers, site: int) -> Tensor:

@@ -11,7 +11,7 @@
 # ---
 
 # %% [markdown]
-# # Exercises 00 · The tour
+# # Exercises 00 · Four adapters for the price of one
 #
 # Put your answers where `raise NotImplementedError()` stands, and run the cells below each of them: they say at once
 # what does not fit yet, and why. What is tested only when your notebook is graded is whether the work is your own.
