@@ -276,7 +276,7 @@ def equal_to_library(stage: str) -> Equality:
     found = find(stage)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model, tokenizer = load_backbone("minilm")
+        model, tokenizer = load_backbone("minilm", pooling="cls")
         batch = dict(tokenizer(list(SENTENCES), return_tensors="pt", padding=True))
         own = copy.deepcopy(model)
         layers = insert(own, find("Layer").piece)

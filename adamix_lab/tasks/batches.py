@@ -79,14 +79,15 @@ def label_tensor(label: Any, task: Task) -> Tensor:
 
     Raises ValueError where a row has not one of each, a label that is neither 0 nor 1, or one that is no number.
     """
-    if task.kind not in ("labels", "numbers") or not isinstance(label, list | tuple):
+    several = task.kind == "labels" or (task.kind == "numbers" and task.num_labels > 1)
+    if not several and (task.kind != "numbers" or not isinstance(label, list | tuple)):
         if task.kind == "classes" and not isinstance(label, int):
             last = f"{task.num_labels - 1} (one a name of {', '.join(task.classes[:8])})"
             raise LabError(f"Label {label!r} of task {task.name!r}: expected a class number from 0 to {last}.")
         if task.kind == "numbers" and not (isinstance(label, int | float) and math.isfinite(label)):
             raise LabError(f"Label {label!r} of task {task.name!r}: expected a number. Leave out rows without one.")
         return torch.tensor(int(label) if isinstance(label, bool) else label)
-    values = torch.tensor([float(value) for value in label])
+    values = torch.tensor([float(value) for value in label] if isinstance(label, list | tuple) else [])
     if len(values) != task.num_labels or (task.kind == "labels" and not bool(((values == 0) | (values == 1)).all())):
         what = "0 or 1" if task.kind == "labels" else "a number"
         raise LabError(f"Label {label!r} of task {task.name!r}: expected {what} for each of {', '.join(task.classes)}.")

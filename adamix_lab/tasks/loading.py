@@ -72,8 +72,9 @@ def load_task(
         config: of a data set on the Hub that has several.
         revision: of a data set on the Hub: a branch, tag or commit.
         part: what the task is judged on; None takes the table's, else validation, else test. Two parts of
-            "subjectivity" and of "reviews" are read only when they are asked for: "fresh" by the final reports of a
-            fair comparison alone, "sealed" by the frozen test of the phase map alone.
+            "subjectivity" and of "reviews" are read only when they are asked for, and choose nothing: "fresh" by the
+            final reports of fair comparisons, by the tour, and by the answers that lessons show; "sealed" by the
+            frozen test of the phase map alone.
         kind: "classes", "labels" or "numbers" where the labels must not tell.
         label_noise: share of every class's training rows, 0 to 0.5, that are given another class; their column
             `true_label` keeps the right one. (A dev slice that training holds out is noisy, too, the evaluation not.)

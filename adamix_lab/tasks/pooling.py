@@ -33,6 +33,7 @@ class MeanForSequenceClassification(PreTrainedModel):
     def __init__(self, config: Any) -> None:
         if getattr(config, "is_encoder_decoder", False):
             raise _unfit(config, "an encoder-decoder, whose answers come from a decoder")
+        config.architectures = getattr(config, "architectures", None) or []  # families of two bases choose by it
         base = AutoModel.from_config(config)  # first: it settles how the family computes attention
         if not base.base_model_prefix or getattr(config, "hidden_size", None) is None:
             raise _unfit(config, "without one name or one width")

@@ -10,8 +10,11 @@ import pytest
 import torch
 
 from adamix_lab.core.files import (
+    CONFIG,
+    MANIFEST,
     alone,
     check_weights,
+    check_written,
     digest_of,
     locked,
     parse_json,
@@ -127,6 +130,16 @@ def test_folders_of_folders_are_made_and_a_missing_file_is_said_to_be_missing(tm
     assert (tmp_path / "a" / "b" / "c.txt").read_text() == "there"
     with pytest.raises(FileNotFoundError):
         read_tensors(tmp_path / "none")
+
+
+def test_what_neither_save_nor_export_wrote_and_a_damaged_configuration_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"holds no {CONFIG} or {MANIFEST}"):
+        check_written(tmp_path)
+    (tmp_path / MANIFEST).write_text("{}")
+    check_written(tmp_path)
+    (tmp_path / CONFIG).write_text("{")
+    with pytest.raises(ValueError, match="is not JSON"):
+        check_written(tmp_path)
 
 
 def test_an_absolute_path_is_told_from_the_working_folder_or_by_its_last_name(tmp_path, monkeypatch):

@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import architectures
 import close
 import pytest
@@ -9,7 +12,7 @@ from tiny_task import one_thread  # noqa: F401
 
 from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.merging import fold, merge
-from adamix_lab.core.sites import count_answers, declare, head_kind
+from adamix_lab.core.sites import count_answers, declare, head_kind, head_pooling
 from adamix_lab.experiments.running import load as load_run
 from adamix_lab.experiments.settings import Run
 from adamix_lab.fast.blocks import may_cut
@@ -163,6 +166,14 @@ def test_onnx_leaves_padding_out(stock, tmp_path):
     batch = tiny.batch(3, 9)
     batch["token_type_ids"] = torch.zeros_like(batch["input_ids"])
     close.assert_close(run_onnx(tmp_path / "out" / ONNX_FILE, batch), mixture(**batch).logits.detach())
+
+
+def test_a_family_of_two_bases_is_read_where_its_files_name_no_class(tmp_path):
+    place = Path(folder_of(architectures.build("Funnel"), tmp_path / "funnel"))
+    config = json.loads((place / "config.json").read_text())
+    del config["architectures"]
+    (place / "config.json").write_text(json.dumps(config))
+    assert head_pooling(mean_model(str(place))[0]) == "mean"
 
 
 def test_what_cannot_carry_it_is_refused_by_name(stock, tmp_path):

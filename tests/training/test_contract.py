@@ -54,6 +54,12 @@ def test_labels_that_do_not_fit_are_named(label, says):
         label_tensor(label, _task("labels"))
 
 
+@pytest.mark.parametrize(("kind", "says"), [("labels", "Label 1 .*expected 0 or 1"), ("numbers", "a number")])
+def test_one_number_for_several_is_refused(kind, says):
+    with pytest.raises(ValueError, match=f"{says} for each of {', '.join(MARKS[kind])}"):
+        label_tensor(1, _task(kind))
+
+
 @pytest.mark.parametrize("kind", MARKS)
 def test_train_writes_the_kind_and_the_names_and_all_strategies_obey(kind):
     task = _task(kind)
