@@ -98,23 +98,47 @@ def winner(rows, budget):
     return "AdaMix" if mean > 0 else "single"
 
 
-# %% answer="best" name="the best of five seeds is the result" loses="best-five"
-def head_start(n, spread):
-    return 0.0
+# %% answer="slow" name="the same rate everywhere" loses="slow-rate"
+def slow_groups(named, side, lr, M):
+    return [{"params": list(named.values()), "lr": lr}]
 
 
-# %% answer="best" name="both report their best" loses="best-five"
-def head_start(n, spread):
-    tables = np.random.default_rng(0).normal(0.0, spread, (2, 20_000, n))
-    return float((tables[0].max(1) - tables[1].max(1)).mean())
+# %% answer="slow" name="the other side is slow" loses="slow-rate"
+def slow_groups(named, side, lr, M):
+    slow = [tensor for name, tensor in named.items() if side not in name]
+    rest = [tensor for name, tensor in named.items() if side in name]
+    return [{"params": slow, "lr": lr / M}, {"params": rest, "lr": lr}]
 
 
-# %% answer="best" name="the best is one standard error ahead" loses="best-five best-one"
-def head_start(n, spread):
-    return spread / math.sqrt(n)
+# %% answer="slow" name="everything is slow" loses="slow-rate"
+def slow_groups(named, side, lr, M):
+    return [{"params": list(named.values()), "lr": lr / M}]
 
 
-# %% answer="best" name="the best of all tables" loses="best-five best-one"
-def head_start(n, spread):
-    tables = np.random.default_rng(0).normal(0.0, spread, (2, 20_000, n))
-    return float(tables[0].max() - tables[1].mean())
+# %% answer="slow" name="the head is forgotten" loses="slow-all slow-rate"
+def slow_groups(named, side, lr, M):
+    slow = [tensor for name, tensor in named.items() if side in name]
+    rest = [tensor for name, tensor in named.items() if side not in name and name != "head"]
+    return [{"params": slow, "lr": lr / M}, {"params": rest, "lr": lr}]
+
+
+# %% answer="average" name="the whole run" loses="average-last"
+def average_weights(steps, share):
+    return {name: sum(weights[name] for weights in steps) / len(steps) for name in steps[0]}
+
+
+# %% answer="average" name="the first steps" loses="average-last"
+def average_weights(steps, share):
+    first = steps[: max(1, round(share * len(steps)))]
+    return {name: sum(weights[name] for weights in first) / len(first) for name in first[0]}
+
+
+# %% answer="average" name="the last step alone" loses="average-last"
+def average_weights(steps, share):
+    return steps[-1]
+
+
+# %% answer="average" name="divided by all steps" loses="average-last average-still"
+def average_weights(steps, share):
+    last = steps[-max(1, round(share * len(steps))) :]
+    return {name: sum(weights[name] for weights in last) / len(steps) for name in last[0]}

@@ -42,23 +42,36 @@ def peft_weight(M, combination):
 
 
 # %% answer="alpha" name="alpha goes along" loses="alpha-many"
-def exported_settings(M, r, alpha):
-    return M * r, alpha
+def exported_lora(As, Bs, alpha):
+    M, r, _ = As.shape
+    A, B = As.flatten(0, 1), Bs.permute(1, 0, 2).flatten(1) / M
+    return {"lora_A": A, "lora_B": B, "r": M * r, "lora_alpha": alpha}
 
 
 # %% answer="alpha" name="the rank stays" loses="alpha-many"
-def exported_settings(M, r, alpha):
-    return r, alpha
+def exported_lora(As, Bs, alpha):
+    M, r, _ = As.shape
+    A, B = As.flatten(0, 1), Bs.permute(1, 0, 2).flatten(1) / M
+    return {"lora_A": A, "lora_B": B, "r": r, "lora_alpha": alpha}
 
 
 # %% answer="alpha" name="alpha becomes the scale" loses="alpha-one alpha-many"
-def exported_settings(M, r, alpha):
-    return M * r, alpha / r
+def exported_lora(As, Bs, alpha):
+    M, r, _ = As.shape
+    A, B = As.flatten(0, 1), Bs.permute(1, 0, 2).flatten(1) / M
+    return {"lora_A": A, "lora_B": B, "r": M * r, "lora_alpha": alpha / r}
 
 
-# %% answer="alpha" name="divided by M again" loses="alpha-many"
-def exported_settings(M, r, alpha):
-    return M * r, alpha / M
+# %% answer="alpha" name="the mean of factors" loses="alpha-many"
+def exported_lora(As, Bs, alpha):
+    return {"lora_A": As.mean(0), "lora_B": Bs.mean(0), "r": As.shape[1], "lora_alpha": alpha}
+
+
+# %% answer="alpha" name="not divided by M" loses="alpha-many"
+def exported_lora(As, Bs, alpha):
+    M, r, _ = As.shape
+    A, B = As.flatten(0, 1), Bs.permute(1, 0, 2).flatten(1)
+    return {"lora_A": A, "lora_B": B, "r": M * r, "lora_alpha": M * alpha}
 
 
 # %% answer="export" name="whatever was trained can be exported" loses="export-cannot"

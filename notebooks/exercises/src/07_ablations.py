@@ -139,30 +139,78 @@ assert winner(mixed, "compute") == "not decided", "The seeds disagree: the inter
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# ## 4 · The best of five seeds
+# ## 4 · An opponent: smaller steps on one side
 #
-# Two variants are equal: each run's score is normal with the same mean and a spread (standard deviation) `spread`. One
-# group reports the best of its `n` seeds, the other the mean of its own `n`. By how many points is the first ahead, on
-# average? Simulate 20,000 such tables with `np.random.default_rng(0)`.
+# An expert moves at 1/M of the steps. Give a single adapter the same without routes: of its parameters
+# `named = {name: tensor}`, those whose name contains `side` train at `lr / M`, all others at `lr`. Return the groups
+# that `torch.optim.AdamW` takes: a list of two dictionaries with "params" and "lr".
 
 
-# %% answer="best" minutes=8 difficulty=1 aims="the best of five seeds is the result"
-def head_start(n, spread):
-    """Mean of (best of n seeds) minus (mean of n other seeds), in points."""
+# %% answer="slow" minutes=8 difficulty=1 aims="a fair opponent has the same learning rate everywhere"
+def slow_groups(named, side, lr, M):
+    """[{"params": [...], "lr": lr / M}, {"params": [...], "lr": lr}]."""
     ### BEGIN SOLUTION
-    tables = np.random.default_rng(0).normal(0.0, spread, (2, 20_000, n))
-    return float((tables[0].max(1) - tables[1].mean(1)).mean())
+    slow = [tensor for name, tensor in named.items() if side in name]
+    rest = [tensor for name, tensor in named.items() if side not in name]
+    return [{"params": slow, "lr": lr / M}, {"params": rest, "lr": lr}]
     ### END SOLUTION
 
 
-# %% check="best-one" points=1
-assert abs(head_start(1, 2.0)) < 0.1, "One seed each: nobody has a choice, so nobody is ahead."
-print("One seed gives no head start.")
+# %% check="slow-all" points=1
+import torch
 
-# %% check="best-five" points=2
+named = {f"{block}.{side}": torch.zeros(2, requires_grad=True) for block in (4, 5) for side in ("down", "up")}
+named["head"] = torch.zeros(2, requires_grad=True)
+groups = slow_groups(named, "down", 0.01, 4)
+inside = [id(tensor) for group in groups for tensor in group["params"]]
+assert sorted(inside) == sorted(id(tensor) for tensor in named.values()), "Every parameter is in exactly one group."
+print("Nobody is left out.")
+
+# %% check="slow-rate" points=2
+# These tests are run when your notebook is graded: which parameters move how far in a step of Adam.
+### BEGIN HIDDEN TESTS
+for M in (2, 4):
+    optimizer = torch.optim.AdamW(slow_groups(named, "down", 0.01, M), weight_decay=0.0)
+    before = {name: tensor.detach().clone() for name, tensor in named.items()}
+    for tensor in named.values():
+        tensor.grad = torch.ones(2)
+    optimizer.step()
+    for name, tensor in named.items():
+        expected = 0.01 / M if "down" in name else 0.01
+        moved = float((before[name] - tensor).detach().abs().max())
+        assert abs(moved - expected) < 1e-5, f"{name} moved by {moved:.4f} where {expected:.4f} was expected, M = {M}."
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## 5 · An opponent: averaged weights
+#
+# A run leaves its weights behind after every step, a list of dictionaries `{name: tensor}`. Return the mean of those of
+# the last `share` of the steps (SWA), one dictionary. With a share of 0.75, the first quarter is left out. At least the
+# last step counts.
+
+
+# %% answer="average" minutes=8 difficulty=1 aims="averaging needs several models that were trained side by side"
+def average_weights(steps, share):
+    """{name: mean over the last steps}."""
+    ### BEGIN SOLUTION
+    last = steps[-max(1, round(share * len(steps))) :]
+    return {name: sum(weights[name] for weights in last) / len(last) for name in last[0]}
+    ### END SOLUTION
+
+
+# %% check="average-still" points=1
+still = [{"w": torch.full((2,), 3.0), "b": torch.ones(1)}] * 8
+came = average_weights(still, 0.75)
+assert set(came) == {"w", "b"} and came["w"].tolist() == [3.0, 3.0], "Weights that do not move are their own mean."
+print("What stands still stays where it is.")
+
+# %% check="average-last" points=2
 # These tests are run when your notebook is graded.
 ### BEGIN HIDDEN TESTS
-came = head_start(5, 2.0)
-assert abs(came - 2.326) < 0.1, f"{came:.2f}: the best of five lies 1.16 spreads above the mean, on average."
-assert head_start(20, 2.0) > came + 1, "The best of twenty is further ahead."
+walk = [{"w": torch.tensor([float(n)])} for n in range(8)]
+kept = [weights["w"].clone() for weights in walk]
+for share, expected in ((0.75, 4.5), (0.25, 6.5), (1.0, 3.5), (0.01, 7.0)):
+    came = float(average_weights(walk, share)["w"])
+    assert abs(came - expected) < 1e-5, f"{came} where {expected} was expected of the last {share:.0%} of 0 to 7."
+assert all(torch.equal(now["w"], then) for now, then in zip(walk, kept, strict=True)), "The run's own weights changed."
 ### END HIDDEN TESTS

@@ -122,35 +122,47 @@ assert abs(times - 1) < 1e-4, f"cat gives {times:.3g} times the mean of products
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# ## 3 · Alpha over r
+# ## 3 · An export of your own
 #
-# A LoRA of rank r updates by `(alpha / r) B A`. M tied LoRAs of rank r and scale alpha / r are exported as *one* LoRA
-# whose B is the Bᵢ side by side, divided by M, and whose A is the Aᵢ stacked: the mean of products. What are its rank
-# and its alpha, so that the reader's `alpha / r` leaves the update as it was?
+# peft's folder holds one LoRA a layer: `lora_A` [rank, in], `lora_B` [out, rank], `r` and `lora_alpha`. Whoever reads
+# it adds `(lora_alpha / r) lora_B lora_A` to the frozen matrix. You have M tied LoRAs, `As` [M, r, in] and `Bs`
+# [M, out, r], each with the update `(alpha / r) Bᵢ Aᵢ`. Export their *mean of products* as one LoRA: which tensors,
+# which rank, which alpha?
 
 
-# %% answer="alpha" minutes=6 difficulty=2 aims="alpha goes along unchanged when the rank changes"
-def exported_settings(M, r, alpha):
-    """(rank, alpha) of the one LoRA."""
+# %% answer="alpha" minutes=12 difficulty=2 aims="alpha goes along unchanged when the rank changes"
+def exported_lora(As, Bs, alpha):
+    """{"lora_A": [rank, in], "lora_B": [out, rank], "r": rank, "lora_alpha": alpha of the one LoRA}."""
     ### BEGIN SOLUTION
-    return M * r, M * alpha
+    M, r, _ = As.shape
+    return {
+        "lora_A": As.flatten(0, 1),
+        "lora_B": Bs.permute(1, 0, 2).flatten(1) / M,
+        "r": M * r,
+        "lora_alpha": M * alpha,
+    }
     ### END SOLUTION
 
 
 # %% check="alpha-one" points=1
-assert exported_settings(1, 4, 8) == (4, 8), "One expert keeps its settings."
+def read(made):
+    """What a stock library makes of it."""
+    assert made["lora_A"].shape[0] == made["lora_B"].shape[1] == made["r"], "r is the rank that both tensors have."
+    return made["lora_alpha"] / made["r"] * made["lora_B"] @ made["lora_A"]
+
+
+one_A, one_B = torch.randn(1, 2, 5, generator=g), torch.randn(1, 4, 2, generator=g)
+came = read(exported_lora(one_A, one_B, 6.0))
+assert torch.allclose(came, 3.0 * one_B[0] @ one_A[0], atol=1e-5), "One expert is its own mean: (6 / 2) B A."
 print("Right for one expert.")
 
 # %% check="alpha-many" points=2
 # These tests are run when your notebook is graded: four experts, read as a stock library reads them.
 ### BEGIN HIDDEN TESTS
-As, Bs = torch.randn(4, 2, 5, generator=g), torch.randn(4, 5, 2, generator=g)
-rank, alpha = exported_settings(4, 2, 6.0)
-A_one, B_one = As.flatten(0, 1), Bs.permute(1, 0, 2).flatten(1) / 4
-assert rank == len(A_one), f"The stacked A has {len(A_one)} rows, not {rank}."
-mean = (6.0 / 2) * (Bs @ As).mean(0)
-times = float(((alpha / rank) * B_one @ A_one).norm() / mean.norm())
-assert abs(times - 1) < 1e-4, f"The reader's update is {times:.3g} times the mean of products."
+As, Bs = torch.randn(4, 2, 5, generator=g), torch.randn(4, 3, 2, generator=g)
+came, mean = read(exported_lora(As, Bs, 6.0)), (6.0 / 2) * (Bs @ As).mean(0)
+times = float(came.norm() / mean.norm())
+assert torch.allclose(came, mean, atol=1e-5), f"The reader's update is {times:.3g} times as large as it should be."
 ### END HIDDEN TESTS
 
 # %% [markdown]
