@@ -1,275 +1,288 @@
-"""Lesson 07: the ablation dashboard, and one seed's league table beside the chance of a wrong winner."""
+"""Lesson 07: cells to predict, the map of what was measured, the opponents' dashboard, and sentences with verdicts."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import csv
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from adamix_lab.analysis.plots import STYLES, Picture, new_figure, panels
-from adamix_lab.analysis.statistics import ALIKE, NOT_SHOWN, SHOWN
-from adamix_lab.core.files import write_atomically, write_text
-from adamix_lab.experiments.contrasts import Scores
-from adamix_lab.experiments.figures import VARIANTS
-from adamix_lab.experiments.results import tasks_of, variants_of
-from adamix_lab.lessons.comparisons import (
-    ALL,
-    Compared,
-    compare,
-    fewest_seeds,
-    league_table,
-    open_results,
-    shipped,
-    wrong_winner,
-)
-from adamix_lab.lessons.widgets import Explorer, View, Words, mark_prediction
+import numpy as np
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from pandas import DataFrame
+from adamix_lab.analysis.plots import Picture, new_figure
+from adamix_lab.analysis.statistics import SHOWN, SMALLEST
+from adamix_lab.core.errors import LabError
+from adamix_lab.experiments.claims import FAILS, HOLDS, OPEN, verdicts_of
+from adamix_lab.lessons.answers import load_answers, place_of
+from adamix_lab.lessons.checks.beyond import check_detectable as check_detectable
+from adamix_lab.lessons.checks.beyond import check_paired_interval as check_paired_interval
+from adamix_lab.lessons.checks.telling import attempt as attempt
+from adamix_lab.lessons.comparisons import Line, compare, judged_alone, open_results, own_folders
+from adamix_lab.lessons.comparisons import detectable as detectable
+from adamix_lab.lessons.comparisons import seeds_needed as seeds_needed
+from adamix_lab.lessons.effects import MOST, Table, draw_forest, effects_table
+from adamix_lab.lessons.widgets import Explorer, Steps, View
+from adamix_lab.lessons.widgets import Prediction as Prediction
+from adamix_lab.lessons.widgets import brier as brier
+from adamix_lab.lessons.world import world_explorer
+from adamix_lab.tasks.tasks import data_root
+from adamix_lab.training.shipped import SENTENCE_SEEDS
+
+# -- six cells to predict -----------------------------------------------------------------------------------
 
 
-MOST = 24  # lines that can be read in one picture
-OTHERS = (("#00798C", "d"), ("#5B4FA2", "<"), ("#8A1C5B", "*"), ("#1F6F3A", "8"))
-FILES = ("comparisons.csv", "comparisons.pdf")
-COLUMNS = (
-    "task", "reference", "other", "budget", "difference", "low", "high", "seeds", "p", "p_holm", "verdict",
-    "fewest_seeds", "by_seed",
-)  # fmt: skip
+ANSWERS = ("AdaMix", "the other", "neither")
 
 
 @dataclass(frozen=True)
-class Board:
-    """What is on screen: a folder's comparisons, and what its table holds besides."""
+class Cell:
+    """A comparison that learners predict before they see it.
 
-    compared: list[Compared]
-    tasks: list[str]
-    variants: list[str]
-    notes: tuple[str, ...] = ()
+    Attributes:
+        effect: its line in the lesson's table.
+        question: what is asked.
+        why: what is told with the result.
+    """
 
-
-def board(folder: str, task: str = ALL, against: str = "AdaMix") -> Board:
-    """Opens a folder of results and compares, as `open_results` and `compare` do."""
-    scores = open_results(folder)
-    results = scores.results
-    return Board(compare(scores, task, against), tasks_of(results), variants_of(results), results.notes)
+    effect: str
+    question: str
+    why: str
 
 
-# -- drawing ----------------------------------------------------------------------------------------------
+REVIEWS = "noisy reviews, accuracy at equal rate: AdaMix minus single"
+ARCHIVE = "SST-2, accuracy at equal steps: AdaMix minus single"
+NOISY, CLEAN = (f"{data} sentences, accuracy: AdaMix minus" for data in ("noisy", "clean"))
+CELLS = (
+    Cell(
+        REVIEWS,
+        "2,000 film reviews, a quarter of the labels wrong, 2.4 passes: AdaMix or a single adapter?",
+        "A step draws one of four experts in each layer, so an expert gets the task's gradient in about 75 of the 300 "
+        "steps. Where passes are few, nobody learns by heart, and those who learn slowly lose.",
+    ),
+    Cell(
+        f"{NOISY} single",
+        "400 sentences, a quarter of the labels wrong, twelve passes: AdaMix or a single adapter?",
+        "Those who learn slowly learn fewer wrong labels by heart. Is this AdaMix, or is it slowness?",
+    ),
+    Cell(
+        f"{CLEAN} single",
+        "The same 400 sentences, all labels right: AdaMix or a single adapter?",
+        "Without wrong labels there is less to be spared.",
+    ),
+    Cell(
+        f"{NOISY} slow-swa",
+        "Wrong labels again: AdaMix or one adapter at lr/M, its steps averaged?",
+        "This is the moment to remember: one adapter with smaller steps and averaged weights catches AdaMix. Whether "
+        "routing adds anything to these is open.",
+    ),
+    Cell(
+        f"{NOISY} probe",
+        "Wrong labels again: AdaMix or a tuned linear probe, which trains no adapter?",
+        "On few noisy rows the frozen vectors and a strong penalty are hard to beat in accuracy; in loss it is the "
+        "other way round (see the dashboard).",
+    ),
+    Cell(
+        ARCHIVE,
+        "SST-2: AdaMix or a single adapter?",
+        "The difference is shown, and no evidence for AdaMix: rates were searched for 300 steps, used for 2,000, and "
+        "one more right answer of 800 gave the single adapter three times AdaMix's rate. In a pilot at a smaller rate "
+        "the two were 0.3 points apart.",
+    ),
+)
 
 
-def style_of(name: str, variants: Sequence[str]) -> tuple[str, str]:
-    """Colour and marker of a variant or a strategy; those that have none of their own take turns."""
-    known = {**STYLES, **VARIANTS}
-    if name.lower() in known:
-        return known[name.lower()]
-    plain = [variant for variant in variants if variant.lower() not in VARIANTS]
-    return OTHERS[plain.index(name) % len(OTHERS)] if name in plain else ("#666666", "x")
+def line_about(effect: str) -> Line:
+    """The line of the lesson's table with that name."""
+    return next(line for line in effects_table("07", effect).rows if line["effect"] == effect)
 
 
-def draw_board(state: Board) -> View:
-    """A line a comparison: its mean, its 95 % t-interval, each seed as a small mark."""
-    shown = state.compared[:MOST]
-    figure, ax = new_figure(8.2, 1.5 + 0.36 * len(shown))
-    for n, each in enumerate(shown):
-        _draw(ax, n, each, style_of(each.other, state.variants))
-    ax.axvline(0, color="black", linewidth=1)
-    several = len({each.task for each in shown}) > 1
-    ax.set_yticks(range(len(shown)), [f"{each.task}: {each.label}" if several else each.label for each in shown])
-    ax.set_ylim(len(shown) - 0.4, -0.6)
-    reference = shown[0].reference
-    ax.set_xlabel(f"{reference} minus the other, points (right of 0: {reference} is ahead)")
-    title = "mean and 95 % interval, paired; filled: shown, after the correction for all on screen"
-    ax.set_title(title, fontsize=9, loc="left")
-    ax.grid(axis="x", alpha=0.3)
-    ax.spines[["top", "right", "left"]].set_visible(False)
-    told = "; ".join(f"{each.task}, {each.label} {in_points(each)}, {each.verdict}" for each in shown)
-    alt = f"Differences in points, {reference} minus each other, paired by seed, with 95 % t-intervals: {told}."
-    return View(in_words(state), Picture(figure, alt))
+def truth_of(effect: str) -> str:
+    """Which of ANSWERS is right: a winner is named only where a difference is shown."""
+    line = line_about(effect)
+    ahead = float(line["mean"]) > 0 if line["unit"] == "points" else float(line["mean"]) < 0
+    return ANSWERS[not ahead] if line["verdict"] == SHOWN else ANSWERS[2]
 
 
-def _draw(ax: Axes, n: int, each: Compared, style: tuple[str, str]) -> None:
-    colour, marker = style
-    values = list(each.by_seed.values())
-    ax.plot(values, [n + 0.22] * len(values), marker="|", markersize=7, linestyle="none", color=colour, alpha=0.7)
-    if each.estimate.number > 1:
-        ax.plot([each.estimate.low, each.estimate.high], [n, n], color=colour, linewidth=2, alpha=0.6)
-    filled = colour if each.verdict == SHOWN else "white"
-    ax.plot(each.estimate.mean, n, marker=marker, markersize=9, color=colour, markerfacecolor=filled)
+def question(number: int) -> str:
+    """The question about a cell, from 1 on."""
+    return f"Question {number} of {len(CELLS)}. {CELLS[number - 1].question}"
 
 
-def in_points(each: Compared) -> str:
-    """`+1.2 (-0.3 to +2.7)`, or that there is one seed."""
-    e = each.estimate
-    return f"{e.mean:+.1f}, one seed" if e.number == 1 else f"{e.mean:+.1f} ({e.low:+.1f} to {e.high:+.1f})"
+def result(number: int) -> tuple[Callable[[], Any], str]:
+    """(what shows the result of a cell, and why; which of ANSWERS is right), for `Prediction.then`."""
+    cell = CELLS[number - 1]
+    return lambda: [draw_forest([line_about(cell.effect)]), cell.why], truth_of(cell.effect)
 
 
-def in_words(state: Board) -> str:
-    """How many comparisons are made, what intervals and the correction leave, and how many seeds would do."""
-    compared = state.compared
-    seeds = sorted({each.estimate.number for each in compared})
-    several = len(compared) > 1
-    parts = [
-        f"{len(compared)} comparison{'s' if several else ''} on screen, {seeds[0]}"
-        + (f" to {seeds[-1]}" if len(seeds) > 1 else "")
-        + f" seed{'s' if seeds[-1] > 1 else ''} each: {compared[0].reference} minus each other. "
-        f"{sum(each.known for each in compared)} of the 95 % intervals leave out 0; corrected for {len(compared)}, "
-        f"{sum(each.verdict == SHOWN for each in compared)} are shown."
-    ]
-    for verdict in (SHOWN, ALIKE):
-        named = [f"{each.task}, {each.label} {in_points(each)}" for each in compared if each.verdict == verdict]
-        parts += [f"{verdict[0].upper()}{verdict[1:]}: {'; '.join(named)}."] if named else []
-    if rest := sum(each.verdict == NOT_SHOWN for each in compared):
-        parts.append(f"Not shown: {rest}.")
-    known = [each for each in compared if each.known]
-    needed = [f"{each.task}, {each.label}: {fewest_seeds(each) or 'not with these runs'}" for each in known]
-    parts.append(
-        f"Fewest seeds that name the wrong winner in under 5 % of draws: {'; '.join(needed)}."
-        if needed
-        else "So no winner is known that a few seeds could miss."
+# -- the map of what was measured -----------------------------------------------------------------------------
+
+
+CLIP, ROWS = 5.0, (100, 400, 1000, 2000)
+TASKS, REAL = ("aspects", "subjectivity", "reviews", "mpqa"), ("subjectivity", "reviews")
+NOISE = ", 25% noise"
+OWN_BEST = "each at its own best rate and head, 150 steps, one seed"
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box of the map: accuracies in % of one seed."""
+
+    single: float
+    adamix: float
+
+    @property
+    def difference(self) -> float:
+        """AdaMix minus the single adapter, in points."""
+        return self.adamix - self.single
+
+
+@lru_cache(maxsize=1)
+def measured() -> dict[tuple[str, int], Box]:
+    """The map by task and rows: single adapters and AdaMix, each with the head that has the smaller loss on a slice."""
+    text = (data_root() / "results" / "heads" / "heads.csv").read_text(encoding="utf-8")
+    best: dict[tuple[str, int], dict[str, float]] = {}
+    for row in csv.DictReader(text.splitlines()):
+        if row["wins"] == "True":
+            best.setdefault((row["task"], int(row["rows"])), {})[row["method"]] = float(row["accuracy"])
+    return {place: Box(own["single"], own["adamix"]) for place, own in best.items() if len(own) == 2}
+
+
+def draw_map(hidden: bool = False) -> Picture:
+    """AdaMix minus a single adapter by task and number of rows, each at its own best; open boxes say so.
+
+    hidden: only which boxes were measured, for those who have not predicted yet.
+    """
+    from matplotlib import colormaps
+
+    boxes, names = measured(), [*TASKS, *(f"{task}{NOISE}" for task in REAL)]
+    figure, ax = new_figure(8.6, 3.6)
+    told = []
+    for y, name in enumerate(names):
+        for x, rows in enumerate(ROWS):
+            box = boxes.get((name, rows))
+            colour, text = "white", "open"
+            if box:
+                share = 0.5 + 0.5 * max(-1.0, min(1.0, box.difference / CLIP))
+                colour = "#DDDDDD" if hidden else colormaps["PuOr"](0.15 + 0.7 * share)
+                text = "measured" if hidden else f"{box.difference:+.1f}\n(best {max(box.single, box.adamix):.0f} %)"
+                told.append(f"{name}, {rows} rows{'' if hidden else f': {box.difference:+.1f}'}")
+            ax.fill_between([x - 0.5, x + 0.5], y - 0.5, y + 0.5, facecolor=colour, edgecolor="#666666",
+                            hatch="//" if box and not hidden else None, linewidth=0.5)  # fmt: skip
+            ax.text(x, y, text, ha="center", va="center", fontsize=9, color="black" if box else "#666666",
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5, "alpha": 0.8})  # fmt: skip
+    ax.set_xticks(range(len(ROWS)), [f"{rows:,} rows" for rows in ROWS])
+    ax.set_yticks(range(len(names)), [name.replace(NOISE, ", ¼ labels wrong") for name in names])
+    ax.set(xlim=(-0.5, len(ROWS) - 0.5), ylim=(len(names) - 0.5, -0.5))
+    ax.set_title(
+        "AdaMix against one adapter" if hidden else "AdaMix minus one adapter, points; hatched: not shown", loc="left"
     )
-    if len(compared) > MOST:
-        parts.append(f"The first {MOST} are drawn: choose a task to see the others.")
-    parts.append(f"Tasks here: {', '.join(state.tasks)}. Variants: {', '.join(state.variants)}.")
-    return " ".join([*parts, *state.notes])
+    count = f"{len(told)} of {len(names) * len(ROWS)} boxes are measured"
+    if hidden:
+        return Picture(figure, f"A map of data by number of training rows; {count}, the others are open.")
+    return Picture(figure, f"AdaMix minus one adapter, {OWN_BEST}, in points; {count}: {'; '.join(told)}.")
 
 
-# -- saving -----------------------------------------------------------------------------------------------
+# -- the dashboard ----------------------------------------------------------------------------------------------
 
 
-def rows_of(compared: Sequence[Compared]) -> list[dict[str, Any]]:
-    """A row a comparison, for a table: see COLUMNS."""
-    rows = []
-    for each in compared:
-        e, fewest = each.estimate, fewest_seeds(each)
-        numbers = {"difference": e.mean, "low": e.low, "high": e.high, "p": e.p, "p_holm": each.adjusted}
-        row: dict[str, Any] = {name: "" if math.isnan(x) else f"{x:.4g}" for name, x in numbers.items()}
-        row |= {name: getattr(each, name) for name in ("task", "reference", "other", "budget", "verdict")}
-        row |= {"seeds": e.number, "fewest_seeds": "" if fewest is None else fewest}
-        row["by_seed"] = " ".join(f"{seed}:{value:.2f}" for seed, value in each.by_seed.items())
-        rows.append({name: row[name] for name in COLUMNS})
-    return rows
+JUDGED = ("with its family", "as if it were alone")
 
 
-def save_board(state: Board, view: View, folder: Path) -> tuple[Path, Path]:
-    """Writes the table (CSV) and the picture (PDF, its alt text as the document's subject).
-
-    Raises OSError where the folder cannot be written.
-    """
-    import pandas as pd
-
-    table, picture = (folder / name for name in FILES)
-    write_text(table, pd.DataFrame(rows_of(state.compared)).to_csv(index=False, lineterminator="\n"))
-    about = {"Title": "Paired differences", "Subject": view.picture.alt}
-    write_atomically(picture, lambda path: view.picture.figure.savefig(path, format="pdf", metadata=about))
-    return table, picture
+def families() -> list[str]:
+    """The families of the lesson's table, in its order."""
+    return list(dict.fromkeys(line["family"] for line in effects_table("07").rows))
 
 
-# -- the widget -------------------------------------------------------------------------------------------
+def lines_of(results: str, unit: str, judged: str, own: Mapping[str, Path]) -> list[Line]:
+    """The lines of a family of the lesson's table, or of a folder of the learner's own, in a unit."""
+    if results in own:
+        lines: Sequence[Line] = compare(open_results(own[results]), unit)
+    else:
+        lines = [line for line in effects_table("07").rows if (line["family"], line["unit"]) == (results, unit)]
+    if not lines:
+        raise LabError(f"{results} was not measured in {unit}: choose another unit.")
+    return [judged_alone(line) for line in lines] if judged == JUDGED[1] else list(lines)
 
 
-def ablation_dashboard(folder: str | None = None, save_to: Path | None = None) -> Explorer:
-    """The widget of lesson 07.
+def draw_lines(lines: Sequence[Line]) -> View:
+    """The forest of some lines, and in words how many are shown, alike, and not shown."""
+    verdicts = [line["verdict"] for line in lines]
+    counts = ", ".join(f"{verdicts.count(word)} {word}" for word in dict.fromkeys(verdicts))
+    better = (
+        "right of 0 AdaMix is ahead" if lines[0]["unit"] == "points" else "left of 0 AdaMix is ahead: it loses less"
+    )
+    more = f" The first {MOST} are drawn." if len(lines) > MOST else ""
+    readout = f"{len(lines)} comparison{'s' * (len(lines) > 1)}, {counts}; {better}.{more}"
+    return View(readout, draw_forest(lines[:MOST]))
 
-    Args:
-        folder: shipped results by name, or a path; None takes what is shipped.
-        save_to: where PDF and CSV go; None takes the folder in which the notebook runs.
-    """
-    start = folder or shipped()
 
-    def save(state: Board, view: View) -> str:
-        place = save_to or Path()
-        paths = save_board(state, view, place)
-        return f"Saved {len(state.compared)} comparisons: {' and '.join(str(path) for path in paths)}."
-
+def opponents(root: Path = Path()) -> Explorer:
+    """The dashboard: AdaMix minus each opponent, of stored results or of those below a folder of the learner's."""
+    own, stored = own_folders(root), families()
     return Explorer(
-        "Ablation dashboard",
-        "Find a comparison that is shown although it is one of many, and the fewest seeds that name its winner wrongly "
-        "in under 5 % of draws. “Not with these runs” is an answer to both. Open “budget”, and a folder of your own.",
+        "AdaMix minus its opponents",
+        "Name an opponent that is not beaten on noisy sentences, in accuracy and in loss. Then find a line of noisy "
+        "sentences whose verdict is another one once it is judged alone.",
         [
-            Words("folder", "folder of results", start, 400, "folder"),
-            Words("task", "task, or all", ALL, 100, "task"),
-            Words("against", "compared with", "AdaMix", 100, "variant"),
+            Steps("results", "results", (*stored, *own), stored[0]),
+            Steps("unit", "measured in", tuple(SMALLEST), "points"),
+            Steps("judged", "judged", JUDGED, JUDGED[0]),
         ],
-        board,
-        draw_board,
-        shown={"folder": start, "task": ALL, "against": "AdaMix, merged"},
-        buttons={
-            "variants": {"task": ALL, "against": "AdaMix"},
-            "two budgets": {"folder": "budget", "task": ALL, "against": "AdaMix"},
-        },
-        actions={"Save PDF and CSV": save},
+        partial(lines_of, own=own),
+        draw_lines,
+        shown={"unit": "nats"},
     )
 
 
-# -- lesson 07: one seed's league table beside the chance that a few seeds name the wrong winner ---------------------
+# -- runs to compare by hand --------------------------------------------------------------------------------------
 
 
-BELOW = 5  # per cent: how rarely a winner may be wrong
+def accuracies(*names: str) -> list[Any]:
+    """Accuracies in % on noisy sentences, an array `[seeds]` a learner, of the seeds that all have, merged.
 
-
-def draw_winners(scores: Scores, task: str, seed: int = 0, predicted: float | None = None) -> Picture:
-    """Left: the league table of one seed. Right: the chance of another winner than all seeds name, by number of seeds.
-
-    predicted: that chance in % for one seed, as the learner expects it.
+    Raises ValueError for an unknown learner.
     """
-    compared = [each for each in compare(scores, task) if each.budget == "steps"]
-    figure, (left, right) = panels(2, 10.5, 4.0)
-    variants = variants_of(scores.results)
-    table = league_table(scores, task, seed)
-    told = _league(left, table, variants, f"{task}: {table.columns[0]}")
-    chances = [_chances(right, each, style_of(each.other, variants)) for each in compared]
-    right.axhline(BELOW, color="black", linewidth=1, linestyle=":")
-    right.annotate(f"{BELOW} %", (1, BELOW), xytext=(0, 3), textcoords="offset points", fontsize=8)
-    right.set(xlabel="seeds", ylabel="chance of another winner (%)", ylim=(-2, None))
-    right.set_xticks(range(1, max(each.estimate.number for each in compared) + 1))
-    right.set_title("dashed: all seeds together name no winner", fontsize=9, loc="left")
-    right.grid(alpha=0.3)
-    alt = f"League table of seed {seed} on {task}: {told}. Chance that so many seeds, drawn with replacement, name "
-    alt += f"another winner than all: {'; '.join(chances)}."
-    alt = mark_prediction(right, alt, predicted, axis="y")
-    right.legend(frameon=False, fontsize=8, loc="best")
-    return Picture(figure, alt)
+    seeds = [n for n in SENTENCE_SEEDS if all(place_of(name, n, data="noisy").is_file() for name in names)]
+    return [np.array([100 * float(load_answers(name, n, data="noisy").merged_right.mean()) for n in seeds])
+            for name in names]  # fmt: skip
 
 
-def _league(ax: Axes, table: DataFrame, variants: list[str], title: str) -> str:
-    column = table.columns[0]
-    for place, (variant, score) in enumerate(table[column].items()):
-        colour, marker = style_of(str(variant), variants)
-        ax.plot(score, place, color=colour, marker=marker, markersize=10)
-        ax.annotate(f"{score:.1f}", (score, place), xytext=(8, -4), textcoords="offset points")
-    ax.set_yticks(range(len(table)), [f"{n}. {variant}" for n, variant in enumerate(table.index, 1)])
-    ax.set_ylim(len(table) - 0.5, -0.5)
-    ax.margins(x=0.25)
-    ax.set_title(title, fontsize=9, loc="left")
-    ax.grid(axis="x", alpha=0.3)
-    return ", ".join(f"{variant} {score:.1f}" for variant, score in table[column].items())
+# -- claims ------------------------------------------------------------------------------------------------------
 
 
-def _chances(ax: Axes, each: Compared, style: tuple[str, str]) -> str:
-    values = list(each.by_seed.values())
-    numbers = range(1, len(values) + 1)
-    chances = [100 * wrong_winner(values, n) for n in numbers]
-    line = "-" if each.known else "--"
-    label = f"{each.reference} or {each.other}"
-    ax.plot(numbers, chances, color=style[0], marker=style[1], linestyle=line, label=label)
-    shown = ", ".join(f"{chance:.0f} %" for chance in chances)
-    return f"{label} ({'a winner is known' if each.known else 'no winner is known'}) {shown}"
+VERDICTS = {HOLDS: "shown", FAILS: "the opposite is shown", OPEN: "not shown"}
+SENTENCES = (  # of two articles of 2025, in short; what is true instead; the lesson that tells it
+    ("routing is intelligent and finds the module for a text", "false: routes are drawn before the text is read", "01"),
+    ("no parameters choose modules, and no load is balanced", "true: chance needs neither", "01"),
+    ("no operations are added", "true of answering; a training step has two passes", "02"),
+    ("355 MB become 0.8 MB", "false: these are millions of parameters; 0.8 million take 3.2 MB", "00"),
+    ("consistency counteracts instability", "measured", "02"),
+    ("one module distils the ensemble", "exact, layer by layer, where experts enter affinely; else near", "03"),
+    ("it is linked to Bayesian neural networks", "an analogy: no prior, no data in the weights of routes", "06"),
+    ("it beats full fine-tuning and all others, even with 30 examples", "not shown here", "07"),
+    ("it avoids catastrophic forgetting", "trivially: the base is frozen, as with every adapter", "08"),
+)
 
 
-def winners_table(compared: list[Compared]) -> DataFrame:
-    """A row a comparison: difference, verdict, chance of another winner with one seed, fewest seeds below 5 %."""
-    import pandas as pd
+def claims() -> Table:
+    """The paper's claims and the articles' sentences, each with its verdict."""
+    paper = [(v.claim.says, VERDICTS[v.verdict], "07") for v in verdicts_of(open_results("core"))]
+    rows = [("paper", *each) for each in paper] + [("article", *each) for each in SENTENCES]
+    columns = ("who", "says", "verdict", "lesson")
+    return Table([dict(zip(columns, row, strict=True)) for row in rows], columns)
 
-    rows = {
-        f"{each.task}: {each.reference} minus {each.label}": {
-            "points": in_points(each),
-            "verdict": each.verdict,
-            "one seed wrong": f"{100 * wrong_winner(list(each.by_seed.values()), 1):.0f} %",
-            "fewest seeds": str(fewest_seeds(each) or "not with these runs"),
-        }
-        for each in compared
-    }
-    return pd.DataFrame(rows).T
+
+# -- in one dimension --------------------------------------------------------------------------------------------
+
+
+def dials() -> Explorer:
+    """Rows, steps and rate in one dimension, where each movement trains."""
+    return world_explorer(
+        "The same dials in one dimension",
+        "Find the steps at which the merge is nearest to the truth, then halve the rate and find them again.",
+        controls=("noise", "steps", "rate"),
+        shown={"steps": 100},
+        classes="two classes",
+    )

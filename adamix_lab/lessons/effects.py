@@ -26,23 +26,26 @@ MOST = 14  # lines that can be read in one picture
 LOOKS = {SHOWN: ("#0072B2", "o"), ALIKE: ("#00735C", "s"), NOT_SHOWN: ("#666666", "o")}  # colour, marker
 
 
+COLUMNS = ("effect", "mean", "unit", "verdict", "possible", "seeds")
+
+
 class Table:
-    """Rows of an effect table, shown in a notebook without cutting the effects' names short."""
+    """Rows of text, shown in a notebook without cutting them short; of an effect table where no columns are named."""
 
-    SHOWN = ("effect", "mean", "unit", "verdict", "possible", "seeds")
-
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self.rows = list(rows)
+    def __init__(self, rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> None:
+        self.rows, self.columns = list(rows), tuple(columns)
 
     def __repr__(self) -> str:
-        return "\n".join(map(in_words, self.rows))
+        if self.columns == COLUMNS:
+            return "\n".join(map(in_words, self.rows))
+        return "\n".join("; ".join(row[name] for name in self.columns) for row in self.rows)
 
     def _repr_html_(self) -> str:
         def cells(tag: str, values: Sequence[str]) -> str:
             return "<tr>" + "".join(f"<{tag}>{html.escape(value)}</{tag}>" for value in values) + "</tr>"
 
-        body = "".join(cells("td", [row[name] for name in self.SHOWN]) for row in self.rows)
-        return f"<table>{cells('th', self.SHOWN)}{body}</table>"
+        body = "".join(cells("td", [row[name] for name in self.columns]) for row in self.rows)
+        return f"<table>{cells('th', self.columns)}{body}</table>"
 
 
 def in_words(row: Row) -> str:

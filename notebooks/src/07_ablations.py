@@ -11,270 +11,212 @@
 # ---
 
 # %% [markdown]
-# # 07 · Ablations: which difference is one?
+# # 07 · Ablations: when AdaMix wins, when it loses, and what it is made of
 #
-# An ablation takes one part away and trains again. What may be concluded from its table? Afterwards you will be able to
+# AdaMix promises to beat the single adapter that it is made of. Does it? The answer is a map: on some data AdaMix is
+# far ahead, on other data far behind, and in most boxes nobody knows yet. You predict six comparisons before you see
+# them, and ask what the wins are made of. Afterwards you will be able to
 #
-# 1. give a difference between two variants with an interval, paired by seed, and say what many comparisons cost;
-# 2. say how often a few seeds name the wrong winner, and what rows alone can show;
-# 3. spot the two tricks that turn verdicts: unequal budgets, and the best of several seeds.
+# 1. compare two methods in pairs, with an interval and a verdict;
+# 2. say what a win is made of, by opponents that have one part each;
+# 3. read a table of results: whose settings, how many rows, how many comparisons.
 #
-# *Fifty minutes in class; seconds of computing on two CPU cores: the runs are stored. No network, no GPU.*
+# *Fifty minutes in class; seconds of computing on two CPU cores, for the runs are stored. No network, no GPU.*
 
 # %%
-import math
-import os
-from itertools import combinations
+from IPython.display import display
 
-import numpy as np
-import pandas as pd
-from scipy.stats import t
+from adamix_lab.lessons import ablations as lesson
 
-from adamix_lab.lessons.checks.beyond import check_detectable, check_paired_interval
-from adamix_lab.lessons.checks.telling import attempt
-from adamix_lab.analysis.statistics import holm, t_interval
-from adamix_lab.lessons.ablations import ablation_dashboard, draw_winners, in_points, winners_table
-from adamix_lab.lessons.comparisons import (
-    MAKERS, compare, detectable, is_run, is_there, league_table, open_results, own_scores, right_rows, shipped,
-)  # fmt: skip
-from adamix_lab.lessons.effects import effects_table
-from adamix_lab.lessons.widgets import Prediction
+lesson.draw_map(hidden=True)
 
-FAST = os.environ.get("ADAMIX_LAB_FAST", "1") == "1"
-TABLES = 300 if FAST else 3_000
-pd.set_option("display.max_colwidth", 100)
-dashboard = ablation_dashboard()
+# %% [markdown]
+# ## Predict, then see
+#
+# Each question compares two ways of training adapters in MiniLM. AdaMix is merged at the end, so that both cost the
+# same when they answer. Choose a winner, or *neither*, and say how sure you are. These rules were written before the
+# runs. *Shown*: the 95 % interval of the difference leaves 0 out. *Alike*: the interval lies within ± 1 point (or 0.02
+# nats of loss), which is too little to matter. *Not shown*: anything else. *Neither* stands for the last two.
+#
+# **1.** 2,000 sentences from film reviews; a quarter of their labels were made wrong. Both sides get the same learning
+# rate and 300 steps of 16 sentences, which are 2.4 passes over the rows.
+
+# %%
+first = lesson.Prediction(lesson.question(1), answers=lesson.ANSWERS)
+display(first)
+first.then(*lesson.result(1))
+
+# %% [markdown]
+# **2 and 3.** Now 300 steps are twelve passes over 400 sentences: long enough to learn them by heart, wrong labels
+# included.
+
+# %%
+second = lesson.Prediction(lesson.question(2), answers=lesson.ANSWERS)
+display(second)
+second.then(*lesson.result(2))
+
+# %%
+third = lesson.Prediction(lesson.question(3), answers=lesson.ANSWERS)
+display(third)
+third.then(*lesson.result(3))
+
+# %% [markdown]
+# ## What is a win made of?
+#
+# Take an opponent for each part. A step trains one of $M$ experts, so an expert moves at $1/M$ of the steps, as if its
+# learning rate $\eta$ were $\eta/M$. And merging averages weights, which one run can do over its own steps, too
+# ([SWA](https://arxiv.org/abs/1803.05407)):
+#
+# $$\bar\theta = \frac{1}{T - t_0} \sum_{t > t_0} \theta_t .$$
+#
+# The first opponent is a single adapter that trains with $\eta/M$ on the side that AdaMix routes, and averages its last
+# 75 % of steps. It has no routes and no experts. The second, a *linear probe*, has no adapter: it is a regularised
+# logistic regression on MiniLM's frozen sentence vectors; a slice of the training rows chose how strongly.
+
+# %%
+fourth = lesson.Prediction(lesson.question(4), answers=lesson.ANSWERS)
+display(fourth)
+fourth.then(*lesson.result(4))
+
+# %%
+fifth = lesson.Prediction(lesson.question(5), answers=lesson.ANSWERS)
+display(fifth)
+fifth.then(*lesson.result(5))
+
+# %% [markdown]
+# **6** is from an older table of ours: SST-2, 4,000 rows, 2,000 steps, a learning rate searched for each method.
+
+# %%
+sixth = lesson.Prediction(lesson.question(6), answers=lesson.ANSWERS)
+display(sixth)
+sixth.then(*lesson.result(6))
+
+# %% [markdown]
+# ## Ask of every baseline, your own first
+#
+# 1. Were rate and stopping searched for both, with the same budget, at the length of the run?
+# 2. Did the rows that are reported choose nothing?
+# 3. Do steps or operations count? A step of AdaMix has two passes.
+# 4. Has each part an opponent: smaller steps, averaging, [R-Drop](https://arxiv.org/abs/2106.14448) for two passes, a
+#    probe?
+# 5. How many seeds, rows, comparisons?
+#
+# And how good were your probabilities? With $p_k$ for your answer to question $k$, and $y_k = 1$ where it was right,
+# the Brier score is $\frac1K \sum_k (p_k - y_k)^2$: 0 is perfect, and "50 %" gets 0.25 everywhere. **The number to
+# reach: below 0.2.**
+
+# %%
+print(lesson.brier([first, second, third, fourth, fifth, sixth]))
+lesson.draw_map()
+
+# %% [markdown]
+# On the map both sides have their own best rate. All boxes are hatched, because one seed decides nothing.
+#
+# ## All opponents
+#
+# Folders of your own that `adamix-lab ablate` wrote beside this notebook stand in the first menu, too.
+
+# %%
+dashboard = lesson.opponents()
 dashboard
 
 # %% [markdown]
-# Each line is AdaMix minus a variant, in points: *single* is one adapter of the same size, the others are AdaMix with
-# one part taken away. Small strokes are seeds. Type a folder of your own, one task, or another variant to compare
-# with ("AdaMix, merged" compares its ways of answering). "Save PDF and CSV" writes what is on screen. "core" is a grid
-# of real tasks (RTE, MRPC, SST-2); "budget" is the project's own task at two budgets.
+# ## Paired differences
+#
+# Runs of one seed share their rows and wrong labels, and so their luck. Subtract seed by seed, $d_s = a_s - b_s$, and
+# give the mean with Student's quantile for $S - 1$ degrees of freedom:
+#
+# $$\bar d \pm t_{0.975,\,S-1}\, \frac{\hat\sigma_d}{\sqrt S} .$$
 
 # %%
-dashboard.picture
+import numpy as np
+from scipy.stats import t
 
-# %%
-for name, command in MAKERS.items():
-    print(f"{name}: " + ("there" if is_there(name) else f"not there yet; made by {command}"))
-scores = open_results(shipped())
-task = scores.tasks()[0]
-print("looked at here:", shipped(), "with the tasks", ", ".join(scores.tasks()))
-league_table(scores, task, seed=0)
+adamix, single = lesson.accuracies("adamix", "single")  # on noisy sentences, seed by seed
+gaps, seeds = adamix - single, len(adamix)
+paired = t.ppf(0.975, seeds - 1) * gaps.std(ddof=1) / seeds**0.5
+groups = t.ppf(0.975, seeds - 1) * ((adamix.var(ddof=1) + single.var(ddof=1)) / seeds) ** 0.5
+print(f"differences by seed: {gaps.round(1)}")
+print(f"paired: {gaps.mean():+.1f} ± {paired:.1f} points; as two groups: ± {groups:.1f}")
+print(f"seeds for ± 1 point: about {lesson.seeds_needed(gaps, 1.0)}")
 
 # %% [markdown]
-# That is one seed's league table. It has a first place, as every league table has. Nothing in it says whether another
-# seed would print the same order.
+# ## Many comparisons, and few rows
 #
-# ## Paired by seed
+# Compare 20 pairs that do not differ: one of them looks like an effect with a chance of $1 - 0.95^{20} = 64\,\%$. So
+# the 5 % are divided among all comparisons of a family (Bonferroni). **Break it**: judge each line of the dashboard as
+# if it were alone.
 #
-# Runs of one seed share the batches' order and the head's start. So take the difference seed by seed, then ask about
-# its mean. The smallest code:
+# In the paper's Table 8, RTE falls from 89.2 to 84.8 % without consistency. RTE's validation set has 277 rows. How many
+# rows make the difference?
 
 # %%
-adamix, single = (np.array(list(own_scores(scores, task, variant).values())) for variant in ("AdaMix", "single"))
-gaps = adamix - single
-student = t.ppf(0.975, len(gaps) - 1)  # few seeds: not 1.96
-paired = student * gaps.std(ddof=1) / math.sqrt(len(gaps))
-apart = student * math.sqrt((adamix.var(ddof=1) + single.var(ddof=1)) / len(gaps))
-print("differences by seed:", gaps.round(1))
-print(f"paired:   {gaps.mean():+.2f} ± {paired:.2f} points")
-print(f"unpaired: {gaps.mean():+.2f} ± {apart:.2f} points (at the same t)")
-print("the library's:", t_interval(gaps))
+print(f"{(89.2 - 84.8) / 100 * 277:.0f} of 277 rows")
+for disagree in (0.1, 0.2):
+    least = lesson.detectable(277, disagree)
+    print(f"two models that disagree on {disagree:.0%} of the rows: four tests of five see {least:.1f} points")
 
 # %% [markdown]
-# Pairing pays where a seed is lucky for both variants. Where it is not, little is lost. It is decided before looking.
+# Such a difference is at the edge of what these rows can show.
 #
-# If the interval holds 0, these runs do not say who wins. That is not "both are equal": it is a null result, and the
-# interval says how large a difference it leaves possible.
+# ## What is claimed
 #
-# ## How many seeds name the right winner?
-#
-# Let all seeds together name the winner. Draw one seed of them, then two, with replacement, and look how often their
-# mean names the other one.
+# The paper's twelve claims, judged on stored runs, and nine sentences of two popular articles of 2025, in short:
 
 # %%
-prediction = Prediction(f"Chance that one seed names another winner than all seeds: AdaMix or single on {task}")
-prediction
-
-# %% jupyter={"outputs_hidden": true}
-draw_winners(scores, task, seed=0, predicted=prediction.value)
-
-# %% [markdown]
-# On the left it looks decided. On the right, a dashed line means that all seeds together name no winner: there is
-# nothing to be right about. Why with replacement? Five of five without it are always "right".
-#
-# The number to reach: the fewest seeds that are wrong in under 5 % of draws, for one comparison. "Not with these
-# runs" is an answer, and often the honest one.
-
-# %%
-compared = compare(scores)
-winners_table(compared)
-
-# %% [markdown]
-# ## Many comparisons
-#
-# The table makes several comparisons at once. If no variant differed at all, each would still have a chance of 1 in 20
-# to look like an effect. How likely is one at least? Holm's correction multiplies the smallest p by the number of
-# comparisons, the next by one less, and so on.
-
-# %%
-number = len(compared)
-equals = np.random.default_rng(0).normal(size=(TABLES, number, 5))  # nothing differs, and all are independent
-ps = [[t_interval(seeds).p for seeds in table] for table in equals]
-print(f"{number} comparisons of equals: some p < 0.05 in {100 * np.mean([min(p) < 0.05 for p in ps]):.0f} %, "
-      f"after Holm in {100 * np.mean([min(holm(p)) < 0.05 for p in ps]):.0f} % of {TABLES} made-up tables")  # fmt: skip
-shown = {
-    f"{c.task}: {c.label}": {"p": round(c.estimate.p, 3), "Holm": round(c.adjusted, 3), "verdict": c.verdict}
-    for c in compared
-}
-pd.DataFrame(shown).T
-
-# %% [markdown]
-# ## Break it: the best of five seeds
-#
-# Report each variant's mean, but give one its best seed ("our best run"). Even AdaMix then beats AdaMix.
-
-# %%
-for task_name in scores.tasks():
-    own = np.array(list(own_scores(scores, task_name, "AdaMix").values()))
-    print(f"{task_name}: best of {len(own)} seeds of AdaMix minus their mean: {own.max() - own.mean():+.1f} points")
-turned = sum(np.sign(np.mean(list(c.by_seed.values()))) != np.sign(max(c.by_seed.values())) for c in compared)
-print(f"AdaMix's luckiest seed, taken for the result, turns the sign of {turned} of {number} comparisons")
-
-# %% [markdown]
-# ## Equal steps, equal compute
-#
-# AdaMix's step has two views. A fair budget could be *steps*, or *operations*: then the single adapter may train for
-# longer. The rule is chosen before looking, and named. Does the verdict stay?
-
-# %%
-if is_run("budget", "aspects", "single", "compute"):
-    budget = open_results("budget")
-    at_steps, at_compute = (c for c in compare(budget) if c.other == "single")
-    took = budget.results.table.groupby(["variant", "compute"])["steps"].first()
-    for c in (at_steps, at_compute):
-        print(f"equal {c.budget}: AdaMix {took['AdaMix', 'steps']} steps, single {took['single', c.budget]}; AdaMix "
-              f"minus single {in_points(c)}: {c.verdict}")  # fmt: skip
-    moved = at_compute.estimate.mean - at_steps.estimate.mean
-    print(
-        f"{'the same verdict' if at_steps.verdict == at_compute.verdict else 'another verdict'}, moved by {moved:+.1f}"
-    )
-else:
-    print(f"Runs at equal compute are not there yet; they are made by {MAKERS['budget']}")
-
-# %% [markdown]
-# ## How small a difference can the rows show?
-#
-# Seeds are one source of chance, rows another. RTE's validation set has 277. Only rows that exactly one of two models
-# answers rightly count; the more they disagree, the coarser the measure.
-
-# %%
-for c in [c for c in compared if c.budget == "steps" and 0 in c.by_seed]:
-    first, second = (right_rows(scores, c.task, variant, 0) for variant in ("AdaMix", c.other))
-    disagree = float((first != second).mean())
-    told = detectable(len(first), disagree)
-    print(f"{c.task}, {len(first)} rows: {c.reference} and {c.other} disagree on {100 * disagree:.0f} % of them; four "
-          f"tests of five tell {told:.1f} points from 0")  # fmt: skip
-print(f"277 rows, 20 % of disagreement: {detectable(277, 0.2):.1f} points")
-
-# %% [markdown]
-# Compare this with differences that papers report on such tasks. The lesson's effect table pairs by row and by seed;
-# its intervals are over seeds:
-
-# %%
-effects_table("07")
+lesson.claims()
 
 # %% [markdown]
 # ## Exercise: an interval that is one (ten minutes)
 #
-# `interval(first, second)`: mean of first minus second and its 95 % t-interval, for scores of the same seeds.
-# `smallest(rows, disagree)`: half of the 95 % interval over rows, in points, of a difference near 0. Both make a
-# common mistake.
+# `interval(first, second)`: the mean of first minus second and its 95 % t-interval, for scores of the same seeds.
+# `smallest(rows, disagree)`: half of the 95 % interval over rows, in points, of a difference near 0. Both make a common
+# mistake.
 
 
 # %%
 def interval(first, second):
     first, second = np.array(first), np.array(second)
-    half = 1.96 * math.sqrt((first.var(ddof=1) + second.var(ddof=1)) / len(first))
+    half = 1.96 * ((first.var(ddof=1) + second.var(ddof=1)) / len(first)) ** 0.5
     return first.mean() - second.mean(), first.mean() - second.mean() - half, first.mean() - second.mean() + half
 
 
 def smallest(rows, disagree):
-    return 196 * math.sqrt(disagree * (1 - disagree) / rows)
+    return 196 * (disagree * (1 - disagree) / rows) ** 0.5
 
 
-attempt(check_paired_interval, interval)
-attempt(check_detectable, smallest)
+lesson.attempt(lesson.check_paired_interval, interval)
+lesson.attempt(lesson.check_detectable, smallest)
 
 # %% [markdown]
 # ## Where the library has it
 #
-# `adamix_lab/analysis/statistics.py`: intervals, Holm, bootstrap. Differences paired by seed:
-# `adamix_lab/experiments/contrasts.py`. Grids of your own: `adamix-lab ablate GRID.yaml` (`data/grids/README.md`), then
-# type their folder above.
+# Intervals and verdicts: `adamix_lab/analysis/statistics.py`; opponents: `adamix_lab/baselines/`. `adamix-lab ablate
+# GRID.yaml` runs a grid of your own (`data/grids/README.md`). In the assignment you write the opponent that catches
+# AdaMix.
 #
 # ## You can now
 #
-# 1. give a paired difference with its interval, and correct for many; 2. say how many seeds a winner needs, and what
-# the rows can show; 3. ask for the budget, and for all the seeds.
+# 1. compare in pairs, with a verdict; 2. name each part's opponent; 3. ask for settings, rows and comparisons.
 #
 # **Three questions.** 1. Two models have intervals that overlap. Do they differ? 2. A table has 20 comparisons, one
-# with p = 0.03. What do you say? 3. Why is a null result no proof of equality?
+# with p = 0.03. What do you say? 3. AdaMix beats one adapter at equal rate by nine points. What do you ask?
 #
-# <details><summary>Answers</summary>1. That cannot be told from two intervals: take the interval of the paired
-# difference. 2. After Holm's correction it is 0.6: not told from chance. 3. The interval holds 0, and other values,
-# too: it says what is still possible.</details>
+# <details><summary>Answers</summary>1. Two intervals cannot tell: take that of the paired difference. 2. Corrected, p
+# is 0.6: not shown. 3. Whether one adapter with smaller steps and averaged weights is behind, too.</details>
 
 # %% [markdown]
-# ## Further: do all pairs agree?
+# ## Further: the same dials in one dimension
 #
-# Here every variant meets every other, not AdaMix alone: more questions from the same runs, and a harder correction.
+# Here training takes a moment, so the sliders train: a probability between two classes, wrong labels among the rows.
+# Give it more steps: when do the curves begin to follow single wrong labels? Halve the rate: what happens? One
+# dimension hides much: no trained network is below, and nothing of what was measured above was measured here.
 
 # %%
-variants = list(league_table(scores, task).index)
-by_seed = {variant: own_scores(scores, task, variant) for variant in variants}
-pairs = {f"{a} minus {b}": t_interval([by_seed[a][n] - by_seed[b][n] for n in by_seed[a]])
-         for a, b in combinations(variants, 2)}  # fmt: skip
-corrected = holm([each.p for each in pairs.values()])
-rows = [{"pair": name, "points": e.mean, "p": e.p} for name, e in pairs.items()]
-pd.DataFrame(rows).assign(Holm=corrected).round(3)
+lesson.dials()
 
 # %% [markdown]
-# ## Further: learning curves
-#
-# Was the budget long enough? Training loss of the task, a line a variant, mean over seeds.
+# ## Further: every line of the table
 
 # %%
-from adamix_lab.experiments.figures import losses
-
-named = scores.results.table.query("compute == 'steps'").drop_duplicates("run").set_index("run")[["task", "variant"]]
-curves = scores.results.curves.join(named, on="run", how="inner")
-curves["loss"] = curves["task_loss"]
-curves["step"] = 50 * (curves["step"] // 50)  # means over 50 steps: single ones are noisy
-losses({name: part for name, part in curves.groupby("task", sort=False)})
-
-# %% [markdown]
-# ## Further: other rows, or other seeds?
-#
-# A bootstrap over examples asks how far other test rows would move the difference; the t-interval asks about other
-# runs. They answer different questions, and a claim needs both.
-
-# %%
-from adamix_lab.experiments.contrasts import minus
-
-for c in compared:
-    rows = scores.on_task(minus("AdaMix", c.other), c.task, c.budget, bootstrap=True).rows
-    over_rows = f"{rows[0]:+.1f} to {rows[1]:+.1f}" if rows else "not there"
-    print(f"{c.task}, {c.label}: over seeds {c.estimate.low:+.1f} to {c.estimate.high:+.1f}, over rows {over_rows}")
-
-# %% [markdown]
-# ## Further: the paper's twelve claims
-#
-# `adamix-lab report FOLDER` judges them by rules that were written before the runs. On these results:
-
-# %%
-from adamix_lab.experiments.claims import verdicts_of
-
-pd.DataFrame([{"claim": v.claim.says, "verdict": v.verdict} for v in verdicts_of(scores)])
+lesson.effects_table("07")

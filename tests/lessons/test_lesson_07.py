@@ -1,11 +1,11 @@
-"""Lesson 07: comparisons with a known truth, chances by counting, the dashboard driven, its files, bad folders."""
+"""Lesson 07: comparisons with a known truth, the map, the dashboard driven, cells, claims, bad folders."""
 
-import csv
-import itertools
+import html
 import math
+import os
 import shutil
-from dataclasses import replace
 
+import close
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,29 +14,19 @@ from makers import load_maker
 
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
-from adamix_lab.analysis.statistics import holm, t_interval, verdict_of
-from adamix_lab.lessons import comparisons
-from adamix_lab.lessons.ablations import (
-    COLUMNS,
-    MOST,
-    ablation_dashboard,
-    board,
-    draw_board,
-    draw_winners,
-    save_board,
-    winners_table,
-)
+from adamix_lab.analysis.statistics import t_interval, verdict_of
+from adamix_lab.lessons import ablations
+from adamix_lab.lessons.ablations import ANSWERS, CELLS, JUDGED, draw_map, measured, opponents, truth_of
 from adamix_lab.lessons.checks.beyond import check_detectable, check_paired_interval
 from adamix_lab.lessons.comparisons import (
-    MAKERS,
     compare,
     detectable,
-    fewest_seeds,
-    league_table,
+    judged_alone,
     open_results,
-    own_scores,
-    right_rows,
-    wrong_winner,
+    own_folders,
+    own_rows,
+    seeds_needed,
+    t_half,
 )
 
 measures = load_maker("results/effects")
@@ -46,9 +36,8 @@ TRUTH = {"AdaMix": 3.0, "single": 0.0, "no consistency": 2.8, "no sharing": 3.0}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     table = made.results(TRUTH, compute=("single",)).sample(frac=1, random_state=0)  # runs lie in any order
-    order = table["variant"].map(list(TRUTH).index).sort_values(kind="stable").index
     # 200 made-up rows would add more than the spread between these seeds: left out
-    return made.write(tmp_path_factory.mktemp("results"), table.loc[order].reset_index(drop=True), with_rest=False)
+    return made.write(tmp_path_factory.mktemp("results"), table.reset_index(drop=True), with_rest=False)
 
 
 @pytest.fixture(scope="module")
@@ -56,95 +45,82 @@ def answered(tmp_path_factory):
     return made.write(tmp_path_factory.mktemp("answered"), made.results(TRUTH))
 
 
-@pytest.fixture(scope="module")
-def scores(folder):
-    return open_results(str(folder))
-
-
 # -- comparing ----------------------------------------------------------------------------------------------
 
 
-def test_differences_are_paired_by_seed_and_corrected_for_their_number(scores):
-    found = compare(scores)
-    assert len(found) == 3 * 4  # three tasks; single at both budgets
+def test_differences_are_paired_by_seed_and_judged_together(folder):
+    scores = open_results(folder)
+    lines = {line["effect"]: line for line in compare(scores)}
+    assert len(lines) == 3 * 4  # three tasks; single at both budgets
     table = scores.results.table
-    for each in found:
-        at = {"AdaMix": "steps", each.other: each.budget}
-        sides = [
-            table[(table.task == each.task) & (table.variant == v) & (table.compute == at[v]) & table.primary
-                  & (table.strategy == "merged")].set_index("seed")["value"]
-            for v in ("AdaMix", each.other)
-        ]  # fmt: skip
-        gaps = 100 * (sides[0] - sides[1])
-        assert each.by_seed == pytest.approx(gaps.to_dict())
-        assert each.estimate.mean == pytest.approx(t_interval(list(gaps)).mean)
-    assert [each.adjusted for each in found] == pytest.approx(holm([each.estimate.p for each in found]))
-    assert [each.judged for each in found] == [verdict_of(each.estimate, "points", 12) for each in found]
-    assert {each.verdict for each in found if each.other == "single"} == {"shown"}
-    assert "shown" not in {each.verdict for each in found if each.other == "no sharing"}
+    for (task, other, budget), words in {
+        ("rte", "single", "steps"): "rte, accuracy at equal steps: AdaMix minus single",
+        ("sst2", "single", "compute"): "sst2, accuracy at equal compute: AdaMix minus single",
+        ("mrpc", "no sharing", "steps"): "mrpc, accuracy at equal steps: AdaMix minus no sharing",
+    }.items():
+        first, second = (
+            table[(table.task == task) & (table.variant == v) & (table.compute == at) & table.primary
+                  & (table.strategy == "merged")].set_index("seed")["value"].sort_index()
+            for v, at in (("AdaMix", "steps"), (other, budget))
+        )  # fmt: skip
+        gaps = 100 * (first - second).to_numpy()
+        judged, line = verdict_of(t_interval(gaps), "points", 12), lines[words]
+        assert line["verdict"] == judged.verdict and line["seeds"] == "5" and line["comparisons"] == "12"
+        close.assert_close(float(line["mean"]), gaps.mean(), close.ROUNDED, scale=100)
+        close.assert_close(
+            [float(line["low"]), float(line["high"])], [judged.low, judged.high], close.ROUNDED, scale=100
+        )
+    assert {line["verdict"] for words, line in lines.items() if words.endswith("single")} == {"shown"}
+    assert "shown" not in {line["verdict"] for words, line in lines.items() if words.endswith("sharing")}
 
 
-def test_verdicts_in_words(scores):
-    some = compare(scores, "rte")[0]
-
-    def verdict(values):
-        estimate = t_interval(values)
-        judged = verdict_of(estimate, "points", 3)
-        return replace(some, by_seed=dict(enumerate(values)), estimate=estimate, judged=judged).verdict
-
-    assert verdict([1.0, 1.1, 0.9]) == "shown" and verdict([0.1, 0.2, 0.1]) == "alike"
-    assert verdict([1.0, -1.1, 0.9]) == "not shown"
-    assert verdict([1.0]) == "one seed" and verdict([0.0, 0.0]) == "alike"
-    assert verdict([1.0, 1.0]) == "not shown"  # no spread to judge by
+def test_a_loss_counts_as_it_is_and_alone_is_not_corrected(folder):
+    lines = compare(open_results(folder), "nats")
+    line = next(line for line in lines if line["effect"] == "rte, loss at equal steps: AdaMix minus single")
+    assert float(line["mean"]) < 0 and line["unit"] == "nats"  # it loses less
+    alone = judged_alone(line)
+    assert alone["comparisons"] == "1" and float(alone["high"]) < float(line["high"])
 
 
-def test_strategies_and_other_references(scores):
-    found = compare(scores, "RTE", "adamix, merged")
-    assert {each.other for each in found} == {"fixed", "random", "ensemble"}
-    assert found[0].reference == "AdaMix, merged" and {each.budget for each in found} == {"steps"}
-    against = compare(scores, "sst2", "single")
-    assert [(each.other, each.budget) for each in against if each.other == "AdaMix"] == [
-        ("AdaMix", "steps"), ("AdaMix", "compute")]  # fmt: skip
-    for task, other, told in (
-        ("rt", "AdaMix", "Task 'rt' is not known; expected one of all, mrpc, rte, sst2. Did you mean 'rte'"),
-        ("all", "Adamx", "Variant 'Adamx' is not known.*Did you mean 'AdaMix'"),
-        ("all", "AdaMix, merge", "Strategy of AdaMix 'merge' is not known.*'merged'"),
-        ("all", "single, merged", "one way only"),
+def test_what_cannot_be_compared_is_told(tmp_path):
+    for name, table in {"alone": made.results({"AdaMix": 1.0}), "none": made.results({"single": 1.0})}.items():
+        place = made.write(tmp_path / name, table, with_rest=False)
+        with pytest.raises(ValueError, match="Nothing can be compared with AdaMix"):
+            compare(open_results(place))
+
+
+def test_own_folders_are_grids_and_not_their_runs(folder, tmp_path):
+    for place in ("", "mine", "runs/other"):
+        shutil.copytree(folder, tmp_path / place, dirs_exist_ok=True)
+    shutil.copytree(folder, tmp_path / "mine" / "0123")
+    (tmp_path / "mine" / "0123" / "settings.json").write_text("{}")
+    assert set(own_folders(tmp_path)) == {".", "mine", os.path.join("runs", "other")}
+
+
+def test_files_that_are_no_results_are_told(folder, tmp_path):
+    whole = (folder / "results.parquet").read_bytes()
+    wrong = {
+        "empty": (None, "results.parquet is not there"),
+        "half": (whole[: len(whole) // 2], "not a whole Parquet file"),
+        "text": (b"a;b\n1;2\n", "not a whole Parquet"),
+    }
+    for name, (content, told) in wrong.items():
+        (tmp_path / name).mkdir()
+        if content:
+            (tmp_path / name / "results.parquet").write_bytes(content)
+        with pytest.raises((ValueError, FileNotFoundError), match=told):
+            open_results(tmp_path / name)
+    for name, table, told in (
+        ("lacks", pd.DataFrame({"task": ["rte"], "score": [1.0]}), "lacks run, variant"),
+        ("other", made.results({"AdaMix": 0.0}, seeds=1, tasks=("rte",)).assign(value="high"), "not their contents"),
     ):
+        (tmp_path / name).mkdir()
+        table.to_parquet(tmp_path / name / "results.parquet")
         with pytest.raises(ValueError, match=told):
-            compare(scores, task, other)
-
-
-def test_a_league_table_is_one_seed_sorted(scores):
-    table = league_table(scores, "mrpc", 2)
-    (column,) = table.columns
-    assert column == "accuracy x 100, seed 2" and list(table[column]) == sorted(table[column], reverse=True)
-    assert table.loc["single", column] == round(own_scores(scores, "mrpc", "single")[2], 1)
-    assert list(own_scores(scores, "mrpc", "single")) == [0, 1, 2, 3, 4]  # whatever the order of the file
+            open_results(tmp_path / name)
 
 
 # -- how far to trust ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("number", [1, 2, 3])
-def test_the_chance_of_a_wrong_winner_is_that_of_counting_all_draws(number):
-    values = [2.0, -1.0, 0.5, 0.0]
-    means = [np.mean(chosen) for chosen in itertools.product(values, repeat=number)]
-    counted = np.mean([0.5 if abs(mean) < 1e-9 else float(mean < 0) for mean in means])
-    assert wrong_winner(values, number) == pytest.approx(counted, abs=0.012)
-    assert wrong_winner([-v for v in values], number) == wrong_winner(values, number)
-
-
-def test_the_fewest_seeds_need_a_winner_and_stay_below(scores):
-    some = compare(scores, "rte")[0]
-
-    def fewest(values):
-        return fewest_seeds(replace(some, by_seed=dict(enumerate(values)), estimate=t_interval(values)))
-
-    assert fewest([1.0, 1.1, 0.9]) == 1
-    assert fewest([1.0, -1.1, 0.9]) is None  # no winner is known
-    values = [3.0, 3.2, 2.9, -0.5, 3.1]
-    assert t_interval(values).low > 0 and fewest(values) == 2
 
 
 def test_a_detectable_difference_is_found_in_four_tests_of_five():
@@ -156,129 +132,85 @@ def test_a_detectable_difference_is_found_in_four_tests_of_five():
     assert 0.75 < found.mean() < 0.85
 
 
-def test_rows_answered_rightly(answered):
-    scores = open_results(str(answered))
-    right = right_rows(scores, "rte", "AdaMix", 1)
+@pytest.mark.parametrize("spread", [0.3, 2.0])
+def test_so_many_seeds_are_needed_and_one_less_is_not_enough(spread):
+    values = spread * np.array([-1.0, 0.0, 1.0])
+    number = seeds_needed(values, 1.0)
+    assert t_half(number) * spread <= 1 and (number == 2 or t_half(number - 1) * spread > 1)
+
+
+def test_rows_answered_rightly_and_their_loss(answered):
+    scores = open_results(answered)
+    right = own_rows(scores, "rte", "AdaMix", 1)
     assert set(right) <= {0.0, 1.0} and len(right) == 200
+    close.assert_close(own_rows(scores, "rte", "AdaMix", 1, unit="nats"), np.full(200, math.log(2)), close.ROUNDED)
     with pytest.raises(FileNotFoundError, match="seed 9"):
-        right_rows(scores, "rte", "AdaMix", 9)
+        own_rows(scores, "rte", "AdaMix", 9)
 
 
-def test_the_measures_are_of_what_is_there(answered, monkeypatch):
-    monkeypatch.setattr(measures, "is_run", lambda name, *_: name == "core")
-    found = measures.measures_of("07")
-    assert len(found) == 9 and all("at equal steps" in name for name in found)
-    monkeypatch.setattr(measures, "open_results", lambda name: open_results(str(answered)))
-    unit, measure, *_ = found["mrpc, accuracy at equal steps: AdaMix minus single"]
-    assert unit == "points" and set(measure(0).tolist()) <= {-1.0, 0.0, 1.0}
+# -- the lesson ---------------------------------------------------------------------------------------------
 
 
-# -- the dashboard ------------------------------------------------------------------------------------------
+def test_the_first_cell_is_a_loss_and_every_cell_is_a_line_of_the_table():
+    truths = [truth_of(cell.effect) for cell in CELLS]
+    assert truths[0] == "the other" and set(truths) == set(ANSWERS)
+
+
+def test_a_cell_is_told_only_after_an_answer_and_a_probability():
+    asked = ablations.Prediction(ablations.question(1), answers=ANSWERS)
+    result = asked.then(*ablations.result(1))
+    assert "Question 1 of 6" in asked.question and not result.opened and "is hidden" in result.text
+    asked.choice.value = "AdaMix"
+    assert not result.opened
+    asked.entry.value = "80"
+    assert result.opened and "80 % sure. It is “the other”" in result.text
+    still = result._repr_mimebundle_()[0]["text/html"]  # folded away in what is committed
+    assert still.startswith("<details>") and html.escape(CELLS[0].why) in still
+
+
+def test_the_map_has_open_boxes_and_hides_what_was_found():
+    boxes = measured()
+    assert len(boxes) >= 16 and all(0 < box.single <= 100 for box in boxes.values())
+    hidden, shown = draw_map(hidden=True), draw_map()
+    assert "reviews, 400 rows: +2.1" in shown.alt and "+2.1" not in hidden.alt and "open" in hidden.alt
+    assert f"{len(boxes)} of 24" in shown.alt
 
 
 def test_the_dashboard_is_driven(folder, tmp_path):
-    widget = ablation_dashboard(str(folder), tmp_path)
-    assert widget.last_error is None and "12 comparisons on screen, 5 seeds each" in widget.text
-    assert "corrected for 12" in widget.text and "single, equal compute" in widget.text
+    shutil.copytree(folder, tmp_path / "mine")
+    shutil.copytree(folder, tmp_path / "broken")
+    (tmp_path / "broken" / "results.parquet").write_bytes(b"PAR1")
+    widget = opponents(tmp_path)
+    assert widget.last_error is None and "comparison" in widget.text and "right of 0 AdaMix is ahead" in widget.text
     before = widget.picture.alt
-    widget.press("Show me")
-    assert "AdaMix, merged minus each other" in widget.text and widget.picture.alt != before
-    widget.press("variants")
-    widget.set(task="rte")
-    assert "4 comparisons" in widget.text and "mrpc, " not in widget.picture.alt
-    widget.set(task="qnli")
-    assert "Task 'qnli' is not known" in widget.text and isinstance(widget.last_error, ValueError)
-    widget.press("Save PDF and CSV")
-    assert "Nothing was done" in widget.text and not list(tmp_path.iterdir())
-    widget.set(task="rte")
-    widget.press("Save PDF and CSV")
-    assert "Saved 4 comparisons" in widget.text and widget.last_error is None
-    assert (tmp_path / "comparisons.pdf").read_bytes().startswith(b"%PDF")
-    rows = list(csv.DictReader((tmp_path / "comparisons.csv").open(encoding="utf-8")))
-    assert tuple(rows[0]) == COLUMNS and [row["other"] for row in rows[:2]] == ["single", "single"]
-    assert float(rows[0]["low"]) < float(rows[0]["difference"]) and len(rows[0]["by_seed"].split()) == 5
+    widget.set(unit="nats")
+    assert "left of 0" in widget.text and widget.picture.alt != before
+    for family in ablations.families():
+        widget.set(results=family, unit="points")
+        assert widget.last_error is None, (family, widget.text)
+    widget.set(results="30 examples", unit="nats")
+    assert "was not measured in nats" in widget.text
+    widget.set(results="mine", unit="points", judged=JUDGED[0])
+    assert "12 comparisons" in widget.text and "AdaMix minus no sharing" in widget.picture.alt
+    together = widget.picture.alt
+    widget.set(judged=JUDGED[1])
+    assert widget.last_error is None and widget.picture.alt != together
+    widget.set(results="broken")
+    assert "not a whole Parquet" in widget.text and "fault of the widget" not in widget.text
 
 
-def test_a_folder_that_cannot_be_written_is_told_and_the_next_try_serves(folder, tmp_path):
-    place = tmp_path / "there"
-    place.write_text("a file")
-    widget = ablation_dashboard(str(folder), place)
-    widget.press("Save PDF and CSV")
-    assert (
-        isinstance(widget.last_error, OSError) and "there" in widget.text and "fault of the widget" not in widget.text
-    )
-    place.unlink()
-    widget.press("Save PDF and CSV")
-    assert widget.last_error is None and "Saved" in widget.text
+def test_claims_have_verdicts_of_one_vocabulary():
+    rows = ablations.claims().rows
+    paper = [row for row in rows if row["who"] == "paper"]
+    assert len(paper) == 12 and len(rows) == 21
+    assert {row["verdict"] for row in paper} <= {"shown", "the opposite is shown", "not shown"}
 
 
-def test_folders_without_results_are_told_where_the_learner_looks(folder, tmp_path):
-    widget = ablation_dashboard(str(folder), tmp_path)
-    image = widget.image.value
-    empty, half, other, wrong, older = (tmp_path / name for name in ("empty", "half", "other", "wrong", "older"))
-    for place in (empty, half, other, wrong, older):
-        shutil.copytree(folder, place) if place is half else place.mkdir()
-    whole = (half / "results.parquet").read_bytes()
-    (half / "results.parquet").write_bytes(whole[: len(whole) // 2])
-    (other / "results.parquet").write_text("a;b\n1;2\n")
-    pd.DataFrame({"task": ["rte"], "score": [1.0]}).to_parquet(wrong / "results.parquet")
-    table = made.results({"AdaMix": 0.0}, seeds=1, tasks=("rte",))
-    table.assign(value="high").to_parquet(older / "results.parquet")
-    for place, told in (
-        (empty, "results.parquet is not there"), (half, "not a whole Parquet file"), (other, "not a whole Parquet"),
-        (wrong, "lacks run, variant"), (older, "not their contents"), (tmp_path / "none", "is no folder here"),
-        ("~nobody-here/x", "is no folder here"), ("x" * 300, "File name too long"), ("a\0b", "is no folder here"),
-    ):  # fmt: skip
-        widget.set(folder=str(place))
-        assert told in widget.text, (place, widget.text)
-        assert "fault of the widget" not in widget.text and widget.image.value == image
-    widget.box.children[1].value = " "
-    assert "folder of results is empty: type a folder" in widget.text
-    widget.set(folder=str(folder / "results.parquet"))  # the table itself serves, too
-    assert widget.last_error is None and "12 comparisons" in widget.text
-
-
-def test_results_that_are_not_shipped_are_told_with_their_command(monkeypatch, tmp_path):
-    monkeypatch.setattr(comparisons, "data_root", lambda: tmp_path)
-    for name, command in MAKERS.items():
-        with pytest.raises(FileNotFoundError, match=name) as raised:
-            open_results(name)
-        assert command in str(raised.value)
-    widget = ablation_dashboard("budget")
-    assert "are not there" in widget.text and MAKERS["budget"] in widget.text
-    assert "are not there" in widget._repr_mimebundle_()[0]["text/plain"]
-    widget.press("Save PDF and CSV")
-    assert "Nothing was done" in widget.text
-
-
-def test_one_seed_and_one_variant(tmp_path):
-    one = made.write(tmp_path / "one", made.results({"AdaMix": 1.0, "single": 0.0}, seeds=1), with_rest=False)
-    view = draw_board(board(str(one)))
-    assert "1 seed each" in view.readout and "one seed" in view.picture.alt and "predictions.parquet" in view.readout
-    alone = made.write(tmp_path / "alone", made.results({"AdaMix": 1.0}), with_rest=False)
-    with pytest.raises(ValueError, match="Nothing can be compared with 'AdaMix'"):
-        board(str(alone))
-
-
-def test_many_comparisons_are_counted_and_the_first_are_drawn(tmp_path):
-    many = {"AdaMix": 1.0, **{f"variant {n}": n / 10 for n in range(12)}}
-    place = made.write(tmp_path / "many", made.results(many, seeds=3, strategies={"merged": 0.0}), with_rest=False)
-    state = board(str(place))
-    view = draw_board(state)
-    assert len(state.compared) == 36 and f"The first {MOST} are drawn" in view.readout
-    assert len(view.picture.figure.axes[0].get_yticks()) == MOST
-    save_board(state, view, tmp_path)
-    assert (tmp_path / "comparisons.csv").read_text(encoding="utf-8").count("\n") == 37
-
-
-def test_the_main_picture_and_its_table(scores):
-    picture = draw_winners(scores, "rte", predicted=30.0)
-    assert "League table of seed 0" in picture.alt and "You predicted 30 %" in picture.alt
-    assert "AdaMix or single (a winner is known) 0 %" in picture.alt and "equal compute" not in picture.alt
-    assert "No prediction was entered" in draw_winners(scores, "rte").alt
-    table = winners_table(compare(scores))
-    assert table.loc["rte: AdaMix minus single", "fewest seeds"] == "1"
-    assert set(table["verdict"]) <= {"shown", "alike", "not shown"}
+def test_accuracies_are_of_the_same_seeds():
+    first, second = ablations.accuracies("adamix", "single")
+    assert len(first) == len(second) > 0 and 50 < first.mean() < 100
+    with pytest.raises(ValueError, match="Run 'adamx'"):
+        ablations.accuracies("adamx")
 
 
 # -- checks -------------------------------------------------------------------------------------------------

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import csv
 import inspect
+import json
 import math
 import pkgutil
 import statistics
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +35,7 @@ from torch import Tensor
 
 from adamix_lab.analysis.posterior import FixedBatches, Samples, fix_batches, marginal, merged_sample, uncertainty
 from adamix_lab.analysis.statistics import SMALLEST, rows_variance, t_interval, verdict_of
+from adamix_lab.baselines.probe import linear_probe
 from adamix_lab.core.errors import one_of, unknown
 from adamix_lab.core.files import write_text
 from adamix_lab.core.routing import generator_for
@@ -40,18 +43,18 @@ from adamix_lab.core.views import Batch
 from adamix_lab.experiments.contrasts import Budget
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.generation.shipped import EXPERTS as WRITER_EXPERTS
-from adamix_lab.generation.shipped import TASK, load_texts
-from adamix_lab.generation.tasks import load_generation_task
 from adamix_lab.lessons.answers import Answers, answers_of, load_answers
-from adamix_lab.lessons.comparisons import is_run, open_results, right_rows
+from adamix_lab.lessons.comparisons import is_run, open_results, own_rows
 from adamix_lab.lessons.generation import covered
 from adamix_lab.lessons.merging import aligned, permuted_copies
 from adamix_lab.lessons.posterior import bayes_weights, merge_distance, rescaled, route_distance, samples_of
 from adamix_lab.lessons.routing import by_expert, flips, specialist_gain
 from adamix_lab.lessons.your_own import EXPERTS, fresh_loras, read_loras
 from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
+from adamix_lab.tasks.backbones import load_backbone
+from adamix_lab.tasks.batches import TextsCut
 from adamix_lab.tasks.loading import load_task
-from adamix_lab.training.shipped import SENTENCE_SEEDS, load_twin
+from adamix_lab.training.shipped import SENTENCE_SEEDS, SENTENCES, load_twin, sentences
 
 HERE = Path(__file__).resolve().parent
 LESSONS: dict[str, list[dict[str, Any]]] = yaml.safe_load((HERE / "measures.yaml").read_text(encoding="utf-8"))
@@ -198,7 +201,9 @@ def measures_of(lesson: str) -> dict[str, Measure]:
 
 def seeds_of(entry: Mapping[str, Any]) -> Sequence[int]:
     """The seeds of what an entry measures; those that are not stored are left out later."""
-    return RESULTS if "results" in entry else SENTENCE_SEEDS if "data" in entry else ASPECTS
+    if entry.get("results") == "cells" or "data" in entry:
+        return SENTENCE_SEEDS
+    return RESULTS if "results" in entry else ASPECTS
 
 
 def repeated(entries: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -450,26 +455,48 @@ def coverage_by(strategy: str, seed: int) -> Tensor:
     return covered(strategy, seed)
 
 
-def seen_from_held_out(seed: int) -> Tensor:
-    """The merge's coverage of pairs seen in training minus of pairs held out, as a number a source."""
-    seen = [row["group"] == "seen" for row in load_generation_task(TASK).evaluation]
-    return covered("merged", seed) * signs(torch.tensor(seen))
+# -- 07: AdaMix minus its opponents, paired by row, on shipped results and on what learners of sentences answer -----
 
 
-def same_text(first: str, second: str, seed: int) -> Tensor:
-    """Whether two strategies wrote the same text, `[sources]`, as 0 and 1."""
-    texts = load_texts("adamix", seed)
-    return torch.tensor([float(a == b) for a, b in zip(texts[first], texts[second], strict=True)])
+def ahead(seed: int, results: str, task: str, variant: str, budget: Budget, unit: str) -> Tensor:
+    """AdaMix minus the variant, `[rows]`: right answers or losses; AdaMix's own steps are its equal compute, too."""
+    scores, own = open_results(results), "steps" if budget == "compute" else budget
+    sides = (("AdaMix", own), (variant, budget))
+    first, second = (own_rows(scores, task, name, seed, at, unit) for name, at in sides)
+    return torch.from_numpy(first - second)
 
 
-# -- 07: accuracy of AdaMix minus its variants', paired by row, on the shipped results --------------------
+def ahead_of(seed: int, data: str, against: str, unit: str) -> Tensor:
+    """AdaMix minus another learner of "noisy" or "clean" sentences, or the linear probe: `[rows]`."""
+    first = load_answers("adamix", seed, data=data)
+    second = probe(data, seed) if against == "probe" else load_answers(against, seed, data=data)
+    return merged_score(first, unit) - merged_score(second, unit)
 
 
-def ahead(seed: int, results: str, task: str, variant: str, budget: Budget = "steps") -> Tensor:
-    """AdaMix right minus the variant right, `[rows]`; AdaMix's own steps are its equal compute, too."""
-    scores = open_results(results)
-    other = right_rows(scores, task, variant, seed, budget)
-    return torch.from_numpy(right_rows(scores, task, "AdaMix", seed) - other)
+def merged_score(answers: Answers, unit: str) -> Tensor:
+    """Whether the merge answers rightly, as 0 and 1 ("points"), or its loss ("nats"): `[rows]`."""
+    return answers.merged_right if unit == "points" else answers.merged_loss
+
+
+@lru_cache(maxsize=20)
+def probe(data: str, seed: int) -> Answers:
+    """The tuned linear probe of the rows that a seed's learners have, as a route of its own."""
+    task = sentences(data, seed)
+    model, tokenizer = load_backbone("minilm", task.num_labels, pooling="cls")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TextsCut)  # all learners read as much of the rows
+        found = linear_probe(model.eval(), task, tokenizer, SENTENCES.max_length)
+    log_p = found.log_probabilities
+    return Answers(log_p[:, None], log_p, found.labels, torch.zeros(1, 1, 1, dtype=torch.long))
+
+
+def few_shot(seed: int, task: str, against: str) -> Tensor:
+    """AdaMix's accuracy with 30 examples minus another method's, `[1]`: no rows are stored."""
+    cells = json.loads((HERE.parent / "archive" / "fewshot.json").read_text(encoding="utf-8"))[task]["cells"]
+    found = {cell["method"]: cell["metrics"]["accuracy"] for cell in cells if cell["seed"] == seed}
+    if not found:
+        raise FileNotFoundError(f"Seed {seed} of few-shot {task} is not there.")
+    return torch.tensor([found["AdaMix"] - found[against]])
 
 
 # -- 08: LoRA experts merged in several ways, on the same rows, for three seeds ---------------------------
@@ -503,7 +530,7 @@ def lora_rows() -> FixedBatches:
     return fix_batches(mixture.eval(), task, tokenizer, task.evaluation[::EVERY], batch_size=64)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=20)
 def lora_answers(kind: str, seed: int) -> dict[str, Tensor]:
     """`{way: [rows, C]}` of a shipped kind on the evaluation rows."""
     tensors, fixed = read_loras(kind, seed), lora_rows()
