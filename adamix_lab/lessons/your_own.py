@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -16,20 +17,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamix_lab.analysis.plots import STYLES, Picture, fix_margins, panels
+from adamix_lab.analysis.plots import STYLES, Picture, fix_margins, new_figure, panels
 from adamix_lab.core.adaptations import LoRA
+from adamix_lab.core.adaptations import along as along
+from adamix_lab.core.adaptations import kaiming as kaiming
+from adamix_lab.core.adaptations import linear as linear
+from adamix_lab.core.adaptations import normal as normal
+from adamix_lab.core.adaptations import ones as ones
+from adamix_lab.core.adaptations import zeros as zeros
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.files import read_tensors, require_file
 from adamix_lab.core.merging import merge, merge_products
 from adamix_lab.core.numerics import REORDERED, relative_difference
 from adamix_lab.interop.checking import compute_logits, copy_base
 from adamix_lab.interop.peft import import_peft_library, write_experts
-from adamix_lab.lessons.widgets import Explorer, Prediction, Steps, View, mark_prediction
+from adamix_lab.lessons.checks.beyond import check_gated_lora as check_gated_lora
+from adamix_lab.lessons.checks.beyond import check_peft_weight as check_peft_weight
+from adamix_lab.lessons.checks.telling import attempt as attempt
+from adamix_lab.lessons.effects import forest as forest
+from adamix_lab.lessons.widgets import Explorer, Steps, View
+from adamix_lab.lessons.widgets import Prediction as Prediction
+from adamix_lab.lessons.widgets import brier as brier
 from adamix_lab.models.model import MixtureModel, attach, load_trained
 from adamix_lab.tasks.backbones import load_backbone
+from adamix_lab.tasks.batches import encode as encode
+from adamix_lab.tasks.loading import load_task
 from adamix_lab.tasks.tasks import Task, data_root
-from adamix_lab.training.shipped import BLOCKS, SEEDS
+from adamix_lab.training.shipped import BLOCKS
 
+SEEDS = range(10)
 KINDS = {"adamix": ("B", 1.0), "tied": (None, 0.0)}  # what is shared, weight of consistency
 EXPERTS = 4
 ADAPTATION = LoRA(rank=4, alpha=8.0)
@@ -179,11 +195,8 @@ def combined(ground: Ground, combination: str, weight: str) -> Combined:
     return Combined(ground, weight, combination, ground.norms[key], *ground.seen[key])
 
 
-def draw_combined(state: Combined, predicted: float | None = None) -> View:
-    """The norm of peft's update against the weight, and how far its logits are from the library's two merges.
-
-    predicted: how many times the mean's update the learner expects of "linear" at 1/M.
-    """
+def draw_combined(state: Combined) -> View:
+    """The norm of peft's update against the weight, and how far its logits are from the library's two merges."""
     ground = state.ground
     figure, (left, right) = panels(2, 9.2, 3.8)
     places = range(len(WEIGHTS))
@@ -229,16 +242,16 @@ def draw_combined(state: Combined, predicted: float | None = None) -> View:
         f"{ground.target:.3g}: {told}. Chosen: {state.combination} at {state.weight}, {state.norm:.3g} times; logits "
         f"differ by {found[0]:.2g} of the largest from merge and by {found[1]:.2g} from merge_products."
     )
-    alt = mark_prediction(left, alt, predicted, "times", axis="y")
-    left.legend(frameon=False, fontsize=8, loc="upper right")  # inside, with the prediction
+    left.legend(frameon=False, fontsize=8, loc="upper right")
     fix_margins(figure, left=0.09, right=0.985, bottom=0.15, top=0.92, wspace=0.48)
     return View(readout, Picture(figure, alt))
 
 
-def combining_dial(grounds: dict[str, Ground], prediction: Prediction | None = None) -> Explorer:
-    """The widget of lesson 08, over experts by name; it draws the learner's prediction, too."""
+def combining_dial(mixtures: Mapping[str, MixtureModel], tokenizer: Any, task: Task | None = None) -> Explorer:
+    """The widget of lesson 08, over LoRA experts by name; task: the embedded one by default."""
+    task = task or load_task("aspects")
+    grounds = {name: prepare(made, task, tokenizer, name) for name, made in mixtures.items()}
     first = next(iter(grounds))
-    experts = next(iter(grounds.values())).experts
     goal = (
         "Find the combination and weight at which stock peft answers as our merge does, within 1e-5 of the largest "
         "logit. Which merge is it when the experts are tied pairs?"
@@ -252,6 +265,35 @@ def combining_dial(grounds: dict[str, Ground], prediction: Prediction | None = N
             Steps("weight", "weight of each expert", WEIGHTS, WEIGHTS[0]),
         ],
         lambda experts, combination, weight: combined(grounds[experts], combination, weight),
-        lambda state: draw_combined(state, prediction.value if prediction else None),
-        shown={"experts": first, "combination": "linear", "weight": str(Fraction(1, experts**2))},
+        draw_combined,
+        shown={"weight": str(Fraction(1, grounds[first].experts ** 2))},
     )
+
+
+# -- the question, in the plane ---------------------------------------------------------------------------------------
+
+
+# Four experts of rank 1, from one number to two: each A is a number, each B an arrow.
+A = torch.tensor([1.0, 0.6, 0.8, 1.2])
+B = torch.tensor([[1.0, 0.2], [0.3, 1.1], [0.9, 0.8], [0.4, 0.9]])
+ANSWERS = ("as large", "4 times as large", "16 times as large")
+
+
+def draw_experts(weight: float | None = None) -> Picture:
+    """The updates of four experts as arrows, the merge, and what peft's "linear" makes of them at a weight each."""
+    merged = A.mean() * B.mean(0)
+    arrows = [(A[n] * B[n], f"expert {n}", "fixed") for n in range(len(A))] + [(merged, "merge", "merged")]
+    if weight is not None:
+        root = weight**0.5
+        combined = (root * A).sum() * (root * B).sum(0)
+        arrows.append((combined, f"peft's “linear” at {Fraction(weight)}", "random"))
+    figure, ax = new_figure(6.4, 4.2)
+    for arrow, name, style in arrows:
+        (x, y), colour, one = arrow.tolist(), STYLES[style][0], style == "fixed"
+        ax.quiver(0, 0, x, y, angles="xy", scale_units="xy", scale=1, width=0.004 if one else 0.009, color=colour)
+        if weight is None or not one:  # beside a long arrow the experts' names would lie on one another
+            ax.annotate(name, (x, y), xytext=(-6, 6), textcoords="offset points", color=colour, ha="right")
+    longest = max(float(arrow.abs().max()) for arrow, _, _ in arrows)
+    ax.set(xlim=(0, 1.05 * longest), ylim=(0, 1.15 * longest), aspect="equal", xlabel="output 1", ylabel="output 2")
+    told = ", ".join(f"{name} {float(arrow.norm()):.2f}" for arrow, name, _ in arrows)
+    return Picture(figure, f"Updates B A as arrows from one input to two outputs; their lengths: {told}.")

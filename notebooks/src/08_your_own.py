@@ -11,106 +11,90 @@
 # ---
 
 # %% [markdown]
-# # 08 · Your own: adaptation, model, task, and the way out
+# # 08 · Yours: your adaptation, your rows, and the way out
 #
-# What you train here has to work elsewhere, and what is yours has to work here. Afterwards you will be able to
+# What is yours has to work here, and what you train here has to work elsewhere. You have four experts, one beside
+# another. A colleague has only the stock library `peft`. Can they use your merge? Afterwards you will be able to
 #
 # 1. write an adaptation in about fifteen lines and mix it at once;
-# 2. attach experts to your own model and train them on your own rows;
+# 2. train experts on your own rows with a stock `Trainer`;
 # 3. export a merge that stock `peft` loads, and say what an export cannot hold.
 #
 # *Fifty minutes in class; half a minute of computing on two CPU cores. No network, no GPU.*
 
 # %%
 import csv
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import ClassVar
 
-import pandas as pd
 import torch
+from IPython.display import display
 from peft import PeftModel
-from transformers import AutoModelForSequenceClassification, DistilBertConfig
+from transformers import AutoModelForSequenceClassification, DistilBertConfig, Trainer, TrainingArguments
 
-from adamix_lab import Recipe, attach, export, load_backbone, load_task, load_twin, merge_products, train
-from adamix_lab.core.adaptations import Adaptation, Weight, kaiming, linear, normal, ones, zeros
-from adamix_lab.lessons.checks.beyond import check_gated_lora, check_peft_weight
-from adamix_lab.lessons.checks.telling import attempt
-from adamix_lab.training.evaluation import evaluate
-from adamix_lab.lessons.your_own import combining_dial, load_loras, prepare
-from adamix_lab.lessons.effects import effects_table
-from adamix_lab.lessons.widgets import Prediction
+from adamix_lab import (Adaptation, Weight, attach, evaluate, export, load_backbone, load_task, load_twin, merge,
+                        merge_products)  # fmt: skip
+from adamix_lab.lessons import your_own as lesson
 
-torch.set_num_threads(2)
-OUT = Path(tempfile.mkdtemp())  # everything written here goes there
-task = load_task("aspects")
-loras, tokenizer = load_loras("adamix")  # AdaMix's LoRA experts on MiniLM, B shared, shipped with the project
-pairs, _ = load_loras("tied")  # nothing shared: each A belongs to its own B
+OUT = Path(mkdtemp())  # everything written here goes there
+lesson.draw_experts()
 
 # %% [markdown]
-# Four LoRA experts, exported to stock `peft`, one adapter each. Its `add_weighted_adapter` combines them with a weight
-# for each expert. A mean of four gives each the weight 1/4. How large is the update of peft's "linear" at 1/4, as a
-# multiple of the update of our merge?
+# Four LoRA experts ([Hu et al.](https://arxiv.org/abs/2106.09685)) are drawn as arrows: each is an update $B_i A_i$
+# of a frozen matrix. Our `merge` averages the $A_i$ and the $B_i$. `peft` combines adapters by `add_weighted_adapter`,
+# with a weight for each. A mean of four gives each the weight $1/4$.
 
 # %%
-prediction = Prediction("Norm of peft's update at weight 1/4, in multiples of our merge's", unit="times", high=20)
-prediction
+prediction = lesson.Prediction("How large is peft's “linear” at 1/4, beside our merge?", answers=lesson.ANSWERS)
+display(prediction)
+prediction.then(lambda: lesson.draw_experts(1 / 4), "4 times as large")
+
+# %% [markdown]
+# ## The dial
+#
+# **The number to reach: logits equal to our merge's within 1e-5**, by stock `peft`. Which combination, and which weight?
+#
+# <details><summary>Why (open it after your prediction)</summary>
+#
+# An update is a *product*. "linear" puts the root of the weight $w$ on each factor and adds up:
+#
+# $$\Big(\sum_i \sqrt{w}\,B_i\Big)\Big(\sum_i \sqrt{w}\,A_i\Big) = w\,M^2\;\bar B\,\bar A .$$
+#
+# At $w = 1/M$ that is $M$ times the merge, which needs $w = 1/M^2$. No error tells you: the model answers.
+#
+# </details>
 
 # %%
-grounds = {name: prepare(made, task, tokenizer, name) for name, made in {"AdaMix": loras, "tied pairs": pairs}.items()}
-dial = combining_dial(grounds, prediction)
+loras, tokenizer = lesson.load_loras("adamix")  # on MiniLM; B is shared
+pairs, _ = lesson.load_loras("tied")  # nothing is shared: each A belongs to its own B
+dial = lesson.combining_dial({"AdaMix": loras, "tied pairs": pairs}, tokenizer)
 dial
 
-# %% jupyter={"outputs_hidden": true}
-dial.press("Show me")
-dial.picture
-
 # %% [markdown]
-# ## Where the M comes from
-#
-# An update is a product, B A. A combination by name "linear" puts the *root* of the weight w on each A and on each B,
-# and adds up. So M experts at weight w give w M² times mean(B) mean(A): M² at weight 1, M at 1/M, and the merge at
-# 1/M². By hand, in one dimension:
+# Would accuracy have told you? These are the shipped experts on 249 rows:
 
 # %%
-A, B = torch.tensor([1.0, 3.0, 2.0, 2.0]), torch.tensor([2.0, 2.0, 1.0, 3.0])  # four experts of rank 1
-for w in (1, 1 / 4, 1 / 16):
-    combined = (w**0.5 * B).sum() * (w**0.5 * A).sum()
-    print(f"weight {w:6.4f}: {float(combined):5.1f}, {float(combined / (B.mean() * A.mean())):4.1f} times the merge's")
+lesson.forest("08", "AdaMix")
 
 # %% [markdown]
-# No error tells you: the model answers, with an update that is too large. Does accuracy tell? AdaMix's shipped LoRAs,
-# on 249 rows and three seeds:
+# So compare logits whenever weights change hands, as `export` does.
+#
+# ## Pairs have two different means
+#
+# With a shared $B$, the mean of products is the product of means: $\frac1M\sum_i B A_i = B\bar A$. Experts that are
+# pairs, as those one finds elsewhere, have two means. "cat" at $1/M$ gives the mean of products (our `merge_products`),
+# "linear" at $1/M^2$ the product of means (our `merge`). Set the dial to tied pairs. Which one keeps what they learned?
 
 # %%
-effects_table("08", "AdaMix")
+lesson.forest("08", "tied")
 
 # %% [markdown]
-# It does not: over three seeds every interval of peft's "linear" against the merge holds 0. These experts were trained
-# briefly, and seeds differ. Logits tell at once. So compare logits whenever weights change hands: that is what
-# `export` does.
-#
-# ## Pairs: two different means
-#
-# AdaMix shares B, so mean(B Aᵢ) = B mean(A): one merge. Experts that are pairs have two. "cat" at 1/M gives the mean of
-# products (our `merge_products`), "linear" at 1/M² the product of means (our `merge`). Set the dial to tied pairs.
-
-# %%
-dial.set(experts="tied pairs", combination="cat", weight="1/4")
-dial.picture
-
-# %%
-effects_table("08", "tied")
-
-# %% [markdown]
-# Here it is an effect, on every seed. The mean of products keeps what the experts learned; the mean of factors takes
-# them back to about chance. "linear" at 1/M is no substitute: its loss is higher, too.
-#
 # ## An adaptation of your own
 #
-# It declares its weights, with the side that each belongs to, and one pure function. `linear` serves one weight and a
-# stack of them. This one is a small network beside the frozen layer:
+# It declares its weights, with the side that each belongs to, and one pure function, which must serve one set of
+# weights and a stack of them; `lesson.linear` does both. This one is a small network beside the frozen layer:
 
 
 # %%
@@ -124,21 +108,21 @@ class TanhUpdate(Adaptation):
 
     def weights(self, in_features, out_features):
         return {
-            "down": Weight((self.rank, in_features), "down", normal),
-            "up": Weight((out_features, self.rank), "up", zeros),
+            "down": Weight((self.rank, in_features), "down", lesson.normal),
+            "up": Weight((out_features, self.rank), "up", lesson.zeros),
         }
 
     def apply(self, base, x, w, training):
-        return base(x) + linear(torch.tanh(linear(x, w["down"])), w["up"])
+        return base(x) + lesson.linear(torch.tanh(lesson.linear(x, w["down"])), w["up"])
 
 
 # %% [markdown]
-# ## Your own rows, your own model
+# ## Your own rows, your own model, your own Trainer
 #
-# Rows: a CSV or JSON-lines file, or a folder with `train.*` and `validation.*`. Model: any of Hugging Face's. Here a
-# tiny DistilBERT with random weights stands for yours; `targets` says where experts go. One that matches nothing is
-# told, with near misses. Sharing, two views, merging and the ensemble come by themselves.
-# (A random model learns next to nothing in 20 steps: what counts is that all of it runs.)
+# Rows are a CSV or JSON-lines file. The model may be any of Hugging Face's; a tiny DistilBERT with random weights
+# stands for yours, and `targets` says where its experts go. In training, a call with labels draws two routes and
+# returns the task loss plus the consistency, so that transformers' own `Trainer` trains AdaMix without knowing it. (A
+# random model learns next to nothing in 20 steps: what counts is that all of it runs.)
 
 # %%
 NOUNS, ADJECTIVES = ("food", "film", "staff", "music"), {"lovely": "yes", "awful": "no", "superb": "yes", "dull": "no"}
@@ -149,40 +133,48 @@ with open(OUT / "mine.csv", "w", newline="", encoding="utf-8") as file:
 mine = load_task(OUT / "mine.csv", text="review", label="recommend")
 config = DistilBertConfig(vocab_size=len(tokenizer), dim=64, hidden_dim=128, n_layers=2, n_heads=2, num_labels=2)
 torch.manual_seed(0)
-model = AutoModelForSequenceClassification.from_config(config)
+model = AutoModelForSequenceClassification.from_config(config).eval()
+asked = tokenizer("the food was lovely", return_tensors="pt")
+with torch.no_grad():
+    before = model.distilbert(**asked).last_hidden_state
 mixture = attach(model, TanhUpdate(rank=4), experts=4, share="up", targets=["q_lin", "v_lin"])
-history = train(mixture, mine, tokenizer, Recipe(steps=20, batch_size=16, dev_fraction=0.0), progress=False)
-try:
-    attach(
-        AutoModelForSequenceClassification.from_config(config),
-        TanhUpdate(),
-        targets="distilbert.transformer.layer.*.attention.q_line",
-    )
-except ValueError as error:
-    print(error)
-print(f"{mine.classes}, {len(mine.train)} rows to train on, {len(history.rows)} log rows")
-pd.DataFrame([r.row() for r in evaluate(mixture, mine, tokenizer, ["merged", "fixed", "random", "ensemble"])]).round(2)
+rows = lesson.encode(mine.train, mine, tokenizer)
+settings = TrainingArguments(OUT / "trainer", max_steps=20, learning_rate=1e-2, report_to=[], save_strategy="no",
+                             disable_tqdm=True, use_cpu=True)  # fmt: skip
+Trainer(mixture, settings, train_dataset=rows, processing_class=tokenizer).train()
+evaluate(mixture, mine, tokenizer)
+
+# %% [markdown]
+# "AdaMix avoids catastrophic forgetting", says a popular article of 2025. That is true and says little: the base is
+# frozen, so switching the experts off gives it back to the last bit. The same holds for every adapter.
+
+# %%
+mixture.eval()  # without dropout
+with torch.no_grad(), mixture.disabled():
+    after = mixture.model.distilbert(**asked).last_hidden_state
+print("largest difference of the base's hidden states, before and after training:", float((after - before).abs().max()))
 
 # %% [markdown]
 # ## The way out
 #
-# `export` writes the merge, loads it back with the stock library and compares logits before anything is put in place.
+# `export` writes the merge, loads it back with the stock library, and compares logits before anything is put in place.
 # Then anyone can load it, without adamix_lab:
 
 # %%
 done = export(loras, OUT / "merged", format="peft")
-print(f"{done.parameters:,} parameters, {done.bytes / 1e3:.0f} kB, read back by {done.read_by}: {done.difference:.1g}")
 plain = load_backbone("minilm", num_labels=2, pooling="cls")[0]  # a fresh base, as a colleague has it
 theirs = PeftModel.from_pretrained(plain, OUT / "merged").eval()
 batch = tokenizer(["food : the food was lovely, but the film was awful."], return_tensors="pt")
 with torch.no_grad():
-    print("difference of logits:", float((theirs(**batch).logits - loras(**batch).logits).abs().max()))
+    ours = merge(loras)(**batch).logits
+    apart = (theirs(**batch).logits - ours).abs().max() / ours.abs().max()
+print(f"{done.parameters:,} parameters, {done.bytes / 1e3:.0f} kB; logits differ by {float(apart):.1g} of the largest")
 
 # %% [markdown]
 # ## Break it: what an export cannot hold
 #
-# peft has no bottleneck after a layer, no adaptation of yours, no route drawn at random, and one update a layer: pairs
-# that were never merged have to be merged by a mean that you choose. Each is refused with a way out:
+# peft has no bottleneck after a layer, no adaptation of yours, and one update a layer: pairs have to be merged by a
+# mean that you choose. Each is refused with a way out:
 
 # %%
 for name, made in {"bottleneck": load_twin("adamix")[0], "yours": mixture, "pairs": pairs}.items():
@@ -196,9 +188,9 @@ print(f"pairs, merged by the mean of products: {done.parameters:,} parameters, d
 # %% [markdown]
 # ## Exercise: a gated LoRA (fifteen minutes)
 #
-# Complete `GatedLoRA`: `y = Wx + gate * (B A x)`, with A `[rank, in]`, B `[out, rank]`, a gate `[out]` of ones that
-# does not decay, and nothing changed at the start. Views arrive as a stack of weights: `along(update, gate)` shapes a
-# vector for it. Then give each expert's weight in peft. Both answers below are wrong.
+# Complete `GatedLoRA`: $y = Wx + g \odot (B A x)$ with a gate $g$ of ones that does not decay, and nothing changed at
+# the start. Views arrive as a stack of weights: `lesson.along(update, gate)` shapes a vector for it. Then give each
+# expert's weight in peft. Both answers below are wrong.
 
 
 # %%
@@ -210,38 +202,60 @@ class GatedLoRA(Adaptation):
 
     def weights(self, in_features, out_features):
         return {
-            "A": Weight((self.rank, in_features), "A", kaiming),
-            "B": Weight((out_features, self.rank), "B", zeros),
-            "gate": Weight((out_features,), "B", ones),
+            "A": Weight((self.rank, in_features), "A", lesson.kaiming),
+            "B": Weight((out_features, self.rank), "B", lesson.zeros),
+            "gate": Weight((out_features,), "B", lesson.ones),
         }
 
     def apply(self, base, x, w, training):
-        return base(x) + w["gate"] * linear(linear(x, w["A"]), w["B"])
+        return base(x) + w["gate"] * lesson.linear(lesson.linear(x, w["A"]), w["B"])
 
 
 def weight(experts, combination):
     return 1 / experts
 
 
-attempt(check_gated_lora, GatedLoRA)
-attempt(check_peft_weight, weight)
+lesson.attempt(lesson.check_gated_lora, GatedLoRA)
+lesson.attempt(lesson.check_peft_weight, weight)
+print(lesson.brier([prediction]))
 
 # %% [markdown]
 # ## Where the library has it
 #
-# Adaptations: `adamix_lab/core/adaptations.py`. Exports: `adamix_lab/interop/` and `adamix-lab export`; formats peft,
-# adapters, transformers, onnx, peft-experts. LoRAs from elsewhere as experts: `import_peft`.
+# Adaptations are in `adamix_lab/core/adaptations.py`, exports in `adamix_lab/interop/` and `adamix-lab export` (peft,
+# adapters, transformers, onnx). `import_peft` reads LoRAs from elsewhere as experts. The assignment lets you write an
+# export of your own.
 #
 # ## You can now
 #
-# 1. write an adaptation and mix it; 2. attach experts to your model and train them on your rows; 3. export a merge, and
-# name what stays behind.
+# 1. write an adaptation and mix it; 2. train it on your rows with a stock Trainer; 3. export a merge, and name what
+# stays behind.
 #
 # **Three questions.** 1. Five experts, "linear", weight 1/5 each: how many times the merge's update? 2. When is the
 # mean of products the product of means? 3. A colleague wants your bottleneck in peft. What do you say?
 #
 # <details><summary>Answers</summary>1. Five times. 2. When one side is shared, or every A meets every B equally often.
 # 3. It cannot hold one; the formats adapters and onnx can.</details>
+
+# %% [markdown]
+# ## Further: merge in the loop, a research exercise
+#
+# If the merge is what will answer, why not train it? Let the second view be the merge $\bar\theta = \frac1M\sum_i
+# \theta_i$ instead of a second route, with the task loss on both. First see what is trivial about it: the merge's
+# gradient is the same for every expert,
+#
+# $$\frac{\partial L(\bar\theta)}{\partial \theta_i} = \frac1M\, L'(\bar\theta) ,$$
+#
+# so that it moves all experts alike: alone, it trains one adapter, written as a mean of four. Slimmable networks have
+# done the like ([in-place distillation](https://arxiv.org/abs/1903.05134)). In pilots with three and four seeds it was
+# as good as the experts on made-up sentences, and no better than a single adapter with wrong labels; the product has
+# not measured it. The question for you: is anything left over a single adapter with averaged weights (lesson 07)?
+
+# %%
+mixture.zero_grad()
+torch.nn.functional.cross_entropy(mixture(selection="merge", **asked).logits, torch.tensor([1])).backward()
+apart = [float((p.grad - p.grad[:1]).abs().max()) for _, p in mixture.expert_parameters() if len(p) > 1]
+print("largest difference between two experts' gradients under the merge:", max(apart))
 
 # %% [markdown]
 # ## Further: experts, not only their merge

@@ -17,8 +17,7 @@ pytest.importorskip("peft")
 from adamix_lab import LoRA, merge, merge_products
 from adamix_lab.lessons import your_own
 from adamix_lab.lessons.checks.beyond import check_gated_lora, check_peft_weight
-from adamix_lab.lessons.widgets import Prediction
-from adamix_lab.lessons.your_own import combined, combining_dial, prepare
+from adamix_lab.lessons.your_own import A, B, combined, combining_dial, draw_experts, prepare
 
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
 maker, effects = load_maker("lessons"), load_maker("results/effects")
@@ -31,9 +30,13 @@ def mixture(**settings):
 
 
 @pytest.fixture(scope="module")
-def grounds():
-    shared, tied = mixture(share="B"), mixture(tied=True)
-    return {name: prepare(m, TASK, TOKENIZER, name) for name, m in (("AdaMix", shared), ("tied", tied))}
+def mixtures():
+    return {"AdaMix": mixture(share="B"), "tied": mixture(tied=True)}
+
+
+@pytest.fixture(scope="module")
+def grounds(mixtures):
+    return {name: prepare(made, TASK, TOKENIZER, name) for name, made in mixtures.items()}
 
 
 def test_linear_gives_m_squared_m_and_once_the_mean_of_factors(grounds):
@@ -55,22 +58,26 @@ def test_the_number_to_reach_is_reached_where_the_text_says(grounds):
     assert min(combined(apart, "linear", "1/4").from_products, combined(shared, "linear", "1/4").from_factors) > 0.01
 
 
-def test_the_dial_is_driven(grounds):
-    prediction = Prediction("How many times?", unit="times")
-    dial = combining_dial(grounds, prediction)
+def test_the_dial_is_driven(mixtures):
+    dial = combining_dial(mixtures, TOKENIZER, TASK)
     assert dial.last_error is None and "“linear” at weight 1 " in dial.text and "Equal to neither" in dial.text
     before = dial.picture.alt
-    prediction.entry.value = "1"
     dial.press("Show me")
     assert "Equal to merge, merge_products within 1e-5" in dial.text and dial.picture.alt != before
-    assert "You predicted 1 times" in dial.picture.alt and "linear 1: 16, 1/2: 8" in dial.picture.alt
-    prediction.value = 12.75  # its line is named in the legend, which once squeezed the panels
+    assert "linear 1: 16, 1/2: 8" in dial.picture.alt
     dial.set(weight="1/2")
     assert all_inside(dial.picture.figure) and dial.picture.figure.axes[0].get_position().width > 0.3
     dial.set(experts="tied", combination="cat", weight="1/4")
     assert "Equal to merge_products within 1e-5" in dial.text and "tied" in dial.text
     with pytest.raises(ValueError, match=r"weight of each expert = 0\.3: expected one of 1, 1/2"):
         dial.set(weight=0.3)
+
+
+def test_the_arrows_tell_their_lengths():
+    merged = float((A.mean() * B.mean(0)).norm())
+    hidden, shown = draw_experts(), draw_experts(1 / 4)
+    assert f"merge {merged:.2f}" in hidden.alt and "peft" not in hidden.alt
+    assert f"peft's “linear” at 1/4 {4 * merged:.2f}" in shown.alt and "expert 3" in shown.alt
 
 
 def test_merged_weights_are_what_the_library_merges():
