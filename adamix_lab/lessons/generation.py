@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,16 +11,26 @@ import torch
 from torch import Tensor
 
 from adamix_lab.analysis.plots import STYLES, Picture, new_figure
-from adamix_lab.analysis.statistics import format_interval
+from adamix_lab.analysis.statistics import SHOWN
+from adamix_lab.core.objective import next_token_loss as next_token_loss
 from adamix_lab.generation.comparison import spread
-from adamix_lab.generation.shipped import BEAMS, EXPLORED, SEEDS, TASK, load_explored, load_texts
-from adamix_lab.generation.tasks import coverage, load_generation_task, realised, slots_of
-from adamix_lab.lessons.consistency import plot_seeds
+from adamix_lab.generation.scores import score as score
+from adamix_lab.generation.shipped import BEAMS, EXPLORED, TASK, load_explored, load_texts
+from adamix_lab.generation.shipped import load_writer as load_writer
+from adamix_lab.generation.shipped import write_one as write_one
+from adamix_lab.generation.tasks import GenerationTask, coverage, load_generation_task, realised, slots_of
+from adamix_lab.generation.training import encode_pairs as encode_pairs
+from adamix_lab.lessons.checks.beyond import check_coverage as check_coverage
+from adamix_lab.lessons.checks.beyond import check_prefix_labels as check_prefix_labels
+from adamix_lab.lessons.checks.telling import attempt as attempt
+from adamix_lab.lessons.effects import effects_table
+from adamix_lab.lessons.effects import forest as forest
 from adamix_lab.lessons.widgets import Explorer, Number, Steps, View
+from adamix_lab.lessons.widgets import Prediction as Prediction
+from adamix_lab.lessons.widgets import brier as brier
+from adamix_lab.tasks.tasks import data_root
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
 
@@ -75,7 +86,7 @@ def written(number: int, route: str, beams: int) -> Written:
 
 def draw_written(state: Written) -> View:
     """The table of realised slots, a column a route, the chosen one outlined."""
-    figure, _, told = draw_slots(state.source, state.texts, state.route)
+    picture = draw_slots(state.source, state.texts, state.route)
     text = state.texts[state.route]
     slots = realised(text, slots_of(state.source))
     missing = [slot for slot, there in slots.items() if not there]
@@ -85,11 +96,12 @@ def draw_written(state: Written) -> View:
         f"{state.source} → “{text}” ({way}). {sum(slots.values())} of {len(slots)} slots, {lost}. On the ten inputs "
         f"this way realises {100 * state.share:.0f} % of the slots."
     )
-    return View(readout, Picture(figure, f"{told} Chosen: {way}, {100 * state.share:.0f} % on ten inputs."))
+    alt = f"{picture.alt} Chosen: {way}, {100 * state.share:.0f} % on ten inputs."
+    return View(readout, Picture(picture.figure, alt))
 
 
-def draw_slots(source: str, texts: Mapping[str, str], chosen: str | None = None) -> tuple[Figure, Axes, str]:
-    """A row a slot, a column a text: whether the value stands in it. Returns the alt text, too."""
+def draw_slots(source: str, texts: Mapping[str, str], chosen: str | None = None) -> Picture:
+    """A row a slot, a column a text: whether the value stands in it."""
     slots = slots_of(source)
     table = {name: realised(text, slots) for name, text in texts.items()}
     figure, ax = new_figure(1.5 + 1.05 * len(table), 1.0 + 0.42 * len(slots))
@@ -108,7 +120,13 @@ def draw_slots(source: str, texts: Mapping[str, str], chosen: str | None = None)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     counts = "; ".join(f"{plain(name)} {sum(found.values())}" for name, found in table.items())
-    return figure, ax, f"Which of {len(slots)} slots stand in the text for “{source}”, a column a route: {counts}."
+    return Picture(figure, f"Which of {len(slots)} slots stand in each text for “{source}”: {counts}.")
+
+
+def draw_task(task: GenerationTask) -> Picture:
+    """What four people wrote for the first input: which slots each of them says."""
+    written = {f"person {n}": text for n, text in enumerate(task.references[0], 1)}
+    return draw_slots(task.sources[0], written)
 
 
 def plain(name: str) -> str:
@@ -136,23 +154,23 @@ def decoding_explorer() -> Explorer:
         ],
         written,
         draw_written,
-        shown={"number": 6, "route": "fixed-1", "beams": 1},  # a slot that some routes lose
+        shown={"number": 6, "route": "fixed-1"},  # a slot that some routes lose
     )
 
 
-# -- the main picture ---------------------------------------------------------------------------------------
+# -- the question, and a table of the paper --------------------------------------------------------------------
 
 
-def draw_coverage() -> tuple[Figure, Axes, str]:
-    """Slot coverage of each way over all evaluation sources: a small marker a seed, a large one their mean."""
-    figure, ax = new_figure(8.4, 3.7)
-    told = []
-    styles = {"merged": "merged", "random": "random", "anew": "dropout"}
-    for place, name in enumerate(NAMES):
-        values = [100 * float(covered(name, seed).mean()) for seed in SEEDS]
-        plot_seeds(ax, place, values, styles.get(name, "fixed"))
-        told.append(f"{plain(name)} {format_interval(values)}")
-    ax.set_xticks(range(len(NAMES)), list(NAMES.values()), fontsize=9)
-    ax.set(ylim=(0, 104), ylabel="slots realised (%)")
-    ax.grid(axis="y", alpha=0.3)
-    return figure, ax, f"Slot coverage in %, mean of {len(SEEDS)} seeds, each seed a small marker: {'; '.join(told)}."
+ANSWERS = ("a route held for the text", "a new route for every token", "neither")
+
+
+def better_way() -> str:
+    """Which of ANSWERS realises more slots: one of the first two only where the difference is shown."""
+    (line,) = effects_table("09", "one random route a text").rows
+    return ANSWERS[float(line["mean"]) < 0] if line["verdict"] == SHOWN else ANSWERS[2]
+
+
+def e2e_scores() -> dict[str, dict[str, float]]:
+    """Scores on E2E of the small decoder, trained in four ways, by way: `data/results/e2e.json`."""
+    record = json.loads((data_root() / "results" / "e2e.json").read_text(encoding="utf-8"))
+    return {line["title"]: line["scores"] for variant in record["variants"] for line in variant["rows"]}

@@ -206,6 +206,14 @@ def test_the_explorer_is_driven():
         widget.set(beams=3)
 
 
+def test_the_first_picture_and_the_better_way():
+    pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
+    from adamix_lab.lessons.generation import ANSWERS, better_way, draw_task, e2e_scores
+
+    assert better_way() in ANSWERS and "person 4 4" in draw_task(load_generation_task("notices")).alt
+    assert "LoRA" in e2e_scores()
+
+
 # -- checks -------------------------------------------------------------------------------------------------
 
 
