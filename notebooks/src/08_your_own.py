@@ -54,7 +54,7 @@ prediction.then(lambda: lesson.draw_experts(1 / 4), "4 times as large")
 # %% [markdown]
 # ## The dial
 #
-# **The number to reach: logits equal to our merge's within 1e-5**, by stock `peft`. Which combination, and which weight?
+# **The number to reach: logits equal to our merge's within 1e-5**, by stock `peft`. Which combination and weight?
 #
 # <details><summary>Why (open it after your prediction)</summary>
 #
