@@ -22,7 +22,7 @@
 # 2. name two reasons for a barrier, and take one of them away without training;
 # 3. say what a line, a plane and a flat picture leave out.
 #
-# *Fifty minutes in class; a minute of computing on two CPU cores. No network, no GPU.*
+# *Fifty minutes in class; a minute on two CPU cores. No network, no GPU.*
 
 # %%
 from adamix_lab.lessons import landscape as lesson
@@ -72,8 +72,8 @@ prediction.then(lambda: lesson.plot_landscapes({"permuted copies": lesson.scan("
 lesson.forest("05", "order of units")
 
 # %% [markdown]
-# Both are *shown*. What one dimension hides: MiniLM is more forgiving than these curves, for independent small starts
-# are near each other in what the units compute.
+# Both are *shown*. What one dimension hides: MiniLM is more forgiving, for there independent small starts are near each
+# other in what the units compute.
 #
 # ## On real sentences: three ways to get four experts
 #
@@ -83,7 +83,7 @@ lesson.forest("05", "order of units")
 
 # %%
 names = ("adamix", "apart", "aligned (apart)", "one start (apart)")
-lesson.plot_landscapes({name: lesson.scan(name) for name in names})
+lesson.plot_landscapes({name: lesson.scan(name, steps=11) for name in names})
 
 # %% [markdown]
 # AdaMix has no wall here, adapters trained apart have one, and either cure lowers it.
@@ -109,8 +109,7 @@ for start in (1, 25):
     print(f"first weights {start:2} times as large:", *(f"{loss:.2f}" for loss in losses))
 
 # %% [markdown]
-# That was your own AdaMix, on two classes of points. Larger first weights are farther apart: then there is a wall,
-# although a side is shared.
+# That was your own AdaMix, on points. Larger first weights are farther apart: a wall, although a side is shared.
 #
 # ## From the line to the merge
 #
@@ -130,10 +129,10 @@ second
 second.then(lambda: [lesson.forest("05", "sentences: "), lesson.forest("05", "compared")], "trained apart")
 
 # %% [markdown]
-# AdaMix's merges are *alike* to their ensembles, with either side shared, with consistency and without. Apart, and with
-# nothing shared, the merge is *shown* to lie above it, by 0.17 to 0.19 nats; with one start, by 0.03. Not consistency
-# makes averaging work here: a common start and a shared side do. Trained twice as long, adapters apart pay less
-# (*shown*); why is open.
+# AdaMix's merges are *alike* to their ensembles, with either side shared, with consistency and without. Apart, and
+# with nothing shared, the merge is *shown* to lie above it, by 0.17 to 0.19 nats; with one start, by 0.03. Not
+# consistency makes averaging work here: a common start and a shared side do. Trained twice as long, adapters apart
+# pay less (*shown*).
 #
 # ## Is it flatness?
 #
@@ -161,7 +160,7 @@ lesson.plot_landscapes(planes)
 lesson.stored("triangle", ["adamix", "apart"])
 
 # %% [markdown]
-# On a GPU, `device="cuda"` in the same call is all that changes. All six blocks, all rows and 101 × 101 points are
+# On a GPU, add `device="cuda"` to the same call. All six blocks, all rows and 101 × 101 points are
 # one command, not yet run: `adamix-lab train aspects --top-blocks 0 --out runs/six && adamix-lab landscape runs/six
 # --points 101`.
 #
