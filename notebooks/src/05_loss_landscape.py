@@ -129,10 +129,10 @@ second
 second.then(lambda: [lesson.forest("05", "sentences: "), lesson.forest("05", "compared")], "trained apart")
 
 # %% [markdown]
-# AdaMix's merges are *alike* to their ensembles, with either side shared, with consistency and without. Apart, and
-# with nothing shared, the merge is *shown* to lie above it, by 0.17 to 0.19 nats; with one start, by 0.03. Not
-# consistency makes averaging work here: a common start and a shared side do. Trained twice as long, adapters apart
-# pay less (*shown*).
+# AdaMix's merges are *alike* to their ensembles, with either side shared, with consistency and without. Apart, and with
+# nothing shared, the merge is *shown* to lie above it, by 0.17 to 0.19 nats; with one start, by 0.03. Not consistency
+# makes averaging work here: a shared side or one start does. Trained twice as long from one start, the merge lies even
+# *below* its ensemble (*shown*).
 #
 # ## Is it flatness?
 #

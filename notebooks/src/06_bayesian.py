@@ -33,7 +33,7 @@ lesson.draw_band(lesson.band("AdaMix", consistency=0, noise=0.1)).picture
 # %% [markdown]
 # ## One dimension: where are the routes sure?
 #
-# Rows lie between −2 and 2; beyond, nobody showed the model anything. Each movement trains again. The lower panel
+# Rows lie between −2 and 2. Each movement trains again. The lower panel
 # splits doubt in two, which a later section explains: grey is each route's own, orange is what lies *between* routes.
 
 # %%
@@ -110,7 +110,7 @@ print(f"AdaMix, seed 20: {float(entropy.mean()):.3f} nats of doubt, {float(infor
 # ## Beside it: a deep ensemble and one adapter
 #
 # *Deep ensembles* average models that were trained apart
-# ([Lakshminarayanan et al., 2017](https://arxiv.org/abs/1612.01474)). Four adapters of 150 steps have AdaMix's compute.
+# ([Lakshminarayanan et al., 2017](https://arxiv.org/abs/1612.01474)). Four of 150 steps have AdaMix's compute.
 
 # %%
 lesson.side_by_side([20, 21]).round(3)
@@ -119,8 +119,9 @@ lesson.side_by_side([20, 21]).round(3)
 lesson.forest("06", "deep ensemble of four, trained apart, minus")
 
 # %% [markdown]
-# At equal compute the deep ensemble is *not shown* to be better or worse, and it costs four passes for an answer. The
-# doubt between its members and that between AdaMix's routes are *alike*: both below 0.02 nats.
+# **Here AdaMix loses**: at equal compute of training the deep ensemble is *shown* to be more accurate, by 2.1 points
+# (0.7 to 3.5), at four passes an answer. The doubt between its members and that between
+# AdaMix's routes are *alike*: both below 0.02 nats.
 #
 # ## Calibration
 #
@@ -204,7 +205,8 @@ lesson.forest("06", "wrong answers")
 # %% [markdown]
 # ## Further: does Bayes' rule help?
 #
-# Routes weighed by their likelihood on one half of the rows, judged on the other:
+# Routes weighed by their likelihood on one half of the rows, judged on the other. It is *shown* to help, by a
+# hundredth of a nat: labels do tell something about routes, and a uniform q does not listen.
 
 # %%
 lesson.forest("06", "Bayes")
