@@ -22,7 +22,7 @@
 # 2. name two reasons for a barrier, and take one of them away without training;
 # 3. say what a line, a plane and a flat picture leave out.
 #
-# *Fifty minutes in class; a minute on two CPU cores. No network, no GPU.*
+# *Fifty minutes in class, one of computing. No network, no GPU.*
 
 # %%
 from adamix_lab.lessons import landscape as lesson
@@ -92,7 +92,7 @@ lesson.plot_landscapes({name: lesson.scan(name, steps=11) for name in names})
 #
 # The next piece of your `my_adamix.py`: losses at evenly spaced places between two experts, of numbers `first` and
 # `second`. Put each mixture into all of `A`, for the merge of equal experts is that expert; and put the old weights
-# back. Type this into the file and fill in the dots:
+# back. Fill in the dots:
 #
 # ```python
 # @torch.no_grad()
