@@ -15,6 +15,7 @@ from adamix_lab.core.objective import (
     mean_squared_difference,
     mean_squared_loss,
     next_token_loss,
+    predicts_next,
     reference_kl,
     task_loss_of,
 )  # fmt: skip
@@ -30,6 +31,14 @@ def step(mixture, consistency=None, labels=None, views=2, **more):
 
 def two(mixture):
     return [mixture(selection=route, **tiny.batch(pad=False)).logits for route in Router(mixture.space).views(0)]
+
+
+def test_a_language_model_that_says_nothing_of_generation_predicts_no_next_token():
+    class Masked(torch.nn.Module):
+        def get_output_embeddings(self):
+            return torch.nn.Linear(2, 2)
+
+    assert not predicts_next(Masked())
 
 
 def test_the_sum_by_hand():
