@@ -191,3 +191,7 @@ def test_spaces_are_values():
     assert len({FREE, RouteSpace(FREE.counts), Router(FREE), Router(RouteSpace(FREE.counts))}) == 2
     with pytest.raises(FrozenInstanceError):
         FREE.tied = True
+
+
+def test_a_model_without_sites_has_one_route_and_one_expert():
+    assert RouteSpace(()).experts == 1 and RouteSpace(()).number == 1
