@@ -58,6 +58,35 @@ def gradient(a, b):
     return (a.softmax(-1) - b.softmax(-1)) / len(a)
 
 
+# %% answer="step" name="one route for both views" loses="step-value"
+def step(send, draw, rows, labels, weight):
+    first = send(rows, draw())
+    return torch.nn.functional.cross_entropy(first, labels) + weight * 0 * first.sum()
+
+
+# %% answer="step" name="labels on both views" loses="step-value"
+def step(send, draw, rows, labels, weight):
+    a, b = send(rows, draw()), send(rows, draw())
+    p, q = a.log_softmax(-1), b.log_softmax(-1)
+    agree = 0.5 * ((p.exp() - q.exp()) * (p - q)).sum(-1).mean()
+    ce = torch.nn.functional.cross_entropy
+    return 0.5 * (ce(a, labels) + ce(b, labels)) + weight * agree
+
+
+# %% answer="step" name="gradients through the targets" loses="step-value"
+def step(send, draw, rows, labels, weight):
+    a, b = send(rows, draw()), send(rows, draw())
+    p, q = a.log_softmax(-1), b.log_softmax(-1)
+    agree = 0.5 * ((p.exp() - q.exp()) * (p - q)).sum(-1).mean()
+    return torch.nn.functional.cross_entropy(a, labels) + weight * agree
+
+
+# %% answer="step" name="consistency alone" loses="step-basics step-value"
+def step(send, draw, rows, labels, weight):
+    p, q = send(rows, draw()).log_softmax(-1), send(rows, draw()).log_softmax(-1)
+    return weight * 0.5 * ((p.exp() - q.exp()) * (p - q)).sum(-1).mean()
+
+
 # %% answer="regression" name="KL makes any two outputs agree" loses="regression-value"
 kl_of_one_logit = 0.0
 

@@ -1,3 +1,24 @@
+# %% answer="merge" name="a sum over copies" loses="merge-values"
+def merge(experts):
+    return {name: weight.sum(0) for name, weight in experts.items()}
+
+
+# %% answer="merge" name="the first expert" loses="merge-values"
+def merge(experts):
+    return {name: weight[0] for name, weight in experts.items()}
+
+
+# %% answer="merge" name="a shared side divided by M" loses="merge-values"
+def merge(experts):
+    number = max(len(weight) for weight in experts.values())
+    return {name: weight.sum(0) / number for name, weight in experts.items()}
+
+
+# %% answer="merge" name="the axis of copies is kept" loses="merge-form"
+def merge(experts):
+    return {name: weight.mean(0, keepdim=True) for name, weight in experts.items()}
+
+
 # %% answer="cancel" name="one sign is enough" loses="cancel-product cancel-mean"
 def same_update_zero_mean(A, B):
     return -A, B
@@ -40,14 +61,35 @@ def merge_gap(As, Bs, tied):
     return (pairs - Bs.mean(0) @ As.mean(0)).norm(dim=(1, 2)).mean()
 
 
+# %% answer="side" name="the merge is the mean of the routes" loses="side-many"
+def bottleneck_gap(downs, ups, x):
+    return torch.tensor(0.0)
+
+
+# %% answer="side" name="the GELU is forgotten" loses="side-many"
+def bottleneck_gap(downs, ups, x):
+    routes = torch.stack([x @ a.T @ b.T for a in downs for b in ups])
+    return (routes.mean(0) - x @ downs.mean(0).T @ ups.mean(0).T).norm()
+
+
+# %% answer="side" name="pairs only" loses="side-many"
+def bottleneck_gap(downs, ups, x):
+    gelu = torch.nn.functional.gelu
+    routes = torch.stack([gelu(x @ a.T) @ b.T for a, b in zip(downs, ups, strict=False)])
+    return (routes.mean(0) - gelu(x @ downs.mean(0).T) @ ups.mean(0).T).norm()
+
+
 # %% answer="exact" name="merging is ensembling" loses="exact-verdicts"
-exact = {"shared": True, "independent": True, "tied": True}
+exact = {"up": True, "down": True, "shared": True, "independent": True, "tied": True}
 
 # %% answer="exact" name="merging is never exact" loses="exact-verdicts"
-exact = {"shared": False, "independent": False, "tied": False}
+exact = {"up": False, "down": False, "shared": False, "independent": False, "tied": False}
+
+# %% answer="exact" name="the shared up-projection makes it exact" loses="exact-verdicts"
+exact = {"up": True, "down": False, "shared": True, "independent": True, "tied": False}
 
 # %% answer="exact" name="pairs that were trained together merge best" loses="exact-verdicts"
-exact = {"shared": True, "independent": False, "tied": True}
+exact = {"up": False, "down": True, "shared": True, "independent": False, "tied": True}
 
 
 # %% answer="align" name="order does not matter" loses="align-permuted"

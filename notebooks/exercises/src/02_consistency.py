@@ -102,7 +102,69 @@ assert torch.allclose(got, a.grad, atol=1e-6), "½ (p − q) / rows: is it halve
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# ## 3 · A model with one output
+# ## 3 · The step
+#
+# Now put the training step of Eq. 5 together. `send(rows, route)` gives logits, `draw()` gives a random route. Send the
+# same rows through **two** routes of their own. Return the loss: cross-entropy with `labels` on the *first* view, plus
+# `weight` times the consistency of the two. The value is that of exercise 1; its gradient has to be that of exercise 2,
+# so hold each target fixed (`.detach()`).
+#
+# <details><summary>Hint</summary>`½ [KL(sg(q)‖p) + KL(sg(p)‖q)]`: the first argument of each is a target, and
+# `torch.nn.functional.kl_div(p, q, log_target=True)` has the target second.</details>
+
+
+# %% answer="step" minutes=15 difficulty=3 aims="one random route a step is enough: the two views may share it"
+def step(send, draw, rows, labels, weight):
+    """The loss of one training step, a tensor with one number."""
+    ### BEGIN SOLUTION
+    first, second = send(rows, draw()), send(rows, draw())
+    p, q = first.log_softmax(-1), second.log_softmax(-1)
+    kl = torch.nn.functional.kl_div
+    there = kl(p, q.detach(), reduction="batchmean", log_target=True)
+    back = kl(q, p.detach(), reduction="batchmean", log_target=True)
+    return torch.nn.functional.cross_entropy(first, labels) + weight * 0.5 * (there + back)
+    ### END SOLUTION
+
+
+# %% check="step-basics" points=1
+rows, labels = torch.eye(3), torch.tensor([0, 2, 1])
+always = step(lambda rows, route: 2 * rows, lambda: 0, rows, labels, 1.0)
+plain = torch.nn.functional.cross_entropy(2 * rows, labels)
+assert abs(float(always - plain)) < 1e-5, "Two routes that answer alike: only the cross-entropy is left."
+print("Where two views agree, the step is an ordinary one.")
+
+# %% check="step-value" points=3
+# These tests are run when your notebook is graded: two routes, the first view's labels, the weight, the gradient.
+### BEGIN HIDDEN TESTS
+from adamix_lab.lessons.checks.telling import refuse_library
+
+refuse_library(step)
+g = torch.Generator().manual_seed(6)
+experts = torch.randn(2, 4, 3, generator=g, requires_grad=True)
+rows, labels = torch.randn(5, 4, generator=g), torch.tensor([0, 1, 2, 1, 0])
+drawn = []
+
+
+def draw():
+    drawn.append(len(drawn) % 2)
+    return drawn[-1]
+
+
+a, b = rows @ experts[0].detach(), rows @ experts[1].detach()
+loss = step(lambda rows, route: rows @ experts[route], draw, rows, labels, 2.0)
+loss.backward()
+assert len(drawn) == 2, f"{len(drawn)} routes were drawn: a step sends its rows through two."
+p, q = a.log_softmax(-1), b.log_softmax(-1)
+agree = 0.5 * ((p.exp() - q.exp()) * (p - q)).sum(-1).mean()
+expected = float(torch.nn.functional.cross_entropy(a, labels) + 2.0 * agree)
+got = float(loss.detach())
+assert abs(got - expected) < 1e-5, f"{got:.4f} where {expected:.4f} was expected: labels on the first view, weight 2?"
+pull = 0.5 * (q.exp() - p.exp()) / len(rows)
+assert torch.allclose(experts.grad[1], 2.0 * rows.T @ pull, atol=1e-5), "½ (q − p) / rows: hold the targets fixed."
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## 4 · A model with one output
 #
 # STS-B asks for a number: one logit a row. Softmax over one class is always 1. First predict: what is the KL
 # divergence of two views then? Then write a loss that does make the two outputs `[rows, 1]` agree: the mean squared
@@ -136,7 +198,7 @@ assert abs(float(regression_consistency(a, b)) - 4.625) < 1e-5, "(3² + 0.5²) /
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# ## 4 · Agreement is not correctness
+# ## 5 · Agreement is not correctness
 #
 # `answers [rows, routes]` holds the class that each route answers, `labels [rows]` the right one. Return the share of
 # rows on which *all routes agree and are wrong*.

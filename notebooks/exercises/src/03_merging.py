@@ -20,7 +20,43 @@
 import torch
 
 # %% [markdown]
-# ## 1 · Two equal updates, and nothing on average
+# ## 1 · The merge
+#
+# `experts` holds a layer's weights by name, each stacked over copies: `down [M, r, d]`, `up [1, d, r]`, ... A side that
+# all experts share has one copy. Return the merged layer: one weight for each name, without the axis of copies (Eq. 6).
+
+
+# %% answer="merge" minutes=6 difficulty=1 aims="a side with one copy needs another rule, or is divided by M"
+def merge(experts):
+    """The mean over copies of each weight."""
+    ### BEGIN SOLUTION
+    return {name: weight.mean(0) for name, weight in experts.items()}
+    ### END SOLUTION
+
+
+# %% check="merge-form" points=1
+layer = {"down": torch.ones(4, 2, 5), "up": torch.ones(1, 5, 2)}
+merged = merge(layer)
+assert set(merged) == set(layer), "The merged layer has the same weights by the same names."
+assert merged["down"].shape == (2, 5), "One weight [r, d] is left of four [4, r, d]."
+assert len(layer["down"]) == 4, "The experts themselves stay as they are."
+print("One module is left.")
+
+# %% check="merge-values" points=2
+# These tests are run when your notebook is graded: means, of a shared side, too.
+### BEGIN HIDDEN TESTS
+from adamix_lab.lessons.checks.telling import refuse_library
+
+refuse_library(merge)
+g = torch.Generator().manual_seed(5)
+layer = {"down": torch.randn(3, 2, 5, generator=g), "up": torch.randn(1, 5, 2, generator=g)}
+merged = merge({name: weight.clone() for name, weight in layer.items()})
+assert torch.allclose(merged["down"], (layer["down"][0] + layer["down"][1] + layer["down"][2]) / 3, atol=1e-6)
+assert torch.allclose(merged["up"], layer["up"][0], atol=1e-6), "One copy, shared by all: its mean is itself."
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## 2 · Two equal updates, and nothing on average
 #
 # A LoRA update is a product `B @ A`, with `A [r, d]` and `B [d, r]`. Given one, make a second one with *the same
 # product*, so that the average of the two `A`s is zero, and the average of the two `B`s too.
@@ -51,7 +87,7 @@ assert (A + A2).abs().max() < 1e-5 and (B + B2).abs().max() < 1e-5, "Both means 
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# ## 2 · Mean of products, product of means
+# ## 3 · Mean of products, product of means
 #
 # `As [M, r, d]` and `Bs [M, d, r]` are the factors of M LoRA experts. On average over routes the layer is updated by a
 # mean of products: over the M pairs if the sides are `tied` (`B_i` only meets `A_i`), over all M² pairs if they are
@@ -87,29 +123,71 @@ assert abs(tied - expected) < 1e-4, f"{tied:.3f} where {expected:.3f} was expect
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# ## 3 · Predict: which merges are exact?
+# ## 4 · Which side?
 #
-# For LoRA: is the merge equal to the average over routes (`True` or `False`) when B is *shared* by all experts, when
-# both sides are drawn *independently*, and when they are *tied*?
+# A bottleneck expert answers `gelu(x @ A.T) @ B.T`. `downs [M, r, d]` and `ups [N, d, r]` hold the copies of both
+# sides, and a route takes any A with any B. Return how far the merged layer is from the mean of all M N routes on inputs
+# `x [rows, d]`: the Frobenius norm of the difference of the two *outputs*. Then try it with one A, and with one B.
+
+
+# %% answer="side" minutes=12 difficulty=3 aims="one shared up-projection is what makes the average exact"
+def bottleneck_gap(downs, ups, x):
+    """‖mean over routes of outputs − output of the mean weights‖."""
+    ### BEGIN SOLUTION
+    gelu = torch.nn.functional.gelu
+    routes = torch.stack([gelu(x @ a.T) @ b.T for a in downs for b in ups])
+    return (routes.mean(0) - gelu(x @ downs.mean(0).T) @ ups.mean(0).T).norm()
+    ### END SOLUTION
+
+
+# %% check="side-one" points=1
+x = torch.randn(6, 5, generator=torch.Generator().manual_seed(2))
+assert bottleneck_gap(A[None], B[None], x) < 1e-5, "One copy on each side: one route, and the merge is that route."
+print("A single adapter is its own merge.")
+
+# %% check="side-many" points=2
+# These tests are run when your notebook is graded: many A with one B, one A with many B, many of both.
+### BEGIN HIDDEN TESTS
+refuse_library(bottleneck_gap)
+As, Bs = 2 * torch.randn(4, 2, 5, generator=g), torch.randn(3, 5, 2, generator=g)
+gelu = torch.nn.functional.gelu
+expected = torch.stack([gelu(x @ a.T) @ Bs[0].T for a in As]).mean(0) - gelu(x @ As.mean(0).T) @ Bs[0].T
+got = float(bottleneck_gap(As, Bs[:1], x))
+assert abs(got - float(expected.norm())) < 1e-3, "Four A and one B: the GELU stands between, so a gap is left."
+got = float(bottleneck_gap(As[:1], Bs, x))
+assert got < 1e-4, f"{got:.3f}: one A and three B are exact, for B enters as it is."
+got = float(bottleneck_gap(As, Bs, x))
+mean = torch.stack([gelu(x @ a.T) for a in As]).mean(0)
+expected = (mean - gelu(x @ As.mean(0).T)) @ Bs.mean(0).T
+assert abs(got - float(expected.norm())) < 1e-3, "Four A and three B make twelve routes, each A with each B."
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## 5 · Predict: which merges are exact?
+#
+# Say of each whether, in one layer and for one input, the merge equals the mean over its routes (`True` or `False`): a
+# bottleneck whose *up* is shared, one whose *down* is shared; a LoRA with B *shared*, with both sides drawn
+# *independently*, and *tied*.
 
 # %% answer="exact" minutes=4 difficulty=2 aims="merging is ensembling"
-exact = {"shared": None, "independent": None, "tied": None}
+exact = {"up": None, "down": None, "shared": None, "independent": None, "tied": None}
 ### BEGIN SOLUTION
-exact = {"shared": True, "independent": True, "tied": False}
+exact = {"up": False, "down": True, "shared": True, "independent": True, "tied": False}
 ### END SOLUTION
 
 # %% check="exact-form" points=0
-assert set(exact) == {"shared", "independent", "tied"}, "Three verdicts, by these names."
-print("Three verdicts are there.")
+assert set(exact) == {"up", "down", "shared", "independent", "tied"}, "Five verdicts, by these names."
+print("Five verdicts are there.")
 
 # %% check="exact-verdicts" points=2
 # These tests are run when your notebook is graded.
 ### BEGIN HIDDEN TESTS
-assert exact == {"shared": True, "independent": True, "tied": False}, "Ask merge_gap with experts of your own."
+right = {"up": False, "down": True, "shared": True, "independent": True, "tied": False}
+assert exact == right, "Ask bottleneck_gap and merge_gap with experts of your own."
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# ## 4 · The same adapter, other order
+# ## 6 · The same adapter, other order
 #
 # The units of a bottleneck have no order: `down [r, d]` with its rows permuted, and `up [d, r]` with its columns
 # permuted alike, is the same function, and yet averages badly with the original. You are given an adapter `a` and a
