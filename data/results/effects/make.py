@@ -46,9 +46,9 @@ from adamix_lab.generation.shipped import EXPERTS as WRITER_EXPERTS
 from adamix_lab.lessons.answers import Answers, answers_of, load_answers
 from adamix_lab.lessons.comparisons import is_run, open_results, own_rows
 from adamix_lab.lessons.generation import covered
-from adamix_lab.lessons.merging import aligned, permuted_copies
 from adamix_lab.lessons.posterior import bayes_weights, merge_distance, rescaled, route_distance, samples_of
 from adamix_lab.lessons.routing import by_expert, flips, specialist_gain
+from adamix_lab.lessons.world import aligned, permuted_copies
 from adamix_lab.lessons.your_own import EXPERTS, fresh_loras, read_loras
 from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.tasks.backbones import load_backbone
@@ -287,10 +287,14 @@ def merged_loss(answers: Answers) -> Tensor:
     return answers.merged_loss
 
 
+def merged(answers: Answers, unit: str = "points") -> Tensor:
+    """Whether the merge answers rightly, or its loss, `[rows]`."""
+    return answers.merged_right if unit == "points" else answers.merged_loss
+
+
 def merged_minus_experts(answers: Answers, unit: str = "points") -> Tensor:
     """The merge against the mean of its experts, each alone: `[rows]`."""
-    merged = answers.merged_right if unit == "points" else answers.merged_loss
-    return merged - experts_alone(answers, unit)
+    return merged(answers, unit) - experts_alone(answers, unit)
 
 
 def merged_minus_ensemble(answers: Answers) -> Tensor:
