@@ -1,8 +1,9 @@
-"""Lesson 03: mixtures of three experts in a triangle, and one function with many weights (`world`)."""
+"""Lesson 03: when the average of the weights is the average of the answers; mixtures of three experts in a triangle."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -10,25 +11,155 @@ import torch
 from torch import Tensor
 
 from adamix_lab.analysis.landscape import evaluate_points, task_batches
-from adamix_lab.analysis.plots import STYLES, Picture, new_figure
+from adamix_lab.analysis.plots import STYLES, Picture, despine, new_figure
 from adamix_lab.analysis.points import experts_of, inputs_of, simplex, try_cached_prefix
 from adamix_lab.analysis.posterior import marginal
 from adamix_lab.analysis.statistics import wilson
 from adamix_lab.core.errors import LabError
-from adamix_lab.core.merging import weighted
+from adamix_lab.core.merging import merge_gap, weighted
 from adamix_lab.core.mixture import evaluating
+from adamix_lab.core.routing import generator_for as generator_for
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import cut_last_block
+from adamix_lab.lessons.answers import Answers, answers_of
+from adamix_lab.lessons.checks.merging import check_align as check_align
+from adamix_lab.lessons.checks.merging import check_cancelling as check_cancelling
+from adamix_lab.lessons.checks.telling import attempt as attempt
+from adamix_lab.lessons.effects import effects_table as effects_table
+from adamix_lab.lessons.effects import forest as forest
+from adamix_lab.lessons.effects import outcome as outcome
+from adamix_lab.lessons.program import check_program as check_program
+from adamix_lab.lessons.program import equal_to_library as equal_to_library
+from adamix_lab.lessons.program import mine as mine
+from adamix_lab.lessons.program import progress as progress
 from adamix_lab.lessons.widgets import Explorer, Number, View
+from adamix_lab.lessons.widgets import Prediction as Prediction
+from adamix_lab.lessons.widgets import brier as brier
+from adamix_lab.lessons.world import World, draw_world, train_world, world_explorer
 from adamix_lab.lessons.world import aligned as aligned
-from adamix_lab.lessons.world import bottleneck_sites as bottleneck_sites
 from adamix_lab.lessons.world import permuted_copies as permuted_copies
-from adamix_lab.models.model import MixtureModel
+from adamix_lab.lessons.your_own import ADAPTATION, read_loras
+from adamix_lab.models.model import MixtureModel, attach, load_trained
+from adamix_lab.models.model import trained_tensors as trained_tensors
+from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.loading import load_task
 from adamix_lab.tasks.tasks import Task
-from adamix_lab.training.shipped import load_twin
+from adamix_lab.training.shipped import BLOCKS, load_twin, sentences
 
-# -- lesson 03: the mixing triangle -----------------------------------------------------------------------
+# -- in one dimension: which side is shared, and whether the merge lies on the mean of the routes --------------------
+
+
+def draw_question() -> Picture:
+    """Four experts that share the up projection, and their ensemble; where the merge lies is not drawn."""
+    return draw_world(train_world(World(near=0.5)), "Where will the merge lie?", drawn="ensemble").picture
+
+
+def sides_explorer() -> Explorer:
+    """The widget of one dimension: each movement trains anew."""
+    sides = {"share up": "up", "share down": "down", "share nothing": "none"}
+    return world_explorer(
+        "Which side makes the average exact?",
+        "With the up-projection shared, bring the merge more than 2 away from the ensemble. Then share the "
+        "down-projection and try again: how far do you get with one layer, and with two?",
+        ("shared", "near", "layers"),
+        {label: {"shared": side, "near": 0.5} for label, side in sides.items()},
+        near=0.5,
+        shared="down",
+    )
+
+
+# -- on MiniLM: the same question of one layer at a time -------------------------------------------------------------
+
+
+def layer_gaps(rows: int = 16) -> dict[str, list[float]]:
+    """`merge_gap` of trained experts at each of their sites, by what is shared and how the sides are drawn.
+
+    The four tied LoRAs are looked at twice: drawn as the pairs that they were trained as, and each side on its own.
+    """
+    task = load_task("aspects")
+    names = {
+        "bottleneck, up shared, 300 steps": load_twin("adamix", 20, data="noisy"),
+        "bottleneck, up shared, 1,400 steps": load_twin("adamix", 0),
+        "bottleneck, down shared": load_twin("down", 20, data="noisy"),
+        "bottleneck, nothing shared, tied": load_twin("unshared-tied", 20, data="noisy"),
+        "LoRA, B shared": loras("adamix", "B", tied=False),
+        "LoRA, nothing shared, tied": loras("tied", None, tied=True),
+        "the same LoRAs, sides drawn independently": loras("tied", None, tied=False),
+    }
+    found = {}
+    for name, (mixture, tokenizer) in names.items():
+        batch = tokenizer([str(row["sentence"]) for row in task.evaluation[:rows]], padding=True, return_tensors="pt")
+        with torch.no_grad():
+            found[name] = list(merge_gap(mixture, batch).values())
+    return found
+
+
+def loras(kind: str, share: str | None, tied: bool) -> tuple[MixtureModel, object]:
+    """(mixture, tokenizer) of the shipped LoRA experts of seed 0, their sides tied or not."""
+    model, tokenizer = load_backbone("minilm", num_labels=2)
+    mixture = attach(model, ADAPTATION, 4, share, blocks=BLOCKS, tied=tied)
+    load_trained(mixture, read_loras(kind, 0))
+    return mixture.eval(), tokenizer
+
+
+def draw_gaps(gaps: Mapping[str, Sequence[float]]) -> Picture:
+    """A line a case, a mark a site: the distance of the merged output from the mean over routes, in % of the update."""
+    figure, ax = new_figure(9.0, 3.6)
+    told = []
+    for n, (name, values) in enumerate(gaps.items()):
+        percent = [100 * value for value in values]
+        exact = max(percent) < 0.01
+        colour = STYLES["merged" if exact else "apart"][0]
+        ax.plot(percent, [n] * len(percent), linestyle="none", marker="o", markersize=9, color=colour)
+        said = "exact" if exact else f"up to {max(percent):.0f} %"
+        ax.annotate(said, (max(percent), n), xytext=(10, 0), textcoords="offset points", va="center", color=colour)
+        told.append(f"{name}: {said}")
+    ax.set_yticks(range(len(gaps)), list(gaps))
+    ax.set(
+        xlabel="distance from the mean of the routes (% of the update)",
+        ylim=(len(gaps) - 0.5, -0.5),
+    )
+    ax.set_xlim(-2, 1.25 * max(100 * max(values) for values in gaps.values()) + 2)
+    despine(ax)
+    return Picture(figure, f"How far a merged layer is from the mean of its routes. {'; '.join(told)}.")
+
+
+# -- on sentences, as scores: one number a row ------------------------------------------------------------------------
+
+
+def merge_differs(answers: Answers) -> Tensor:
+    """Whether the merge answers otherwise than the average over all routes' probabilities, `[rows]`, as 0 and 1."""
+    return (answers.merged.argmax(-1) != marginal(answers.routes).argmax(-1)).float()
+
+
+def load_apart() -> tuple[MixtureModel, object, Task]:
+    """(mixture, tokenizer, task) of the adapters that were trained apart on "aspects"."""
+    return *load_twin("apart"), load_task("aspects")
+
+
+def answers_with(
+    mixture: MixtureModel, task: Task, tokenizer: object, tensors: dict[str, Tensor], rows: int
+) -> Answers:
+    """What a mixture answers with other weights; its own are put back."""
+    before = {name: tensor.clone() for name, tensor in trained_tensors(mixture).items()}
+    load_trained(mixture, tensors)
+    try:
+        return answers_of(mixture, task, tokenizer, rows)
+    finally:
+        load_trained(mixture, before)
+
+
+def tell_merge(answers: Answers, name: str) -> str:
+    """The mean of the experts alone, the merge and the average of all routes, in a line."""
+    alone, merged = answers.right[:, answers.fixed].mean(), answers.merged_right.mean()
+    together = (marginal(answers.routes).argmax(-1) == answers.labels).float().mean()
+    return (
+        f"{name}: an expert alone {100 * float(alone):.1f} %, merged {100 * float(merged):.1f} %, all routes averaged "
+        f"{100 * float(together):.1f} %"
+    )
+
+
+# -- the mixing triangle --------------------------------------------------------------------------------------------
 
 
 CORNERS = ((0.0, 0.0), (1.0, 0.0), (0.5, math.sqrt(3) / 2))
@@ -163,10 +294,11 @@ def draw_mixed(state: Mixed, highest: float | None = None) -> View:
     return View(readout, Picture(figure, alt))
 
 
-def ground_of(twin: str = "apart") -> Ground:
-    """The triangle of a shipped twin."""
-    mixture, tokenizer = load_twin(twin)
-    return prepare(mixture, load_task("aspects"), tokenizer, f"{twin}, seed 0")
+def ground_of(twin: str = "apart", seed: int = 0, data: str = "aspects") -> Ground:
+    """The triangle of shipped experts, on the rows that they are judged on."""
+    mixture, tokenizer = load_twin(twin, seed, data=data)
+    task = load_task("aspects") if data == "aspects" else sentences(data, seed)
+    return prepare(mixture, task, tokenizer, f"{twin} on {data}, seed {seed}")
 
 
 def mixing_triangle(ground: Ground, highest: float | None = None) -> Explorer:
@@ -177,7 +309,7 @@ def mixing_triangle(ground: Ground, highest: float | None = None) -> Explorer:
         f"Mixing triangle: {ground.name}",
         "Find a mixture whose loss is above that of each expert alone. How far above can you get?",
         [
-            Number(name, f"weight of expert {n}", 0.0, 1.0, 0.05, corners["expert 0"][name])
+            Number(name, f"weight of expert {n}", 0.0, 1.0, 0.05, corners["expert 0"][name], live=True)
             for n, name in enumerate(centre)
         ],
         partial(mixed, ground),

@@ -29,14 +29,14 @@ def test_no_gpu_is_told_with_what_to_do(monkeypatch):
 
 
 def test_a_dial_without_its_runs_says_what_makes_them(monkeypatch, tmp_path):
-    def nowhere(name, seed, *rest):
+    def nowhere(name, seed, *rest, **more):
         return tmp_path / f"{name}-{seed}.safetensors"
 
     monkeypatch.setattr(answers, "place_of", nowhere)
     monkeypatch.setattr(consistency, "place_of", nowhere)
     answers.load_answers.cache_clear()
     try:
-        with pytest.raises(FileNotFoundError, match=r"weight-100.*data/lessons/make.py runs"):
+        with pytest.raises(FileNotFoundError, match=r"no-consistency-20.*data/experts/sentences.py"):
             consistency.consistency_dial()
     finally:
         answers.load_answers.cache_clear()

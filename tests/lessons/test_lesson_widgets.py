@@ -12,12 +12,11 @@ from tiny_task import one_thread  # noqa: F401
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
 from adamix_lab.core.routing import generator_for
-from adamix_lab.lessons import consistency, merging, routing, tour
+from adamix_lab.lessons import consistency, merging, routing, tour, world
 from adamix_lab.lessons.answers import answers_of, load_answers, read_answers, write_answers
-from adamix_lab.lessons.consistency import agreed_and_wrong, consistency_dial, dialled, draw_scores, pairwise_kl, scores
+from adamix_lab.lessons.consistency import agreed_and_wrong, consistency_dial, measure_dial, pairwise_kl
 from adamix_lab.lessons.merging import aligned, mixed, mixing_triangle, permuted_copies, prepare
 from adamix_lab.lessons.routing import by_expert, draw_loads, draw_routed, flips, specialist_gain, train_gates
-from adamix_lab.lessons.widgets import Prediction
 from adamix_lab.models.model import load_trained, trained_tensors
 from adamix_lab.tasks.loading import load_task
 from adamix_lab.training.recipe import Recipe
@@ -30,8 +29,8 @@ TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
 def stored(monkeypatch):
     """Made-up answers for every run, so that nothing is read from the project's data."""
 
-    def load(name, seed=0):
-        return tiny_answers.answers(200, seed=len(name) + seed)
+    def load(name, seed=0, data="aspects"):
+        return tiny_answers.answers(200, seed=len(name) + seed + len(data))
 
     monkeypatch.setattr(consistency, "load_answers", load)
 
@@ -125,17 +124,44 @@ def test_agreeing_on_a_wrong_answer():
     assert agreed_and_wrong(tiny_answers.of_odds(odds, labels)).tolist() == [1, 0, 0]
 
 
-def test_the_consistency_dial_is_driven(stored):
-    prediction = Prediction("Accuracy?")
-    widget = consistency_dial(prediction)
-    assert widget.last_error is None and "Weight 0, seed 0" in widget.text
-    for weight in (0, 1, 10, 100):
-        widget.set(weight=weight)
-        told = dialled(weight, 0)
-        assert f"pairwise KL {told.kl[told.chosen]:.4f}" in widget.text and f"{weight} is chosen" in widget.picture.alt
-    prediction.entry.value = "70"
+def test_routes_that_answer_differently_are_counted_by_pairs():
+    odds = torch.tensor([[1.0] * 16, [1.0] * 15 + [-1.0], [1.0] * 8 + [-1.0] * 8])
+    found = consistency.answer_differently(tiny_answers.of_odds(odds, torch.zeros(3, dtype=torch.long)))
+    close.assert_close(found, torch.tensor([0.0, 2 / 16, 2 * 64 / 240]))
+
+
+def test_the_kl_of_curves_is_that_of_their_probabilities():
+    curves = consistency.fan(0.0, steps=50).curves
+    p = curves.experts.T.double()
+    log_p = torch.stack([1 - p, p], -1).log()
+    pairs = [(log_p[:, a].exp() * (log_p[:, a] - log_p[:, b])).sum(-1) for a in range(4) for b in range(4) if a != b]
+    close.assert_close(consistency.kl_of_curves(curves), float(torch.stack(pairs).mean()))
+
+
+def test_the_fan_closes_and_goes_flat():
+    widget = consistency.fan_explorer()
+    assert widget.last_error is None and "Weight 300" in widget.text and "of consistency 300" in widget.picture.alt
+    flat = widget.result
+    assert flat.kl < 0.05 * flat.without and flat.curves.errors["experts"] > 0.65  # always one half costs 0.693
     widget.press("Show me")
-    assert "You predicted 70 %" in widget.picture.alt and all_inside(widget.picture.figure)
+    assert "Weight 1:" in widget.text and widget.result.kl < 0.5 * widget.result.without
+    assert widget.result.curves.errors["experts"] < 0.6 and all_inside(widget.picture.figure)
+    widget.set(consistency=0.0)
+    assert "100 % of what they are at weight 0" in widget.text
+    assert all_inside(consistency.draw_views().figure)
+
+
+def test_the_consistency_dial_is_driven(stored):
+    widget = consistency_dial(seeds=(20, 21))
+    assert widget.last_error is None and "Weight 100, the mean of 2 seeds" in widget.text
+    measured = measure_dial((20, 21))
+    kl = [float(pairwise_kl(consistency.load_answers("adamix", seed, "noisy")).mean()) for seed in (20, 21)]
+    close.assert_close(measured.kl[1], kl)
+    for weight in (0, 1, 10, 100):
+        widget.set(weight=weight, seed=21)
+        told = measured.kl[measured.weights.index(weight)][1]
+        assert f"Weight {weight}, seed 21: two routes are {told:.4f} nats" in widget.text
+        assert f"weight {weight} marked" in widget.picture.alt and all_inside(widget.picture.figure)
     with pytest.raises(ValueError, match=r"weight of consistency = 5: expected one of 0, 1, 10, 100"):
         widget.set(weight=5)
 
@@ -164,7 +190,7 @@ def test_alignment_leaves_every_function_as_it_is_and_refuses_what_it_cannot_ord
     with pytest.raises(ValueError, match="shares a side"):
         aligned(trained_tensors(tiny_task.mixture()))
     with pytest.raises(ValueError, match="No bottleneck"):
-        list(merging.bottleneck_sites({"head.classifier.weight": torch.zeros(2, 2)}))
+        list(world.bottleneck_sites({"head.classifier.weight": torch.zeros(2, 2)}))
 
 
 @pytest.fixture(scope="module")
@@ -202,11 +228,42 @@ def test_the_mixing_triangle_is_driven(ground):
     assert all_inside(widget.picture.figure)
 
 
-def test_bars_hold_every_seed():
-    shown = {"a": scores([tiny_answers.answers(seed=s) for s in range(3)]), "b": scores([tiny_answers.answers()])}
-    _, ax, alt = draw_scores(shown)
-    assert len(shown["a"].gap) == 3 and "mean of 3 seeds" in alt and "±" in alt.split(";")[0]
-    assert len(ax.lines) == 12
+def test_sharing_down_is_exact_in_one_layer_and_sharing_up_is_not():
+    widget = merging.sides_explorer()
+    assert widget.last_error is None and "the down projection shared" in widget.text
+
+    def gap():
+        curves = widget.result.curves
+        return float((curves.merged - curves.ensemble).abs().max())
+
+    assert gap() < 1e-5
+    widget.set(layers=2)
+    assert 1e-5 < gap() < 0.05
+    widget.press("share up")
+    widget.set(layers=1, near=0.7)
+    assert gap() > 1 and all_inside(widget.picture.figure)
+    assert "merge" not in merging.draw_question().alt.replace("Where will the merge lie?", "")
+
+
+def test_gaps_of_layers_are_told_as_exact_or_not():
+    picture = merging.draw_gaps({"one": [1e-8, 2e-7], "other": [0.2, 0.5]})
+    assert "one: exact; other: up to 50 %" in picture.alt and all_inside(picture.figure)
+
+
+def test_a_mixture_answers_with_other_weights_and_keeps_its_own():
+    mixture = apart(blocks=(-2, -1))
+    trained = {name: tensor.clone() for name, tensor in trained_tensors(mixture).items()}
+    copies = permuted_copies(trained, 0, generator_for(0))
+    found = merging.answers_with(mixture, TASK, TOKENIZER, copies, rows=12)
+    assert len(found.labels) == 12 and all(torch.equal(trained[n], w) for n, w in trained_tensors(mixture).items())
+    told = merging.tell_merge(found, "copies")
+    assert f"merged {100 * float(found.merged_right.mean()):.1f} %" in told
+
+
+def test_a_merge_that_differs_from_the_ensemble_is_seen():
+    answers = tiny_answers.answers(60, noise=2.0)
+    together = answers.routes.exp().mean(1).argmax(-1)
+    assert torch.equal(merging.merge_differs(answers), (answers.merged.argmax(-1) != together).float())
 
 
 # -- 00, and what is stored ---------------------------------------------------------------------------------

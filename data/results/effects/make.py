@@ -287,14 +287,10 @@ def merged_loss(answers: Answers) -> Tensor:
     return answers.merged_loss
 
 
-def merged(answers: Answers, unit: str = "points") -> Tensor:
-    """Whether the merge answers rightly, or its loss, `[rows]`."""
-    return answers.merged_right if unit == "points" else answers.merged_loss
-
-
 def merged_minus_experts(answers: Answers, unit: str = "points") -> Tensor:
     """The merge against the mean of its experts, each alone: `[rows]`."""
-    return merged(answers, unit) - experts_alone(answers, unit)
+    merged = answers.merged_right if unit == "points" else answers.merged_loss
+    return merged - experts_alone(answers, unit)
 
 
 def merged_minus_ensemble(answers: Answers) -> Tensor:

@@ -126,8 +126,9 @@ assert abs(tied - expected) < 1e-4, f"{tied:.3f} where {expected:.3f} was expect
 # ## 4 · Which side?
 #
 # A bottleneck expert answers `gelu(x @ A.T) @ B.T`. `downs [M, r, d]` and `ups [N, d, r]` hold the copies of both
-# sides, and a route takes any A with any B. Return how far the merged layer is from the mean of all M N routes on inputs
-# `x [rows, d]`: the Frobenius norm of the difference of the two *outputs*. Then try it with one A, and with one B.
+# sides, and a route takes any A with any B. Return how far the merged layer is from the mean of all M N routes on
+# inputs `x [rows, d]`: the Frobenius norm of the difference of the two *outputs*. Then try it with one A, and
+# with one B.
 
 
 # %% answer="side" minutes=12 difficulty=3 aims="one shared up-projection is what makes the average exact"
