@@ -119,9 +119,9 @@ lesson.side_by_side([20, 21]).round(3)
 lesson.forest("06", "deep ensemble of four, trained apart, minus")
 
 # %% [markdown]
-# **Here AdaMix loses**: at equal compute of training the deep ensemble is *shown* to be more accurate, by 2.1 points
-# (0.7 to 3.5), at four passes an answer. The doubt between its members and that between
-# AdaMix's routes are *alike*: both below 0.02 nats.
+# **Here AdaMix loses**: at equal compute the deep ensemble is *shown* to be more accurate, by 2.1 points (0.8
+# to 3.3), at four passes an answer; their losses are *alike*. So is the doubt between its members and that between
+# AdaMix's routes: both below 0.02 nats.
 #
 # ## Calibration
 #
@@ -144,8 +144,8 @@ prediction.then(
 
 # %% [markdown]
 # As trained, one adapter is far too sure and AdaMix too modest, both *shown*. With both temperatures fitted, AdaMix's
-# loss is still below that adapter's (*shown*). But a slow adapter with averaged weights is *not shown* to differ,
-# before or after: lesson 07 takes that up.
+# loss is still below that adapter's (*shown*). A slow adapter with averaged weights is *alike* as trained, and *not
+# shown* to differ once both are rescaled: lesson 07.
 #
 # ## A text of another kind
 #
@@ -205,8 +205,9 @@ lesson.forest("06", "wrong answers")
 # %% [markdown]
 # ## Further: does Bayes' rule help?
 #
-# Routes weighed by their likelihood on one half of the rows, judged on the other. It is *shown* to help, by a
-# hundredth of a nat: labels do tell something about routes, and a uniform q does not listen.
+# Routes weighed by their likelihood on one half of the rows, judged on the other. Labels do tell something about
+# routes, and a uniform q does not listen: about a hundredth of a nat, *shown* for adapters trained apart, *alike* for
+# AdaMix.
 
 # %%
 lesson.forest("06", "Bayes")
