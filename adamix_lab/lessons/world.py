@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -182,6 +183,18 @@ def outputs(world: World, weights: Tensors, x: Tensor, routes: Tensor | None) ->
     return h.reshape(x.shape)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread inside the block: on matrices this small threads wait for each other, seconds where others work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@one_thread()
 def train(world: World) -> Tensors:
     """The trained weights, a pure function of the world. 300 steps of one layer take 0.2 s of a processor."""
     x, y = make_rows(world)

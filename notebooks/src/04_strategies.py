@@ -41,9 +41,9 @@ lesson.draw_fan(near=0.4)
 # | **ensemble** | $\frac1R \sum_W p(y \mid x, W)$, the mean over all $R$ routes (Eq. 7) | $R$ |
 # | **merged** | $p(y \mid x, \overline W)$ | 1 |
 #
-# With four experts in two blocks there are $R = 4^2 = 16$ routes. In RoBERTa-large's 24 blocks there would be $4^{24}$,
-# so the paper draws four and averages their *logits*. Averaging models' answers is an old idea
-# ([Lakshminarayanan et al., 2017](https://arxiv.org/abs/1612.01474)); averaging their weights instead is the idea of
+# Four experts in two blocks make $R = 4^2 = 16$ routes; in RoBERTa-large's 24 blocks there would be $4^{24}$, so the
+# paper draws four and averages their *logits*. Averaging models' answers is old
+# ([Lakshminarayanan et al., 2017](https://arxiv.org/abs/1612.01474)); averaging weights instead is the idea of
 # [model soups (Wortsman et al., 2022)](https://arxiv.org/abs/2203.05482).
 #
 # Light a route: that is *random*, and expert 0 is *fixed*. The dashed mean is the *ensemble*. Then move the starts.
@@ -167,8 +167,16 @@ lesson.agreement_explorer(models, load_task("subjectivity"))
 # ## Exercise: who agrees with the merge? (ten minutes)
 #
 # Write `agree(routes, merged)`: for logits `routes [rows, routes, classes]` and `merged [rows, classes]`, the share of
-# routes that give the merge's answer, `[rows]`. The version below makes a common mistake. Then write `ensemble`, the
-# next piece of your `my_adamix.py`: the mean of all routes' probabilities.
+# routes that give the merge's answer, `[rows]`. The version below makes a common mistake.
+#
+# Then write the next piece of your `my_adamix.py`. A route sets `layer.expert` of each layer, and `model(batch)` gives
+# logits:
+#
+# ```python
+# def ensemble(model, layers, batch):
+#     ...  # every route: itertools.product(range(4), repeat=len(layers))
+#     return probabilities  # [rows, classes], their mean
+# ```
 
 
 # %%
