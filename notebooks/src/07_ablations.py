@@ -169,7 +169,8 @@ lesson.claims()
 # %% [markdown]
 # ## Exercise: an interval that is one (ten minutes)
 #
-# `interval(first, second)`: the mean of first minus second and its 95 % t-interval, for scores of the same seeds.
+# `interval(first, second)`: the mean of first minus second and its 95 % *t-interval* (Student's t, for few seeds),
+# for scores of the same seeds.
 # `smallest(rows, disagree)`: half of the 95 % interval over rows, in points, of a difference near 0. Both make a common
 # mistake.
 

@@ -173,8 +173,8 @@ print(f"{done.parameters:,} parameters, {done.bytes / 1e3:.0f} kB; logits differ
 # %% [markdown]
 # ## Break it: what an export cannot hold
 #
-# peft has no bottleneck after a layer, no adaptation of yours, and one update a layer: pairs have to be merged by a
-# mean that you choose. Each is refused with a way out:
+# peft has no bottleneck after a layer, no *adaptation* (the part that is trained) of yours, and one update a layer:
+# pairs have to be merged by a mean that you choose. Each is refused with a way out:
 
 # %%
 for name, made in {"bottleneck": load_twin("adamix")[0], "yours": mixture, "pairs": pairs}.items():

@@ -4,7 +4,7 @@
     python tests/benchmarks/notebooks.py 02_consistency
     python tests/benchmarks/notebooks.py --fast-only  leaves the full mode out
     python tests/benchmarks/notebooks.py --quick      counts, runs nothing
-    python tests/benchmarks/notebooks.py --out data/results/notebooks.json    writes notebooks.md beside it, too
+    python tests/benchmarks/notebooks.py --out data/results/costs/notebooks.json    writes notebooks.md beside it, too
 
 Runs are copies: committed notebooks stay as they are. Budgets: 25 cells and 1,000 words in the core (all before the
 first "Further"), 60 s in the fast mode, on two free cores; the load at the beginning is printed. The last line is one
