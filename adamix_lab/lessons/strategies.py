@@ -129,7 +129,8 @@ def _violins(ax: Axes, runs: Sequence[Answers], unit: str, label: str) -> str:
     factor = 100 if unit == "points" else 1
     routes = [factor * (run.right if unit == "points" else run.loss).mean(0) for run in runs]
     places, means = list(range(1, len(runs) + 1)), {}
-    for body in ax.violinplot([values.numpy() for values in routes], places, widths=0.8, showextrema=False)["bodies"]:
+    shapes: Any = ax.violinplot([values.numpy() for values in routes], places, widths=0.8, showextrema=False)["bodies"]
+    for body in shapes:
         body.set(facecolor=STYLES["random"][0], alpha=0.3)
     for n, values in zip(places, routes, strict=True):
         dots = ax.plot([n] * len(values), values, ".", color=STYLES["random"][0], alpha=0.6)
