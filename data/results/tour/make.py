@@ -49,10 +49,10 @@ def seed_rows(found: Mapping[int, Sequence[Line]]) -> list[dict[str, Any]]:
     return rows
 
 
-def look_rows(found: Mapping[int, Mapping[str, Sequence[Look]]]) -> list[dict[str, Any]]:
+def look_rows(found: Mapping[int, Mapping[str, Sequence[Look]]]) -> list[dict[Any, Any]]:
     """The rows of `looks.csv`, of each seed's looks by model."""
     return [
-        {"model": name, "step": look["step"], "unit": unit} | {seed: found[seed][name][n][unit] for seed in found}
+        {"model": name, "step": look["step"], "unit": unit, **{str(s): found[s][name][n][unit] for s in found}}
         for name, looks in next(iter(found.values())).items()
         for n, look in enumerate(looks)
         for unit in ("loss", "accuracy")
