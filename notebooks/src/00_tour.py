@@ -166,8 +166,8 @@ print(parameter_report(adamix))
 # ## Exercise: count the weights (five minutes)
 #
 # Adapters of size r at width d, M experts at each of several *sites*, the adapted places. How many weights are trained,
-# how many are left after merging? With `shared`, one up-projection serves all experts of a site. Biases count, r below
-# and d above; the head does not. This count is wrong, and the check says why.
+# how many after *merging* all into one? With `shared`, one up-projection serves all experts of a site. Biases count,
+# r below and d above; the head does not. This count is wrong, and the check says why.
 
 
 # %%

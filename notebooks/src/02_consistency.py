@@ -42,7 +42,7 @@ lesson.draw_views()
 # $$L = \mathrm{CE}(y, z_{\mathcal A}) + \lambda \cdot \tfrac12 \left[ \mathrm{KL}(p_{\mathcal A} \,\|\, p_{\mathcal
 # B}) + \mathrm{KL}(p_{\mathcal B} \,\|\, p_{\mathcal A}) \right].$$
 #
-# The labels $y$ stand in the first term only. The second asks for *the same* answer, whichever it is.
+# The labels $y$ stand in the first term only. The second, the *consistency*, asks for the same answer, whichever it is.
 # [THOR](https://arxiv.org/abs/2110.04260) has it for random routes, [R-Drop](https://arxiv.org/abs/2106.14448) for
 # two dropout masks of one network.
 #

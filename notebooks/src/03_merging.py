@@ -154,7 +154,8 @@ cost.then(lambda: lesson.forest("03", "the merge's accuracy"), truth)
 #
 # ## Equal functions are not enough
 #
-# The units inside a bottleneck have no order. Permute them, down and up alike, and the function is the same. Take
+# The *units* of a bottleneck, between its projections, have no order.
+# Permute them, down and up alike, and the function is the same. Take
 # *one* good adapter and three copies of it with their units in other orders: four equal functions. Their average?
 
 # %%

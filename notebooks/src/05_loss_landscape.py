@@ -117,7 +117,7 @@ for start in (1, 25):
 #
 # $$L_{AM} - L_{Ens} = L\bigl(f(x; \mathbb{E}\,W)\bigr) - L\bigl(\mathbb{E}\,f(x; W)\bigr)$$
 #
-# Near 0, merging gives nothing away. And apart, at equal compute?
+# Near 0, merging gives nothing away. And apart, at *equal compute*, half the steps each?
 
 # %%
 second = lesson.Prediction(

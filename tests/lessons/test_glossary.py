@@ -11,9 +11,6 @@ jupytext = pytest.importorskip("jupytext", reason="the notebooks extra is not in
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "notebooks" / "src").glob("[0-9][0-9]_*.py"))
 TERMS = glossary_terms((ROOT / "docs" / "teaching" / "glossary.md").read_text(encoding="utf-8"))
-# Sentences of lessons 00, 02, 03 and 05 that are still to be written.
-OPEN = {"Consistency", "Equal steps, equal compute", "Fixed, random routing (at inference)", "Merging"}
-OPEN |= {"Sharing", "Tied", "Twin", "Unit"}
 # Words that mean something else in the lessons' plain sentences, where they do.
 PLAIN = ("side by side", "the other side", "cross-entropy")
 
@@ -71,7 +68,7 @@ def unexplained(prose):
 
 def test_each_term_is_explained_at_its_first_use():
     prose = [(source.stem, part) for source in SOURCES for part in prose_of(source)]
-    left = {term: where for term, where in unexplained(prose).items() if term not in OPEN}
+    left = unexplained(prose)
     assert not left, "\n".join(f"{term}: {where}" for term, where in left.items())
 
 
