@@ -149,8 +149,8 @@ prediction.then(
 #
 # ## A text of another kind
 #
-# Routes, members and dropout masks now read what *you* type. The task is to tell opinions on films from plots. Break
-# it: press "nonsense".
+# Routes, members and dropout masks now read what *you* type. The task is to tell opinions on films from plots.
+# Break it: press "nonsense".
 
 # %%
 models = {name: load_twin(name, 20, data="noisy") for name in ("adamix", "apart")}
