@@ -15,6 +15,7 @@ from adamix_lab.analysis.plots import Picture, despine, panels, plot_landscapes,
 from adamix_lab.analysis.points import experts_of, line
 from adamix_lab.analysis.study import landscape_of
 from adamix_lab.analysis.theory import barycentre
+from adamix_lab.analysis.units import Tensors, aligned, permuted_copies
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.files import require_file
 from adamix_lab.core.routing import generator_for
@@ -24,17 +25,7 @@ from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.lessons.effects import effects_table, forest
 from adamix_lab.lessons.program import check_program, mine, progress
 from adamix_lab.lessons.widgets import Explorer, Number, Prediction, Steps, View, brier
-from adamix_lab.lessons.world import (
-    Curves,
-    Tensors,
-    World,
-    align,
-    aligned,
-    outputs,
-    permute,
-    permuted_copies,
-    train_world,
-)  # fmt: skip
+from adamix_lab.lessons.world import Curves, World, align, outputs, permute, train_world
 from adamix_lab.models.model import load_trained, trained_tensors
 from adamix_lab.tasks.loading import load_task
 from adamix_lab.tasks.tasks import data_root

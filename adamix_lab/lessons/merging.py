@@ -15,6 +15,8 @@ from adamix_lab.analysis.plots import STYLES, Picture, despine, new_figure
 from adamix_lab.analysis.points import experts_of, inputs_of, simplex, try_cached_prefix
 from adamix_lab.analysis.posterior import marginal
 from adamix_lab.analysis.statistics import wilson
+from adamix_lab.analysis.units import aligned as aligned
+from adamix_lab.analysis.units import permuted_copies as permuted_copies
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.merging import merge_gap, weighted
 from adamix_lab.core.mixture import evaluating
@@ -36,8 +38,6 @@ from adamix_lab.lessons.widgets import Explorer, Number, View
 from adamix_lab.lessons.widgets import Prediction as Prediction
 from adamix_lab.lessons.widgets import brier as brier
 from adamix_lab.lessons.world import World, draw_world, train_world, world_explorer
-from adamix_lab.lessons.world import aligned as aligned
-from adamix_lab.lessons.world import permuted_copies as permuted_copies
 from adamix_lab.lessons.your_own import ADAPTATION, read_loras
 from adamix_lab.models.model import MixtureModel, attach, load_trained
 from adamix_lab.models.model import trained_tensors as trained_tensors

@@ -3,9 +3,6 @@
 A layer is the library's own (`core.adaptations.Bottleneck`, weighed by `core.mixture.effective`) around a frozen line
 from one number to one number. So an expert is a curve, the ensemble is the mean of the curves, and the merge is one
 more curve, which lies on that mean or does not. `HIDES` says what one dimension does not show.
-
-Below it: one function has many weights. The units inside a bottleneck have no order: permute the rows of the down
-projection, its bias and the columns of the up projection alike, and the function is the same. Means of weights are not.
 """
 
 from __future__ import annotations
@@ -15,13 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Tensor
 
 from adamix_lab.analysis.plots import STYLES, Picture, fix_margins, new_figure
+from adamix_lab.analysis.units import Tensors, aligned, bottleneck_sites, permute_units
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.errors import LabError, finite, fraction, one_of, unknown, whole
 from adamix_lab.core.mixture import effective
@@ -36,7 +34,6 @@ HIDES = (
     "training here. And the weight of consistency that flattens these curves is not the one that flattens a language "
     "model."
 )
-Tensors = dict[str, Tensor]  # `experts.<site>.<name>`, `[M, ...]` each, as `trained_tensors` gives them
 SIDES = {"down": 0, "down_bias": 0, "up": 1, "up_bias": 1}
 SLOPE = 0.4  # of the frozen line
 EDGE = 2.0  # rows lie between -EDGE and EDGE; curves are drawn a little beyond
@@ -280,61 +277,6 @@ def unshared(curves: Curves) -> Tensors:
     return {name: w.expand(curves.world.experts, *w.shape[1:]).clone() for name, w in curves.weights.items()}
 
 
-# -- one function, many weights ---------------------------------------------------------------------------------------
-
-
-def bottleneck_sites(tensors: Tensors) -> Iterator[str]:
-    """The prefixes `experts.<site>.` of bottleneck sites. Raises ValueError for none, or for a shared side."""
-    found = [name.removesuffix("down") for name in tensors if name.endswith(".down")]
-    if not found:
-        raise LabError("No bottleneck was found: expected weights down, down_bias, up and up_bias at some site.")
-    for site in found:
-        if len(tensors[f"{site}down"]) != len(tensors[f"{site}up"]):
-            raise LabError(f"{site[8:-1]} shares a side among experts: expected experts that have both sides each.")
-    yield from found
-
-
-def permute_units(tensors: Tensors, site: str, expert: int, order: Tensor) -> Tensors:
-    """One expert's units in another order, at one site; the function it computes is unchanged."""
-    changed = {name: tensors[f"{site}{name}"].clone() for name in ("down", "down_bias", "up")}
-    changed["down"][expert] = changed["down"][expert][order]  # [r, d]
-    changed["down_bias"][expert] = changed["down_bias"][expert][order]  # [r]
-    changed["up"][expert] = changed["up"][expert][:, order]  # [d, r]
-    return {**tensors, **{f"{site}{name}": weight for name, weight in changed.items()}}
-
-
-def permuted_copies(tensors: Tensors, expert: int, generator: Generator) -> Tensors:
-    """All M experts become one expert, each copy with its units in a random order (the first as it is)."""
-    copies = {
-        name: stacked[expert].expand_as(stacked).clone() if name.startswith("experts.") else stacked
-        for name, stacked in tensors.items()
-    }
-    for site in bottleneck_sites(tensors):
-        experts, units = copies[f"{site}down"].shape[:2]
-        for copy in range(1, experts):
-            copies = permute_units(copies, site, copy, torch.randperm(units, generator=generator))
-    return copies
-
-
-def aligned(tensors: Tensors) -> Tensors:
-    """Every expert's units in the order that matches those of expert 0 best, site by site.
-
-    The match is the assignment with the largest sum of inner products of units (a unit: its row of down, its bias and
-    its column of up), after Singh and Jaggi (2020) and Ainsworth et al. (2023). Needs scipy.
-    """
-    from scipy.optimize import linear_sum_assignment
-
-    for site in bottleneck_sites(tensors):
-        units = torch.cat(
-            [tensors[f"{site}down"], tensors[f"{site}down_bias"][..., None], tensors[f"{site}up"].mT], -1
-        )  # [M, r, 2d + 1]
-        for expert in range(len(units)):
-            likeness = (units[0] @ units[expert].mT).double()
-            order = torch.from_numpy(linear_sum_assignment(likeness.numpy(), maximize=True)[1])
-            tensors = permute_units(tensors, site, expert, order)
-    return tensors
-
-
 # -- the picture and the widget --------------------------------------------------------------------------------------
 
 DRAWN = ("experts", "ensemble", "merge")  # each one and those before it
@@ -401,16 +343,14 @@ def measure(curves: Curves, drawn: str) -> Iterator[str]:
     told[0] += " (their mean)"
     yield f"Distance from the truth{',' + unit if unit else ''}: {', '.join(told[: DRAWN.index(drawn) + 1])}."
     inside = curves.grid.abs() <= EDGE
-    fan = curves.experts.std(0, unbiased=False)[inside].mean()
-    yield f"The fan of curves has a standard deviation of {float(fan):.3f}."
+    yield f"The fan of curves has a standard deviation of {curves.experts.std(0, False)[inside].mean():.3f}."
     if drawn == "merge":
-        gap = (curves.merged - curves.ensemble).abs()[inside].max()
-        yield f"The merge lies up to {float(gap):.3f} from the ensemble."
+        yield f"The merge lies up to {(curves.merged - curves.ensemble).abs()[inside].max():.3f} from the ensemble."
 
 
 CONTROLS: dict[str, Control] = {
-    control.name: control
-    for control in (
+    each.name: each
+    for each in (
         Number("experts", "experts", 1, 8, 1, 4),
         Steps("size", "units", (1, 2, 4, 8, 12, 16, 32), 12),
         Steps("shared", "shared side", ("up", "down", "none"), "up"),
@@ -431,13 +371,17 @@ MEANS = {"none": None, "together": True, "apart": False, "a curve": False, "two 
 PRESSED = {"permute": {"units": "permuted"}, "align": {"units": "aligned"}, "merge": {"drawn": "merge"}}
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(NamedTuple):
     """A state of the widget: curves, what of them is drawn, and the number of the route that is lit, if any."""
 
     curves: Curves
-    drawn: str = "merge"
-    route: int | None = None
+    drawn: str
+    route: int | None
+
+
+def draw_seen(seen: Seen) -> View:
+    """The picture of a state."""
+    return draw_world(seen.curves, "", seen.drawn, seen.route)
 
 
 def world_explorer(
@@ -457,9 +401,7 @@ def world_explorer(
             merge, "route" the button draw a route.
         buttons: further ones, by label, with the controls that they set.
         shown: what "Show me" sets.
-        fixed: fields of `World`, and "units", "drawn", "route". Of a control it is the start, as the control spells it.
-
-    Raises ValueError for unknown names.
+        fixed: fields of `World`, and "units", "drawn", "route"; a control's start, as it spells it. Others are refused.
     """
     number = fixed.get("experts", 4) ** fixed.get("layers", 1)
     known = {**CONTROLS, "route": Number("route", "route lit", 0, number - 1, 1, 0)}
@@ -475,23 +417,14 @@ def world_explorer(
         units, drawn, route = given.pop("units", ""), given.pop("drawn", "merge"), given.pop("route", None)
         if not given.get("together", True) and "shared" not in controls:
             given["shared"] = None
-        curves = trained(World(**given))
-        if units == "permuted":
-            curves = permute(curves)
-        return Seen(align(curves) if units == "aligned" else curves, drawn, route)
+        ordered = {"permuted": permute, "aligned": align}.get(units, lambda curves: curves)
+        return Seen(ordered(trained(World(**given))), drawn, route)
 
     def draw_route(seen: Seen, view: View) -> str:
         widget.set(route=random.randrange(len(seen.curves.experts)))
         return widget.text
 
-    widget = Explorer(
-        title,
-        goal,
-        [replace(known[name], **({"start": starts[name]} if name in starts else {})) for name in controls],
-        compute,
-        lambda seen: draw_world(seen.curves, "", seen.drawn, seen.route),
-        shown or {},
-        {**own, **(buttons or {})},
-        {"draw a route": draw_route} if "route" in controls else {},
-    )
+    chosen = [replace(known[name], **({"start": starts[name]} if name in starts else {})) for name in controls]
+    actions = {"draw a route": draw_route} if "route" in controls else {}
+    widget = Explorer(title, goal, chosen, compute, draw_seen, shown or {}, {**own, **(buttons or {})}, actions)
     return widget

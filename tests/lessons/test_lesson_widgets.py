@@ -11,11 +11,12 @@ from tiny_task import one_thread  # noqa: F401
 
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
+from adamix_lab.analysis.units import aligned, bottleneck_sites, permuted_copies
 from adamix_lab.core.routing import generator_for
-from adamix_lab.lessons import consistency, merging, routing, tour, world
+from adamix_lab.lessons import consistency, merging, routing, tour
 from adamix_lab.lessons.answers import answers_of, load_answers, read_answers, write_answers
 from adamix_lab.lessons.consistency import agreed_and_wrong, consistency_dial, measure_dial, pairwise_kl
-from adamix_lab.lessons.merging import aligned, mixed, mixing_triangle, permuted_copies, prepare
+from adamix_lab.lessons.merging import mixed, mixing_triangle, prepare
 from adamix_lab.lessons.routing import by_expert, draw_loads, draw_routed, flips, specialist_gain, train_gates
 from adamix_lab.models.model import load_trained, trained_tensors
 from adamix_lab.tasks.loading import load_task
@@ -190,7 +191,7 @@ def test_alignment_leaves_every_function_as_it_is_and_refuses_what_it_cannot_ord
     with pytest.raises(ValueError, match="shares a side"):
         aligned(trained_tensors(tiny_task.mixture()))
     with pytest.raises(ValueError, match="No bottleneck"):
-        list(world.bottleneck_sites({"head.classifier.weight": torch.zeros(2, 2)}))
+        list(bottleneck_sites({"head.classifier.weight": torch.zeros(2, 2)}))
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,7 @@ from torch import Tensor
 
 from adamix_lab.analysis.posterior import FixedBatches, Samples, fix_batches, marginal, merged_sample, uncertainty
 from adamix_lab.analysis.statistics import SMALLEST, rows_variance, t_interval, verdict_of
+from adamix_lab.analysis.units import aligned, permuted_copies
 from adamix_lab.baselines.probe import linear_probe
 from adamix_lab.core.errors import one_of, unknown
 from adamix_lab.core.files import write_text
@@ -48,7 +49,6 @@ from adamix_lab.lessons.comparisons import is_run, open_results, own_rows
 from adamix_lab.lessons.generation import covered
 from adamix_lab.lessons.posterior import bayes_weights, merge_distance, rescaled, route_distance, samples_of
 from adamix_lab.lessons.routing import by_expert, flips, specialist_gain
-from adamix_lab.lessons.world import aligned, permuted_copies
 from adamix_lab.lessons.your_own import EXPERTS, fresh_loras, read_loras
 from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.tasks.backbones import load_backbone
