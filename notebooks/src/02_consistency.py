@@ -148,8 +148,9 @@ lesson.forest("02", "agree on a wrong answer")
 lesson.forest("02", "sentences, merged minus its experts")
 
 # %% [markdown]
-# That agreed mistakes become fewer is shown for no weight, nor that the merge gains more over its experts: between
-# routes that are alike there is little to average. What makes merging safe is another thing: lesson 03.
+# Agreed mistakes become *more* with every weight (*shown*): routes that agree agree on wrong answers, too. And the merge
+# gains *less* over its experts (*shown*): between routes that are alike there is little to average. What makes merging
+# safe is another thing: lesson 03.
 #
 # ## What does the second view add to AdaMix?
 #

@@ -146,11 +146,11 @@ truth = lesson.outcome("03", "wrong labels: up minus down shared, the merge's ac
 cost.then(lambda: lesson.forest("03", "the merge's accuracy"), truth)
 
 # %% [markdown]
-# **Exactness may have a price.** With wrong labels the exact side was less accurate on every seed, with consistency
-# and without, four points in the mean; the picture says what of it is shown. So it was for an expert alone: the
-# reason lies in what is learned. With right labels nothing of the kind is shown. One reading: a side that is not
-# shared learns only when its expert is drawn, a quarter of the time, and AdaMix so trains its nonlinear half slowly;
-# lesson 07 tests that. Every result here names its side: up, the paper's, unless it says otherwise.
+# **Exactness has a price.** With wrong labels the exact side is less accurate, on every seed, with consistency and
+# without: by four points (*shown*). So is an expert alone: the reason lies in what is learned. With right labels the
+# sides are *alike* in accuracy. One reading: a side that is not shared learns only when its expert is drawn, a quarter
+# of the time, and AdaMix so trains its nonlinear half slowly; lesson 07 tests that. Every result here names its side:
+# up, the paper's, unless it says otherwise.
 #
 # ## Equal functions are not enough
 #
@@ -164,8 +164,7 @@ copies = lesson.permuted_copies(lesson.trained_tensors(mixture), expert=0, gener
 print(lesson.tell_merge(lesson.answers_with(mixture, task, tokenizer, copies, rows=128), "one adapter, permuted"))
 
 # %% [markdown]
-# Weights have to mean the same in the same place. [Git Re-Basin](https://arxiv.org/abs/2209.04836) puts them in
-# order.
+# Weights have to mean the same in the same place.
 #
 # ## Exercise: align (fifteen minutes)
 #

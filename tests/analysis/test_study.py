@@ -30,6 +30,7 @@ def saved(monkeypatch):
 
     monkeypatch.setattr(study, "load_saved", load_saved)
     monkeypatch.setattr(study, "load_task", lambda source, **more: TASK)
+    monkeypatch.setattr(study, "saved_task", lambda notes, source=None: TASK)
 
 
 def test_it_writes_tables_pictures_with_alt_texts_and_a_record(saved, tmp_path):

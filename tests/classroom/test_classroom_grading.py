@@ -148,7 +148,7 @@ def test_damaged_marks_are_named_with_the_remedy(course, released, tmp_path, dam
 def test_a_release_has_stubs_and_neither_solutions_nor_hidden_tests(course, released):
     text, solution = released.read_text("utf-8"), (course / "solution" / NAME / f"{NAME}.ipynb").read_text("utf-8")
     assert text.count("raise NotImplementedError()") >= 3
-    for secret in ("hashlib.sha256", "refuse_library", "HIDDEN", "SOLUTION", "16**12"):
+    for secret in ("hashlib.sha256", "refuse_library", "HIDDEN", "SOLUTION"):
         assert secret not in text
     assert "BEGIN SOLUTION" in solution and "BEGIN HIDDEN TESTS" in solution
     assert sum(points_of(NAME).values()) == FULL

@@ -49,7 +49,7 @@ def test_a_page_holds_what_a_learner_needs_and_fits_its_budget(path, made):
 
 def test_a_number_to_reach_stands_on_the_sheets(made):
     assert made["03_merging"].number != NO_NUMBER
-    assert "loss" in made["03_merging"].number
+    assert "ensemble" in made["03_merging"].number
 
 
 def test_terms_are_those_a_lesson_uses_most():
