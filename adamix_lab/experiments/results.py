@@ -300,8 +300,7 @@ def read_table(path: Path) -> DataFrame:
 
 def frame(rows: Sequence[Any], columns: Sequence[str] | None = None) -> DataFrame:
     """A table of rows. Raises ImportError where pandas or pyarrow is missing."""
-    found: DataFrame = _pandas().DataFrame(rows, columns=columns)
-    return found
+    return _pandas().DataFrame(rows, columns=columns)  # type: ignore[no-any-return]
 
 
 def _pandas() -> Any:

@@ -148,9 +148,8 @@ lesson.forest("02", "agree on a wrong answer")
 lesson.forest("02", "sentences, merged minus its experts")
 
 # %% [markdown]
-# Agreed mistakes become *more* with every weight (*shown*): routes that agree agree on wrong answers, too. And the merge
-# gains *less* over its experts (*shown*): between routes that are alike there is little to average. What makes merging
-# safe is another thing: lesson 03.
+# Agreed mistakes become *more* (*shown*): routes agree on wrong answers, too. And the merge gains *less* over its
+# experts (*shown*): between routes that are alike there is little to average. What makes merging safe: lesson 03.
 #
 # ## What does the second view add to AdaMix?
 #
