@@ -108,11 +108,11 @@ def test_the_wheel_holds_what_is_read_and_no_solution(built):
 @pytest.mark.timeout(1800)
 def test_from_an_empty_folder_without_network(python, tmp_path):
     done = run(python, "-m", "adamix_lab", "doctor", folder=tmp_path)
-    assert "embedded task 'aspects'" in done.stdout and "36 shipped sets of experts" in done.stdout, done.stderr
+    assert "embedded task 'aspects'" in done.stdout and "54 shipped sets of experts" in done.stdout, done.stderr
     assert "_data" in done.stdout and str(ROOT / "data") not in done.stdout
     copy = "from pathlib import Path; from adamix_lab.cli.main import copy_lessons; copy_lessons(Path('lessons'))"
     assert run(python, "-c", copy, folder=tmp_path).returncode == 0
-    assert len(list((tmp_path / "lessons").glob("*.ipynb"))) == 9
+    assert len(list((tmp_path / "lessons").glob("*.ipynb"))) == 10
     done = run(python, "-m", "adamix_lab", "tour", "--steps", "2", folder=tmp_path)
     assert done.returncode == 0 and "merged" in done.stdout, done.stderr
     kinds = "--kind line --points 3 --evaluation-rows 8 --out landscape".split()

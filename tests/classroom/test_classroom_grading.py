@@ -276,7 +276,7 @@ def test_each_runs_by_itself_and_troubles_are_told(course, released, tmp_path):
         "Di Tagged": (submission(released, right | {"number": "x = 1"}, off), FULL - 3, ""),
         "Ed Chatty": (submission(released, right | {"number": CHATTY}), FULL, "stderr"),
         "Gi Loop": (submission(released, right | {"number": TROUBLES["an endless loop"][0]}), FULL - 3, "did not end"),
-        "Ho Crash": (submission(released, right | {"number": TROUBLES["a crash"][0]}), 4, "Python ended"),
+        "Ho Crash": (submission(released, right | {"number": TROUBLES["a crash"][0]}), 5, "Python ended"),
     }
     moodle(tmp_path / "moodle.zip", people)
     done = grade(course, tmp_path / "moodle.zip", "--cell-seconds", "15", "--again")
