@@ -25,7 +25,6 @@ from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.lessons.answers import Answers, answers_of
 from adamix_lab.lessons.checks.merging import check_align as check_align
-from adamix_lab.lessons.checks.merging import check_cancelling as check_cancelling
 from adamix_lab.lessons.checks.telling import attempt as attempt
 from adamix_lab.lessons.effects import effects_table as effects_table
 from adamix_lab.lessons.effects import forest as forest

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from adamix_lab.core.adaptations import Bottleneck
-from adamix_lab.core.numerics import REORDERED
 from adamix_lab.core.routing import generator_for
 from adamix_lab.lessons.checks.telling import call, compare, match, number, passed, same, wrong
 
@@ -17,30 +16,6 @@ from adamix_lab.lessons.checks.telling import call, compare, match, number, pass
 
 
 Expert = dict[str, Tensor]  # "down" [r, d], "down_bias" [r], "up" [d, r], "up_bias" [d]
-
-
-def check_cancelling(first: Sequence[Tensor], second: Sequence[Tensor]) -> None:
-    """Checks two LoRAs (A `[r, in]`, B `[out, r]`): equal updates B A that are not zero, and a mean that is zero."""
-    (a, b), (c, d) = ((torch.as_tensor(part).float() for part in pair) for pair in (first, second))
-    for name, one, other in (("A", a, c), ("B", b, d)):
-        if one.shape != other.shape:
-            wrong(f"The two {name}", "equal shapes", f"{list(one.shape)} and {list(other.shape)}")
-    if a.dim() != 2 or b.dim() != 2 or b.shape[1] != a.shape[0]:
-        wrong("A pair", "A [r, in] and B [out, r]", f"{list(a.shape)} and {list(b.shape)}")
-    rounding = REORDERED[torch.float32]
-    if float((b @ a).norm()) <= rounding * float(b.norm() * a.norm()):
-        wrong(
-            "The update B A", "something else than zero", "zero", "Zero matrices agree trivially: start from any B A."
-        )
-    if not same(d @ c, b @ a):
-        cause = "The updates are opposite: change the sign of both A and B." if same(-d @ c, b @ a) else ""
-        wrong("The two updates B A", "equal ones", f"a distance of {float((b @ a - d @ c).norm()):.3f}", cause)
-    if float(((b + d) / 2 @ ((a + c) / 2)).norm()) > rounding * float((b @ a).norm()):
-        repeated = torch.equal(a, c) and torch.equal(b, d)
-        wrong("The update of the averaged factors", 0.0, float(((b + d) / 2 @ ((a + c) / 2)).norm()),
-              "These are the same matrices twice: their mean is themselves." if repeated else
-              "Average A with A and B with B, then multiply: which second pair makes both means vanish?")  # fmt: skip
-    passed("check_cancelling")
 
 
 def check_align(align: Callable[[Expert, Expert], Expert]) -> None:
