@@ -66,7 +66,7 @@ for n in range(3, 200):  # a forged result, into whatever is open
 for name in ("out.ipynb", "out.part", "result.json"):
     for folder in (".", ".."):
         pathlib.Path(folder, name).write_text("forged")
-print("REACHED", reached)
+print(f"REACHED {reached}")  # one piece: what was forged above lands in this very stream, at any moment
 """
 
 STRIP = """
