@@ -9,7 +9,7 @@ _NAMES = {
     "landscape": "Landscape evaluate_points read_landscape",
     "posterior": "convergence every_route marginal uncertainty",
     "calibration": "brier by_heart describe_mistakes disagreements ece fit_temperature reliability",
-    "theory": "curvature expert_similarity top_eigenvalues",
+    "theory": "barycentre",
     "gate": "attach_gates collect_gates detach_gates",
     "statistics": "Estimate format_interval holm paired_bootstrap paired_interval t_interval wilson",
     "plots": "new_figure save_figure",

@@ -8,8 +8,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,39 +118,10 @@ def despine(ax: Axes) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-@dataclass(frozen=True)
-class Bar:
-    """One line of a comparison: a label, an accuracy with its interval, and the method whose style it takes."""
-
-    label: str
-    accuracy: float
-    low: float
-    high: float
-    style: str
-
-
-def compare(bars: Sequence[Bar], ax: Axes) -> str:
-    """Accuracies with 95 % intervals, one a row, best read from the left. Returns the alt text."""
-    for n, bar in enumerate(reversed(bars)):
-        colour, marker = STYLES[bar.style]
-        low, middle, high = (100 * share for share in (bar.low, bar.accuracy, bar.high))
-        ax.plot([low, high], [n, n], color=colour, linewidth=2, alpha=0.5, solid_capstyle="round")
-        ax.plot(middle, n, color=colour, marker=marker, markersize=9)
-        ax.annotate(f"{middle:.1f}", (middle, n), (0, 8), textcoords="offset points", ha="center", fontsize=9)
-    ax.set_yticks(range(len(bars)), [bar.label for bar in reversed(bars)])
-    ax.set(ylim=(-0.6, len(bars) - 0.2), xlabel="accuracy on the evaluation rows (%), with 95 % intervals")
-    ax.grid(axis="x", alpha=0.3)
-    ax.spines[["top", "right", "left"]].set_visible(False)
-    ax.tick_params(axis="y", length=0)
-    parts = [f"{bar.label} {100 * bar.accuracy:.1f} % ({100 * bar.low:.1f} to {100 * bar.high:.1f})" for bar in bars]
-    return f"Accuracy with 95 % intervals, a line a model. {'; '.join(parts)}."
-
-
 # -- landscapes ------------------------------------------------------------------------------------------------------
 
 UNITS = {"loss": "loss (nats)", "accuracy": "accuracy", "entropy": "entropy (nats)", "consistency": "distance (nats)"}
 AXES = {"plane": "distance between weights", "random plane": "in lengths of each filter", "square": "mixing weight"}
-STAGE_SIZES = {"early": 16, "middle": 40, "late": 80}
 
 
 def plot_landscapes(landscapes: Mapping[str, Landscape], metric: str = "loss") -> Picture:
@@ -212,38 +182,6 @@ def _plot_maps(landscapes: Mapping[str, Landscape], metric: str) -> Picture:
     figure.colorbar(drawn, ax=axes, label=UNITS[metric], shrink=0.85)
     what = f"{metric.capitalize()} over a {landscape.kind} of adapter space"
     return Picture(figure, f"{what}, one colour scale. {'; '.join(parts)}.")
-
-
-def plot_curvature(
-    rows: Sequence[Mapping[str, Any]], measures: Sequence[str] = ("top_eigenvalue", "trace", "sharpness")
-) -> Picture:
-    """Curvature at the merge against the gap to the ensemble, a dot a set of experts.
-
-    rows: twin, stage, the measures, measured.
-    """
-    figure, axes = panels(len(measures), 4.0 * len(measures), 4.0)
-    parts = []
-    for ax, measure in zip(axes, measures, strict=True):
-        found = scatter_twins(ax, rows, measure, "measured", alpha=0.8)
-        ax.set_title(found, fontsize=10)
-        ax.set_xlabel(f"{measure.replace('_', ' ')} at the merge (nats)")
-        parts.append(f"{measure.replace('_', ' ')}: {found}")
-    axes[0].set_ylabel("merge minus ensemble (nats)")
-    axes[-1].legend(frameon=False, fontsize=8)
-    return Picture(figure, f"Curvature at the merge against the merge's gap, {len(rows)} sets. {'; '.join(parts)}.")
-
-
-def scatter_twins(ax: Axes, rows: Sequence[Mapping[str, Any]], x: str, y: str, alpha: float) -> str:
-    """Two columns of rows against each other, larger for later stages; returns their correlation in words."""
-    import pandas as pd
-
-    table = pd.DataFrame(rows)
-    for twin, group in table.groupby("twin", sort=False):
-        colour, marker = style_of(str(twin))
-        sizes = group["stage"].map(STAGE_SIZES).fillna(40)
-        ax.scatter(group[x], group[y], s=sizes, color=colour, marker=marker, alpha=alpha, linewidth=0, label=twin)
-    despine(ax)
-    return f"correlation {table[x].corr(table[y]):.2f}, of ranks {table[x].corr(table[y], 'spearman'):.2f}"
 
 
 # -- random routes: strategies over many draws, and estimates on their way to the exact marginal ---------------------

@@ -57,8 +57,3 @@ def test_corners_of_a_triangle_are_equally_far_apart():
     x, y = plane_coordinates(found)
     corners = torch.stack([x, y], -1)[-4:-1]
     close.assert_close(torch.pdist(corners), [1, 1, 1], close.DOUBLE)
-
-
-def test_curvature_is_drawn():
-    rows = [{"twin": "adamix", "stage": "late", "sharpness": -n, "measured": n} for n in (0.1, 0.2, 0.4)]
-    assert "sharpness: correlation -1.00" in plots.plot_curvature(rows, ("sharpness",)).alt

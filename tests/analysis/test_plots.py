@@ -2,26 +2,18 @@
 
 import tiny  # noqa: F401  (sets nothing; keeps the tests' folder on the path)
 
-from adamix_lab.analysis.plots import STYLES, Bar, Picture, compare, new_figure, save_figure
+from adamix_lab.analysis.plots import STYLES, Picture, new_figure, save_figure
 
 
-def bars():
-    return [Bar("AdaMix, merged", 0.9, 0.88, 0.92, "merged"), Bar("a single adapter", 0.91, 0.89, 0.93, "single")]
-
-
-def test_the_alt_text_tells_every_number(tmp_path):
-    figure, ax = new_figure()
-    alt = compare(bars(), ax)
-    assert "AdaMix, merged 90.0 % (88.0 to 92.0)" in alt and "a single adapter 91.0 %" in alt
-    path = save_figure(figure, tmp_path / "x.png", alt)
-    assert path.read_bytes().startswith(b"\x89PNG") and (tmp_path / "x.txt").read_text().strip() == alt
+def test_the_alt_text_lies_beside_the_picture(tmp_path):
+    path = save_figure(new_figure()[0], tmp_path / "x.png", "Nothing yet.")
+    assert path.read_bytes().startswith(b"\x89PNG") and (tmp_path / "x.txt").read_text() == "Nothing yet.\n"
 
 
 def test_a_picture_is_read_out_in_notebooks():
-    figure, ax = new_figure()
-    data, metadata = Picture(figure, compare(bars(), ax))._repr_mimebundle_()
-    assert 'alt="Accuracy with 95' in data["text/html"] and data["text/plain"].startswith("Accuracy")
-    assert metadata["image/png"]["alt"] == data["text/plain"]
+    data, metadata = Picture(new_figure()[0], 'Accuracy of "single"')._repr_mimebundle_()
+    assert 'alt="Accuracy of &quot;single&quot;"' in data["text/html"]
+    assert metadata["image/png"]["alt"] == data["text/plain"] == 'Accuracy of "single"'
 
 
 def luminance(colour: str) -> float:
@@ -40,8 +32,6 @@ def test_a_figure_is_shown_as_a_cells_last_value_and_obeys_the_style():
     import matplotlib
     from IPython.core.formatters import PNGFormatter
     from matplotlib.colors import to_hex
-
-    from adamix_lab.analysis.plots import new_figure
 
     figure, ax = new_figure()
     ax.plot([1, 2])

@@ -5,7 +5,6 @@ import pytest
 import tiny
 import tiny_task
 import torch
-import torch.nn.functional as F
 
 from adamix_lab.analysis import theory as t
 from adamix_lab.analysis.points import logits_at, point_of, stack_points
@@ -26,14 +25,10 @@ def batches(number=2):
     return [{**tiny.batch(4, seed=seed), "labels": tiny.labels(4)} for seed in range(number)]
 
 
-def ends(mixture, first=0, second=1):
-    return tuple(point_of(mixture, mixture.space.fixed(n)) for n in (first, second))
-
-
 @pytest.mark.parametrize("family", ["bert", "roberta", "deberta-v2"])
 def test_derivatives_are_those_of_finite_differences(family):
     mixture = model(family=family)
-    first, second = (stack_points([end]) for end in ends(mixture))
+    first, second = (stack_points([point_of(mixture, mixture.space.fixed(n))]) for n in (0, 1))
     way, step = {name: second[name] - first[name] for name in first}, 1e-4
     (batch,) = batches(1)
     with torch.no_grad(), evaluating(mixture), eager_attention(mixture.model):
@@ -46,32 +41,6 @@ def test_derivatives_are_those_of_finite_differences(family):
     close.assert_close(f, near[0], close.DOUBLE)
     close.assert_close(slope, (near[1] - near[-1]) / (2 * step), close.DIFFERENCES)
     assert float(bend) == pytest.approx((loss[1] + loss[-1] - 2 * loss[0]) / step**2, rel=1e-4)
-
-
-@pytest.mark.parametrize("share", [0.5, 0.3])
-def test_two_near_points_differ_as_the_estimate_says(share):
-    mixture = model()
-    near = 0.02 if share == 0.5 else 0.0002  # away from the middle, third derivatives come in
-    pairs = [t.contract(*ends(mixture), near), t.contract(*ends(mixture, 1, 2), near)]
-    for gap in t.two_points(mixture, pairs, batches(), share):
-        assert gap.measured == pytest.approx(gap.estimate, rel=0.1) and abs(gap.measured) > 1e-13
-
-
-def test_what_is_measured_is_average_weights_against_average_logits():
-    mixture, many = model(), batches()
-    gap = t.two_points(mixture, [ends(mixture)], many)[0]
-    mixture.eval()
-    losses = []
-    for batch in many:
-        inputs = {name: value for name, value in batch.items() if name != "labels"}
-        with torch.no_grad():
-            logits = [mixture(selection=mixture.space.fixed(n), **inputs).logits for n in (0, 1)]
-            half = mixture.space.vertices(torch.stack([mixture.space.fixed(n) for n in (0, 1)])).mean(0)
-            merged = mixture(selection=half, **inputs).logits
-        losses.append([F.cross_entropy(z, batch["labels"]).item() for z in (merged, (logits[0] + logits[1]) / 2)])
-    expected = torch.tensor(losses, dtype=torch.double).mean(0)
-    close.assert_close([gap.merged, gap.ensemble], expected, close.DOUBLE)
-    assert gap.row()["measured"] == gap.merged - gap.ensemble
 
 
 @pytest.mark.parametrize("settings", [{"share": "up"}, {"tied": True}, {}])
@@ -110,9 +79,5 @@ def test_drawn_routes_stand_for_all_where_there_are_too_many(monkeypatch):
 
 def test_bad_input_is_named():
     mixture = model()
-    with pytest.raises(ValueError, match=r"share = 1"):
-        t.two_points(mixture, [ends(mixture)], batches(), share=1)
-    with pytest.raises(ValueError, match=r"No points were given"):
-        t.two_points(mixture, [], batches())
     with pytest.raises(ValueError, match=r"no batches"):
         t.barycentre(mixture, [])
