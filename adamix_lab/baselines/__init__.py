@@ -11,8 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from adamix_lab.core import lazy_names
-from adamix_lab.core.choices import Consistency
-from adamix_lab.core.errors import one_of
+from adamix_lab.core.errors import Consistency, one_of
 
 ONE_VIEW = Consistency(0.0, views="shared_prefix")
 TWO_ROUTES = Consistency(1.0, views="shared_prefix")

@@ -14,9 +14,18 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import typer
 
 from adamix_lab.cli.boundary import Command
-from adamix_lab.core.choices import STRATEGIES, check_decoded, check_repository
 from adamix_lab.core.errors import SEEDS as SEEDS_END
-from adamix_lab.core.errors import LabError, check_experts, finite, one_of, unknown, whole
+from adamix_lab.core.errors import (
+    STRATEGIES,
+    LabError,
+    check_decoded,
+    check_experts,
+    check_repository,
+    finite,
+    one_of,
+    unknown,
+    whole,
+)
 from adamix_lab.core.files import CONFIG, check_written, read_config, require_file
 from adamix_lab.tasks.rows import open_parquet
 from adamix_lab.tasks.tasks import data_root

@@ -48,7 +48,7 @@ def train(
     the side that AdaMix routes (slow), averaged over its last three quarters of steps (swa) or over all, fading (ema).
     """
     # What needs no torch is looked at first: the recipe, the preset's name, the rows.
-    from adamix_lab.core.choices import Consistency
+    from adamix_lab.core.errors import Consistency
     from adamix_lab.tasks.loading import load_task
     from adamix_lab.tasks.tasks import Task
     from adamix_lab.training.presets import Preset, preset_names
@@ -156,7 +156,7 @@ def train_generator(
     Methods: frozen, lora, adamix-lora and full, and adamix-bottleneck where it is named. The recipe begins from 2,000
     steps of 8 pairs at a rate of 0.0002, a label smoothing of 0.1, and a consistency of 100 a target token.
     """
-    from adamix_lab.core.choices import Consistency
+    from adamix_lab.core.errors import Consistency
     from adamix_lab.training.recipe import Recipe
 
     begun = Recipe(steps=2000, batch_size=8, lr=2e-4, head_lr=head_lr, seed=seed, dev_fraction=0.0, label_smoothing=0.1)

@@ -13,7 +13,7 @@
    `checkpointing` keeps selections when blocks rerun, `precision` keeps what trains in float32, `check` asks the model
    whether its sites are called and several routes may share a call.
 8. `merging`: from M experts to one; soups, folding, products, the gap.
-9. `saving`, over `files`: weights and configuration in a folder. `choices`, `errors` and `numerics` serve all.
+9. `saving`, over `files`: weights and configuration in a folder. `errors` and `numerics` serve all.
 """
 
 from __future__ import annotations

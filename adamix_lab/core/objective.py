@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adamix_lab.core.choices import Consistency as Consistency
+from adamix_lab.core.errors import Consistency as Consistency
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.sites import answer_kind
 from adamix_lab.core.views import WAYS, Batch, Way, check_way, routed_logits

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from adamix_lab.core.choices import Scope as Scope
 from adamix_lab.core.errors import LabError, one_of
+from adamix_lab.core.errors import Scope as Scope
 
 
 def generator_for(seed: int, *indices: int) -> Generator:

@@ -18,7 +18,7 @@ import torch
 from torch import Generator, nn
 
 from adamix_lab.core.adaptations import IA3, Adaptation, LoRA
-from adamix_lab.core.choices import Kind as Kind
+from adamix_lab.core.errors import Kind as Kind
 from adamix_lab.core.errors import LabError, near_misses
 
 

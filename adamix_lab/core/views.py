@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.core.choices import Views as Views
 from adamix_lab.core.errors import LabError, one_of
+from adamix_lab.core.errors import Views as Views
 from adamix_lab.core.mixture import MixtureLayer
 from adamix_lab.core.routing import RouteSpace
 

@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from adamix_lab.baselines import BASELINES, METHODS
-from adamix_lab.core.choices import POOLINGS
-from adamix_lab.core.errors import LabError, one_of, positive
+from adamix_lab.core.errors import POOLINGS, LabError, one_of, positive
 from adamix_lab.training.recipe import Recipe
 
 Budget = Literal["steps", "rate", "best", "oracle", "compute"]

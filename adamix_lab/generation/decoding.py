@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
-from adamix_lab.core.choices import check_decoded
-from adamix_lab.core.errors import LabError, positive, unknown
+from adamix_lab.core.errors import LabError, check_decoded, positive, unknown
 from adamix_lab.core.mixture import evaluating
 from adamix_lab.core.routing import RouteSpace, generator_for
 from adamix_lab.generation.training import check_decoder, ids_of, prompts, separators

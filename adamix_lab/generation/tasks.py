@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adamix_lab.core.choices import Kind
-from adamix_lab.core.errors import LabError, one_of, positive, unknown
+from adamix_lab.core.errors import Kind, LabError, one_of, positive, unknown
 from adamix_lab.tasks.rows import SUFFIXES, read_file, split_file
 from adamix_lab.tasks.tasks import EMBEDDED_TEXTS, Row, Task, embedded_folder, sample
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from adamix_lab.core.choices import check_repository
-from adamix_lab.core.errors import LabError
+from adamix_lab.core.errors import LabError, check_repository
 from adamix_lab.core.files import CONFIG, check_written, read_config
 from adamix_lab.models.model import MixtureModel
 from adamix_lab.models.saving import read_saved

@@ -21,8 +21,7 @@ from typing import Any
 
 import torch
 
-from adamix_lab.core.choices import POOLINGS
-from adamix_lab.core.errors import LabError, one_of, positive, unknown
+from adamix_lab.core.errors import POOLINGS, LabError, one_of, positive, unknown
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.sites import (
     READ_MARK,

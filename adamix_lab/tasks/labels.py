@@ -14,8 +14,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Any, NamedTuple
 
-from adamix_lab.core.choices import Kind
-from adamix_lab.core.errors import LabError, unknown
+from adamix_lab.core.errors import Kind, LabError, unknown
 from adamix_lab.tasks.rows import Part
 from adamix_lab.tasks.tasks import Task, TaskSpec, text_of
 

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from adamix_lab.core.choices import Kind
-from adamix_lab.core.errors import LabError, positive, unknown
+from adamix_lab.core.errors import Kind, LabError, positive, unknown
 from adamix_lab.core.errors import fraction as check_fraction
 
 DATA_VARIABLE = "ADAMIX_LAB_DATA"

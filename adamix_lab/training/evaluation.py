@@ -1,7 +1,7 @@
 """Looking at a trained mixture: strategies side by side on a task, and predictions for sentences.
 
 A strategy (Table 7: merged, fixed, random, ensemble) is a function of a model and a batch that gives log-probabilities
-`[B, C]`, or the numbers `[B, 1]` of a regression; `STRATEGIES` (`core/choices.py`) names them.
+`[B, C]`, or the numbers `[B, 1]` of a regression; `STRATEGIES` (`core/errors.py`) names them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from adamix_lab.core.choices import STRATEGIES
-from adamix_lab.core.errors import LabError, one_of
+from adamix_lab.core.errors import STRATEGIES, LabError, one_of
 from adamix_lab.core.mixture import evaluating
 from adamix_lab.core.objective import IGNORED, without_labels
 from adamix_lab.core.routing import Scope, generator_for

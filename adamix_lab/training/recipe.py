@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
-from adamix_lab.core.choices import Consistency, Scope
-from adamix_lab.core.errors import SEEDS, LabError, finite, fraction, one_of, positive, whole
+from adamix_lab.core.errors import SEEDS, Consistency, LabError, Scope, finite, fraction, one_of, positive, whole
 
 Precision = Literal["no", "bf16", "fp16"]
 OffRoute = Literal["drift", "freeze"]
