@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from adamix_lab.core.numerics import relative_difference
+from adamix_lab.core.merging import relative_difference
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.core.adaptations import Adaptation
-from adamix_lab.core.numerics import relative_difference
+from adamix_lab.core.merging import relative_difference
 from adamix_lab.models.model import MixtureModel, attach
 
 WIDTH, LAYERS, HEADS, INNER, VOCABULARY, LABELS = 16, 3, 2, 32, 50, 3

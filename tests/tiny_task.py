@@ -11,7 +11,7 @@ import tiny
 import torch
 
 from adamix_lab.core.adaptations import Bottleneck
-from adamix_lab.core.numerics import relative_difference
+from adamix_lab.core.merging import relative_difference
 from adamix_lab.core.objective import Consistency
 from adamix_lab.models.model import MixtureModel, attach
 from adamix_lab.tasks.tasks import Task

@@ -6,14 +6,15 @@
 1. `mixture.effective` is the paper in ten lines: one weight from M stacked ones, by a route or a mixture point.
 2. `adaptations`: what is mixed. A contract, and bottleneck, LoRA, IA3 and bias, which keep it.
 3. `routing`: which expert serves each site and side; routes are data, functions of (seed, step, view).
-4. `mixture`: the layer, M experts around a frozen one; `calls` says which selection it takes in the present call.
+4. `mixture`: the layer, M experts around a frozen one; which selection it takes in the present call, also when blocks
+   rerun in the backward pass.
 5. `sites`: where adaptations go in known architectures and in any other; the task head.
 6. `views` and `objective`: two routed views of a batch, the task loss and the consistency between them.
 7. `model`: attach, switch tasks, detach, over `wrapping`: what a call does, a selection or AdaMix's training step.
-   `checkpointing` keeps selections when blocks rerun, `precision` keeps what trains in float32, `check` asks the model
-   whether its sites are called and several routes may share a call.
-8. `merging`: from M experts to one; soups, folding, products, the gap.
-9. `saving`, over `files`: weights and configuration in a folder. `errors` and `numerics` serve all.
+   `precision` keeps what trains in float32, `check` asks the model whether its sites are called and several routes may
+   share a call.
+8. `merging`: from M experts to one; soups, folding, products, the gap; how far results may be apart.
+9. `saving`, over `files`: weights and configuration in a folder. `errors` serves all.
 """
 
 from __future__ import annotations
@@ -57,9 +58,8 @@ _NAMES = {
     "sites": "ARCHITECTURES find_sites",
     "views": "routed_logits",
     "objective": "Consistency Objective",
-    "merging": "merge fold merge_products merge_gap",
+    "merging": "merge fold merge_products merge_gap relative_difference",
     "errors": "LabError",
-    "numerics": "relative_difference",
 }
 __all__ = [name for names in _NAMES.values() for name in names.split()]
 __getattr__ = lazy_names(__name__, _NAMES)

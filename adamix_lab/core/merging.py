@@ -1,23 +1,24 @@
 """Merging: from M experts to one module a site (Eq. 6), and soups at other points of the simplex.
 
 A soup is a mixture point: coefficients `[sites, sides, M]`. `merge` makes the model of such a point, by default of the
-barycentre; others are chosen: weighted, greedy, learned (Wortsman et al., 2022).
+barycentre; others are chosen: weighted, greedy, learned (Wortsman et al., 2022). Last, how far results may be apart
+that should be equal.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from adamix_lab.core.adaptations import LoRA
-from adamix_lab.core.calls import noting
 from adamix_lab.core.errors import LabError, positive
-from adamix_lab.core.mixture import MixtureLayer, evaluating
+from adamix_lab.core.mixture import MixtureLayer, evaluating, noting
 from adamix_lab.core.objective import TaskLoss, task_loss_of, without_labels
 from adamix_lab.core.routing import RouteSpace
 from adamix_lab.core.views import Batch, Mixture, logits_of
@@ -264,3 +265,31 @@ def _truncated(a: Tensor, b: Tensor, kept: int) -> tuple[Tensor, Tensor]:
         down = torch.nn.functional.pad(down, (0, 0, 0, kept - len(down)))
         up = torch.nn.functional.pad(up, (0, kept - up.shape[1]))
     return down.to(a).contiguous(), up.to(b).contiguous()
+
+
+# -- how far two floating-point results may be apart: relative to the largest value compared, and to the dtype --
+
+# What a function may differ by when its sums run in another order (another program, batch, or processor), as a share of
+# the largest value: some eighty roundings of float32, twenty of float16 and of bfloat16 (products summed in float32).
+REORDERED = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
+def relative_difference(found: Any, expected: Any) -> float:
+    """The largest |found - expected| over the largest |expected| (or over 1 where that is 0).
+
+    found, expected: tensors of one shape, numbers, or lists of numbers; raises ValueError for two shapes. Equal
+    values give 0, a NaN on one side only infinity.
+
+    >>> relative_difference(torch.tensor([0.0, 10.1]), torch.tensor([0.0, 10.0])) < 0.011
+    True
+    """
+    a, b = (torch.as_tensor(value, dtype=torch.double).detach().cpu() for value in (found, expected))
+    if a.shape != b.shape:
+        raise LabError(f"Results of shapes {list(a.shape)} and {list(b.shape)}: expected equal shapes to compare.")
+    if not a.numel():
+        return 0.0
+    difference = torch.where(a == b, 0.0, (a - b).abs())  # equal infinities are no difference
+    difference = torch.where(a.isnan() & b.isnan(), 0.0, difference)
+    largest = float(b[b.isfinite()].abs().max()) if bool(b.isfinite().any()) else 0.0
+    worst = float(difference.max()) if not bool(difference.isnan().any()) else math.inf
+    return worst / (largest or 1.0)

@@ -1,24 +1,26 @@
 """The mixture layer: M copies of an adaptation around one frozen layer.
 
-The layer applies *effective weights*. What they are is decided by a *selection*, which belongs to a call (`calls`):
+The layer applies *effective weights*. What they are is decided by a *selection*, which belongs to a call:
 
 - None: the barycentre, the mean over experts (merging, Eq. 6);
 - integers `[sides]`: one expert a side (a route, Eq. 4); `[K, sides]` for K groups of rows, `[B, T, sides]` for tokens;
 - floats `[sides, M]` or `[K, sides, M]`: coefficients of a mixture point (soups, landscapes within the simplex);
 - a mapping of weight names to tensors: any point at all (random planes, planes through checkpoints).
+
+Nothing of a call is kept on the modules, which all threads share (see `states`).
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Literal
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor, nn
 
 from adamix_lab.core.adaptations import Adaptation, Base, Weight, Weights
-from adamix_lab.core.calls import here, states
 from adamix_lab.core.errors import LabError, one_of
 
 Selection = Tensor | Mapping[str, Tensor] | None
@@ -236,3 +238,136 @@ def memoized(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]
         return kept[0]
 
     return remembered
+
+
+# -- the present call: which route a layer takes, whether it is on, what a fast way does at a block --
+#
+# Each thread has its own, blocks nest, and what one block set is gone behind it, after an error too. It is a
+# `threading.local`, since `torch.compile` reads that as data (at a `ContextVar` it breaks the graph): a coroutine that
+# awaits inside a block lets others see what is set there.
+
+States = Mapping[nn.Module, Mapping[str, Any]]
+
+_CALL = threading.local()
+_NOTHING: dict[Any, Any] = {}
+
+
+def states() -> States:
+    """All that is set in this thread: values by name, by module."""
+    return getattr(_CALL, "states", _NOTHING)
+
+
+def here(module: nn.Module, name: str, default: Any = None) -> Any:
+    """What a name is set to for a module in the present call."""
+    return states().get(module, _NOTHING).get(name, default)
+
+
+@contextmanager
+def restored(to: States) -> Iterator[None]:
+    """Inside the block exactly these states hold: those of the call that a recomputation belongs to."""
+    before = states()
+    _CALL.states = to
+    try:
+        yield
+    finally:
+        _CALL.states = before
+
+
+def during(changes: States) -> Any:
+    """A context in which these states hold beside those that are set already."""
+    before = states()
+    return restored({**before, **{module: {**before.get(module, {}), **new} for module, new in changes.items()}})
+
+
+# -- hooks that act in their own call alone --
+
+_LOCK = threading.Lock()
+_HOOKS: dict[tuple[nn.Module, Callable[..., Any]], tuple[int, Any]] = {}  # calls that want it, and its handle
+
+
+@contextmanager
+def hooked(module: nn.Module, hook: Callable[..., Any], register: Callable[..., Any]) -> Iterator[None]:
+    """The hook is on the module inside the block. It must do nothing in a call that has not asked for it (`here`)."""
+    key = (module, hook)
+    with _LOCK:
+        count, handle = _HOOKS[key] if key in _HOOKS else (0, register(hook))
+        _HOOKS[key] = count + 1, handle
+    try:
+        yield
+    finally:
+        with _LOCK:
+            count, handle = _HOOKS.pop(key)
+            if count > 1:
+                _HOOKS[key] = count - 1, handle
+            else:
+                handle.remove()
+
+
+@contextmanager
+def noting(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Any]]:
+    """Gives, by name, the first input of each module's last run in this call inside the block."""
+    noted: dict[str, Any] = {}
+    with ExitStack() as stack:
+        for module in modules.values():
+            stack.enter_context(hooked(module, _note, module.register_forward_pre_hook))
+        with during({module: {"note": (noted, name)} for name, module in modules.items()}):
+            yield noted
+
+
+def _note(module: nn.Module, args: tuple[Any, ...]) -> None:
+    if note := here(module, "note"):
+        noted, name = note
+        noted[name] = args[0]
+
+
+# -- selections under gradient checkpointing: each recomputation sees the route of its own first run --
+#
+# A checkpointed block runs again in the backward pass, when another view's route may be set, or none, and maybe in a
+# thread of autograd's own. What is set then would serve every recomputation: wrong gradients, silently. So the
+# checkpoint function that transformers puts on its blocks is wrapped by one that carries along what was set.
+
+
+class CarrySelection:
+    """A checkpoint function whose recomputation sees the selections of its first run, not the last ones set."""
+
+    def __init__(self, checkpoint: Any) -> None:
+        self.checkpoint = checkpoint
+
+    def __call__(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        """Called as torch's checkpoint is: a function and its arguments."""
+        first = states()
+
+        def run(*inner: Any, **named: Any) -> Any:
+            with restored(first):  # now, and again in the backward pass
+                return function(*inner, **named)
+
+        return self.checkpoint(run, *args, **kwargs)
+
+
+def carry_selection(model: Any) -> None:
+    """Wraps the checkpoint functions that transformers has set, once each."""
+    for module in model.modules():
+        function = getattr(module, "_gradient_checkpointing_func", None)
+        if function is None or isinstance(function, CarrySelection):
+            continue
+        module._gradient_checkpointing_func = CarrySelection(function)  # type: ignore[assignment]
+        reentrant = getattr(function, "keywords", {}).get("use_reentrant", True)
+        if reentrant and not _asks_for_input_gradients(model):  # it tracks none else, and the embeddings are frozen
+            model.enable_input_require_grads()
+            model._asked_for_input_gradients = True
+
+
+def _asks_for_input_gradients(model: Any) -> bool:
+    # transformers 5 keeps a list of handles; 4.57 keeps one, also after it was removed.
+    handles = getattr(model, "_require_grads_hooks", None) or [getattr(model, "_require_grads_hook", None)]
+    return any(handle is not None and handle.id in (handle.hooks_dict_ref() or ()) for handle in handles)
+
+
+def release_carry(model: Any) -> None:
+    """Puts the plain checkpoint functions back."""
+    for module in model.modules():
+        function = getattr(module, "_gradient_checkpointing_func", None)
+        if isinstance(function, CarrySelection):
+            module._gradient_checkpointing_func = function.checkpoint
+    if model.__dict__.pop("_asked_for_input_gradients", False):
+        model.disable_input_require_grads()

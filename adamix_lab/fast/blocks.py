@@ -26,8 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from adamix_lab.core.calls import during, here, hooked
-from adamix_lab.core.mixture import checkpoints_gradients
+from adamix_lab.core.mixture import checkpoints_gradients, during, here, hooked
 from adamix_lab.core.sites import ARCHITECTURES, Architecture, model_type, pattern_to_regex
 from adamix_lab.models.check import Inputs, call, shorter, verdict
 from adamix_lab.models.model import MixtureModel

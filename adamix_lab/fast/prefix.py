@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.core.calls import during, here, hooked
 from adamix_lab.core.errors import LabError
-from adamix_lab.core.mixture import evaluating
+from adamix_lab.core.mixture import during, evaluating, here, hooked
 from adamix_lab.core.sites import ARCHITECTURES, Architecture
 from adamix_lab.fast.blocks import BlockPlan, plan_blocks
 from adamix_lab.models.check import Inputs, Verdict, a_call_a_route, verdict

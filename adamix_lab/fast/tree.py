@@ -16,9 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.core.calls import during
 from adamix_lab.core.errors import LabError, positive
-from adamix_lab.core.mixture import evaluating
+from adamix_lab.core.mixture import during, evaluating
 from adamix_lab.core.routing import RouteSpace
 from adamix_lab.core.sites import pattern_to_regex
 from adamix_lab.core.views import Batch, routed_logits, rows_of

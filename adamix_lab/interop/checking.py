@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.core.errors import LabError
+from adamix_lab.core.merging import REORDERED, relative_difference
 from adamix_lab.core.mixture import evaluating
-from adamix_lab.core.numerics import REORDERED, relative_difference
 from adamix_lab.core.objective import reads_labels
 from adamix_lab.core.sites import answer_kind
 from adamix_lab.core.views import logits_of
@@ -147,7 +147,7 @@ def compare(model: nn.Module, other: nn.Module, batch: Mapping[str, Tensor], dty
 def check_logits(expected: Tensor, found: Tensor, dtype: torch.dtype, what: str) -> float:
     """The largest difference, as a share of the largest logit expected.
 
-    Raises ValueError where it is above what weights of `dtype` round to (`numerics.REORDERED`), or no number.
+    Raises ValueError where it is above what weights of `dtype` round to (`merging.REORDERED`), or no number.
     """
     if expected.shape != found.shape:
         raise LabError(

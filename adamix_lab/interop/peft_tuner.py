@@ -22,10 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.core.adaptations import LoRA, linear
-from adamix_lab.core.calls import during, here
-from adamix_lab.core.checkpointing import carry_selection
 from adamix_lab.core.errors import LabError, positive
-from adamix_lab.core.mixture import checkpoints_gradients, effective, stack
+from adamix_lab.core.mixture import carry_selection, checkpoints_gradients, during, effective, here, stack
 from adamix_lab.core.objective import IGNORED, Consistency, Objective, predicts_next
 from adamix_lab.core.routing import Router, RouteSpace, generator_for
 from adamix_lab.core.views import Batch, logits_of

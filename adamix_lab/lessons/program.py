@@ -22,8 +22,7 @@ from torch import Tensor, nn
 
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.errors import LabError, one_of
-from adamix_lab.core.merging import merge
-from adamix_lab.core.numerics import relative_difference
+from adamix_lab.core.merging import merge, relative_difference
 from adamix_lab.core.objective import Objective
 from adamix_lab.lessons.checks.program import CHECKS, Piece, randomise, weights_of
 from adamix_lab.lessons.checks.telling import checks_passed

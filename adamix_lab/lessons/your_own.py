@@ -27,8 +27,7 @@ from adamix_lab.core.adaptations import ones as ones
 from adamix_lab.core.adaptations import zeros as zeros
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.files import read_tensors, require_file
-from adamix_lab.core.merging import merge, merge_products
-from adamix_lab.core.numerics import REORDERED, relative_difference
+from adamix_lab.core.merging import REORDERED, merge, merge_products, relative_difference
 from adamix_lab.interop.checking import compute_logits, copy_base
 from adamix_lab.interop.peft import import_peft_library, write_experts
 from adamix_lab.lessons.checks.beyond import check_gated_lora as check_gated_lora

@@ -304,7 +304,7 @@ def detach(mixture: MixtureModel) -> nn.Module:
     >>> detach(attach(model, LoRA(4))) is model
     True
     """
-    from adamix_lab.core.checkpointing import release_carry
+    from adamix_lab.core.mixture import release_carry
 
     mixture.switch(next(iter(mixture._tasks)))
     model = mixture.model

@@ -16,9 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.core.calls import during, here
 from adamix_lab.core.errors import LabError
-from adamix_lab.core.mixture import Selection, checkpoints_gradients
+from adamix_lab.core.mixture import Selection, checkpoints_gradients, during, here
 from adamix_lab.core.objective import Objective
 from adamix_lab.core.routing import Router
 from adamix_lab.core.views import spans_as_labels
@@ -157,7 +156,7 @@ class Wrapping(nn.Module):
         Raises ValueError for a route that does not fit.
         """
         if torch.is_grad_enabled() and checkpoints_gradients(self.model):
-            from adamix_lab.core.checkpointing import carry_selection
+            from adamix_lab.core.mixture import carry_selection
 
             carry_selection(self.model)
         if selection is None:

@@ -223,7 +223,7 @@ def padding_of(tokenizer: Any, model: nn.Module | None = None) -> Padding:
 @torch.no_grad()
 def _reads_padding(model: nn.Module, pad: Padding, expected: int | None) -> bool:
     # Whether two tokens are answered otherwise with padding beside them: a head reads it, or positions count it.
-    from adamix_lab.core.numerics import REORDERED, relative_difference
+    from adamix_lab.core.merging import REORDERED, relative_difference
 
     if predicts_next(model) or reads_labels(model) or not hasattr(model, "num_labels"):
         return False

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adamix_lab.core.calls import during, here, hooked
 from adamix_lab.core.errors import LabError, positive
+from adamix_lab.core.mixture import during, here, hooked
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import Encoder, Example, TextsCut, label_tensor
 from adamix_lab.tasks.labels import Prompt

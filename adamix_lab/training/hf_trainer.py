@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader
 from transformers import Seq2SeqTrainer, Trainer, TrainingArguments
 from transformers.utils import ModelOutput
 
-from adamix_lab.core.calls import during
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import read_tensors, write_tensors
+from adamix_lab.core.mixture import during
 from adamix_lab.core.objective import Objective, TaskLoss, task_loss_of, without_labels
 from adamix_lab.core.routing import Router
 from adamix_lab.core.views import Batch, logits_of, spans_as_labels

@@ -31,8 +31,7 @@ from torch import nn
 from torch.profiler import profile
 
 from adamix_lab.core.adaptations import Bottleneck, LoRA
-from adamix_lab.core.merging import fold, merge
-from adamix_lab.core.numerics import relative_difference
+from adamix_lab.core.merging import fold, merge, relative_difference
 from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.routing import Router, generator_for
 from adamix_lab.fast import blocks

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA, adaptation_from
-from adamix_lab.core.calls import during
-from adamix_lab.core.mixture import MixtureLayer
+from adamix_lab.core.mixture import MixtureLayer, during
 from adamix_lab.core.routing import generator_for
 
 IN, OUT, K, ROWS, TOKENS = 6, 8, 3, 2, 5

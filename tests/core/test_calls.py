@@ -10,7 +10,7 @@ import tiny
 import torch
 
 from adamix_lab.core.adaptations import Bottleneck, LoRA
-from adamix_lab.core.calls import during, here, states
+from adamix_lab.core.mixture import during, here, states
 from adamix_lab.core.routing import Router
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.fast.prefix import prefix_states

@@ -8,9 +8,7 @@ import tiny
 import torch
 
 from adamix_lab.core.adaptations import Bottleneck, LoRA
-from adamix_lab.core.calls import during
-from adamix_lab.core.checkpointing import CarrySelection
-from adamix_lab.core.mixture import checkpoints_gradients
+from adamix_lab.core.mixture import CarrySelection, checkpoints_gradients, during
 from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.routing import Router
 from adamix_lab.fast.views import WAYS

@@ -6,8 +6,8 @@ import tiny
 import torch
 
 from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA
-from adamix_lab.core.calls import noting
 from adamix_lab.core.merging import (
+    REORDERED,
     fold,
     greedy,
     learned,
@@ -17,7 +17,7 @@ from adamix_lab.core.merging import (
     stack_experts,
     weighted,
 )
-from adamix_lab.core.numerics import REORDERED
+from adamix_lab.core.mixture import noting
 from adamix_lab.models.model import attach, detach, load_trained, trained_tensors
 
 ADAPTATIONS = [(Bottleneck(4), "up"), (LoRA(2), "B"), (LoRA(2), None), (IA3(), None), (IA3(True), None), (Bias(), None)]

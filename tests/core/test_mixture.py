@@ -6,8 +6,7 @@ import torch
 from torch import nn
 
 from adamix_lab.core.adaptations import IA3, Adaptation, Bias, Bottleneck, LoRA, Weight, zeros
-from adamix_lab.core.calls import during
-from adamix_lab.core.mixture import MixtureLayer, effective, memoized, sizes
+from adamix_lab.core.mixture import MixtureLayer, during, effective, memoized, sizes
 from adamix_lab.core.routing import generator_for
 
 IN, OUT, M, ROWS, TOKENS = 6, 8, 4, 3, 5

@@ -11,8 +11,8 @@ import tiny
 import torch
 
 from adamix_lab.core.adaptations import ADAPTATIONS, Adaptation, Weight, along, linear, normal, ones
-from adamix_lab.core.calls import during
 from adamix_lab.core.merging import merge
+from adamix_lab.core.mixture import during
 from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.routing import Router
 from adamix_lab.fast.views import routed_logits

@@ -6,7 +6,7 @@ import reference
 import torch
 from tiny import largest_difference
 
-from adamix_lab.core.numerics import relative_difference
+from adamix_lab.core.merging import relative_difference
 from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.fast.views import WAYS, routed_logits
 

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PLACE = Path(__file__).resolve().parent
 HERE = ROOT / "runs" / "environments"
 NO_REGISTRY = 77
-WITHIN = 1e-5  # of the largest logit, as adamix_lab.core.numerics.REORDERED has it: other libraries sum in other orders
+WITHIN = 1e-5  # of the largest logit, as adamix_lab.core.merging.REORDERED has it: other libraries sum in other orders
 # What depends on the versions most: wrapping, families, hooks on blocks, saving, exports, the authors' vectors.
 TESTS = """test_mixture test_model test_merging test_saving test_sites test_views test_blocks
 test_reference test_export test_authors test_peft test_checkpointing test_training test_checkpoints

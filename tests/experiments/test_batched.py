@@ -8,7 +8,7 @@ from tiny_task import one_thread  # noqa: F401
 from adamix_lab.analysis.gate import attach_gates
 from adamix_lab.baselines.making import baseline
 from adamix_lab.core.adaptations import LoRA
-from adamix_lab.core.numerics import relative_difference
+from adamix_lab.core.merging import relative_difference
 from adamix_lab.core.objective import Consistency
 from adamix_lab.experiments.batched import incompatibilities, train_batched
 from adamix_lab.fast.blocks import FirstQuery

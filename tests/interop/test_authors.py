@@ -12,7 +12,7 @@ from authors_writer import authors_state_dict
 
 from adamix_lab import import_authors
 from adamix_lab.core.adaptations import Bottleneck, LoRA
-from adamix_lab.core.numerics import relative_difference
+from adamix_lab.core.merging import relative_difference
 from adamix_lab.interop.authors import read_pickle
 
 

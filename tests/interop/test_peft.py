@@ -12,7 +12,7 @@ import transformers
 
 from adamix_lab import export, import_peft, merge, merge_gap, merge_products
 from adamix_lab.core.adaptations import LoRA
-from adamix_lab.core.numerics import relative_difference
+from adamix_lab.core.merging import relative_difference
 
 peft = pytest.importorskip("peft")
 M = 3

@@ -9,7 +9,7 @@ import tiny
 import torch
 
 from adamix_lab.core.adaptations import Bottleneck, LoRA
-from adamix_lab.core.calls import during
+from adamix_lab.core.mixture import during
 from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.routing import Router
 from adamix_lab.models.model import attach

@@ -17,8 +17,8 @@ if __name__ != "__main__":
     from tiny_task import one_thread  # noqa: F401
 
 from adamix_lab.core.adaptations import LoRA
-from adamix_lab.core.calls import here
 from adamix_lab.core.files import read_tensors, write_tensors
+from adamix_lab.core.mixture import here
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.routing import Router
 from adamix_lab.models.model import attach

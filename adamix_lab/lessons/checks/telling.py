@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from adamix_lab.core.files import write_text
-from adamix_lab.core.numerics import REORDERED, relative_difference
+from adamix_lab.core.merging import REORDERED, relative_difference
 
 
 def call(function: Callable[..., Any], *arguments: Any) -> Any:
