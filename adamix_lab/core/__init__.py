@@ -11,8 +11,7 @@
 5. `sites`: where adaptations go in known architectures and in any other; the task head.
 6. `views` and `objective`: two routed views of a batch, the task loss and the consistency between them.
 7. `model`: attach, switch tasks, detach, over `wrapping`: what a call does, a selection or AdaMix's training step.
-   `precision` keeps what trains in float32, `check` asks the model whether its sites are called and several routes may
-   share a call.
+   All that trains is float32; `check` asks the model whether its sites are called and several routes may share a call.
 8. `merging`: from M experts to one; soups, folding, products, the gap; how far results may be apart.
 9. `saving`, over `files`: weights and configuration in a folder. `errors` serves all.
 """

@@ -1,10 +1,10 @@
 """A Hugging Face model that holds mixtures: attached, asked, trained by whatever trains models, saved.
 
 1. `model`: attach, switch tasks, detach.
-2. `wrapping`: what a call does, a selection or AdaMix's training step; what stock libraries ask of the model.
+2. `wrapping`: what a call does, a selection or AdaMix's training step; what stock libraries ask of the model; all that
+   trains is float32.
 3. `check`: is every site called, and does a short-cut give what plain calls give?
-4. `precision`: all that trains is float32.
-5. `saving`: weights and configuration in a folder.
+4. `saving`: weights and configuration in a folder.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.mixture import MixtureLayer
 from adamix_lab.core.views import by_row, repeat
-from adamix_lab.models.precision import cast_inputs
+from adamix_lab.models.wrapping import cast_inputs
 
 Inputs = dict[str, Any]
 Ask = Callable[[Any, Inputs], Tensor]  # (a copy of a mixture, inputs) to answers [K, ...]

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from adamix_lab.core.adaptations import Adaptation
 from adamix_lab.core.errors import LabError, check_experts, one_of
-from adamix_lab.core.mixture import MixtureLayer
+from adamix_lab.core.mixture import MixtureLayer, release_carry
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.routing import RouteSpace, generator_for
 from adamix_lab.core.sites import (
@@ -32,9 +32,8 @@ from adamix_lab.core.sites import (
 )
 from adamix_lab.core.views import WAYS, check_way
 from adamix_lab.models import METHODS
-from adamix_lab.models.check import check_called
-from adamix_lab.models.precision import follow, keep_wide, restore_head, widen
-from adamix_lab.models.wrapping import Wrapping
+from adamix_lab.models.check import Verdict, check_called, takes_groups
+from adamix_lab.models.wrapping import Wrapping, follow, keep_wide, restore_head, widen
 
 
 @dataclass(frozen=True)
@@ -144,6 +143,10 @@ class MixtureModel(Wrapping):
         named = ((name.replace(".base.", "."), p) for name, p in self.model.named_parameters())
         own = set(self.mixture.own)
         return ((name, p) for name, p in named if name in own)
+
+    def takes_groups(self, batch: Mapping[str, Any]) -> Verdict:
+        """Whether K groups of rows may have K routes in one call, and why not; tried once, on two rows of a batch."""
+        return takes_groups(self, batch)
 
     # -- tasks --------------------------------------------------------------------------------------
     def add_task(self, name: str, num_labels: int | None = None, seed: int | None = None) -> None:
@@ -304,8 +307,6 @@ def detach(mixture: MixtureModel) -> nn.Module:
     >>> detach(attach(model, LoRA(4))) is model
     True
     """
-    from adamix_lab.core.mixture import release_carry
-
     mixture.switch(next(iter(mixture._tasks)))
     model = mixture.model
     for path, layer in mixture.sites.items():

@@ -1,4 +1,4 @@
-"""Calling a model that holds mixtures: a selection, or AdaMix's training step; and what stock libraries ask of it.
+"""Calling a model that holds mixtures: a selection, or AdaMix's training step; what stock libraries ask of it; dtypes.
 
 transformers.Trainer, accelerate and a loop of one's own train it as any model: in training mode, a call is AdaMix.
 """
@@ -8,20 +8,20 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MethodType
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from adamix_lab.core.errors import LabError
-from adamix_lab.core.mixture import Selection, checkpoints_gradients, during, here
+from adamix_lab.core.mixture import Selection, carry_selection, checkpoints_gradients, during, here
 from adamix_lab.core.objective import Objective
 from adamix_lab.core.routing import Router
 from adamix_lab.core.views import spans_as_labels
-from adamix_lab.models.check import Verdict, takes_groups
 
 ModelSelection = Tensor | Mapping[str, Mapping[str, Tensor]] | Literal["merge"] | None
 
@@ -62,6 +62,7 @@ class Wrapping(nn.Module):
     mixture: Any
     sites: Any
     space: Any
+    takes_groups: Any
     draws: Tensor
 
     # -- a call -------------------------------------------------------------------------------------
@@ -135,10 +136,6 @@ class Wrapping(nn.Module):
                 "route, [sites, sides]. routed_logits calls it for each view, or example, by itself; tokens cannot."
             )
 
-    def takes_groups(self, batch: Mapping[str, Any]) -> Verdict:
-        """Whether K groups of rows may have K routes in one call, and why not; tried once, on two rows of a batch."""
-        return takes_groups(self, batch)
-
     def _say_consistency_is_off(self) -> None:
         if self.mixture.objective.weight and not getattr(self, "_said_it", False):
             warnings.warn(
@@ -156,8 +153,6 @@ class Wrapping(nn.Module):
         Raises ValueError for a route that does not fit.
         """
         if torch.is_grad_enabled() and checkpoints_gradients(self.model):
-            from adamix_lab.core.mixture import carry_selection
-
             carry_selection(self.model)
         if selection is None:
             yield
@@ -257,3 +252,56 @@ def _first_rows(value: Any, rows: int) -> Any:
     if isinstance(value, Tensor):
         return value[:rows] if value.dim() else value
     return None
+
+
+# -- all that trains is float32 at least, in a base of any dtype: a head takes its states as they come, and goes back --
+
+
+def widen(module: nn.Module) -> None:
+    """Makes a head train in float32 at least. Raises ValueError for one that holds no floats."""
+    for name, parameter in module.named_parameters():
+        if not parameter.is_floating_point() or parameter.element_size() < 2:
+            raise LabError(
+                f"The head's {name!r} is {parameter.dtype} and would train: expected floats. Leave the head out of the "
+                "quantisation (llm_int8_skip_modules of bitsandbytes), or keep it frozen (train_head=False)."
+            )
+    if any(parameter.element_size() < 4 for parameter in module.parameters()):
+        module._apply(lambda t: t.to(torch.promote_types(t.dtype, torch.float32)) if t.is_floating_point() else t)
+        follow(module)
+
+
+def follow(module: nn.Module) -> None:
+    """Lets a head take inputs of any dtype."""
+    if cast_inputs not in module._forward_pre_hooks.values():
+        module.register_forward_pre_hook(cast_inputs, with_kwargs=True)
+
+
+def cast_inputs(module: nn.Module, args: Any, kwargs: Any) -> Any:
+    """A hook: the inputs in the dtype of the weights; autocast does that by itself."""
+    weight = next(module.parameters())
+    if torch.is_autocast_enabled(weight.device.type):
+        return args, kwargs
+    return tree_map_only(Tensor, lambda t: t.to(weight.dtype) if t.is_floating_point() else t, (args, kwargs))
+
+
+def keep_wide(change: Callable[[Tensor], Tensor], modules: Iterable[nn.Module]) -> Callable[[Tensor], Tensor]:
+    """The change of a tensor (a cast, a move), but what these modules hold is not narrowed below float32."""
+    own = [t for module in modules for t in (*module.parameters(), *module.buffers())]
+    wide = {id(t) for held in own for t in (held, held.grad)}
+
+    def kept(t: Tensor) -> Tensor:
+        changed = change(t)
+        return t.to(changed.device) if id(t) in wide and changed.element_size() < min(4, t.element_size()) else changed
+
+    return kept
+
+
+def restore_head(model: nn.Module, first: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Takes the hooks off and gives a head the narrower dtypes that it had (first: its first states by path)."""
+    for path, states in first.items():
+        module = model.get_submodule(path)
+        for key in [key for key, hook in module._forward_pre_hooks.items() if hook is cast_inputs]:
+            del module._forward_pre_hooks[key], module._forward_pre_hooks_with_kwargs[key]
+        for name, tensor in module.state_dict(keep_vars=True).items():
+            if states[name].element_size() < tensor.element_size():
+                tensor.data, tensor.grad = tensor.data.to(states[name].dtype), None
