@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from adamix_lab.core.merging import fold, merge, merge_gap, merge_products
     from adamix_lab.core.objective import Consistency, Objective
     from adamix_lab.core.routing import Router, RouteSpace
-    from adamix_lab.fast.views import routed_logits
+    from adamix_lab.fast.blocks import routed_logits
     from adamix_lab.interop.authors import import_authors
     from adamix_lab.interop.export import export
     from adamix_lab.interop.hub import from_pretrained, push_to_hub
@@ -68,7 +68,7 @@ __getattr__ = lazy_names(
         "core.objective": "Consistency Objective",
         "core.routing": "Router RouteSpace",
         "models.saving": "load",
-        "fast.views": "routed_logits",
+        "fast.blocks": "routed_logits",
         "interop.authors": "import_authors",
         "interop.export": "export",
         "interop.hub": "from_pretrained push_to_hub",

@@ -199,10 +199,9 @@ def row(name: str) -> dict[str, str]:
 
     from adamix_lab.core.adaptations import LoRA
     from adamix_lab.core.errors import LabError
-    from adamix_lab.fast.blocks import cut_last_block, may_cut
+    from adamix_lab.fast.blocks import cut_last_block, fans_out, may_cut, routed_logits
     from adamix_lab.fast.prefix import cached_prefix, may_cache
     from adamix_lab.fast.tree import capture, tree_logits, walks
-    from adamix_lab.fast.views import fans_out, routed_logits
     from adamix_lab.models.check import takes_groups
     from adamix_lab.models.model import attach
 

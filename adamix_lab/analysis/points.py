@@ -19,8 +19,8 @@ from adamix_lab.core.errors import LabError, positive
 from adamix_lab.core.mixture import evaluating
 from adamix_lab.core.objective import reads_labels
 from adamix_lab.core.views import Batch, by_row, logits_of, repeat
+from adamix_lab.fast.blocks import fanned_logits, fans_out
 from adamix_lab.fast.prefix import cached_prefix, may_cache, shallow_copy
-from adamix_lab.fast.views import fanned_logits, fans_out
 from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.batches import to_device
 

@@ -20,9 +20,8 @@ from adamix_lab.core.errors import LabError, one_of, positive
 from adamix_lab.core.mixture import evaluating
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.views import Batch
-from adamix_lab.fast.blocks import cut_last_block
+from adamix_lab.fast.blocks import cut_last_block, routed_logits
 from adamix_lab.fast.tree import LIMIT, free_memory, group_bytes, tree_logits
-from adamix_lab.fast.views import routed_logits
 from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.batches import allowed_length, encode, padding_of, sequential, to_device
 from adamix_lab.tasks.tasks import Row, Task

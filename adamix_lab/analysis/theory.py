@@ -26,7 +26,7 @@ from adamix_lab.analysis.points import Point, cache_batches, logits_at, point_of
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.mixture import evaluating
 from adamix_lab.core.views import Batch
-from adamix_lab.fast.views import shared_prefix
+from adamix_lab.fast.blocks import shared_prefix
 from adamix_lab.models.model import MixtureModel
 
 AT_ONCE = 16  # points a pass

@@ -102,7 +102,7 @@ class Consistency:
 
     kind: "reference" (targets detached), "symmetric", "jensen-shannon", "mse" (regression).
     weight: lambda of Eq. 5; the reference takes 1 for classification, 100 a target token for generation.
-    views: "independent", "same_dropout" (see `adamix_lab.core.views`) or "shared_prefix" (`adamix_lab.fast.views`).
+    views: "independent", "same_dropout" (see `adamix_lab.core.views`) or "shared_prefix" (`adamix_lab.fast.blocks`).
 
     >>> Consistency(weight=0).number, Consistency(weight=1).number  # views a step
     (1, 2)

@@ -31,7 +31,7 @@ class Losses(NamedTuple):
 class Objective(nn.Module):
     """Both views inside one forward call, losses returned: what DDP, accelerate and the Trainer wrap.
 
-    ways: how views may be taken, by name; `adamix_lab.fast.views.WAYS` has "shared_prefix" as well. Raises ValueError
+    ways: how views may be taken, by name; `adamix_lab.fast.blocks.WAYS` has "shared_prefix" as well. Raises ValueError
     where the consistency asks for another.
 
     >>> losses = Objective(mixture, Consistency())({**batch, "labels": labels}, Router(mixture.space).views(0, 2))

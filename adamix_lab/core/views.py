@@ -3,7 +3,7 @@
 - "independent": the batch is repeated, each view has its own dropout masks everywhere (the reference);
 - "same_dropout": one pass after another from one saved generator state, so that routing noise stands alone.
 
-A third, "shared_prefix", lies in `adamix_lab.fast.views`: the same function with dropout off, and less work.
+A third, "shared_prefix", lies in `adamix_lab.fast.blocks`: the same function with dropout off, and less work.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def check_way(views: str, ways: Mapping[str, Way]) -> None:
     if views == "shared_prefix" and views not in ways:
         raise LabError(
             f"views = {views!r} is a short-cut of adamix_lab.fast: expected ways that hold it, not {', '.join(ways)} "
-            "alone. Give ways=adamix_lab.fast.views.WAYS, as train does, or take one of these."
+            "alone. Give ways=adamix_lab.fast.blocks.WAYS, as train does, or take one of these."
         )
     one_of("way of viewing", views, ways)
 

@@ -27,8 +27,7 @@ from adamix_lab.core.mixture import checkpoints_gradients
 from adamix_lab.core.objective import Losses, Objective, reads_labels, task_loss_of
 from adamix_lab.core.routing import Router
 from adamix_lab.core.views import Batch
-from adamix_lab.fast.blocks import cut_last_block
-from adamix_lab.fast.views import WAYS
+from adamix_lab.fast.blocks import WAYS, cut_last_block
 from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.batches import ZEROS, Batches, Example, Padding, collate, length, to_device
 from adamix_lab.training.optim import BETAS, StackedAdamW, check_sides, on_route, side_rate

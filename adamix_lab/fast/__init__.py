@@ -1,7 +1,7 @@
 """Exact short-cuts: the same answers from fewer operations. Read last, or never.
 
-`blocks` finds blocks and cuts the last one, `views` runs once what views share, `prefix` caches what lies below the
-first site, `tree` goes through every route at once.
+`blocks` finds blocks, runs once what views share and cuts the last block, `prefix` caches what lies below the first
+site, `tree` goes through every route at once.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 from adamix_lab.core import lazy_names
 
 _NAMES = {
-    "blocks": "cut_last_block plan_blocks",
-    "views": "WAYS routed_logits shared_prefix",
+    "blocks": "WAYS cut_last_block plan_blocks routed_logits shared_prefix",
     "prefix": "cached_prefix",
     "tree": "tree_logits",
 }

@@ -15,6 +15,7 @@ plain passes, with equal results.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -26,9 +27,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from adamix_lab.core import views as plain
 from adamix_lab.core.mixture import checkpoints_gradients, during, here, hooked
 from adamix_lab.core.sites import ARCHITECTURES, Architecture, model_type, pattern_to_regex
-from adamix_lab.models.check import Inputs, call, shorter, verdict
+from adamix_lab.core.views import Batch, Views, Way, independent, logits_of, rows_of
+from adamix_lab.models.check import Inputs, a_call_a_route, call, shorter, two_routes, verdict
 from adamix_lab.models.model import MixtureModel
 
 
@@ -203,6 +206,67 @@ def cut_unchecked(model: nn.Module) -> Iterator[None]:
             while torch._C._len_torch_function_stack() > before:
                 _ONE_QUERY.__exit__(None, None, None)
             raise
+
+
+# -- several views in one call: what lies below the first site runs once and shares its dropout masks --
+
+
+def shared_prefix(mixture: MixtureModel, batch: Batch, routes: Tensor) -> Tensor:
+    """One pass that fans out at the first adapted block; `independent` serves models that are not supported."""
+    if not mixture.mixture.sites:  # a baseline of the model's own weights: nothing fans out, the cut still serves
+        with cut_last_block(mixture.model, batch):
+            return independent(mixture, batch, routes)
+    if routes.dim() != 3 or not fans_out(mixture, batch):
+        return independent(mixture, batch, routes)
+    return fanned_logits(mixture, batch, routes, len(routes), mixture.model)
+
+
+def fans_out(mixture: MixtureModel, batch: Batch) -> bool:
+    """Whether the views may share what lies below the first site: proposed by the table, tried once."""
+    if plan_blocks(mixture) is None:
+        return False
+
+    def fast(other: Any, few: Inputs) -> Tensor:
+        return fanned_logits(other, few, two_routes(other), 2, mixture.model)
+
+    permitted, reason = verdict(mixture, "shared prefix", batch, fast, a_call_a_route)
+    if not permitted:
+        name = type(mixture.model).__name__
+        warnings.warn(f"Views of {name} share no work, with equal results: {reason}.", stacklevel=5)
+    return permitted
+
+
+def fanned_logits(mixture: MixtureModel, batch: Batch, points: Any, number: int, asked: nn.Module) -> Tensor:
+    """Logits `[K, B, ...]` at K routes, or points of a mapping, in one pass that fans out, where `fans_out` permits.
+
+    asked: the model that the check of the cut tries.
+    """
+    plan = plan_blocks(mixture)
+    assert plan is not None
+    with (
+        cut_last_block(mixture.model, batch, asked),
+        fan_out(mixture, plan, number, rows_of(batch)),
+        mixture.select(points),
+    ):
+        return logits_of(mixture.model(**batch)).unflatten(0, (number, -1))
+
+
+WAYS: dict[str, Way] = {**plain.WAYS, "shared_prefix": shared_prefix}
+
+
+def routed_logits(mixture: MixtureModel, batch: Batch, routes: Tensor, views: Views = "independent") -> Tensor:
+    """Logits `[K, B, ...]` of a batch (without labels) under K routes `[K, sites, sides]`, in any of the three ways.
+
+    Raises ValueError for routes that do not fit, a single one without the leading axis included.
+
+    >>> routes = Router(mixture.space, seed=0).views(0, 2)
+    >>> routed_logits(mixture, batch, routes).shape[0]
+    2
+    """
+    return plain.routed_logits(mixture, batch, routes, views, WAYS)
+
+
+# -- the last attention, for one query --
 
 
 class FirstQuery(TorchFunctionMode):

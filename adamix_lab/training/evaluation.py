@@ -22,9 +22,8 @@ from adamix_lab.core.objective import IGNORED, without_labels
 from adamix_lab.core.routing import Scope, generator_for
 from adamix_lab.core.sites import Kind, answer_kind, class_names
 from adamix_lab.core.views import Batch, logits_of, one_view
-from adamix_lab.fast.blocks import cut_last_block, plan_blocks
+from adamix_lab.fast.blocks import cut_last_block, plan_blocks, shared_prefix
 from adamix_lab.fast.prefix import cached_prefix, may_cache
-from adamix_lab.fast.views import shared_prefix
 from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.batches import (
     Encoder,

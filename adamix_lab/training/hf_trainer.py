@@ -26,7 +26,7 @@ from adamix_lab.core.mixture import during
 from adamix_lab.core.objective import Objective, TaskLoss, task_loss_of, without_labels
 from adamix_lab.core.routing import Router
 from adamix_lab.core.views import Batch, logits_of, spans_as_labels
-from adamix_lab.fast.views import WAYS
+from adamix_lab.fast.blocks import WAYS
 from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.tasks.batches import Batches, Padding, collate, padding_of, positions
 from adamix_lab.training.card import save

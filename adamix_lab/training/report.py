@@ -12,7 +12,7 @@ from torch import nn
 from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.routing import Router
 from adamix_lab.core.views import Batch
-from adamix_lab.fast.views import WAYS
+from adamix_lab.fast.blocks import WAYS
 from adamix_lab.models.model import MixtureModel
 
 

@@ -130,7 +130,7 @@ def train_examples(
     """
     from tqdm.auto import tqdm
 
-    from adamix_lab.fast.views import WAYS
+    from adamix_lab.fast.blocks import WAYS
     from adamix_lab.training.display import watch
 
     if task_loss is not None and recipe.label_smoothing:

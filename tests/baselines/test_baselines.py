@@ -22,8 +22,7 @@ from adamix_lab.baselines.making import (
 )
 from adamix_lab.core.merging import merge
 from adamix_lab.core.objective import Objective
-from adamix_lab.fast.blocks import plan_blocks
-from adamix_lab.fast.views import WAYS, routed_logits
+from adamix_lab.fast.blocks import WAYS, plan_blocks, routed_logits
 from adamix_lab.models.model import attach, detach, load_trained, trained_parameters, trained_tensors
 from adamix_lab.training.card import save
 from adamix_lab.training.evaluation import evaluate

@@ -19,7 +19,7 @@ import torch
 from common import batch_of, device, interleave, largest_difference, minilm_mixture, parse, passes, report_cases, tell
 
 from adamix_lab.core.routing import generator_for
-from adamix_lab.fast.views import routed_logits
+from adamix_lab.fast.blocks import routed_logits
 from adamix_lab.models.model import MixtureModel
 
 ROUTES = 16

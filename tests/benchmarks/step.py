@@ -35,9 +35,8 @@ from adamix_lab.core.merging import fold, merge, relative_difference
 from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.routing import Router, generator_for
 from adamix_lab.fast import blocks
-from adamix_lab.fast.blocks import cut_last_block
+from adamix_lab.fast.blocks import WAYS, cut_last_block
 from adamix_lab.fast.prefix import cached_prefix
-from adamix_lab.fast.views import WAYS
 from adamix_lab.models.model import attach
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import ZEROS, collate

@@ -12,10 +12,9 @@ import torch
 from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.mixture import during, here, states
 from adamix_lab.core.routing import Router
-from adamix_lab.fast.blocks import cut_last_block
+from adamix_lab.fast.blocks import cut_last_block, routed_logits
 from adamix_lab.fast.prefix import prefix_states
 from adamix_lab.fast.tree import tree_logits
-from adamix_lab.fast.views import routed_logits
 
 ROUTES = {"two routes": (0, 1), "a route and the merge": (0, None)}
 

@@ -11,7 +11,7 @@ from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.mixture import CarrySelection, checkpoints_gradients, during
 from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.routing import Router
-from adamix_lab.fast.views import WAYS
+from adamix_lab.fast.blocks import WAYS
 from adamix_lab.models.model import detach
 
 MODELS = {"bert": tiny.bert, "gpt2": tiny.gpt2, "llama": tiny.llama}

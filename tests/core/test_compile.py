@@ -8,7 +8,7 @@ import torch
 from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.merging import merge
 from adamix_lab.core.routing import Router
-from adamix_lab.fast.views import routed_logits
+from adamix_lab.fast.blocks import routed_logits
 
 pytestmark = pytest.mark.slow
 

@@ -20,7 +20,7 @@ from adamix_lab.core.objective import (
     task_loss_of,
 )  # fmt: skip
 from adamix_lab.core.routing import Router
-from adamix_lab.fast.views import WAYS
+from adamix_lab.fast.blocks import WAYS
 
 
 def step(mixture, consistency=None, labels=None, views=2, **more):

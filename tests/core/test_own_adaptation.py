@@ -15,7 +15,7 @@ from adamix_lab.core.merging import merge
 from adamix_lab.core.mixture import during
 from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.routing import Router
-from adamix_lab.fast.views import routed_logits
+from adamix_lab.fast.blocks import routed_logits
 from adamix_lab.models.model import attach, detach
 from adamix_lab.models.saving import load, save
 

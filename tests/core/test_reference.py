@@ -8,7 +8,7 @@ from tiny import largest_difference
 
 from adamix_lab.core.merging import relative_difference
 from adamix_lab.core.objective import Consistency, Objective
-from adamix_lab.fast.views import WAYS, routed_logits
+from adamix_lab.fast.blocks import WAYS, routed_logits
 
 pytestmark = pytest.mark.parametrize("name", reference.NAMES)
 

@@ -14,9 +14,8 @@ from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.routing import Router
 from adamix_lab.core.sites import ARCHITECTURES
 from adamix_lab.fast import blocks
-from adamix_lab.fast.blocks import absorption, cut_last_block, cut_unchecked, may_absorb, may_cut
+from adamix_lab.fast.blocks import absorption, cut_last_block, cut_unchecked, may_absorb, may_cut, routed_logits
 from adamix_lab.fast.tree import tree_logits
-from adamix_lab.fast.views import routed_logits
 
 FAMILIES = {"bert": tiny.bert, "roberta": tiny.roberta, "distilbert": tiny.distilbert, "electra": tiny.electra}
 every_family = pytest.mark.parametrize("name", FAMILIES)

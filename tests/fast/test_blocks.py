@@ -9,9 +9,8 @@ from torch.overrides import TorchFunctionMode
 from adamix_lab.core.adaptations import IA3, Bottleneck, LoRA
 from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.routing import Router
-from adamix_lab.fast.blocks import cut_last_block, fan_out, plan_blocks
+from adamix_lab.fast.blocks import WAYS, cut_last_block, fan_out, plan_blocks, routed_logits
 from adamix_lab.fast.prefix import cached_prefix, prefix_states
-from adamix_lab.fast.views import WAYS, routed_logits
 
 CUT = {"bert": tiny.bert, "roberta": tiny.roberta, "distilbert": tiny.distilbert, "electra": tiny.electra}
 every_cut = pytest.mark.parametrize("name", CUT)

@@ -8,7 +8,7 @@ import torch
 from adamix_lab.core.adaptations import IA3, Bottleneck, LoRA
 from adamix_lab.core.routing import Router
 from adamix_lab.core.views import flatten_views
-from adamix_lab.fast.views import routed_logits
+from adamix_lab.fast.blocks import routed_logits
 
 WAYS = ["independent", "shared_prefix", "same_dropout"]
 MODELS = {

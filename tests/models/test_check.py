@@ -17,8 +17,7 @@ from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.routing import Router
-from adamix_lab.fast.blocks import cut_last_block, may_cut
-from adamix_lab.fast.views import WAYS, routed_logits
+from adamix_lab.fast.blocks import WAYS, cut_last_block, may_cut, routed_logits
 from adamix_lab.models import check
 from adamix_lab.models.model import attach
 

@@ -15,10 +15,9 @@ from adamix_lab.core.merging import fold, merge
 from adamix_lab.core.sites import count_answers, declare, head_kind, head_pooling
 from adamix_lab.experiments.running import load as load_run
 from adamix_lab.experiments.settings import Run
-from adamix_lab.fast.blocks import may_cut
+from adamix_lab.fast.blocks import fans_out, may_cut, routed_logits
 from adamix_lab.fast.prefix import cached_prefix
 from adamix_lab.fast.tree import tree_logits
-from adamix_lab.fast.views import fans_out, routed_logits
 from adamix_lab.interop.export import ONNX_FILE, export, run_onnx
 from adamix_lab.models.model import attach, detach
 from adamix_lab.models.saving import load

@@ -11,7 +11,7 @@ from test_counts import bert_base, gpt2_medium, roberta_large
 from tiny_task import one_thread  # noqa: F401
 
 from adamix_lab.core.objective import Consistency, Objective, next_token_loss, task_loss_of
-from adamix_lab.fast.views import WAYS
+from adamix_lab.fast.blocks import WAYS
 from adamix_lab.tasks.backbones import HUB_NAMES, _resolve, load_backbone
 from adamix_lab.training.presets import describe_preset, load_presets, preset
 from adamix_lab.training.recipe import Recipe

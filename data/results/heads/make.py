@@ -32,10 +32,9 @@ from adamix_lab.experiments.performing import perform_all
 from adamix_lab.experiments.results import RESULTS, finished, read_table, task_name
 from adamix_lab.experiments.running import mixture_of, prepare, task_of, train_whole
 from adamix_lab.experiments.settings import Engine, Run, Terms
-from adamix_lab.fast.blocks import may_cut
+from adamix_lab.fast.blocks import fans_out, may_cut
 from adamix_lab.fast.prefix import may_cache
 from adamix_lab.fast.tree import walks
-from adamix_lab.fast.views import fans_out
 from adamix_lab.tasks.tasks import data_root
 
 HEADS = ("cls", "mean")
