@@ -34,11 +34,8 @@ NUMBERS = {
     "landscape": """
         --points 0|--points 1|--points -3|--evaluation-rows 0|--batch-size 0|--seed -1|--dtype float8""",
     "ablate grid.yaml": """
-        --workers 0|--threads 0|--together 0|--minutes -1|--minutes nan|--steps 0|--workers x""",
-    "baselines": "--steps 0|--batch-size 0|--size 0|--experts 0|--experts 5000|--rows 0|--seed -1",
-    "table --folder .": "--steps 0|--evaluation-rows 0|--max-length 0|--top-blocks -1|--rows 0",
-    "few-shot --task task.csv": """
-        --seeds 0|--examples 0|--per-class 0|--epochs -1|--epochs nan|--top-blocks -1""",
+        --workers 0|--threads 0|--together 0|--minutes -1|--minutes nan|--steps 0|--workers x|--rows 0
+        --evaluation-rows 0""",
     "train-generator notices --model books-gpt2": """
         --experts 0|--rank 0|--beams 0|--new-tokens 0|--full-lr -1|--rows 0|--lr -1""",
     "generate broken source": "--beams 0|--new-tokens 0",
@@ -53,18 +50,17 @@ NAMES = """train --adaptation lroa|train --share sideways|train --opponent full|
     evaluate loop|evaluate|predict nowhere text|predict|posterior nowhere|generate nowhere source
     export nowhere|export broken --format pefft|export|landscape --kind plain|landscape --metric los
     landscape --stage end|landscape --kind|ablate nowhere.yaml|ablate|report nowhere
-    report empty|report loop|report|table|few-shot|presets nope|train-generator
+    report empty|report loop|report|presets nope|train-generator
     train-generator notices --model books-gpt2 --part train|import-peft|push|push nowhere|classroom grade
-    classroom grad|classroom|dev tests|doctor --clas|generate|landscape --dtype int8|import-authors"""
+    classroom grad|classroom|doctor --clas|generate|landscape --dtype int8|import-authors"""
 FOLDERS = """ablate loop|ablate bad.yaml|ablate bomb.yaml|ablate twice.yaml|ablate text.yaml|ablate broken/adamix.json
     ablate list.yaml|evaluate broken|evaluate deep|evaluate old|evaluate far|predict broken text
     predict --strategy mergd broken text|evaluate --strategy mergd broken|export broken|evaluate moved
     push broken owner/name|push empty owner/name|push moved owner|generate broken source
     generate --strategy ensemble broken source|posterior broken|posterior deep|posterior moved --member broken
     landscape adamx|landscape broken|landscape moved adamix broken|import-peft empty|import-peft nowhere
-    import-authors nowhere.bin|baselines --method lroa|table --folder .|table --folder nowhere
-    few-shot --task task.csv --method full|few-shot --task task.csv --per-class 999
-    few-shot --task task.csv --prompt|few-shot --task sst|train-generator nowhere --model books-gpt2
+    import-authors nowhere.bin|ablate baselines --method lroa|ablate few-shot --method full
+    ablate few-shot --task sst|train-generator nowhere --model books-gpt2
     train-generator notices --model books-gpt2 --method lroa|report cut|classroom grade nope empty
     classroom release nope|classroom feedback nope"""
 HEAVY = "import-authors notes.txt"  # a file has to be read as a model's

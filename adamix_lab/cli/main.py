@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,7 +19,6 @@ from adamix_lab.cli.boundary import Command, Group
 from adamix_lab.core import __version__
 from adamix_lab.core.errors import LabError
 
-ROOT = Path(__file__).resolve().parents[2]
 FIRST = ("--LabApp.default_url=/lab/tree/00_tour.ipynb",)  # where the server's address leads, browser or not
 
 
@@ -136,46 +134,12 @@ def doctor(
     raise typer.Exit(0 if all(fine for fine, _ in findings) else 1)
 
 
-# -- the chores of a checkout ------------------------------------------------------------------------------------
-
-dev = typer.Typer(cls=Group, no_args_is_help=True, help="Chores of a checkout, for those without make.")
-CHORES = {
-    "test": ("The quick tests.", "-m pytest -m 'not slow and not browser and not matrix'"),
-    "test-all": ("All tests but those of other versions.", "-m pytest -m 'not matrix'"),
-    "lint": ("Formatting, style and types.", "-m ruff format --check .", "-m ruff check .", "-m mypy"),
-    "notebooks": ("Builds and runs the notebooks from their sources.", "notebooks/build.py"),
-    "site": ("A site of lessons, guides, API and results, in runs/site.", "docs/build.py"),
-    "bench": (
-        "The benchmarks in their quick form.",
-        *(f"tests/benchmarks/{path.name} --quick" for path in sorted(ROOT.glob("tests/benchmarks/*.py"))),
-    ),
-}
-
-
-def run_python(*arguments: str) -> int:
-    """The exit code of Python in the checkout. Raises FileNotFoundError where there is none."""
-    if not (ROOT / "notebooks").is_dir():
-        raise FileNotFoundError(
-            f"{ROOT / 'notebooks'} is not there: expected a checkout of the repository. Clone it; an installed package "
-            "has no tests, benchmarks and sources of lessons."
-        )
-    return subprocess.call([sys.executable, *arguments], cwd=ROOT)
-
-
-def _chore(context: typer.Context) -> None:
-    raise typer.Exit(max(run_python(*shlex.split(line)) for line in CHORES[str(context.info_name)][1:]))
-
-
-for name, (meaning, *_) in CHORES.items():
-    dev.command(name, help=meaning, cls=Command)(_chore)
-
-
 # -- all commands ------------------------------------------------------------------------------------------------
 
 COMMANDS = {
     "First steps": (tour, lab, doctor),
     "Train and look": (train.train, train.evaluate, train.predict, study.posterior, study.landscape),
-    "Compare": (study.ablate, study.report, study.baselines, study.table, study.few_shot, study.presets),
+    "Compare": (study.ablate, study.report, study.presets),
     "Text": (train.train_generator, train.generate),
     "Exchange": (exchange.export, exchange.import_authors, exchange.import_peft, exchange.push),
 }
@@ -184,7 +148,6 @@ for panel, commands in COMMANDS.items():
     for command in commands:
         app.command(rich_help_panel=panel, cls=options.RecipeCommand if command in RECIPES else Command)(command)
 app.add_typer(teaching.classroom, name="classroom", rich_help_panel="Teach")
-app.add_typer(dev, name="dev", rich_help_panel="Checkout")
 
 
 def main() -> None:

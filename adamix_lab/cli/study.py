@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from adamix_lab.cli import options
-
-if TYPE_CHECKING:
-    from adamix_lab.experiments.grids import Grid
 
 
 def posterior(
@@ -75,12 +72,17 @@ def ablate(
         Path,
         options.argument("A grid's file, or the name of a shipped one, such as quick.", options.is_grid),
     ],
+    task: Annotated[list[str] | None, options.TASK] = None,
+    method: Annotated[list[str] | None, options.METHOD] = None,
+    model: Annotated[str | None, options.MODEL] = None,
+    rows: Annotated[int | None, options.ROWS] = None,
+    evaluation_rows: Annotated[int | None, options.EVALUATION_ROWS] = None,
+    folder: Annotated[Path | None, options.FOLDER] = None,
+    steps: Annotated[int | None, options.STEPS] = None,
     minutes: Annotated[float | None, options.amount("Only a slice of so many minutes, in the grid's order.")] = None,
     workers: Annotated[int, options.count("Runs at once on this machine (or SLURM jobs).")] = 1,
     threads: Annotated[int | None, options.count("CPU threads of each run; default: the cores, shared.")] = None,
     cluster: Annotated[str | None, typer.Option(help='"tcp://HOST:PORT" (dask), "ray", or "slurm".')] = None,
-    folder: Annotated[Path | None, options.FOLDER] = None,
-    steps: Annotated[int | None, options.STEPS] = None,
     snapshots: Annotated[bool, typer.Option(help="Keep the experts at three stages of training.")] = True,
     together: Annotated[
         int | None,
@@ -93,13 +95,17 @@ def ablate(
 ) -> None:
     """Performs a grid of runs, resumably, and prints variants by strategies with intervals over seeds.
 
-    --folder and --steps take the place of the grid's.
+    Shipped: quick, baselines (all that AdaMix is compared with), table (tasks by methods), few-shot, core, full,
+    fairly. --task (once for each), --model, --rows, --evaluation-rows, --folder and --steps take the place of the
+    grid's; of several --method the grid's runs are performed.
     """
-    from adamix_lab.experiments.grids import read_grid
+    from adamix_lab.experiments.grids import narrowed, read_grid
     from adamix_lab.experiments.settings import Engine
 
-    changes = {"folder": None if folder is None else str(folder), "steps": steps}
+    changes = {"folder": folder and str(folder), "backbone": model, "rows": rows, "steps": steps}
+    changes["evaluation_rows"] = evaluation_rows
     runs = read_grid(grid, **{name: value for name, value in changes.items() if value is not None})
+    runs = narrowed(runs, task or (), method or ())
     from adamix_lab.experiments.ablation import ablate as perform
     from adamix_lab.experiments.ablation import listed
 
@@ -131,107 +137,6 @@ def report(
     from adamix_lab.experiments.report import report as write
 
     write(folder, out)
-
-
-def baselines(
-    task: Annotated[str, options.TASK] = "aspects",
-    model: Annotated[str, options.MODEL] = "minilm",
-    rows: Annotated[int | None, options.ROWS] = None,
-    steps: Annotated[int, options.STEPS] = 300,
-    batch_size: Annotated[int, options.BATCH_SIZE] = 32,
-    size: Annotated[int, options.SIZE] = 16,
-    experts: Annotated[int, options.EXPERTS] = 4,
-    seed: Annotated[int, options.SEED] = 0,
-    search: Annotated[bool, typer.Option(help="Choose each rate of three on a slice of the training rows.")] = True,
-    method: Annotated[list[str] | None, options.METHOD] = None,
-    out: Annotated[Path, options.OUT] = Path("runs/baselines"),
-) -> None:
-    """Compares AdaMix with its baselines at equal steps and equal compute; a killed run goes on where it was.
-
-    Methods: adamix, full, head, bitfit, houlsby, pfeiffer, lora, prefix, prompt, ia3, unipelt, single, r-drop, slow
-    (single at 1/M of the rate on the side that AdaMix routes), swa and ema (averages over steps), slow-swa, wide,
-    apart-soup and probe, by default all. --size is that of every bottleneck; LoRA's rank is 8.
-    """
-    from dataclasses import replace
-
-    from adamix_lab.experiments.grids import Grid, shipped_grid
-
-    grid = shipped_grid(
-        "baselines", methods=method or (), task=task, backbone=model, rows=rows, steps=steps, batch_size=batch_size,
-        experts=experts, seed=seed,
-    )  # fmt: skip
-    runs = tuple(run if run.method == "lora" else replace(run, size=size, variant="") for run in grid.runs)
-    perform(Grid(runs, grid.search if search else None), out)
-
-
-def table(
-    folder: Annotated[Path, options.FOLDER],
-    task: Annotated[list[str] | None, options.TASK] = None,
-    method: Annotated[list[str] | None, options.METHOD] = None,
-    model: Annotated[str, options.MODEL] = "minilm",
-    rows: Annotated[int | None, options.ROWS] = None,
-    evaluation_rows: Annotated[int | None, options.EVALUATION_ROWS] = None,
-    steps: Annotated[int, options.STEPS] = 100,
-    top_blocks: Annotated[int | None, options.TOP_BLOCKS] = None,
-    max_length: Annotated[int | None, options.MAX_LENGTH] = None,
-    out: Annotated[Path, options.OUT] = Path("runs/table"),
-) -> None:
-    """Every task by every method under one budget: metric, seconds, parameters. A killed run goes on where it was.
-
-    Tasks, once for each: by default all in the folder. Methods: probe, lora, single and adamix, by default all.
-    """
-    from adamix_lab.experiments.grids import shipped_grid, tasks_in
-
-    settings = {"steps": steps, "backbone": model, "rows": rows, "top_blocks": top_blocks or None}
-    settings |= {"folder": str(folder), "evaluation_rows": evaluation_rows}
-    settings |= {} if max_length is None else {"max_length": max_length}
-    perform(shipped_grid("table", task or tasks_in(folder), method or (), **settings), out)
-
-
-def few_shot(
-    task: Annotated[str, options.TASK],
-    folder: Annotated[Path | None, options.FOLDER] = None,
-    seeds: Annotated[int, options.SEEDS] = 5,
-    examples: Annotated[int, options.count("Labelled examples in all.")] = 30,
-    per_class: Annotated[int | None, options.count("So many of each class, instead.")] = None,
-    epochs: Annotated[float, options.EPOCHS] = 50,
-    method: Annotated[list[str] | None, options.METHOD] = None,
-    model: Annotated[str, options.MODEL] = "minilm",
-    prompt: Annotated[bool, typer.Option(help="Answer with label words (a masked-LM backbone).")] = False,
-    top_blocks: Annotated[int, options.TOP_BLOCKS] = 2,
-    out: Annotated[Path, options.OUT] = Path("runs/few-shot"),
-) -> None:
-    """Few labelled examples, no validation set, several seeds: mean and interval, as the paper's Table 6.
-
-    Methods: probe, single and adamix, by default all.
-    """
-    import math
-    from dataclasses import replace
-
-    from adamix_lab.core.errors import one_of
-    from adamix_lab.experiments.grids import shipped_grid
-    from adamix_lab.tasks.labels import PROMPTS
-    from adamix_lab.tasks.loading import load_task
-    from adamix_lab.tasks.tasks import few_shot as drawn
-
-    rows = drawn(load_task(task, folder=folder and folder / task), examples, per_class=per_class)
-    if prompt:
-        one_of("Task with a prompt", rows.name, PROMPTS)
-    number = len(rows.train)
-    settings: dict[str, Any] = {"task": task, "folder": folder and str(folder), "backbone": model, "prompt": prompt}
-    settings |= {"examples": number, "top_blocks": top_blocks or None}
-    settings |= {"steps": math.ceil(epochs * math.ceil(number / 16))}
-    grid = shipped_grid("few-shot", methods=method or (), **settings)
-    runs = [replace(run, seed=seed) for seed in range(seeds) for run in grid.runs if run.seed == 0]
-    perform(replace(grid, runs=tuple(runs)), out)
-
-
-def perform(grid: Grid, out: Path) -> None:
-    """Performs a shipped grid and prints its table. Exits with 1 where a run failed."""
-    from adamix_lab.experiments.ablation import ablate
-
-    if ablate(grid, out)[1]:
-        raise typer.Exit(1)
 
 
 def presets(

@@ -101,7 +101,7 @@ class Grid:
 # -- reading -----------------------------------------------------------------------------------------------------
 
 
-def read_grid(path: Path, **changes: Any) -> Grid:
+def read_grid(path: str | Path, **changes: Any) -> Grid:
     """The grid of a YAML file. `changes` are settings that count for every run, whatever the file says.
 
     path: the file; without a suffix it is the name of a shipped grid, such as `quick` (`data/grids`).
@@ -110,6 +110,7 @@ def read_grid(path: Path, **changes: Any) -> Grid:
         FileNotFoundError: no such file.
         ValueError: what is no table, an unknown key, setting or task (near misses are named), no runs, one run twice.
     """
+    path = Path(path)
     path = path if path.suffix else data_root() / "grids" / f"{path}.yaml"
     if not path.is_file():
         raise FileNotFoundError(
@@ -125,27 +126,23 @@ def read_grid(path: Path, **changes: Any) -> Grid:
         raise LabError(f"{path}: {error}") from error
 
 
-def shipped_grid(name: str, tasks: Sequence[str] = (), methods: Sequence[str] = (), **changes: Any) -> Grid:
-    """A grid of data/grids with other settings: its runs of some tasks and methods (none given: all).
+def narrowed(grid: Grid, tasks: Sequence[str] = (), methods: Sequence[str] = ()) -> Grid:
+    """A grid's runs of some of its methods, on tasks in the place of its own (none given: all, and its own).
 
-    Raises as `read_grid` does, and ValueError for a task or method that the grid has not.
+    Raises ValueError for a method that the grid has not, and an unknown task.
     """
-    grid = read_grid(data_root() / "grids" / f"{name}.yaml", **changes)
-    for kind, wanted in (("task", tasks), ("method", methods)):
-        for word in wanted:
-            one_of(kind.capitalize(), word, [getattr(run, kind) for run in grid.runs])
-        grid = replace(grid, runs=tuple(run for run in grid.runs if not wanted or getattr(run, kind) in wanted))
-    return grid
+    for word in methods:
+        one_of("Method", word, [run.method for run in grid.runs])
+    for word in tasks:
+        _check_task(word)
+    kept = [run for run in grid.runs if not methods or run.method in methods]
+    moved = [replace(run, task=task) for run in kept for task in tasks or (run.task,)]
+    return replace(grid, runs=tuple({run.key: run for run in moved}.values()))
 
 
-def tasks_in(folder: Path) -> list[str]:
-    """The paper's tasks whose folders lie there. Raises FileNotFoundError where there is none."""
-    if there := [name for name in PAPER_TASKS if (folder / name).is_dir()]:
-        return there
-    raise FileNotFoundError(
-        f"{folder} holds no task's folder: expected one or more of {', '.join(PAPER_TASKS)}, each with train.* and "
-        "validation.* (subj, mpqa: test.*)."
-    )
+def _check_task(name: str) -> None:
+    if name not in (*EMBEDDED, *PAPER_TASKS) and "/" not in name and not Path(name).exists():
+        raise unknown("Task", name, (*EMBEDDED, *PAPER_TASKS))
 
 
 def grid_of(table: Any, **changes: Any) -> Grid:
@@ -157,8 +154,7 @@ def grid_of(table: Any, **changes: Any) -> Grid:
         raise LabError("the grid is empty: expected axes or rows that give one run at least.")
     seen: dict[str, Run] = {}
     for number, run in enumerate(runs, start=1):
-        if run.task not in (*EMBEDDED, *PAPER_TASKS) and "/" not in run.task and not Path(run.task).exists():
-            raise unknown("Task", run.task, (*EMBEDDED, *PAPER_TASKS))
+        _check_task(run.task)
         if (first := seen.setdefault(run.key, run)) is not run:
             raise LabError(
                 f"run {number} ({run}) is the same run as an earlier one ({first}): expected each run once. Settings "

@@ -26,7 +26,7 @@ from adamix_lab.baselines.probe import linear_probe
 from adamix_lab.core.files import alone, read_json, write_text
 from adamix_lab.core.merging import merge
 from adamix_lab.experiments.figures import Look, draw_looks
-from adamix_lab.experiments.grids import shipped_grid
+from adamix_lab.experiments.grids import read_grid
 from adamix_lab.experiments.results import text_table
 from adamix_lab.experiments.running import Terms, load, mixture_of, prepare, task_of, train_whole
 from adamix_lab.experiments.settings import Run, with_side
@@ -100,7 +100,7 @@ def run_tour(folder: Path, steps: int | None = None, say: Callable[[str], None] 
     seeds, nothing stands beside the live one.
     """
     changes: dict[str, Any] = {} if steps is None else {"steps": steps}
-    runs = shipped_grid("tour", **changes).runs
+    runs = read_grid("tour", **changes).runs
     task, ten = task_of(runs[0]), stored_seeds(runs)
     say(f"{len(task.train):,} sentences to train on, {len(task.evaluation):,} to be judged on; MiniLM stays frozen.")
     found = perform_seed(runs, folder / "runs", say)

@@ -19,7 +19,7 @@ from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import require_file
 from adamix_lab.experiments.claims import printed_table
 from adamix_lab.experiments.figures import Look
-from adamix_lab.experiments.grids import shipped_grid
+from adamix_lab.experiments.grids import read_grid
 from adamix_lab.experiments.tour import ADAMIX, PROBE, SINGLE, SLOW, stored_seeds
 from adamix_lab.lessons.checks.routing import check_count as check_count
 from adamix_lab.lessons.checks.telling import attempt as attempt
@@ -141,7 +141,7 @@ def draw_watched(looks: Mapping[str, Sequence[Look]], what: Sequence[str] = ("lo
 
 def draw_seeds(*names: str) -> Picture:
     """Accuracy and loss of some of NAMES over the ten stored seeds, AdaMix answered in four ways."""
-    ten, told = stored_seeds(shipped_grid("tour").runs), []
+    ten, told = stored_seeds(read_grid("tour").runs), []
     lines = [(NAMES[name], way) for name in names for way in (WAYS if name == "adamix" else ("alone",))]
     figure, axes = panels(2, 9.5, 0.45 * len(lines) + 1.2)
     for ax, (unit, label, digits) in zip(

@@ -90,9 +90,7 @@ def test_posterior_writes_tables_and_pictures_of_what_train_wrote(trained):
         (["train", "--task", "task.csv", "--label", "lable"], "lable"),
         (["train", "--task", "task.csv", "--experts", "0"], "--experts = 0: expected a whole number from 1 to 1,024"),
         (["train", "--task", "task.csv", "--share", "A"], "Side to share for bottleneck 'A'"),
-        (["few-shot", "--task", "sst"], "Task 'sst' is not known"),
-        (["few-shot", "--task", "task.csv", "--per-class", "999"], "999 examples of class 'bad' were asked for"),
-        (["table", "--folder", "."], "holds no task's folder"),
+        (["ablate", "few-shot", "--task", "sst"], "Task 'sst' is not known"),
         (["train", "--task", "rte"], "Without network, give a folder"),
         (["train", "--task", "task.csv", "--model", "no-such/model"], "Hub name that is in the cache"),
         (["posterior", "out/seed0", "--task", "task.csv", "--draws", "0"], "--draws = 0: expected a whole number"),
@@ -118,21 +116,6 @@ def test_a_regression_from_training_to_prediction(tmp_path):
     assert done.returncode == 0 and "pearson" in done.stdout, done.stderr
     done = command("predict", "out/seed0", "a film", "another film", folder=tmp_path)
     assert done.returncode == 0 and "%" not in done.stdout and "a film | another film" in done.stdout, done.stderr
-
-
-@pytest.mark.slow
-def test_the_table_and_few_shot_commands(trained, tmp_path):
-    folder = trained[0]
-    (tmp_path / "sst2").mkdir()
-    rows = [{"sentence": f"a {'fine' if n % 2 else 'poor'} film {n}", "label": n % 2} for n in range(40)]
-    for part in ("train", "validation"):
-        (tmp_path / "sst2" / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    arguments = "--steps 2 --top-blocks 1 --method lora --evaluation-rows 10 --out out".split()
-    done = command("table", "--folder", ".", *arguments, folder=tmp_path)
-    assert done.returncode == 0 and "1 of 1 runs are finished" in done.stdout, done.stderr
-    done = command(*"few-shot --task task.csv --seeds 2 --epochs 1 --method adamix --out few".split(), folder=folder)
-    assert done.returncode == 0 and "2 of 2 runs are finished" in done.stdout and "±" in done.stdout, done.stderr
-    assert (folder / "few/results.parquet").is_file()
 
 
 def test_doctor_looks_at_everything(tmp_path):
@@ -210,21 +193,6 @@ def test_a_missing_extra_is_named_by_the_command_that_needs_it(monkeypatch, tmp_
         hidden.setitem(sys.modules, "pandas", None)  # import raises ModuleNotFoundError
         done = CliRunner().invoke(cli.app, ["report", str(tmp_path)])
     assert done.exit_code == 2 and "pip install 'adamix-lab[" in done.stderr
-
-
-def test_a_chore_runs_each_of_its_lines_and_fails_where_one_fails(monkeypatch):
-    started = []
-    monkeypatch.setattr(cli, "run_python", lambda *arguments: started.append(arguments) or len(started) % 2)
-    assert CliRunner().invoke(cli.app, ["dev", "lint"]).exit_code == 1
-    assert [arguments[1] for arguments in started] == ["ruff", "ruff", "mypy"]
-    for line in (line for _, *lines in cli.CHORES.values() for line in lines if not line.startswith("-m")):
-        assert (ROOT / line.split()[0]).is_file()
-
-
-def test_a_chore_asks_for_a_checkout(monkeypatch, tmp_path):
-    monkeypatch.setattr(cli, "ROOT", tmp_path)
-    done = CliRunner().invoke(cli.app, ["dev", "bench"])
-    assert done.exit_code == 2 and "expected a checkout" in done.stderr
 
 
 # -- options -----------------------------------------------------------------------------------------------------
@@ -338,11 +306,11 @@ def test_mistakes_in_a_recipe_name_value_and_expectation(arguments, said):
 
 
 def failing(monkeypatch, error):
-    def fail(*_):
+    def fail():
         raise error
 
-    monkeypatch.setattr(cli, "run_python", fail)
-    return CliRunner().invoke(cli.app, ["dev", "lint"])
+    monkeypatch.setattr("adamix_lab.training.doctor.class_line", fail)
+    return CliRunner().invoke(cli.app, ["doctor", "--class"])
 
 
 MISTAKES = LabError("size = 0: expected 1."), OSError("no such file"), ImportError("no peft"), FloatingPointError("nan")
@@ -436,7 +404,7 @@ def test_a_refusal_costs_little_more_than_the_version(bad_files):
 
 WORDS = "0 -1 nan inf 1e400 x loop empty broken deep old far cut task.csv cut.parquet bomb.yaml deep.jsonl ü".split()
 WORDS += ["", " ", "\udcff"]
-BUSY = ("lab", "tour", "doctor", "dev", "classroom bundle")  # take nothing, or do what they do whatever is given
+BUSY = ("lab", "tour", "doctor", "classroom bundle")  # take nothing, or do what they do whatever is given
 
 
 def test_random_folders_and_arguments_never_end_in_a_traceback(bad_files, monkeypatch):

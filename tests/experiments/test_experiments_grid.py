@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from adamix_lab.baselines import BASELINES
-from adamix_lab.experiments.grids import grid_of, read_grid, shipped_grid, tasks_in
+from adamix_lab.experiments.grids import grid_of, narrowed, read_grid
 from adamix_lab.experiments.settings import Run
 from adamix_lab.tasks.tasks import PAPER_TASKS
 
@@ -128,17 +128,10 @@ def test_the_shipped_grids_are_whole():
 
 
 def test_a_part_of_a_shipped_grid_with_other_settings():
-    runs = shipped_grid("table", ["rte", "cola"], ["single"], steps=7, top_blocks=None).runs
-    assert [(run.task, run.method, run.steps) for run in runs] == [("cola", "single", 7), ("rte", "single", 7)]
+    grid = read_grid("table", steps=7, top_blocks=None)
+    runs = narrowed(grid, ["rte", "cola"], ["single"]).runs
+    assert [(run.task, run.method, run.steps) for run in runs] == [("rte", "single", 7), ("cola", "single", 7)]
     with pytest.raises(ValueError, match=r"Method 'singl' is not known.*Did you mean 'single'"):
-        shipped_grid("table", methods=["singl"])
+        narrowed(grid, methods=["singl"])
     with pytest.raises(ValueError, match=r"Task 'col' is not known.*Did you mean 'cola'"):
-        shipped_grid("table", ["col"])
-
-
-def test_the_tasks_of_a_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no task's folder"):
-        tasks_in(tmp_path)
-    (tmp_path / "sst2").mkdir()
-    (tmp_path / "other").mkdir()
-    assert tasks_in(tmp_path) == ["sst2"]
+        narrowed(grid, ["col"])

@@ -14,7 +14,7 @@ from tiny_task import one_thread  # noqa: F401
 from adamix_lab.analysis.statistics import rows_variance, t_interval
 from adamix_lab.experiments import tour
 from adamix_lab.experiments.figures import draw_looks
-from adamix_lab.experiments.grids import shipped_grid
+from adamix_lab.experiments.grids import read_grid
 from adamix_lab.experiments.running import Terms, prepare, train_whole
 from adamix_lab.experiments.tour import ADAMIX, PROBE, SINGLE, SLOW, Line, perform_seed, run_tour, stored_seeds, table
 from adamix_lab.models.model import trained_tensors
@@ -34,7 +34,7 @@ def told(tmp_path, **accuracies: float) -> str:
     names = dict(zip(("probe", "single", "slow", "adamix"), (PROBE, SINGLE, SLOW, ADAMIX), strict=True))
     by_model = {names[name]: value for name, value in accuracies.items()}
     load_maker("results/tour").write({seed: lines(by_model, seed) for seed in range(20, 30)}, tmp_path)
-    return " ".join(tour.sentences(lines(by_model, 0), stored_seeds(shipped_grid("tour").runs, tmp_path), 0))
+    return " ".join(tour.sentences(lines(by_model, 0), stored_seeds(read_grid("tour").runs, tmp_path), 0))
 
 
 def test_where_adamix_loses_the_sentences_say_so(tmp_path):
@@ -79,7 +79,7 @@ def test_what_is_stored_is_read_as_intervals_over_seeds_and_rows(tmp_path):
     accuracies = {PROBE: 60.0, SINGLE: 70.0, SLOW: 80.0, ADAMIX: 78.0}
     seeds = {seed: lines(accuracies, seed) for seed in (20, 21, 22)}
     load_maker("results/tour").write(seeds, tmp_path)
-    runs = shipped_grid("tour", seed=7).runs
+    runs = read_grid("tour", seed=7).runs
     found = stored_seeds(runs, tmp_path)
     points = {way: np.stack([each[n].points for each in seeds.values()]) for n, way in enumerate(WAYS)}
     for way in WAYS:
@@ -92,7 +92,7 @@ def test_what_is_stored_is_read_as_intervals_over_seeds_and_rows(tmp_path):
             )
         assert len(by_seed) == 3
     assert {unit for *_, unit in found} == {"points", "nats"}
-    assert not stored_seeds(shipped_grid("tour", steps=20).runs, tmp_path)  # other runs: nothing stands beside them
+    assert not stored_seeds(read_grid("tour", steps=20).runs, tmp_path)  # other runs: nothing stands beside them
     (said,) = tour.sentences(seeds[20], {}, 20)
     assert "the stored ones had other settings" in said and f"({SINGLE})" in said
     with_ten, without = table(seeds[20], found), table(seeds[20], {})
@@ -102,7 +102,7 @@ def test_what_is_stored_is_read_as_intervals_over_seeds_and_rows(tmp_path):
 
 
 def test_the_shipped_seeds_are_those_of_the_shipped_runs():
-    ten = stored_seeds(shipped_grid("tour").runs)
+    ten = stored_seeds(read_grid("tour").runs)
     assert {(model, strategy) for model, strategy, _ in ten} == set(WAYS)
     assert {each.own.number for each in ten.values()} == {10}
     assert 60 < ten[SINGLE, "alone", "points"].own.mean < ten[ADAMIX, "merged", "points"].own.mean < 90

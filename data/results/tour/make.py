@@ -26,7 +26,7 @@ import typer
 from adamix_lab.analysis.statistics import rows_variance
 from adamix_lab.core.files import write_text
 from adamix_lab.experiments.figures import Look
-from adamix_lab.experiments.grids import shipped_grid
+from adamix_lab.experiments.grids import read_grid
 from adamix_lab.experiments.tour import ADAMIX, DIGITS, Line, perform_seed
 from adamix_lab.training.doctor import versions
 
@@ -73,7 +73,7 @@ def write(found: Mapping[int, Sequence[Line]], out: Path, pooling: str = "cls") 
     write_text(out / "seeds.csv", table_text(seed_rows(found), 9))
     date, settings = (
         datetime.now(UTC).date().isoformat(),
-        {run.key: vars(run) for run in shipped_grid("tour", pooling=pooling).runs},
+        {run.key: vars(run) for run in read_grid("tour", pooling=pooling).runs},
     )
     command = f"python data/results/tour/make.py --pooling {pooling}"
     record = {"command": command, "date": date, "versions": versions(), "settings": settings}
@@ -89,7 +89,7 @@ def main(
     found, looks = {}, {}
     for seed in SEEDS:
         print(f"seed {seed}", flush=True)
-        learned = perform_seed(shipped_grid("tour", seed=seed, pooling=pooling).runs, work)
+        learned = perform_seed(read_grid("tour", seed=seed, pooling=pooling).runs, work)
         found[seed] = [line for model in learned.values() for line in model.lines]
         looks[seed] = {name: model.looks for name, model in learned.items() if model.looks}
     write(found, out, pooling)
