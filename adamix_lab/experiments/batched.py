@@ -30,7 +30,6 @@ from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import WAYS, cut_last_block
 from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.batches import ZEROS, Batches, Example, Padding, collate, length, to_device
-from adamix_lab.training.optim import BETAS, StackedAdamW, check_sides, on_route, side_rate
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.run import (
     History,
@@ -43,7 +42,7 @@ from adamix_lab.training.run import (
     set_generator_states,
     write_checkpoint,
 )
-from adamix_lab.training.train import start_accelerator
+from adamix_lab.training.train import BETAS, StackedAdamW, check_sides, on_route, side_rate, start_accelerator
 
 Start = Mapping[str, Tensor]
 

@@ -36,9 +36,8 @@ from adamix_lab.tasks.tasks import data_root
 from adamix_lab.training.card import save
 from adamix_lab.training.doctor import versions
 from adamix_lab.training.evaluation import Evaluation, evaluate_batches
-from adamix_lab.training.optim import holding
 from adamix_lab.training.report import parameter_report
-from adamix_lab.training.run import newest_checkpoint
+from adamix_lab.training.run import holding, newest_checkpoint
 
 PROBE, SINGLE, ADAMIX, SLOW = "linear probe", "single adapter", "AdaMix (up shared)", "single adapter, lr/M + SWA"
 AGAINST = {

@@ -30,8 +30,8 @@ from adamix_lab.fast.blocks import WAYS
 from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.tasks.batches import Batches, Padding, collate, padding_of, positions
 from adamix_lab.training.card import save
-from adamix_lab.training.optim import make_optimizer, parameter_groups, rest_off_route
 from adamix_lab.training.recipe import Recipe
+from adamix_lab.training.train import make_optimizer, parameter_groups, rest_off_route
 
 WEIGHTS = "trained.safetensors"
 ADAMW = ("adamw_torch", "adamw_torch_fused")

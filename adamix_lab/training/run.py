@@ -13,8 +13,8 @@ import os
 import random
 import time
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,6 @@ from adamix_lab.core.sites import answer_kind
 from adamix_lab.core.views import logits_of
 from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.tasks.batches import ZEROS, Example, Padding, sequential, to_device
-from adamix_lab.training.optim import holding, update_average
 from adamix_lab.training.recipe import Recipe, flatten
 
 if TYPE_CHECKING:
@@ -283,6 +282,33 @@ def _better(new: dict[str, float], old: dict[str, float]) -> bool:
     """By accuracy, as the reference selects; equal ones (and regressions) by loss. A loss of nan is never better."""
     loss = new["loss"] if math.isfinite(new["loss"]) else math.inf
     return (new.get("accuracy", 0.0), -loss) > (old.get("accuracy", 0.0), -old["loss"])
+
+
+# -- averages of weights over steps: SWA, even over a window (Izmailov et al., 2018), and EMA ----------------
+#
+# `Recipe.share_in_average` says how far the average moves at a step. It is kept in float32 at least, since a share of
+# one in some hundred is lost in fewer digits.
+
+
+@torch.no_grad()
+def update_average(average: dict[str, Tensor], weights: Mapping[str, Tensor], share: float) -> None:
+    """Moves an average a share of the way to a step's weights, in place; the first weights begin it."""
+    for name, weight in weights.items():
+        exact = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        average[name] = average[name].lerp(exact, share) if name in average else exact.clone()
+
+
+@contextmanager
+def holding(mixture: MixtureModel, tensors: dict[str, Tensor]) -> Iterator[None]:
+    """The mixture has these trained tensors inside the block (its own where there are none), and then its own again."""
+    own = {name: tensor.clone() for name, tensor in trained_tensors(mixture).items()} if tensors else {}
+    if tensors:
+        load_trained(mixture, tensors)
+    try:
+        yield
+    finally:
+        if own:
+            load_trained(mixture, own)
 
 
 # -- checkpoints -------------------------------------------------------------------------------------------

@@ -26,9 +26,8 @@ from adamix_lab.fast.blocks import WAYS, plan_blocks, routed_logits
 from adamix_lab.models.model import attach, detach, load_trained, trained_parameters, trained_tensors
 from adamix_lab.training.card import save
 from adamix_lab.training.evaluation import evaluate
-from adamix_lab.training.optim import make_optimizer
 from adamix_lab.training.report import parameter_report
-from adamix_lab.training.train import train
+from adamix_lab.training.train import make_optimizer, train
 
 W, L, C, INNER = tiny.WIDTH, tiny.LAYERS, tiny.LABELS, tiny.INNER
 HEAD = W * C + C

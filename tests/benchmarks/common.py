@@ -21,7 +21,7 @@ from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.models.model import MixtureModel, attach
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.training.doctor import versions
-from adamix_lab.training.optim import keep_freed_memory
+from adamix_lab.training.train import keep_freed_memory
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "data" / "results" / "costs"

@@ -9,8 +9,8 @@ from adamix_lab.baselines.making import baseline
 from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.merging import fold, merge
 from adamix_lab.models.model import attach, detach
-from adamix_lab.training.optim import parameter_groups
 from adamix_lab.training.recipe import Recipe
+from adamix_lab.training.train import parameter_groups
 
 narrow = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 classifiers = pytest.mark.parametrize("family", [name for name in tiny.FAMILIES if name not in ("gpt2", "t5", "llama")])

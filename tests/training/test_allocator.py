@@ -4,12 +4,12 @@ import sys
 
 import pytest
 
-from adamix_lab.training.optim import keep_freed_memory
+from adamix_lab.training.train import keep_freed_memory
 
 CHURN = """
 import resource, sys
 import torch
-from adamix_lab.training.optim import keep_freed_memory
+from adamix_lab.training.train import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 torch.set_num_threads(1)

@@ -7,8 +7,8 @@ from torch import nn
 
 from adamix_lab.core.adaptations import IA3
 from adamix_lab.models.model import attach
-from adamix_lab.training.optim import StackedAdamW, make_optimizer, on_route, parameter_groups, set_rate
 from adamix_lab.training.recipe import Recipe
+from adamix_lab.training.train import StackedAdamW, make_optimizer, on_route, parameter_groups, set_rate
 
 M, STEPS = 3, 25
 

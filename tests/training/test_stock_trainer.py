@@ -14,8 +14,7 @@ from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.routing import Router
 from adamix_lab.models.model import attach
 from adamix_lab.tasks.batches import Batches, collate, encode
-from adamix_lab.training.optim import make_optimizer, set_rate
-from adamix_lab.training.train import train
+from adamix_lab.training.train import make_optimizer, set_rate, train
 
 TASK, TOKENIZER, STEPS = tiny_task.task(), tiny_task.tokenizer(), 50
 RECIPE = tiny_task.recipe(
