@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from adamix_lab.core.errors import LabError
@@ -128,8 +128,11 @@ def plot_history(history: History, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def watch(steps: Iterable[int], history: History, shown: bool) -> Iterator[int]:
-    """The steps; in a notebook, under them, the curves so far, redrawn every other second at most."""
+def watch(first: int, total: int, history: History, shown: bool) -> Iterator[int]:
+    """The steps that are left, under a bar; in a notebook the curves so far, redrawn every other second at most."""
+    from tqdm.auto import tqdm
+
+    steps = tqdm(range(first, total), initial=first, total=total, disable=None if shown else True)
     if not shown or not _draws_in_a_notebook():
         yield from steps
         return

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from adamix_lab.core import lazy_function
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import read_record, write_record, write_text
 from adamix_lab.core.objective import IGNORED, Objective, task_loss_of, without_labels
@@ -31,10 +31,6 @@ from adamix_lab.core.views import logits_of
 from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.tasks.batches import ZEROS, Example, Padding, sequential, to_device
 from adamix_lab.training.recipe import Recipe, flatten
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from pandas import DataFrame
 
 LOG = "log.jsonl"
 FORMAT = 3
@@ -75,25 +71,11 @@ class History:
         """The rows of looks at the dev slice."""
         return [row for row in self.rows if "dev" in row]
 
-    def to_frame(self) -> DataFrame:
-        """The log as a pandas frame, by step; the looks at the dev slice are columns `dev ...`."""
-        return _display().history_frame(self)
-
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draws task loss and consistency over the steps, and the dev slice's loss where there is one."""
-        return _display().plot_history(self, ax)
-
-    def __repr__(self) -> str:
-        return str(_display().history_text(self))
-
-    def _repr_html_(self) -> str:
-        return str(_display().history_html(self))
-
-
-def _display() -> Any:  # no run needs it
-    from adamix_lab.training import display
-
-    return display
+    # What it looks like is loaded when somebody looks.
+    to_frame = lazy_function("adamix_lab.training", "display", "history_frame")
+    plot = lazy_function("adamix_lab.training", "display", "plot_history")
+    __repr__ = lazy_function("adamix_lab.training", "display", "history_text")
+    _repr_html_ = lazy_function("adamix_lab.training", "display", "history_html")
 
 
 class Run:
@@ -335,10 +317,6 @@ def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], fac
     """
     path = folder / f"checkpoint-{step:08d}.safetensors"
     write_record(path, "state", tensors, {**facts, "step": step, "format": FORMAT})
-    with suppress(OSError, AttributeError):  # the rename itself reaches the disk; Windows opens no folders
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        os.fsync(handle)
-        os.close(handle)
     for old in sorted(folder.glob(_PATTERN))[:-KEEP]:
         old.unlink()
     return path

@@ -50,8 +50,6 @@ from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.run import History, Run
 
 BETAS = (0.9, 0.999)
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's names for them (malloc.h)
-_LARGEST_BLOCK, _LARGEST_REST = 1 << 30, (1 << 31) - 1  # bytes
 
 
 def train(
@@ -136,8 +134,6 @@ def train_examples(
         pad: how the tokenizer pads.
         identity: plain values that say which model and data these are; a checkpoint of others is refused.
     """
-    from tqdm.auto import tqdm
-
     from adamix_lab.fast.blocks import WAYS
     from adamix_lab.training.display import watch
 
@@ -155,9 +151,7 @@ def train_examples(
     run = Run(accelerator, objective, optimizer, recipe, dev, pad, folder, identity)
     first = run.start(total, every=recipe.evaluate_every or len(batches))
 
-    shown = progress and run.main
-    bar = tqdm(range(first, total), initial=first, total=total, disable=None if shown else True)
-    for step in watch(bar, run.history, shown):
+    for step in watch(first, total, run.history, progress and run.main):
         objective.train()
         batch = [examples[n] for n in batches.at(step)]  # which rows: (seed, epoch)
         tokens = max(map(length, batch))
@@ -200,13 +194,9 @@ def identify(mixture: MixtureModel, task: Task) -> dict[str, Any]:
 
     attached = describe(mixture)
     model = {name: attached[name] for name in ("adaptation", "experts", "share", "sites", "head", "num_labels")}
-    digest = hashlib.sha256()
-    for row in task.train:
-        digest.update(json.dumps([row[name] for name in (*task.text, task.label)]).encode())
-    return {
-        "model": {**model, "base": attached["base"]["fingerprint"]},
-        "data": {"rows": len(task.train), "sha256": digest.hexdigest()[:16]},
-    }
+    rows = "".join(json.dumps([row[name] for name in (*task.text, task.label)]) for row in task.train)
+    data = {"rows": len(task.train), "sha256": hashlib.sha256(rows.encode()).hexdigest()[:16]}
+    return {"model": {**model, "base": attached["base"]["fingerprint"]}, "data": data}
 
 
 # -- a step's pieces ---------------------------------------------------------------------------------------
@@ -257,6 +247,19 @@ def start_accelerator(recipe: Recipe) -> Any:
     return accelerator
 
 
+def keep_freed_memory() -> bool:
+    """Lets glibc keep freed blocks of up to 1 GiB, which the next step asks for again; True where it does.
+
+    Else activations above 32 MiB come from the system each time, zeroed page by page: up to a third of a step at 64
+    rows of 128 tokens. An environment that sets the allocator (`MALLOC_...`) is left alone.
+    """
+    chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")) for name in os.environ)
+    if chosen or platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(-3, 1 << 30) and mallopt(-1, (1 << 31) - 1))  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD (malloc.h)
+
+
 def prepare_data(
     mixture: MixtureModel, task: Task, tokenizer: Any, recipe: Recipe, encoder: Encoder = encode
 ) -> tuple[MixtureModel, list[Example], list[Example], Padding]:
@@ -297,10 +300,9 @@ def cache_examples(examples: list[Example], cache: Any, device: torch.device, pa
 
 # -- the optimiser, and what becomes of experts that a step's routes leave out -------------------------------------
 #
-# Experts are stacked in one tensor `[M, ...]`, so an expert off the route has a gradient of zeros, not None. Under plain
-# AdamW it still moves, by momentum and weight decay. That is what the authors' code does under the torch of its time,
-# and the default here ("drift"). Separate Parameters under today's torch would rest instead; `StackedAdamW` ("freeze")
-# gives exactly that, moments and step counts included.
+# Experts are stacked in one tensor `[M, ...]`, so an expert off the route has a gradient of zeros, not None. Under
+# plain AdamW it still moves, by momentum and weight decay: so does the authors' code under the torch of its time, and
+# so does "drift". Separate Parameters under today's torch would rest, as they do here under "freeze" (`StackedAdamW`).
 
 
 def parameter_groups(mixture: MixtureModel, recipe: Recipe) -> list[dict[str, Any]]:
@@ -309,8 +311,8 @@ def parameter_groups(mixture: MixtureModel, recipe: Recipe) -> list[dict[str, An
     `base_lr` is the rate that the schedule scales.
 
     Experts decay as their adaptation declares (a stacked bias has two dimensions, so shapes tell nothing). The head's
-    and a baseline's own biases and norms do not decay. Raises ValueError where nothing trains, where weights that train
-    were cast below float32, and for the rate of a side that the adaptation has not.
+    and a baseline's own biases and norms do not decay. Raises ValueError where nothing trains, or below float32, and
+    for the rate of a side that the adaptation has not.
     """
     trained: dict[tuple[str, float, bool], list[nn.Parameter]] = defaultdict(list)
     check_sides(mixture, recipe)
@@ -386,15 +388,9 @@ class StackedAdamW(torch.optim.Optimizer):
     and `weight_decay` may be tensors `[copies]`, one a copy.
     """
 
-    def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = BETAS,
-        eps: float = 1e-8,
-        weight_decay: float = 0.01,
-    ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "stacked": False})
+    def __init__(self, params: Iterable[Any], **settings: Any) -> None:
+        defaults = {"lr": 1e-3, "betas": BETAS, "eps": 1e-8, "weight_decay": 0.01, "stacked": False}
+        super().__init__(params, defaults | settings)
         self.active: dict[nn.Parameter, Tensor] = {}
 
     @torch.no_grad()
@@ -410,10 +406,9 @@ class StackedAdamW(torch.optim.Optimizer):
     def _update(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
         state, gradient = self.state[parameter], parameter.grad
         assert gradient is not None
-        copies = len(parameter) if group["stacked"] else 1
-        column = (copies, *[1] * (parameter.dim() - 1)) if group["stacked"] else (1,)
+        column = (len(parameter), *[1] * (parameter.dim() - 1)) if group["stacked"] else (1,)
         if not state:
-            state["step"] = torch.zeros(copies)  # one count an expert; on the CPU, where every device has doubles
+            state["step"] = torch.zeros(column[0])  # one count an expert; on the CPU, where every device has doubles
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
         on = self.active.get(parameter)
@@ -433,21 +428,3 @@ class StackedAdamW(torch.optim.Optimizer):
         on = None if on is None else on.reshape(column).to(parameter.device)
         for old, new in ((state["exp_avg"], first), (state["exp_avg_sq"], second), (parameter, moved)):
             old.copy_(new if on is None else torch.where(on, new, old))
-
-
-# -- the C library's allocator, told to keep what a training step frees: the next step asks for it again -----
-
-
-def keep_freed_memory() -> bool:
-    """Lets glibc reuse freed blocks of up to 1 GiB instead of handing them back; True where it does.
-
-    A step's activations above 32 MiB otherwise come from the system each time, zeroed page by page: at 64 rows of 128
-    tokens that costs up to a third of a step. The process keeps its peak memory until it ends. Elsewhere than on Linux
-    with glibc, and where the environment sets the allocator (`MALLOC_...`, `GLIBC_TUNABLES`, `LD_PRELOAD`), nothing
-    is changed.
-    """
-    chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")) for name in os.environ)
-    if chosen or platform.libc_ver()[0] != "glibc":
-        return False
-    mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(_MMAP_THRESHOLD, _LARGEST_BLOCK) and mallopt(_TRIM_THRESHOLD, _LARGEST_REST))

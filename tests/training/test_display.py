@@ -131,7 +131,7 @@ def test_in_a_notebook_the_curves_grow_under_the_bar(monkeypatch):
 def test_outside_a_notebook_nothing_is_drawn(monkeypatch):
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: None))
     assert not display._draws_in_a_notebook()
-    assert list(display.watch(range(3), History(), True)) == [0, 1, 2]
+    assert list(display.watch(0, 3, History(), True)) == [0, 1, 2]
 
 
 def test_a_run_that_is_stopped_keeps_its_weights_and_says_so(tmp_path):
