@@ -49,11 +49,10 @@ if TYPE_CHECKING:
     from adamix_lab.tasks.backbones import load_backbone
     from adamix_lab.tasks.loading import load_task
     from adamix_lab.tasks.tasks import Task, few_shot
-    from adamix_lab.training.card import save
     from adamix_lab.training.evaluation import evaluate, predict
     from adamix_lab.training.presets import preset
     from adamix_lab.training.recipe import Recipe
-    from adamix_lab.training.report import parameter_report, structure
+    from adamix_lab.training.report import parameter_report, save, structure
     from adamix_lab.training.shipped import load_twin
     from adamix_lab.training.train import train
 
@@ -77,10 +76,9 @@ __getattr__ = lazy_names(
         "tasks.tasks": "Task few_shot",
         "tasks.loading": "load_task",
         "training.evaluation": "evaluate predict",
-        "training.card": "save",
         "training.presets": "preset",
         "training.recipe": "Recipe",
-        "training.report": "parameter_report structure",
+        "training.report": "parameter_report save structure",
         "training.train": "train",
         "training.shipped": "load_twin",
     },
@@ -88,7 +86,7 @@ __getattr__ = lazy_names(
 
 # A mixture's methods in the ecosystem's words. They lie above the core, and are imported when they are called.
 METHODS |= {
-    "save_pretrained": lazy_function(__name__, "training.card", "save"),
+    "save_pretrained": lazy_function(__name__, "training.report", "save"),
     "from_pretrained": staticmethod(lazy_function(__name__, "interop.hub", "from_pretrained")),
     "push_to_hub": lazy_function(__name__, "interop.hub", "push_to_hub"),
     "merge_and_unload": lazy_function(__name__, "core.merging", "fold"),

@@ -91,8 +91,7 @@ def _check_free(out: Path, overwrite: bool) -> None:
 def _import(made: Callable[[Any], Any], sources: list[Path], model: str, labels: int, head: str, out: Path) -> None:
     """Saves the mixture that is made of a base."""
     from adamix_lab.tasks.backbones import load_backbone
-    from adamix_lab.training.card import save
-    from adamix_lab.training.report import parameter_report
+    from adamix_lab.training.report import parameter_report, save
 
     mixture = made(load_backbone(model, num_labels=labels, kind=head, pooling="cls")[0])  # stock libraries' head
     save(mixture, out, {"backbone": told(model), "source": ", ".join(path.name for path in sources)})

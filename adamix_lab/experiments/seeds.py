@@ -22,11 +22,10 @@ from adamix_lab.experiments.settings import NAMES
 from adamix_lab.models.model import attach
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.tasks import Task
-from adamix_lab.training.card import save
 from adamix_lab.training.doctor import versions
 from adamix_lab.training.evaluation import Evaluation, evaluate
 from adamix_lab.training.recipe import Recipe
-from adamix_lab.training.report import parameter_report
+from adamix_lab.training.report import parameter_report, save
 from adamix_lab.training.train import train
 
 SHOWN = ("merged", "fixed", "random", "random-example", "random-token", "ensemble", "ensemble-probabilities")

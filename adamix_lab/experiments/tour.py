@@ -33,10 +33,9 @@ from adamix_lab.experiments.settings import Run, with_side
 from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.tasks.batches import TextsCut, sequential, to_device
 from adamix_lab.tasks.tasks import data_root
-from adamix_lab.training.card import save
 from adamix_lab.training.doctor import versions
 from adamix_lab.training.evaluation import Evaluation, evaluate_batches
-from adamix_lab.training.report import parameter_report
+from adamix_lab.training.report import parameter_report, save
 from adamix_lab.training.run import holding, newest_checkpoint
 
 PROBE, SINGLE, ADAMIX, SLOW = "linear probe", "single adapter", "AdaMix (up shared)", "single adapter, lr/M + SWA"

@@ -24,9 +24,9 @@ from adamix_lab.generation.training import check_decoder, one_view, train_genera
 from adamix_lab.models.model import MixtureModel, attach
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import TextsCut
-from adamix_lab.training.card import save
 from adamix_lab.training.doctor import versions
 from adamix_lab.training.recipe import Recipe
+from adamix_lab.training.report import save
 from adamix_lab.training.shipped import load_saved
 
 

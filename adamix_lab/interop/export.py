@@ -29,7 +29,7 @@ from adamix_lab.interop.peft import load_with_peft, sha256_of, write_experts, wr
 from adamix_lab.models.model import MixtureModel
 from adamix_lab.models.saving import describe
 from adamix_lab.tasks.backbones import quiet_transformers
-from adamix_lab.training.card import write_card
+from adamix_lab.training.report import write_card
 
 ONNX_FILE = "model.onnx"
 _WRITTEN = {*PEFT_FILES, *adapters.FILES, ONNX_FILE, "adapter_model.bin"}

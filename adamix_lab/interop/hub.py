@@ -13,7 +13,7 @@ from adamix_lab.core.errors import LabError, check_repository
 from adamix_lab.core.files import CONFIG, check_written, read_config
 from adamix_lab.models.model import MixtureModel
 from adamix_lab.models.saving import read_saved
-from adamix_lab.training.card import CARD, save
+from adamix_lab.training.report import CARD, save
 from adamix_lab.training.shipped import load_saved
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")

@@ -11,8 +11,7 @@ _NAMES = {
     "hf_trainer": "AdaMixTrainer",
     "presets": "load_presets preset",
     "shipped": "load_saved load_twin",
-    "card": "save",
-    "report": "parameter_report structure",
+    "report": "parameter_report save structure",
     "doctor": "versions",
 }
 __all__ = [name for names in _NAMES.values() for name in names.split()]

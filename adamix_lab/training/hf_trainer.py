@@ -29,8 +29,8 @@ from adamix_lab.core.views import Batch, logits_of, spans_as_labels
 from adamix_lab.fast.blocks import WAYS
 from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.tasks.batches import Batches, Padding, collate, padding_of, positions
-from adamix_lab.training.card import save
 from adamix_lab.training.recipe import Recipe
+from adamix_lab.training.report import save
 from adamix_lab.training.train import make_optimizer, parameter_groups, rest_off_route
 
 WEIGHTS = "trained.safetensors"

@@ -24,9 +24,8 @@ from adamix_lab.core.merging import merge
 from adamix_lab.core.objective import Objective
 from adamix_lab.fast.blocks import WAYS, plan_blocks, routed_logits
 from adamix_lab.models.model import attach, detach, load_trained, trained_parameters, trained_tensors
-from adamix_lab.training.card import save
 from adamix_lab.training.evaluation import evaluate
-from adamix_lab.training.report import parameter_report
+from adamix_lab.training.report import parameter_report, save
 from adamix_lab.training.train import make_optimizer, train
 
 W, L, C, INNER = tiny.WIDTH, tiny.LAYERS, tiny.LABELS, tiny.INNER

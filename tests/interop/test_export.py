@@ -12,7 +12,7 @@ from adamix_lab.core.files import MANIFEST
 from adamix_lab.core.merging import merge
 from adamix_lab.interop.checking import copy_base, draw_batch
 from adamix_lab.interop.export import export
-from adamix_lab.training.card import CARD
+from adamix_lab.training.report import CARD
 
 BUILDS = {"bert": tiny.bert, "roberta": tiny.roberta, "gpt2": tiny.gpt2, "distilbert": tiny.distilbert}
 BUILDS["llama"] = tiny.llama

@@ -23,8 +23,8 @@ from adamix_lab.models.model import attach, detach
 from adamix_lab.models.saving import load
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.pooling import mean_of_tokens
-from adamix_lab.training.card import save
 from adamix_lab.training.evaluation import predict
+from adamix_lab.training.report import save
 from adamix_lab.training.shipped import load_saved
 from adamix_lab.training.train import train
 

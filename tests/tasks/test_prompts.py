@@ -16,8 +16,8 @@ from adamix_lab.tasks.batches import TextsCut
 from adamix_lab.tasks.labels import PROMPTS, Prompt
 from adamix_lab.tasks.prompts import PromptModel, load_prompted, prompt_encoder, word_ids
 from adamix_lab.tasks.tasks import PAPER_TASKS, Task
-from adamix_lab.training.card import save
 from adamix_lab.training.evaluation import STRATEGIES, evaluate
+from adamix_lab.training.report import save
 from adamix_lab.training.train import train
 
 PROMPT = Prompt("{first} w20 {mask} .", ("w0", "w4", "w8"))
