@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from adamix_lab.core.errors import LabError
@@ -30,35 +31,23 @@ class Evaluations(list["Evaluation"]):
     Intervals are Wilson's 95 % intervals of an accuracy over the rows judged on; other metrics have none here.
     """
 
-    def records(self) -> list[dict[str, Any]]:
-        """The figures, one dictionary a strategy; `low` and `high` bound the accuracy of classes."""
-        found = []
-        for result in self:
-            row = result.row()
-            if result.kind == "classes":
-                low, high = wilson(result.accuracy, len(result.labels))
-                at = list(row).index("accuracy") + 1
-                row = dict([*list(row.items())[:at], ("low", low), ("high", high), *list(row.items())[at:]])
-            found.append(row)
-        return found
-
     def to_frame(self) -> DataFrame:
-        """A pandas frame, one row a strategy."""
+        """A pandas frame, one row a strategy; `low` and `high` bound the accuracy of classes."""
         from pandas import DataFrame
 
-        return DataFrame(self.records()).set_index("strategy")
+        return DataFrame(map(with_interval, self)).set_index("strategy")
 
     def __repr__(self) -> str:
-        return text_table(list(map(_in_words, self.records()))) if self else "[]"
+        return text_table([in_words(with_interval(result)) for result in self]) if self else "[]"
 
     def _repr_html_(self) -> str:
-        return html_table(list(map(_in_words, self.records())))
+        return html_table([in_words(with_interval(result)) for result in self])
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Accuracies with their intervals, one line a strategy. Raises ValueError where there are no classes."""
         if not self or any(result.kind != "classes" for result in self):
             raise LabError("Only accuracies of classes are drawn here: expected a task of classes. Use to_frame().")
-        ax, rows = _axes(ax), self.records()
+        ax, rows = _axes(ax), list(map(with_interval, self))
         for place, row in enumerate(rows):
             ax.plot([100 * row["low"], 100 * row["high"]], [place, place], color=f"C{place}")
             ax.plot(100 * row["accuracy"], place, "o", color=f"C{place}")
@@ -68,8 +57,16 @@ class Evaluations(list["Evaluation"]):
         return ax
 
 
-def _in_words(row: dict[str, Any]) -> dict[str, str]:
-    # 0.912 with its bounds as "91.2 % (89.3 to 92.8)", other floats in four digits
+def with_interval(result: Evaluation) -> dict[str, Any]:
+    """An evaluation's figures; of classes with the interval of the accuracy, `low` and `high`."""
+    if result.kind != "classes":
+        return result.row()
+    low, high = wilson(result.accuracy, len(result.labels))
+    return result.row() | {"low": low, "high": high}
+
+
+def in_words(row: Mapping[str, Any]) -> dict[str, str]:
+    """A row's cells as text: 0.912 with its bounds as "91.2 % (89.3 to 92.8)", other floats in four digits."""
     shown = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in row.items()}
     if "low" in row:
         shown["accuracy"] = f"{100 * row['accuracy']:.1f} % ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
@@ -155,13 +152,7 @@ def watch(first: int, total: int, history: History, shown: bool) -> Iterator[int
 
 def _draws_in_a_notebook() -> bool:
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if getattr(shell, "kernel", None) is None:
-        return False
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    return getattr(shell, "kernel", None) is not None and find_spec("matplotlib") is not None
 
 
 def _picture(history: History) -> Any:

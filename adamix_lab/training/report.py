@@ -20,8 +20,10 @@ from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import WAYS
 from adamix_lab.models import saving
 from adamix_lab.models.model import MixtureModel
+from adamix_lab.tasks.metrics import text_table
+from adamix_lab.training.display import in_words
 
-CARD = "README.md"
+CARD, TEMPLATE = "README.md", Path(__file__).with_name("card.md")
 MARK = "<!-- written by adamix_lab: a card without this line is left alone -->"
 PIPELINES = {
     "classification": "text-classification",
@@ -29,15 +31,6 @@ PIPELINES = {
     "masked": "fill-mask",
     "tokens": "token-classification",
 }
-LOAD = """```python
-from adamix_lab import from_pretrained
-
-mixture = from_pretrained("THIS FOLDER, OR ITS NAME ON THE HUB"{base})
-```
-
-`mixture(**batch)` answers merged; `adamix_lab.merge(mixture)` leaves one module a site, and `adamix_lab.export` writes
-folders that `peft`, `adapters` or `transformers` load without this library.
-"""
 
 
 @dataclass(frozen=True, repr=False)
@@ -59,10 +52,12 @@ class ParameterReport:
         return (self.merged + self.head + self.own) / (self.base + self.own)
 
     def __str__(self) -> str:
-        mb = (self.merged + self.head) * 4 / 1e6
+        mb = (self.merged + self.head + self.own) * 4 / 1e6
+        own = f" + the base's own {self.own:,}" if self.own else ""
         return (
-            f"trained experts {self.experts:,} + head {self.head:,}; after merging {self.merged:,} + head "
-            f"{self.head:,} = {100 * self.share_of_base:.2f} % of the base's {self.base:,} ({mb:.2f} MB in float32)"
+            f"trained experts {self.experts:,} + head {self.head:,}{own}; after merging {self.merged:,} + head "
+            f"{self.head:,}{own} = {100 * self.share_of_base:.2f} % of the base's {self.base:,} ({mb:.2f} MB in "
+            "float32)"
         )
 
     __repr__ = __str__
@@ -177,78 +172,26 @@ def write_card(folder: Path, mixture: MixtureModel, config: Mapping[str, Any], l
 
 def card(mixture: MixtureModel, config: Mapping[str, Any], load: str | None = None) -> str:
     """The card's text: what was trained on what, the measured figures that were kept, parameters, how to load."""
-    notes, base = config["notes"], config["base"]
-    lines = [
-        *_front(config),
-        MARK,
-        "",
-        f"# {_title(config)}",
-        "",
-        f"Trained with AdaMix Lab {config['versions']['adamix_lab']} (AdaMix: Wang et al., EMNLP 2022) on a frozen "
-        f"`{base['name'] or base['model_type']}`; its weights have the fingerprint `{base['fingerprint']}`.",
-        "",
-        "| what | value |",
-        "|---|---|",
-        *(f"| {name} | {value} |" for name, value in _facts(mixture, config).items()),
-        "",
-        *_results(notes.get("results")),
-        "## Loading",
-        "",
-        load or LOAD.format(base="" if notes.get("backbone") or "/" in base["name"] else ", model=YOUR_BASE_MODEL"),
-    ]
-    return "\n".join(lines)
+    from huggingface_hub import ModelCard, ModelCardData
+
+    base, notes, task = config["base"], config["notes"], config["notes"].get("task")
+    kind, on = config["adaptation"]["kind"], base["name"] or base["model_type"]
+    what = f"{config['experts']} x {kind}" if config["experts"] > 1 else f"{kind}, merged"
+    data = ModelCardData(
+        library_name="adamix-lab",
+        license=notes.get("license", "unknown"),  # whoever trained them chooses
+        base_model=base["name"] if "/" in base["name"] else None,
+        pipeline_tag=PIPELINES.get(base.get("kind")),
+        tags=["adamix", kind, base["model_type"], *([f"task:{task}"] if task else [])],
+    )
+    told = {"mark": MARK, "title": f"{what} on {on}" + (f", task {task}" if task else ""), "on": on, "load": load}
+    told |= {"counts": parameter_report(mixture), "results": _results(notes.get("results"))}
+    return str(ModelCard.from_template(data, template_path=str(TEMPLATE), **config, **told).content)
 
 
-def _front(config: Mapping[str, Any]) -> list[str]:
-    base, task = config["base"], config["notes"].get("task")
-    fields = {
-        "library_name": "adamix-lab",
-        "license": config["notes"].get("license", "unknown"),  # whoever trained them chooses
-        "base_model": base["name"] if "/" in base["name"] else None,
-        "pipeline_tag": PIPELINES.get(base.get("kind")),
-        "tags": ["adamix", config["adaptation"]["kind"], base["model_type"], *([f"task:{task}"] if task else [])],
-    }
-    # JSON is YAML, whatever quotes or colons a name holds
-    return ["---", *(f"{key}: {json.dumps(value)}" for key, value in fields.items() if value), "---"]
-
-
-def _title(config: Mapping[str, Any]) -> str:
-    experts, kind, task = config["experts"], config["adaptation"]["kind"], config["notes"].get("task")
-    what = f"{experts} x {kind}" if experts > 1 else f"{kind}, merged"
-    return f"{what} on {config['base']['name'] or config['base']['model_type']}" + (f", task {task}" if task else "")
-
-
-def _facts(mixture: MixtureModel, config: Mapping[str, Any]) -> dict[str, Any]:
-    counts, notes, sites, base = parameter_report(mixture), config["notes"], config["sites"], config["base"]
-    megabytes = (counts.merged + counts.head + counts.own) * 4 / 1e6
-    facts = {
-        "adaptation": ", ".join(f"{key} {value}" for key, value in config["adaptation"].items()),
-        "experts, shared sides": f"{config['experts']}, {', '.join(config['share']) or 'none'}",
-        "routes": "tied: one index for all sides of a site" if config["tied"] else None,
-        "sites": f"{len(sites)}: `{sites[0]}` to `{sites[-1]}`" if sites else "0",
-        "trained experts": f"{counts.experts:,} parameters",
-        "after merging": f"{counts.merged:,} parameters",
-        "head": f"{counts.head:,} parameters" + ", on the mean of all tokens" * (base.get("pooling") == "mean"),
-        "the base's own weights that train": f"{counts.own:,} parameters" if counts.own else None,
-        "base": f"{counts.base:,} parameters",
-        "merged and head": f"{100 * counts.share_of_base:.2f} % of the base, {megabytes:.2f} MB in float32",
-        "classes": ", ".join(map(str, notes.get("classes") or [])) or config["num_labels"] or "none",
-        "versions": ", ".join(f"{name} {version}" for name, version in config["versions"].items()),
-        "train_rows": notes.get("train_rows"),
-        "seed": notes.get("seed"),
-        "source": notes.get("source"),
-    }
-    return {name: value for name, value in facts.items() if value is not None}
-
-
-def _results(results: Any) -> list[str]:
+def _results(results: Any) -> str:
     # as `adamix-lab train` keeps them (a list of rows), or by strategy (the shipped experts)
     if isinstance(results, Mapping):
         results = [{"strategy": name, **row} for name, row in results.items() if isinstance(row, Mapping)]
-    if not isinstance(results, list) or not results or not all(isinstance(row, Mapping) for row in results):
-        return ["No figures were kept with it.", ""]
-    names = list(dict.fromkeys(key for row in results for key in row))
-    shown = [[row.get(name, "") for name in names] for row in results]
-    cells = [[f"{value:.4g}" if isinstance(value, float) else str(value) for value in row] for row in shown]
-    table = [f"| {' | '.join(row)} |" for row in (names, ["---"] * len(names), *cells)]
-    return ["Figures on the evaluation rows, as they were kept at the end of training:", "", *table, ""]
+    kept = isinstance(results, list) and all(isinstance(row, Mapping) for row in results)
+    return text_table([in_words(row) for row in results]) if kept else ""

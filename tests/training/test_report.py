@@ -1,6 +1,7 @@
 """Counts, the structure tree, and the card beside a save: never over one of your own."""
 
 import tiny
+from huggingface_hub import ModelCard
 
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.models.model import attach
@@ -31,7 +32,8 @@ def test_the_card_tells_what_was_saved_and_one_of_your_own_stays(tmp_path):
     results = [{"strategy": "merged", "accuracy": 0.875, "loss": 0.25, "passes": 1}]
     save(mixture, tmp_path, notes={"task": "films: good or bad", "classes": ["bad", "good"], "results": results})
     text = (tmp_path / CARD).read_text()
-    assert '"task:films: good or bad"' in text and "| merged | 0.875 | 0.25 | 1 |" in text
+    assert "task:films: good or bad" in ModelCard.load(tmp_path / CARD).data.tags
+    assert "merged    0.875     0.25  1" in text and str(parameter_report(mixture)) in text
     assert "3, up" in text and "from_pretrained" in text and text.startswith("---")
     (tmp_path / CARD).write_text("my words")
     save(mixture, tmp_path)
