@@ -124,7 +124,7 @@ def test_trained_saved_and_loaded_with_the_same_head_only(stock, tmp_path):
     texts = [row["sentence"] for row in task.evaluation]
     expected = predict(mixture, tokenizer, texts)
     save(mixture, tmp_path / "saved", {"backbone": stock})
-    assert ", on the mean of all tokens |" in (tmp_path / "saved" / "README.md").read_text()
+    assert "| head | on the mean of all tokens |" in (tmp_path / "saved" / "README.md").read_text()
     back, _, _ = load_saved(tmp_path / "saved")
     close.assert_close(predict(back, tokenizer, texts), expected)
     close.assert_close(predict(merge(back), tokenizer, texts), expected)
