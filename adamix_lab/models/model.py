@@ -6,7 +6,7 @@ import copy
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -32,8 +32,10 @@ from adamix_lab.core.sites import (
 )
 from adamix_lab.core.views import WAYS, check_way
 from adamix_lab.models import METHODS
-from adamix_lab.models.check import Verdict, check_called, takes_groups
 from adamix_lab.models.wrapping import Wrapping, follow, keep_wide, restore_head, widen
+
+if TYPE_CHECKING:
+    from adamix_lab.models.check import Verdict
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,8 @@ class MixtureModel(Wrapping):
 
     def takes_groups(self, batch: Mapping[str, Any]) -> Verdict:
         """Whether K groups of rows may have K routes in one call, and why not; tried once, on two rows of a batch."""
+        from adamix_lab.models.check import takes_groups
+
         return takes_groups(self, batch)
 
     # -- tasks --------------------------------------------------------------------------------------
@@ -283,6 +287,8 @@ def attach(
     check_way(objective.views, WAYS)
     config = MixtureConfig(adaptation, experts, names, tuple(sites), seed, tied, objective=objective)
     mixture = MixtureModel(model, config, head)
+    from adamix_lab.models.check import check_called
+
     try:
         check_called(model)
     except LabError:
