@@ -90,7 +90,7 @@ Scope = Literal["batch", "example", "token"]  # what shares a route
 Views = Literal["independent", "shared_prefix", "same_dropout"]  # how several views of a batch are taken
 Distance = Literal["reference", "symmetric", "jensen-shannon", "mse"]  # between two views: `objective.DISTANCES`
 POOLINGS = ("cls", "mean")  # what a classifier's head reads: the family's own place, or the mean of all tokens
-# How experts are used at inference (`training.evaluation.strategy_of`), and when texts are decoded.
+# How experts are used at inference (`training.evaluation.answer_by`), and when texts are decoded.
 STRATEGIES = ("merged", "fixed", *(f"fixed-{n}" for n in range(8)), "random", "random-example", "random-token")
 STRATEGIES += ("ensemble", "ensemble-probabilities")
 DECODED = ("merged", "fixed", "fixed-N", "random", "random-example")

@@ -7,10 +7,10 @@ A strategy (Table 7: merged, fixed, random, ensemble) is a function of a model a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 from adamix_lab.core.errors import STRATEGIES, LabError, one_of
 from adamix_lab.core.mixture import evaluating
 from adamix_lab.core.objective import IGNORED, without_labels
-from adamix_lab.core.routing import Scope, generator_for
+from adamix_lab.core.routing import generator_for
 from adamix_lab.core.sites import Kind, answer_kind, class_names
 from adamix_lab.core.views import Batch, logits_of, one_view
 from adamix_lab.fast.blocks import cut_last_block, plan_blocks, shared_prefix
@@ -46,7 +46,6 @@ from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.display import Evaluations
 
 IndexedBatch = tuple[list[int], Batch]
-Strategy = Callable[[MixtureModel, Batch, Generator], Tensor]
 
 
 @dataclass(frozen=True)
@@ -177,21 +176,16 @@ def evaluate_batches(
     strategy: str,
     seed: int = 0,
     metrics: Sequence[str] = (),
-    own: tuple[Strategy, int] | None = None,
 ) -> Evaluation:
-    """One strategy on batches with labels, each given with its rows' original numbers.
-
-    own: another strategy than those of the table, and its passes; `strategy` is then its name.
-    """
-    function, passes = own or strategy_of(strategy)
+    """One strategy on batches with labels, each given with its rows' original numbers."""
     kind = answer_kind(mixture.model)
     answers, labels, order = [], [], []
     with torch.no_grad(), evaluating(mixture):
         for n, (rows, batch) in enumerate(batches):
             inputs = without_labels(mixture.model, batch)
             # A route a token needs every token at every site: then nothing is cut, nor where it is not known.
-            with nullcontext() if own or strategy == "random-token" else cut_last_block(mixture.model, inputs):
-                answer = function(mixture, inputs, generator_for(seed, n)).float().cpu()
+            with nullcontext() if strategy == "random-token" else cut_last_block(mixture.model, inputs):
+                answer = answer_by(strategy, mixture, inputs, generator_for(seed, n)).float().cpu()
             given, numbers = batch["labels"].cpu(), torch.tensor(rows)
             if answer.dim() == 3:  # a label a token: those that are padding, or are not labelled, do not count
                 counted = given != IGNORED
@@ -200,7 +194,7 @@ def evaluate_batches(
             labels.append(given)
             order.append(numbers)
     back = torch.cat(order).argsort(stable=True)
-    return judge(strategy, passes, torch.cat(answers)[back], torch.cat(labels)[back], metrics, kind)
+    return judge(strategy, passes_of(strategy), torch.cat(answers)[back], torch.cat(labels)[back], metrics, kind)
 
 
 class Predictions(Tensor):
@@ -264,7 +258,7 @@ def predict(
     >>> predict(mixture, tokenizer, ["w1 w2", "w3"]).shape  # two texts, three classes
     torch.Size([2, 3])
     """
-    function, _ = strategy_of(strategy)
+    one_of("Strategy", strategy, STRATEGIES)
     if not isinstance(texts, Iterable):
         raise LabError(f"texts = {texts!r}: expected a sentence, or a list of sentences or pairs, at least one.")
     pairs = _pairs(texts, text)
@@ -277,7 +271,7 @@ def predict(
     with torch.no_grad(), evaluating(mixture):
         for start in range(0, len(pairs), batch_size):
             batch = collate(examples[start : start + batch_size], pad)
-            answers.append(function(mixture, to_device(batch, device), generator_for(seed, start)).cpu())
+            answers.append(answer_by(strategy, mixture, to_device(batch, device), generator_for(seed, start)).cpu())
     found = torch.cat(answers)
     names = class_names(mixture.model) or tuple(map(str, range(found.shape[-1])))
     given = predictions_of(found, kind).tolist()
@@ -343,50 +337,27 @@ def answers(mixture: MixtureModel, logits: Tensor) -> Tensor:
     return F.logsigmoid(logits) if kind == "labels" else logits.log_softmax(-1)
 
 
-def merged(mixture: MixtureModel, batch: Batch, generator: Generator) -> Tensor:
-    """Averaged weights, one pass (Eq. 6)."""
-    return answers(mixture, logits_of(mixture(selection="merge", **batch)))
-
-
-def fixed(expert: int) -> Strategy:
-    """One expert everywhere, one pass."""
-
-    def strategy(mixture: MixtureModel, batch: Batch, generator: Generator) -> Tensor:
-        return answers(mixture, logits_of(mixture(selection=mixture.space.fixed(expert), **batch)))
-
-    return strategy
-
-
-def random_routes(per: Scope) -> Strategy:
-    """Random routes: one for the batch, one an example, or one a token (the reference's sentence and token level)."""
-
-    def strategy(mixture: MixtureModel, batch: Batch, generator: Generator) -> Tensor:
+def answer_by(strategy: str, mixture: MixtureModel, batch: Batch, generator: Generator) -> Tensor:
+    """What the strategy of a name in `STRATEGIES` answers. Raises ValueError for another name."""
+    one_of("Strategy", strategy, STRATEGIES)
+    kind, _, detail = strategy.partition("-")
+    space, count = mixture.space, passes_of(strategy)
+    if kind == "merged":  # averaged weights (Eq. 6)
+        return answers(mixture, logits_of(mixture(selection="merge", **batch)))
+    if kind == "fixed":  # one expert everywhere
+        return answers(mixture, logits_of(mixture(selection=space.fixed(int(detail or 0)), **batch)))
+    if (
+        kind == "random"
+    ):  # a route for the batch, one an example, or one a token (the reference's sentence and token level)
         states = batch.get("inputs_embeds", batch.get("input_ids", next(iter(batch.values()))))  # [B, T] or [B, T, d]
-        lead = states.shape[: ("batch", "example", "token").index(per)]
-        return answers(mixture, one_view(mixture, batch, mixture.space.draw(generator, tuple(lead))))
-
-    return strategy
-
-
-def ensemble(passes: int = 4, average: str = "logits") -> Strategy:
-    """K random routes, their logits averaged (the paper's ensemble), or their probabilities (Eq. 7)."""
-    one_of("average", average, ("logits", "probabilities"))
-
-    def strategy(mixture: MixtureModel, batch: Batch, generator: Generator) -> Tensor:
-        logits = shared_prefix(mixture, batch, mixture.space.draw(generator, (passes,)))
-        if average == "logits" or answer_kind(mixture.model) == "numbers":
-            return answers(mixture, logits.mean(0))
-        return answers(mixture, logits).logsumexp(0) - math.log(passes)
-
-    return strategy
+        lead = states.shape[: ("batch", "example", "token").index(detail or "batch")]
+        return answers(mixture, one_view(mixture, batch, space.draw(generator, tuple(lead))))
+    logits = shared_prefix(mixture, batch, space.draw(generator, (count,)))
+    if detail == "probabilities" and answer_kind(mixture.model) != "numbers":  # averaged as in Eq. 7
+        return answers(mixture, logits).logsumexp(0) - math.log(count)
+    return answers(mixture, logits.mean(0))  # the paper's ensemble
 
 
-def strategy_of(name: str) -> tuple[Strategy, int]:
-    """A strategy of `STRATEGIES`, and its passes. Raises ValueError for another name."""
-    one_of("Strategy", name, STRATEGIES)
-    kind, _, detail = name.partition("-")
-    if kind == "fixed":
-        return fixed(int(detail or 0)), 1
-    if kind == "random":
-        return random_routes(cast(Scope, detail or "batch")), 1
-    return (ensemble(4, detail or "logits"), 4) if kind == "ensemble" else (merged, 1)
+def passes_of(strategy: str) -> int:
+    """Forward passes that an answer takes."""
+    return 4 if strategy.startswith("ensemble") else 1

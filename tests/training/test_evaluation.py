@@ -14,7 +14,7 @@ from adamix_lab.core.objective import Consistency
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.sites import declare
 from adamix_lab.models.model import attach
-from adamix_lab.training.evaluation import STRATEGIES, ensemble, evaluate, fixed, predict, random_routes
+from adamix_lab.training.evaluation import STRATEGIES, answer_by, evaluate, predict
 from adamix_lab.training.train import train
 
 ALL = [name for name in STRATEGIES if not name.startswith("fixed-") or name in ("fixed-0", "fixed-2")]
@@ -52,8 +52,8 @@ def test_the_ensemble_averages_logits_or_probabilities_over_routes(mixture):
     with torch.no_grad():
         routes = mixture.space.draw(generator_for(1), (4,))
         logits = torch.stack([mixture(selection=route, **batch).logits for route in routes])
-        by_logits = ensemble(4)(mixture, batch, generator_for(1))
-        by_probabilities = ensemble(4, "probabilities")(mixture, batch, generator_for(1))
+        by_logits = answer_by("ensemble", mixture, batch, generator_for(1))
+        by_probabilities = answer_by("ensemble-probabilities", mixture, batch, generator_for(1))
     close.assert_close(by_logits, logits.mean(0).log_softmax(-1), close.ROUNDED)
     close.assert_close(by_probabilities.exp(), logits.softmax(-1).mean(0), close.ROUNDED)
 
@@ -68,8 +68,8 @@ def test_random_routes_are_replayable(mixture):
 def test_a_route_a_token_mixes_experts_inside_a_row(mixture):
     batch = tiny.batch(pad=False)
     with torch.no_grad():
-        one = random_routes("token")(mixture, batch, generator_for(0))
-        fixed_ones = [fixed(n)(mixture, batch, generator_for(0)) for n in range(3)]
+        one = answer_by("random-token", mixture, batch, generator_for(0))
+        fixed_ones = [answer_by(f"fixed-{n}", mixture, batch, generator_for(0)) for n in range(3)]
     assert all(not close.is_close(one, other) for other in fixed_ones)
 
 
