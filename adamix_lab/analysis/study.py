@@ -26,7 +26,7 @@ from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.loading import load_task, saved_task
 from adamix_lab.tasks.tasks import Row, Task, hold_out
 from adamix_lab.training.doctor import versions
-from adamix_lab.training.shipped import STAGES, TWINS, load_saved, load_twin
+from adamix_lab.training.shipped import STAGES, learners, load_saved, load_twin
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -111,7 +111,7 @@ def landscape_of(
     """
     one_of("dtype", dtype, ("float32", "bfloat16"))
     device, stages = choose_device(device), None
-    if name in TWINS:
+    if name in learners():
         mixture, tokenizer = load_twin(name, seed, stage)
         task = load_task("aspects")
         if kind == "stages":
@@ -120,7 +120,7 @@ def landscape_of(
         mixture, tokenizer, config = load_saved(Path(name))
         task = saved_task(config["notes"])
     else:
-        raise unknown("Twin, or folder,", name, TWINS)
+        raise unknown("Twin, or folder,", name, learners())
     points = points_of_kind(kind, mixture, steps, seed, stages)
     mixture = mixture.to(device, getattr(torch, dtype))
     batches = task_batches(task, tokenizer, rows, batch_size)

@@ -18,7 +18,7 @@ from adamix_lab.core.errors import LabError, one_of
 from adamix_lab.core.files import read_tensors, require_file, write_tensors
 from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.tasks import Task, data_root
-from adamix_lab.training.shipped import CELLS, SEEDS, SENTENCE_SEEDS, TWINS
+from adamix_lab.training.shipped import SEEDS, SENTENCE_SEEDS, learners
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def read_answers(path: Path) -> Answers:
 
 
 GRID = {0: "no-consistency", 1: "adamix", 10: "weight-10", 100: "weight-100"}  # weight of consistency: the run's name
-RUNS = (*TWINS, "down", "weight-10", "weight-100")
+RUNS = ("adamix", "no-consistency", "unshared-tied", "apart", "down", "weight-10", "weight-100")
 
 
 def place_of(name: str, seed: int, folder: Path | None = None, data: str = "aspects") -> Path:
@@ -117,8 +117,7 @@ def place_of(name: str, seed: int, folder: Path | None = None, data: str = "aspe
 
     data: what was learned, as in `load_twin`. Raises ValueError for an unknown run or data.
     """
-    one_of("data", data, ("aspects", *CELLS))
-    one_of("Run", name, CELLS.get(data, RUNS))
+    one_of("Run", name, RUNS if data == "aspects" else learners(data))
     root = folder or data_root() / "lessons" / "answers"
     return (root if data == "aspects" else root / data) / f"{name}-seed{seed}.safetensors"
 

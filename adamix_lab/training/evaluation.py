@@ -109,15 +109,13 @@ def judge(
     kind = kind or ("numbers" if answers.shape[-1] == 1 else "classes")
     predictions = predictions_of(answers, kind)
     values = score(metrics, predictions, labels, 2 if kind == "labels" else answers.shape[-1])
+    accuracy = math.nan if kind == "numbers" else float((predictions == labels).double().mean())
     if kind == "numbers":
-        return Evaluation(
-            strategy, math.nan, float(F.mse_loss(predictions, labels.float())), passes, answers, labels, values, kind
-        )
-    if kind == "labels":
+        loss = F.mse_loss(predictions, labels.float())
+    elif kind == "labels":
         loss = F.binary_cross_entropy(answers.double().exp(), labels.double())
     else:
         loss = F.nll_loss(answers, labels)
-    accuracy = float((predictions == labels).double().mean())
     return Evaluation(strategy, accuracy, float(loss), passes, answers, labels, values, kind)
 
 
@@ -346,9 +344,7 @@ def answer_by(strategy: str, mixture: MixtureModel, batch: Batch, generator: Gen
         return answers(mixture, logits_of(mixture(selection="merge", **batch)))
     if kind == "fixed":  # one expert everywhere
         return answers(mixture, logits_of(mixture(selection=space.fixed(int(detail or 0)), **batch)))
-    if (
-        kind == "random"
-    ):  # a route for the batch, one an example, or one a token (the reference's sentence and token level)
+    if kind == "random":  # a route a batch, an example or a token (the reference's sentence and token level)
         states = batch.get("inputs_embeds", batch.get("input_ids", next(iter(batch.values()))))  # [B, T] or [B, T, d]
         lead = states.shape[: ("batch", "example", "token").index(detail or "batch")]
         return answers(mixture, one_view(mixture, batch, space.draw(generator, tuple(lead))))

@@ -1,19 +1,13 @@
-"""Trained experts, shipped so that nobody must train first, on two sets of rows.
+"""Trained experts, shipped so that nobody must train first; `data/experts/learners.yaml` says who learned which rows.
 
-"aspects", made-up sentences: AdaMix and three controls. What differs is one thing at a time:
-
-- "adamix": shared up-projection, consistency 1;
-- "no-consistency": the same without the second view;
-- "unshared-tied": nothing shared, down i always with up i, no consistency;
-- "apart": four single adapters trained one by one from one start of the head, then put side by side (heads averaged).
-
-"noisy", 400 sentences of `subjectivity` whose labels are wrong in a quarter of the cases, and "clean", the same with
-all labels right: AdaMix and what it has to be told from, `LEARNERS`, with one seed for rows, wrong labels and training.
+"aspects" are made-up sentences; "noisy" and "clean" 400 sentences of `subjectivity`, with a quarter of the labels wrong
+and with none, one seed for rows, wrong labels and training.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,52 +15,20 @@ from torch import nn
 
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.errors import LabError, one_of
-from adamix_lab.core.objective import Consistency
+from adamix_lab.core.files import require_file
 from adamix_lab.models.model import MixtureModel, attach
 from adamix_lab.models.saving import load, read_config
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.loading import load_task
 from adamix_lab.tasks.tasks import Task, data_root
+from adamix_lab.training.presets import preset
 from adamix_lab.training.recipe import Recipe
 
 EXPERTS = 4
 BLOCKS = (-2, -1)
-ADAPTATION = Bottleneck(16)
 STAGES = {"early": 0.1, "middle": 0.4, "late": 1.0}  # shares of the steps
 SEEDS = (0, 1, 2)
 SENTENCE_SEEDS = tuple(range(20, 30))
-
-# Chosen once on a slice of the training rows (data/aspects/README.md has the search), the same for every twin.
-RECIPE = Recipe(
-    steps=1400,
-    lr=5e-3,
-    head_lr=4e-3,
-    bucket=1,
-    weight_decay=0.01,
-    dev_fraction=0.0,
-    cache_prefix=True,
-    consistency=Consistency(1.0, views="shared_prefix"),
-    checkpoint_every=0,
-)
-
-
-@dataclass(frozen=True)
-class Twin:
-    """What sets one twin apart from the others."""
-
-    share: str | None
-    tied: bool
-    consistency: float
-    together: bool = True
-
-
-TWINS = {
-    "adamix": Twin("up", tied=False, consistency=1.0),
-    "no-consistency": Twin("up", tied=False, consistency=0.0),
-    "unshared-tied": Twin(None, tied=True, consistency=0.0),
-    "apart": Twin(None, tied=True, consistency=0.0, together=False),
-}
-DOWN = Twin("down", tied=False, consistency=1.0)  # its answers are shipped, not its weights
 
 # Chosen before any of them was trained: the rate, steps and rows of data/grids/tour.yaml, for every learner.
 SENTENCES = Recipe(steps=300, lr=2e-3, batch_size=16, max_length=64, dev_fraction=0.0, cache_prefix=True)
@@ -74,12 +36,12 @@ SENTENCES = Recipe(steps=300, lr=2e-3, batch_size=16, max_length=64, dev_fractio
 
 @dataclass(frozen=True)
 class Learner:
-    """What sets a learner on sentences apart: how it is trained, and the mixture's own settings.
+    """What sets one learner apart from the others.
 
     Attributes:
         method: of `adamix_lab.baselines`; "apart" trains single adapters one by one.
         share, tied, consistency: of a mixture.
-        steps: of each single adapter. AdaMix's 300 steps of two passes are those of four adapters of 150 steps.
+        steps: of each single adapter, on sentences.
         one_start: the single adapters begin with the same weights.
     """
 
@@ -91,23 +53,14 @@ class Learner:
     one_start: bool = False
 
 
-LEARNERS = {
-    "single": Learner("single"),
-    "slow-swa": Learner("slow-swa"),
-    "adamix": Learner(),
-    "down": Learner(share="down"),
-    "no-consistency": Learner(consistency=0.0),
-    "down-no-consistency": Learner(share="down", consistency=0.0),
-    "weight-10": Learner(consistency=10.0),
-    "weight-100": Learner(consistency=100.0),
-    "unshared-tied": Learner(share=None, tied=True),
-    "r-drop": Learner("r-drop"),
-    "apart": Learner("apart", steps=150),
-    "apart-same-start": Learner("apart", steps=150, one_start=True),
-    "apart-long": Learner("apart"),
-    "apart-same-start-long": Learner("apart", one_start=True),
-}
-CELLS = {"noisy": tuple(LEARNERS), "clean": ("single", "slow-swa", "adamix", "down")}  # who learns which rows
+@cache
+def learners(data: str = "aspects") -> dict[str, Learner]:
+    """Who learned the rows "aspects", "noisy" or "clean". Raises ValueError for others."""
+    import yaml
+
+    book = yaml.safe_load(require_file(data_root() / "experts" / "learners.yaml", "the shipped experts.").read_text())
+    one_of("data", data, book)
+    return {name: Learner(**settings) for name, settings in book[data].items()}
 
 
 def load_twin(
@@ -122,8 +75,7 @@ def load_twin(
     >>> predict(mixture, tokenizer, "film : the staff was lovely, but the film was awful.").labels  # 0: negative
     ['0']
     """
-    one_of("data", data, ("aspects", *CELLS))
-    one_of("Twin", name, CELLS.get(data, TWINS))
+    one_of("Twin", name, learners(data))
     one_of("Stage", stage, STAGES)
     root = Path(folder or data_root() / "experts")
     place = root / name / f"seed{seed}" / stage if data == "aspects" else root / data / name / f"seed{seed}"
@@ -135,15 +87,16 @@ def load_twin(
     return load_saved(place)[:2]
 
 
-def twin_recipe(twin: Twin, seed: int, steps: int | None = None) -> Recipe:
-    """The common recipe with what sets the twin apart."""
-    consistency = replace(RECIPE.consistency, weight=twin.consistency)
-    return replace(RECIPE, seed=seed, steps=steps or RECIPE.steps, consistency=consistency)
+def twin_recipe(twin: Learner, seed: int, steps: int | None = None) -> Recipe:
+    """The recipe of "aspects", the same for all, with what sets the twin apart."""
+    recipe = preset("laptop-minilm-aspects").recipe
+    consistency = replace(recipe.consistency, weight=twin.consistency)
+    return replace(recipe, seed=seed, steps=steps or recipe.steps, consistency=consistency, checkpoint_every=0)
 
 
 def sentences(cell: str, seed: int) -> Task:
     """400 sentences to learn from, of "noisy" a quarter with another label, and 1,000 fresh ones to be judged on."""
-    one_of("data", cell, CELLS)
+    one_of("data", cell, ("noisy", "clean"))
     noise = 0.25 if cell == "noisy" else 0.0
     return load_task("subjectivity", rows=400, seed=seed, label_noise=noise, part="fresh")
 
@@ -153,7 +106,7 @@ def untrained_mixture(
 ) -> tuple[MixtureModel, Any]:
     """MiniLM with untrained experts in the top two blocks; the head starts alike for every seed of one task."""
     model, tokenizer = load_backbone("minilm", num_labels=task.num_labels, pooling="cls")
-    return attach(model, ADAPTATION, experts, share, blocks=BLOCKS, seed=seed, tied=tied), tokenizer
+    return attach(model, Bottleneck(16), experts, share, blocks=BLOCKS, seed=seed, tied=tied), tokenizer
 
 
 def load_saved(

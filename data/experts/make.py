@@ -32,17 +32,16 @@ from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.doctor import device_name
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.shipped import (
-    DOWN,
     EXPERTS,
-    RECIPE,
     SEEDS,
     STAGES,
-    TWINS,
-    Twin,
+    Learner,
+    learners,
     twin_recipe,
     untrained_mixture,
 )
 
+TWINS = learners()
 STRATEGIES = (*(f"fixed-{n}" for n in range(EXPERTS)), "merged", "ensemble")
 CARD = Path(__file__).with_name("card.md")
 
@@ -75,13 +74,13 @@ def make(folder: Path, seeds: Sequence[int], steps: int | None = None, say: Call
 
 
 def make_twin(
-    twin: Twin, seed: int, task: Task, steps: int | None = None
+    twin: Learner, seed: int, task: Task, steps: int | None = None
 ) -> tuple[MixtureModel, Any, Stages, dict[str, Results]]:
     """Trains one twin: the mixture, the tokenizer, the trained tensors at each stage, and what was found on the way.
 
     What is found: of adapters trained apart, by stage, what each gives with its own head ("own-0", ...).
     """
-    if twin.together:
+    if twin.method == "adamix":
         mixture, tokenizer = untrained_mixture(task, EXPERTS, twin.share, seed, twin.tied)
         return mixture, tokenizer, train_stages(mixture, task, tokenizer, twin_recipe(twin, seed, steps)), {}
     singles: dict[str, list[dict[str, Tensor]]] = {stage: [] for stage in STAGES}
@@ -100,7 +99,7 @@ def make_twin(
 def make_answers(seeds: Sequence[int], steps: int | None = None, say: Callable[[str], None] = print) -> None:
     """Trains what is not shipped and keeps what every route and the merge answer, for lessons; files there are left."""
     task = load_task("aspects")
-    for seed, (name, twin) in itertools.product(seeds, (TWINS | {"down": DOWN}).items()):
+    for seed, (name, twin) in itertools.product(seeds, (TWINS | {"down": Learner(share="down")}).items()):
         place, start = place_of(name, seed), time.process_time()
         if place.is_file():
             continue
@@ -144,7 +143,7 @@ def card(folder: Path) -> str:
     late = {name: [notes[name, seed, "late"] for seed in SEEDS] for name in TWINS}
     by_stage = {name: [[_percent(notes[name, s, g], "merged") for s in SEEDS] for g in STAGES] for name in TWINS}
     return CARD.read_text(encoding="utf-8").format(
-        recipe=RECIPE,
+        recipe=twin_recipe(Learner(), 0),
         stages=", ".join(f"{stage} ({100 * share:.0f} % of the steps)" for stage, share in STAGES.items()),
         size=sum(p.stat().st_size for name in TWINS for p in (folder / name).rglob("*.safetensors")) / 1e6,
         versions=read_config(folder / "adamix" / "seed0" / "late")["versions"],

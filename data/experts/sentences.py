@@ -3,7 +3,7 @@
     python data/experts/sentences.py                     # about an hour and a half of one core; goes on where it was
     python data/experts/sentences.py noisy --seeds 1     # seed 20 alone
 
-Of every learner (`LEARNERS` of `adamix_lab.training.shipped`) and seed the answers of all routes and of the merge to
+Of every learner (`learners.yaml`) and seed the answers of all routes and of the merge to
 the thousand fresh rows are kept (data/lessons/answers), of the first seeds the weights, too. Rows, wrong labels,
 starts, routes, batches and dropout follow from the seed; rate and steps are those of the tour, chosen before.
 """
@@ -35,9 +35,10 @@ from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import TextsCut
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.doctor import device_name, versions
-from adamix_lab.training.shipped import BLOCKS, CELLS, EXPERTS, LEARNERS, SENTENCE_SEEDS, SENTENCES, Learner, sentences
+from adamix_lab.training.shipped import BLOCKS, EXPERTS, SENTENCE_SEEDS, SENTENCES, Learner, learners, sentences
 
 HERE = Path(__file__).resolve().parent
+CELLS = ("noisy", "clean")
 SAVED = {"noisy": 1, "clean": 1}  # seeds whose weights are shipped: all that ten megabytes hold
 
 
@@ -93,7 +94,7 @@ def make_one(cell: str, name: str, seed: int) -> str:
     start, task = time.process_time(), sentences(cell, seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TextsCut)  # few rows, and all learners read as much of them
-        mixture = learn(LEARNERS[name], task, seed)
+        mixture = learn(learners(cell)[name], task, seed)
         rounded = {key: tensor.half().float() for key, tensor in trained_tensors(mixture).items()}
         load_trained(mixture.eval(), rounded)
         found = on_batches(replace(fresh_rows(), mixture=mixture, top=cached_prefix(mixture)[0]))
@@ -139,7 +140,7 @@ def card() -> str:
         '`load_twin("adamix", 20, data="noisy")` loads one. *Experts*: each alone, their mean. One rate serves all, so '
         "this says what each does at that rate, and not which is best.",
     ]
-    for cell, names in CELLS.items():
+    for cell, names in ((cell, learners(cell)) for cell in CELLS):
         wrong = "a quarter of the labels wrong" if cell == "noisy" else "no label wrong"
         lines += [
             "",
@@ -167,7 +168,7 @@ def main(
     torch.set_num_threads(1)  # so that digits do not depend on the machine's cores
     for seed in SENTENCE_SEEDS[:seeds]:
         for cell in cells or CELLS:
-            for name in [only] if only else CELLS[cell]:
+            for name in [only] if only else learners(cell):
                 there = place_of(name, seed, data=cell).is_file()
                 said = "already there" if there else make_one(cell, name, seed)
                 print(f"{cell}, {name}, seed {seed}: {said}", flush=True)

@@ -25,11 +25,11 @@ from adamix_lab.lessons.your_own import KINDS, fresh_loras
 from adamix_lab.models.model import trained_tensors
 from adamix_lab.tasks.loading import load_task
 from adamix_lab.training.doctor import device_name
-from adamix_lab.training.shipped import EXPERTS, RECIPE, SEEDS, TWINS, load_twin, twin_recipe, untrained_mixture
+from adamix_lab.training.shipped import EXPERTS, SEEDS, Learner, learners, load_twin, twin_recipe, untrained_mixture
 from adamix_lab.training.train import train
 
 LORA_ROWS = 800  # to train on: about 20 seconds of one core a set of experts
-LORA_RECIPE = replace(RECIPE, steps=150, batch_size=16)  # the twins', shorter
+LORA_RECIPE = replace(twin_recipe(Learner(), 0), steps=150, batch_size=16)  # the twins', shorter
 
 
 def make(
@@ -55,10 +55,10 @@ def make(
 def make_run(path: Path, name: str, seed: int, steps: int | None = None) -> str:
     """Answers of every route: of a twin, or of AdaMix trained with another weight of consistency."""
     task, start = load_task("aspects"), time.perf_counter()
-    if name in TWINS:
+    if name in learners():
         mixture, tokenizer = load_twin(name, seed)
     else:
-        twin = replace(TWINS["adamix"], consistency=float(name.removeprefix("weight-")))
+        twin = Learner(consistency=float(name.removeprefix("weight-")))
         mixture, tokenizer = untrained_mixture(task, EXPERTS, twin.share, seed, twin.tied)
         train(mixture, task, tokenizer, twin_recipe(twin, seed, steps), progress=False)
     found = answers_of(mixture.eval(), task, tokenizer)

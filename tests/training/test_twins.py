@@ -12,10 +12,11 @@ from adamix_lab.core.files import read_config
 from adamix_lab.tasks.loading import load_task
 from adamix_lab.tasks.tasks import data_root
 from adamix_lab.training.evaluation import evaluate
-from adamix_lab.training.shipped import SEEDS, STAGES, TWINS, load_twin
+from adamix_lab.training.shipped import SEEDS, STAGES, learners, load_twin
 
 MAKER = load_maker("experts")
 EXPERTS = data_root() / "experts"
+TWINS = learners()
 PLACES = [(twin, seed, stage) for twin in TWINS for seed in SEEDS for stage in STAGES]
 
 
