@@ -73,16 +73,16 @@ def test_all_is_everything_but_dev_and_what_instructors_need():
 
 
 def test_learn_is_what_lessons_import_and_what_the_doctor_asks_for():
-    from adamix_lab.training.doctor import EXTRAS as SOUGHT
-    from adamix_lab.training.doctor import LEARN
+    from adamix_lab.training.doctor import LEARN, extras
 
+    sought = extras()
     (ours,) = (need for line in EXTRAS["learn"] if (need := Requirement(line)).name == PROJECT["name"])
     assert {"learn", *ours.extras} == set(LEARN)
     lines = [line for name in LEARN for line in EXTRAS[name]] + PROJECT["dependencies"]
     there = {canonicalize_name(Requirement(line).name) for line in lines}
     sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "notebooks" / "src").glob("*.py"))
     imported = set(re.findall(r"(?m)^(?:import|from) (\w+)", sources)) - set(sys.stdlib_module_names) - {"adamix_lab"}
-    packages = {SOUGHT[module][0] if module in SOUGHT else module for module in imported}
+    packages = {sought[module][0] if module in sought else module for module in imported}
     assert "peft" in packages and packages - {"IPython"} <= there  # it runs every notebook, as Jupyter's kernel
 
 

@@ -6,7 +6,7 @@ from adamix_lab.training import doctor
 def test_a_cpu_torch_beside_an_nvidia_driver_is_noticed(monkeypatch):
     monkeypatch.setattr(doctor, "_nvidia_driver", lambda: True)
     monkeypatch.setattr(doctor, "device_name", lambda: "cpu: 2 threads")
-    assert any(not fine and "CPU build" in line for fine, line in doctor.diagnose())
+    assert any("CPU build" in line and "install a CUDA build" in line for _, line in doctor.diagnose())
 
 
 def test_a_missing_extra_is_named_with_its_remedy(monkeypatch):
@@ -31,4 +31,4 @@ def test_the_class_line_is_one_line_that_names_no_folder(monkeypatch, tmp_path):
     assert line.startswith("OK | " if fine else "MISSING ")
     monkeypatch.setenv("ADAMIX_LAB_DATA", str(tmp_path))
     fine, line = doctor.class_line()
-    assert not fine and "data or weights" in line and str(tmp_path) not in line
+    assert not fine and "'aspects'; " in line and str(tmp_path) not in line
