@@ -32,7 +32,6 @@ from adamix_lab.fast.tree import tree_logits
 from adamix_lab.models.model import MixtureModel, trained_tensors
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import (
-    Encoder,
     Example,
     Padding,
     TextsCut,
@@ -43,9 +42,7 @@ from adamix_lab.tasks.batches import (
     sequential,
     to_device,
 )
-from adamix_lab.tasks.labels import PROMPTS
 from adamix_lab.tasks.loading import load_task
-from adamix_lab.tasks.prompts import load_prompted, prompt_encoder
 from adamix_lab.tasks.tasks import PAPER_TASKS, Task, balanced, few_shot, flip_labels, hold_out, subsample
 from adamix_lab.training.evaluation import Evaluation, IndexedBatch, evaluate_batches, judge
 from adamix_lab.training.recipe import Recipe
@@ -132,16 +129,15 @@ def prepare(run: Run) -> Prepared:
     pad, longest = padding_of(tokenizer, mixture.model), allowed_length(run.max_length, mixture.model, tokenizer)
     mixture, cache = above_prefix(run, mixture.to(PartialState().device))
     device = next(mixture.parameters()).device
-    encoder: Encoder = prompt_encoder(PROMPTS[task.name]) if run.prompt else encode
     sites = tuple(mixture.sites) if cache else ()
-    shared = (run.backbone, *_source(run), run.max_length, run.prompt, sites)
+    shared = (run.backbone, *_source(run), run.max_length, sites)
     notes: list[str] = []
 
     def encoded(name: str, rows: Any, *more: int) -> list[Example]:
         def make() -> tuple[list[Example], list[str]]:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                examples = encoder(rows, task, tokenizer, longest)
+                examples = encode(rows, task, tokenizer, longest)
             said = [f"{name}: {warning.message}" for warning in caught if issubclass(warning.category, TextsCut)]
             return cache_examples(examples, cache, device, pad) if cache else examples, said
 
@@ -200,11 +196,8 @@ def _loaded(*source: Any) -> Task:
 
 
 def load(run: Run, task: Task) -> tuple[Any, Any]:
-    """The backbone with the run's head (or the words of its prompt), afresh, and its tokenizer."""
-    if run.prompt:
-        model, tokenizer = load_prompted(run.backbone, PROMPTS[task.name], task, run.seed)
-    else:
-        model, tokenizer = load_backbone(run.backbone, task.num_labels, run.seed, pooling=run.pooling)
+    """The backbone with the run's head, afresh, and its tokenizer."""
+    model, tokenizer = load_backbone(run.backbone, task.num_labels, run.seed, pooling=run.pooling)
     for module in model.modules() if run.dropout is not None else ():
         if isinstance(module, nn.Dropout):
             module.p = run.dropout  # type: ignore[assignment]
@@ -230,7 +223,7 @@ def blocks_of(run: Run) -> list[int] | None:
 
 def above_prefix(run: Run, mixture: MixtureModel) -> tuple[MixtureModel, Any]:
     """(what trains above the frozen prefix, what caches a batch for it); the whole and None where it is not cached."""
-    if run.top_blocks is None or run.prompt or not mixture.sites:
+    if run.top_blocks is None or not mixture.sites:
         return mixture, None
     return cached_prefix(mixture)
 

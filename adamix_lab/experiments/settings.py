@@ -40,6 +40,7 @@ NAMES = {  # where a label differs from the word
 }
 # No part of older keys.
 LATER = ("label_noise", "sample", "part", "temperature", "label_smoothing", "swa", "ema", "pooling")
+GONE = ("prompt", False)  # a setting that there was: it stands in stored runs, and in all keys
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,6 @@ class Run:
         consistency: weight of the second view; 0 takes one view.
         routing: what shares a route in training: "batch", "example" or "token".
         examples: few-shot: so many training rows, drawn by the seed; 0 takes all.
-        prompt: label words answer in the place of a new head (a masked-LM backbone; `adamix_lab.tasks.prompts`).
         seed: of head, experts, routes, batches, dropout, and few examples.
         steps: optimiser steps.
         compute: what is equal. "steps": the steps, and the rate where the grid has no search; "rate": the rate and the
@@ -102,7 +102,6 @@ class Run:
     consistency: float = 1.0
     routing: str = "batch"
     examples: int = 0
-    prompt: bool = False
     seed: int = 0
     steps: int = 300
     compute: Budget = "steps"
@@ -143,8 +142,6 @@ class Run:
                 f"top_blocks = {self.top_blocks} with method {self.method!r}: expected a method that places modules in "
                 f"blocks ({placed}). Leave top_blocks out (null): then every method takes all blocks."
             )
-        if self.prompt and self.pooling != "cls":
-            raise LabError(f'pooling = {self.pooling!r} with a prompt: expected "cls". Label words need no new head.')
         if self.label_noise > 0.5:
             raise LabError(f"label_noise = {self.label_noise}: expected a share of labels from 0 to 0.5.")
         if self.compute == "oracle" and not self.label_noise:
@@ -170,15 +167,16 @@ class Run:
         for name in LATER:
             if values[name] == DEFAULTS[name]:
                 del values[name]
-        text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        text = json.dumps(dict([*values.items(), GONE]), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], where: str = "a run") -> Run:
         """A run of plain values. Raises ValueError for a setting that there is not (near misses are named)."""
-        for name in settings:
+        given = {name: value for name, value in settings.items() if (name, value) != GONE}
+        for name in given:
             one_of(f"Setting of {where}", name, DEFAULTS)
-        return cls(**settings)
+        return cls(**given)
 
     def __str__(self) -> str:
         few = f", {self.examples} examples" if self.examples else ""
@@ -197,7 +195,7 @@ def settings_of(method: str) -> Iterable[str]:
 def without_effect(method: str) -> dict[str, Any]:
     """The settings that a method has not, with their empty values."""
     if method == "probe":
-        nothing: dict[str, Any] = {"steps": 0, "lr": 0.0, "head_lr": None, "top_blocks": None, "prompt": False}
+        nothing: dict[str, Any] = {"steps": 0, "lr": 0.0, "head_lr": None, "top_blocks": None}
         nothing |= {"label_smoothing": 0.0, "swa": None, "ema": None, "temperature": None, "pooling": "cls"}
     else:
         nothing = {"top_blocks": None} if method == "head" else {}

@@ -10,7 +10,6 @@ _NAMES = {
     "backbones": "load_backbone",
     "batches": "Batches TextsCut collate encode sequential",
     "metrics": "Undefined score",
-    "labels": "PROMPTS",
 }
 __all__ = [name for names in _NAMES.values() for name in names.split()]
 __getattr__ = lazy_names(__name__, _NAMES)

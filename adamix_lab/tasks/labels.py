@@ -9,14 +9,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from string import Formatter
 from typing import Any, NamedTuple
 
 from adamix_lab.core.errors import Kind, LabError, unknown
 from adamix_lab.tasks.rows import Part
-from adamix_lab.tasks.tasks import Task, TaskSpec, text_of
+from adamix_lab.tasks.tasks import TaskSpec, text_of
 
 KINDS = ("classes", "labels", "numbers")
 WHOLE = re.compile(r"(0|-?[1-9][0-9]*)(\.0+)?")
@@ -311,70 +309,3 @@ def _score(value: Any, where: str, bounds: tuple[float, float] | None) -> float:
         said = f"expected {bounds[0]:g} to {bounds[1]:g}. Leave out rows without a label (-1)."
         raise LabError(f"{where}: label {number} is out of range: {said}")
     return number
-
-
-# -- words of the vocabulary for classes (`adamix_lab.tasks.prompts`) ---------------------------------------------
-
-FIELDS = ("first", "second", "mask")
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A template with {first}, {second} (of pairs) and {mask}, and a word for each class.
-
-    Raises ValueError for a template without its mask, with two, or with fields that are none of these.
-
-    >>> Prompt("{first} It was {mask} .", ("terrible", "great")).fill("no fun .", "", "[MASK]")
-    'no fun . It was [MASK] .'
-    """
-
-    template: str
-    words: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        fields = [name for _, name, _, _ in Formatter().parse(self.template) if name is not None]
-        if fields.count("mask") != 1:
-            raise LabError(
-                f"Template {self.template!r} has {fields.count('mask')} places for the mask: expected {{mask}} once."
-            )
-        if fields.count("first") != 1 or fields.count("second") > 1 or set(fields) - set(FIELDS):
-            raise LabError(
-                f"Template {self.template!r} has the fields {', '.join(fields)}: expected {{first}} once, {{second}} "
-                "at most once (for pairs), {mask}, and nothing else."
-            )
-        if len(self.words) < 2 or len(set(self.words)) < len(self.words):
-            raise LabError(f"Label words {self.words}: expected one for each class, two or more, all different.")
-
-    def fill(self, first: str, second: str, mask: str) -> str:
-        """The template with sentences and mask in their places."""
-        return self.template.format(first=first, second=second, mask=mask)
-
-    def check(self, task: Task) -> None:
-        """Raises ValueError where the words are not one a class, or the sentences not those of the template."""
-        if len(self.words) != len(task.classes):
-            raise LabError(
-                f"{len(self.words)} label words {self.words} for task {task.name!r}: expected {len(task.classes)}, "
-                f"one for each of {', '.join(task.classes) or 'no classes (a regression)'}, in this order."
-            )
-        if ("{second}" in self.template) != (len(task.text) == 2):
-            raise LabError(
-                f"Template {self.template!r} for task {task.name!r} with text {', '.join(task.text)}: expected "
-                "{second} for pairs and only for them."
-            )
-
-
-_ENTAILS = "{first} ? {mask} , {second}"
-_SAME = "{first} {mask} , {second}"
-
-# Words in the order of the classes in `tasks.PAPER_TASKS`. STS-B has no classes: no prompt here.
-PROMPTS: dict[str, Prompt] = {
-    "cola": Prompt("{first} This is {mask} .", ("incorrect", "correct")),
-    "sst2": Prompt("{first} It was {mask} .", ("terrible", "great")),
-    "mrpc": Prompt(_SAME, ("No", "Yes")),
-    "qqp": Prompt(_SAME, ("No", "Yes")),
-    "mnli": Prompt(_ENTAILS, ("Yes", "Maybe", "No")),
-    "qnli": Prompt(_ENTAILS, ("Yes", "No")),
-    "rte": Prompt(_ENTAILS, ("Yes", "No")),
-    "subj": Prompt("{first} This is {mask} .", ("subjective", "objective")),
-    "mpqa": Prompt("{first} It was {mask} .", ("terrible", "great")),
-}

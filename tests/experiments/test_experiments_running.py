@@ -3,13 +3,11 @@
 import errno
 import io
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import close
 import pandas as pd
 import pytest
-import tiny
 import tiny_grid
 import torch
 from tiny_task import one_thread  # noqa: F401
@@ -230,27 +228,3 @@ def test_further_rows_are_judged_merged(base, tmp_path):
         merged = tables["results"].query("strategy == 'merged'")
         assert list(merged["metric"]) == ["accuracy", "loss", "accuracy, mismatched", "loss, mismatched"]
         assert list(merged["primary"]) == [True, False, False, False] and len(tables["predictions"]) == 20
-
-
-def test_a_prompt_answers_with_words(base, tmp_path):
-    import tiny_task
-
-    words = {"w0": "terrible", "w4": "great"}
-    tokens = tiny_task.tokenizer()
-    tokens.add_special_tokens({"mask_token": "[MASK]"})
-    tokens.add_tokens([*words.values(), "It", "was", "."])
-    model = tiny.bert(cls="BertForMaskedLM")
-    model.resize_token_embeddings(len(tokens))
-    model.save_pretrained(tmp_path / "model")
-    tokens.save_pretrained(tmp_path / "model")
-    (tmp_path / "data" / "sst2").mkdir(parents=True)
-    rows = [{"sentence": f"w{n % 9} w{n % 5}", "label": n % 2} for n in range(60)]
-    for part in ("train", "validation"):
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        (tmp_path / "data" / "sst2" / f"{part}.jsonl").write_text(text)
-    settings = {"task": "sst2", "folder": str(tmp_path / "data"), "backbone": str(tmp_path / "model")}
-    run = tiny_grid.run(base, **settings, prompt=True, examples=30, top_blocks=2)
-    tables = done(run, tmp_path / "out")
-    assert len(tables["predictions"].query("strategy == 'merged'")) == 60
-    trained = tables["results"]["trained"].iloc[0]
-    assert trained < done(replace(run, prompt=False), tmp_path / "out")["results"]["trained"].iloc[0]  # no new head

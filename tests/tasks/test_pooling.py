@@ -198,6 +198,4 @@ def test_a_run_names_its_head_and_older_keys_stay(tmp_path):
     assert Run(method="single", pooling="mean").variant == "single mean pooling"
     assert Run().key == Run(pooling="cls").key
     assert type(load_run(run, tiny_task.task())[0]).__name__ == "MeanForSequenceClassification"
-    with pytest.raises(ValueError, match=r"pooling = 'mean' with a prompt"):
-        tiny_grid.run(base, pooling="mean", prompt=True)
     assert tiny_grid.run(base, method="probe", pooling="mean").key == tiny_grid.run(base, method="probe").key
