@@ -30,40 +30,32 @@ Loader = Callable[[], tuple[Any, Any]]
 EXPERTS = 4
 
 
-def single(model: nn.Module, seed: int = 0, size: int = 16, blocks: Blocks = None) -> MixtureModel:
-    """AdaMix's own module alone: a mixture of one expert."""
-    return attach(model, Bottleneck(size), experts=1, blocks=blocks, seed=seed)
+def single(model: nn.Module, size: int = 16, **placed: Any) -> MixtureModel:
+    """AdaMix's own module alone: a mixture of one expert. placed: `blocks` and `seed`, as in `attach`."""
+    return attach(model, Bottleneck(size), experts=1, **placed)
 
 
-def slow(
-    model: nn.Module, seed: int = 0, size: int = 16, experts: int = EXPERTS, share: Side = "up", blocks: Blocks = None
-) -> MixtureModel:
+def slow(model: nn.Module, size: int = 16, experts: int = EXPERTS, share: Side = "up", **placed: Any) -> MixtureModel:
     """A single adapter whose side that AdaMix routes (all but `share`) learns at 1/M of the rate: see `fitted`."""
     check_experts(experts)
     shared_sides(Bottleneck(size), share)
-    return single(model, seed, size, blocks)
+    return single(model, size, **placed)
 
 
-def wide(
-    model: nn.Module, seed: int = 0, size: int = 16, experts: int = EXPERTS, blocks: Blocks = None
-) -> MixtureModel:
+def wide(model: nn.Module, size: int = 16, experts: int = EXPERTS, **placed: Any) -> MixtureModel:
     """A single adapter of M times the size: as many trained weights as M experts without sharing."""
     check_experts(experts)
-    return attach(model, Bottleneck(size * experts), experts=1, blocks=blocks, seed=seed)
+    return single(model, size * experts, **placed)
 
 
-def adamix(
-    model: nn.Module, seed: int = 0, size: int = 16, experts: int = EXPERTS, share: Side = "up", blocks: Blocks = None
-) -> MixtureModel:
+def adamix(model: nn.Module, size: int = 16, experts: int = EXPERTS, share: Side = "up", **placed: Any) -> MixtureModel:
     """What the others are compared with: M bottleneck experts with a shared up-projection."""
-    return attach(model, Bottleneck(size), experts, share, blocks=blocks, seed=seed)
+    return attach(model, Bottleneck(size), experts, share, **placed)
 
 
-def apart_soup(
-    model: nn.Module, seed: int = 0, size: int = 16, experts: int = EXPERTS, blocks: Blocks = None
-) -> MixtureModel:
+def apart_soup(model: nn.Module, size: int = 16, experts: int = EXPERTS, **placed: Any) -> MixtureModel:
     """The place of M single adapters trained apart: nothing shared, tied. `train_apart` trains and fills it."""
-    return attach(model, Bottleneck(size), experts, blocks=blocks, tied=True, seed=seed)
+    return attach(model, Bottleneck(size), experts, tied=True, **placed)
 
 
 def baseline(name: str, model: nn.Module, seed: int = 0, **settings: Any) -> MixtureModel:

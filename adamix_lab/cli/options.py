@@ -164,9 +164,6 @@ class RecipeCommand(Command):
         return super().invoke(ctx)
 
 
-NUMBERS = {int: "a whole number", float: "a number"}
-
-
 @cache
 def field_options(kind: type) -> list[Any]:
     """An option for each field of a dataclass, with the meaning that its docstring gives."""
@@ -196,34 +193,24 @@ def _annotations(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _annotation(name: str, wanted: Any, meaning: str, panel: str) -> Any:
-    table = get_origin(wanted) is Mapping
-    number = next((number for number in NUMBERS if not table and number in (wanted, *get_args(wanted))), None)
+    table, within = get_origin(wanted) is Mapping, (wanted, *get_args(wanted))
+    number = next((number for number in (bool, int, float) if number in within and not table), str)
     choices = get_args(wanted) if get_origin(wanted) is Literal else ()  # checked by the dataclass itself
     option = typer.Option(
         help=meaning[:1].upper() + meaning[1:],
-        metavar="name=number,..." if table else number.__name__ if number else "|".join(choices) or None,
-        callback=_read_table(name) if table else _reader(name, number) if number else None,
+        metavar="name=number,..." if table else "|".join(choices) or None,
+        callback=_read_table if table else None,
         rich_help_panel=panel,
     )
-    return Annotated[bool if wanted is bool else str, option]
+    return Annotated[number, option]
 
 
-def _reader(name: str, kind: type) -> Callable[[str | None], Any]:
-    def read(value: str | None) -> Any:
-        try:
-            return None if value is None else kind(value)
-        except ValueError:
-            raise LabError(f"{name} = {value!r}: expected {NUMBERS[kind]}.") from None
-
-    return read
-
-
-def _read_table(name: str) -> Callable[[str | None], Any]:
-    def read(value: str | None) -> Any:
-        pairs = [part.partition("=") for part in value.split(",")] if value is not None else []
-        return {key: _reader(f"{name}: {key}", float)(number) for key, _, number in pairs} or None
-
-    return read
+def _read_table(param: typer.CallbackParam, value: str | None) -> dict[str, float] | None:
+    try:
+        pairs = [part.partition("=") for part in value.split(",")] if value else []
+        return {key: float(number) for key, _, number in pairs} or None
+    except ValueError:
+        raise LabError(f"{param.name} = {value!r}: expected a number for each name, as in down=0.25,up=1.") from None
 
 
 def attributes(kind: type) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -141,15 +140,9 @@ def report(
 
 def presets(
     name: Annotated[str | None, typer.Argument(help="A preset, to print its values; none lists the names.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Settings of the paper, of the authors' code, and for laptops, each value with its source."""
     from adamix_lab.training.presets import describe_preset, preset_names
     from adamix_lab.training.presets import preset as chosen_preset
 
-    if name is None:
-        names = preset_names()
-        print(json.dumps(names, indent=2) if as_json else "\n".join(names))
-        return
-    chosen = chosen_preset(name)
-    print(json.dumps(chosen.to_dict(), indent=2) if as_json else describe_preset(chosen))
+    print("\n".join(preset_names()) if name is None else describe_preset(chosen_preset(name)))

@@ -77,11 +77,11 @@ def train(
     print(data.report)
     if data.regression and not preset and "consistency_kind" not in context.obj:
         chosen = chosen.with_options({"consistency_kind": "mse"})
-    made, numbers = (chosen.backbone, chosen.adaptation, chosen.recipe), range(seed, seed + seeds)
     pooling = pooling or ("cls" if preset else None)  # presets stay what they were measured with
     train_seeds(
-        data, *made, out, **chosen.attach_options(), seeds=numbers, method=opponent or "adamix", pooling=pooling
-    )
+        data, chosen.backbone, chosen.adaptation, chosen.recipe, out, chosen.experts, chosen.share, chosen.blocks,
+        seeds=range(seed, seed + seeds), method=opponent or "adamix", pooling=pooling,
+    )  # fmt: skip
 
 
 def evaluate(

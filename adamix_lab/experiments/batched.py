@@ -34,7 +34,6 @@ from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.run import (
     History,
     check_same_run,
-    clear_temporary,
     generator_states,
     load_optimizer,
     newest_checkpoint,
@@ -304,7 +303,6 @@ class StackedRuns:
     def resume(self, folder: Path) -> None:
         """Puts the stack back to where its newest checkpoint stood. Raises ValueError for another stack's."""
         folder.mkdir(parents=True, exist_ok=True)
-        clear_temporary(folder)
         found = newest_checkpoint(folder)
         if found is None:
             return

@@ -122,18 +122,13 @@ class AdaMixTrainer(Trainer):
                 " expected one process a GPU. Start it with torchrun or accelerate launch (DDP), or set "
                 "CUDA_VISIBLE_DEVICES=0."
             )
-        optim = getattr(self.args.optim, "value", self.args.optim)
-        if self._own_optimizer and self.optimizer is not None:
+        optim, own = getattr(self.args.optim, "value", self.args.optim), self._own_optimizer
+        if own and (self.optimizer is not None or optim not in ADAMW or self.args.optim_args):
+            recipe = self.recipe
             raise LabError(
-                f"optimizers= with off_route = {self.recipe.off_route!r}, head_lr = {self.recipe.head_lr}, side_rates ="
-                f" {self.recipe.side_rates}, which an optimizer of yours would not follow: expected one of them. Leave "
-                "the others out."
-            )
-        if self._own_optimizer and (optim not in ADAMW or self.args.optim_args):
-            raise LabError(
-                f"optim = {optim!r} with off_route = {self.recipe.off_route!r}, head_lr = "
-                f"{self.recipe.head_lr}, side_rates = {self.recipe.side_rates}: expected AdamW (adamw_torch). Leave "
-                "these, or optim and optim_args, out."
+                f"optim = {optim!r} with off_route = {recipe.off_route!r}, head_lr = {recipe.head_lr}, side_rates = "
+                f"{recipe.side_rates}, which an optimizer of yours would not follow: expected one of them. Leave these "
+                "out, or take AdamW (adamw_torch) without optim_args and optimizers=."
             )
 
     # -- losses -----------------------------------------------------------------------------------------------

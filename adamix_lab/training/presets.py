@@ -70,15 +70,6 @@ class Preset:
         share = None if self.share == "none" else self.share
         return attach(model, self.adaptation, self.experts, share, blocks=self.blocks, seed=seed)
 
-    def attach_options(self) -> dict[str, Any]:
-        """The arguments of `attach`, and of `train_seeds`, beside the adaptation."""
-        return {"experts": self.experts, "share": self.share, "blocks": self.blocks}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON: each value with its source, and the warnings."""
-        values = {name: {"value": value, "source": source} for name, value, source in self.values()}
-        return {"name": self.name, "values": values, "warnings": list(self.warnings)}
-
     def values(self) -> list[tuple[str, Any, str]]:
         """(name, value, source) of every value that is set, the recipe's and the adaptation's one by one."""
         recipe = self.recipe.to_dict()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 from adamix_lab.core.errors import SEEDS, Consistency, LabError, Scope, finite, fraction, one_of, positive, whole
@@ -17,11 +18,11 @@ STEPS = 500  # where neither steps nor epochs are given
 EITHER = {"steps": "epochs", "epochs": "steps", "warmup": "warmup_steps"}
 CONSISTENCY = {"consistency": "weight", "consistency_kind": "kind", "consistency_views": "views"}
 
-COUNTS = (
-    *("steps", "evaluate_every", "patience", "batch_size", "accumulate", "max_length", "bucket", "log_every"),
-    "warmup_steps",
-)
-AMOUNTS = ("lr", "head_lr", "weight_decay", "eps", "clip", "checkpoint_every")
+CHECKS: dict[Callable[[str, Any], None], str] = {
+    positive: "steps evaluate_every patience batch_size accumulate max_length bucket log_every warmup_steps",
+    partial(finite, least=0): "lr head_lr weight_decay eps clip checkpoint_every",
+    fraction: "warmup dev_fraction label_smoothing",
+}
 CHOICES = {"precision": Precision, "per": Scope, "off_route": OffRoute, "decay": Decay, "choose_on": ChooseOn}
 
 
@@ -106,15 +107,11 @@ class Recipe:
             raise LabError(f"steps = {self.steps} and epochs = {self.epochs}: expected one of them. Leave one out.")
         if self.epochs is not None and not 0 < self.epochs < math.inf:
             raise LabError(f"epochs = {self.epochs}: expected a number above 0.")
-        for name in COUNTS:
-            if getattr(self, name) is not None:
-                positive(name, getattr(self, name))
         whole("seed", self.seed, 0, SEEDS)
-        for name in AMOUNTS:
-            if getattr(self, name) is not None:
-                finite(name, getattr(self, name), 0)
-        for name in ("warmup", "dev_fraction", "label_smoothing"):
-            fraction(name, getattr(self, name))
+        for check, names in CHECKS.items():
+            for name in names.split():
+                if getattr(self, name) is not None:
+                    check(name, getattr(self, name))
         for side, rate in self.side_rates.items():
             if not (rate >= 0 and math.isfinite(rate)):
                 raise LabError(f"side_rates[{side!r}] = {rate}: expected a factor of lr of at least 0.")

@@ -228,8 +228,6 @@ class Run:
 
     def _resume(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        if self.main:
-            clear_temporary(folder)
         found = newest_checkpoint(folder)
         if found is not None:
             check_same_run(found.facts["run"], self.facts, found.path)
@@ -317,7 +315,7 @@ def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], fac
     """
     path = folder / f"checkpoint-{step:08d}.safetensors"
     write_record(path, "state", tensors, {**facts, "step": step, "format": FORMAT})
-    for old in sorted(folder.glob(_PATTERN))[:-KEEP]:
+    for old in (*sorted(folder.glob(_PATTERN))[:-KEEP], *folder.glob(".checkpoint-*")):  # or a killed write's
         old.unlink()
     return path
 
@@ -353,12 +351,6 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
             "Remove them to train from the start, or name another folder."
         )
     return None
-
-
-def clear_temporary(folder: Path) -> None:
-    """Removes what a killed write left behind."""
-    for leftover in folder.glob(".checkpoint-*"):
-        leftover.unlink(missing_ok=True)
 
 
 def check_same_run(saved: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:

@@ -76,7 +76,7 @@ def learn_apart(learner: Learner, task: Task, seed: int) -> MixtureModel:
         recipe = fitted("single", replace(SENTENCES, seed=EXPERTS * seed + n, steps=learner.steps))
         train(one, task, tokenizer, recipe, progress=False)
         parts.append({name: tensor.clone() for name, tensor in trained_tensors(one).items()})
-    mixture = apart_soup(backbone(task, seed)[0], seed, experts=EXPERTS, blocks=BLOCKS)
+    mixture = apart_soup(backbone(task, seed)[0], seed=seed, experts=EXPERTS, blocks=BLOCKS)
     load_trained(mixture, stack_experts(parts))
     return mixture
 

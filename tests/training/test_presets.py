@@ -146,7 +146,6 @@ def test_every_value_is_told_with_its_source():
         for key in ("recipe.lr", "recipe.batch_size", "experts", "share", "backbone", "recipe.weight_decay"):
             assert values[key] != "this library's default", (name, key)
         assert all(warning in describe_preset(chosen) for warning in chosen.warnings)
-        json.dumps(chosen.to_dict())
 
 
 def test_an_unknown_preset_names_near_misses():
@@ -172,11 +171,11 @@ def test_the_command_lists_and_prints_presets():
     def ask(*arguments):
         return CliRunner().invoke(app, ["presets", *arguments])
 
-    assert ask().stdout.split() == list(PRESETS) == json.loads(ask("--json").stdout)
+    assert ask().stdout.split() == list(PRESETS)
     printed = ask("reference-gpt2-e2e").stdout
     assert "recipe.warmup_steps" in printed and "2000" in printed and "recipe.warmup " not in printed
-    record = json.loads(ask("paper-roberta-large-rte", "--json").stdout)
-    assert record["values"]["recipe.warmup"] == {"value": 0.6, "source": "paper, Appendix D"} and record["warnings"]
+    (line,) = [line for line in ask("paper-roberta-large-rte").stdout.splitlines() if line.startswith("recipe.warmup ")]
+    assert line.split(maxsplit=2)[1:] == ["0.6", "paper, Appendix D"]
     assert "'laptop-minilm-sst2'" in ask("laptop-minilm-sst").output
 
 
