@@ -35,7 +35,7 @@ class Preset:
         blocks: layers to adapt; None takes all.
         base_dropout: False switches the frozen model's own dropout off (the authors' GPT-2 has none).
         decoding: settings of `generate`; empty for encoders.
-        sources: where a value is from, by its name in `values`.
+        lines: (value, source) by the value's name, of all that the file says.
         warnings: what to know before believing a number.
     """
 
@@ -49,7 +49,7 @@ class Preset:
     blocks: tuple[int, ...] | None = None
     base_dropout: bool = True
     decoding: Mapping[str, Any] = field(default_factory=dict)
-    sources: Mapping[str, str] = field(default_factory=dict)
+    lines: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     @property
@@ -69,22 +69,6 @@ class Preset:
         seed = self.recipe.seed if seed is None else seed
         share = None if self.share == "none" else self.share
         return attach(model, self.adaptation, self.experts, share, blocks=self.blocks, seed=seed)
-
-    def values(self) -> list[tuple[str, Any, str]]:
-        """(name, value, source) of every value that is set, the recipe's and the adaptation's one by one."""
-        recipe = self.recipe.to_dict()
-        recipe["consistency"] = recipe.pop("consistency")  # the last
-        if self.recipe.warmup_steps is not None:
-            del recipe["warmup"]
-        names = ("task", "backbone", "experts", "share", "adaptation", "blocks", "base_dropout")
-        own = {name: getattr(self, name) for name in names} | {"adaptation": self.adaptation.config()}
-        flat = flatten({**own, "recipe": recipe, "decoding": self.decoding})
-        return [(name, value, self._source(name)) for name, value in flat.items() if value is not None and value != {}]
-
-    def _source(self, name: str) -> str:
-        while name and name not in self.sources:
-            name = name.rpartition(".")[0]
-        return self.sources.get(name, "this library's default")
 
     def with_options(self, recipe: Mapping[str, Any] | None = None, **options: Any) -> Preset:
         """With some values replaced, under the names of `adamix-lab train`'s options; `recipe`: of `Recipe`.
@@ -118,11 +102,12 @@ def preset(name: str) -> Preset:
 
 
 def describe_preset(chosen: Preset) -> str:
-    """Every value with its source, and the warnings, as text."""
-    rows = [(name, str(value), source) for name, value, source in chosen.values()]
+    """Every value that the file names, with its source, and the warnings, as text."""
+    rows = [(name, str(value), source) for name, (value, source) in chosen.lines.items()]
     wide, broad = (max(len(row[n]) for row in rows) for n in (0, 1))
     lines = [f"{name:{wide}}  {value:{broad}}  {source}" for name, value, source in rows]
-    return "\n".join([chosen.name, *lines, *(f"Note: {warning}" for warning in chosen.warnings)])
+    rest = "All else is this library's default."
+    return "\n".join([chosen.name, *lines, rest, *(f"Note: {warning}" for warning in chosen.warnings)])
 
 
 # -- data/presets.yaml -------------------------------------------------------------------------------------
@@ -170,23 +155,20 @@ def _layered(name: str, task: str, parts: list[dict[str, Any]], book: dict[str, 
         lines |= {key: line for key, line in part.items() if key not in ("use", "tasks", "sources", "warnings")}
         names |= part.get("sources", {})
         warnings |= set(part.get("warnings", ()))
+    lines["task"] = [task, lines["task"][1]]
+    told: dict[str, tuple[Any, str]] = {}
     settings: dict[str, Any] = {}
     for key in sorted(lines, key=lambda key: key.count(".")):  # `adaptation` before `adaptation.size`
-        *path, last = key.split(".")
-        place = settings
-        for step in path:
-            place = place.setdefault(step, {})
-        value = lines[key][0]
-        place[last] = dict(value) if isinstance(value, dict) else tuple(value) if isinstance(value, list) else value
-    settings |= {
-        "name": name,
-        "task": task,
-        "adaptation": adaptation_from(settings["adaptation"]),
-        "recipe": Recipe.from_dict(settings["recipe"]),
-        "sources": {key: _resolved(source, names) for key, (_, source) in lines.items()},
-        "warnings": tuple(text for short, text in book["warnings"].items() if short in warnings),
-    }
-    return Preset(**settings)
+        for full, value in flatten({key: lines[key][0]}).items():
+            told[full] = value, _resolved(lines[key][1], names)
+            *path, last = full.split(".")
+            place = settings
+            for step in path:
+                place = place.setdefault(step, {})
+            place[last] = tuple(value) if isinstance(value, list) else value
+    settings |= {"adaptation": adaptation_from(settings["adaptation"]), "recipe": Recipe.from_dict(settings["recipe"])}
+    noted = tuple(text for short, text in book["warnings"].items() if short in warnings)
+    return Preset(name, **settings, lines=told, warnings=noted)
 
 
 def _resolved(source: str, names: Mapping[str, str]) -> str:
