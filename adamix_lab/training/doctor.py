@@ -70,8 +70,7 @@ def class_line() -> tuple[bool, str]:
     found = versions()
     lacking = [line.partition(":")[0] for fine, line in diagnose() if not fine]
     state = f"MISSING {'; '.join(lacking)}" if lacking else "OK"
-    names = ("adamix-lab", "python", "torch")
-    versioned = " | ".join(f"{name} {found[name]}" for name in names)
+    versioned = f"adamix-lab {found['adamix-lab']} | Python {found['python']} | torch {found['torch']}"
     return not lacking, f"{state} | {versioned} | {found['platform']} | {found['device']}"
 
 
