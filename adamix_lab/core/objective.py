@@ -20,11 +20,16 @@ IGNORED = -100  # labels of positions that do not count
 
 
 class Losses(NamedTuple):
-    """What a step returns: scalars, and the first view's logits `[B, ...]`."""
+    """What a step returns: scalars, and the first view's logits `[B, ...]`.
+
+    agreement: the share of the answers that both views give alike; NaN without a second view, and where the views are
+        compared as numbers ("mse").
+    """
 
     total: Tensor
     task: Tensor
     consistency: Tensor
+    agreement: Tensor
     logits: Tensor
 
 
@@ -63,23 +68,27 @@ class Objective(nn.Module):
         """The losses of logits `[views, B, ...]` that are there already."""
         task = self.task_loss(logits[0], labels)
         if len(logits) == 1 or self.consistency.weight == 0:
-            return Losses(task, task.detach(), torch.zeros_like(task), logits[0])
-        agree = self._agree(logits, labels)
-        return Losses(task + self.consistency.weight * agree, task.detach(), agree.detach(), logits[0])
+            nothing = torch.zeros_like(task)
+            return Losses(task, task.detach(), nothing, nothing + torch.nan, logits[0])
+        kind = answer_kind(self.mixture.model)
+        as_numbers = self.consistency.kind == "mse"
+        if kind == "numbers" and not as_numbers:
+            raise LabError(NO_DISTRIBUTION)
+        if kind == "labels" and not as_numbers:  # each a choice of two: a softmax over (0, z) is the sigmoid of z
+            logits = torch.stack([torch.zeros_like(logits), logits], -1)
+        views = self._two_views(logits, labels, kind)
+        distance = DISTANCES[self.consistency.kind](*views)
+        alike = torch.full_like(task, torch.nan) if as_numbers else agreement(*views).to(task.dtype)
+        total = task + self.consistency.weight * distance
+        return Losses(total, task.detach(), distance.detach(), alike, logits[0])
 
-    def _agree(self, logits: Tensor, labels: Tensor) -> Tensor:
-        distance, kind = DISTANCES[self.consistency.kind], answer_kind(self.mixture.model)
-        if self.consistency.kind != "mse":
-            if kind == "numbers":
-                raise LabError(NO_DISTRIBUTION)
-            if kind == "labels":  # each a choice of two: a softmax over (0, z) is the sigmoid of z
-                logits = torch.stack([torch.zeros_like(logits), logits], -1)
+    def _two_views(self, logits: Tensor, labels: Tensor, kind: str | None) -> tuple[Tensor, Tensor, Tensor | None]:
         first, second = logits[0], logits[1]
         if first.dim() != 3 or kind == "labels":
-            return distance(first, second, None)
+            return first, second, None
         if predicts_next(self.mixture.model):  # only the positions that predict a target
-            return distance(first[:, :-1], second[:, :-1], labels[:, 1:] != IGNORED)
-        return distance(first, second, labels != IGNORED)
+            return first[:, :-1], second[:, :-1], labels[:, 1:] != IGNORED
+        return first, second, labels != IGNORED
 
 
 def without_labels(model: nn.Module, batch: Batch) -> Batch:
@@ -216,6 +225,12 @@ def reference_kl(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
     to_p = F.kl_div(p, q.detach(), reduction="batchmean", log_target=True)
     to_q = F.kl_div(q, p.detach(), reduction="batchmean", log_target=True)
     return 0.5 * (to_p + to_q)
+
+
+def agreement(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The share of the rows, or of the positions that count, on which both views choose the same class."""
+    a, b = _rows(a, b, mask)
+    return (a.argmax(-1) == b.argmax(-1)).float().mean()
 
 
 def symmetric_kl(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -36,6 +36,7 @@ from adamix_lab.training.run import (
     check_same_run,
     generator_states,
     load_optimizer,
+    loss_parts,
     newest_checkpoint,
     optimizer_tensors,
     set_generator_states,
@@ -273,9 +274,9 @@ class StackedRuns:
             history.steps, history.seconds = step, seconds
             if self.failed[n] or (step % recipe.log_every and step not in (1, total)):
                 continue
-            loss, task, agree = (float(value.detach()) for value in own[:3])
+            loss, *parts = (float(value.detach()) for value in own[:4])
             if math.isfinite(loss):
-                row = {"step": step, "loss": loss, "task": task, "consistency": agree}
+                row = {"step": step, "loss": loss, **loss_parts(parts)}
                 route = self.routes[n].tolist() if recipe.per == "batch" else None
                 lr = recipe.lr * recipe.rate(step - 1, total)
                 history.rows.append({**row, "lr": lr, "seconds": round(seconds, 3), "route": route})

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from adamix_lab.training.run import History
 
 PAUSE = 2.0  # seconds between two drawings of a live curve; drawing takes a twentieth of the time at most
-CURVES = {"task": "task loss", "consistency": "consistency", "loss": "objective"}  # columns of a log, as a legend
+CURVES = {"task": "task loss", "consistency": "consistency", "agreement": "agreement"}  # columns of a log, in words
 
 
 class Evaluations(list["Evaluation"]):
@@ -77,7 +77,7 @@ def in_words(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def history_frame(history: History) -> DataFrame:
-    """The log as a pandas frame, by step: losses and rate of the logged steps, and `dev ...` of the looks between."""
+    """The log as a pandas frame, by step: what was logged of a step, and `dev ...` of the looks between."""
     from pandas import DataFrame
 
     rows = []
@@ -91,8 +91,9 @@ def describe_history(history: History) -> dict[str, str]:
     """What a run came to, in words by name."""
     logged = [row for row in history.rows if "loss" in row]
     found = {"steps": f"{history.steps:,}", "seconds": f"{history.seconds:.1f}"}
-    for name in ("task", "consistency") if logged else ():
-        found[CURVES[name]] = f"{logged[0][name]:.4g} to {logged[-1][name]:.4g}"
+    for name, words in CURVES.items():
+        if logged and name in logged[0]:
+            found[words] = f"{logged[0][name]:.4g} to {logged[-1][name]:.4g}"
     if history.best is not None:
         scores = ", ".join(f"{name} {value:.4g}" for name, value in history.best["dev"].items())
         found["kept"] = f"step {history.best['step']:,}: dev {scores}"

@@ -258,7 +258,10 @@ def predict(
     """
     one_of("Strategy", strategy, STRATEGIES)
     if not isinstance(texts, Iterable):
-        raise LabError(f"texts = {texts!r}: expected a sentence, or a list of sentences or pairs, at least one.")
+        raise LabError(
+            f"texts of type {type(texts).__name__}: expected a sentence, or a list of sentences or pairs. "
+            "The order is predict(mixture, tokenizer, texts)."
+        )
     pairs = _pairs(texts, text)
     device, pad = next(mixture.parameters()).device, padding_of(tokenizer, mixture.model)
     kind, answers = answer_kind(mixture.model), []

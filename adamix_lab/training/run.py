@@ -45,8 +45,9 @@ class History:
     """What happened in a run.
 
     Attributes:
-        rows: log rows; training rows have `loss`, `task`, `consistency`, `lr`, `seconds`, `route`, looks have `dev`. A
-            row's `step` counts the steps done: its route is `Router(space, seed).views(step - 1)`.
+        rows: log rows; training rows have `loss`, `task`, `consistency`, `agreement` (the share of the answers that
+            two routes give alike; where there are two), `lr`, `seconds`, `route`, looks have `dev`. A row's `step`
+            counts the steps done: its route is `Router(space, seed).views(step - 1)`.
         steps: done in all, earlier parts of a resumed run included.
         best: the look whose weights were kept; None without a dev slice: the last weights.
         seconds: of training, earlier parts included, without loading data.
@@ -76,6 +77,12 @@ class History:
     plot = lazy_function("adamix_lab.training", "display", "plot_history")
     __repr__ = lazy_function("adamix_lab.training", "display", "history_text")
     _repr_html_ = lazy_function("adamix_lab.training", "display", "history_html")
+
+
+def loss_parts(parts: Sequence[float]) -> dict[str, float]:
+    """Task loss, consistency and agreement by name, as a log has them; agreement where there is one."""
+    found = dict(zip(("task", "consistency", "agreement"), parts, strict=True))
+    return {name: value for name, value in found.items() if name != "agreement" or not math.isnan(value)}
 
 
 class Run:
@@ -135,7 +142,9 @@ class Run:
         return self.history
 
     def after(self, step: int, losses: Tensor, routes: Tensor) -> None:
-        """Averages, logs, looks and writes a checkpoint, where they are due. `losses`: total, task, consistency `[3]`.
+        """Averages, logs, looks and writes a checkpoint, where they are due.
+
+        losses: total, task, consistency and agreement `[4]`.
 
         Raises FloatingPointError for a loss that is not finite.
         """
@@ -155,13 +164,13 @@ class Run:
 
     def _log_step(self, step: int, losses: Tensor, routes: Tensor) -> None:
         recipe = self.recipe
-        loss, task, agree = self.accelerator.reduce(losses, "sum").tolist()
+        loss, *parts = self.accelerator.reduce(losses, "sum").tolist()
         if not math.isfinite(loss) and recipe.precision != "fp16":  # there, a scale that is too high heals itself
             raise FloatingPointError(
                 f"The loss at step {step} is {loss}: expected a finite number. Lower lr (now {recipe.lr}) or raise "
                 "warmup, keep clip above 0, and look for odd numbers in the labels or in a task_loss of your own."
             )
-        row = {"step": step, "loss": loss, "task": task, "consistency": agree}
+        row = {"step": step, "loss": loss, **loss_parts(parts)}
         row |= {"lr": recipe.lr * recipe.rate(step - 1, self.total), "seconds": round(self.history.seconds, 3)}
         row["route"] = routes.tolist() if recipe.per == "batch" else None  # (seed, step) replays the wider ones
         self._log(row)

@@ -158,7 +158,7 @@ def train_examples(
         routes = router.views(step, recipe.consistency.number, len(batch), tokens)  # which experts: (seed, step, view)
         set_rate(optimizer, recipe.rate(step, total))
         rest_off_route(optimizer, mixture, routes)
-        losses = torch.zeros(3, device=accelerator.device)
+        losses = torch.zeros(4, device=accelerator.device)
         for piece, own, weight in pieces(batch, routes, accelerator, recipe.accumulate, pad):
             with accelerator.accumulate(objective):
                 out = objective(piece, own)  # two views: task and consistency
@@ -168,7 +168,7 @@ def train_examples(
                     accelerator.clip_grad_norm_(objective.parameters(), recipe.clip)
                 optimizer.step()
                 optimizer.zero_grad()
-            losses += weight * torch.stack([out.total.detach(), out.task, out.consistency])
+            losses += weight * torch.stack([out.total.detach(), *out[1:4]])
         run.after(step + 1, losses, routes)  # log, look, checkpoint
         if on_step is not None:
             on_step(step + 1)

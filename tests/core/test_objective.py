@@ -11,6 +11,7 @@ from adamix_lab.core.errors import LabError
 from adamix_lab.core.objective import (
     Consistency,
     Objective,
+    agreement,
     cross_entropy,
     mean_squared_difference,
     mean_squared_loss,
@@ -49,6 +50,15 @@ def test_the_sum_by_hand():
     close.assert_close(losses.consistency, reference_kl(first, second))
     close.assert_close(losses.total, losses.task + 3.0 * losses.consistency, close.ROUNDED)
     close.assert_close(losses.logits, first)
+    alike = [a == b for a, b in zip(first.argmax(-1).tolist(), second.argmax(-1).tolist(), strict=True)]
+    close.assert_close(losses.agreement, torch.tensor(sum(alike) / len(alike)))
+
+
+def test_views_agree_only_where_answers_count():
+    first = torch.tensor([[[2.0, 1.0], [0.0, 1.0], [5.0, 0.0]]])
+    second = torch.tensor([[[3.0, 1.0], [1.0, 0.0], [0.0, 5.0]]])
+    assert float(agreement(first, second)) == pytest.approx(1 / 3)
+    assert float(agreement(first, second, torch.tensor([[True, True, False]]))) == 0.5
 
 
 def test_weight_zero_is_one_view():
@@ -57,7 +67,7 @@ def test_weight_zero_is_one_view():
     for views in (1, 2):
         losses = step(mixture, Consistency(0.0), views=views)
         close.assert_close(losses.total, F.cross_entropy(two(mixture)[0], tiny.labels()))
-        assert float(losses.consistency) == 0
+        assert float(losses.consistency) == 0 and losses.agreement.isnan()
     losses.total.backward()
 
 

@@ -52,7 +52,7 @@ LEARNER = {
     "tour": ["-m", "adamix_lab", "tour"],
     "lab": ["-c", LAB],
     "lesson 00": ["-c", LESSON],
-    "own CSV": ["-m", "adamix_lab", *"train --task mine.csv --steps 20 --top-blocks 2 --out mine".split()],
+    "own CSV": ["-m", "adamix_lab", *"train --task mine.csv --steps 20 --top-blocks 2 --pooling cls --out mine".split()],
     "export": ["-m", "adamix_lab", *"export mine/seed0 --format adapters --out exported".split()],
 }
 TEACHER = {  # whose environment has the extra `instructor`, too

@@ -77,6 +77,7 @@ def test_a_history_shows_what_the_run_came_to(history):
     frame = history.to_frame()
     assert list(frame.index) == [1, 2, 3, 4, 6]
     assert frame["task"].dropna().tolist() == [row["task"] for row in history.rows if "loss" in row]
+    assert frame["agreement"].dropna().between(0, 1).all() and "agreement" in repr(history)
     assert frame.loc[3, "dev loss"] == history.looks[0]["dev"]["loss"]
     assert repr(history).splitlines()[0].split()[:2] == ["steps", "seconds"] and "kept" in repr(history)
     assert ">6</td>" in history._repr_html_()

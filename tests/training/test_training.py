@@ -58,7 +58,7 @@ def test_the_log(tmp_path):
     steps = [row["step"] for row in rows if "loss" in row]
     assert steps == [1, 5, 10, 12] and [row["step"] for row in history.looks] == [6, 12]
     row = rows[1]
-    assert set(row) == {"step", "loss", "task", "consistency", "lr", "seconds", "route"}
+    assert set(row) == {"step", "loss", "task", "consistency", "agreement", "lr", "seconds", "route"}
     close.assert_close(row["loss"], row["task"] + row["consistency"], close.ROUNDED)
     assert row["route"] == Router(mixture.space, seed=0).views(5 - 1).tolist()
     assert rows[0]["lr"] == 0 and history.steps == 12
