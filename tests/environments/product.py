@@ -47,16 +47,17 @@ import nbclient, nbformat
 lesson, place = nbformat.read("lessons/00_tour.ipynb", as_version=4), {"metadata": {"path": "lessons"}}
 nbclient.NotebookClient(lesson, timeout=1200, kernel_name="python3", resources=place).execute()
 """
+LAB_COMMAND = ("-m", "adamix_lab")
 # In this order: later ones use what earlier ones left in the folder.
 LEARNER = {
-    "tour": ["-m", "adamix_lab", "tour"],
+    "tour": [*LAB_COMMAND, "tour"],
     "lab": ["-c", LAB],
     "lesson 00": ["-c", LESSON],
-    "own CSV": ["-m", "adamix_lab", *"train --task mine.csv --steps 20 --top-blocks 2 --pooling cls --out mine".split()],
-    "export": ["-m", "adamix_lab", *"export mine/seed0 --format adapters --out exported".split()],
+    "own CSV": [*LAB_COMMAND, *"train --task mine.csv --steps 20 --top-blocks 2 --pooling cls --out mine".split()],
+    "export": [*LAB_COMMAND, *"export mine/seed0 --format adapters --out exported".split()],
 }
 TEACHER = {  # whose environment has the extra `instructor`, too
-    "classroom": ["-m", "adamix_lab", *"classroom release 00_tour --exercises".split(), ROOT / "notebooks/exercises"],
+    "classroom": [*LAB_COMMAND, *"classroom release 00_tour --exercises".split(), ROOT / "notebooks/exercises"],
 }
 # Of the network only loopback is there, over which kernels talk.
 ALONE = "import fcntl, os, socket, struct, sys; fcntl.ioctl(socket.socket(), 0x8914, struct.pack('16sh', b'lo', 1)); "
