@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -12,7 +13,7 @@ import numpy as np
 
 from adamix_lab.analysis.statistics import t_interval, verdict_of
 from adamix_lab.core.errors import LabError
-from adamix_lab.experiments.contrasts import REFERENCE, Measure, Scores, minus
+from adamix_lab.experiments.contrasts import REFERENCE, Measure, Scores, Side, minus
 from adamix_lab.experiments.results import CURVES, PREDICTIONS, RESULTS, read_results, variants_of
 from adamix_lab.experiments.settings import BUDGETS, Budget
 from adamix_lab.tasks.tasks import data_root
@@ -50,8 +51,6 @@ def open_results(place: str | Path) -> Scores:
 def _read(folder: Path, changed: tuple[int, ...]) -> Scores:
     try:
         return Scores(read_results(folder))
-    except ImportError as error:
-        raise LabError(str(error)) from error
     except (TypeError, KeyError) as error:  # columns by these names, and something else in them
         raise LabError(
             f"{folder / RESULTS} has the columns of results but not their contents ({error}): expected what "
@@ -68,31 +67,24 @@ def compare(scores: Scores, unit: str = "points") -> list[Line]:
     unit: "points" of the task's metric, or "nats", where a loss counts as it is (less is better). Raises ValueError
     where nothing can be compared.
     """
-    measure, word = MEASURES[unit]
-    few, name = not scores.tasks(), scores.variant(REFERENCE)
+    (measure, word), sign = MEASURES[unit], 1 if unit == "points" else -1
+    few, own, table = not scores.tasks(), scores.variant(REFERENCE), scores.results.table
+    there = set(zip(table["task"], table["variant"], table["compute"], strict=True))
     found: list[tuple[str, list[float], float]] = []
-    for task in scores.tasks(few):
-        for other in variants_of(scores.results):
-            for budget in BUDGETS:
-                if name is None or other == name or not _is_run(scores, task, (name, other), budget):
-                    continue
-                on = scores.on_task(minus(name, other, measure=measure, few_shot=few), task, budget)
-                values = [(1 if unit == "points" else -1) * value for value in on.by_seed.values()]
-                if values:
-                    effect = f"{task}, {word} at {BUDGETS[budget]}: AdaMix minus {other}"
-                    found.append((effect, values, on.rows_variance or 0.0))
+    for task, other, budget in itertools.product(scores.tasks(few), variants_of(scores.results), BUDGETS):
+        # AdaMix's equal steps serve as its equal compute, too: one side at least has runs of this budget
+        run = any((task, name, budget) in there for name in (own, other))
+        if other != own and run:
+            on = scores.on_task(minus(REFERENCE, other, measure=measure, few_shot=few), task, budget)
+            if on.by_seed:
+                effect = f"{task}, {word} at {BUDGETS[budget]}: AdaMix minus {other}"
+                found.append((effect, [sign * value for value in on.by_seed.values()], on.rows_variance or 0.0))
     if not found:
         raise LabError(
             "Nothing can be compared with AdaMix here: expected it and another variant with runs of one seed. Let more "
             "runs finish, or choose other results."
         )
     return [line_of(effect, unit, values, rows, len(found)) for effect, values, rows in found]
-
-
-def _is_run(scores: Scores, task: str, sides: Sequence[str], budget: Budget) -> bool:
-    """Whether a budget has runs of its own: AdaMix's equal steps serve as its equal compute, too."""
-    table = scores.results.table
-    return bool(((table["task"] == task) & table["variant"].isin(sides) & (table["compute"] == budget)).any())
 
 
 def line_of(effect: str, unit: str, values: Sequence[float], rows: float, comparisons: int) -> Line:
@@ -127,27 +119,19 @@ def detectable(rows: int, disagree: float) -> float:
     return 100 * (1.96 + 0.84) * math.sqrt(disagree / rows)
 
 
-def is_run(name: str, task: str, variant: str, budget: Budget = "steps") -> bool:
-    """Whether shipped results are there and hold a variant at a budget."""
-    if not (data_root() / "results" / name / RESULTS).is_file():
-        return False
-    return _is_run(open_results(name), task, [variant], budget)
-
-
 def own_rows(scores: Scores, task: str, variant: str, seed: int, budget: Budget = "steps", unit: str = "points") -> Any:
     """Of each row of a task, whether a run, merged, answers it rightly ("points", 0.0 and 1.0), or its loss: `[rows]`.
 
     Raises FileNotFoundError where the run or its predictions are not there.
     """
-    answers, table = scores.results.predictions, scores.results.table
-    runs = table[(table["task"] == task) & (table["variant"] == variant) & (table["compute"] == budget)]
-    chosen = runs.loc[(runs["seed"] == seed) & (runs["examples"] == 0), "run"].unique()
-    if answers is None or not len(chosen):
+    answers, cell = scores.results.predictions, scores.cell(task, Side(variant), budget)
+    runs = cell.loc[cell["seed"] == seed, "run"]
+    if answers is None or runs.empty:
         raise FileNotFoundError(
             f"Predictions of {variant} on {task}, seed {seed}, are not there: expected them in {PREDICTIONS}. Run the "
             "grid to its end."
         )
-    own = answers[(answers["run"] == chosen[0]) & (answers["strategy"] == "merged")].sort_values("row")
+    own = answers[(answers["run"] == runs.iloc[0]) & (answers["strategy"] == "merged")].sort_values("row")
     if unit == "nats":
         return -np.log(np.maximum(own["probability_of_label"].to_numpy(float), 1e-38))
     return (own["label"] == own["prediction"]).to_numpy(float)
@@ -155,15 +139,7 @@ def own_rows(scores: Scores, task: str, variant: str, seed: int, budget: Budget 
 
 def seeds_needed(differences: Sequence[float], smallest: float) -> int:
     """About how many seeds make the 95 % interval of a mean difference as narrow as ± the smallest that matters."""
-    spread = float(np.std(differences, ddof=1))
-    number = 2
-    while t_half(number) * spread > smallest:
-        number += 1
-    return number
-
-
-def t_half(number: int) -> float:
-    """Half of the 95 % t-interval over so many seeds whose spread is 1."""
     from scipy.stats import t
 
-    return float(t.ppf(0.975, number - 1)) / math.sqrt(number)
+    spread = float(np.std(differences, ddof=1))
+    return next(n for n in itertools.count(2) if t.ppf(0.975, n - 1) * spread / math.sqrt(n) <= smallest)

@@ -1,15 +1,21 @@
-"""A Transformer block with the mixture of adapters in it, and a route lit through it."""
+"""What several lessons draw: a Transformer block with a route through it, grids of cells, probabilities on lines."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from adamix_lab.analysis.plots import STYLES, Picture, new_figure
+import numpy as np
+from torch import Tensor
+
+from adamix_lab.analysis.plots import STYLES, Picture, new_figure, style_of
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.errors import one_of, whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.collections import QuadMesh
+    from matplotlib.figure import Figure
 
 Point = tuple[float, float]
 LIT, DARK, FROZEN, TRAINED = STYLES["random"][0], "#333333", "#E3E3E3", "#D6E8F5"
@@ -132,3 +138,49 @@ def _past(ax: Axes, start: float, end: float, height: float) -> None:
 def _sum(ax: Axes, x: float) -> None:
     ax.plot(x, MIDDLE, "o", markersize=18, markerfacecolor="white", markeredgecolor=DARK, zorder=4)
     ax.text(x, MIDDLE, "+", fontsize=15, ha="center", va="center", zorder=5)
+
+
+# -- what is not a block ---------------------------------------------------------------------------------------------
+
+
+def draw_cells(
+    ax: Axes, values: Any, texts: Any, rows: Sequence[str], columns: Sequence[str], low: float, high: float, cmap: str
+) -> QuadMesh:
+    """A grid of cells with a text in each, coloured by values `[rows, columns]` from low to high; white where nan."""
+    edges = [np.arange(len(names) + 1) - 0.5 for names in (columns, rows)]
+    drawn = ax.pcolormesh(*edges, np.asarray(values), vmin=low, vmax=high, cmap=cmap, edgecolors="white", linewidth=1)
+    for (row, column), value in np.ndenumerate(np.asarray(values)):
+        *colour, opacity = drawn.cmap(drawn.norm(value))
+        dark = opacity and np.dot(colour, (0.3, 0.6, 0.1)) < 0.5
+        ax.text(column, row, texts[row][column], ha="center", va="center", fontsize=8, color="w" if dark else "k",
+                in_layout=False)  # fmt: skip
+    ax.set_xticks(range(len(columns)), columns)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.invert_yaxis()
+    ax.tick_params(length=0)
+    return drawn
+
+
+def outline(ax: Axes, row: int, column: int, height: int = 1) -> None:
+    """A frame around a cell, or around several below one another."""
+    from matplotlib.patches import Rectangle
+
+    corner, size = (column - 0.47, row - 0.47), (0.94, height - 0.06)
+    ax.add_patch(Rectangle(corner, *size, fill=False, edgecolor=LIT, linewidth=4))
+
+
+def draw_probabilities(samples: Mapping[str, Tensor], name: str, notes: Sequence[str]) -> Figure:
+    """A line a kind of samples: the probabilities of a class `[S]` as marks, their mean as a bar, a note at the end."""
+    figure, ax = new_figure(8.6, 0.8 * len(samples) + 1.0)
+    for n, ((kind, p), note) in enumerate(zip(samples.items(), notes, strict=True)):
+        colour, marker = style_of(kind)
+        aside = 0.44 * (np.arange(len(p)) - (len(p) - 1) / 2) / len(p)  # equal ones lie side by side
+        ax.scatter(100 * p, n + aside, s=55, color=colour, marker=marker, alpha=0.6)
+        ax.plot([100 * float(p.mean())] * 2, [n - 0.36, n + 0.36], color="black", linewidth=2)
+        ax.annotate(note, (103, n), va="center", annotation_clip=False)
+    ax.axvline(50, color="black", linestyle=":", linewidth=1)
+    ax.set_yticks(range(len(samples)), [f"{kind}\n({len(p)})" if len(p) > 1 else kind for kind, p in samples.items()])
+    ax.set(xlim=(-2, 102), ylim=(len(samples) - 0.5, -0.5), xlabel=f"probability of “{name}” (%)")
+    ax.grid(axis="x", alpha=0.3)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    return figure

@@ -69,19 +69,26 @@ def effects_table(lesson: str, containing: str = "", folder: Path | None = None)
     return Table(found)
 
 
-def outcome(lesson: str, effect: str, above: str, below: str, folder: Path | None = None) -> str:
-    """What a prediction about an effect is held against: `above` or `below` where it is shown, else the verdict.
-
-    Raises ValueError where the words do not name one effect.
-    """
-    rows = effects_table(lesson, effect, folder).rows
+def row_about(lesson: str, effect: str, folder: Path | None = None) -> Row:
+    """The line of an effect, named whole or by words that no other name holds. Raises ValueError for other words."""
+    found = effects_table(lesson, effect, folder).rows
+    rows = [row for row in found if row["effect"] == effect] or found
     if len(rows) != 1:
         raise LabError(
             f"{effect!r} names {len(rows)} effects of lesson {lesson}: expected one. Name more of its words."
         )
-    if rows[0]["verdict"] != SHOWN:
-        return rows[0]["verdict"]
-    return above if float(rows[0]["mean"]) > 0 else below
+    return rows[0]
+
+
+def outcome(lesson: str, effect: str, above: str, below: str, folder: Path | None = None) -> str:
+    """What a prediction about an effect is held against: `above` or `below` where it is shown, else the verdict.
+
+    Raises ValueError as `row_about`.
+    """
+    row = row_about(lesson, effect, folder)
+    if row["verdict"] != SHOWN:
+        return row["verdict"]
+    return above if float(row["mean"]) > 0 else below
 
 
 # -- the same rows as a picture -------------------------------------------------------------------------------------

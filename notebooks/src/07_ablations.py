@@ -110,7 +110,7 @@ print(lesson.brier([first, second, third, fourth, fifth, sixth]))
 lesson.draw_map()
 
 # %% [markdown]
-# On the map both sides have their own best rate. All boxes are hatched, because one seed decides nothing.
+# On the map both sides have their own best rate. No box is *shown*, because one seed decides nothing.
 #
 # ## All opponents
 #

@@ -11,12 +11,13 @@ import pandas as pd
 import pytest
 import results_by_construction as made
 from makers import load_maker
+from scipy.stats import t
 
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
 from adamix_lab.analysis.statistics import t_interval, verdict_of
 from adamix_lab.lessons import ablations
-from adamix_lab.lessons.ablations import ANSWERS, CELLS, JUDGED, draw_map, measured, opponents, truth_of
+from adamix_lab.lessons.ablations import ANSWERS, JUDGED, draw_map, measured, opponents
 from adamix_lab.lessons.checks.beyond import check_detectable, check_paired_interval
 from adamix_lab.lessons.comparisons import (
     compare,
@@ -26,7 +27,6 @@ from adamix_lab.lessons.comparisons import (
     own_folders,
     own_rows,
     seeds_needed,
-    t_half,
 )
 
 measures = load_maker("results/effects")
@@ -136,7 +136,11 @@ def test_a_detectable_difference_is_found_in_four_tests_of_five():
 def test_so_many_seeds_are_needed_and_one_less_is_not_enough(spread):
     values = spread * np.array([-1.0, 0.0, 1.0])
     number = seeds_needed(values, 1.0)
-    assert t_half(number) * spread <= 1 and (number == 2 or t_half(number - 1) * spread > 1)
+
+    def half(seeds):
+        return t.ppf(0.975, seeds - 1) * spread / math.sqrt(seeds)
+
+    assert half(number) <= 1 and (number == 2 or half(number - 1) > 1)
 
 
 def test_rows_answered_rightly_and_their_loss(answered):
@@ -151,8 +155,8 @@ def test_rows_answered_rightly_and_their_loss(answered):
 # -- the lesson ---------------------------------------------------------------------------------------------
 
 
-def test_the_first_cell_is_a_loss_and_every_cell_is_a_line_of_the_table():
-    truths = [truth_of(cell.effect) for cell in CELLS]
+def test_the_first_question_is_a_loss_and_each_is_about_a_line_of_the_table():
+    truths = [ablations.result(number)[1] for number in range(1, 7)]
     assert truths[0] == "the other" and set(truths) == set(ANSWERS)
 
 
@@ -165,12 +169,12 @@ def test_a_cell_is_told_only_after_an_answer_and_a_probability():
     asked.entry.value = "80"
     assert result.opened and "80 % sure. It is “the other”" in result.text
     still = result._repr_mimebundle_()[0]["text/html"]  # folded away in what is committed
-    assert still.startswith("<details>") and html.escape(CELLS[0].why) in still
+    assert still.startswith("<details>") and html.escape(ablations.texts()["questions"][0]["why"]) in still
 
 
 def test_the_map_has_open_boxes_and_hides_what_was_found():
     boxes = measured()
-    assert len(boxes) >= 16 and all(0 < box.single <= 100 for box in boxes.values())
+    assert len(boxes) >= 16 and boxes.stack().between(0, 100).all()
     hidden, shown = draw_map(hidden=True), draw_map()
     assert "reviews, 400 rows: +2.1" in shown.alt and "+2.1" not in hidden.alt and "open" in hidden.alt
     assert f"{len(boxes)} of 24" in shown.alt
@@ -217,8 +221,6 @@ def test_accuracies_are_of_the_same_seeds():
 
 
 def interval(first, second, quantile=None, ddof=1, root=True):
-    from scipy.stats import t
-
     gaps = np.array(first) - np.array(second)
     n = len(gaps)
     half = (quantile or t.ppf(0.975, n - 1)) * gaps.std(ddof=ddof) / (n**0.5 if root else 1)
@@ -226,8 +228,6 @@ def interval(first, second, quantile=None, ddof=1, root=True):
 
 
 def unpaired(first, second):
-    from scipy.stats import t
-
     n, mean = len(first), np.mean(first) - np.mean(second)
     half = t.ppf(0.975, 2 * n - 2) * ((np.var(first, ddof=1) + np.var(second, ddof=1)) / n) ** 0.5
     return mean, mean - half, mean + half

@@ -45,7 +45,7 @@ from adamix_lab.experiments.contrasts import Budget
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.generation.shipped import EXPERTS as WRITER_EXPERTS
 from adamix_lab.lessons.answers import Answers, answers_of, load_answers
-from adamix_lab.lessons.comparisons import is_run, open_results, own_rows
+from adamix_lab.lessons.comparisons import open_results, own_rows
 from adamix_lab.lessons.generation import covered
 from adamix_lab.lessons.posterior import bayes_weights, merge_distance, rescaled, route_distance, samples_of
 from adamix_lab.lessons.routing import by_expert, flips, specialist_gain
@@ -190,12 +190,11 @@ def measures_of(lesson: str) -> dict[str, Measure]:
     """What is measured for a lesson ("00", "01", ...). Raises ValueError for an unknown one."""
     if lesson not in LESSONS:
         raise unknown("Lesson", lesson, LESSONS)
-    entries = [entry for entry in repeated(LESSONS[lesson]) if "results" not in entry or is_shipped(entry)]
     return {
         entry["effect"].format(**entry): Measure(
             entry["unit"], measure_of(entry), seeds_of(entry), entry.get("family", lesson)
         )
-        for entry in entries
+        for entry in repeated(LESSONS[lesson])
     }
 
 
@@ -212,11 +211,6 @@ def repeated(entries: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for fields in entry.get("each", [{}]):
             for measure in entry.get("measures", [entry]):
                 yield {"unit": "points", **fields, **measure}
-
-
-def is_shipped(entry: Mapping[str, Any]) -> bool:
-    """Whether results that a measure compares are there."""
-    return is_run(entry["results"], entry["task"], entry["variant"], entry["budget"])
 
 
 def measure_of(entry: Mapping[str, Any]) -> Callable[[int], Tensor]:
@@ -460,9 +454,8 @@ def coverage_by(strategy: str, seed: int) -> Tensor:
 
 def ahead(seed: int, results: str, task: str, variant: str, budget: Budget, unit: str) -> Tensor:
     """AdaMix minus the variant, `[rows]`: right answers or losses; AdaMix's own steps are its equal compute, too."""
-    scores, own = open_results(results), "steps" if budget == "compute" else budget
-    sides = (("AdaMix", own), (variant, budget))
-    first, second = (own_rows(scores, task, name, seed, at, unit) for name, at in sides)
+    scores = open_results(results)
+    first, second = (own_rows(scores, task, name, seed, budget, unit) for name in ("AdaMix", variant))
     return torch.from_numpy(first - second)
 
 
