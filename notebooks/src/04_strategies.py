@@ -75,7 +75,7 @@ runs = lesson.seeds_of("adamix", "noisy")  # what every route and the merge answ
 merge_and_ensemble = "the merge minus the ensemble of all routes, accuracy"
 better.then(
     lambda: [lesson.draw_violins(runs), lesson.forest("04", "the merge minus")],
-    lesson.verdict_of(merge_and_ensemble, "the merge", "the ensemble"),
+    lesson.outcome("04", merge_and_ensemble, "the merge", "the ensemble"),
 )
 
 # %% [markdown]
