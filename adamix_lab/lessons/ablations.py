@@ -103,7 +103,8 @@ def draw_map(hidden: bool = False) -> Picture:
     figure, ax = new_figure(8.6, 3.6)
     names = [name.replace(NOISE, ", ¼ labels wrong") for name in TASKS]
     columns = [f"{rows:,} rows" for rows in ROWS]
-    draw_cells(ax, 0 * gaps if hidden else gaps, texts, names, columns, -CLIP, CLIP, "Greys" if hidden else "PuOr")
+    values, colours = (0 * gaps, "Greys") if hidden else (gaps, "PuOr")
+    draw_cells(ax, values, names, columns, -CLIP, CLIP, texts, colours)
     title = "AdaMix against one adapter" if hidden else "AdaMix minus one adapter, points; one seed: nothing is shown"
     ax.set_title(title, loc="left")
     alt = f"{title}, by data and number of training rows, each at its own best rate and head, 150 steps"

@@ -144,16 +144,20 @@ def _sum(ax: Axes, x: float) -> None:
 
 
 def draw_cells(
-    ax: Axes, values: Any, texts: Any, rows: Sequence[str], columns: Sequence[str], low: float, high: float, cmap: str
-) -> QuadMesh:
-    """A grid of cells with a text in each, coloured by values `[rows, columns]` from low to high; white where nan."""
+    ax: Axes, values: Any, rows: Sequence[str], columns: Sequence[str], low: float, high: float, texts: Any = None,
+    cmap: str = "cividis",
+) -> QuadMesh:  # fmt: skip
+    """A grid of cells coloured by values `[rows, columns]` from low to high, white where nan, each with its text.
+
+    texts: by row; None writes the values.
+    """
     edges = [np.arange(len(names) + 1) - 0.5 for names in (columns, rows)]
     drawn = ax.pcolormesh(*edges, np.asarray(values), vmin=low, vmax=high, cmap=cmap, edgecolors="white", linewidth=1)
     for (row, column), value in np.ndenumerate(np.asarray(values)):
         *colour, opacity = drawn.cmap(drawn.norm(value))
         dark = opacity and np.dot(colour, (0.3, 0.6, 0.1)) < 0.5
-        ax.text(column, row, texts[row][column], ha="center", va="center", fontsize=8, color="w" if dark else "k",
-                in_layout=False)  # fmt: skip
+        text = f"{value:.0f}" if texts is None else texts[row][column]
+        ax.text(column, row, text, ha="center", va="center", fontsize=8, color="w" if dark else "k", in_layout=False)
     ax.set_xticks(range(len(columns)), columns)
     ax.set_yticks(range(len(rows)), rows)
     ax.invert_yaxis()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from adamix_lab.analysis.calibration import Method, compare_uncertainty, fit_temperature, reliability, tempered
-from adamix_lab.analysis.plots import Picture, new_figure, panels, plot_convergence, plot_reliability, style_of
+from adamix_lab.analysis.plots import Picture, panels, plot_convergence, plot_reliability, style_of
 from adamix_lab.analysis.posterior import (
     Samples,
     convergence,
@@ -29,8 +29,9 @@ from adamix_lab.analysis.posterior import (
 from adamix_lab.lessons.answers import Answers, load_answers
 from adamix_lab.lessons.checks.merging import check_marginal
 from adamix_lab.lessons.checks.telling import attempt
-from adamix_lab.lessons.effects import effects_table, forest
-from adamix_lab.lessons.program import check_program, mine, progress
+from adamix_lab.lessons.drawing import draw_probabilities
+from adamix_lab.lessons.effects import forest
+from adamix_lab.lessons.program import check_program, mine
 from adamix_lab.lessons.widgets import Explorer, Number, Prediction, Steps, View, Words, brier
 from adamix_lab.lessons.world import Curves, World, train_world
 from adamix_lab.tasks.tasks import Task
@@ -38,10 +39,7 @@ from adamix_lab.tasks.tasks import Task
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = [
-    "Prediction", "attempt", "brier", "check_marginal", "check_program", "effects_table", "forest", "load_answers",
-    "marginal", "mine", "progress",
-]  # fmt: skip
+__all__ = ["Prediction", "attempt", "brier", "check_marginal", "check_program", "forest", "load_answers", "mine"]
 
 
 def samples_of(answers: Answers) -> tuple[Samples, Samples]:
@@ -82,8 +80,8 @@ def rescaled(log_p: Tensor, labels: Tensor) -> Tensor:
 # -- methods side by side ---------------------------------------------------------------------------------
 
 
-def methods(seed: int) -> dict[str, tuple[int, Tensor, Tensor]]:
-    """(passes an answer takes, samples' log-probabilities `[rows, S, C]`, labels) by the method's name.
+def methods(seed: int) -> dict[str, Samples]:
+    """What each method says of the fresh rows; an answer takes a pass a sample.
 
     Four adapters trained apart have together as many steps as AdaMix has views: equal compute.
     """
@@ -94,28 +92,24 @@ def methods(seed: int) -> dict[str, tuple[int, Tensor, Tensor]]:
         "apart: a deep ensemble of 4": apart.routes[:, apart.fixed],
         "single adapter": single.merged[:, None],
     }
-    return {name: (log_p.shape[1], log_p, adamix.labels) for name, log_p in found.items()}
+    return {name: Samples(log_p, adamix.labels) for name, log_p in found.items()}
 
 
-COLUMNS = {
-    "passes": "passes", "accuracy": "accuracy", "loss": "loss", "ece": "ECE", "temperature": "temperature",
-    "loss_scaled": "loss, scaled", "ece_scaled": "ECE, scaled", "mutual_information": "mutual information",
-}  # fmt: skip
+COLUMNS = "passes accuracy loss ece temperature loss_scaled ece_scaled mutual_information".split()
 
 
 def side_by_side(seeds: Sequence[int]) -> DataFrame:
     """Means over seeds of `compare_uncertainty`: half of the rows fit the temperature, the others are judged."""
     import pandas as pd
 
-    def halves(log_p: Tensor, labels: Tensor) -> dict[str, Samples]:
-        return {"held_out": Samples(log_p[::2], labels[::2]), "inside": Samples(log_p[1::2], labels[1::2])}
+    def halved(samples: Samples) -> Method:
+        log_p, labels = samples.logits, samples.labels
+        parts = {"held_out": Samples(log_p[::2], labels[::2]), "inside": Samples(log_p[1::2], labels[1::2])}
+        return Method(parts, len(samples))
 
-    tables = [
-        compare_uncertainty({name: Method(halves(*rest), passes) for name, (passes, *rest) in methods(seed).items()})
-        for seed in seeds
-    ]
-    means = pd.concat(tables).groupby("method", sort=False).mean()
-    return means[list(COLUMNS)].rename(columns=COLUMNS).astype({"passes": int})
+    tables = [compare_uncertainty({name: halved(each) for name, each in methods(seed).items()}) for seed in seeds]
+    means = pd.concat(tables).groupby("method", sort=False)[COLUMNS].mean()
+    return means.astype({"passes": int}).rename(columns=lambda name: name.replace("_", " "))
 
 
 def draw_reliability(seed: int) -> Picture:
@@ -124,8 +118,7 @@ def draw_reliability(seed: int) -> Picture:
 
     tables = []
     for name in ("single adapter", "merged AdaMix"):
-        _, samples, labels = methods(seed)[name]
-        log_p = samples[:, 0]
+        log_p, labels = methods(seed)[name].logits[:, 0], methods(seed)[name].labels
         for when, shown in (("as trained", log_p), ("rescaled", rescaled(log_p, labels))):
             tables.append(reliability(shown, labels, bins=10).assign(method=f"{name},\n{when}"))
     return plot_reliability(pd.concat(tables))
@@ -159,12 +152,12 @@ def draw_band(curves: Curves) -> View:
     for ax in (top, below):
         ax.legend(frameon=False, fontsize=9, loc="upper left", ncols=3, bbox_to_anchor=(0, 1.18))
     seen = (x >= rows.min()) & (x <= rows.max())
-    places = {"in": seen, "out": ~seen}
-    at = {where: [float(part[chosen].mean()) for part in (whole, between)] for where, chosen in places.items()}
-    told = (
-        f"Doubt is {at['in'][0]:.3f} nats where there are rows, {at['in'][1]:.3f} of it between the routes; beyond the "
-        f"rows it is {at['out'][0]:.3f}, {at['out'][1]:.3f} of it between them."
+    told = "; ".join(
+        f"{where} it is {float(whole[chosen].mean()):.3f} nats, {float(between[chosen].mean()):.3f} of it between the "
+        "routes"
+        for where, chosen in {"where there are rows": seen, "beyond them": ~seen}.items()
     )
+    told = f"Doubt: {told}."
     alt = f"Probability of class 1 against x for {len(p)} routes with their band, and the doubt split below. {told}"
     return View(told, Picture(figure, alt))
 
@@ -250,26 +243,18 @@ class Spread:
 
 
 def draw_spread(state: Spread) -> View:
-    """A line a kind: its samples' probabilities as dots, their average, and how their doubt splits."""
-    figure, ax = new_figure(8.6, 3.4)
-    told = []
-    for n, (kind, p) in enumerate(state.samples.items()):
-        colour, marker = style_of(kind)
-        whole, own, between = (float(part) for part in split_doubt(p.clamp(1e-6, 1 - 1e-6)))
-        jitter = n + torch.linspace(-0.22, 0.22, len(p))
-        ax.scatter(100 * p, jitter, s=55, color=colour, marker=marker, alpha=0.6)
-        ax.plot([100 * float(p.mean())] * 2, [n - 0.36, n + 0.36], color="black", linewidth=2)
-        ax.annotate(f"H {whole:.2f} = {own:.2f} + MI {between:.3f}", (103, n), va="center", annotation_clip=False)
-        told.append(
-            f"{kind}: {100 * float(p.min()):.0f} to {100 * float(p.max()):.0f} %, H {whole:.3f} nats, of which MI "
-            f"{between:.3f}"
-        )
-    ax.set_yticks(range(len(state.samples)), [f"{kind}\n({len(p)})" for kind, p in state.samples.items()])
-    ax.set(xlim=(-2, 102), ylim=(len(state.samples) - 0.5, -0.5), xlabel=f"probability of “{state.name}” (%)")
-    ax.grid(axis="x", alpha=0.3)
-    ax.spines[["top", "right", "left"]].set_visible(False)
+    """A line a kind: its samples' probabilities, their average, and how their doubt splits."""
+    notes = [
+        f"H {float(whole):.2f} = {float(own):.2f} + MI {float(between):.3f}"
+        for whole, own, between in (split_doubt(p.clamp(1e-6, 1 - 1e-6)) for p in state.samples.values())
+    ]
+    told = [
+        f"{kind}: {100 * float(p.min()):.0f} to {100 * float(p.max()):.0f} %, {note}"
+        for (kind, p), note in zip(state.samples.items(), notes, strict=True)
+    ]
     readout = f"“{state.name}” with {'; '.join(told)}."
-    return View(readout, Picture(figure, f"What several models say of “{state.sentence}”: {readout}"))
+    alt = f"What several models say of “{state.sentence}”: {readout}"
+    return View(readout, Picture(draw_probabilities(state.samples, state.name, notes), alt))
 
 
 def spread_explorer(models: Mapping[str, tuple[Any, Any]], task: Task, sentence: str = REVIEW) -> Explorer:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,22 +15,13 @@ from adamix_lab.analysis.plots import Picture, fix_margins, new_figure
 from adamix_lab.core.objective import cross_entropy
 from adamix_lab.core.routing import generator_for
 from adamix_lab.fast.tree import tree_logits
-from adamix_lab.lessons.answers import Answers
-from adamix_lab.lessons.answers import load_answers as load_answers
-from adamix_lab.lessons.checks.routing import check_draw_route as check_draw_route
-from adamix_lab.lessons.checks.routing import check_number_of_routes as check_number_of_routes
-from adamix_lab.lessons.checks.telling import attempt as attempt
-from adamix_lab.lessons.drawing import draw_block as draw_block
-from adamix_lab.lessons.effects import effects_table as effects_table
-from adamix_lab.lessons.effects import forest as forest
-from adamix_lab.lessons.effects import outcome as outcome
-from adamix_lab.lessons.program import check_program as check_program
-from adamix_lab.lessons.program import equal_to_library as equal_to_library
-from adamix_lab.lessons.program import insert as insert
-from adamix_lab.lessons.program import mine as mine
-from adamix_lab.lessons.widgets import Explorer, Number, View, Words
-from adamix_lab.lessons.widgets import Prediction as Prediction
-from adamix_lab.lessons.widgets import brier as brier
+from adamix_lab.lessons.answers import Answers, load_answers
+from adamix_lab.lessons.checks.routing import check_draw_route, check_number_of_routes
+from adamix_lab.lessons.checks.telling import attempt
+from adamix_lab.lessons.drawing import draw_block, draw_cells, outline
+from adamix_lab.lessons.effects import forest, outcome
+from adamix_lab.lessons.program import check_program, equal_to_library, insert, mine
+from adamix_lab.lessons.widgets import Explorer, Number, Prediction, View, Words, brier
 from adamix_lab.lessons.world import world_explorer
 from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.batches import Padding, collate, encode, padding_of
@@ -40,9 +30,10 @@ from adamix_lab.tasks.tasks import Row, Task
 from adamix_lab.training.shipped import load_twin
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.image import AxesImage
+    from matplotlib.figure import Figure
 
+__all__ = ["Prediction", "attempt", "brier", "check_draw_route", "check_number_of_routes", "check_program"]
+__all__ += ["draw_block", "equal_to_library", "forest", "insert", "load_answers", "mine", "outcome"]
 
 BLOCKS = ("block 5", "block 6")  # as people count; adapters sit in the top two of six
 SENTENCES = (  # of the rows that judge: the routes do not answer them alike
@@ -62,11 +53,11 @@ def by_expert(answers: Answers, values: Tensor) -> Tensor:
     return torch.einsum("nr,rse->nse", values, taken) / taken.sum(0)
 
 
-def by_construction(values: Tensor, constructions: Sequence[str]) -> tuple[list[str], Tensor]:
-    """Means of `[rows, ...]` over the rows of each construction: (their names, sorted; `[constructions, ...]`)."""
+def by_construction(values: Tensor, constructions: Sequence[str]) -> tuple[list[str], Tensor, Tensor]:
+    """(the constructions, sorted; the number of each row's `[rows]`; means of `[rows, ...]` over the rows of each)."""
     names = sorted(set(constructions))
     number = torch.tensor([names.index(name) for name in constructions])
-    return names, torch.stack([values[number == n].mean(0) for n in range(len(names))])
+    return names, number, torch.stack([values[number == n].mean(0) for n in range(len(names))])
 
 
 def flips(answers: Answers) -> Tensor:
@@ -89,7 +80,7 @@ def specialist_gain(values: Tensor, constructions: Sequence[str]) -> Tensor:
     Returns:
         The gain on each row, `[rows]`.
     """
-    number = torch.tensor([sorted(set(constructions)).index(name) for name in constructions])
+    _, number, _ = by_construction(values, constructions)
     half = torch.arange(len(values)) % 2
     gain = torch.zeros(len(values))
     for judged in (0, 1):
@@ -103,34 +94,30 @@ def specialist_gain(values: Tensor, constructions: Sequence[str]) -> Tensor:
 
 
 def draw_experts(answers: Answers, rows: Sequence[Row]) -> Picture:
-    """The heat map expert x construction: accuracy of each expert in each block, the other block averaged over."""
+    """The heat map construction x expert: accuracy of each expert in each block, the other block averaged over."""
     constructions = [str(row["construction"]) for row in rows[: len(answers.labels)]]
-    names, table = by_construction(by_expert(answers, answers.right), constructions)
+    names, _, table = by_construction(by_expert(answers, 100 * answers.right), constructions)
     order = table.mean((1, 2)).argsort(descending=True)
-    names, table = [names[n] for n in order.tolist()], 100 * table[order]
-    blocks, experts = table.shape[1:]
-    figure, ax = new_figure(9.0, 4.2)
-    figure.colorbar(heat(ax, table.flatten(1).T, low=50), ax=ax, label="accuracy (%)")
-    ax.set_xticks(range(len(names)), [name.replace("_", " ") for name in names], rotation=40, ha="right")
-    ax.set_yticks(range(blocks * experts), [f"{BLOCKS[b]}, expert {e}" for b in range(blocks) for e in range(experts)])
-    between = table.mean((1, 2))
-    within = (table.amax(2) - table.amin(2)).mean()
-    ax.set_title(f"Within a construction, experts of a block lie {within:.1f} points apart.", fontsize=10)
+    names, table = [names[n] for n in order.tolist()], table[order]
+    between, within = table.mean((1, 2)), (table.amax(2) - table.amin(2)).mean()
     alt = (
-        f"Heat map of accuracy, a row an expert, a column a construction. Constructions run from {names[0]} "
+        f"Heat map of accuracy, a row a construction, a column an expert. Constructions run from {names[0]} "
         f"({between[0]:.0f} %) to {names[-1]} ({between[-1]:.0f} %); within a construction the experts of a block "
         f"lie {within:.1f} points apart on average."
     )
-    return Picture(figure, alt)
+    return Picture(_heat(names, table, "accuracy (%)", low=50), alt)
 
 
-def heat(ax: Axes, values: Tensor, low: float) -> AxesImage:
-    """A heat map `[rows, columns]` of values up to 100 with its numbers written in."""
-    drawn = ax.imshow(values.numpy(), vmin=low, vmax=100, cmap="cividis", aspect="auto")
-    for (row, column), value in np.ndenumerate(values.numpy()):
-        colour = "w" if value < (low + 100) / 2 else "k"
-        ax.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour, in_layout=False)
-    return drawn
+def _heat(names: Sequence[str], table: Tensor, label: str, low: float) -> Figure:
+    # values up to 100 by construction and by expert of each block, `[constructions, sites, M]`
+    sites, experts = table.shape[1:]
+    figure, ax = new_figure(7.4, 4.8)
+    rows = [name.replace("_", " ") for name in names]
+    columns = [f"{BLOCKS[site]}\nexpert {expert}" for site in range(sites) for expert in range(experts)]
+    figure.colorbar(draw_cells(ax, table.flatten(1), rows, columns, low, 100), ax=ax, label=label)
+    ax.tick_params(axis="x", labelsize=8)
+    ax.axvline(experts - 0.5, color="white", linewidth=4)
+    return figure
 
 
 # -- one sentence, sixteen answers ------------------------------------------------------------------------------------
@@ -143,18 +130,6 @@ class Routed:
     classes: tuple[str, ...]
     route: tuple[int, int]
     second: Tensor  # probability of the second class, [M, M]: expert of the first block x of the second
-
-    @property
-    def here(self) -> float:
-        """The chosen route's probability of the second class."""
-        return float(self.second[self.route])
-
-    @property
-    def flippers(self) -> list[str]:
-        """Changes of one expert in one block that change the answer."""
-        grid, (first, second) = self.second > 0.5, self.route
-        found = [f"{BLOCKS[0]} to expert {e}" for e in range(len(grid)) if grid[e, second] != grid[self.route]]
-        return found + [f"{BLOCKS[1]} to expert {e}" for e in range(len(grid)) if grid[first, e] != grid[self.route]]
 
 
 def sixteen_curves() -> Explorer:
@@ -177,27 +152,24 @@ def every_answer(mixture: MixtureModel, tokenizer: Any, sentence: str) -> Tensor
 
 def draw_routed(state: Routed) -> View:
     """The probability under each of the routes, and the chosen one outlined."""
-    from matplotlib.patches import Rectangle
-
+    (first, second), (no, yes), percent = state.route, state.classes[:2], 100 * state.second
+    experts, says = range(len(percent)), state.second > 0.5
+    texts = [[f"{p:.0f}\n{yes if p > 50 else no}" for p in row] for row in percent.tolist()]
     figure, ax = new_figure(6.4, 3.8)
-    heat(ax, 100 * state.second, low=0)
-    first, second = state.route
-    ax.add_patch(Rectangle((second - 0.47, first - 0.47), 0.94, 0.94, fill=False, edgecolor="#D55E00", linewidth=4))
-    for (row, column), p in np.ndenumerate(state.second.numpy()):
-        colour, said = "w" if p < 0.5 else "k", state.classes[int(p > 0.5)]
-        ax.text(column, row + 0.33, said, ha="center", fontsize=8, color=colour, in_layout=False)
-    experts = [f"expert {e}" for e in range(len(state.second))]
-    ax.set_xticks(range(len(experts)), experts)
-    ax.set_yticks(range(len(experts)), experts)
+    names = [f"expert {expert}" for expert in experts]
+    draw_cells(ax, percent, names, names, 0, 100, texts)
+    outline(ax, first, second)
     ax.set(xlabel=BLOCKS[1], ylabel=BLOCKS[0])
-    ax.set_title(f"probability of “{state.classes[1]}” (%)", fontsize=11)
+    ax.set_title(f"probability of “{yes}” (%)", fontsize=11)
     fix_margins(figure, left=0.15, right=0.98, bottom=0.14, top=0.91)
-    low, high = 100 * float(state.second.min()), 100 * float(state.second.max())
-    change = f"Flips with {', or '.join(state.flippers)}." if state.flippers else "No change of one expert flips it."
+    here = says[first, second]
+    flippers = [f"{BLOCKS[0]} to expert {expert}" for expert in experts if says[expert, second] != here]
+    flippers += [f"{BLOCKS[1]} to expert {expert}" for expert in experts if says[first, expert] != here]
+    change = f"Flips with {', or '.join(flippers)}." if flippers else "No change of one expert flips it."
     readout = (
-        f"Expert {first} in {BLOCKS[0]}, expert {second} in {BLOCKS[1]}: {100 * state.here:.0f} % "
-        f"{state.classes[1]}, so {state.classes[int(state.here > 0.5)]}. {change} All {state.second.numel()} routes: "
-        f"{low:.0f} to {high:.0f} %."
+        f"Expert {first} in {BLOCKS[0]}, expert {second} in {BLOCKS[1]}: {float(percent[first, second]):.0f} % {yes}, "
+        f"so {yes if here else no}. {change} All {percent.numel()} routes: {float(percent.min()):.0f} to "
+        f"{float(percent.max()):.0f} %."
     )
     return View(readout, Picture(figure, f"A map of the answers under all routes, the chosen one outlined. {readout}"))
 
@@ -254,10 +226,7 @@ def train_gates(
     """
     pad = padding_of(tokenizer, mixture.model)
     train, judged = encode(task.train, task, tokenizer), encode(task.evaluation[:rows], task, tokenizer)
-    frozen = [(p, p.requires_grad) for p in mixture.parameters()]
     model = attach_gates(mixture, seed).eval()
-    for parameter, _ in frozen:
-        parameter.requires_grad_(False)
     gates = [module.gate for module in model.modules() if isinstance(module, SwitchLayer)]
     optimizer = torch.optim.Adam(gates, 0.01)
     try:
@@ -267,14 +236,12 @@ def train_gates(
             labels = batch.pop("labels")
             with collect_gates() as record:
                 loss = cross_entropy(model(**batch).logits, labels) + balance * record.balance()
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            for gate, slope in zip(gates, torch.autograd.grad(loss, gates), strict=True):
+                gate.grad = slope
             optimizer.step()
         return _look(model, judged, pad)
     finally:
         detach_gates(mixture)
-        for parameter, trains in frozen:
-            parameter.requires_grad_(trains)
 
 
 def gate_load(seed: int) -> Tensor:
@@ -302,11 +269,8 @@ def _on_adamix(seed: int, balance: float) -> tuple[Gated, list[str]]:
 
 
 def _from_mean(loads: Tensor, names: Sequence[str]) -> Tensor:
-    distance = torch.zeros(len(loads))
-    for name in set(names):
-        here = torch.tensor([other == name for other in names])
-        distance[here] = 0.5 * (loads[here].mean(0) - loads.mean(0)).abs().sum(-1).mean()
-    return distance
+    _, number, means = by_construction(loads, names)
+    return 0.5 * (means - loads.mean(0)).abs().sum(-1).mean(-1)[number]
 
 
 @torch.no_grad()
@@ -325,21 +289,13 @@ def _look(model: torch.nn.Module, examples: Sequence[dict[str, Tensor]], pad: Pa
 
 def draw_loads(gated: Gated, constructions: Sequence[str]) -> Picture:
     """Share of tokens by construction (rows) and by expert of each block (columns)."""
-    names, table = by_construction(gated.loads, constructions[: len(gated.loads)])
-    sites, experts = table.shape[1:]
-    figure, ax = new_figure(7.0, 4.6)
-    figure.colorbar(heat(ax, 100 * table.flatten(1), low=0), ax=ax, label="share of the tokens (%)")
-    ax.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
-    ax.set_xticks(range(sites * experts), [f"{BLOCKS[s]}\nexpert {e}" for s in range(sites) for e in range(experts)],
-                  fontsize=8)  # fmt: skip
-    ax.axvline(experts - 0.5, color="white", linewidth=3)
-    mean = 100 * gated.loads.mean(0)
+    names, _, table = by_construction(100 * gated.loads, constructions[: len(gated.loads)])
     told = "; ".join(
-        f"{block}: {', '.join(f'{share:.0f}' for share in loads)} %" for block, loads in zip(BLOCKS, mean, strict=True)
+        f"{block}: {', '.join(f'{share:.0f}' for share in loads)} %"
+        for block, loads in zip(BLOCKS, 100 * gated.loads.mean(0), strict=True)
     )
-    accuracy = 100 * float(gated.right.mean())
     alt = (
-        f"Heat map of a trained gate's load, a row a construction, a column an expert. Mean load of experts 0 to "
-        f"{experts - 1} in {told}. The gated model answers {accuracy:.0f} % of {len(gated.right)} rows rightly."
+        f"Heat map of a trained gate's load, a row a construction, a column an expert. Mean load of the experts in "
+        f"{told}. The gated model answers {100 * float(gated.right.mean()):.0f} % of {len(gated.right)} rows rightly."
     )
-    return Picture(figure, alt)
+    return Picture(_heat(names, table, "share of the tokens (%)", low=0), alt)

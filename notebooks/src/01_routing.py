@@ -151,7 +151,7 @@ gain.then(
 )
 
 # %% [markdown]
-# Columns differ a lot, rows, the experts, much less, and some of that is chance.
+# Rows differ a lot, columns, the experts, much less, and some of that is chance.
 # Each expert sees every kind of sentence, and nothing rewards it for being different. No gain is shown; where the
 # verdict is *alike*, a gain that matters is ruled out.
 #
