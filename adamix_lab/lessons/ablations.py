@@ -61,10 +61,8 @@ def result(number: int) -> tuple[Callable[[], Any], str]:
 
     A winner is named only where a difference is shown.
     """
-    asked = texts()["questions"][number - 1]
-    found = outcome("07", asked["effect"], *ANSWERS[:2])
-    truth = found if found in ANSWERS else ANSWERS[2]
-    return lambda: [draw_forest([row_about("07", asked["effect"])]), asked["why"]], truth
+    effect, why = (texts()["questions"][number - 1][name] for name in ("effect", "why"))
+    return lambda: [draw_forest([row_about("07", effect)]), why], outcome("07", effect, *ANSWERS)
 
 
 # -- the map of what was measured -----------------------------------------------------------------------------

@@ -5,20 +5,22 @@ The shipped twins have 16 routes, so nothing needs to be drawn: a mean over rout
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from adamix_lab.analysis.posterior import FixedBatches, every_route, fix_batches, merged_sample
+from adamix_lab.analysis.units import Tensors
 from adamix_lab.core.errors import LabError, one_of
 from adamix_lab.core.files import read_tensors, require_file, write_tensors
-from adamix_lab.models.model import MixtureModel
+from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.tasks.tasks import Task, data_root
-from adamix_lab.training.shipped import SEEDS, SENTENCE_SEEDS, learners
+from adamix_lab.training.shipped import SEEDS, SENTENCE_SEEDS, learners, load_twin
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,20 @@ def on_batches(fixed: FixedBatches) -> Answers:
     routes, merged = every_route(fixed), merged_sample(fixed)
     assert routes.routes is not None
     return Answers(routes.log_probabilities, merged.log_probabilities[:, 0], fixed.labels, routes.routes)
+
+
+def spread(task: Task, rows: int) -> Task:
+    """The task with so many of its evaluation rows, spread evenly: they may stand in the order of their classes."""
+    return replace(task, evaluation=task.evaluation[:: max(1, len(task.evaluation) // rows)][:rows])
+
+
+def changed_twin(
+    change: Callable[[Tensors], Tensors], name: str, seed: int = 0, data: str = "aspects"
+) -> tuple[MixtureModel, Any]:
+    """(mixture, tokenizer) of shipped experts after a change of what they trained, of which `change` gets copies."""
+    mixture, tokenizer = load_twin(name, seed, data=data)
+    load_trained(mixture, change({key: tensor.clone() for key, tensor in trained_tensors(mixture).items()}))
+    return mixture, tokenizer
 
 
 def write_answers(path: Path, answers: Answers, notes: Mapping[str, str]) -> None:

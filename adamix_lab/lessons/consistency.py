@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from adamix_lab.analysis.plots import STYLES, Picture, despine, fix_margins, new_figure, panels
-from adamix_lab.core.objective import reference_kl as reference_kl
-from adamix_lab.lessons.answers import GRID, Answers, load_answers, place_of
-from adamix_lab.lessons.checks.routing import check_consistency as check_consistency
-from adamix_lab.lessons.checks.telling import attempt as attempt
-from adamix_lab.lessons.effects import effects_table as effects_table
-from adamix_lab.lessons.effects import forest as forest
-from adamix_lab.lessons.effects import outcome as outcome
-from adamix_lab.lessons.program import check_program as check_program
-from adamix_lab.lessons.program import equal_to_library as equal_to_library
-from adamix_lab.lessons.program import mine as mine
-from adamix_lab.lessons.program import progress as progress
-from adamix_lab.lessons.widgets import Explorer, Number, Steps, View
-from adamix_lab.lessons.widgets import Prediction as Prediction
-from adamix_lab.lessons.widgets import brier as brier
+from adamix_lab.core.objective import reference_kl
+from adamix_lab.lessons.answers import GRID, Answers, load_answers
+from adamix_lab.lessons.checks.routing import check_consistency
+from adamix_lab.lessons.checks.telling import attempt
+from adamix_lab.lessons.effects import forest, outcome
+from adamix_lab.lessons.program import check_program, equal_to_library, mine, progress
+from adamix_lab.lessons.widgets import Explorer, Number, Prediction, Steps, View, brier
 from adamix_lab.lessons.world import Curves, World, draw_world, train_world
 from adamix_lab.training.shipped import SENTENCE_SEEDS
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from pandas import DataFrame
+
+__all__ = ["Prediction", "attempt", "brier", "check_consistency", "check_program", "equal_to_library", "forest"]
+__all__ += ["mine", "outcome", "progress", "reference_kl"]
 
 
 def kl_of_pairs(log_p: Tensor) -> Tensor:
@@ -72,40 +67,22 @@ def kl_of_curves(curves: Curves) -> float:
     return float(kl_of_pairs(torch.stack([1 - p, p], -1).log()).mean())
 
 
-@dataclass(frozen=True)
-class Fan:
-    """Four experts as curves, how far apart they are, and how far they are where nothing asks them to agree (nats)."""
-
-    curves: Curves
-    kl: float
-    without: float
-
-
 @cache
-def kl_without(world: World) -> float:
-    """`kl_of_curves` of a world that is trained at weight 0."""
-    return kl_of_curves(train_world(replace(world, consistency=0.0)))
-
-
-def fan(consistency: float, near: float = 0.0, steps: int = 300) -> Fan:
+def fan(consistency: float, near: float = 0.0, steps: int = 300) -> Curves:
     """Trains the four experts of the fan."""
-    world = replace(FAN, near=near, steps=steps)
-    curves = train_world(replace(world, consistency=consistency))
-    return Fan(curves, kl_of_curves(curves), kl_without(world))
+    return train_world(replace(FAN, near=near, steps=steps, consistency=consistency))
 
 
-def draw_fan(state: Fan) -> View:
-    """The curves, with how far apart they are in words."""
-    world = state.curves.world
-    view = draw_world(state.curves, f"weight of consistency {world.consistency:g}")
-    said = state.curves.ensemble
+def draw_fan(curves: Curves) -> View:
+    """The curves; in words how far apart they are (nats), and how far where nothing asks them to agree."""
+    world, said = curves.world, curves.ensemble
+    kl, without = kl_of_curves(curves), kl_of_curves(fan(0.0, world.near, world.steps))
     readout = (
-        f"Weight {world.consistency:g}: two routes are {state.kl:.4f} nats apart, "
-        f"{100 * state.kl / state.without:.0f} % of what they are at weight 0. Together they say "
-        f"{float(said.min()):.2f} to {float(said.max()):.2f}; an expert's loss is "
-        f"{state.curves.errors['experts']:.3f} nats, and always saying one half costs 0.693."
+        f"Weight {world.consistency:g}: two routes are {kl:.4f} nats apart, {100 * kl / without:.0f} % of what they "
+        f"are at weight 0. Together they say {float(said.min()):.2f} to {float(said.max()):.2f}; an expert's loss is "
+        f"{curves.errors['experts']:.3f} nats, and always saying one half costs 0.693."
     )
-    return View(readout, view.picture)
+    return View(readout, draw_world(curves, f"weight of consistency {world.consistency:g}").picture)
 
 
 def fan_explorer() -> Explorer:
@@ -127,16 +104,12 @@ def fan_explorer() -> Explorer:
 
 def draw_views() -> Picture:
     """Two routes of one step as two curves, with what lies between them; the other two experts faint."""
-    curves = fan(0.0).curves
-    apart = [float((one - two).abs().mean()) for one, two in zip(curves.experts[:-1], curves.experts[1:], strict=True)]
-    first = apart.index(max(apart))
+    curves = fan(0.0)
+    first = int((curves.experts[1:] - curves.experts[:-1]).abs().mean(1).argmax())  # of two neighbours, far apart
+    one, two = curves.experts[first : first + 2]
     figure, ax = new_figure(7.6, 4.0)
-    x, y = curves.rows
-    ax.plot(x, y, "o", color="0.6", markersize=5, label="rows, a quarter of them with a wrong label")
-    for n, curve in enumerate(curves.experts):
-        if n not in (first, first + 1):
-            ax.plot(curves.grid, curve, color="0.75", linewidth=1)
-    one, two = curves.experts[first], curves.experts[first + 1]
+    ax.plot(*curves.rows, "o", color="0.6", markersize=5, label="rows, a quarter of them with a wrong label")
+    ax.plot(curves.grid, curves.experts.T, color="0.75", linewidth=1)
     ax.fill_between(curves.grid, one, two, color="#E69F00", alpha=0.35, label="where the two views disagree")
     for curve, name, label in ((one, "merged", "first view, route A"), (two, "random", "second view, route B")):
         ax.plot(curves.grid, curve, color=STYLES[name][0], linewidth=3, label=label)
@@ -145,7 +118,7 @@ def draw_views() -> Picture:
     ax.legend(frameon=False, fontsize=9, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     alt = (
         f"Four experts as curves of a probability over one input. Two are drawn for a step; the area between them is "
-        f"shaded, on average {max(apart):.2f} high. The other two are faint."
+        f"shaded, on average {float((one - two).abs().mean()):.2f} high. The other two are faint."
     )
     return Picture(figure, alt)
 
@@ -153,128 +126,91 @@ def draw_views() -> Picture:
 # -- on sentences: runs of AdaMix under other weights, with R-Drop's single adapter beside them ----------------------
 
 
-@dataclass(frozen=True)
-class Dial:
-    """What the runs say, by weight of the consistency loss and seed: lists `[weights][seeds]`, accuracies in %.
+def measure_dial(seeds: Sequence[int] = SENTENCE_SEEDS) -> DataFrame:
+    """What the stored runs on noisy sentences say, a line a weight of the consistency loss and a seed.
 
-    Attributes:
-        chosen: the place of a weight; seed: its number, or None for the mean of all.
-        kl: of two routes, in nats. random, loss: a random route's accuracy, and its loss in nats. merged: accuracy.
-        wrong: share of the rows on which all routes agree and are wrong.
-        rdrop: accuracy of one adapter trained with R-Drop, by seed.
+    Columns: kl of two routes and loss of a random one in nats; how often a random one, merged, and R-Drop's single
+    adapter are right, and how often all routes agree and are wrong, in %. Raises FileNotFoundError where a run is
+    missing.
     """
+    import pandas as pd
 
-    weights: tuple[float, ...]
-    seeds: tuple[int, ...]
-    kl: list[list[float]]
-    random: list[list[float]]
-    loss: list[list[float]]
-    merged: list[list[float]]
-    wrong: list[list[float]]
-    rdrop: list[float]
-    chosen: int = 0
-    seed: int | None = None
+    def line(weight: float, seed: int) -> dict[str, float]:
+        answers, rdrop = (load_answers(name, seed, data="noisy") for name in (GRID[weight], "r-drop"))
+        nats = {"kl": pairwise_kl(answers), "loss": answers.loss}
+        shares = {"random": answers.right, "merged": answers.merged_right, "wrong": agreed_and_wrong(answers)}
+        shares["rdrop"] = rdrop.merged_right
+        found = nats | {name: 100 * share for name, share in shares.items()}
+        return {"weight": weight, "seed": seed, **{name: float(values.mean()) for name, values in found.items()}}
 
-    def at(self, values: Sequence[Sequence[float]], place: int) -> float:
-        """A measure at one weight, of the seed or as the mean over all."""
-        if self.seed is None:
-            return statistics.fmean(values[place])
-        return values[place][self.seeds.index(self.seed)]
+    return pd.DataFrame([line(weight, seed) for weight in GRID for seed in seeds]).set_index(["weight", "seed"])
 
 
-def measure_dial(seeds: Sequence[int]) -> Dial:
-    """Measures the stored runs on noisy sentences. Raises FileNotFoundError where one is missing."""
-    runs = {name: [load_answers(name, seed, data="noisy") for seed in seeds] for name in (*GRID.values(), "r-drop")}
+class Dial(NamedTuple):
+    """What was measured, a weight, and a seed (None: the mean over all)."""
 
-    def over_runs(measure: Callable[[Answers], Tensor], factor: float = 1.0) -> list[list[float]]:
-        return [[factor * float(measure(answers).mean()) for answers in runs[name]] for name in GRID.values()]
-
-    return Dial(
-        tuple(GRID),
-        tuple(seeds),
-        over_runs(pairwise_kl),
-        over_runs(lambda answers: answers.right, 100),
-        over_runs(lambda answers: answers.loss),
-        over_runs(lambda answers: answers.merged_right, 100),
-        over_runs(agreed_and_wrong, 100),
-        [100 * float(answers.merged_right.mean()) for answers in runs["r-drop"]],
-    )
-
-
-def dial_seeds() -> tuple[int, ...]:
-    """The seeds whose runs of every weight, and of R-Drop, are stored."""
-    names = (*GRID.values(), "r-drop")
-    return tuple(s for s in SENTENCE_SEEDS if all(place_of(name, s, data="noisy").is_file() for name in names))
+    measured: DataFrame
+    weight: float
+    seed: int | None
 
 
 def draw_dial(state: Dial) -> View:
     """Against the weight: the KL of two routes, how often they, the merge and R-Drop are right, and their loss."""
-    figure, (left, right, last) = panels(3, 11.0, 4.0)
-    places, at = range(len(state.weights)), state.chosen
-    _draw_lines(left, state, state.kl, "#444444", "o", "two routes")
-    left.set(yscale="log", ylabel="KL of two routes (nats)")
-    left.yaxis.set_major_formatter("{x:g}")
-    left.yaxis.set_minor_formatter("")
-    for values, name, label in ((state.random, "random", "a random route"), (state.merged, "merged", "the merge")):
-        _draw_lines(right, state, values, *STYLES[name], label)
-    rdrop = statistics.fmean(state.rdrop) if state.seed is None else state.rdrop[state.seeds.index(state.seed)]
-    right.axhline(rdrop, color=STYLES["dropout"][0], linestyle=":", linewidth=2, label="one adapter with R-Drop")
-    right.set(ylabel="accuracy (%)")
-    right.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    _draw_lines(last, state, state.loss, *STYLES["random"], "a random route")
-    last.axhline(math.log(2), color="0.4", linestyle="--", label="always one half")
-    last.set(ylabel="loss (nats)")
-    last.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    for ax in (left, right, last):
+    table, weight, seed = state
+    shown = table.groupby("weight").mean() if seed is None else table.xs(seed, level="seed")
+    here, places = shown.loc[weight], list(range(len(shown)))
+    figure, axes = panels(3, 11.0, 4.0)
+    lines = (
+        (axes[0], "kl", ("#444444", "o"), "two routes"),
+        (axes[1], "random", STYLES["random"], "a random route"),
+        (axes[1], "merged", STYLES["merged"], "the merge"),
+        (axes[2], "loss", STYLES["random"], "a random route"),
+    )
+    for ax, name, (colour, marker), label in lines:  # a thin line a seed, a thick one for what is chosen
+        ax.plot(places, table[name].unstack(), color=colour, linewidth=0.7, alpha=0.35)
+        ax.plot(places, shown[name], color=colour, marker=marker, linewidth=2.5, label=label)
+    axes[1].axhline(here["rdrop"], color=STYLES["dropout"][0], linestyle=":", linewidth=2, label="one adapter, R-Drop")
+    axes[2].axhline(math.log(2), color="0.4", linestyle="--", label="always one half")
+    axes[0].set_yscale("log")
+    axes[0].yaxis.set_major_formatter("{x:g}")
+    axes[0].yaxis.set_minor_formatter("")
+    at = list(shown.index).index(weight)
+    for ax, label in zip(axes, ("KL of two routes (nats)", "accuracy (%)", "loss (nats)"), strict=True):
         ax.axvspan(at - 0.25, at + 0.25, color="#0072B2", alpha=0.15)
-        ax.set_xticks(list(places), [f"{weight:g}" for weight in state.weights])
-        ax.set_xlabel("weight of the consistency loss")
+        ax.set_xticks(places, [f"{each:g}" for each in shown.index])
+        ax.set(xlabel="weight of the consistency loss", ylabel=label)
+        ax.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1.0))
         despine(ax)
     fix_margins(figure, left=0.08, right=0.99, bottom=0.15, top=0.78, wspace=0.28)
-    who = f"the mean of {len(state.seeds)} seeds" if state.seed is None else f"seed {state.seed}"
-    kl, first = state.at(state.kl, at), state.at(state.kl, 0)
+    who = f"the mean of {len(table) // len(shown)} seeds" if seed is None else f"seed {seed}"
     readout = (
-        f"Weight {state.weights[at]:g}, {who}: two routes are {kl:.4f} nats apart, {100 * kl / first:.0f} % of what "
-        f"they are at weight 0. A random route answers {state.at(state.random, at):.1f} % rightly with a loss of "
-        f"{state.at(state.loss, at):.3f} nats, the merge {state.at(state.merged, at):.1f} %, one adapter with R-Drop "
-        f"{rdrop:.1f} %. On {state.at(state.wrong, at):.1f} % of the rows all routes agree and are wrong."
+        f"Weight {weight:g}, {who}: two routes are {here['kl']:.4f} nats apart, "
+        f"{100 * here['kl'] / shown['kl'].iloc[0]:.0f} % of what they are at weight 0. A random route answers "
+        f"{here['random']:.1f} % rightly with a loss of {here['loss']:.3f} nats, the merge {here['merged']:.1f} %, one "
+        f"adapter with R-Drop {here['rdrop']:.1f} %. On {here['wrong']:.1f} % of the rows all routes agree and are "
+        "wrong."
     )
     told = "; ".join(
-        f"weight {weight:g}: KL {state.at(state.kl, n):.4f}, random route {state.at(state.random, n):.1f} %, merge "
-        f"{state.at(state.merged, n):.1f} %, loss {state.at(state.loss, n):.3f}"
-        for n, weight in enumerate(state.weights)
+        f"weight {each:g}: KL {row['kl']:.4f}, random route {row['random']:.1f} %, merge {row['merged']:.1f} %, loss "
+        f"{row['loss']:.3f}"
+        for each, row in shown.iterrows()
     )
-    alt = (
-        f"Three panels against the weight of the consistency loss, {who}, weight {state.weights[at]:g} marked. {told}."
-    )
+    alt = f"Three panels against the weight of the consistency loss, {who}, weight {weight:g} marked. {told}."
     return View(readout, Picture(figure, alt))
 
 
-def _draw_lines(ax: Axes, state: Dial, values: Sequence[Sequence[float]], colour: str, marker: str, label: str) -> None:
-    """A thin line a seed and a thick one for what is chosen."""
-    places = range(len(state.weights))
-    ax.plot(places, values, color=colour, linewidth=0.7, alpha=0.35)
-    chosen = [state.at(values, place) for place in places]
-    ax.plot(places, chosen, color=colour, marker=marker, linewidth=2.5, label=label)
-
-
-def consistency_dial(seeds: Sequence[int] | None = None) -> Explorer:
-    """The widget of sentences, over all stored seeds by default."""
-    measured = measure_dial(seeds or dial_seeds() or SENTENCE_SEEDS[:1])  # of none, the error names the first
-    everyone = "all"
-
-    def dialled(weight: float, seed: int | str) -> Dial:
-        return replace(measured, chosen=measured.weights.index(weight), seed=None if seed == everyone else int(seed))
-
+def consistency_dial(seeds: Sequence[int] = SENTENCE_SEEDS) -> Explorer:
+    """The widget of sentences."""
+    measured, everyone = measure_dial(seeds), "all"
     return Explorer(
         "The consistency dial: AdaMix on 400 sentences, a quarter of the labels wrong",
         "Find the smallest weight at which two routes are at most half as far apart as at weight 0. What has a random "
         "route gained by then, and what does it have left at weight 100?",
         [
-            Steps("weight", "weight of consistency", measured.weights, measured.weights[-1]),
-            Steps("seed", "seed", (everyone, *measured.seeds), everyone),
+            Steps("weight", "weight of consistency", tuple(GRID), max(GRID)),
+            Steps("seed", "seed", (everyone, *seeds), everyone),
         ],
-        dialled,
+        lambda weight, seed: Dial(measured, weight, None if seed == everyone else seed),
         draw_dial,
         shown={"weight": 1},
     )

@@ -80,14 +80,14 @@ def row_about(lesson: str, effect: str, folder: Path | None = None) -> Row:
     return rows[0]
 
 
-def outcome(lesson: str, effect: str, above: str, below: str, folder: Path | None = None) -> str:
+def outcome(lesson: str, effect: str, above: str, below: str, neither: str = "", folder: Path | None = None) -> str:
     """What a prediction about an effect is held against: `above` or `below` where it is shown, else the verdict.
 
-    Raises ValueError as `row_about`.
+    neither: what stands for "alike" and "not shown" where they are one answer. Raises ValueError as `row_about`.
     """
     row = row_about(lesson, effect, folder)
     if row["verdict"] != SHOWN:
-        return row["verdict"]
+        return neither or row["verdict"]
     return above if float(row["mean"]) > 0 else below
 
 

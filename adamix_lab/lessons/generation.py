@@ -5,35 +5,29 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from adamix_lab.analysis.plots import STYLES, Picture, new_figure
-from adamix_lab.analysis.statistics import SHOWN
-from adamix_lab.core.objective import next_token_loss as next_token_loss
+from adamix_lab.analysis.plots import Picture, new_figure
+from adamix_lab.core.objective import next_token_loss
 from adamix_lab.generation.comparison import spread
-from adamix_lab.generation.scores import score as score
-from adamix_lab.generation.shipped import BEAMS, EXPLORED, TASK, load_explored, load_texts
-from adamix_lab.generation.shipped import load_writer as load_writer
-from adamix_lab.generation.shipped import write_one as write_one
+from adamix_lab.generation.scores import score
+from adamix_lab.generation.shipped import BEAMS, EXPLORED, TASK, load_explored, load_texts, load_writer, write_one
 from adamix_lab.generation.tasks import GenerationTask, coverage, load_generation_task, realised, slots_of
-from adamix_lab.generation.training import encode_pairs as encode_pairs
-from adamix_lab.lessons.checks.beyond import check_coverage as check_coverage
-from adamix_lab.lessons.checks.beyond import check_prefix_labels as check_prefix_labels
-from adamix_lab.lessons.checks.telling import attempt as attempt
-from adamix_lab.lessons.effects import effects_table
-from adamix_lab.lessons.effects import forest as forest
-from adamix_lab.lessons.widgets import Explorer, Number, Steps, View
-from adamix_lab.lessons.widgets import Prediction as Prediction
-from adamix_lab.lessons.widgets import brier as brier
+from adamix_lab.generation.training import encode_pairs
+from adamix_lab.lessons.checks.beyond import check_coverage, check_prefix_labels
+from adamix_lab.lessons.checks.telling import attempt
+from adamix_lab.lessons.drawing import draw_cells, outline
+from adamix_lab.lessons.effects import forest, outcome
+from adamix_lab.lessons.widgets import Explorer, Number, Prediction, Steps, View, brier
 from adamix_lab.tasks.tasks import data_root
 
-if TYPE_CHECKING:
-    from matplotlib.patches import Rectangle
+__all__ = ["Prediction", "attempt", "brier", "check_coverage", "check_prefix_labels", "encode_pairs", "forest"]
+__all__ += ["load_generation_task", "load_texts", "load_writer", "next_token_loss", "outcome", "score", "write_one"]
 
-
+ANSWERS = ("a route held for the text", "a new route for every token", "neither")
 NAMES = {
     **{f"fixed-{n}": f"expert {n}" for n in range(4)},
     "random": "one random\nroute a text",
@@ -103,23 +97,16 @@ def draw_written(state: Written) -> View:
 def draw_slots(source: str, texts: Mapping[str, str], chosen: str | None = None) -> Picture:
     """A row a slot, a column a text: whether the value stands in it."""
     slots = slots_of(source)
-    table = {name: realised(text, slots) for name, text in texts.items()}
-    figure, ax = new_figure(1.5 + 1.05 * len(table), 1.0 + 0.42 * len(slots))
-    for column, (name, found) in enumerate(table.items()):
-        for row, there in enumerate(found.values()):
-            colour = STYLES["merged"][0] if there else "#E8E8E8"
-            ax.add_patch(_cell(column, row, facecolor=colour, edgecolor="white", linewidth=2))
-            ax.text(column, row, "✓" if there else "–", ha="center", va="center", color="w" if there else "k")
-        if name == chosen:
-            height = len(slots)
-            ax.add_patch(_cell(column, 0, height, fill=False, edgecolor="#D55E00", linewidth=4))
-    ax.set(xlim=(-0.6, len(table) - 0.4), ylim=(len(slots) - 0.4, -0.6))
-    ax.set_xticks(range(len(table)), [NAMES.get(name, name) for name in table], fontsize=9)
+    found = np.array([list(realised(text, slots).values()) for text in texts.values()]).T  # [slots, texts]
+    figure, ax = new_figure(1.5 + 1.05 * len(texts), 1.0 + 0.42 * len(slots))
+    rows, columns = [f"{slot}: {value}" for slot, value in slots.items()], [NAMES.get(name, name) for name in texts]
+    draw_cells(ax, found, rows, columns, -0.2, 1.3, np.where(found, "✓", "–"), "Blues")
+    if chosen:
+        outline(ax, 0, list(texts).index(chosen), len(slots))
     ax.xaxis.tick_top()
-    ax.set_yticks(range(len(slots)), [f"{slot}: {value}" for slot, value in slots.items()])
-    ax.tick_params(length=0)
+    ax.tick_params(length=0, labelsize=9)
     ax.spines[:].set_visible(False)
-    counts = "; ".join(f"{plain(name)} {sum(found.values())}" for name, found in table.items())
+    counts = "; ".join(f"{plain(name)} {count}" for name, count in zip(texts, found.sum(0), strict=True))
     return Picture(figure, f"Which of {len(slots)} slots stand in each text for “{source}”: {counts}.")
 
 
@@ -132,12 +119,6 @@ def draw_task(task: GenerationTask) -> Picture:
 def plain(name: str) -> str:
     """A route's name in one line."""
     return NAMES.get(name, name).replace("\n", " ")
-
-
-def _cell(column: int, row: int, height: int = 1, **how: Any) -> Rectangle:
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((column - 0.5, row - 0.5), 1, height, **how)
 
 
 def decoding_explorer() -> Explorer:
@@ -158,16 +139,7 @@ def decoding_explorer() -> Explorer:
     )
 
 
-# -- the question, and a table of the paper --------------------------------------------------------------------
-
-
-ANSWERS = ("a route held for the text", "a new route for every token", "neither")
-
-
-def better_way() -> str:
-    """Which of ANSWERS realises more slots: one of the first two only where the difference is shown."""
-    (line,) = effects_table("09", "one random route a text").rows
-    return ANSWERS[float(line["mean"]) < 0] if line["verdict"] == SHOWN else ANSWERS[2]
+# -- a table of the paper --------------------------------------------------------------------------------------
 
 
 def e2e_scores() -> dict[str, dict[str, float]]:

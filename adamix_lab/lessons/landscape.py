@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +20,13 @@ from adamix_lab.core.errors import one_of
 from adamix_lab.core.files import require_file
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.views import Batch
+from adamix_lab.lessons.answers import changed_twin, spread
 from adamix_lab.lessons.checks.merging import check_barrier
 from adamix_lab.lessons.checks.telling import attempt
-from adamix_lab.lessons.effects import effects_table, forest
-from adamix_lab.lessons.program import check_program, mine, progress
+from adamix_lab.lessons.effects import forest
+from adamix_lab.lessons.program import check_program, mine
 from adamix_lab.lessons.widgets import Explorer, Number, Prediction, Steps, View, brier
 from adamix_lab.lessons.world import Curves, World, align, outputs, permute, train_world
-from adamix_lab.models.model import load_trained, trained_tensors
 from adamix_lab.tasks.loading import load_task
 from adamix_lab.tasks.tasks import data_root
 from adamix_lab.training.shipped import load_twin
@@ -34,10 +34,8 @@ from adamix_lab.training.shipped import load_twin
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = [
-    "Prediction", "attempt", "brier", "check_barrier", "check_program", "effects_table", "forest", "landscape_of",
-    "mine", "plot_landscapes", "progress",
-]  # fmt: skip
+__all__ = ["Prediction", "attempt", "brier", "check_barrier", "check_program", "forest", "landscape_of", "mine"]
+__all__ += ["plot_landscapes"]
 
 
 def above_chord(t: Tensor, losses: Tensor) -> Tensor:
@@ -53,7 +51,12 @@ def barrier(t: Tensor, losses: Tensor) -> float:
 # -- in one dimension: a segment between two experts, whose curve bends as one goes along it ------------------
 
 
-ORDERS = ("as trained", "expert 1 permuted", "expert 1 aligned", "a permuted copy of expert 0")
+ORDERS: dict[str, Callable[[Curves], Tensors]] = {
+    "as trained": lambda curves: curves.weights,
+    "expert 1 permuted": lambda curves: permute(curves).weights,
+    "expert 1 aligned": lambda curves: align(curves).weights,
+    "a permuted copy of expert 0": lambda curves: permuted_copies(curves.weights, 0, generator_for(curves.world.seed)),
+}
 PLACES = torch.linspace(0, 1, 41)
 GOAL = 0.1
 
@@ -67,7 +70,7 @@ class Segment:
         order: one of ORDERS.
         t: the place, 0 at the first expert and 1 at the second.
         ends, here: the two experts' curves `[2, G]` and the curve at the place `[G]`.
-        losses: mean squared error on the rows at PLACES.
+        losses, loss: mean squared error on the rows at PLACES, and at the place.
     """
 
     curves: Curves
@@ -76,23 +79,12 @@ class Segment:
     ends: Tensor
     here: Tensor
     losses: Tensor
+    loss: float
 
 
 @lru_cache(maxsize=64)
 def _apart(near: float) -> Curves:
     return train_world(World(shared=None, together=False, near=near))
-
-
-def reordered(curves: Curves, order: str) -> dict[str, Tensor]:
-    """The world's weights with expert 1 as an order of ORDERS says. Raises ValueError for another one."""
-    one_of("order", order, ORDERS)
-    if order == ORDERS[1]:
-        return permute(curves).weights
-    if order == ORDERS[2]:
-        return align(curves).weights
-    if order == ORDERS[3]:
-        return permuted_copies(curves.weights, 0, generator_for(curves.world.seed))
-    return curves.weights
 
 
 def between(world: World, weights: Mapping[str, Tensor], places: Tensor, x: Tensor) -> Tensor:
@@ -109,10 +101,12 @@ def between(world: World, weights: Mapping[str, Tensor], places: Tensor, x: Tens
 def segment(t: float, near: float, order: str) -> Segment:
     """The state of the widget: two adapters trained apart, `near` the distance of their starts."""
     curves = _apart(near)
-    weights, (x, y) = reordered(curves, order), curves.rows
-    here = between(curves.world, weights, torch.tensor([0.0, 1.0, t]), curves.grid)
-    losses = (between(curves.world, weights, PLACES, x) - y).square().mean(-1)
-    return Segment(curves, order, t, here[:2], here[2], losses)
+    x, y = curves.rows
+    places = torch.cat([PLACES, torch.tensor([t])])
+    answers = between(curves.world, ORDERS[order](curves), places, torch.cat([curves.grid, x]))
+    shown, given = answers[:, : len(curves.grid)], answers[:, len(curves.grid) :]
+    losses = (given - y).square().mean(-1)
+    return Segment(curves, order, t, shown[[0, -2]], shown[-1], losses[:-1], float(losses[-1]))
 
 
 def draw_segment(state: Segment) -> View:
@@ -131,8 +125,9 @@ def draw_segment(state: Segment) -> View:
     if height:
         right.plot([PLACES[top]] * 2, [state.losses[top] - height, state.losses[top]], color=style_of("apart")[0],
                    linewidth=5, alpha=0.5, label=f"barrier {height:.2f}")  # fmt: skip
-    now = float((state.curves.rows[1] - _at(state)).square().mean())
-    right.plot(state.t, now, "o", color=style_of("merged")[0], markersize=12, markeredgecolor="white", clip_on=False)
+    right.plot(
+        state.t, state.loss, "o", color=style_of("merged")[0], markersize=12, markeredgecolor="white", clip_on=False
+    )
     right.set(ylim=(0, max(1.0, 1.1 * float(state.losses.max()))), xlabel="t: from expert 0 to expert 1")
     right.set_ylabel("squared error on the rows")
     for ax in (left, right):
@@ -141,20 +136,15 @@ def draw_segment(state: Segment) -> View:
     start, end = state.losses[[0, -1]].tolist()
     readout = (
         f"{state.order.capitalize()}. The experts' errors are {start:.2f} and {end:.2f}; at t = {state.t:.2f} it is "
-        f"{now:.2f}. Barrier above the chord: {height:.2f}."
+        f"{state.loss:.2f}. Barrier above the chord: {height:.2f}."
     )
     alt = f"Curves of two experts and of their mixed weights over the rows, and the error along the way. {readout}"
     return View(readout, Picture(figure, alt))
 
 
-def _at(state: Segment) -> Tensor:
-    # the curve's answers to the rows, by the weights once more: the grid does not hold the rows' places
-    weights, (x, _) = reordered(state.curves, state.order), state.curves.rows
-    return between(state.curves.world, weights, torch.tensor([state.t]), x)[0]
-
-
 def segment_explorer() -> Explorer:
     """The widget of lesson 05."""
+    trained, permuted, aligned_, copied = ORDERS
     return Explorer(
         "On the way between two experts",
         f"Find a barrier above {GOAL:g} between two experts that both fit the rows. Then make it vanish, without "
@@ -162,17 +152,17 @@ def segment_explorer() -> Explorer:
         [
             Number("t", "t, on the way", 0.0, 1.0, 0.05, 0.0, live=True),
             Number("near", "distance of the starts", 0.0, 1.0, 0.25, 0.0),
-            Steps("order", "order of units", ORDERS, ORDERS[0]),
+            Steps("order", "order of units", tuple(ORDERS), trained),
         ],
         segment,
         draw_segment,
         shown={"t": 0.5, "near": 1.0},
         buttons={
-            "near starts": {"near": 0.0, "order": ORDERS[0]},
-            "far starts": {"near": 1.0, "order": ORDERS[0]},
-            "permute": {"order": ORDERS[1]},
-            "align": {"order": ORDERS[2]},
-            "permuted copy": {"order": ORDERS[3]},
+            "near starts": {"near": 0.0, "order": trained},
+            "far starts": {"near": 1.0, "order": trained},
+            "permute": {"order": permuted},
+            "align": {"order": aligned_},
+            "permuted copy": {"order": copied},
         },
     )
 
@@ -201,11 +191,11 @@ def small_adamix(layer: Callable[[int], Any], step: Callable[..., float], start:
 
 # -- on language ----------------------------------------------------------------------------------------------
 
-SETS: dict[str, tuple[str, Callable[[Tensors], Tensors] | None]] = {  # name: (twin, what is done to its experts)
-    "adamix": ("adamix", None),
-    "apart": ("apart", None),
+SETS: dict[str, tuple[str, Callable[[Tensors], Tensors]]] = {  # name: (twin, what is done to its experts)
+    "adamix": ("adamix", dict),  # nothing
+    "apart": ("apart", dict),
     "aligned (apart)": ("apart", aligned),
-    "one start (apart)": ("apart-same-start", None),
+    "one start (apart)": ("apart-same-start", dict),
     "permuted copies": ("apart", lambda tensors: permuted_copies(tensors, 0, generator_for(0))),
 }
 SEED = 20
@@ -218,17 +208,13 @@ def scan(name: str, steps: int = 21, rows: int = 64) -> Landscape:
     """
     one_of("set of experts", name, SETS)
     twin, change = SETS[name]
-    mixture, tokenizer = load_twin(twin, SEED, data="noisy")
-    if change:
-        load_trained(mixture, change({key: tensor.clone() for key, tensor in trained_tensors(mixture).items()}))
+    mixture, tokenizer = changed_twin(change, twin, SEED, "noisy")
     return evaluate_points(mixture, line(experts_of(mixture, 2), steps), fresh_batches(tokenizer, rows))
 
 
 def fresh_batches(tokenizer: Any, rows: int) -> list[Batch]:
     """So many of the 1,000 fresh sentences, spread evenly: they stand in the order of their classes."""
-    task = load_task("subjectivity", part="fresh")
-    spread = task.evaluation[:: max(1, len(task.evaluation) // rows)][:rows]
-    return task_batches(replace(task, evaluation=spread), tokenizer)
+    return task_batches(spread(load_task("subjectivity", part="fresh"), rows), tokenizer)
 
 
 def gaps(twins: Mapping[str, str], rows: int = 16) -> DataFrame:

@@ -3,47 +3,42 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy, nll_loss
 
-from adamix_lab.analysis.landscape import evaluate_points, task_batches
+from adamix_lab.analysis.landscape import Landscape, evaluate_points, task_batches
 from adamix_lab.analysis.plots import STYLES, Picture, despine, new_figure
 from adamix_lab.analysis.points import experts_of, inputs_of, simplex, try_cached_prefix
 from adamix_lab.analysis.posterior import marginal
 from adamix_lab.analysis.statistics import wilson
-from adamix_lab.analysis.units import aligned as aligned
-from adamix_lab.analysis.units import permuted_copies as permuted_copies
+from adamix_lab.analysis.units import Tensors, aligned, permuted_copies
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.merging import merge_gap, weighted
 from adamix_lab.core.mixture import evaluating
-from adamix_lab.core.routing import generator_for as generator_for
+from adamix_lab.core.routing import generator_for
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import cut_last_block
-from adamix_lab.lessons.answers import Answers, answers_of
-from adamix_lab.lessons.checks.merging import check_align as check_align
-from adamix_lab.lessons.checks.telling import attempt as attempt
-from adamix_lab.lessons.effects import effects_table as effects_table
-from adamix_lab.lessons.effects import forest as forest
-from adamix_lab.lessons.effects import outcome as outcome
-from adamix_lab.lessons.program import check_program as check_program
-from adamix_lab.lessons.program import equal_to_library as equal_to_library
-from adamix_lab.lessons.program import mine as mine
-from adamix_lab.lessons.program import progress as progress
-from adamix_lab.lessons.widgets import Explorer, Number, View
-from adamix_lab.lessons.widgets import Prediction as Prediction
-from adamix_lab.lessons.widgets import brier as brier
+from adamix_lab.lessons.answers import Answers, answers_of, changed_twin, spread
+from adamix_lab.lessons.checks.merging import check_align
+from adamix_lab.lessons.checks.telling import attempt
+from adamix_lab.lessons.effects import effects_table, forest, outcome
+from adamix_lab.lessons.program import check_program, equal_to_library, mine, progress
+from adamix_lab.lessons.widgets import Explorer, Number, Prediction, View, brier
 from adamix_lab.lessons.world import World, draw_world, train_world, world_explorer
-from adamix_lab.lessons.your_own import ADAPTATION, read_loras
-from adamix_lab.models.model import MixtureModel, attach, load_trained
-from adamix_lab.models.model import trained_tensors as trained_tensors
-from adamix_lab.tasks.backbones import load_backbone
+from adamix_lab.lessons.your_own import load_loras
+from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.loading import load_task
 from adamix_lab.tasks.tasks import Task
-from adamix_lab.training.shipped import BLOCKS, load_twin, sentences
+from adamix_lab.training.shipped import load_twin, sentences
+
+__all__ = ["Prediction", "aligned", "attempt", "brier", "check_align", "check_program", "effects_table"]
+__all__ += ["equal_to_library", "forest", "generator_for", "mine", "outcome", "permuted_copies", "progress"]
 
 # -- in one dimension: which side is shared, and whether the merge lies on the mean of the routes --------------------
 
@@ -81,9 +76,9 @@ def layer_gaps(rows: int = 16) -> dict[str, list[float]]:
         "bottleneck, up shared, 1,400 steps": load_twin("adamix", 0),
         "bottleneck, down shared": load_twin("down", 20, data="noisy"),
         "bottleneck, nothing shared, tied": load_twin("unshared-tied", 20, data="noisy"),
-        "LoRA, B shared": loras("adamix", "B", tied=False),
-        "LoRA, nothing shared, tied": loras("tied", None, tied=True),
-        "the same LoRAs, sides drawn independently": loras("tied", None, tied=False),
+        "LoRA, B shared": load_loras("adamix"),
+        "LoRA, nothing shared, tied": load_loras("tied"),
+        "the same LoRAs, sides drawn independently": load_loras("tied", tied=False),
     }
     found = {}
     for name, (mixture, tokenizer) in names.items():
@@ -91,14 +86,6 @@ def layer_gaps(rows: int = 16) -> dict[str, list[float]]:
         with torch.no_grad():
             found[name] = list(merge_gap(mixture, batch).values())
     return found
-
-
-def loras(kind: str, share: str | None, tied: bool) -> tuple[MixtureModel, object]:
-    """(mixture, tokenizer) of the shipped LoRA experts of seed 0, their sides tied or not."""
-    model, tokenizer = load_backbone("minilm", num_labels=2)
-    mixture = attach(model, ADAPTATION, 4, share, blocks=BLOCKS, tied=tied)
-    load_trained(mixture, read_loras(kind, 0))
-    return mixture.eval(), tokenizer
 
 
 def draw_gaps(gaps: Mapping[str, Sequence[float]]) -> Picture:
@@ -114,11 +101,8 @@ def draw_gaps(gaps: Mapping[str, Sequence[float]]) -> Picture:
         ax.annotate(said, (max(percent), n), xytext=(10, 0), textcoords="offset points", va="center", color=colour)
         told.append(f"{name}: {said}")
     ax.set_yticks(range(len(gaps)), list(gaps))
-    ax.set(
-        xlabel="distance from the mean of the routes (% of the update)",
-        ylim=(len(gaps) - 0.5, -0.5),
-    )
-    ax.set_xlim(-2, 1.25 * max(100 * max(values) for values in gaps.values()) + 2)
+    ax.set(xlabel="distance from the mean of the routes (% of the update)", ylim=(len(gaps) - 0.5, -0.5))
+    ax.margins(x=0.15)
     despine(ax)
     return Picture(figure, f"How far a merged layer is from the mean of its routes. {'; '.join(told)}.")
 
@@ -131,25 +115,13 @@ def merge_differs(answers: Answers) -> Tensor:
     return (answers.merged.argmax(-1) != marginal(answers.routes).argmax(-1)).float()
 
 
-def load_apart() -> tuple[MixtureModel, object, Task]:
-    """(mixture, tokenizer, task) of the adapters that were trained apart on "aspects"."""
-    return *load_twin("apart"), load_task("aspects")
+def tell_merge(name: str, change: Callable[[Tensors], Tensors], rows: int = 128) -> str:
+    """The mean of the experts alone, the merge and the average of all routes, of adapters that were trained apart.
 
-
-def answers_with(
-    mixture: MixtureModel, task: Task, tokenizer: object, tensors: dict[str, Tensor], rows: int
-) -> Answers:
-    """What a mixture answers with other weights; its own are put back."""
-    before = {name: tensor.clone() for name, tensor in trained_tensors(mixture).items()}
-    load_trained(mixture, tensors)
-    try:
-        return answers_of(mixture, task, tokenizer, rows)
-    finally:
-        load_trained(mixture, before)
-
-
-def tell_merge(answers: Answers, name: str) -> str:
-    """The mean of the experts alone, the merge and the average of all routes, in a line."""
+    change: what is done to their weights before.
+    """
+    mixture, tokenizer = changed_twin(change, "apart")
+    answers = answers_of(mixture, load_task("aspects"), tokenizer, rows)
     alone, merged = answers.right[:, answers.fixed].mean(), answers.merged_right.mean()
     together = (marginal(answers.routes).argmax(-1) == answers.labels).float().mean()
     return (
@@ -172,43 +144,36 @@ class Ground:
         name: of the experts.
         top: the mixture from its first site on.
         batch: cached states with labels.
-        places: `[N, 2]` of the points whose loss was measured beforehand.
-        losses: `[N]`, nats.
-        alone: the loss of each of the three experts.
-        merged: the loss at the centre.
-        ensemble: the loss of their averaged probabilities.
+        measured: the loss over the triangle, with marks "expert 0", "expert 1", "expert 2" and "mean", the merge.
+        ensemble: the loss of the three experts' averaged probabilities.
     """
 
     name: str
     top: MixtureModel
     batch: Batch
-    places: Tensor
-    losses: Tensor
-    alone: tuple[float, ...]
-    merged: float
+    measured: Landscape
     ensemble: float
+
+    @property
+    def alone(self) -> list[float]:
+        """The loss of each of the three experts, in nats."""
+        return [self.measured.at(f"expert {n}") for n in range(3)]
 
 
 def prepare(
-    mixture: MixtureModel, task: Task, tokenizer: object, name: str = "", rows: int = 64, steps: int = 6
+    mixture: MixtureModel, task: Task, tokenizer: Any, name: str = "", rows: int = 64, steps: int = 6
 ) -> Ground:
     """Measures the triangle of experts 0, 1, 2 on evaluation rows spread evenly over the set.
 
     Raises ValueError below three experts.
     """
-    spread = task.evaluation[:: max(1, len(task.evaluation) // rows)][:rows]
-    (batch,) = task_batches(replace(task, evaluation=spread), tokenizer, batch_size=rows)
+    (batch,) = task_batches(spread(task, rows), tokenizer, batch_size=rows)
     measured = evaluate_points(mixture, simplex(experts_of(mixture, 3), steps), [batch])
-    shares = measured.coefficients[: -len(measured.marks)].float()
     with torch.no_grad(), evaluating(mixture):
         top, cache = try_cached_prefix(mixture)
         cached = cache(batch)
-        passes = [answer(top, cached, vertex) for vertex in torch.eye(3).tolist()]
-        logits = torch.stack(passes, 1)  # [rows, 3, C]
-    ensemble = float(torch.nn.functional.nll_loss(marginal(logits), batch["labels"]))
-    alone = tuple(float(torch.nn.functional.cross_entropy(logits[:, n], batch["labels"])) for n in range(3))
-    losses = measured.values("loss").flatten().float()
-    return Ground(name, top, cached, shares @ torch.tensor(CORNERS), losses, alone, measured.at("mean"), ensemble)
+        logits = torch.stack([answer(top, cached, vertex) for vertex in torch.eye(3).tolist()], 1)  # [rows, 3, C]
+    return Ground(name, top, cached, measured, float(nll_loss(marginal(logits), batch["labels"])))
 
 
 def answer(top: MixtureModel, cached: Batch, weights: list[float]) -> Tensor:
@@ -239,7 +204,7 @@ def mixed(ground: Ground, first: float, second: float, third: float) -> Mixed:
         )
     weights = tuple(w / sum(given) for w in given)
     logits, labels = answer(ground.top, ground.batch, list(weights)), ground.batch["labels"]
-    loss = float(torch.nn.functional.cross_entropy(logits, labels))
+    loss = float(cross_entropy(logits, labels))
     return Mixed(ground, weights, loss, float((logits.argmax(-1) == labels).float().mean()))
 
 
@@ -249,26 +214,27 @@ def draw_mixed(state: Mixed, highest: float | None = None) -> View:
     highest: loss at the end of the colour scale, which begins at 0, so that several triangles share one; None takes
         this one's own.
     """
-    ground = state.ground
+    ground, measured = state.ground, state.ground.measured
+    corners, losses = torch.tensor(CORNERS), measured.values("loss").flatten().float()
+    top = highest or max(float(losses.max()), 1e-3)
+    x, y = (measured.coefficients[: len(losses)].float() @ corners).T.numpy()
     figure, ax = new_figure(6.2, 4.2)
-    top = highest or float(ground.losses.max())
-    levels = torch.linspace(0, max(top, 1e-3), 15).tolist()
-    x, y = ground.places.T.numpy()
-    drawn = ax.tricontourf(x, y, ground.losses.clamp(max=top).numpy(), levels=levels, cmap="cividis", extend="max")
+    levels = torch.linspace(0, top, 15).tolist()
+    drawn = ax.tricontourf(x, y, losses.clamp(max=top).numpy(), levels=levels, cmap="cividis", extend="max")
     bar = figure.colorbar(drawn, ax=ax, label="loss (nats)", format="%.2f")
-    bar.ax.plot([0.5], [ground.ensemble], marker=STYLES["ensemble"][1], color=STYLES["ensemble"][0], markersize=9)
-    centre = (torch.full((3,), 1 / 3) @ torch.tensor(CORNERS)).tolist()
-    here = (torch.tensor(state.weights) @ torch.tensor(CORNERS)).tolist()
-    ax.plot(*centre, marker=STYLES["merged"][1], color=STYLES["merged"][0], markersize=11, markeredgecolor="white",
-            linestyle="none", label=f"merge {ground.merged:.3f}")  # fmt: skip
-    ax.plot([], [], marker=STYLES["ensemble"][1], color=STYLES["ensemble"][0], linestyle="none",
-            label=f"ensemble {ground.ensemble:.3f} (on the scale)")  # fmt: skip
-    ax.plot(*here, marker="X", color="#D55E00", markersize=13, markeredgecolor="white", linestyle="none",
-            label=f"your mixture {state.loss:.3f}")  # fmt: skip
-    for n, ((cx, cy), loss) in enumerate(zip(CORNERS, ground.alone, strict=True)):
-        apex = n == 2  # its label stands to the right, for the legend is on the left
-        ax.annotate(f"expert {n}: {loss:.3f}", (cx, cy), xytext=(10, -4) if apex else (0, -16),
-                    textcoords="offset points", ha="left" if apex else "center")  # fmt: skip
+    (colour, marker), told = STYLES["ensemble"], f"ensemble {ground.ensemble:.3f} (on the scale)"
+    bar.ax.plot([0.5], [ground.ensemble], marker=marker, color=colour, markersize=9)
+    ax.plot([], [], marker, color=colour, label=told)
+    points = (
+        ((1 / 3,) * 3, STYLES["merged"], f"merge {measured.at('mean'):.3f}"),
+        (state.weights, ("#D55E00", "X"), f"your mixture {state.loss:.3f}"),
+    )
+    for weights, (colour, marker), label in points:
+        place = (torch.tensor(weights) @ corners).tolist()
+        ax.plot(*place, marker, color=colour, markersize=12, markeredgecolor="white", label=label)
+    for n, loss in enumerate(ground.alone):
+        shift, side = ((10, -4), "left") if n == 2 else ((0, -16), "center")  # the legend is left of the apex
+        ax.annotate(f"expert {n}: {loss:.3f}", CORNERS[n], shift, textcoords="offset points", ha=side)
     ax.set_axis_off()
     ax.set(aspect="equal", ylim=(-0.12, 1.0))
     ax.legend(frameon=False, loc="upper left", fontsize=8, bbox_to_anchor=(-0.12, 1.05))
@@ -278,17 +244,15 @@ def draw_mixed(state: Mixed, highest: float | None = None) -> View:
     bar.ax.set_position((0.86, 0.03, 0.032, 0.93))
     rows = len(ground.batch["labels"])
     lowest, most = (100 * share for share in wilson(state.accuracy, rows))
-    weights = ", ".join(f"{100 * w:.0f}" for w in state.weights)
     readout = (
-        f"Weights {weights} %: loss {state.loss:.3f} nats, accuracy {100 * state.accuracy:.0f} % on {rows} rows (95 % "
-        f"interval {lowest:.0f} to {most:.0f}). Alone the experts lose {', '.join(f'{a:.3f}' for a in ground.alone)}; "
-        f"merged {ground.merged:.3f}; as an ensemble {ground.ensemble:.3f}."
+        f"Weights {', '.join(f'{100 * w:.0f}' for w in state.weights)} %: loss {state.loss:.3f} nats, accuracy "
+        f"{100 * state.accuracy:.0f} % on {rows} rows (95 % interval {lowest:.0f} to {most:.0f}). Alone the experts "
+        f"lose {', '.join(f'{loss:.3f}' for loss in ground.alone)}; merged {measured.at('mean'):.3f}; as an ensemble "
+        f"{ground.ensemble:.3f}."
     )
     alt = (
-        f"Triangle of mixtures of three experts ({ground.name}), coloured by loss, {float(ground.losses.min()):.3f} to "
-        f"{float(ground.losses.max()):.3f} nats. At the corners {', '.join(f'{a:.3f}' for a in ground.alone)}, at the "
-        f"centre (the merge) {ground.merged:.3f}; ensemble {ground.ensemble:.3f}. The cross marks weights {weights} %: "
-        f"{state.loss:.3f}."
+        f"Triangle of mixtures of three experts ({ground.name}), coloured by loss, {float(losses.min()):.3f} to "
+        f"{float(losses.max()):.3f} nats; the merge at its centre, a cross at your mixture. {readout}"
     )
     return View(readout, Picture(figure, alt))
 

@@ -2,50 +2,46 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
-from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
 
 from adamix_lab.analysis.plots import STYLES, Picture, despine, panels
 from adamix_lab.analysis.points import try_cached_prefix
-from adamix_lab.baselines.making import fitted as fitted
+from adamix_lab.baselines.making import fitted
 from adamix_lab.core.errors import LabError
-from adamix_lab.core.files import require_file
 from adamix_lab.experiments.claims import printed_table
 from adamix_lab.experiments.figures import Look
 from adamix_lab.experiments.grids import read_grid
 from adamix_lab.experiments.tour import ADAMIX, PROBE, SINGLE, SLOW, stored_seeds
-from adamix_lab.lessons.checks.routing import check_count as check_count
-from adamix_lab.lessons.checks.telling import attempt as attempt
-from adamix_lab.lessons.drawing import draw_block as draw_block
-from adamix_lab.lessons.effects import effects_table as effects_table
-from adamix_lab.lessons.effects import forest as forest
-from adamix_lab.lessons.effects import outcome as outcome
-from adamix_lab.lessons.widgets import Explorer, Number, Steps, View
-from adamix_lab.lessons.widgets import Prediction as Prediction
-from adamix_lab.lessons.widgets import brier as brier
+from adamix_lab.lessons.checks.routing import check_count
+from adamix_lab.lessons.checks.telling import attempt
+from adamix_lab.lessons.drawing import draw_block
+from adamix_lab.lessons.effects import effects_table, forest, outcome
+from adamix_lab.lessons.widgets import Explorer, Number, Prediction, Steps, View, brier
 from adamix_lab.lessons.world import world_explorer
 from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.batches import encode, padding_of, sequential
 from adamix_lab.tasks.tasks import Task, data_root
 from adamix_lab.training.evaluation import IndexedBatch, evaluate_batches
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = ["Prediction", "attempt", "brier", "check_count", "draw_block", "effects_table", "fitted", "forest"]
+__all__ += ["outcome"]
+
 NAMES = {"single": SINGLE, "adamix": ADAMIX, "slow-swa": SLOW, "probe": PROBE}  # the stored seeds' names
 COLOURS = {SINGLE: "single", ADAMIX: "merged", SLOW: "dropout", PROBE: "probe"}  # as the tour draws them
-WAYS = ("merged", "experts", "random", "ensemble")
+WAYS = {"merged": "merged", "experts": "fixed", "random": "random", "ensemble": "ensemble"}  # to answer: their style
 
 
 # -- the paper's promise ----------------------------------------------------------------------------------------------
 
 
-def table_1() -> Any:
-    """Table 1 of the paper as a pandas frame: trained parameters, what they weigh in float32, the average over GLUE."""
+def table_1() -> DataFrame:
+    """Table 1 of the paper: trained parameters, what they weigh in float32, the average over GLUE."""
     from pandas import DataFrame
 
     rows = []
@@ -110,10 +106,8 @@ class Watch:
 
 def displayed() -> Callable[[Picture], None]:
     """A place in a notebook that takes one picture after another; nothing happens where there is no notebook."""
-    try:
-        from IPython.display import display
-    except ImportError:
-        return lambda picture: None
+    from IPython.display import display
+
     place = display(display_id=True)
     return place.update if place else lambda picture: None
 
@@ -148,7 +142,7 @@ def draw_seeds(*names: str) -> Picture:
         axes, (("points", "accuracy (%)", 1), ("nats", "loss (nats)", 3)), strict=True
     ):
         for n, (model, way) in enumerate(lines):
-            own, (colour, marker) = ten[model, way, unit].own, STYLES[COLOURS[model] if way == "alone" else STYLE[way]]
+            own, (colour, marker) = ten[model, way, unit].own, STYLES[WAYS.get(way, COLOURS[model])]
             ax.plot([own.low, own.high], [n, n], color=colour, linewidth=2.5, alpha=0.6)
             ax.plot(own.mean, n, color=colour, marker=marker, markersize=9)
             ax.annotate(f"{own.mean:.{digits}f}", (own.mean, n), (0, 8), textcoords="offset points", ha="center")
@@ -160,76 +154,52 @@ def draw_seeds(*names: str) -> Picture:
     return Picture(figure, f"Ten seeds, judged on 1,000 sentences that nobody trained on. {'; '.join(told)}.")
 
 
-STYLE = {"merged": "merged", "experts": "fixed", "random": "random", "ensemble": "ensemble"}  # of a way to answer
-
-
 # -- where to stop each of two runs -----------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1)
-def stored_looks(folder: Path | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-    """The steps that were looked at `[looks]`, and by model the accuracies there, `[looks, seeds]`, in points."""
-    path = (folder or data_root() / "results" / "tour") / "looks.csv"
-    require_file(path, "accuracies on the way. `python data/results/tour/make.py` makes it.")
-    rows = [row for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines()) if row["unit"] == "accuracy"]
-    seeds = [name for name in rows[0] if name.isdigit()]
-    found = {
-        model: torch.tensor([[float(row[seed]) for seed in seeds] for row in rows if row["model"] == model])
-        for model in dict.fromkeys(row["model"] for row in rows)
-    }
-    return torch.tensor([int(row["step"]) for row in rows if row["model"] == ADAMIX]), found
+@cache
+def stored_looks() -> DataFrame:
+    """Accuracies on the way, in points: a line a model and a step that was looked at, a column a seed."""
+    import pandas as pd
+
+    table = pd.read_csv(data_root() / "results" / "tour" / "looks.csv")
+    return table[table["unit"] == "accuracy"].drop(columns="unit").set_index(["model", "step"])
 
 
-@dataclass(frozen=True)
-class Stopped:
-    """Two runs, each stopped at a step: accuracies `[looks, seeds]` and the looks that were chosen."""
-
-    steps: Tensor
-    curves: dict[str, Tensor]
-    stops: dict[str, int]  # model: look
-
-    @property
-    def difference(self) -> Tensor:
-        """AdaMix minus the other at their stops, `[seeds]`, in points."""
-        mine, other = (self.curves[model][look] for model, look in self.stops.items())
-        return mine - other
-
-
-def stopped(adamix: int, other: int, opponent: str) -> Stopped:
-    """AdaMix and an opponent of NAMES, each at a step that was looked at. Raises LabError for another step."""
-    steps, curves = stored_looks()
-    places = {int(step): n for n, step in enumerate(steps)}
+def stopped(adamix: int, other: int, opponent: str) -> dict[str, int]:
+    """The steps at which AdaMix and an opponent of NAMES stop. Raises LabError for one that was not looked at."""
+    steps = list(stored_looks().loc[ADAMIX].index)
     for step in (adamix, other):
-        if step not in places:
-            raise LabError(f"Step {step} was not looked at: expected one of {', '.join(map(str, places))}.")
-    return Stopped(steps, curves, {ADAMIX: places[adamix], NAMES[opponent]: places[other]})
+        if step not in steps:
+            raise LabError(f"Step {step} was not looked at: expected one of {', '.join(map(str, steps))}.")
+    return {ADAMIX: adamix, NAMES[opponent]: other}
 
 
-def draw_stopped(state: Stopped) -> View:
-    """Both mean curves over ten seeds with all of their seeds behind them, and the two stops."""
+def draw_stopped(stops: Mapping[str, int]) -> View:
+    """Two mean curves over ten seeds with all of their seeds behind them, and the stops of both, by model."""
     figure, (ax,) = panels(1, 7.2, 3.8)
-    told = []
-    for model, look in state.stops.items():
-        colour, marker = STYLES[COLOURS[model]]
-        values = state.curves[model]
-        ax.plot(state.steps, values, color=colour, linewidth=0.8, alpha=0.25)
-        ax.plot(state.steps, values.mean(1), color=colour, linewidth=3, label=model)
-        ax.plot(state.steps[look], values[look].mean(), color=colour, marker=marker, markersize=15, markeredgecolor="k")
-        told.append(f"{model} after {int(state.steps[look])} steps: {float(values[look].mean()):.1f} %")
+    told, ends = [], []
+    for model, step in stops.items():
+        (colour, marker), curves = STYLES[COLOURS[model]], stored_looks().loc[model]
+        mean = curves.mean(axis=1)
+        ax.plot(curves.index, curves, color=colour, linewidth=0.8, alpha=0.25)
+        ax.plot(mean, color=colour, linewidth=3, label=model)
+        ax.plot(step, mean[step], color=colour, marker=marker, markersize=15, markeredgecolor="k")
+        told.append(f"{model} after {step} steps: {mean[step]:.1f} %")
+        ends.append(curves.loc[step])
     ax.set(xlabel="steps", ylabel="accuracy on true labels (%)", ylim=(48, 90))
     despine(ax)
     ax.legend(frameon=False, loc="lower right")
-    gap = state.difference
-    ahead, mean = int((gap > 0).sum()), float(gap.mean())
-    leads = "AdaMix" if mean > 0 else next(model for model in state.stops if model != ADAMIX)
-    told.append(f"{leads} leads by {abs(mean):.1f} points; AdaMix is ahead in {ahead} of {len(gap)} seeds")
-    readout = ". ".join(told) + "."
+    gap = ends[0] - ends[1]
+    leads = "AdaMix" if gap.mean() > 0 else list(stops)[1]
+    ahead = f"AdaMix is ahead in {(gap > 0).sum()} of {len(gap)} seeds"
+    readout = ". ".join([*told, f"{leads} leads by {abs(gap.mean()):.1f} points; {ahead}."])
     return View(readout, Picture(figure, f"Accuracy against steps, means over {len(gap)} seeds. {readout}"))
 
 
 def stop_explorer() -> Explorer:
     """The widget of lesson 00: a stop for AdaMix, a stop for its opponent, and who that is."""
-    steps = stored_looks()[0].tolist()
+    steps = list(stored_looks().loc[ADAMIX].index)
     stop = partial(Number, low=0, high=max(steps), step=steps[1], live=True)
     return Explorer(
         "Where to stop",

@@ -9,40 +9,35 @@ from __future__ import annotations
 import itertools
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from adamix_lab.analysis.plots import STYLES, Picture, fix_margins, new_figure, panels
-from adamix_lab.core.adaptations import LoRA
-from adamix_lab.core.adaptations import along as along
-from adamix_lab.core.adaptations import kaiming as kaiming
-from adamix_lab.core.adaptations import linear as linear
-from adamix_lab.core.adaptations import normal as normal
-from adamix_lab.core.adaptations import ones as ones
-from adamix_lab.core.adaptations import zeros as zeros
+from adamix_lab.analysis.plots import STYLES, Picture, despine, fix_margins, new_figure, panels
+from adamix_lab.core.adaptations import LoRA, along, kaiming, linear, normal, ones, zeros
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.files import read_tensors, require_file
 from adamix_lab.core.merging import REORDERED, merge, merge_products, relative_difference
 from adamix_lab.interop.checking import compute_logits, copy_base
 from adamix_lab.interop.peft import import_peft_library, write_experts
-from adamix_lab.lessons.checks.beyond import check_gated_lora as check_gated_lora
-from adamix_lab.lessons.checks.beyond import check_peft_weight as check_peft_weight
-from adamix_lab.lessons.checks.telling import attempt as attempt
-from adamix_lab.lessons.effects import forest as forest
-from adamix_lab.lessons.widgets import Explorer, Steps, View
-from adamix_lab.lessons.widgets import Prediction as Prediction
-from adamix_lab.lessons.widgets import brier as brier
+from adamix_lab.lessons.answers import spread
+from adamix_lab.lessons.checks.beyond import check_gated_lora, check_peft_weight
+from adamix_lab.lessons.checks.telling import attempt
+from adamix_lab.lessons.effects import forest
+from adamix_lab.lessons.widgets import Explorer, Prediction, Steps, View, brier
 from adamix_lab.models.model import MixtureModel, attach, load_trained
 from adamix_lab.tasks.backbones import load_backbone
-from adamix_lab.tasks.batches import encode as encode
+from adamix_lab.tasks.batches import encode
 from adamix_lab.tasks.loading import load_task
 from adamix_lab.tasks.tasks import Task, data_root
 from adamix_lab.training.shipped import BLOCKS
+
+__all__ = ["Prediction", "along", "attempt", "brier", "check_gated_lora", "check_peft_weight", "encode", "forest"]
+__all__ += ["kaiming", "linear", "normal", "ones", "zeros"]
 
 SEEDS = range(10)
 KINDS = {"adamix": ("B", 1.0), "tied": (None, 0.0)}  # what is shared, weight of consistency
@@ -50,26 +45,27 @@ EXPERTS = 4
 ADAPTATION = LoRA(rank=4, alpha=8.0)
 
 
-def fresh_loras(kind: str, seed: int) -> tuple[MixtureModel, Any]:
+def fresh_loras(kind: str, seed: int, tied: bool | None = None) -> tuple[MixtureModel, Any]:
     """(untrained mixture, tokenizer): MiniLM with LoRAs on query and value of its last two blocks.
 
-    Raises ValueError for an unknown kind.
+    tied: whether A_i always goes with B_i; None: where nothing is shared. Raises ValueError for an unknown kind.
     """
     one_of("Kind of LoRA experts", kind, KINDS)
     model, tokenizer = load_backbone("minilm", num_labels=2, pooling="cls")
     share, _ = KINDS[kind]
-    mixture = attach(model, ADAPTATION, EXPERTS, share, blocks=BLOCKS, seed=seed, tied=share is None)
-    return mixture, tokenizer
+    pairs = share is None if tied is None else tied
+    return attach(model, ADAPTATION, EXPERTS, share, blocks=BLOCKS, seed=seed, tied=pairs), tokenizer
 
 
-def load_loras(kind: str = "adamix", seed: int = 0, folder: Path | None = None) -> tuple[MixtureModel, Any]:
-    """(mixture in evaluation mode, tokenizer) of shipped LoRA experts.
+def load_loras(
+    kind: str = "adamix", seed: int = 0, folder: Path | None = None, tied: bool | None = None
+) -> tuple[MixtureModel, Any]:
+    """(mixture in evaluation mode, tokenizer) of shipped LoRA experts; tied as in `fresh_loras`.
 
     Raises ValueError for an unknown kind, FileNotFoundError where the experts are not there.
     """
-    tensors = read_loras(kind, seed, folder)
-    mixture, tokenizer = fresh_loras(kind, seed)
-    load_trained(mixture, tensors)
+    mixture, tokenizer = fresh_loras(kind, seed, tied)
+    load_trained(mixture, read_loras(kind, seed, folder))
     return mixture.eval(), tokenizer
 
 
@@ -80,8 +76,8 @@ def read_loras(kind: str, seed: int, folder: Path | None = None) -> dict[str, Te
     """
     one_of("Kind of LoRA experts", kind, KINDS)
     expected = f"LoRA experts of seeds {', '.join(map(str, SEEDS))}. `python data/lessons/make.py loras` makes them."
-    path = require_file(place_of(kind, seed, folder), expected)
-    return {name: tensor.float() for name, tensor in read_tensors(path).items()}
+    found = read_tensors(require_file(place_of(kind, seed, folder), expected))
+    return {name: tensor.float() for name, tensor in found.items()}
 
 
 def place_of(kind: str, seed: int, folder: Path | None = None) -> Path:
@@ -111,8 +107,11 @@ def in_peft(mixture: MixtureModel) -> Any:
     return model.eval()
 
 
-def combine(model: Any, weight: float, combination: str) -> None:
-    """Makes and selects peft's combination of all experts at one weight each. Raises ValueError for another name."""
+def combine(model: Any, weight: float, combination: str) -> float:
+    """Makes and selects peft's combination of all experts at one weight each.
+
+    Returns the Frobenius norm of what it adds to all frozen weights together. Raises ValueError for another name.
+    """
     one_of("combination", combination, COMBINATIONS)
     experts = [name for name in model.peft_config if name.startswith("expert")]
     if COMBINED in model.peft_config:
@@ -120,11 +119,6 @@ def combine(model: Any, weight: float, combination: str) -> None:
         model.delete_adapter(COMBINED)
     model.add_weighted_adapter(experts, [weight] * len(experts), COMBINED, combination_type=combination)
     model.set_adapter(COMBINED)
-
-
-def update_norm(model: Any, weight: float, combination: str) -> float:
-    """Frobenius norm of what a combination adds to all frozen weights together."""
-    combine(model, weight, combination)
     layers = [module for module in model.modules() if COMBINED in getattr(module, "lora_A", {})]
     with torch.no_grad():
         return float(torch.stack([layer.get_delta_weight(COMBINED).norm() for layer in layers]).norm())
@@ -132,117 +126,88 @@ def update_norm(model: Any, weight: float, combination: str) -> float:
 
 @dataclass(frozen=True)
 class Ground:
-    """Experts in both libraries, and what does not change while weights do.
+    """What stock peft's combinations of some experts come to, beside the library's two merges.
 
     Attributes:
         name: of the experts.
         experts: M.
-        model: stock peft, an adapter an expert.
-        batch: rows to compare logits on.
-        factors, products: logits `[rows, C]` of the library's two merges.
         norms: norm of the update by (combination, weight), relative to the mean of factors.
         target: the same of the mean of products.
-        seen: relative differences of logits by (combination, weight), filled as they are asked for.
+        apart: largest differences of logits, relative, to the merge and to `merge_products`, by (combination, weight).
     """
 
     name: str
     experts: int
-    model: Any
-    batch: dict[str, Tensor]
-    factors: Tensor
-    products: Tensor
     norms: dict[tuple[str, str], float]
     target: float
-    seen: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
+    apart: dict[tuple[str, str], tuple[float, ...]]
 
 
 def prepare(mixture: MixtureModel, task: Task, tokenizer: Any, name: str = "", rows: int = 16) -> Ground:
-    """Both merges on evaluation rows spread over the set, and the norms of peft's combinations.
+    """Both merges and all of peft's combinations on evaluation rows spread over the set.
 
     Raises ValueError where the experts are no LoRAs, ImportError without peft.
     """
-    spread = task.evaluation[:: max(1, len(task.evaluation) // rows)][:rows]
-    batch = dict(tokenizer([row[task.text[0]] for row in spread], padding=True, return_tensors="pt"))
+    texts = [row[task.text[0]] for row in spread(task, rows).evaluation]
+    batch = dict(tokenizer(texts, padding=True, return_tensors="pt"))
+    merges = [compute_logits(made, batch) for made in (merge(mixture), merge_products(mixture))]
     model, one = in_peft(mixture), mixture.space.experts
-    factors, products = update_norm(model, 1 / one**2, "linear"), update_norm(model, 1 / one, "cat")
-    ways = itertools.product(COMBINATIONS, WEIGHTS)
-    norms = {(way, weight): update_norm(model, float(Fraction(weight)), way) / factors for way, weight in ways}
-    logits = compute_logits(merge(mixture), batch), compute_logits(merge_products(mixture), batch)
-    return Ground(name, one, model, batch, *logits, norms, products / factors)
+    factors, products = combine(model, 1 / one**2, "linear"), combine(model, 1 / one, "cat")
+    norms, apart = {}, {}
+    for way, weight in itertools.product(COMBINATIONS, WEIGHTS):
+        norms[way, weight] = combine(model, float(Fraction(weight)), way) / factors
+        logits = compute_logits(model, batch)
+        apart[way, weight] = tuple(relative_difference(logits, merged) for merged in merges)
+    return Ground(name, one, norms, products / factors, apart)
 
 
-@dataclass(frozen=True)
-class Combined:
-    """A state: its norm relative to the mean of factors; largest differences of logits, relative, to both merges."""
+class Combined(NamedTuple):
+    """Stock peft's combination at one weight for each expert ("1", "1/2", ...)."""
 
     ground: Ground
-    weight: str
     combination: str
-    norm: float
-    from_factors: float
-    from_products: float
-
-
-def combined(ground: Ground, combination: str, weight: str) -> Combined:
-    """Stock peft's combination at one weight for each expert ("1", "1/2", ...)."""
-    key = combination, weight
-    if key not in ground.seen:
-        combine(ground.model, float(Fraction(weight)), combination)
-        logits = compute_logits(ground.model, ground.batch)
-        distances = [relative_difference(logits, merged) for merged in (ground.factors, ground.products)]
-        ground.seen[key] = distances[0], distances[1]
-    return Combined(ground, weight, combination, ground.norms[key], *ground.seen[key])
+    weight: str
 
 
 def draw_combined(state: Combined) -> View:
     """The norm of peft's update against the weight, and how far its logits are from the library's two merges."""
-    ground = state.ground
+    ground, combination, weight = state
+    norm, found = ground.norms[combination, weight], ground.apart[combination, weight]
     figure, (left, right) = panels(2, 9.2, 3.8)
-    places = range(len(WEIGHTS))
-    styles = {"linear": ("random", "-"), "cat": ("fixed", "--")}
-    for combination, (style, line) in styles.items():
-        colour, marker = STYLES[style]
-        values = [ground.norms[combination, weight] for weight in WEIGHTS]
-        left.plot(places, values, color=colour, marker=marker, linestyle=line, label=f"peft, “{combination}”")
+    told = []
+    for way, style in (("linear", "random"), ("cat", "fixed")):
+        (colour, marker), values = STYLES[style], [ground.norms[way, each] for each in WEIGHTS]
+        left.plot(WEIGHTS, values, color=colour, marker=marker, label=f"peft, “{way}”")
+        told.append(f"{way} " + ", ".join(f"{each}: {value:.3g}" for each, value in zip(WEIGHTS, values, strict=True)))
     left.axhline(1, color=STYLES["merged"][0], linewidth=1, label="mean of factors")
     left.axhline(ground.target, color=STYLES["exact"][0], linestyle=":", linewidth=1.5, label="mean of products")
-    left.plot(WEIGHTS.index(state.weight), state.norm, marker="o", markersize=15, markerfacecolor="none",
-              markeredgecolor="black", linestyle="none")  # fmt: skip
+    left.plot(weight, norm, "o", markersize=15, markerfacecolor="none", markeredgecolor="black")
     left.set_title(ground.name, fontsize=10)
     left.set_yscale("log", base=2)
-    left.yaxis.set_major_formatter("{x:g}")
-    left.set_xticks(list(places), WEIGHTS)
     left.set(xlabel="weight of each expert", ylabel="norm of the update\n(mean of factors = 1)")
-    left.grid(alpha=0.3)
-    names = ("merge\n(mean of factors)", "merge_products\n(mean of products)")
-    found = state.from_factors, state.from_products
+    left.yaxis.set_major_formatter("{x:g}")
+    left.legend(frameon=False, fontsize=8, loc="upper right")
+    names = ("merge", "merge_products")
     for n, (value, style) in enumerate(zip(found, ("merged", "exact"), strict=True)):
-        colour, marker = STYLES[style]
-        right.plot(max(value, 1e-8), n, color=colour, marker=marker, markersize=10, linestyle="none")
+        right.plot(max(value, 1e-8), n, STYLES[style][1], color=STYLES[style][0], markersize=10)
     right.axvspan(1e-8, CLOSE, color="#009E73", alpha=0.15)
     right.set(xscale="log", xlim=(5e-9, 50), ylim=(-0.6, 1.6))
-    right.xaxis.set_major_formatter("{x:g}")  # powers set as formulas would cost a sixth of the drawing
-    right.set_yticks([0, 1], names)
     right.set_xlabel("relative difference of logits (shaded: below 1e-5)")
-    right.grid(axis="x", alpha=0.3)
-    same = ", ".join(name for name, value in zip(("merge", "merge_products"), found, strict=True) if value <= CLOSE)
+    right.xaxis.set_major_formatter("{x:g}")  # powers set as formulas would cost a sixth of the drawing
+    right.set_yticks([0, 1], [f"{names[0]}\n(mean of factors)", f"{names[1]}\n(mean of products)"])
+    for ax in (left, right):
+        despine(ax)
+    fix_margins(figure, left=0.09, right=0.985, bottom=0.15, top=0.92, wspace=0.48)
+    same = ", ".join(name for name, value in zip(names, found, strict=True) if value <= CLOSE)
     readout = (
-        f"{ground.name}: “{state.combination}” at weight {state.weight} for each of {ground.experts} experts gives "
-        f"{state.norm:.3g} times the update of the mean of factors. Largest difference of logits: {found[0]:.2g} of "
-        f"the largest to merge, {found[1]:.2g} to merge_products. "
-        + (f"Equal to {same} within 1e-5." if same else "Equal to neither within 1e-5.")
-    )
-    told = "; ".join(
-        f"{combination} " + ", ".join(f"{weight}: {ground.norms[combination, weight]:.3g}" for weight in WEIGHTS)
-        for combination in COMBINATIONS
+        f"{ground.name}: “{combination}” at weight {weight} for each of {ground.experts} experts gives {norm:.3g} "
+        f"times the update of the mean of factors. Largest difference of logits: {found[0]:.2g} of the largest to "
+        f"merge, {found[1]:.2g} to merge_products. Equal to {same or 'neither'} within 1e-5."
     )
     alt = (
         f"Norm of the update that peft combines, by weight, where the mean of factors is 1 and the mean of products "
-        f"{ground.target:.3g}: {told}. Chosen: {state.combination} at {state.weight}, {state.norm:.3g} times; logits "
-        f"differ by {found[0]:.2g} of the largest from merge and by {found[1]:.2g} from merge_products."
+        f"{ground.target:.3g}: {'; '.join(told)}. Chosen: {readout}"
     )
-    left.legend(frameon=False, fontsize=8, loc="upper right")
-    fix_margins(figure, left=0.09, right=0.985, bottom=0.15, top=0.92, wspace=0.48)
     return View(readout, Picture(figure, alt))
 
 
@@ -251,19 +216,16 @@ def combining_dial(mixtures: Mapping[str, MixtureModel], tokenizer: Any, task: T
     task = task or load_task("aspects")
     grounds = {name: prepare(made, task, tokenizer, name) for name, made in mixtures.items()}
     first = next(iter(grounds))
-    goal = (
-        "Find the combination and weight at which stock peft answers as our merge does, within 1e-5 of the largest "
-        "logit. Which merge is it when the experts are tied pairs?"
-    )
     return Explorer(
         "Combining dial: stock peft beside our merge",
-        goal,
+        "Find the combination and weight at which stock peft answers as our merge does, within 1e-5 of the largest "
+        "logit. Which merge is it when the experts are tied pairs?",
         [
             Steps("experts", "experts", tuple(grounds), first),
             Steps("combination", "combination_type", COMBINATIONS, COMBINATIONS[0]),
             Steps("weight", "weight of each expert", WEIGHTS, WEIGHTS[0]),
         ],
-        lambda experts, combination, weight: combined(grounds[experts], combination, weight),
+        lambda experts, combination, weight: Combined(grounds[experts], combination, weight),
         draw_combined,
         shown={"weight": str(Fraction(1, grounds[first].experts ** 2))},
     )

@@ -159,9 +159,11 @@ cost.then(lambda: lesson.forest("03", "the merge's accuracy"), truth)
 # *one* good adapter and three copies of it with their units in other orders: four equal functions. Their average?
 
 # %%
-mixture, tokenizer, task = lesson.load_apart()
-copies = lesson.permuted_copies(lesson.trained_tensors(mixture), expert=0, generator=lesson.generator_for(0))
-print(lesson.tell_merge(lesson.answers_with(mixture, task, tokenizer, copies, rows=128), "one adapter, permuted"))
+def permuted(weights):
+    return lesson.permuted_copies(weights, expert=0, generator=lesson.generator_for(0))
+
+
+print(lesson.tell_merge("one adapter, permuted", permuted))
 
 # %% [markdown]
 # Weights have to mean the same in the same place.
@@ -206,8 +208,7 @@ lesson.progress()
 # No training: each expert's units in the order that fits expert 0's best, then the mean.
 
 # %%
-aligned = lesson.aligned(lesson.trained_tensors(mixture))
-print(lesson.tell_merge(lesson.answers_with(mixture, task, tokenizer, aligned, rows=128), "apart, aligned"))
+print(lesson.tell_merge("apart, aligned", lesson.aligned))
 lesson.effects_table("03", "aligned")
 
 # %% [markdown]

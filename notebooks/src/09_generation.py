@@ -46,7 +46,8 @@ lesson.draw_task(task)
 # %%
 prediction = lesson.Prediction("Which realises more of the slots?", answers=lesson.ANSWERS)
 display(prediction)
-prediction.then(lambda: lesson.forest("09", "one random route a text"), lesson.better_way())
+held = "one random route a text"
+prediction.then(lambda: lesson.forest("09", held), lesson.outcome("09", held, *lesson.ANSWERS))
 
 # %% [markdown]
 # ## Read what they write

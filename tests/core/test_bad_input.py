@@ -33,7 +33,6 @@ def test_a_dial_without_its_runs_says_what_makes_them(monkeypatch, tmp_path):
         return tmp_path / f"{name}-{seed}.safetensors"
 
     monkeypatch.setattr(answers, "place_of", nowhere)
-    monkeypatch.setattr(consistency, "place_of", nowhere)
     answers.load_answers.cache_clear()
     try:
         with pytest.raises(FileNotFoundError, match=r"no-consistency-20.*data/experts/sentences.py"):

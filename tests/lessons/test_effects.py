@@ -162,8 +162,8 @@ def test_an_outcome_is_the_verdict_or_the_side_that_is_shown(tmp_path):
         rows = {seed: torch.full((9,), level) + 0.001 * seed for seed in seeds}
         measure = maker.Measure("points", rows.__getitem__, seeds)
         maker.write_effects(tmp_path / f"{name}.csv", [maker.measure_effect("a minus b", measure)])
-    found = [outcome(name, "a minus b", "a", "b", tmp_path) for name in ("above", "below", "none")]
-    assert found == ["a", "b", "alike"]
+    found = [outcome(name, "a minus b", "a", "b", folder=tmp_path) for name in ("above", "below", "none")]
+    assert found == ["a", "b", "alike"] and outcome("none", "a minus b", "a", "b", "neither", tmp_path) == "neither"
     with pytest.raises(ValueError, match="names 2 effects"):
         outcome("01", "best minus worst", "a", "b")
 

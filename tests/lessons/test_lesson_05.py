@@ -13,9 +13,10 @@ from adamix_lab.analysis.landscape import evaluate_points
 from adamix_lab.analysis.points import experts_of, line
 from adamix_lab.lessons import landscape
 from adamix_lab.lessons.checks.merging import check_barrier
-from adamix_lab.lessons.landscape import ORDERS, PLACES, barrier, segment, segment_explorer
+from adamix_lab.lessons.landscape import PLACES, barrier, segment, segment_explorer
 from adamix_lab.lessons.world import outputs
 
+ORDERS = list(landscape.ORDERS)
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
 
 
@@ -65,15 +66,15 @@ def test_the_segment_explorer_is_driven_to_its_goal():
     assert widget.last_error is None and "t = 0.50" in widget.text and widget.picture.alt != before
     with pytest.raises(ValueError, match=r"distance of the starts = 2: expected a number from 0 to 1"):
         widget.set(near=2)
-    with pytest.raises(ValueError, match="order 'upside down' is not known"):
-        landscape.reordered(widget.result.curves, "upside down")
+    with pytest.raises(ValueError, match="order of units = 'upside down': expected one of as trained"):
+        widget.set(order="upside down")
 
 
 # -- real weights -------------------------------------------------------------------------------------------
 
 
 def test_a_scan_is_the_library_s_line_after_the_change(monkeypatch):
-    monkeypatch.setattr(landscape, "load_twin", mixture)
+    monkeypatch.setattr("adamix_lab.lessons.answers.load_twin", mixture)
     monkeypatch.setattr(landscape, "load_task", lambda name, part: TASK)
     found = landscape.scan("apart", steps=3, rows=8)
     model = mixture()[0]

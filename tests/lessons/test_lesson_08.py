@@ -17,7 +17,7 @@ pytest.importorskip("peft")
 from adamix_lab import LoRA, merge, merge_products
 from adamix_lab.lessons import your_own
 from adamix_lab.lessons.checks.beyond import check_gated_lora, check_peft_weight
-from adamix_lab.lessons.your_own import A, B, combined, combining_dial, draw_experts, prepare
+from adamix_lab.lessons.your_own import A, B, combining_dial, draw_experts, prepare
 
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
 maker, effects = load_maker("lessons"), load_maker("results/effects")
@@ -50,12 +50,13 @@ def test_linear_gives_m_squared_m_and_once_the_mean_of_factors(grounds):
 
 def test_the_number_to_reach_is_reached_where_the_text_says(grounds):
     shared, apart = grounds["AdaMix"], grounds["tied"]
-    for combination, weight in (("linear", "1/16"), ("cat", "1/4")):
-        state = combined(shared, combination, weight)
-        assert max(state.from_factors, state.from_products) <= 1e-5
-    assert combined(apart, "linear", "1/16").from_factors <= 1e-5 < combined(apart, "linear", "1/16").from_products
-    assert combined(apart, "cat", "1/4").from_products <= 1e-5 < combined(apart, "cat", "1/4").from_factors
-    assert min(combined(apart, "linear", "1/4").from_products, combined(shared, "linear", "1/4").from_factors) > 0.01
+    for way in (("linear", "1/16"), ("cat", "1/4")):
+        assert max(shared.apart[way]) <= 1e-5
+    to_factors, to_products = apart.apart["linear", "1/16"]
+    assert to_factors <= 1e-5 < to_products
+    to_factors, to_products = apart.apart["cat", "1/4"]
+    assert to_products <= 1e-5 < to_factors
+    assert min(apart.apart["linear", "1/4"][1], shared.apart["linear", "1/4"][0]) > 0.01
 
 
 def test_the_dial_is_driven(mixtures):

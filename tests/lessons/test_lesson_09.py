@@ -206,11 +206,12 @@ def test_the_explorer_is_driven():
         widget.set(beams=3)
 
 
-def test_the_first_picture_and_the_better_way():
+def test_the_first_picture_and_the_tables():
     pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
-    from adamix_lab.lessons.generation import ANSWERS, better_way, draw_task, e2e_scores
+    from adamix_lab.lessons.generation import ANSWERS, draw_task, e2e_scores, outcome
 
-    assert better_way() in ANSWERS and "person 4 4" in draw_task(load_generation_task("notices")).alt
+    assert outcome("09", "one random route a text", *ANSWERS) in ANSWERS
+    assert "person 4 4" in draw_task(load_generation_task("notices")).alt
     assert "LoRA" in e2e_scores()
 
 

@@ -132,7 +132,7 @@ def test_routes_that_answer_differently_are_counted_by_pairs():
 
 
 def test_the_kl_of_curves_is_that_of_their_probabilities():
-    curves = consistency.fan(0.0, steps=50).curves
+    curves = consistency.fan(0.0, steps=50)
     p = curves.experts.T.double()
     log_p = torch.stack([1 - p, p], -1).log()
     pairs = [(log_p[:, a].exp() * (log_p[:, a] - log_p[:, b])).sum(-1) for a in range(4) for b in range(4) if a != b]
@@ -142,11 +142,11 @@ def test_the_kl_of_curves_is_that_of_their_probabilities():
 def test_the_fan_closes_and_goes_flat():
     widget = consistency.fan_explorer()
     assert widget.last_error is None and "Weight 300" in widget.text and "of consistency 300" in widget.picture.alt
-    flat = widget.result
-    assert flat.kl < 0.05 * flat.without and flat.curves.errors["experts"] > 0.65  # always one half costs 0.693
+    flat, without = widget.result, consistency.kl_of_curves(consistency.fan(0.0))
+    assert consistency.kl_of_curves(flat) < 0.05 * without and flat.errors["experts"] > 0.65  # one half costs 0.693
     widget.press("Show me")
-    assert "Weight 1:" in widget.text and widget.result.kl < 0.5 * widget.result.without
-    assert widget.result.curves.errors["experts"] < 0.6 and all_inside(widget.picture.figure)
+    assert "Weight 1:" in widget.text and consistency.kl_of_curves(widget.result) < 0.5 * without
+    assert widget.result.errors["experts"] < 0.6 and all_inside(widget.picture.figure)
     widget.set(consistency=0.0)
     assert "100 % of what they are at weight 0" in widget.text
     assert all_inside(consistency.draw_views().figure)
@@ -157,10 +157,10 @@ def test_the_consistency_dial_is_driven(stored):
     assert widget.last_error is None and "Weight 100, the mean of 2 seeds" in widget.text
     measured = measure_dial((20, 21))
     kl = [float(pairwise_kl(consistency.load_answers("adamix", seed, "noisy")).mean()) for seed in (20, 21)]
-    close.assert_close(measured.kl[1], kl)
+    close.assert_close(measured.loc[1, "kl"].tolist(), kl)
     for weight in (0, 1, 10, 100):
         widget.set(weight=weight, seed=21)
-        told = measured.kl[measured.weights.index(weight)][1]
+        told = measured.loc[(weight, 21), "kl"]
         assert f"Weight {weight}, seed 21: two routes are {told:.4f} nats" in widget.text
         assert f"weight {weight} marked" in widget.picture.alt and all_inside(widget.picture.figure)
     with pytest.raises(ValueError, match=r"weight of consistency = 5: expected one of 0, 1, 10, 100"):
@@ -211,7 +211,7 @@ def test_a_mixture_is_what_the_model_says_at_that_point(ground):
             loss = torch.nn.functional.cross_entropy(mixture(selection=point, **batch).logits, labels)
         close.assert_close(found.loss, float(loss))
         assert sum(found.weights) == pytest.approx(1)
-    close.assert_close(mixed(ground, 1, 1, 1).loss, ground.merged)
+    close.assert_close(mixed(ground, 1, 1, 1).loss, ground.measured.at("mean"))
     close.assert_close(mixed(ground, 0, 1, 0).loss, ground.alone[1])
 
 
@@ -251,13 +251,14 @@ def test_gaps_of_layers_are_told_as_exact_or_not():
     assert "one: exact; other: up to 50 %" in picture.alt and all_inside(picture.figure)
 
 
-def test_a_mixture_answers_with_other_weights_and_keeps_its_own():
+def test_a_merge_is_told_after_a_change_of_the_weights(monkeypatch):
+    monkeypatch.setattr("adamix_lab.lessons.answers.load_twin", lambda *_, **__: (apart(blocks=(-2, -1)), TOKENIZER))
+    monkeypatch.setattr(merging, "load_task", lambda name: TASK)
+    told = merging.tell_merge("copies", lambda weights: permuted_copies(weights, 0, generator_for(0)), rows=12)
     mixture = apart(blocks=(-2, -1))
-    trained = {name: tensor.clone() for name, tensor in trained_tensors(mixture).items()}
-    copies = permuted_copies(trained, 0, generator_for(0))
-    found = merging.answers_with(mixture, TASK, TOKENIZER, copies, rows=12)
-    assert len(found.labels) == 12 and all(torch.equal(trained[n], w) for n, w in trained_tensors(mixture).items())
-    told = merging.tell_merge(found, "copies")
+    load_trained(mixture, permuted_copies(trained_tensors(mixture), 0, generator_for(0)))
+    found = answers_of(mixture, TASK, TOKENIZER, 12)
+    assert told.startswith(f"copies: an expert alone {100 * float(found.right[:, 0].mean()):.1f} %")
     assert f"merged {100 * float(found.merged_right.mean()):.1f} %" in told
 
 
@@ -272,12 +273,12 @@ def test_a_merge_that_differs_from_the_ensemble_is_seen():
 
 def test_the_stops_are_those_that_were_looked_at():
     widget = tour.stop_explorer()
-    steps, curves = tour.stored_looks()
-    assert widget.last_error is None and all(values.shape == (len(steps), 10) for values in curves.values())
+    curves = tour.stored_looks()
+    assert widget.last_error is None and curves.shape[1] == 10
     widget.set(adamix=100, other=50, opponent="slow-swa")
-    mine, other = (curves[tour.NAMES[name]][n] for name, n in (("adamix", 4), ("slow-swa", 2)))
-    assert f"after 100 steps: {float(mine.mean()):.1f} %" in widget.text
-    assert f"ahead in {int((mine > other).sum())} of 10 seeds" in widget.text and all_inside(widget.picture.figure)
+    mine, other = (curves.loc[tour.NAMES[name], step] for name, step in (("adamix", 100), ("slow-swa", 50)))
+    assert f"after 100 steps: {mine.mean():.1f} %" in widget.text
+    assert f"ahead in {(mine > other).sum()} of 10 seeds" in widget.text and all_inside(widget.picture.figure)
     with pytest.raises(ValueError, match="Step 30 was not looked at: expected one of 0, 25, 50"):
         tour.stopped(30, 0, "single")
     widget.press("Show me")

@@ -44,7 +44,7 @@ from adamix_lab.core.views import Batch
 from adamix_lab.experiments.contrasts import Budget
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.generation.shipped import EXPERTS as WRITER_EXPERTS
-from adamix_lab.lessons.answers import Answers, answers_of, load_answers
+from adamix_lab.lessons.answers import Answers, answers_of, changed_twin, load_answers
 from adamix_lab.lessons.comparisons import open_results, own_rows
 from adamix_lab.lessons.generation import covered
 from adamix_lab.lessons.posterior import bayes_weights, merge_distance, rescaled, route_distance, samples_of
@@ -317,8 +317,7 @@ def flipping(answers: Answers) -> Tensor:
 @lru_cache(maxsize=4)
 def aligned_answers(seed: int) -> Answers:
     """Experts trained apart, their units aligned to expert 0's."""
-    mixture, tokenizer = load_twin("apart", seed)
-    load_trained(mixture, aligned({name: tensor.clone() for name, tensor in trained_tensors(mixture).items()}))
+    mixture, tokenizer = changed_twin(aligned, "apart", seed)
     return answers_of(mixture, load_task("aspects"), tokenizer)
 
 
