@@ -17,17 +17,21 @@ pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
 from adamix_lab.analysis.statistics import t_interval, verdict_of
 from adamix_lab.lessons import ablations
-from adamix_lab.lessons.ablations import ANSWERS, JUDGED, draw_map, measured, opponents
-from adamix_lab.lessons.checks.beyond import check_detectable, check_paired_interval
-from adamix_lab.lessons.comparisons import (
+from adamix_lab.lessons.ablations import (
+    ANSWERS,
+    JUDGED,
     compare,
     detectable,
+    draw_map,
     judged_alone,
+    measured,
     open_results,
+    opponents,
     own_folders,
     own_rows,
     seeds_needed,
 )
+from adamix_lab.lessons.checks.beyond import check_detectable, check_paired_interval
 
 measures = load_maker("results/effects")
 TRUTH = {"AdaMix": 3.0, "single": 0.0, "no consistency": 2.8, "no sharing": 3.0}

@@ -44,8 +44,8 @@ from adamix_lab.core.views import Batch
 from adamix_lab.experiments.contrasts import Budget
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.generation.shipped import EXPERTS as WRITER_EXPERTS
+from adamix_lab.lessons.ablations import open_results, own_rows
 from adamix_lab.lessons.answers import Answers, answers_of, changed_twin, load_answers
-from adamix_lab.lessons.comparisons import open_results, own_rows
 from adamix_lab.lessons.generation import covered
 from adamix_lab.lessons.posterior import bayes_weights, merge_distance, rescaled, route_distance, samples_of
 from adamix_lab.lessons.routing import by_expert, flips, specialist_gain
