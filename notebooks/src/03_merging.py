@@ -158,6 +158,7 @@ cost.then(lambda: lesson.forest("03", "the merge's accuracy"), truth)
 # Permute them, down and up alike, and the function is the same. Take
 # *one* good adapter and three copies of it with their units in other orders: four equal functions. Their average?
 
+
 # %%
 def permuted(weights):
     return lesson.permuted_copies(weights, expert=0, generator=lesson.generator_for(0))
