@@ -7,8 +7,8 @@
 
 Computing and drawing are measured by the widget itself (`Explorer.seconds`); the whole way in the page, from the
 `keydown` on a slider to the decoded new image, in a real JupyterLab by headless Chromium. Aims: computing at most 50
-ms, the picture at most 250 ms in the median for live models, 1 s for full passes. The last line is one JSON object.
-Wall times: another load on the machine is in them, and is printed.
+ms, the picture at most 250 ms in the median for live models, 1 s for full passes. Wall times: another load on the
+machine is in them, and is printed.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ import sys
 import tempfile
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from common import LESSONS, ROOT, load_average, parse, report
+import typer
+from common import LESSONS, ROOT, load_average, report
 
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
@@ -115,20 +116,25 @@ def measure(lab: Any, browser: Any, name: str, states: int, screenshots: Path | 
     return rows
 
 
-def main() -> None:
-    options = parse(__doc__, {"names": [QUICK], "states": 3}, names=[], states=10, screenshots=Path)
+def main(
+    names: Annotated[list[str] | None, typer.Argument()] = None,
+    quick: bool = False,
+    states: int = 10,
+    screenshots: Path | None = None,
+    out: Path | None = None,
+) -> None:
+    """Milliseconds of each widget of the named lessons as one JSON object."""
     if reason := lab_server.missing():
-        report({"skipped": reason})
-        return
-    if options.screenshots:
-        options.screenshots.mkdir(parents=True, exist_ok=True)
-    names, load, rows = options.names or [path.stem for path in LESSONS], load_average(), []
+        return report({"skipped": reason})
+    if screenshots:
+        screenshots.mkdir(parents=True, exist_ok=True)
+    names, states = ([QUICK], 3) if quick else (names or [path.stem for path in LESSONS], states)
+    load, rows = load_average(), []
     with tempfile.TemporaryDirectory() as work, lab_server.serve(Path(work)) as lab, lab_server.chromium() as browser:
         for name in names:
-            rows += measure(lab, browser, name, options.states, options.screenshots)
-    result = {"widgets": rows, "cores": os.cpu_count(), "load before": load, "states a slider": options.states}
-    report(result, options.out)
+            rows += measure(lab, browser, name, states, screenshots)
+    report({"widgets": rows, "cores": os.cpu_count(), "load before": load, "states a slider": states}, out)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

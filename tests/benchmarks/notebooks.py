@@ -7,8 +7,8 @@
     python tests/benchmarks/notebooks.py --out data/results/costs/notebooks.json    writes notebooks.md beside it, too
 
 Runs are copies: committed notebooks stay as they are. Budgets: 25 cells and 1,000 words in the core (all before the
-first "Further"), 60 s in the fast mode, on two free cores; the load at the beginning is printed. The last line is one
-JSON object. Cells, words, formulas and links are the core's; all else is the whole lesson's.
+first "Further"), 60 s in the fast mode, on two free cores; the load at the beginning is printed. Cells, words, formulas
+and links are the core's; all else is the whole lesson's.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import nbformat
-from common import LESSONS, ROOT, load_average, parse, report
+import typer
+from common import LESSONS, ROOT, load_average, report
 
 sys.path.insert(0, str(ROOT / "notebooks"))
 
@@ -93,19 +94,23 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     return f"# The lessons in one table\n\n{table}\n\nEffects decided (shown or alike): {decided} of {every}.\n"
 
 
-def main() -> None:
-    options = parse(__doc__, names=[], fast_only=False)  # quick: run nothing
-    load = load_average()
-    rows = [counts(path) for path in LESSONS if not options.names or path.stem in options.names]
+def main(
+    names: Annotated[list[str] | None, typer.Argument()] = None,
+    quick: bool = False,
+    fast_only: bool = False,
+    out: Path | None = None,
+) -> None:
+    """The table of the named lessons as one JSON object, and as Markdown beside it; --quick runs nothing."""
+    load, rows = load_average(), [counts(path) for path in LESSONS if not names or path.stem in names]
     for row in rows:
-        row["seconds, fast"] = None if options.quick else seconds(row["notebook"], fast=True)
-        row["seconds, full"] = None if options.quick or options.fast_only else seconds(row["notebook"], fast=False)
+        row["seconds, fast"] = None if quick else seconds(row["notebook"], fast=True)
+        row["seconds, full"] = None if quick or fast_only else seconds(row["notebook"], fast=False)
         row["over budget"] = [what for what, most in BUDGETS.items() if (row[what] or 0) > most]
         print(row, flush=True)
-    report({"notebooks": rows, "budgets": BUDGETS, "cores": os.cpu_count(), "load before": load}, options.out)
-    if options.out:
-        options.out.with_suffix(".md").write_text(markdown(rows), encoding="utf-8")
+    report({"notebooks": rows, "budgets": BUDGETS, "cores": os.cpu_count(), "load before": load}, out)
+    if out:
+        out.with_suffix(".md").write_text(markdown(rows), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)
