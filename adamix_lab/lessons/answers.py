@@ -144,6 +144,6 @@ def load_answers(name: str, seed: int = 0, folder: Path | None = None, data: str
 
     Raises ValueError for an unknown run or data, FileNotFoundError where its file is not there.
     """
-    seeds, maker = (SEEDS, "lessons/make.py runs") if data == "aspects" else (SENTENCE_SEEDS, "experts/sentences.py")
-    expected = f"answers of seeds {', '.join(map(str, seeds))}. `python data/{maker}` makes them."
+    seeds, what = (SEEDS, "answers") if data == "aspects" else (SENTENCE_SEEDS, data)
+    expected = f"answers of seeds {', '.join(map(str, seeds))}. `python data/experts/make.py {what}` makes them."
     return read_answers(require_file(place_of(name, seed, folder, data), expected))

@@ -75,7 +75,7 @@ def read_loras(kind: str, seed: int, folder: Path | None = None) -> dict[str, Te
     Raises what `load_loras` does.
     """
     one_of("Kind of LoRA experts", kind, KINDS)
-    expected = f"LoRA experts of seeds {', '.join(map(str, SEEDS))}. `python data/lessons/make.py loras` makes them."
+    expected = f"LoRA experts of seeds {', '.join(map(str, SEEDS))}. `python data/lessons/make.py` makes them."
     found = read_tensors(require_file(place_of(kind, seed, folder), expected))
     return {name: tensor.float() for name, tensor in found.items()}
 

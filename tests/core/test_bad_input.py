@@ -35,7 +35,7 @@ def test_a_dial_without_its_runs_says_what_makes_them(monkeypatch, tmp_path):
     monkeypatch.setattr(answers, "place_of", nowhere)
     answers.load_answers.cache_clear()
     try:
-        with pytest.raises(FileNotFoundError, match=r"no-consistency-20.*data/experts/sentences.py"):
+        with pytest.raises(FileNotFoundError, match=r"no-consistency-20.*data/experts/make.py noisy"):
             consistency.consistency_dial()
     finally:
         answers.load_answers.cache_clear()

@@ -9,6 +9,7 @@ from collections import Counter
 import close
 import pytest
 import tiny_answers
+import tiny_task
 import torch
 import typer
 from makers import DATA, load_maker
@@ -18,7 +19,7 @@ from adamix_lab.lessons.answers import load_answers
 from adamix_lab.lessons.effects import draw_forest, effects_table, forest, outcome
 
 TABLES = DATA / "results" / "effects"
-maker, runs = load_maker("results/effects"), load_maker("lessons")
+maker, runs = load_maker("results/effects"), load_maker("experts")
 
 
 def measured(effect, unit, function, seeds=range(3), family=""):
@@ -183,11 +184,11 @@ def test_a_run_is_trained_kept_and_left_alone_afterwards(tmp_path, monkeypatch):
     answers = tiny_answers.answers()
     calls = []
 
-    monkeypatch.setattr(runs, "untrained_mixture", lambda task, experts, share, seed, tied: (torch.nn.Identity(), None))
-    monkeypatch.setattr(runs, "train", lambda mixture, task, tokenizer, recipe, progress: calls.append(recipe))
+    monkeypatch.setattr(runs, "untrained_mixture", lambda *settings: (tiny_task.mixture(), None))
+    monkeypatch.setattr(runs, "train", lambda mixture, task, tokenizer, recipe, **more: calls.append(recipe))
     monkeypatch.setattr(runs, "answers_of", lambda mixture, task, tokenizer: answers)
     for _ in range(2):
-        runs.make("runs", tmp_path, ["weight-10"], [2], 3, say=lambda line: None)
+        runs.main(["answers"], seeds=1, steps=3, only="weight-10", out=tmp_path)
     (recipe,) = calls
-    assert recipe.consistency.weight == 10 and recipe.seed == 2 and recipe.steps == 3
-    assert torch.equal(load_answers("weight-10", 2, tmp_path).labels, answers.labels)
+    assert recipe.consistency.weight == 10 and recipe.seed == 0 and recipe.steps == 3
+    assert torch.equal(load_answers("weight-10", 0, tmp_path / "answers").labels, answers.labels)

@@ -323,7 +323,7 @@ def test_answers_are_kept_and_read_again(tmp_path, monkeypatch):
     assert torch.equal(answers.labels, again.labels)
     assert torch.equal(answers.fixed, torch.tensor([0, 5, 10, 15])) and torch.equal(answers.index, again.index)
     assert torch.equal(load_answers("adamix", 0, tmp_path).labels, answers.labels)
-    with pytest.raises(FileNotFoundError, match=r"data/lessons/make.py runs"):
+    with pytest.raises(FileNotFoundError, match=r"data/experts/make.py answers"):
         load_answers("apart", 0, tmp_path)
     with pytest.raises(ValueError, match=r"Run 'adamx' is not known.*'adamix'"):
         load_answers("adamx", 0, tmp_path)
