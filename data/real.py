@@ -9,14 +9,14 @@ then two parts of 1,000 rows each are cut off the end of the training rows: `fre
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import hashlib
 import json
-import os
 import random
 import sys
 from pathlib import Path
+
+import generated
 
 HERE = Path(__file__).resolve().parent
 SEED = 20220524
@@ -51,27 +51,9 @@ def parts_of(name: str, folder: Path) -> dict[str, list[dict]]:
     return {"train": train[: -2 * CUT], "fresh": train[-2 * CUT : -CUT], "sealed": train[-CUT:], "test": test}
 
 
-def main() -> int:
-    """Writes or checks every part; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="holds subj/ and mr/, each with train.jsonl.gz and test.jsonl.gz")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the files differ")
-    given, status = parser.parse_args(), 0
-    for name in DIGESTS:
-        for part, rows in parts_of(name, given.folder).items():
-            path = HERE / name / f"{part}.jsonl.gz"
-            data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-            if not given.check:
-                path.parent.mkdir(exist_ok=True)
-                temporary = path.with_name(path.name + ".tmp")
-                temporary.write_bytes(gzip.compress(data, 9, mtime=0))
-                os.replace(temporary, path)
-                print(f"wrote {path} ({len(rows)} rows)")
-            elif not path.is_file() or gzip.decompress(path.read_bytes()) != data:
-                print(f"{path} differs from a regeneration; run python data/real.py FOLDER", file=sys.stderr)
-                status = 1
-    return status
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    tasks = {name: parts_of(name, Path(sys.argv[1])) for name in DIGESTS}
+    files = {HERE / name / f"{part}.jsonl.gz": rows for name, parts in tasks.items() for part, rows in parts.items()}
+    sys.exit(generated.main(files))

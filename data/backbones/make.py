@@ -3,18 +3,14 @@
     python data/backbones/make.py TEXTS data/backbones/NAME
     python data/backbones/make.py TEXTS runs/my-gpt2 --steps 1000 --layers 6
 
-TEXTS is a folder of `.txt` files (`.xz` and `.gz` are unpacked), UTF-8, a paragraph a line and an empty line between
-documents; a `MANIFEST.json` in it (rows with source, commit, licence, chars) goes into the card. Files named valid or
-test are left alone. The same command goes on from the last checkpoint, in the folder's `work`, which may be removed at
-the end.
+TEXTS is a folder of `.txt` files, UTF-8, an empty line between documents. The same command goes on from the last
+checkpoint, in the folder's `work`, which may be removed at the end.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
-import lzma
 import math
 import subprocess
 from dataclasses import asdict, dataclass
@@ -24,14 +20,12 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
 from tokenizers import ByteLevelBPETokenizer
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 END = "<|endoftext|>"
 HELD_OUT = 100  # every hundredth document is
-OPENERS: dict[str, Any] = {".txt": open, ".xz": lzma.open, ".gz": gzip.open}
 CARD = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
 
 
@@ -56,13 +50,10 @@ class Settings:
 
 
 def read_documents(source: Path) -> tuple[list[str], list[str]]:
-    """(documents, names of their files). Raises ValueError where there are fewer than two, or text is not UTF-8."""
-    files = [path for path in sorted(source.iterdir()) if path.suffix in OPENERS]
-    files = [path for path in files if not any(word in path.name for word in ("valid", "test"))]
-    documents: list[str] = []
-    for path in files:
-        with OPENERS[path.suffix](path, "rt", encoding="utf-8") as file:
-            documents += [part.strip() + "\n" for part in file.read().split("\n\n") if part.strip()]
+    """(documents, names of their files). Raises ValueError where there are fewer than two."""
+    files = sorted(source.glob("*.txt"))
+    parts = (part.strip() for path in files for part in path.read_text(encoding="utf-8").split("\n\n"))
+    documents = [part + "\n" for part in parts if part]
     if len(documents) < 2:
         raise ValueError(
             f"{source} holds {len(documents)} documents: expected two or more, an empty line between them."
@@ -88,32 +79,6 @@ def windows(documents: list[str], tokenizer: Any, context: int) -> torch.Tensor:
     if len(stream) < context:
         raise ValueError(f"{len(stream)} tokens of text: expected a window of {context} in what is held out, too.")
     return stream[: len(stream) // context * context].view(-1, context)
-
-
-def prepare(source: Path, settings: Settings, work: Path) -> tuple[Any, dict[str, torch.Tensor], dict[str, Any]]:
-    """(tokenizer, windows, facts), made once and found in `work` afterwards.
-
-    Raises ValueError where another run lies there: its checkpoints would not fit.
-    """
-    documents, files = read_documents(source)
-    sha256 = hashlib.sha256("\n".join(documents).encode()).hexdigest()
-    facts = {"settings": asdict(settings), "files": files, "documents": len(documents), "sha256": sha256}
-    known, tokens = work / "facts.json", work / "tokens.safetensors"
-    parts = {"held_out": documents[::HELD_OUT], "train": [d for n, d in enumerate(documents) if n % HELD_OUT]}
-    facts |= {"characters": sum(map(len, parts["train"])), "held_out": sum(map(len, parts["held_out"]))}
-    if known.is_file():
-        if json.loads(known.read_text(encoding="utf-8")) != facts:
-            raise ValueError(
-                f"{work} belongs to a run with other text or settings: remove it, or choose another folder."
-            )
-        return transformers.AutoTokenizer.from_pretrained(work), load_file(tokens), facts
-    work.mkdir(parents=True, exist_ok=True)
-    tokenizer = learn_vocabulary(parts["train"], settings)
-    tokenizer.save_pretrained(work)
-    found = {name: windows(part, tokenizer, settings.context) for name, part in parts.items()}
-    save_file(found, tokens)
-    known.write_text(json.dumps(facts), encoding="utf-8")  # last: with it all is there
-    return tokenizer, found, facts
 
 
 def new_model(settings: Settings, vocabulary: int) -> Any:
@@ -158,36 +123,33 @@ def commit() -> str:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip() or "unknown"
 
 
-def tell_sources(manifest: Path) -> str:
-    """The rows of a manifest as a table."""
-    if not manifest.is_file():
-        return "Where the text came from was not recorded (no MANIFEST.json beside it)."
-    rows = json.loads(manifest.read_text(encoding="utf-8"))
-    lines = [f"| {r['source']} | `{r['commit']}` | {r['licence']} | {r['chars'] / 1e6:.1f} M |" for r in rows]
-    return "\n".join(["| source | commit | licence | characters |", "| --- | --- | --- | --- |", *lines])
-
-
 def make(source: Path, out: Path, settings: Settings) -> None:
     """Trains, measures, and writes the folder: float16 weights, configuration, tokenizer, record and card."""
-    tokenizer, tokens, facts = prepare(source, settings, out / "work")
+    documents, files = read_documents(source)
+    facts = {"settings": asdict(settings), "files": files, "documents": len(documents)}
+    facts["sha256"] = hashlib.sha256("\n".join(documents).encode()).hexdigest()
+    held_out, learned = documents[::HELD_OUT], [d for n, d in enumerate(documents) if n % HELD_OUT]
+    tokenizer = learn_vocabulary(learned, settings)
+    tokens, judged = (windows(part, tokenizer, settings.context) for part in (learned, held_out))
     transformers.set_seed(settings.seed)
     model = new_model(settings, len(tokenizer))
-    curve = train(model, tokens["train"], settings, out / "work")
+    # checkpoints of other text or settings would not fit
+    curve = train(model, tokens, settings, out / "work" / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8])
     model.half().save_pretrained(out)
     model.config.dtype = torch.float32  # what is loaded computes in it, and is tuned in it
     model.config.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    loss = mean_loss(model.float(), tokens["held_out"])
-    bits = loss * tokens["held_out"].numel() / facts["held_out"] / math.log(2)
+    facts |= {"characters": sum(map(len, learned)), "held_out": sum(map(len, held_out)), "tokens": tokens.numel()}
+    loss = mean_loss(model.float(), judged)
+    bits = loss * judged.numel() / facts["held_out"] / math.log(2)
     found = {"perplexity": math.exp(loss), "bits": bits, "loss": curve, "parameters": model.num_parameters()}
     versions = {"torch": torch.__version__, "transformers": transformers.__version__, "device": model.device.type}
-    record = {**facts, **found, **versions, "commit": commit(), "tokens": tokens["train"].numel()}
+    record = {**facts, **found, **versions, "commit": commit()}
     (out / "pretraining.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     card = CARD.format(**{
         **asdict(settings), **record, "name": out.name, "vocabulary": len(tokenizer), "one_in": HELD_OUT,
-        "millions": record["parameters"] / 1e6, "epochs": settings.steps * settings.batch_size / len(tokens["train"]),
-        "curve": ", ".join(f"{value:.2f} at {step}" for step, value in curve), "files": ", ".join(facts["files"]),
-        "sources": tell_sources(source / "MANIFEST.json"),
+        "millions": record["parameters"] / 1e6, "epochs": settings.steps * settings.batch_size / len(tokens),
+        "curve": ", ".join(f"{value:.2f} at {step}" for step, value in curve), "files": ", ".join(files),
     })  # fmt: skip
     (out / "README.md").write_text(card, encoding="utf-8")
 

@@ -110,4 +110,4 @@ def generate(seed: int = SEED) -> dict[str, list[dict[str, str]]]:
 
 
 if __name__ == "__main__":
-    sys.exit(generated.main(HERE, generate()))
+    sys.exit(generated.main({HERE / f"{name}.jsonl": rows for name, rows in generate().items()}))

@@ -7,7 +7,6 @@ import random
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,9 +33,6 @@ def text(tmp_path_factory):
     folder, draw = tmp_path_factory.mktemp("text"), random.Random(0)
     tales = ["\n".join(" ".join(draw.choice(p.split(";")) for p in PARTS) + "." for _ in range(6)) for _ in range(150)]
     (folder / "train.txt").write_text("\n\n".join(tales), encoding="utf-8")
-    (folder / "valid.txt").write_text("not read", encoding="utf-8")
-    rows = [{"source": "openstax/tales", "commit": "abc123", "licence": "CC BY 4.0", "chars": 5000}]
-    (folder / "MANIFEST.json").write_text(json.dumps(rows), encoding="utf-8")
     return folder
 
 
@@ -61,17 +57,14 @@ def test_killed_and_gone_on_with_it_ends_with_the_same_weights(maker, text, made
     command = [sys.executable, str(MAKER), str(text), str(tmp_path), *options]
     threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     with subprocess.Popen(command, env=threads, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
-        while first.poll() is None and not list(tmp_path.glob("work/checkpoint-*/trainer_state.json")):
+        while first.poll() is None and not list(tmp_path.glob("work/*/checkpoint-*/trainer_state.json")):
             time.sleep(0.01)
         first.kill()
     assert not (tmp_path / "model.safetensors").exists(), "it ended before it could be killed"
-    (tmp_path / "work" / "checkpoint-99").mkdir()  # as a kill while writing leaves it
-    settings = maker.Settings(**SETTINGS)
-    maker.make(text, tmp_path, settings)
+    (next(tmp_path.glob("work/*")) / "checkpoint-99").mkdir()  # as a kill while writing leaves it
+    maker.make(text, tmp_path, maker.Settings(**SETTINGS))
     ours, theirs = load_file(tmp_path / "model.safetensors"), load_file(made / "model.safetensors")
     assert all(torch.equal(ours[name], theirs[name]) for name in ours | theirs)
-    with pytest.raises(ValueError, match="belongs to a run with other text or settings"):
-        maker.make(text, tmp_path, replace(settings, seed=1))
 
 
 def test_the_folder_is_a_backbone(made):
@@ -89,7 +82,7 @@ def test_record_and_card_tell_what_was_done(made):
     assert record["settings"]["steps"] == 60 and record["documents"] == 150 and record["files"] == ["train.txt"]
     assert record["loss"][-1][1] < 3.5 < 5 < record["loss"][0][1] and record["perplexity"] < 30
     assert f"of commit `{record['commit']}`" in card and f"token {record['perplexity']:.1f} (" in card
-    assert "# tale-gpt2" in card and "| openstax/tales | `abc123` | CC BY 4.0 | 0.0 M |" in card
+    assert "# tale-gpt2" in card and "150 documents in train.txt" in card
 
 
 def test_text_that_is_too_short_is_refused(maker, tmp_path):

@@ -12,14 +12,13 @@ the way, every 25 steps, the loss on the training labels as given and the accura
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
+import pandas as pd
 import torch
 import typer
 
@@ -59,24 +58,17 @@ def look_rows(found: Mapping[int, Mapping[str, Sequence[Look]]]) -> list[dict[An
     ]
 
 
-def table_text(rows: Sequence[Mapping[Any, Any]], digits: int) -> str:
-    """Rows as CSV, floats to so many digits."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows([{k: f"{v:.{digits}g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows])
-    return text.getvalue()
+def write_table(path: Path, rows: Sequence[Mapping[Any, Any]], digits: int) -> None:
+    """Writes rows as CSV, floats to so many digits."""
+    write_text(path, pd.DataFrame(rows).to_csv(index=False, float_format=f"%.{digits}g", lineterminator="\n"))
 
 
 def write(found: Mapping[int, Sequence[Line]], out: Path, pooling: str = "cls") -> None:
     """Writes the seeds and what they were."""
-    write_text(out / "seeds.csv", table_text(seed_rows(found), 9))
-    date, settings = (
-        datetime.now(UTC).date().isoformat(),
-        {run.key: vars(run) for run in read_grid("tour", pooling=pooling).runs},
-    )
-    command = f"python data/results/tour/make.py --pooling {pooling}"
-    record = {"command": command, "date": date, "versions": versions(), "settings": settings}
+    write_table(out / "seeds.csv", seed_rows(found), 9)
+    settings = {run.key: vars(run) for run in read_grid("tour", pooling=pooling).runs}
+    record = {"command": f"python data/results/tour/make.py --pooling {pooling}"}
+    record |= {"date": datetime.now(UTC).date().isoformat(), "versions": versions(), "settings": settings}
     write_text(out / "record.json", json.dumps(record, indent=1) + "\n")
 
 
@@ -93,7 +85,7 @@ def main(
         found[seed] = [line for model in learned.values() for line in model.lines]
         looks[seed] = {name: model.looks for name, model in learned.items() if model.looks}
     write(found, out, pooling)
-    write_text(out / "looks.csv", table_text(look_rows(looks), 4))
+    write_table(out / "looks.csv", look_rows(looks), 4)
 
 
 if __name__ == "__main__":
