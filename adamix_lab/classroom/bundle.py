@@ -31,34 +31,24 @@ HERE = Path(__file__).resolve().parent
 ABOUT = (HERE / "BUNDLE.txt").read_text(encoding="utf-8")
 PYTHON = HERE / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STATE = HERE / ".venv" / "bundle.txt"  # written last: says from what, and where, the environment was made
-CACHE = HERE / "runs" / "cache"
 WORDS = sys.argv[1:]
 
-environment = dict(os.environ)
-environment.update(  # pip looks into wheels, seen from here, and nowhere else
-    PIP_NO_INDEX="1", PIP_FIND_LINKS="wheels", PIP_CONFIG_FILE=os.devnull, PIP_NO_CACHE_DIR="1",
-)
-for name in "PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_USER PIP_TARGET PIP_PREFIX PYTHONPATH PYTHONHOME".split():
-    environment.pop(name, None)
-environment.update(  # what programs remember stays in this folder
-    HF_HUB_OFFLINE="1", HF_HOME=str(CACHE / "hf"), XDG_CACHE_HOME=str(CACHE), MPLCONFIGDIR=str(CACHE / "mpl"),
-    IPYTHONDIR=str(CACHE / "ipython"), JUPYTER_CONFIG_DIR=str(CACHE / "jupyter"),
-    JUPYTER_DATA_DIR=str(CACHE / "jupyter-data"), JUPYTER_RUNTIME_DIR=str(CACHE / "jupyter-run"),
-    JUPYTERLAB_SETTINGS_DIR=str(CACHE / "lab"), JUPYTERLAB_WORKSPACES_DIR=str(CACHE / "lab-workspaces"),
-)
-for folder in ("hf", "mpl"):
-    (CACHE / folder).mkdir(parents=True, exist_ok=True)
+os.environ["HF_HUB_OFFLINE"] = "1"
+for name in ("PYTHONPATH", "PYTHONHOME"):
+    os.environ.pop(name, None)
 
 
 def call(*command):
-    return subprocess.call([str(word) for word in command], cwd=str(HERE), env=environment)
+    return subprocess.call([str(word) for word in command], cwd=str(HERE))
 
 
 wanted = ABOUT + str(HERE)
 if not (PYTHON.exists() and STATE.is_file() and STATE.read_text(encoding="utf-8") == wanted):
     print("Making .venv in this folder, once.", flush=True)
-    install = (PYTHON, "-m", "pip", "install", "--no-compile", "adamix-lab[learn]")
-    if call(sys.executable, "-m", "venv", "--clear", HERE / ".venv") or call(*install):
+    # from the wheels alone, whatever this laptop's settings of pip are
+    alone = ("--isolated", "--no-index", "--find-links", "wheels", "--no-compile")
+    make = (sys.executable, "-m", "venv", "--clear", HERE / ".venv")
+    if call(*make) or call(PYTHON, "-m", "pip", "install", *alone, "adamix-lab[learn]"):
         sys.exit(ABOUT)
     STATE.write_text(wanted, encoding="utf-8")
 if not WORDS:

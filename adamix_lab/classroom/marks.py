@@ -1,4 +1,4 @@
-"""What comes out of grading: a table by check, a file that the platform imports, a histogram, a page a person."""
+"""What comes out of grading: a table by check, a file that the platform imports, a page a person."""
 
 from __future__ import annotations
 
@@ -6,23 +6,17 @@ import csv
 import html
 import io
 import re
-import statistics
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from adamix_lab.analysis.plots import new_figure, save_figure
 from adamix_lab.classroom.course import api, done
 from adamix_lab.classroom.grading import Marked, read_graded
 from adamix_lab.core.files import require_file, write_text
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 
 def write_marks(marked: Sequence[Marked], assignment: str, folder: Path) -> list[Path]:
-    """Writes the files and returns them: the table, one import file a platform that people came from, the picture."""
+    """Writes the files and returns them: the table, and an import file for each platform that people came from."""
     written = [folder / f"{assignment}.csv"]
     write_text(written[0], table(marked))
     for platform, make in (("moodle", moodle), ("canvas", canvas)):
@@ -30,9 +24,6 @@ def write_marks(marked: Sequence[Marked], assignment: str, folder: Path) -> list
         if of_it:
             written.append(folder / f"{assignment}-{platform}.csv")
             write_text(written[-1], make(of_it, assignment))
-    figure, ax = new_figure(7, 3.6)
-    alt = histogram([m.total for m in marked], marked[0].best, ax)
-    written.append(save_figure(figure, folder / f"{assignment}.png", alt))
     return written
 
 
@@ -75,25 +66,6 @@ def _csv(rows: Iterable[Sequence[str]]) -> str:
         risky = [cell.lstrip().startswith(FORMULA) or cell[:1] in ("\t", "\r", "\n") for cell in row]
         writer.writerow(["'" + cell if risk else cell for cell, risk in zip(row, risky, strict=True)])
     return text.getvalue()
-
-
-def histogram(totals: Sequence[float], best: float, ax: Axes) -> str:
-    """How many people have how many points. Returns the alt text."""
-    from matplotlib.ticker import MaxNLocator
-
-    counts = Counter(min(int(total), int(best)) for total in totals)
-    places = range(int(best) + 1)
-    bars = ax.bar(places, [counts[n] for n in places], color="#0072B2", edgecolor="black", linewidth=0.6)
-    ax.bar_label(bars, labels=[str(counts[n]) if counts[n] else "" for n in places], fontsize=8)
-    middle = statistics.median(totals)
-    ax.axvline(middle, color="#D55E00", linestyle="--", label=f"median {middle:g}")
-    ax.set_xlabel(f"points (of {best:g})")
-    ax.set_ylabel("people")
-    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, loc="upper left")
-    listed = ", ".join(f"{counts[n]} with {n}" for n in places if counts[n])
-    return f"Histogram of {len(totals)} people's points, of {best:g} to be had: {listed}. The median is {middle:g}."
 
 
 # -- a page a person: nbgrader's feedback, and above it, in words, what happened when the notebook ran ----------------

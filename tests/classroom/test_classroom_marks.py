@@ -1,4 +1,4 @@
-"""Tables that platforms import, and the histogram's words."""
+"""Tables that platforms import."""
 
 import csv
 import datetime
@@ -6,10 +6,7 @@ import io
 
 import pytest
 
-pytest.importorskip("matplotlib", reason="the plots extra is not installed")
-
-from adamix_lab.analysis.plots import new_figure
-from adamix_lab.classroom.marks import Marked, canvas, histogram, moodle, table, write_marks
+from adamix_lab.classroom.marks import Marked, canvas, moodle, table, write_marks
 from adamix_lab.classroom.submissions import Submission
 
 
@@ -48,13 +45,6 @@ def test_a_name_that_hides_a_formula_is_escaped_and_still_the_name(name):
     assert rows(moodle([marked(name, 3)], "x"))[-1][0] == "Participant 7"  # by which platforms know people
 
 
-def test_the_histogram_is_told_in_words():
-    _, ax = new_figure()
-    words = histogram([0, 2, 2, 4], 4, ax)
-    assert words == ("Histogram of 4 people's points, of 4 to be had: 1 with 0, 2 with 2, 1 with 4. The median is 2.")
-
-
 def test_only_the_platforms_that_people_came_from_get_a_file(tmp_path):
     written = write_marks([marked("Ada", 1), marked("Bo", 2, "plain", "")], "x", tmp_path)
-    assert [path.name for path in written] == ["x.csv", "x-moodle.csv", "x.png"]
-    assert (tmp_path / "x.txt").read_text("utf-8").startswith("Histogram of 2 people")
+    assert [path.name for path in written] == ["x.csv", "x-moodle.csv"]
