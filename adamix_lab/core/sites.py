@@ -1,4 +1,4 @@
-"""Sites: where adaptations go. Known architectures in one table, patterns for any other model, and the task head.
+"""Sites: where adaptations go. Known architectures (`architectures.yaml`), patterns for any other model, the task head.
 
 A pattern is a module path with wildcards: `*` stands for one part of the path, `**` for any number; it may begin
 anywhere in the path (`h.*.mlp.c_proj` matches `transformer.h.0.mlp.c_proj`).
@@ -12,9 +12,11 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Generator, nn
 
 from adamix_lab.core.adaptations import IA3, Adaptation, LoRA
@@ -48,62 +50,8 @@ class Architecture:
         return [] if None in places else [f"{self.blocks}.*.{place}" for place in dict.fromkeys(places)]
 
 
-_DEBERTA = Architecture("encoder.layer", "output.dense", attention_output="attention.output.dense")
-_BERT = replace(
-    _DEBERTA,
-    query="attention.self.query",
-    key="attention.self.key",
-    value="attention.self.value",
-    fans_out=True,
-    cut="attention.output",
-    end="output",
-    attention="attention.self",
-    prompts=True,
-)
-_LLAMA = Architecture(
-    "layers", "mlp.down_proj", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"
-)
-_FAST_LLAMA = replace(_LLAMA, fans_out=True, prompts=True)
-
-ARCHITECTURES: dict[str, Architecture] = {
-    **dict.fromkeys(("bert", "roberta", "electra"), replace(_BERT, adapters="output.adapters")),
-    **dict.fromkeys(("xlm-roberta", "camembert"), _BERT),
-    "deberta": _DEBERTA,
-    "deberta-v2": replace(
-        _DEBERTA,
-        query="attention.self.query_proj",
-        key="attention.self.key_proj",
-        value="attention.self.value_proj",
-        adapters="output.adapters",
-    ),
-    "distilbert": Architecture(
-        "transformer.layer",
-        "ffn.lin2",
-        *("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"),
-        fans_out=True,
-        cut="sa_layer_norm",
-        attention="attention",
-        adapters="output_adapters.adapters",
-    ),
-    "albert": Architecture(
-        "encoder.albert_layer_groups.*.albert_layers", "ffn_output", query="attention.query", value="attention.value"
-    ),
-    "gpt2": Architecture(
-        "h",
-        "mlp.c_proj",
-        *("attn.c_attn", "attn.c_attn", "attn.c_attn", "attn.c_proj"),
-        fused=True,
-        fans_out=True,
-        adapters="output_adapters.adapters",
-        prompts=True,
-    ),
-    "t5": Architecture(  # self- and cross-attention
-        "block", "layer.*.DenseReluDense.wo", query="layer.*.*.q", value="layer.*.*.v"
-    ),
-    "llama": replace(_FAST_LLAMA, adapters="output_adapters.adapters"),
-    **dict.fromkeys(("mistral", "qwen2", "qwen3"), _FAST_LLAMA),
-    **dict.fromkeys(("gemma", "gemma2", "olmo2", "smollm3"), _LLAMA),
-}
+_TABLE = yaml.safe_load(Path(__file__).with_name("architectures.yaml").read_text(encoding="utf-8"))
+ARCHITECTURES: dict[str, Architecture] = {name: Architecture(**known) for name, known in _TABLE.items()}
 
 
 def model_type(model: nn.Module) -> str:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from adamix_lab.core.errors import Kind, LabError, positive, unknown
 from adamix_lab.core.errors import fraction as check_fraction
 
@@ -194,7 +196,7 @@ def text_of(row: Mapping[str, Any], column: str, place: str) -> str:
     return value
 
 
-# -- tasks known before their rows are read: the embedded ones, and those of the paper's tables ----------------
+# -- tasks known before their rows are read: the embedded ones, and those of the paper's tables (`known.yaml`) ----
 
 
 @dataclass(frozen=True)
@@ -227,42 +229,14 @@ class TaskSpec:
     numbers: tuple[str, ...] = ()
 
 
-EMBEDDED = {
-    "aspects": TaskSpec(("sentence",), ("negative", "positive")),
-    "subjectivity": TaskSpec(("sentence",), ("subjective", "objective")),
-    "reviews": TaskSpec(("sentence",), ("negative", "positive")),
-}
+def _spec(known: Mapping[str, Any]) -> TaskSpec:
+    return TaskSpec(**{key: tuple(value) if isinstance(value, list) else value for key, value in known.items()})
+
+
+_KNOWN = yaml.safe_load(Path(__file__).with_name("known.yaml").read_text(encoding="utf-8"))
+EMBEDDED = {name: _spec(known) for name, known in _KNOWN["embedded"].items()}
+PAPER_TASKS = {name: _spec(known) for name, known in _KNOWN["paper"].items()}
 EMBEDDED_TEXTS = ("notices",)  # those with texts to write
-
-
-def _glue(config: str, text: tuple[str, ...], classes: tuple[str, ...], *metrics: str) -> TaskSpec:
-    return TaskSpec(text, classes, metrics or ("accuracy",), ("validation",), hub="nyu-mll/glue", config=config)
-
-
-def _lm_bff(hub: str, classes: tuple[str, ...], hub_classes: tuple[str, ...] = ()) -> TaskSpec:
-    return TaskSpec(_ONE, classes, ("accuracy",), ("test",), hub=hub, hub_text=("text",), hub_classes=hub_classes)
-
-
-_ONE, _PAIR, _QUESTIONS = ("sentence",), ("sentence1", "sentence2"), ("question1", "question2")
-_ENTAILMENT = ("entailment", "not_entailment")
-
-# Class names stand in the order of their numbers in `nyu-mll/glue`, and, for Subj and MPQA, in LM-BFF's files.
-PAPER_TASKS: dict[str, TaskSpec] = {
-    "cola": _glue("cola", _ONE, ("unacceptable", "acceptable"), "matthews"),
-    "sst2": _glue("sst2", _ONE, ("negative", "positive")),
-    "mrpc": _glue("mrpc", _PAIR, ("not_equivalent", "equivalent"), "accuracy", "f1"),
-    "qqp": _glue("qqp", _QUESTIONS, ("not_duplicate", "duplicate"), "accuracy", "f1"),
-    "stsb": replace(_glue("stsb", _PAIR, (), "pearson", "spearman"), bounds=(0.0, 5.0)),
-    "mnli": replace(
-        _glue("mnli", ("premise", "hypothesis"), ("entailment", "neutral", "contradiction")),
-        splits=("validation_matched", "validation_mismatched"),
-    ),
-    "qnli": _glue("qnli", ("question", "sentence"), _ENTAILMENT),
-    "rte": _glue("rte", _PAIR, _ENTAILMENT),
-    # SetFit/subj numbers its classes the other way round.
-    "subj": _lm_bff("SetFit/subj", ("subjective", "objective"), ("objective", "subjective")),
-    "mpqa": _lm_bff("jxm/mpqa", ("negative", "positive")),
-}
 
 
 # -- fewer rows, and worse ones --------------------------------------------------------------------------------
