@@ -30,7 +30,7 @@ from torch.overrides import TorchFunctionMode
 from adamix_lab.core import views as plain
 from adamix_lab.core.mixture import checkpoints_gradients, during, here, hooked
 from adamix_lab.core.sites import ARCHITECTURES, Architecture, model_type, pattern_to_regex
-from adamix_lab.core.views import Batch, Views, Way, independent, logits_of, rows_of
+from adamix_lab.core.views import Batch, Views, Way, independent, logits_of, repeat, rows_of
 from adamix_lab.models.check import Inputs, a_call_a_route, call, shorter, two_routes, verdict
 from adamix_lab.models.model import MixtureModel
 
@@ -341,15 +341,16 @@ def _widen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
     children, rows = here(module, "widen", (1, 0))
     if children == 1 or kwargs is None:
         return None
-    return _repeat(args, children, rows), {name: _repeat(value, children, rows) for name, value in kwargs.items()}
+    return widened(args, children, rows), widened(kwargs, children, rows)
 
 
-def _repeat(value: Any, children: int, rows: int) -> Any:
-    if isinstance(value, Tensor) and value.dim() > 1 and value.shape[0] == rows:
-        return value.repeat(children, *([1] * (value.dim() - 1)))
+def widened(value: Any, times: int, rows: int) -> Any:
+    """What a block is called with, its tensors of so many rows repeated."""
+    if isinstance(value, Tensor) and value.dim() > 1 and len(value) == rows:
+        return repeat(value, times)
     if isinstance(value, tuple):
-        return tuple(_repeat(part, children, rows) for part in value)
-    return value
+        return tuple(widened(part, times, rows) for part in value)
+    return {name: widened(part, times, rows) for name, part in value.items()} if type(value) is dict else value
 
 
 def _flatten(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:

@@ -8,8 +8,10 @@ both cases, with stand-ins for the parts that are cached.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -61,10 +63,9 @@ def above_prefix(mixture: MixtureModel) -> tuple[MixtureModel, Cache]:
     assert plan is not None
     end = block_end(mixture, plan)
     top = shallow_copy(mixture)
-    as_tuple = returns_tuple()
-    blocks = [Skip(as_tuple) for _ in range(plan.first)] + list(plan.blocks[plan.first :])
+    blocks = [*(StandIn() for _ in range(plan.first)), *plan.blocks[plan.first :]]
     if end is not None:
-        blocks[plan.first] = BlockEnd(plan.family, end, as_tuple)
+        blocks[plan.first] = BlockEnd(plan.family, end)
     top.model = owner = with_blocks(mixture.model, plan, blocks)
     for part in plan.path.split(".")[:-1]:
         owner = getattr(owner, part)
@@ -104,28 +105,31 @@ def prefix_states(mixture: MixtureModel, plan: BlockPlan, batch: dict[str, Tenso
     """
     end = block_end(mixture, plan)
     place = end if end is not None else plan.blocks[plan.first]
-    kept: list[tuple[Any, ...]] = []
-    with (
-        torch.no_grad(),
-        evaluating(mixture),
-        hooked(place, stop, place.register_forward_pre_hook),
-        during({place: {"inputs": kept}}),
-    ):
-        with suppress(Reached):
-            mixture.model(**batch)
-        states, *rest = kept[0]
+    with torch.no_grad(), evaluating(mixture):
+        (((states, *rest), _),) = inputs_of([place], mixture.model, batch)
         if end is None:
             return states
         site = end.get_submodule(_tail_name(plan.family))
         return torch.cat([site.base(states), rest[0]], -1)  # type: ignore[operator]
 
 
-def stop(module: nn.Module, args: tuple[Any, ...]) -> None:
-    """A hook that notes a module's inputs and goes no further, in a call that asks for `inputs` there."""
-    kept = here(module, "inputs")
-    if kept is not None:
-        kept.append(args)
-        raise Reached
+def inputs_of(places: Sequence[nn.Module], model: Any, batch: Mapping[str, Any]) -> list[tuple[Any, dict[str, Any]]]:
+    """What modules are called with, one after another, in a pass that goes no further than the last of them."""
+    kept: list[tuple[Any, dict[str, Any]]] = []
+    with ExitStack() as stack:
+        for place in places:
+            stack.enter_context(hooked(place, _note, partial(place.register_forward_pre_hook, with_kwargs=True)))
+        stack.enter_context(during({place: {"inputs": kept, "last": place is places[-1]} for place in places}))
+        stack.enter_context(suppress(Reached))
+        model(**batch)
+    return kept
+
+
+def _note(module: nn.Module, args: Any, kwargs: dict[str, Any] | None = None) -> None:
+    if (kept := here(module, "inputs")) is not None:
+        kept.append((args, kwargs or {}))
+        if here(module, "last"):
+            raise Reached
 
 
 class PassThrough(nn.Module):
@@ -136,22 +140,22 @@ class PassThrough(nn.Module):
         return next(a for a in (inputs_embeds, *args) if isinstance(a, Tensor) and a.is_floating_point())
 
 
-class Skip(nn.Module):
-    """Stands in for a block of the cached prefix."""
+class StandIn(nn.Module):
+    """Stands in for a block: answers with the states that it is called with, or with others, as blocks do."""
 
-    def __init__(self, as_tuple: bool) -> None:
+    def __init__(self, answer: Tensor | None = None) -> None:
         super().__init__()
-        self.as_tuple = as_tuple
+        self.answer = answer
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """The states as they are."""
-        return (hidden,) if self.as_tuple else hidden
+        """The states."""
+        return as_blocks_answer(hidden if self.answer is None else self.answer)
 
 
 class BlockEnd(nn.Module):
     """Stands in for the first adapted block: only its end runs, on the site's cached frozen output and the residual."""
 
-    def __init__(self, family: Architecture, end: nn.Module, as_tuple: bool) -> None:
+    def __init__(self, family: Architecture, end: nn.Module) -> None:
         super().__init__()
         assert family.end is not None
         copied = shallow_copy(end)
@@ -160,13 +164,11 @@ class BlockEnd(nn.Module):
         copied.set_submodule(_tail_name(family), site)
         self.add_module(family.end, copied)
         self.end = family.end
-        self.as_tuple = as_tuple
 
     def forward(self, states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The block's output from `[B, T, 2d]`."""
         frozen, residual = states.chunk(2, -1)
-        hidden = self.get_submodule(self.end)(frozen, residual)
-        return (hidden,) if self.as_tuple else hidden
+        return as_blocks_answer(self.get_submodule(self.end)(frozen, residual))
 
 
 class Reached(Exception):
@@ -184,8 +186,9 @@ def _tail_name(family: Architecture) -> str:
     return family.ffn.removeprefix(f"{family.end}.")
 
 
-def returns_tuple() -> bool:
-    """Whether blocks answer with a tuple (transformers 4) or with the hidden states (5)."""
-    from transformers import __version__
+_AS_TUPLE = int(version("transformers").split(".")[0]) < 5
 
-    return int(__version__.split(".")[0]) < 5
+
+def as_blocks_answer(states: Tensor) -> Any:
+    """The states as blocks answer with them: in a tuple (transformers 4), or alone (5)."""
+    return (states,) if _AS_TUPLE else states

@@ -7,9 +7,8 @@ that the head reads. Sites inside a block (LoRA on query and value) share what l
 
 from __future__ import annotations
 
-import re
+import itertools
 import warnings
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +19,9 @@ from adamix_lab.core.errors import LabError, positive
 from adamix_lab.core.mixture import during, evaluating
 from adamix_lab.core.routing import RouteSpace
 from adamix_lab.core.sites import pattern_to_regex
-from adamix_lab.core.views import Batch, routed_logits, rows_of
-from adamix_lab.fast.blocks import BlockPlan, cut_last_block, may_cut, plan_blocks
-from adamix_lab.fast.prefix import Reached, returns_tuple, with_blocks
+from adamix_lab.core.views import Batch, repeat, routed_logits, rows_of
+from adamix_lab.fast.blocks import BlockPlan, cut_last_block, may_cut, plan_blocks, widened
+from adamix_lab.fast.prefix import StandIn, inputs_of, with_blocks
 from adamix_lab.models.check import Inputs, call, verdict
 from adamix_lab.models.model import MixtureModel
 
@@ -50,7 +49,7 @@ def tree_logits(mixture: MixtureModel, batch: Batch, limit: int = LIMIT, memory:
     with torch.no_grad(), evaluating(mixture):
         replay = capture(mixture, batch)
         if replay is None or not walks(mixture, batch):
-            return _by_plain_passes(mixture, batch, limit, memory)
+            return _by_plain_passes(mixture, batch, limit)
         with cut_last_block(mixture.model, batch):
             return _Walk.of(replay, memory).run()
 
@@ -101,40 +100,38 @@ class _Walk:
         return cls(replay, routes, max(1, available // group))
 
     def run(self) -> Tensor:
-        self._grow(0, self.replay.states, torch.zeros(1, dtype=torch.long), 0, len(self.routes[0]))
+        self._grow(0, self.replay.states, torch.zeros(1, dtype=torch.long), torch.arange(len(self.routes[0])))
         assert self.logits is not None
         return self.logits
 
-    def _grow(self, level: int, states: Tensor, nodes: Tensor, first: int, last: int) -> None:
-        """Grows N nodes by the routes first..last of a block and goes on from there, depth first.
+    def _grow(self, level: int, states: Tensor, nodes: Tensor, through: Tensor) -> None:
+        """Grows N nodes by some routes of a block, in parts that fit, and goes on from there, depth first.
 
-        states: `[N * B, T, d]`; nodes: the numbers `[N]` of the routes so far, in lexicographic order.
+        states: `[N * B, T, d]`; nodes: the numbers `[N]` of the routes so far, in lexicographic order; through: the
+        numbers of this block's routes.
         """
-        children, rows = last - first, rows_of(self.replay.batch)
-        if len(nodes) > (at_once := max(1, self.groups // children)):
-            for part, numbers in zip(states.split(at_once * rows), nodes.split(at_once), strict=True):
-                self._grow(level, part, numbers, first, last)
-            return
-        if children > self.groups and children > 1:
-            return self._halve(level, states, nodes, first, last)
+        children = min(len(through), self.groups)
+        at_once, rows = max(1, self.groups // children), rows_of(self.replay.batch)
+        parts = zip(states.split(at_once * rows), nodes.split(at_once), strict=True)
+        for (part, numbers), some in itertools.product(parts, through.split(children)):
+            self._grow_at_once(level, part, numbers, some)
+
+    def _grow_at_once(self, level: int, states: Tensor, nodes: Tensor, through: Tensor) -> None:
         try:
-            grown = self.replay.block(level, states, self.routes[level][first:last])
+            grown = self.replay.block(level, states, self.routes[level][through])
             answers = self.replay.head(grown) if level == self.replay.levels - 1 else None
         except torch.OutOfMemoryError:
             grown = None
         if grown is None:  # outside of the except clause, which keeps the failed pass's tensors alive
-            self._shrink(len(nodes) * children)
-            return self._grow(level, states, nodes, first, last)
-        numbers = (nodes * len(self.routes[level]) + torch.arange(first, last).unsqueeze(1)).flatten()
+            self._shrink(len(nodes) * len(through))
+            return self._grow(level, states, nodes, through)
+        numbers = (nodes * len(self.routes[level]) + through.unsqueeze(1)).flatten()
         if answers is None:
-            self._grow(level + 1, grown, numbers, 0, len(self.routes[level + 1]))
-        else:
-            self._store(answers, numbers)
-
-    def _halve(self, level: int, states: Tensor, nodes: Tensor, first: int, last: int) -> None:
-        middle = (first + last) // 2
-        self._grow(level, states, nodes, first, middle)
-        self._grow(level, states, nodes, middle, last)
+            return self._grow(level + 1, grown, numbers, torch.arange(len(self.routes[level + 1])))
+        if self.logits is None:
+            number = self.replay.mixture.space.number
+            self.logits = answers.new_empty(answers.shape[1], number, *answers.shape[2:])
+        self.logits[:, numbers.to(answers.device)] = answers.transpose(0, 1)
 
     def _shrink(self, groups: int) -> None:
         if groups == 1:
@@ -146,14 +143,8 @@ class _Walk:
         torch.cuda.empty_cache()
         warnings.warn(f"Out of memory: going on with {self.groups} groups of rows at once.", stacklevel=2)
 
-    def _store(self, answers: Tensor, numbers: Tensor) -> None:
-        if self.logits is None:
-            number = self.replay.mixture.space.number
-            self.logits = answers.new_empty(answers.shape[1], number, *answers.shape[2:])
-        self.logits[:, numbers.to(answers.device)] = answers.transpose(0, 1)
 
-
-def _by_plain_passes(mixture: MixtureModel, batch: Batch, limit: int, memory: int | None) -> Tensor:
+def _by_plain_passes(mixture: MixtureModel, batch: Batch, limit: int) -> Tensor:
     warnings.warn(
         f"The blocks of {type(mixture.model).__name__} are not known, or its head reads every position: each of the "
         f"{mixture.space.number:,} routes takes a pass of its own, with equal results.",
@@ -165,31 +156,9 @@ def _by_plain_passes(mixture: MixtureModel, batch: Batch, limit: int, memory: in
 
 # -- blocks replayed one by one: their arguments are captured in one pass of the model's own code --
 #
-# Nothing of a model is written again. Stand-ins take the place of the adapted blocks in a shallow copy and note what
-# each is called with; the blocks are then called with that, on other states, and the head answers through a copy whose
+# Nothing of a model is written again. Stand-ins take the place of the adapted blocks in a shallow copy; what each is
+# called with is noted. The blocks are then called with that, on other states, and the head answers through a copy whose
 # only block hands in the states it is given. The model itself is not changed.
-
-
-class StandIn(nn.Module):
-    """Stands in for a block: notes what it is called with, and answers its input or the states it was given.
-
-    last: raises `Reached` once it has noted: what comes behind the blocks is not wanted.
-    """
-
-    def __init__(self, answer: Tensor | None = None, last: bool = False) -> None:
-        super().__init__()
-        self.answer, self.last = answer, last
-        self.states: Tensor | None = None
-        self.args: tuple[Any, ...] = ()
-        self.kwargs: dict[str, Any] = {}
-
-    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """The states, in the form that blocks answer with."""
-        self.states, self.args, self.kwargs = hidden, args, kwargs
-        if self.last:
-            raise Reached
-        answer = hidden if self.answer is None else self.answer
-        return (answer,) if returns_tuple() else answer
 
 
 @dataclass(frozen=True)
@@ -238,11 +207,9 @@ class Replay:
         layers = [self.mixture.sites[self.mixture.mixture.sites[n]] for n in self.sites(level)]
         shared = bool(layers) and self._ends_block(level)
         if layers and not shared:
-            states = _repeat(states, len(routes))
-        copies = len(states) // rows_of(self.batch)
-        args, kwargs = self.calls[level]
-        args = tuple(self._widen(value, copies) for value in args)
-        kwargs = {name: self._widen(value, copies) for name, value in kwargs.items()}
+            states = repeat(states, len(routes))
+        rows = rows_of(self.batch)
+        args, kwargs = widened(self.calls[level], len(states) // rows, rows)
         fan_out, routes = "here" if shared else "elsewhere", routes.to(states.device)
         with during({layer: {"fan_out": fan_out, "selection": routes[:, n]} for n, layer in enumerate(layers)}):
             out = block(states, *args, **kwargs)
@@ -252,7 +219,7 @@ class Replay:
     def head(self, states: Tensor) -> Tensor:
         """Logits `[N, B, C]` of the last block's output `[N * B, T', d]`: the head reads position 0."""
         copies = len(states) // rows_of(self.batch)
-        first = {name: _repeat(value[:, :1], copies) for name, value in self.batch.items()}
+        first = {name: repeat(value[:, :1], copies) for name, value in self.batch.items()}
         model = with_blocks(self.mixture.model, self.plan, [StandIn(states[:, :1])])
         logits: Tensor = model(**first).logits
         return logits.unflatten(0, (copies, -1))
@@ -261,13 +228,6 @@ class Replay:
         tail = pattern_to_regex(f"{self.plan.path}.{self.plan.first + level}.{self.plan.family.ffn}")
         sites = [self.mixture.mixture.sites[n] for n in self.sites(level)]
         return self.mixture.mixture.adaptation.keeps_input and all(tail.fullmatch(site) for site in sites)
-
-    def _widen(self, value: Any, copies: int) -> Any:
-        if isinstance(value, Tensor) and value.dim() > 1 and value.shape[0] == rows_of(self.batch):
-            return _repeat(value, copies)
-        if isinstance(value, tuple):
-            return tuple(self._widen(part, copies) for part in value)
-        return value
 
 
 def capture(mixture: MixtureModel, batch: Batch, asked: nn.Module | None = None) -> Replay | None:
@@ -278,27 +238,13 @@ def capture(mixture: MixtureModel, batch: Batch, asked: nn.Module | None = None)
     What lies below the first adapted block runs here, once. Call it without gradients and in evaluation mode.
     """
     plan = plan_blocks(mixture)
-    if plan is None or plan.family.cut is None or not _in_order(mixture, plan):
+    if plan is None or plan.family.cut is None:
         return None
     if not may_cut(mixture.model if asked is None else asked, batch):
         return None
-    adapted = len(plan.blocks) - plan.first
-    stand_ins = [StandIn(last=n == adapted - 1) for n in range(adapted)]
-    with suppress(Reached):
-        with_blocks(mixture.model, plan, [*plan.blocks[: plan.first], *stand_ins])(**batch)
-    states = stand_ins[0].states
-    assert states is not None
-    return Replay(mixture, plan, batch, states, [(s.args, s.kwargs) for s in stand_ins])
-
-
-def _in_order(mixture: MixtureModel, plan: BlockPlan) -> bool:
-    numbers = [re.match(re.escape(plan.path) + r"\.(\d+)\.", site) for site in mixture.mixture.sites]
-    found = [int(match[1]) for match in numbers if match]
-    return found == sorted(found)
-
-
-def _repeat(value: Tensor, copies: int) -> Tensor:
-    return value if copies == 1 else value.repeat(copies, *([1] * (value.dim() - 1)))
+    adapted = [StandIn() for _ in plan.blocks[plan.first :]]
+    calls = inputs_of(adapted, with_blocks(mixture.model, plan, [*plan.blocks[: plan.first], *adapted]), batch)
+    return Replay(mixture, plan, batch, calls[0][0][0], [(args[1:], kwargs) for args, kwargs in calls])
 
 
 def group_bytes(mixture: MixtureModel, batch: Batch) -> int:
