@@ -6,9 +6,11 @@ stays light. The code begins in `adamix_lab.core`, whose text says in which orde
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from adamix_lab.core import __version__, lazy_function, lazy_names
+from adamix_lab.core import __version__
 from adamix_lab.models import METHODS
 
 # fmt: off
@@ -56,42 +58,57 @@ if TYPE_CHECKING:
     from adamix_lab.training.shipped import load_twin
     from adamix_lab.training.train import train
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "baselines.making": "baseline",
-        "core.adaptations": "IA3 Adaptation Bias Bottleneck LoRA Weight",
-        "core.errors": "LabError",
-        "core.merging": "fold merge merge_gap merge_products",
-        "models.model": "MixtureModel attach detach",
-        "core.objective": "Consistency Objective",
-        "core.routing": "Router RouteSpace",
-        "models.saving": "load",
-        "fast.blocks": "routed_logits",
-        "interop.authors": "import_authors",
-        "interop.export": "export",
-        "interop.hub": "from_pretrained push_to_hub",
-        "interop.peft": "import_peft",
-        "tasks.backbones": "load_backbone",
-        "tasks.tasks": "Task few_shot",
-        "tasks.loading": "load_task",
-        "training.evaluation": "evaluate predict",
-        "training.presets": "preset",
-        "training.recipe": "Recipe",
-        "training.report": "parameter_report save structure",
-        "training.train": "train",
-        "training.shipped": "load_twin",
-    },
-)
+_FILES = {
+    "baselines.making": "baseline",
+    "core.adaptations": "IA3 Adaptation Bias Bottleneck LoRA Weight",
+    "core.errors": "LabError",
+    "core.merging": "fold merge merge_gap merge_products",
+    "models.model": "MixtureModel attach detach",
+    "core.objective": "Consistency Objective",
+    "core.routing": "Router RouteSpace",
+    "models.saving": "load",
+    "fast.blocks": "routed_logits",
+    "interop.authors": "import_authors",
+    "interop.export": "export",
+    "interop.hub": "from_pretrained push_to_hub",
+    "interop.peft": "import_peft",
+    "tasks.backbones": "load_backbone",
+    "tasks.tasks": "Task few_shot",
+    "tasks.loading": "load_task",
+    "training.evaluation": "evaluate predict",
+    "training.presets": "preset",
+    "training.recipe": "Recipe",
+    "training.report": "parameter_report save structure",
+    "training.train": "train",
+    "training.shipped": "load_twin",
+}
+_FILE_OF = {name: file for file, names in _FILES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FILE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(sorted(_FILE_OF))}")
+    return getattr(import_module(f"{__name__}.{_FILE_OF[name]}"), name)
+
+
+def lazy_function(file: str, name: str) -> Callable[..., Any]:
+    """A function of a file that is imported when it is first called."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return getattr(import_module(f"{__name__}.{file}"), name)(*args, **kwargs)
+
+    call.__doc__ = f"`{__name__}.{file}.{name}`."
+    return call
+
 
 # A mixture's methods in the ecosystem's words. They lie above the core, and are imported when they are called.
 METHODS |= {
-    "save_pretrained": lazy_function(__name__, "training.report", "save"),
-    "from_pretrained": staticmethod(lazy_function(__name__, "interop.hub", "from_pretrained")),
-    "push_to_hub": lazy_function(__name__, "interop.hub", "push_to_hub"),
-    "merge_and_unload": lazy_function(__name__, "core.merging", "fold"),
-    "__repr__": lazy_function(__name__, "training.report", "structure"),
-    "_repr_html_": lazy_function(__name__, "training.report", "structure_html"),
+    "save_pretrained": lazy_function("training.report", "save"),
+    "from_pretrained": staticmethod(lazy_function("interop.hub", "from_pretrained")),
+    "push_to_hub": lazy_function("interop.hub", "push_to_hub"),
+    "merge_and_unload": lazy_function("core.merging", "fold"),
+    "__repr__": lazy_function("training.report", "structure"),
+    "_repr_html_": lazy_function("training.report", "structure_html"),
 }
 
 

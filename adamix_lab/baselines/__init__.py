@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from adamix_lab.core import lazy_names
 from adamix_lab.core.errors import Consistency, one_of
 
 ONE_VIEW = Consistency(0.0, views="shared_prefix")
@@ -82,8 +81,3 @@ def get_baseline(name: str) -> Baseline:
     """The baseline of a name. Raises ValueError for an unknown one, with near misses."""
     one_of("Baseline", name, BASELINES)
     return BASELINES[name]
-
-
-_NAMES = {"making": "baseline", "probe": "linear_probe"}
-__all__ = ["BASELINES", "get_baseline", *(name for names in _NAMES.values() for name in names.split())]
-__getattr__ = lazy_names(__name__, _NAMES)

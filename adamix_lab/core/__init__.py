@@ -16,49 +16,4 @@
 9. `saving`, over `files`: weights and configuration in a folder. `errors` serves all.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
-from importlib import import_module
-from typing import Any
-
 __version__ = "0.1.0"
-
-
-def lazy_names(package: str, files: Mapping[str, str]) -> Callable[[str], Any]:
-    """A package's `__getattr__`: a public name is imported from its file when it is first used.
-
-    files: names by file, e.g. `{"routing": "Router RouteSpace"}`.
-    """
-    where = {name: f"{package}.{file}" for file, names in files.items() for name in names.split()}
-
-    def find(name: str) -> Any:
-        if name not in where:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}; it has {', '.join(sorted(where))}")
-        return getattr(import_module(where[name]), name)
-
-    return find
-
-
-def lazy_function(package: str, file: str, name: str) -> Callable[..., Any]:
-    """A function of a package's file that is imported when it is first called."""
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return getattr(import_module(f"{package}.{file}"), name)(*args, **kwargs)
-
-    call.__doc__ = f"`{package}.{file}.{name}`."
-    return call
-
-
-_NAMES = {
-    "adaptations": "Adaptation Weight Bottleneck LoRA IA3 Bias",
-    "routing": "RouteSpace Router",
-    "mixture": "MixtureLayer effective evaluating",
-    "sites": "ARCHITECTURES find_sites",
-    "views": "routed_logits",
-    "objective": "Consistency Objective",
-    "merging": "merge fold merge_products merge_gap relative_difference",
-    "errors": "LabError",
-}
-__all__ = [name for names in _NAMES.values() for name in names.split()]
-__getattr__ = lazy_names(__name__, _NAMES)

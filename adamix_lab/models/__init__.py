@@ -7,14 +7,6 @@
 4. `saving`: weights and configuration in a folder.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
-from adamix_lab.core import lazy_names
-
 METHODS: dict[str, Any] = {}  # of `MixtureModel`, which packages above bring along (`adamix_lab` fills it)
-
-_NAMES = {"model": "MixtureModel attach detach", "saving": "save load"}
-__all__ = [name for names in _NAMES.values() for name in names.split()]
-__getattr__ = lazy_names(__name__, _NAMES)
