@@ -9,67 +9,44 @@ A third, "shared_prefix", lies in `adamix_lab.fast.blocks`: the same function wi
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from adamix_lab.core.errors import LabError, one_of
 from adamix_lab.core.errors import Views as Views
-from adamix_lab.core.mixture import MixtureLayer
-from adamix_lab.core.routing import RouteSpace
 
 Batch = dict[str, Tensor]
 Way = Callable[[Any, Batch, Tensor], Tensor]  # (mixture, batch, routes of K views) to logits [K, B, ...]
 
 
-class Mixture(Protocol):
-    """A model that holds mixtures, as `adamix_lab.models.MixtureModel` is: what the core asks of it."""
+class Mixture(nn.Module):
+    """A model that holds mixtures: what the core asks of it, and `adamix_lab.models.MixtureModel` is.
+
+    Attributes:
+        model: the model with its mixture layers.
+        mixture: what was attached.
+        sites: the mixture layers by module path.
+        space: the routes there are.
+        head: the trained head's modules by path.
+        selections: gives a selection's parts by site.
+        takes_groups: tells of a batch whether K groups of rows may have K routes in one call, and why not.
+        restore: undoes to a copy of the model what attaching did.
+    """
 
     model: Any
     mixture: Any
-    training: bool
+    sites: Any
+    space: Any
+    head: Any
     task: str
+    selections: Any
+    takes_groups: Any
+    restore: Any
     _tasks: Any
-
-    @property
-    def sites(self) -> dict[str, MixtureLayer]:
-        """The mixture layers by module path."""
-
-    @property
-    def space(self) -> RouteSpace:
-        """The routes there are."""
-
-    @property
-    def head(self) -> dict[str, nn.Module]:
-        """The trained head's modules by path."""
-
-    def __call__(self, *, selection: Any = None, **batch: Any) -> Any:
-        """The model's output at a selection."""
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Of everything."""
-
-    def modules(self) -> Iterator[nn.Module]:
-        """All."""
-
-    def eval(self) -> Any:
-        """Evaluation mode."""
-
-    def select(self, selection: Any) -> Any:
-        """A context with a selection."""
-
-    def selections(self, selection: Any) -> list[Any]:
-        """A selection's parts by site."""
-
-    def takes_groups(self, batch: Mapping[str, Any]) -> Any:
-        """Whether K groups of rows may have K routes in one call, and why not."""
-
-    def restore(self, model: nn.Module) -> None:
-        """Undoes to a copy what attaching did."""
-
-    def _owned(self) -> Any: ...
+    _owned: Any
 
 
 def by_row(batch: Mapping[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from adamix_lab.core.errors import LabError
 from adamix_lab.core.mixture import Selection, carry_selection, checkpoints_gradients, during, here
 from adamix_lab.core.objective import Objective
 from adamix_lab.core.routing import Router
-from adamix_lab.core.views import spans_as_labels
+from adamix_lab.core.views import Mixture, spans_as_labels
 
 ModelSelection = Tensor | Mapping[str, Mapping[str, Tensor]] | Literal["merge"] | None
 
@@ -55,14 +55,9 @@ def of_the_model(name: str) -> Any:
     return property(lambda self: getattr(self.model, name), lambda self, value: setattr(self.model, name, value))
 
 
-class Wrapping(nn.Module):
+class Wrapping(Mixture):
     """What a call of a `MixtureModel` does. Its parts (`sites`, `space`, tasks) are that class's."""
 
-    model: Any
-    mixture: Any
-    sites: Any
-    space: Any
-    takes_groups: Any
     draws: Tensor
 
     # -- a call -------------------------------------------------------------------------------------
