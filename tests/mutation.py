@@ -62,7 +62,6 @@ TESTS += [ROOT / f"tests/analysis/test_{name}.py" for name in ("calibration", "s
 ONCE_ALIVE = [
     ("adamix_lab/analysis/calibration.py", ".argsort(stable=True).argsort()", ".argsort(stable=True)"),
     ("adamix_lab/core/merging.py", "float(gap / size)", "float(gap)"),
-    ("adamix_lab/core/merging.py", "candidate >= best", "candidate > best"),
     ("adamix_lab/core/merging.py", "- 1) > 1e-4", "- 1) > 1e-1"),
     ("adamix_lab/analysis/statistics.py", "high <= smallest", "high < smallest"),
     ("adamix_lab/models/saving.py", "// 64)][:64]", "// 64)][:1]"),

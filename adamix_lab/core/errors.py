@@ -88,7 +88,7 @@ def one_of(what: str, value: str, known: Iterable[str]) -> None:
 Kind = Literal["classes", "labels", "numbers", "tokens", "spans", "texts"]  # what a model's answers mean
 Scope = Literal["batch", "example", "token"]  # what shares a route
 Views = Literal["independent", "shared_prefix", "same_dropout"]  # how several views of a batch are taken
-Distance = Literal["reference", "symmetric", "jensen-shannon", "mse"]  # between two views: `objective.DISTANCES`
+Distance = Literal["reference", "symmetric", "mse"]  # between two views: `objective.DISTANCES`
 POOLINGS = ("cls", "mean")  # what a classifier's head reads: the family's own place, or the mean of all tokens
 # How experts are used at inference (`training.evaluation.answer_by`), and when texts are decoded.
 STRATEGIES = ("merged", "fixed", *(f"fixed-{n}" for n in range(8)), "random", "random-example", "random-token")
@@ -100,7 +100,7 @@ DECODED = ("merged", "fixed", "fixed-N", "random", "random-example")
 class Consistency:
     """How two views are held together. Weight 0 means one view a step.
 
-    kind: "reference" (targets detached), "symmetric", "jensen-shannon", "mse" (regression).
+    kind: "reference" (targets detached), "symmetric", "mse" (regression).
     weight: lambda of Eq. 5; the reference takes 1 for classification, 100 a target token for generation.
     views: "independent", "same_dropout" (see `adamix_lab.core.views`) or "shared_prefix" (`adamix_lab.fast.blocks`).
 

@@ -1,15 +1,14 @@
 """Merging: from M experts to one module a site (Eq. 6), and soups at other points of the simplex.
 
 A soup is a mixture point: coefficients `[sites, sides, M]`. `merge` makes the model of such a point, by default of the
-barycentre; others are chosen: weighted, greedy, learned (Wortsman et al., 2022). Last, how far results may be apart
-that should be equal.
+barycentre; `weighted` gives others. Last, how far results may be apart that should be equal.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -18,10 +17,9 @@ from torch import Tensor, nn
 
 from adamix_lab.core.adaptations import LoRA
 from adamix_lab.core.errors import LabError, positive
-from adamix_lab.core.mixture import MixtureLayer, evaluating, noting
-from adamix_lab.core.objective import TaskLoss, task_loss_of, without_labels
+from adamix_lab.core.mixture import MixtureLayer, noting
 from adamix_lab.core.routing import RouteSpace
-from adamix_lab.core.views import Batch, Mixture, logits_of
+from adamix_lab.core.views import Batch, Mixture
 
 M = TypeVar("M", bound=Mixture)
 
@@ -78,43 +76,6 @@ def weighted(space: RouteSpace, weights: Sequence[float]) -> Tensor:
     if (point < 0).any() or abs(float(point.sum()) - 1) > 1e-4:
         raise LabError(f"Weights {list(weights)} are no mixture: expected numbers of at least 0 that sum to 1.")
     return point.expand(*space.shape, -1).clone()
-
-
-def greedy(space: RouteSpace, score: Callable[[Tensor], float]) -> tuple[Tensor, list[int]]:
-    """The greedy soup: experts join in the order of their own score while the soup does not get worse.
-
-    score: of a mixture point on held-out data; higher is better. Returns the point `[sites, sides, M]` and the experts
-    in it, in the order they joined.
-    """
-
-    def mean_of(experts: list[int]) -> Tensor:
-        return weighted(space, [(i in experts) / len(experts) for i in range(space.experts)])
-
-    single = {i: score(mean_of([i])) for i in range(space.experts)}
-    order = sorted(single, key=lambda i: (-single[i], i))
-    chosen, best = [order[0]], single[order[0]]
-    for expert in order[1:]:
-        candidate = score(mean_of([*chosen, expert]))
-        if candidate >= best:
-            chosen, best = [*chosen, expert], candidate
-    return mean_of(chosen), chosen
-
-
-def learned(mixture: Mixture, batches: Iterable[Batch], lr: float = 0.1, task_loss: TaskLoss | None = None) -> Tensor:
-    """Coefficients a site and side: softmax of free numbers, fitted by Adam to held-out batches (one step each).
-
-    The experts stay as they are. Returns the point `[sites, sides, M]`.
-    """
-    space, loss_of = mixture.space, task_loss or task_loss_of(mixture)
-    free = torch.zeros(*space.shape, space.experts, requires_grad=True)
-    optimizer = torch.optim.Adam([free], lr=lr)
-    with evaluating(mixture.model):
-        for batch in batches:
-            inputs = without_labels(mixture.model, batch)
-            loss = loss_of(logits_of(mixture(selection=free.softmax(-1), **inputs)), batch["labels"])
-            (free.grad,) = torch.autograd.grad(loss, [free])
-            optimizer.step()
-    return free.detach().softmax(-1)
 
 
 def stack_experts(singles: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

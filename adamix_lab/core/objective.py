@@ -239,14 +239,6 @@ def symmetric_kl(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
     return 0.5 * ((p.exp() - q.exp()) * (p - q)).sum(-1).mean()
 
 
-def jensen_shannon(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Jensen-Shannon divergence in nats, at most ln 2."""
-    p, q = _log_probabilities(a, b, mask)
-    middle = torch.logaddexp(p, q) - torch.log(torch.tensor(2.0))
-    to_middle = (p.exp() * (p - middle)).sum(-1) + (q.exp() * (q - middle)).sum(-1)
-    return 0.5 * to_middle.mean()
-
-
 def mean_squared_difference(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean squared difference of the outputs: the consistency of a regression."""
     a, b = _rows(a, b, mask)
@@ -256,6 +248,5 @@ def mean_squared_difference(a: Tensor, b: Tensor, mask: Tensor | None = None) ->
 DISTANCES: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
     "reference": reference_kl,
     "symmetric": symmetric_kl,
-    "jensen-shannon": jensen_shannon,
     "mse": mean_squared_difference,
 }

@@ -244,19 +244,15 @@ def _reads_padding(model: nn.Module, pad: Padding, expected: int | None) -> bool
     return first.shape == second.shape and relative_difference(second, first) > REORDERED[first.dtype]
 
 
-def collate(examples: Sequence[Example], pad: Padding = ZEROS, multiple: int = 1) -> Batch:
+def collate(examples: Sequence[Example], pad: Padding = ZEROS) -> Batch:
     """A batch of examples, every key padded on one side: `[B, T]`, and `inputs_embeds` `[B, T, d]`.
 
     Args:
         examples: with equal keys; labels are one number an example `[B]`, or one a token `[B, T]`.
         pad: of the tokenizer; masks and states are padded with zeros, labels a token with -100.
-        multiple: T is rounded up to a multiple of this (8 suits tensor cores).
     """
     fill = {"input_ids": pad.token, "token_type_ids": pad.token_type, "labels": IGNORED}
-    return {
-        name: _padded([example[name] for example in examples], fill.get(name, 0), pad.side, multiple)
-        for name in examples[0]
-    }
+    return {name: _padded([one[name] for one in examples], fill.get(name, 0), pad.side) for name in examples[0]}
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -264,14 +260,10 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
 
-def _padded(values: Sequence[Tensor], fill: int, side: str, multiple: int) -> Tensor:
+def _padded(values: list[Tensor], fill: int, side: str) -> Tensor:
     if values[0].dim() == 0:
-        return torch.stack(list(values))
-    padded = nn.utils.rnn.pad_sequence(list(values), batch_first=True, padding_value=fill, padding_side=side)
-    if not (more := -padded.shape[1] % multiple):
-        return padded
-    filling = padded.new_full((len(values), more, *padded.shape[2:]), fill)
-    return torch.cat([filling, padded] if side == "left" else [padded, filling], 1)
+        return torch.stack(values)
+    return nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=fill, padding_side=side)
 
 
 class Batches:

@@ -275,7 +275,7 @@ def hold_out(
     return [r for n, r in enumerate(rows) if n not in dev], [r for n, r in enumerate(rows) if n in dev]
 
 
-def few_shot(task: Task, examples: int = 30, seed: int = 0, per_class: int | None = None) -> Task:
+def few_shot(task: Task, examples: int = 30, seed: int = 0) -> Task:
     """The task with few training rows, drawn by the seed; the rows to be judged on stay.
 
     Every class gets the same number; where `examples` does not divide, some (drawn, too) get one more. What is no task
@@ -285,7 +285,6 @@ def few_shot(task: Task, examples: int = 30, seed: int = 0, per_class: int | Non
         task: where to draw from.
         examples: in all.
         seed: of the draw.
-        per_class: so many of each class, instead of `examples`.
 
     Raises:
         ValueError: a class has fewer rows than asked for, or `examples` are fewer than the classes.
@@ -295,21 +294,16 @@ def few_shot(task: Task, examples: int = 30, seed: int = 0, per_class: int | Non
     """
     positive("examples", examples)
     classes = task.classes if task.kind == "classes" else ()
-    if per_class is not None:
-        positive("per_class", per_class)
-        if not classes:
-            what = "a regression" if task.regression else f"a task of {task.kind}"
-            raise LabError(f"per_class = {per_class} for {task.name!r}, {what}: expected examples instead.")
     groups: list[list[int]] = [[] for _ in classes or ("all",)]
     for n, row in enumerate(task.train):
         groups[row[task.label] if classes else 0].append(n)
-    if examples < len(groups) and per_class is None:
+    if examples < len(groups):
         raise LabError(f"examples = {examples} for {len(groups)} classes: expected one of each at least.")
     rng = random.Random(seed)
     more = rng.sample(range(len(groups)), examples % len(groups))
     picked: list[int] = []
     for number, members in enumerate(groups):
-        wanted = per_class or examples // len(groups) + (number in more)
+        wanted = examples // len(groups) + (number in more)
         if wanted > len(members):
             what = f"class {classes[number]!r}" if classes else "the task"
             raise LabError(

@@ -9,8 +9,6 @@ from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA
 from adamix_lab.core.merging import (
     REORDERED,
     fold,
-    greedy,
-    learned,
     merge,
     merge_gap,
     merge_products,
@@ -154,30 +152,6 @@ def test_soups_are_points_of_the_simplex():
         weighted(space, [0.5, 0.5, 0.5, -0.5])
 
 
-def test_the_greedy_soup_takes_the_best_first_and_never_gets_worse():
-    space = attach(tiny.bert(), Bottleneck(4), experts=4, share="up").space
-    quality = torch.tensor([0.1, 0.9, 0.5, 0.8])
-
-    def score(point):  # experts 1 and 3 help each other, the others drag down
-        return float(point[0, 0] @ quality) + (0.2 if point[0, 0, 1] > 0 and point[0, 0, 3] > 0 else 0.0)
-
-    point, chosen = greedy(space, score)
-    assert chosen == [1, 3]
-    close.assert_close(point[0, 0], [0, 0.5, 0, 0.5], close.ROUNDED)
-    assert score(point) >= max(score(weighted(space, row)) for row in torch.eye(4).tolist())
-
-
-def test_the_learned_soup_lowers_the_loss_on_its_batches_and_leaves_the_experts_alone():
-    mixture = tiny.mixed(tiny.bert(), Bottleneck(4), experts=4)
-    batch = {**tiny.batch(), "labels": tiny.labels()}
-    before = {name: tensor.clone() for name, tensor in trained_tensors(mixture).items()}
-    point = learned(mixture, [batch] * 30)
-    loss = torch.nn.functional.cross_entropy
-    assert loss(logits(mixture, selection=point), batch["labels"]) < loss(logits(mixture), batch["labels"])
-    close.assert_close(point.sum(-1), torch.ones(mixture.space.shape), close.ROUNDED)
-    assert all(torch.equal(before[name], tensor) for name, tensor in trained_tensors(mixture).items())
-
-
 def test_the_merge_gap_is_nil_where_averaging_is_exact_and_only_there():
     def gaps(adaptation, share):
         mixture = tiny.mixed(tiny.bert(), adaptation, experts=3, share=share)
@@ -201,12 +175,6 @@ def test_adapters_trained_apart_stand_side_by_side():
     for n in range(3):
         route = together.space.fixed(n)
         close.assert_close(logits(together, selection=route), logits(singles[n]))
-
-
-def test_a_soup_in_which_nothing_gets_worse_takes_everybody():
-    space = attach(tiny.bert(), Bottleneck(4), experts=4, share="up").space
-    point, chosen = greedy(space, lambda point: 0.5)
-    assert chosen == [0, 1, 2, 3] and torch.equal(point, space.barycentre())
 
 
 def test_weights_are_rounded_no_further_than_to_four_digits():

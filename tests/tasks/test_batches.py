@@ -105,7 +105,6 @@ def test_collate_pads_every_key():
     batch = collate([a, b], Padding(9))
     assert batch["input_ids"].tolist() == [[5, 6], [7, 9]] and batch["labels"].tolist() == [1, 0]
     assert batch["attention_mask"].tolist() == [[1, 1], [1, 0]]
-    assert collate([a, b], multiple=8)["input_ids"].shape == (2, 8)
     states = collate([{"inputs_embeds": torch.ones(2, 3)}, {"inputs_embeds": torch.ones(4, 3)}])["inputs_embeds"]
     assert states.shape == (2, 4, 3) and states[0, 2:].abs().sum() == 0
     tokens = collate([{"labels": torch.tensor([1, 2])}, {"labels": torch.tensor([3])}])["labels"]
@@ -122,9 +121,6 @@ def test_padding_is_the_tokenizers_own(side, token):
     theirs = tokenizer(texts, padding=True, return_tensors="pt")
     ours = collate(tokenized([texts], tokenizer, 128), padding_of(tokenizer))
     assert set(ours) == set(theirs) and all(torch.equal(ours[name], theirs[name]) for name in ours)
-    theirs = tokenizer(texts, padding=True, pad_to_multiple_of=8, return_tensors="pt")
-    ours = collate(tokenized([texts], tokenizer, 128), padding_of(tokenizer), multiple=8)
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def decoder_classifier(pad):
