@@ -230,7 +230,7 @@ def test_bad_settings():
 def test_the_shared_prefix_is_asked_for_with_the_ways_that_hold_it():
     mixture = tiny.mixed(tiny.bert(), Bottleneck(4), experts=2)
     consistency = Consistency(views="shared_prefix")
-    with pytest.raises(LabError, match=r"'shared_prefix' is a short-cut.*Give ways=adamix_lab\.fast\.views\.WAYS"):
+    with pytest.raises(LabError, match=r"'shared_prefix' is a short-cut.*Give ways=adamix_lab\.fast\.blocks\.WAYS"):
         Objective(mixture, consistency)
     assert step(mixture, consistency, ways=WAYS).total > 0
 
