@@ -6,11 +6,10 @@ stays light. The code begins in `adamix_lab.core`, whose text says in which orde
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from adamix_lab.core import __version__
+from adamix_lab.core import __version__, lazy_function
 from adamix_lab.models import METHODS
 
 # fmt: off
@@ -91,24 +90,14 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(f"{__name__}.{_FILE_OF[name]}"), name)
 
 
-def lazy_function(file: str, name: str) -> Callable[..., Any]:
-    """A function of a file that is imported when it is first called."""
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return getattr(import_module(f"{__name__}.{file}"), name)(*args, **kwargs)
-
-    call.__doc__ = f"`{__name__}.{file}.{name}`."
-    return call
-
-
 # A mixture's methods in the ecosystem's words. They lie above the core, and are imported when they are called.
 METHODS |= {
-    "save_pretrained": lazy_function("training.report", "save"),
-    "from_pretrained": staticmethod(lazy_function("interop.hub", "from_pretrained")),
-    "push_to_hub": lazy_function("interop.hub", "push_to_hub"),
-    "merge_and_unload": lazy_function("core.merging", "fold"),
-    "__repr__": lazy_function("training.report", "structure"),
-    "_repr_html_": lazy_function("training.report", "structure_html"),
+    "save_pretrained": lazy_function("adamix_lab.training.report", "save"),
+    "from_pretrained": staticmethod(lazy_function("adamix_lab.interop.hub", "from_pretrained")),
+    "push_to_hub": lazy_function("adamix_lab.interop.hub", "push_to_hub"),
+    "merge_and_unload": lazy_function("adamix_lab.core.merging", "fold"),
+    "__repr__": lazy_function("adamix_lab.training.report", "structure"),
+    "_repr_html_": lazy_function("adamix_lab.training.report", "structure_html"),
 }
 
 

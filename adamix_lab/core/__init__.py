@@ -16,4 +16,18 @@
 9. `saving`, over `files`: weights and configuration in a folder. `errors` serves all.
 """
 
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
 __version__ = "0.1.0"
+
+
+def lazy_function(module: str, name: str) -> Callable[..., Any]:
+    """A function that is imported from its module when it is first called."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return getattr(import_module(module), name)(*args, **kwargs)
+
+    call.__doc__ = f"`{module}.{name}`."
+    return call

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +33,8 @@ from adamix_lab.core.sites import ARCHITECTURES, Architecture, model_type, patte
 from adamix_lab.core.views import Batch, Views, Way, independent, logits_of, repeat, rows_of
 from adamix_lab.models.check import Inputs, a_call_a_route, call, shorter, two_routes, verdict
 from adamix_lab.models.model import MixtureModel
+
+Changes = dict[nn.Module, dict[str, Any]]  # for `during`
 
 
 @dataclass(frozen=True)
@@ -65,16 +67,14 @@ def plan_blocks(mixture: MixtureModel) -> BlockPlan | None:
         return None
     path = f"{prefix}.{family.blocks}"
     blocks = model.get_submodule(path)
-    numbers: list[int] = []
-    for site in mixture.mixture.sites:
-        match = re.match(re.escape(path) + r"\.(\d+)\.", site)
-        if match is None:
-            return None
-        numbers.append(int(match.group(1)))
-    first = min(numbers)
-    here = [site for site, number in zip(mixture.mixture.sites, numbers, strict=True) if number == first]
+    found = {site: re.match(re.escape(path) + r"\.(\d+)\.", site) for site in mixture.mixture.sites}
+    numbers = {site: int(match[1]) for site, match in found.items() if match}
+    if len(numbers) < len(found):
+        return None
+    first = min(numbers.values())
     tail = pattern_to_regex(f"{path}.{first}.{family.ffn}")
-    tail_only = all(tail.fullmatch(site) for site in here) and mixture.mixture.adaptation.keeps_input
+    tail_only = all(tail.fullmatch(site) for site, number in numbers.items() if number == first)
+    tail_only = tail_only and mixture.mixture.adaptation.keeps_input
     assert isinstance(blocks, nn.ModuleList)
     return BlockPlan(family, path, blocks, first, tail_only)
 
@@ -85,7 +85,7 @@ def fan_out(mixture: MixtureModel, plan: BlockPlan, children: int, rows: int) ->
     if children == 1:
         yield
         return
-    changes: dict[nn.Module, dict[str, Any]] = {}
+    changes: Changes = {}
     for path, layer in mixture.sites.items():
         inside = plan.tail_only and path.startswith(f"{plan.path}.{plan.first}.")
         changes[layer] = {"fan_out": "here" if inside else "elsewhere"}
@@ -103,26 +103,23 @@ def fan_out(mixture: MixtureModel, plan: BlockPlan, children: int, rows: int) ->
 
 def may_cut(model: nn.Module, batch: Mapping[str, Any] | None = None) -> bool:
     """Whether a model's answers need nothing but position 0 of its last block: proposed by the table, tried once."""
-    if not _has_cut(model):
-        return False
-
-    def fast(other: nn.Module, few: Inputs) -> Tensor:
-        with cut_unchecked(other):
-            return _answers(other, few)
-
-    return _longest(batch) == 1 or verdict(model, "cut", batch or {}, fast, _answers).permitted
+    return _has_cut(model) and (_longest(batch) == 1 or _permitted(model, "cut", batch, lambda other: {}))
 
 
 def may_absorb(model: nn.Module, batch: Mapping[str, Any] | None = None) -> bool:
     """Whether a model may be cut and its last attention absorb keys and values: proposed by the table, tried once."""
-    if _longest(batch) == 1 or not _has_cut(model) or not absorption(model):
-        return False
+    proposed = _longest(batch) > 1 and _has_cut(model) and absorption(model)
+    return bool(proposed) and _permitted(model, "absorbed", batch, absorption)
 
+
+def _permitted(
+    model: nn.Module, way: str, batch: Mapping[str, Any] | None, changes: Callable[[nn.Module], Changes]
+) -> bool:
     def fast(other: nn.Module, few: Inputs) -> Tensor:
-        with cut_unchecked(other), during(absorption(other)):
+        with cut_unchecked(other), during(changes(other)):
             return _answers(other, few)
 
-    return verdict(model, "absorbed", batch or {}, fast, _answers).permitted
+    return verdict(model, way, batch or {}, fast, _answers).permitted
 
 
 def _has_cut(model: nn.Module) -> bool:
@@ -143,7 +140,7 @@ def _longest(batch: Mapping[str, Any] | None) -> int:
     return max((value.shape[1] for value in values if isinstance(value, Tensor) and value.dim() > 1), default=2)
 
 
-def absorption(model: nn.Module) -> dict[nn.Module, dict[str, Any]]:
+def absorption(model: nn.Module) -> Changes:
     """What `during` takes for the last attention to absorb: its query, key and value layers, where they are plain.
 
     Empty where one holds a site or a hook, or is of another class: it then does more than the product that is left out.
@@ -171,12 +168,10 @@ def cut_last_block(
     check tries, where this one is made of it.
     """
     tried = model if asked is None else asked
-    if may_absorb(tried, batch):
-        with cut_unchecked(model), during(absorption(model)):
-            yield
-    else:
-        with cut_unchecked(model) if may_cut(tried, batch) else nullcontext():
-            yield
+    absorbs = may_absorb(tried, batch)
+    cut = cut_unchecked(model) if absorbs or may_cut(tried, batch) else nullcontext()
+    with cut, during(absorption(model) if absorbs else {}):
+        yield
 
 
 @contextmanager
@@ -188,7 +183,7 @@ def cut_unchecked(model: nn.Module) -> Iterator[None]:
     # A cached last block has only its end left: its own input is cut then.
     whole = _has(last, family.cut)
     place = last.get_submodule(family.cut) if whole else last
-    changes: dict[nn.Module, dict[str, Any]] = {place: {"cut": True}}
+    changes: Changes = {place: {"cut": True}}
     with ExitStack() as stack:
         stack.enter_context(hooked(place, _first_position, place.register_forward_pre_hook))
         if whole and family.attention is not None:

@@ -230,7 +230,8 @@ class TaskSpec:
 
 
 def _spec(known: Mapping[str, Any]) -> TaskSpec:
-    return TaskSpec(**{key: tuple(value) if isinstance(value, list) else value for key, value in known.items()})
+    settings: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in known.items()}
+    return TaskSpec(**settings)
 
 
 _KNOWN = yaml.safe_load(Path(__file__).with_name("known.yaml").read_text(encoding="utf-8"))

@@ -73,10 +73,10 @@ class History:
         return [row for row in self.rows if "dev" in row]
 
     # What it looks like is loaded when somebody looks.
-    to_frame = lazy_function("adamix_lab.training", "display", "history_frame")
-    plot = lazy_function("adamix_lab.training", "display", "plot_history")
-    __repr__ = lazy_function("adamix_lab.training", "display", "history_text")
-    _repr_html_ = lazy_function("adamix_lab.training", "display", "history_html")
+    to_frame = lazy_function("adamix_lab.training.display", "history_frame")
+    plot = lazy_function("adamix_lab.training.display", "plot_history")
+    __repr__ = lazy_function("adamix_lab.training.display", "history_text")
+    _repr_html_ = lazy_function("adamix_lab.training.display", "history_html")
 
 
 def loss_parts(parts: Sequence[float]) -> dict[str, float]:
