@@ -25,10 +25,10 @@ class LabError(ValueError):
     """
 
 
-def near_misses(given: str, known: Iterable[str], most: int = 3) -> list[str]:
-    """The known names closest to ``given``, best first; capitals do not matter."""
+def near_misses(given: str, known: Iterable[str]) -> list[str]:
+    """The known names closest to ``given``, three at most, best first; capitals do not matter."""
     names = {name.lower(): name for name in known}
-    return [names[name] for name in difflib.get_close_matches(given.lower(), list(names), n=most, cutoff=0.4)]
+    return [names[name] for name in difflib.get_close_matches(given.lower(), list(names), n=3, cutoff=0.4)]
 
 
 def unknown(what: str, given: object, known: Iterable[str]) -> LabError:

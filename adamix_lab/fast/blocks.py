@@ -72,11 +72,15 @@ def plan_blocks(mixture: MixtureModel) -> BlockPlan | None:
     if len(numbers) < len(found):
         return None
     first = min(numbers.values())
-    tail = pattern_to_regex(f"{path}.{first}.{family.ffn}")
-    tail_only = all(tail.fullmatch(site) for site, number in numbers.items() if number == first)
-    tail_only = tail_only and mixture.mixture.adaptation.keeps_input
     assert isinstance(blocks, nn.ModuleList)
-    return BlockPlan(family, path, blocks, first, tail_only)
+    return BlockPlan(family, path, blocks, first, only_at_end(mixture, f"{path}.{first}", family))
+
+
+def only_at_end(mixture: MixtureModel, block: str, family: Architecture) -> bool:
+    """Whether a block's sites all lie at its end, where one frozen output serves several routes."""
+    inside = [site for site in mixture.mixture.sites if site.startswith(f"{block}.")]
+    end = pattern_to_regex(f"{block}.{family.ffn}")
+    return mixture.mixture.adaptation.keeps_input and all(map(end.fullmatch, inside))
 
 
 @contextmanager

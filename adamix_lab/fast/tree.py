@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from adamix_lab.core.errors import LabError, positive
 from adamix_lab.core.mixture import during, evaluating
 from adamix_lab.core.routing import RouteSpace
-from adamix_lab.core.sites import pattern_to_regex
 from adamix_lab.core.views import Batch, repeat, routed_logits, rows_of
-from adamix_lab.fast.blocks import BlockPlan, cut_last_block, may_cut, plan_blocks, widened
+from adamix_lab.fast.blocks import BlockPlan, cut_last_block, may_cut, only_at_end, plan_blocks, widened
 from adamix_lab.fast.prefix import StandIn, inputs_of, with_blocks
 from adamix_lab.models.check import Inputs, call, verdict
 from adamix_lab.models.model import MixtureModel
@@ -203,16 +202,16 @@ class Replay:
         Returns:
             `[c * N * B, T', d]`, route after route; T' is 1 behind a last block that is cut.
         """
-        block = self.plan.blocks[self.plan.first + level]
+        number = self.plan.first + level
         layers = [self.mixture.sites[self.mixture.mixture.sites[n]] for n in self.sites(level)]
-        shared = bool(layers) and self._ends_block(level)
+        shared = bool(layers) and only_at_end(self.mixture, f"{self.plan.path}.{number}", self.plan.family)
         if layers and not shared:
             states = repeat(states, len(routes))
         rows = rows_of(self.batch)
         args, kwargs = widened(self.calls[level], len(states) // rows, rows)
         fan_out, routes = "here" if shared else "elsewhere", routes.to(states.device)
         with during({layer: {"fan_out": fan_out, "selection": routes[:, n]} for n, layer in enumerate(layers)}):
-            out = block(states, *args, **kwargs)
+            out = self.plan.blocks[number](states, *args, **kwargs)
         out = out[0] if isinstance(out, tuple) else out
         return out.flatten(0, 1) if shared else out
 
@@ -223,11 +222,6 @@ class Replay:
         model = with_blocks(self.mixture.model, self.plan, [StandIn(states[:, :1])])
         logits: Tensor = model(**first).logits
         return logits.unflatten(0, (copies, -1))
-
-    def _ends_block(self, level: int) -> bool:
-        tail = pattern_to_regex(f"{self.plan.path}.{self.plan.first + level}.{self.plan.family.ffn}")
-        sites = [self.mixture.mixture.sites[n] for n in self.sites(level)]
-        return self.mixture.mixture.adaptation.keeps_input and all(tail.fullmatch(site) for site in sites)
 
 
 def capture(mixture: MixtureModel, batch: Batch, asked: nn.Module | None = None) -> Replay | None:

@@ -239,13 +239,13 @@ def call(other: Any, inputs: Inputs, selection: Any = None) -> Tensor:
     return output[0] if found is None else found
 
 
-def longest_rows(batch: Mapping[str, Any], number: int = 2) -> Inputs:
-    """So many rows of a batch, those with the least padding; without objects, such as a cache that a call fills."""
+def longest_rows(batch: Mapping[str, Any]) -> Inputs:
+    """Two rows of a batch, those with the least padding; without objects, such as a cache that a call fills."""
     batch = {name: v for name, v in batch.items() if v is None or isinstance(v, Tensor | int | float | str)}
     mask = batch.get("attention_mask")
     if mask is None or mask.dim() != 2:
-        return by_row(batch, lambda value: value[:number])
-    order = mask.sum(1).argsort(descending=True, stable=True)[:number]
+        return by_row(batch, lambda value: value[:2])
+    order = mask.sum(1).argsort(descending=True, stable=True)[:2]
     return by_row(batch, lambda value: value[order.to(value.device)])
 
 

@@ -153,7 +153,7 @@ class MixtureModel(Wrapping):
         return takes_groups(self, batch)
 
     # -- tasks --------------------------------------------------------------------------------------
-    def add_task(self, name: str, num_labels: int | None = None, seed: int | None = None) -> None:
+    def add_task(self, name: str, num_labels: int | None = None) -> None:
         """Fresh experts and a fresh head under a name, and switches to it."""
         if name in self._tasks:
             raise LabError(f"Task {name!r} exists already: expected a new name; use switch({name!r}).")
@@ -162,7 +162,7 @@ class MixtureModel(Wrapping):
         if num_labels and not self.head_paths:
             given = f"num_labels = {num_labels}, but the model trains no head"
             raise LabError(f"{given}: expected a sequence classifier (train_head=True), or no num_labels.")
-        generator = generator_for(self.mixture.seed if seed is None else seed, len(self._tasks))
+        generator = generator_for(self.mixture.seed, len(self._tasks))
         experts = {path: layer.experts for path, layer in _layers(self.model, self.mixture, generator).items()}
         head = new_head(self.model, self.head, num_labels, generator)
         self._tasks[name] = TaskModules(experts, head)

@@ -35,7 +35,7 @@ from adamix_lab.core.sites import (
 )
 from adamix_lab.models.check import made_up
 from adamix_lab.tasks.rows import hub_answers
-from adamix_lab.tasks.tasks import DATA_VARIABLE, data_root
+from adamix_lab.tasks.tasks import embedded_folder
 
 # What carries it: module, package, and where in it the model lies, as a folder or packed.
 MINILM_PACKAGES = (
@@ -234,13 +234,7 @@ def default_pooling(name: str = "minilm", kind: str = "classification") -> str:
 
 def find_shipped(name: str) -> Path:
     """The folder of a shipped decoder. Raises FileNotFoundError where the data folder has none."""
-    folder = data_root() / "backbones" / name
-    if not (folder / WEIGHTS).is_file():
-        raise FileNotFoundError(
-            f"{folder / WEIGHTS} is not there: expected the shipped decoder {name!r}. Install adamix-lab again, set "
-            f"{DATA_VARIABLE} to its data folder, or make your own: `python data/backbones/make.py TEXTS FOLDER`."
-        )
-    return folder
+    return embedded_folder(f"backbones/{name}", WEIGHTS)
 
 
 def _resolve(name: str, revision: str | None = None) -> str:

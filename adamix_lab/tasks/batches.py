@@ -128,8 +128,8 @@ def _warn_of_cuts(examples: Sequence[Example], columns: Sequence[list[str]], tok
         )
 
 
-def check_labels(mixture: MixtureModel, task: Task) -> None:
-    """Refuses a head that does not answer the task's classes. Raises ValueError."""
+def check_labels(mixture: MixtureModel, task: Task, encoder: Encoder = encode) -> None:
+    """Refuses a head that does not answer the task's classes, as the encoder gives them to rows. Raises ValueError."""
     if task.generates:
         return  # there are no classes; `encode` says what to do
     if predicts_next(mixture.model):
@@ -143,6 +143,8 @@ def check_labels(mixture: MixtureModel, task: Task) -> None:
             "The model marks spans, start and end: expected classes, numbers or tokens to be judged on. Give train an "
             "encoder of your own, whose labels are the two positions, and compare the model's own answers."
         )
+    if kind == "tokens" and encoder is encode:
+        raise LabError("The head answers every token: expected encoder=, a function that gives each token its label.")
     if kind in PROBLEM_TYPES and task.kind not in PROBLEM_TYPES:
         raise LabError(
             f"Task {task.name!r} asks for {task.kind}, but {type(mixture.model).__name__} answers with {kind}: "
@@ -176,12 +178,6 @@ def check_answers(mixture: MixtureModel, task: Task) -> None:
             "the head has them (model.config.id2label). Bring the task's names, and its rows' numbers, into that "
             "order, or train on it."
         )
-
-
-def check_encoder(mixture: MixtureModel, encoder: Encoder) -> None:
-    """Refuses the usual encoder, which gives a row one label, for a head of tokens. Raises ValueError."""
-    if encoder is encode and answer_kind(mixture.model) == "tokens":
-        raise LabError("The head answers every token: expected encoder=, a function that gives each token its label.")
 
 
 def length(example: Example) -> int:

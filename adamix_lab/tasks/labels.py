@@ -14,21 +14,12 @@ from typing import Any, NamedTuple
 
 from adamix_lab.core.errors import Kind, LabError, unknown
 from adamix_lab.tasks.rows import Part
-from adamix_lab.tasks.tasks import TaskSpec, text_of
+from adamix_lab.tasks.tasks import TEXT_COLUMNS, TaskSpec, text_of
 
 KINDS = ("classes", "labels", "numbers")
 WHOLE = re.compile(r"(0|-?[1-9][0-9]*)(\.0+)?")
 NUMBER = re.compile(r"-?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
 MISSING = {"na", "n/a", "#n/a", "null", "none", "?", "-", "."}  # among numbers; among names each is a name
-TEXT_COLUMNS = (
-    ("sentence1", "sentence2"),
-    ("question1", "question2"),
-    ("question", "sentence"),
-    ("premise", "hypothesis"),
-    ("text", "text_pair"),
-    ("sentence",),
-    ("text",),
-)
 Reader = Callable[[Any, str], Any]  # (a row's label, its place) -> what stands in its stead, None where nothing fits
 
 

@@ -37,12 +37,12 @@ def data_root() -> Path:
     return Path(os.environ.get(DATA_VARIABLE) or shipped_folder("data"))
 
 
-def embedded_folder(name: str) -> Path:
-    """Where an embedded task lies. Raises FileNotFoundError where it is not there."""
+def embedded_folder(name: str, file: str = "") -> Path:
+    """Where an embedded task, or a shipped model, lies. Raises FileNotFoundError where it, or a file of it, is not."""
     folder = data_root() / name
-    if not folder.is_dir():
+    if not (folder / file).exists():
         raise FileNotFoundError(
-            f"{folder} is not there: expected the embedded task {name!r}. Install adamix-lab again, or let "
+            f"{folder / file} is not there: expected what is shipped as {name!r}. Install adamix-lab again, or let "
             f"{DATA_VARIABLE} name a folder that holds it."
         )
     return folder
@@ -237,6 +237,7 @@ def _spec(known: Mapping[str, Any]) -> TaskSpec:
 _KNOWN = yaml.safe_load(Path(__file__).with_name("known.yaml").read_text(encoding="utf-8"))
 EMBEDDED = {name: _spec(known) for name, known in _KNOWN["embedded"].items()}
 PAPER_TASKS = {name: _spec(known) for name, known in _KNOWN["paper"].items()}
+TEXT_COLUMNS = tuple(map(tuple, _KNOWN["text columns"]))
 EMBEDDED_TEXTS = ("notices",)  # those with texts to write
 
 

@@ -29,7 +29,6 @@ from adamix_lab.tasks.batches import (
     Encoder,
     allowed_length,
     check_answers,
-    check_encoder,
     check_labels,
     collate,
     encode,
@@ -154,8 +153,7 @@ def evaluate(
     """
     for name in strategies:
         one_of("Strategy", name, STRATEGIES)
-    check_labels(mixture, task)
-    check_encoder(mixture, encoder)
+    check_labels(mixture, task, encoder)
     if encoder is encode:
         check_answers(mixture, task)
     longest = allowed_length(max_length, mixture.model, tokenizer)

@@ -35,7 +35,6 @@ from adamix_lab.tasks.batches import (
     Example,
     Padding,
     allowed_length,
-    check_encoder,
     check_labels,
     collate,
     encode,
@@ -264,7 +263,6 @@ def prepare_data(
     mixture: MixtureModel, task: Task, tokenizer: Any, recipe: Recipe, encoder: Encoder = encode
 ) -> tuple[MixtureModel, list[Example], list[Example], Padding]:
     """(what is trained, training examples, dev examples, padding): tokenised, or cached up to the first block."""
-    check_encoder(mixture, encoder)
     rows, dev_rows = task.train, task.evaluation
     if recipe.choose_on == "slice":
         together = task.text if task.generates else ()
