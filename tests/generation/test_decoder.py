@@ -81,7 +81,7 @@ def test_adaptations_find_their_sites(adaptation):
 
 def test_a_checkout_without_it_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("ADAMIX_LAB_DATA", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"expected what is shipped as 'backbones/books-gpt2'. Install adamix-lab again"):
+    with pytest.raises(FileNotFoundError, match="expected what is shipped as 'backbones/books-gpt2'"):
         load_backbone(NAME, kind="generation")
 
 
