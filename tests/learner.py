@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-CONFIGURATION = "Copy or paste this configuration"
 FAULT = "fault of the widget"
 
 
@@ -23,11 +22,6 @@ def picture(widget: Any) -> Any:
     return widget.locator(".adamix-picture img")
 
 
-def configuration(widget: Any) -> Any:
-    """The box with its configuration."""
-    return widget.get_by_label(CONFIGURATION)
-
-
 def sliders(widget: Any) -> list[Any]:
     """The handles of its sliders, in order."""
     return list(widget.locator(".noUi-handle").all())
@@ -36,14 +30,14 @@ def sliders(widget: Any) -> list[Any]:
 def named_boxes(widget: Any) -> list[Any]:
     """The number boxes and menus beside the sliders, found by their labels as a screen reader does."""
     labels = widget.locator("label.widget-label").filter(visible=True).all_inner_texts()
-    boxes = [widget.get_by_label(label, exact=True) for label in labels if label != CONFIGURATION]
+    boxes = [widget.get_by_label(label, exact=True) for label in labels]
     return [box for box in boxes if not is_words(box)]
 
 
 def words_boxes(widget: Any) -> list[Any]:
     """The boxes for a text of the learner's own."""
     labels = widget.locator(".widget-text label.widget-label").filter(visible=True).all_inner_texts()
-    boxes = [widget.get_by_label(label, exact=True) for label in labels if label != CONFIGURATION]
+    boxes = [widget.get_by_label(label, exact=True) for label in labels]
     return [box for box in boxes if is_words(box)]
 
 

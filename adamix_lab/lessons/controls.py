@@ -7,8 +7,6 @@ box beside a slider carries it, and takes the same values by keyboard.
 from __future__ import annotations
 
 import html
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,11 +66,6 @@ def require_ipywidgets() -> Any:
     return ipywidgets
 
 
-def watch(holder: Any, act: Callable[[], None]) -> None:
-    """Calls `act` whenever the control's value changes."""
-    holder.observe(lambda change: act(), "value")
-
-
 # -- what a learner moves ----------------------------------------------------------------------------------------------
 
 
@@ -89,25 +82,26 @@ class Number:
     live: bool = False
 
     @property
-    def whole(self) -> bool:
-        """Whether only whole numbers are meant."""
-        return all(float(value).is_integer() for value in (self.low, self.high, self.step, self.start))
+    def kind(self) -> type[int] | type[float]:
+        """Whole numbers where only such are meant."""
+        return int if all(float(n).is_integer() for n in (self.low, self.high, self.step, self.start)) else float
 
     def check(self, value: Any) -> Any:
         """The value itself, or a ValueError in words."""
-        fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not fits or not self.low <= value <= self.high or (self.whole and not float(value).is_integer()):
-            kind = "a whole number" if self.whole else "a number"
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not self.low <= value <= self.high or self.kind(value) != value:
+            kind = "a whole number" if self.kind is int else "a number"
             raise LabError(f"{self.label} = {value!r}: expected {kind} from {self.low:g} to {self.high:g}.")
-        return int(value) if self.whole else float(value)
+        return self.kind(value)
 
     def build(self, w: Any, labels: str) -> tuple[Any, Any]:
         """(what is shown, what holds `value`); w: ipywidgets, labels: the width of its label."""
-        slider_of, box_of = (w.IntSlider, w.BoundedIntText) if self.whole else (w.FloatSlider, w.BoundedFloatText)
-        cast: Callable[[float], float] = int if self.whole else float
-        limits = {"min": cast(self.low), "max": cast(self.high), "step": cast(self.step), "value": cast(self.start)}
-        slider = slider_of(**limits, continuous_update=self.live, readout=False, tooltip=self.label)
-        box = box_of(**limits, description=self.label, continuous_update=False, **_beside(labels))
+        whole = self.kind is int
+        slider_of, box_of = (w.IntSlider, w.BoundedIntText) if whole else (w.FloatSlider, w.BoundedFloatText)
+        ends = {"min": self.low, "max": self.high, "step": self.step, "value": self.start}
+        ends = {end: self.kind(value) for end, value in ends.items()}
+        slider = slider_of(**ends, continuous_update=self.live, readout=False, tooltip=self.label)
+        box = box_of(**ends, description=self.label, continuous_update=False, **_beside(labels))
         w.link((slider, "value"), (box, "value"))
         return w.HBox([box, slider]), slider
 
@@ -138,22 +132,18 @@ class Steps:
 
 @dataclass(frozen=True)
 class Words:
-    """A line of text of the learner's own, at most so many characters; `what` it is, for messages."""
+    """A line of text of the learner's own, of at most 200 characters."""
 
     name: str
     label: str
     start: str
-    most: int = 200
-    what: str = "sentence"
 
     def check(self, value: Any) -> Any:
         """The text itself, or a ValueError in words."""
         if not isinstance(value, str) or not value.strip():
-            raise LabError(f"{self.label} is empty: type a {self.what}, such as “{self.start}”.")
-        if len(value) > self.most:
-            raise LabError(
-                f"{self.label} has {len(value)} characters: at most {self.most} fit. Shorten the {self.what}."
-            )
+            raise LabError(f"{self.label} is empty: type one, such as “{self.start}”.")
+        if len(value) > 200:
+            raise LabError(f"{self.label} has {len(value)} characters: at most 200 fit. Shorten it.")
         return value
 
     def build(self, w: Any, labels: str) -> tuple[Any, Any]:
@@ -169,14 +159,3 @@ Control = Number | Steps | Words
 def _beside(labels: str) -> dict[str, Any]:
     """Style of a box: its label as wide as asked for, so that boxes below one another begin at one line."""
     return {"style": {"description_width": labels}, "layout": {"width": f"calc({labels} + 9em)"}}
-
-
-def number_in(text: str, low: float, high: float) -> tuple[float | None, str]:
-    """The number that a text says, or None and what is wrong with it."""
-    try:
-        number = float(text.strip().rstrip("%").replace(",", "."))
-    except ValueError:
-        return None, f"“{text[:40]}” is no number: expected one from {low:g} to {high:g}."
-    if not math.isfinite(number) or not low <= number <= high:
-        return None, f"{number:g} is out of range: expected a number from {low:g} to {high:g}."
-    return number, ""

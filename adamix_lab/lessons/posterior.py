@@ -264,7 +264,7 @@ def spread_explorer(models: Mapping[str, tuple[Any, Any]], task: Task, sentence:
         "What do they say of your text?",
         "Type a text that makes no sense, and on which all 16 routes of AdaMix agree all the same: all above 80 %, or "
         "all below 20 %.",
-        [Words("sentence", "text", sentence, what="text")],
+        [Words("sentence", "text", sentence)],
         lambda sentence: Spread(sentence, task.classes[-1], ask(sentence)),
         draw_spread,
         shown={"sentence": TEXTS["nonsense"]},

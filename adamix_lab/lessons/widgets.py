@@ -1,4 +1,4 @@
-"""The frame that all widgets share: controls, a picture with its alt text, a readout in words.
+"""The frame that all widgets share: controls, a picture with its alt text, a readout in words; and predictions.
 
     controls -> state -> compute(**state) -> result -> draw(result) -> View(readout, picture)
 
@@ -9,25 +9,18 @@ Whatever goes wrong is told in the readout, where the learner looks, and kept in
 from __future__ import annotations
 
 import html
-import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from adamix_lab.analysis.plots import Picture
-from adamix_lab.core.errors import LabError, unknown
-from adamix_lab.lessons.controls import Control, Told, heading, number_in, require_ipywidgets, watch
+from adamix_lab.core.errors import LabError, one_of
+from adamix_lab.lessons.controls import Control, Told, heading, require_ipywidgets
 from adamix_lab.lessons.controls import Number as Number
 from adamix_lab.lessons.controls import Steps as Steps
 from adamix_lab.lessons.controls import Words as Words
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 
 State = dict[str, Any]
 
@@ -41,14 +34,15 @@ class View:
 
 
 class Explorer(Told):
-    """A widget: at most three controls, buttons that set them, a readout, a picture, and its configuration as text.
+    """A widget: at most three controls, buttons that set them, a readout, and a picture.
 
     Attributes:
         state: the controls' values by name.
-        result, view: what the last good state came to, and what it looks like.
+        result, picture: what the last good state came to, and what it looks like.
         text: the readout without markup, or what went wrong.
         last_error: the exception behind it, if any.
         seconds: of the last update, by part ("compute", "draw").
+        buttons: ipywidgets' own, by label.
         box: the ipywidgets container.
     """
 
@@ -60,8 +54,7 @@ class Explorer(Told):
         compute: Callable[..., Any],
         draw: Callable[[Any], View],
         shown: State,
-        buttons: Mapping[str, State] | None = None,
-        actions: Mapping[str, Callable[[Any, View], str]] | None = None,
+        buttons: Mapping[str, State | Callable[[], State]] | None = None,
     ) -> None:
         """Makes the widget and shows the controls' starting values.
 
@@ -72,23 +65,33 @@ class Explorer(Told):
             compute: from the controls' values to a result; a ValueError is told to the learner.
             draw: from the result to a View.
             shown: what "Show me" sets; controls that it leaves out go back to their starting values.
-            buttons: further buttons by label, with what they set.
-            actions: buttons by label that do something with the present result and view and say what they did.
+            buttons: further buttons by label, with what they set, or a function that says it at each click.
         """
         if len(controls) > 3:
             raise LabError(f"{len(controls)} controls: expected at most three, more are not seen at once.")
-        self.title, self.goal = title, goal
+        w = require_ipywidgets()
+        self.title = title
         self.controls = {control.name: control for control in controls}
         self._compute, self._draw = compute, draw
         self.last_error: Exception | None = None
-        self.seconds: dict[str, float] = {}
         self._quiet = False
-        self._fits = False  # whether the picture is of the present state
+        labels = f"{max((len(control.label) for control in controls), default=0) + 1}ch"  # one right edge for all
+        built = {name: control.build(w, labels) for name, control in self.controls.items()}
+        self._holders = {name: holder for name, (_, holder) in built.items()}
+        for holder in self._holders.values():
+            holder.observe(self._update, "value")
         starts = {control.name: control.start for control in controls}
-        self._build({**(buttons or {}), "Show me": {**starts, **shown}}, actions or {})
+        states = {**(buttons or {}), "Show me": {**starts, **shown}}
+        self.buttons = {label: w.Button(description=label) for label in states}
+        for label, state in states.items():
+            self.buttons[label].on_click(lambda _, state=state: self.set(**(state() if callable(state) else state)))
+        self.readout, self.image = w.HTML(), w.HTML()
+        self.readout.add_class("adamix-readout")
+        self.image.add_class("adamix-picture")
+        rows = [*(row for row, _ in built.values()), w.HBox([*self.buttons.values()])]
+        self.box = w.VBox([w.HTML(heading(title, goal)), *rows, self.readout, self.image])
+        self.box.add_class("adamix-explorer")
         self._update()
-
-    # -- state ----------------------------------------------------------------------------------------
 
     @property
     def state(self) -> State:
@@ -98,62 +101,15 @@ class Explorer(Told):
     def set(self, **values: Any) -> None:
         """Sets controls by name and updates once. Raises ValueError for unknown names and values that do not fit."""
         for name in values:
-            if name not in self.controls:
-                raise unknown("Control", name, self.controls)
+            one_of("Control", name, self.controls)
         fitting = {name: self.controls[name].check(value) for name, value in values.items()}
-        with self._together():
-            for name, value in fitting.items():
-                self._holders[name].value = value
+        self._quiet = True
+        for name, value in fitting.items():
+            self._holders[name].value = value
+        self._quiet = False
         self._update()
 
-    def press(self, label: str) -> None:
-        """What a click on a button does. Raises ValueError for an unknown label."""
-        if label not in self.buttons:
-            raise unknown("Button", label, self.buttons)
-        self.buttons[label].click()
-
-    @property
-    def picture(self) -> Picture:
-        """The present picture, to stand in a cell of its own."""
-        return self.view.picture
-
-    # -- inside ---------------------------------------------------------------------------------------
-
-    def _build(self, buttons: Mapping[str, State], actions: Mapping[str, Callable[[Any, View], str]]) -> None:
-        w = require_ipywidgets()
-        longest = max((len(control.label) for control in self.controls.values()), default=0)
-        labels = f"{longest + 1}ch"  # one right edge; an "m" is wider than a ch
-        built = {name: control.build(w, labels) for name, control in self.controls.items()}
-        self._holders = {name: holder for name, (_, holder) in built.items()}
-        for holder in self._holders.values():
-            watch(holder, self._update)
-        pressed = {label: partial(self._try, state) for label, state in buttons.items()}
-        pressed |= {label: partial(self._act, act) for label, act in actions.items()}
-        self.buttons = {label: w.Button(description=label) for label in pressed}
-        for label, button in self.buttons.items():
-            button.on_click(lambda _, act=pressed[label]: act())
-        self.readout, self.image = w.HTML(), w.HTML()
-        self.readout.add_class("adamix-readout")
-        self.image.add_class("adamix-picture")
-        self.configuration = w.Text(
-            description="Copy or paste this configuration", continuous_update=False,
-            style={"description_width": "initial"}, layout={"width": "95%"},
-        )  # fmt: skip
-        watch(self.configuration, self._paste)
-        head = w.HTML(heading(self.title, self.goal))
-        shown, buttons_below = [shown for shown, _ in built.values()], w.HBox(list(self.buttons.values()))
-        self.box = w.VBox([head, *shown, buttons_below, self.readout, self.image, self.configuration])
-        self.box.add_class("adamix-explorer")
-
-    @contextmanager
-    def _together(self) -> Iterator[None]:
-        self._quiet = True
-        try:
-            yield
-        finally:
-            self._quiet = False
-
-    def _update(self) -> None:
+    def _update(self, change: Any = None) -> None:
         if self._quiet:
             return
         try:
@@ -162,51 +118,16 @@ class Explorer(Told):
             result = self._compute(**state)
             computed = time.perf_counter()
             view = self._draw(result)
-            image = view.picture.html()
+            self.image.value = view.picture.html()
             self.seconds = {"compute": computed - start, "draw": time.perf_counter() - computed}
         except Exception as error:  # told where the learner looks; a test that sees last_error set fails
-            self._fits = False
-            self._tell(error)
+            self.last_error = error
+            ours = not isinstance(error, ValueError | OSError)
+            fault = f"{type(error).__name__}: {error} This is a fault of the widget, not yours."
+            self._say(fault if ours else str(error))
             return
-        self.result, self.view, self.last_error, self._fits = result, view, None, True
+        self.result, self.picture, self.last_error = result, view.picture, None
         self._say(view.readout)
-        self.image.value = image
-        with self._together():
-            self.configuration.value = json.dumps(state, ensure_ascii=False)
-
-    def _try(self, state: State) -> None:
-        try:
-            self.set(**state)
-        except ValueError as error:
-            self._tell(error)
-
-    def _act(self, act: Callable[[Any, View], str]) -> None:
-        if not self._fits:
-            self._say(f"Nothing was done, for the picture is not of the present state. {self.last_error}")
-            return
-        try:
-            self._say(act(self.result, self.view))
-            self.last_error = None
-        except Exception as error:
-            self._tell(error)
-
-    def _paste(self) -> None:
-        if self._quiet:
-            return
-        try:
-            values = json.loads(self.configuration.value)
-            if not isinstance(values, dict):
-                raise LabError("no object")
-        except ValueError:
-            like = f"expected something like {json.dumps(self.state, ensure_ascii=False)}"
-            self._tell(LabError(f"The configuration cannot be read: {like}. Paste a whole one."))
-            return
-        self._try(values)
-
-    def _tell(self, error: Exception) -> None:
-        self.last_error = error
-        ours = not isinstance(error, ValueError | OSError)
-        self._say(f"{type(error).__name__}: {error} This is a fault of the widget, not yours." if ours else str(error))
 
     @property
     def plain(self) -> str:
@@ -216,62 +137,59 @@ class Explorer(Told):
 
     def _repr_mimebundle_(self, **more: Any) -> Any:
         data, metadata = super()._repr_mimebundle_(**more)
-        still = f"<p>{html.escape(self.plain)}</p>{self.picture.html()}" if self._fits else html.escape(self.plain)
-        return {**data, "text/html": still}, metadata
+        picture = "" if self.last_error else self.picture.html()
+        return {**data, "text/html": f"<p>{html.escape(self.plain)}</p>{picture}"}, metadata
 
 
-# -- a prediction before a result: a number, or an answer and how sure the learner is of it ---------------------------
+# -- a prediction before a result --------------------------------------------------------------------------------------
 
 
 class Prediction(Told):
-    """A question that is answered before its result is seen: by a number, or by one of some answers and a probability.
+    """A question that is answered, with a probability, before its result is seen.
 
     Attributes:
-        value: the number or the answer; None before both are entered, and where what was entered does not fit.
-        probability: of the answer, from 0 to 1; None of a number.
+        value: the answer; None before it and a probability are entered, and where what was entered does not fit.
+        probability: of the answer, from 0 to 1.
         truth: what was right, once the result has been seen.
         text: what the readout says.
     """
 
-    def __init__(
-        self, question: str, answers: Sequence[str] = (), unit: str = "%", low: float = 0.0, high: float = 100.0
-    ) -> None:
+    def __init__(self, question: str, answers: Sequence[str]) -> None:
         w = require_ipywidgets()
-        if isinstance(answers, str):
-            raise LabError(f"answers = {answers!r}: expected several texts. Name a number's unit by unit=.")
-        self.question, self.unit, self.low, self.high, self.answers = question, unit, low, high, tuple(answers)
-        self.value: float | str | None = None
+        self.question, self.answers = question, tuple(answers)
+        self.value: str | None = None
         self.probability: float | None = None
-        self.truth: float | str | None = None
+        self.truth: str | None = None
         self._waiting: list[Hidden] = []
-        asked = "How sure are you (%)" if answers else f"Your prediction ({unit})"
         wide = {"style": {"description_width": "initial"}}
         options = [("choose an answer", None), *((answer, answer) for answer in answers)]
         self.choice = w.Dropdown(options=options, value=None, description="Your answer", **wide)
-        self.entry = w.Text(description=asked, placeholder=f"{low:g} to {high:g}", continuous_update=False, **wide)
+        self.entry = w.Text(description="How sure are you (%)", placeholder="0 to 100", continuous_update=False, **wide)
         self.readout = w.HTML()
         self.readout.add_class("adamix-readout")
-        entered = [self.choice, self.entry] if answers else [self.entry]
-        for holder in entered:
-            watch(holder, self._read)
-        self.box = w.VBox([w.HTML(heading(question)), *entered, self.readout])
+        for holder in (self.choice, self.entry):
+            holder.observe(self._read, "value")
+        self.box = w.VBox([w.HTML(heading(question)), self.choice, self.entry, self.readout])
         self.box.add_class("adamix-prediction")
-        what = "Choose an answer, enter how sure you are of it" if answers else "Enter a number"
-        self._say(f"{what} and press Enter, then run the next cell. Without a prediction no comparison is drawn.")
+        self._say(
+            "Choose an answer, enter how sure you are of it and press Enter, then run the next cell. Without a "
+            "prediction no comparison is drawn."
+        )
 
-    def _read(self) -> None:
+    def _read(self, change: Any) -> None:
         self.value = self.probability = None
-        number, trouble = number_in(self.entry.value, self.low, self.high)
-        if number is None and self.entry.value.strip():
-            self._say(trouble)
-        elif self.answers and self.choice.value is None:
+        entered = self.entry.value.strip()
+        try:
+            probability = share_in(entered) if entered else None
+        except LabError as error:
+            self._say(str(error))
+            return
+        if self.choice.value is None:
             self._say("Now choose an answer.")
-        elif number is None:
-            self._say(
-                "Now enter how sure you are of it, from 0 to 100 %, and press Enter." if self.answers else trouble
-            )
+        elif probability is None:
+            self._say("Now enter how sure you are of it, from 0 to 100 %, and press Enter.")
         else:
-            self.value, self.probability = (self.choice.value, number / 100) if self.answers else (number, None)
+            self.value, self.probability = self.choice.value, probability
             self._say(f"{self.said} Run the next cell.")
             for result in self._waiting:
                 result.open()
@@ -279,42 +197,35 @@ class Prediction(Told):
     @property
     def said(self) -> str:
         """The prediction as a sentence. Empty where there is none."""
-        if self.value is None:
-            return ""
         if self.probability is None:
-            return f"You predict {self.value:g} {self.unit}."
+            return ""
         return f"You predict “{self.value}” and are {100 * self.probability:g} % sure."
 
-    def then(self, show: Callable[[], Any], truth: float | str | None = None) -> Hidden:
+    def then(self, show: Callable[[], Any], truth: str | None = None) -> Hidden:
         """What `show` returns (a picture, a table, a widget, a text), hidden until a prediction is entered.
 
         Then both stand there, and the prediction can no longer be changed. truth: what is right, for `brier`. Raises
         ValueError where it is none of the answers.
         """
-        if self.answers and truth is not None and truth not in self.answers:
-            raise unknown("Truth", str(truth), self.answers)
+        if truth is not None:
+            one_of("Truth", truth, self.answers)
         result = Hidden(self, show, truth)
         self._waiting.append(result)
         if self.value is not None:
             result.open()
         return result
 
-    def reveal(self, text: str, truth: float | str | None = None) -> Hidden:
+    def reveal(self, text: str, truth: str | None = None) -> Hidden:
         """A text that is hidden until a prediction is entered, as `then`."""
         return self.then(lambda: text, truth)
 
-    def close(self, truth: float | str | None) -> str:
+    def close(self, truth: str | None) -> str:
         """Keeps the prediction as it is and says it beside what is right."""
         self.choice.disabled = self.entry.disabled = True
         if truth is None:
             return self.said
         self.truth = truth
-        right = f"“{truth}”" if self.answers else f"{truth:g} {self.unit}"
-        return f"{self.said} {'It is' if self.value != truth else 'You are right, it is'} {right}."
-
-    def mark(self, ax: Axes, alt: str, axis: str = "x") -> str:
-        """Draws a number as a dashed line and returns the alt text with it; without one, says so."""
-        return mark_prediction(ax, alt, None if self.answers else self.value, self.unit, axis)  # type: ignore[arg-type]
+        return f"{self.said} {'It' if self.value != truth else 'You are right, it'} is “{truth}”."
 
     @property
     def plain(self) -> str:
@@ -322,10 +233,21 @@ class Prediction(Told):
         return f"{self.question} (Run the cell to enter a prediction.)"
 
 
+def share_in(text: str) -> float:
+    """A share from a percentage as it is typed: "80", "80 %", "80,5". Raises ValueError for what is none."""
+    try:
+        number = float(text.rstrip("% ").replace(",", "."))
+    except ValueError:
+        raise LabError(f"“{text[:40]}” is no number: expected one from 0 to 100.") from None
+    if not 0 <= number <= 100:
+        raise LabError(f"{number:g} is out of range: expected a number from 0 to 100.")
+    return number / 100
+
+
 class Hidden(Told):
     """A result that waits for a prediction. Where no widget can be shown, a still is folded away."""
 
-    def __init__(self, prediction: Prediction, show: Callable[[], Any], truth: float | str | None) -> None:
+    def __init__(self, prediction: Prediction, show: Callable[[], Any], truth: str | None) -> None:
         w = require_ipywidgets()
         self._prediction, self._show, self._truth = prediction, show, truth
         self.readout = w.HTML()
@@ -335,12 +257,12 @@ class Hidden(Told):
 
     def open(self) -> None:
         """Shows the result beside the prediction; what goes wrong is told."""
-        w = require_ipywidgets()
         if self.opened:
             return
         try:
             result = self._show()
-            self.box.children = [self.readout, result.box if isinstance(result, Told) else w.HTML(html_of(result))]
+            shown = result.box if isinstance(result, Told) else require_ipywidgets().HTML(html_of(result))
+            self.box.children = [self.readout, shown]
             self.opened = True
             self._say(self._prediction.close(self._truth))
         except Exception as error:  # told where the learner looks
@@ -403,23 +325,8 @@ class Score:
 def brier(predictions: Sequence[Prediction]) -> Score:
     """The mean of (probability - 1 where the answer was right, else 0) squared, over predictions that met their result.
 
-    Raises ValueError for a prediction of a number, which has no probability. (Brier, Monthly Weather Review 78, 1950.)
+    (Brier, Monthly Weather Review 78, 1950.)
     """
-    if any(not each.answers for each in predictions):
-        raise LabError("A prediction of a number has no probability: expected predictions with answers alone.")
     met = [(each.probability, each.value == each.truth) for each in predictions if each.truth is not None]
     errors = [(probability - right) ** 2 for probability, right in met if probability is not None]
     return Score(sum(errors) / len(errors) if errors else math.nan, len(errors), sum(right for _, right in met))
-
-
-def mark_prediction(ax: Axes, alt: str, value: float | None, unit: str = "%", axis: str = "x") -> str:
-    """A dashed line at the predicted value on an axis ("x" or "y"); returns the alt text with the prediction in it."""
-    if value is None:
-        return f"{alt} No prediction was entered."
-    line = ax.axvline if axis == "x" else ax.axhline
-    line(value, color="black", linestyle="--", linewidth=1.5, label=f"your prediction: {value:g} {unit}")
-    if ax.get_legend() is None:
-        ax.legend(frameon=False, loc="best", fontsize=9)
-    else:
-        ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, fontsize=9)
-    return f"{alt} You predicted {value:g} {unit} (dashed line)."

@@ -409,7 +409,9 @@ def world_explorer(
         if name not in known:
             raise unknown("Control", name, known)
     starts = {name: fixed.pop(name) for name in controls if name in fixed}
-    own: dict[str, State] = {label: state for label, state in PRESSED.items() if set(state) <= {*controls}}
+    own: dict[str, Any] = {label: state for label, state in PRESSED.items() if {*state} <= {*controls}}
+    if "route" in controls:
+        own["draw a route"] = lambda: {"route": random.randrange(number)}
     trained = lru_cache(maxsize=64)(train_world)  # lighting a route need not train again
 
     def compute(**state: Any) -> Seen:
@@ -420,11 +422,5 @@ def world_explorer(
         ordered = {"permuted": permute, "aligned": align}.get(units, lambda curves: curves)
         return Seen(ordered(trained(World(**given))), drawn, route)
 
-    def draw_route(seen: Seen, view: View) -> str:
-        widget.set(route=random.randrange(len(seen.curves.experts)))
-        return widget.text
-
     chosen = [replace(known[name], **({"start": starts[name]} if name in starts else {})) for name in controls]
-    actions = {"draw a route": draw_route} if "route" in controls else {}
-    widget = Explorer(title, goal, chosen, compute, draw_seen, shown or {}, {**own, **(buttons or {})}, actions)
-    return widget
+    return Explorer(title, goal, chosen, compute, draw_seen, shown or {}, {**own, **(buttons or {})})

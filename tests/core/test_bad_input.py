@@ -42,6 +42,6 @@ def test_a_dial_without_its_runs_says_what_makes_them(monkeypatch, tmp_path):
 
 
 def test_every_head_carries_hidden_words_for_a_kernel_that_is_gone():
-    for head in (heading("A <b>", "Reach 5."), Prediction("How many?").box.children[0].value):
+    for head in (heading("A <b>", "Reach 5."), Prediction("Who wins?", ("A", "B")).box.children[0].value):
         assert "adamix-lost { display: none; }" in head and "Run All Cells" in head
     assert "A &lt;b&gt;" in heading("A <b>")

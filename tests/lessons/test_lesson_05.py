@@ -58,7 +58,7 @@ def test_the_segment_explorer_is_driven_to_its_goal():
     widget = segment_explorer()
     assert widget.last_error is None and "Barrier above the chord: 0.00" in widget.text
     for button, over in (("permute", True), ("align", False), ("far starts", True), ("near starts", False)):
-        widget.press(button)
+        widget.buttons[button].click()
         height = float(widget.text.split("chord: ")[1].rstrip("."))
         assert (height > landscape.GOAL) == over, button
     before = widget.picture.alt

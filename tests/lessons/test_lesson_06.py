@@ -123,13 +123,13 @@ def test_the_band_is_driven_to_its_goal():
     widget = band_explorer()
     assert widget.last_error is None and "between the routes" in widget.text
     before = widget.picture.alt
-    widget.press("no wrong labels")
+    widget.buttons["no wrong labels"].click()
     assert widget.last_error is None and widget.picture.alt != before
     curves = band("AdaMix", 1, 0.0)
     beyond = curves.experts[:, curves.grid.abs() > 2.3]
     sure = torch.maximum(beyond, 1 - beyond)
     assert float(sure.min()) > 0.95 and bool(((beyond > 0.5) == (beyond[:1] > 0.5)).all())
-    widget.press("trained apart")
+    widget.buttons["trained apart"].click()
     assert widget.last_error is None and widget.state["learner"].startswith("trained apart")
 
 
@@ -152,7 +152,7 @@ def test_the_text_explorer_is_driven():
     widget = spread_explorer(models, TASK, "w1 w2 w3")
     assert widget.last_error is None and "routes of AdaMix" in widget.text and "MI" in widget.text
     before = widget.picture.alt
-    widget.press("nonsense")
+    widget.buttons["nonsense"].click()
     assert widget.last_error is None and widget.picture.alt != before
     field = widget.box.children[1]
     for bad, told in (("", "text is empty"), ("w1 " * 100, "at most 200")):

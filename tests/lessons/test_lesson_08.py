@@ -63,7 +63,7 @@ def test_the_dial_is_driven(mixtures):
     dial = combining_dial(mixtures, TOKENIZER, TASK)
     assert dial.last_error is None and "“linear” at weight 1 " in dial.text and "Equal to neither" in dial.text
     before = dial.picture.alt
-    dial.press("Show me")
+    dial.buttons["Show me"].click()
     assert "Equal to merge, merge_products within 1e-5" in dial.text and dial.picture.alt != before
     assert "linear 1: 16, 1/2: 8" in dial.picture.alt
     dial.set(weight="1/2")

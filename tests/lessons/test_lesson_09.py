@@ -196,7 +196,7 @@ def test_the_explorer_is_driven():
     widget = decoding_explorer()
     assert widget.last_error is None
     before = widget.picture.alt
-    widget.press("Show me")
+    widget.buttons["Show me"].click()
     assert widget.picture.alt != before and "Chosen: expert 1, 1 beam" in widget.picture.alt
     for number, route, beams in ((1, "fixed-0", 1), (10, "anew", 4), (5, "merged", 4)):
         widget.set(number=number, route=route, beams=beams)

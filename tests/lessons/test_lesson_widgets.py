@@ -84,7 +84,7 @@ def test_a_sentence_is_answered_on_every_route_and_flips_are_named():
     assert f"block 6: {100 * chance:.0f} % {TASK.classes[1]}" in widget.text
     assert all_inside(widget.picture.figure)
     for label in ("sentence 1", "Show me"):
-        widget.press(label)
+        widget.buttons[label].click()
         assert widget.last_error is None and widget.state["sentence"] in routing.SENTENCES
     state = routing.Routed(("no", "yes"), (0, 0), torch.full((4, 4), 0.2).index_fill(0, torch.tensor(2), 0.9))
     assert "Flips with block 5 to expert 2." in draw_routed(state).readout
@@ -144,7 +144,7 @@ def test_the_fan_closes_and_goes_flat():
     assert widget.last_error is None and "Weight 300" in widget.text and "of consistency 300" in widget.picture.alt
     flat, without = widget.result, consistency.kl_of_curves(consistency.fan(0.0))
     assert consistency.kl_of_curves(flat) < 0.05 * without and flat.errors["experts"] > 0.65  # one half costs 0.693
-    widget.press("Show me")
+    widget.buttons["Show me"].click()
     assert "Weight 1:" in widget.text and consistency.kl_of_curves(widget.result) < 0.5 * without
     assert widget.result.errors["experts"] < 0.6 and all_inside(widget.picture.figure)
     widget.set(consistency=0.0)
@@ -219,7 +219,7 @@ def test_the_mixing_triangle_is_driven(ground):
     widget = mixing_triangle(ground)
     assert "Weights 100, 0, 0 %" in widget.text and widget.last_error is None
     for label, told in (("expert 2", "0, 0, 100 %"), ("centre", "33, 33, 33 %"), ("Show me", "33, 33, 33 %")):
-        widget.press(label)
+        widget.buttons[label].click()
         assert f"Weights {told}" in widget.text and told in widget.picture.alt
     before = widget.image.value
     widget.set(first=0.0, second=0.0, third=0.0)
@@ -240,7 +240,7 @@ def test_sharing_down_is_exact_in_one_layer_and_sharing_up_is_not():
     assert gap() < 1e-5
     widget.set(layers=2)
     assert 1e-5 < gap() < 0.05
-    widget.press("share up")
+    widget.buttons["share up"].click()
     widget.set(layers=1, near=0.7)
     assert gap() > 1 and all_inside(widget.picture.figure)
     assert "merge" not in merging.draw_question().alt.replace("Where will the merge lie?", "")
@@ -281,7 +281,7 @@ def test_the_stops_are_those_that_were_looked_at():
     assert f"ahead in {(mine > other).sum()} of 10 seeds" in widget.text and all_inside(widget.picture.figure)
     with pytest.raises(ValueError, match="Step 30 was not looked at: expected one of 0, 25, 50"):
         tour.stopped(30, 0, "single")
-    widget.press("Show me")
+    widget.buttons["Show me"].click()
     assert "single adapter leads" in widget.text  # the winner changes
 
 
@@ -308,7 +308,7 @@ def test_the_papers_table_and_the_ten_seeds_are_told():
 def test_the_curves_of_the_first_lessons_are_driven():
     widget = tour.four_curves()
     assert "the merge" not in widget.text
-    widget.press("Show me")
+    widget.buttons["Show me"].click()
     assert "the merge" in widget.text and widget.last_error is None
     widget = routing.sixteen_curves()
     widget.set(route=5)

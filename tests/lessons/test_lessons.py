@@ -9,19 +9,6 @@ nbformat = pytest.importorskip("nbformat", reason="the notebooks extra is not in
 
 ROOT = Path(__file__).resolve().parents[2] / "notebooks"
 LESSONS = sorted(path.stem for path in (ROOT / "src").glob("[0-9]*.py"))
-ANEW = [name for name in LESSONS if ".then(" in (ROOT / "src" / f"{name}.py").read_text(encoding="utf-8")]
-OLD = [name for name in LESSONS if name not in ANEW]
-
-
-@pytest.fixture(params=ANEW)
-def anew(request):
-    """A lesson whose results wait for a prediction."""
-    return request.param, nbformat.read(ROOT / f"{request.param}.ipynb", as_version=4).cells
-
-
-@pytest.fixture(params=OLD)
-def old(request):
-    return request.param, nbformat.read(ROOT / f"{request.param}.ipynb", as_version=4).cells
 
 
 @pytest.fixture(params=LESSONS)
@@ -60,28 +47,8 @@ def test_it_begins_with_abilities_minutes_and_device(lesson):
     assert "minutes in class" in first and "No network, no GPU" in first
 
 
-def test_something_moves_within_the_first_cells_and_a_static_picture_follows_each_widget(old):
-    _, cells = old
-    widgets = [n for n, cell in enumerate(cells) if "run the cell to use it" in shown(cell)]
-    assert len(widgets) == 1 and widgets[0] <= 6
-    for n in widgets:
-        after = [cell for cell in cells[n + 1 : n + 3] if "image/png" in str(cell.get("outputs", ""))]
-        assert after, f"no picture after the widget of cell {n}"
-    views = [o for cell in cells for o in cell.get("outputs", []) if "widget-view" in str(o.get("data", {}).keys())]
-    assert not views  # without its state a widget is an error box
-
-
-def test_a_prediction_comes_before_a_main_picture(old):
-    _, cells = old
-    asked = [n for n, cell in enumerate(cells) if "enter a prediction" in shown(cell)]
-    assert len(asked) == 1
-    answered = [cell for cell in cells[asked[0] + 1 : asked[0] + 3] if "No prediction was entered" in shown(cell)]
-    assert answered
-    assert any(cell.metadata.get("jupyter", {}).get("outputs_hidden") for cell in answered)
-
-
-def test_the_first_screen_is_a_question_one_import_and_a_picture(anew):
-    _, cells = anew
+def test_the_first_screen_is_a_question_one_import_and_a_picture(lesson):
+    _, cells = lesson
     assert "?" in cells[0].source and "image/png" in str(cells[1].get("outputs", ""))
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
     ours = [line for line in text.splitlines() if re.match(r"\s*(from|import) adamix_lab", line)]
@@ -90,8 +57,8 @@ def test_the_first_screen_is_a_question_one_import_and_a_picture(anew):
     assert "null result" not in "".join(cell.source + shown(cell) for cell in cells).lower()
 
 
-def test_results_wait_for_a_prediction_and_a_still_is_folded(anew):
-    _, cells = anew
+def test_results_wait_for_a_prediction_and_a_still_is_folded(lesson):
+    _, cells = lesson
     text = "\n".join(cell.source for cell in cells)
     assert ".press(" not in text and "brier(" in text
     waiting = [cell for cell in cells if re.search(r"^\w+\.(then|reveal)\(", cell.source, re.M)]

@@ -155,7 +155,7 @@ def test_the_widget_trains_again_at_each_movement():
     pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
     widget = world_explorer("Fan", "Close the fan.", shown={"consistency": 10.0}, steps=60)
     assert widget.last_error is None and "60 steps" in widget.text
-    widget.press("Show me")
+    widget.buttons["Show me"].click()
     assert "consistency 10, 60 steps" in widget.text
     close.assert_close(
         widget.result.curves.merged, train_world(World(consistency=10.0, steps=60)).merged, close.ROUNDED
@@ -163,16 +163,16 @@ def test_the_widget_trains_again_at_each_movement():
     far = {"far": {"near": 1.0}}
     widget = world_explorer("Units", "Break it.", ("near", "units", "route"), far, together=False, steps=60)
     before = widget.result.curves.merged
-    widget.press("permute")
+    widget.buttons["permute"].click()
     assert not close.is_close(widget.result.curves.merged, before)
-    widget.press("align")
-    widget.press("draw a route")
+    widget.buttons["align"].click()
+    widget.buttons["draw a route"].click()
     assert "The thick line is expert" in widget.text and widget.last_error is None
-    widget.press("far")
+    widget.buttons["far"].click()
     assert widget.state["near"] == 1.0 and "starts at 1" in widget.text
     widget = world_explorer("Merge", "See it.", ("drawn", "together", "consistency"), steps=20)
     assert "merge" not in widget.text
-    widget.press("merge")
+    widget.buttons["merge"].click()
     assert "The merge lies up to" in widget.text
     widget.set(together="apart", consistency=1.0)
     assert "expected shared=None and consistency=0" in widget.text
