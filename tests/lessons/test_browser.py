@@ -29,7 +29,7 @@ def draw(state):
     return View(f"number {number}, step {step}, {words}", Picture(figure, f"A line from {number} to {step}."))
 
 controls = [Number("number", "the number", 0, 10, 1, 2), Steps("step", "the step", (0, 1, 10), 1),
-            Words("words", "sentence", "hello", 20)]
+            Words("words", "sentence", "hello")]
 Explorer("A title", "A goal.", controls, lambda number, step, words: (number, step, words), draw, {"number": 5})
 """
 ASKING = 'Prediction("How many?", ("few", "many"))'
