@@ -1,7 +1,7 @@
-"""The program of thirty lines, which a student grows in `my_adamix.py`: its text, the student's pieces, and progress.
+"""The program of thirty lines, which a student grows in `my_adamix.py`: the student's pieces, and progress.
 
-A later lesson uses the student's piece where it passes its check (`checks.program`), else the library's, and says
-which.
+A later lesson uses the student's piece where it passes its check (`checks.program`), else the library's
+(`lessons.my_adamix`), and says which.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ import copy
 import json
 import re
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -24,99 +23,14 @@ from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.errors import LabError, one_of
 from adamix_lab.core.merging import merge, relative_difference
 from adamix_lab.core.objective import Objective
-from adamix_lab.lessons.checks.program import CHECKS, Piece, randomise, weights_of
+from adamix_lab.lessons import my_adamix
+from adamix_lab.lessons.checks.program import STAGES, Piece, randomise, weights_of
 from adamix_lab.lessons.checks.telling import checks_passed
 from adamix_lab.models.model import MixtureModel, attach
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.training.shipped import BLOCKS
 
 FILE = "my_adamix.py"
-REFERENCE = '''\
-"""AdaMix in thirty lines: a layer, a random route, two views, their consistency, a step, the merge (EMNLP 2022)."""
-
-import copy
-import itertools
-
-import torch
-from torch import nn
-from torch.nn import functional as F
-
-
-class Layer(nn.Module):  # stands behind a frozen layer of width d
-    def __init__(self, d, r=16, M=4):
-        super().__init__()
-        self.A = nn.Parameter(0.02 * torch.randn(M, d, r))  # M projections down, the experts
-        self.B = nn.Parameter(torch.zeros(r, d))  # one projection up, which they share
-        self.expert = None  # an expert's number, or None: the merge
-
-    def forward(self, x):
-        A = self.A.mean(0) if self.expert is None else self.A[self.expert]  # the mean: Eq. 6
-        return x + F.gelu(x @ A) @ self.B  # Eq. 4
-
-
-def random_route(layers, M=4):  # an expert for each layer, drawn before the rows are read
-    return torch.randint(M, (len(layers),)).tolist()
-
-
-def send(model, layers, route, batch):  # a view: logits [rows, classes] along a route
-    for layer, expert in zip(layers, route, strict=True):
-        layer.expert = expert
-    logits = model(batch)
-    for layer in layers:
-        layer.expert = None
-    return logits
-
-
-def consistency(first, second):  # half of both KL divergences, each target held fixed (Eq. 5)
-    p, q = first.log_softmax(-1), second.log_softmax(-1)
-    to_p = F.kl_div(p, q.detach(), reduction="batchmean", log_target=True)
-    to_q = F.kl_div(q, p.detach(), reduction="batchmean", log_target=True)
-    return 0.5 * (to_p + to_q)
-
-
-def step(model, layers, batch, labels, optimiser, weight=1.0):  # model: from a batch to logits
-    first, second = (send(model, layers, random_route(layers), batch) for _ in range(2))
-    loss = F.cross_entropy(first, labels) + weight * consistency(first, second)
-    optimiser.zero_grad()
-    loss.backward()
-    optimiser.step()
-    return loss.item()
-
-
-def merge_layer(layer):  # the layer with one expert, the average (Eq. 6)
-    merged = copy.deepcopy(layer)
-    merged.A = nn.Parameter(layer.A.detach().mean(0, keepdim=True))
-    return merged
-
-
-# -- what the later lessons add ---------------------------------------------------------------------------------------
-
-
-def ensemble(model, layers, batch):  # probabilities [rows, classes], the mean over all routes (Eq. 7)
-    routes = itertools.product(range(len(layers[0].A)), repeat=len(layers))
-    return torch.stack([send(model, layers, route, batch).softmax(-1) for route in routes]).mean(0)
-
-
-@torch.no_grad()
-def line(model, layers, batch, labels, first, second, points=11):  # losses between two experts' weights
-    losses, kept = [], [layer.A.clone() for layer in layers]
-    for t in torch.linspace(0, 1, points).tolist():
-        for layer, A in zip(layers, kept, strict=True):
-            layer.A.copy_(((1 - t) * A[first] + t * A[second]).expand_as(A))
-        losses.append(F.cross_entropy(model(batch), labels).item())
-    for layer, A in zip(layers, kept, strict=True):
-        layer.A.copy_(A)
-    return losses
-
-
-def doubt(p):  # p [routes, rows, classes]: entropy of the mean, and the part of it that is the routes' [rows]
-    total, within = torch.special.entr(p.mean(0)).sum(-1), torch.special.entr(p).sum(-1).mean(0)
-    return total, total - within
-'''
-STAGES = {
-    "Layer": "01", "random_route": "01", "step": "02", "merge_layer": "03", "ensemble": "04", "line": "05",
-    "doubt": "06",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -150,7 +64,7 @@ def progress() -> None:
 
     A piece is checked anew; that another check was passed is noted in `my_progress.json`.
     """
-    for stage, lesson in STAGES.items():
+    for stage, (lesson, _) in STAGES.items():
         found = find(stage)
         print(f"{lesson} {stage}: {'passed.' if found.own else f'not yet. {found.why}'}")
     done = set(checks_passed())
@@ -176,51 +90,44 @@ def find(stage: str) -> Found:
     one_of("Stage", stage, STAGES)
     path = Path.cwd() / FILE
     if not path.is_file():
-        return Found(_library()[stage], False, f"There is no {FILE} in this folder yet.")
-    if path.resolve().parent != Path.cwd().resolve():
-        return Found(_library()[stage], False, f"{FILE} is a link out of {path.parent}: put the file itself there.")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        return Found(_library()[stage], False, f"{FILE} cannot be read: {error}. Save it as text (UTF-8).")
-    return _pieces(text, str(path))[stage]
+        told = f"There is no {FILE} in this folder yet."
+    elif path.resolve().parent != Path.cwd().resolve():
+        told = f"{FILE} is a link out of {path.parent}: put the file itself there."
+    else:
+        try:
+            return _pieces(path.read_text(encoding="utf-8"), str(path))[stage]
+        except (OSError, UnicodeDecodeError) as error:
+            told = f"{FILE} cannot be read: {error}. Save it as text (UTF-8)."
+    return _library(stage, told)
 
 
-def _library() -> Mapping[str, Any]:
-    return vars(_executed(REFERENCE, "REFERENCE", {}))
+def _library(stage: str, why: str) -> Found:
+    return Found(getattr(my_adamix, stage), False, why)
 
 
 @lru_cache(maxsize=4)
 def _pieces(text: str, path: str) -> dict[str, Found]:
     # the student's file runs in a module that has the library's pieces already, and keeps what passes
-    library = _library()
+    names = {**vars(my_adamix), "__name__": Path(path).stem, "__file__": path}
     try:
-        names = vars(_executed(text, path, dict(library)))
+        exec(compile(text, path, "exec"), names)
     except (Exception, SystemExit) as error:
         told = f"{FILE} stops {_where(error, path)}: nothing of it is used until that is mended."
-        return {stage: Found(library[stage], False, told) for stage in STAGES}
+        return {stage: _library(stage, told) for stage in STAGES}
     found = {}
-    for stage in STAGES:
+    for stage, (_, check) in STAGES.items():
         piece = names.get(stage)
-        if piece is library[stage] or not callable(piece):
-            found[stage] = Found(library[stage], False, f"{FILE} has no `{stage}` yet.")
+        if piece is getattr(my_adamix, stage) or not callable(piece):
+            found[stage] = _library(stage, f"{FILE} has no `{stage}` yet.")
             continue
         try:
-            CHECKS[stage](piece)
+            check(piece)
             found[stage] = Found(piece, True, f"{FILE} passes the check.")
         except AssertionError as error:
             inner = error.__cause__
-            told = f"{error}" if inner is None else f"`{stage}` stops {_where(inner, path)}."
-            found[stage] = Found(library[stage], False, told)
-            names[stage] = library[stage]  # for the pieces that use it
+            found[stage] = _library(stage, f"{error}" if inner is None else f"`{stage}` stops {_where(inner, path)}.")
+            names[stage] = found[stage].piece  # for the pieces that use it
     return found
-
-
-def _executed(text: str, path: str, names: dict[str, Any]) -> ModuleType:
-    module = ModuleType(Path(path).stem)
-    vars(module).update({**names, "__name__": module.__name__, "__file__": path})
-    exec(compile(text, path, "exec"), vars(module))
-    return module
 
 
 def _where(error: BaseException, path: str) -> str:

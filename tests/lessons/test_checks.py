@@ -16,7 +16,7 @@ from adamix_lab.lessons.checks.beyond import (
     check_peft_weight,
 )
 from adamix_lab.lessons.checks.merging import check_agree, check_align
-from adamix_lab.lessons.checks.program import CHECKS
+from adamix_lab.lessons.checks.program import STAGES
 from adamix_lab.lessons.checks.routing import (
     check_consistency,
     check_count,
@@ -179,5 +179,5 @@ def test_every_check_is_tested_here_or_beside_its_lesson():
     here = {check.__name__ for check, _ in RIGHT}
     lessons = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_lesson_0*.py"))
     beside = {name for name in found - here if f"{name}(" in lessons or f"({name}," in lessons}
-    pieces = {check.__name__ for check in CHECKS.values()}  # each with its usual mistakes in test_program.py
+    pieces = {check.__name__ for _, check in STAGES.values()}  # each with its usual mistakes in test_program.py
     assert found == here | beside | pieces

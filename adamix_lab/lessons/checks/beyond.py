@@ -10,88 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamix_lab.analysis.statistics import t_interval
 from adamix_lab.core.adaptations import Adaptation
 from adamix_lab.core.mixture import declared_weights
 from adamix_lab.core.routing import generator_for
-from adamix_lab.lessons.checks.telling import call, close, compare, match, number, passed, same, several, wrong
-
-# -- lesson 09: labels behind a masked prefix, and the slots that a text realises ----------------------------------
-
-
-IGNORED = -100
-
-
-def check_prefix_labels(labels_of: Callable[[list[int], list[int], int, int], Sequence[int]]) -> None:
-    """Checks `labels_of(source, target, separator, end)`: unshifted labels of `source, separator, target, end`.
-
-    -100 on source and separator; elsewhere the id of the same position.
-    """
-    for source, target in (([5, 6, 7], [8, 9]), ([5], [8, 9, 10]), ([5, 6, 7, 4, 3], [8])):
-        ids = [*source, 1, *target, 2]
-        expected = [IGNORED] * (len(source) + 1) + [*target, 2]
-        came = _listed(call(labels_of, list(source), list(target), 1, 2))
-        if came != expected:
-            wrong(f"Labels of {ids}", expected, came, _cause(came, ids, len(source)))
-    passed("check_prefix_labels")
-
-
-def _cause(came: list[Any], ids: list[int], source: int) -> str:
-    behind = ids[source + 1 :]
-    known = {
-        "The source is learned, too: its labels are -100.": ids,
-        "Off by one: the separator is counted. The source's end is no news, its label is -100.":
-            [IGNORED] * source + ids[source:],
-        "Off by one: the first token of the target is masked.":
-            [IGNORED] * (source + 2) + behind[1:],
-        "These labels are shifted already, and the loss shifts them again: leave each at its own place.":
-            [IGNORED] * source + behind + [IGNORED],
-        "The end is not learned: the model would never stop.":
-            [IGNORED] * (source + 1) + behind[:-1] + [IGNORED],
-    }  # fmt: skip
-    count = f"There is a label for each of the {len(ids)} ids."
-    unclear = count if len(came) != len(ids) else "Which ids does the model have to write by itself?"
-    return next((cause for cause, labels in known.items() if came == labels), unclear)
-
-
-def check_coverage(coverage: Callable[[str, dict[str, str]], float]) -> None:
-    """Checks `coverage(text, slots)`: the share of values that stand in the text as whole words, in capitals or not."""
-    slots = {"event": "race", "place": "school", "month": "June", "host": "king"}
-    cases = (
-        ("In June there is a race.", 0.5, "Two of the four values stand there. Are marks cut off the words?"),
-        ("KING: A RACE, AT THE SCHOOL, JUNE.", 1.0, "Capitals do not matter: compare in lower case."),
-        ("Asking for an embrace.", 0.0, "“asking” holds “king”, and says no king: compare whole words."),
-        ("A race, a race, a race.", 0.25, "A value that is said three times is one slot."),
-        ("", 0.0, ""),
-    )
-    for text, expected, cause in cases:
-        came = number(call(coverage, text, dict(slots)), f"Coverage of {text!r}")
-        if close(came, 100 * expected) and expected:
-            wrong(f"Coverage of {text!r}", expected, came, "This is a percentage: a share is asked for.")
-        if not close(came, expected):
-            wrong(f"Coverage of {text!r}", expected, came, cause)
-    passed("check_coverage")
-
-
-def _listed(labels: Any) -> list[Any]:
-    if hasattr(labels, "tolist"):
-        labels = labels.tolist()
-    if not isinstance(labels, list | tuple):
-        wrong("The labels", "a list of numbers", type(labels).__name__)
-    return list(labels)
-
+from adamix_lab.lessons.checks.telling import alike, call, judge, number, passed, several, wrong
 
 # -- lesson 07: a difference paired by seed with its interval, and how small a difference so many rows can show ----
 
-
-Interval = Callable[[Sequence[float], Sequence[float]], Any]
 CASES = (
     ((55.2, 61.0, 52.7, 58.4, 63.1), (54.1, 59.6, 52.9, 56.8, 61.9)),
     ((70.0, 74.0, 69.0), (71.5, 73.0, 71.0)),
 )
 
 
-def check_paired_interval(interval: Interval) -> None:
+def check_paired_interval(interval: Callable[[Sequence[float], Sequence[float]], Any]) -> None:
     """Checks `interval(first, second) -> (mean, low, high)`: the mean of first minus second and its 95 % t-interval.
 
     first, second: scores of the same seeds, in the same order.
@@ -100,35 +32,26 @@ def check_paired_interval(interval: Interval) -> None:
         answer = several(call(interval, list(first), list(second)), 3, "three numbers, (mean, low, high)")
         mean, low, high = (number(value, "A number of the interval") for value in answer)
         gaps = [a - b for a, b in zip(first, second, strict=True)]
-        expected, case = t_interval(gaps), f"{len(gaps)} seeds"
-        compare(f"The mean ({case})", expected.mean, mean, {"That is second minus first.": -expected.mean})
-        if not close(high - mean, mean - low):
-            wrong(f"The interval ({case})", "as far below the mean as above it", f"{low:.4g} to {high:.4g}")
-        compare(f"Half of the interval ({case})", expected.high - expected.mean, high - mean, _mistakes(first, second))
+        n, right = len(gaps), statistics.mean(gaps)
+        judge("check_paired_interval", f"The mean ({n} seeds)", right, mean, dict(turned=-right))
+        if not alike(high - mean, mean - low):
+            wrong(f"The interval ({n} seeds)", "as far below the mean as above it", f"{low:.4g} to {high:.4g}")
+        t, root = _quantile(n - 1), math.sqrt(n)
+        spread, population = statistics.stdev(gaps), statistics.pstdev(gaps)
+        apart = math.hypot(statistics.stdev(first), statistics.stdev(second)) / root
+        known = dict(unpaired=_quantile(2 * n - 2) * apart, unpaired_normal=1.96 * apart)
+        known |= dict(normal=1.96 * spread / root, population=t * population / root, seeds=t * spread)
+        known |= dict(normal_population=1.96 * population / root, freedom=_quantile(n) * spread / root)
+        known |= dict(one_tail=_quantile(n - 1, 0.95) * spread / root)
+        what = f"Half of the interval ({n} seeds)"
+        judge("check_paired_interval", what, t * spread / root, high - mean, known, n=n, freedom=n - 1)
     passed("check_paired_interval")
 
 
-def _mistakes(first: Sequence[float], second: Sequence[float]) -> dict[str, float]:
-    """Halves of intervals that are often built instead, by what is wrong with them."""
-    gaps = [a - b for a, b in zip(first, second, strict=True)]
-    n, spread = len(gaps), statistics.stdev(gaps)
-    t = _quantile(n - 1)
-    apart = math.sqrt((statistics.variance(first) + statistics.variance(second)) / n)
-    unpaired = "Runs of one seed belong together: take the spread of the differences, not of two groups."
-    normal = f"1.96 is the normal quantile: {n} seeds take Student's t with {n - 1} degrees of freedom."
-    return {
-        unpaired: _quantile(2 * n - 2) * apart,
-        f"{unpaired} ": t * apart,
-        f"{unpaired} And {normal}": 1.96 * apart,
-        normal: 1.96 * spread / math.sqrt(n),
-        "The spread of a sample divides by n - 1 (ddof = 1).": t * statistics.pstdev(gaps) / math.sqrt(n),
-        f"{normal} And the spread divides by n - 1.": 1.96 * statistics.pstdev(gaps) / math.sqrt(n),
-        "That is where single seeds lie: the mean's spread is smaller by the square root of n.": t * spread,
-        f"There are n - 1 = {n - 1} degrees of freedom, not n.": _quantile(n) * spread / math.sqrt(n),
-        "One tail only: 95 % leave 2.5 % on either side (quantile 0.975).": (
-            _quantile(n - 1, 0.95) * spread / math.sqrt(n)
-        ),
-    }
+def _quantile(freedom: int, level: float = 0.975) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf(level, freedom))
 
 
 def check_detectable(smallest: Callable[[int, float], Any]) -> None:
@@ -138,31 +61,17 @@ def check_detectable(smallest: Callable[[int, float], Any]) -> None:
     """
     for rows, disagree in ((277, 0.2), (872, 0.1)):
         came = number(call(smallest, rows, disagree), "The difference")
-        expected = 196 * math.sqrt(disagree / rows)
-        mistakes = {
-            "In points, please: times 100.": expected / 100,
-            "A row counts +1, 0 or -1: its variance is near the share itself, not share times one minus share.": (
-                196 * math.sqrt(disagree * (1 - disagree) / rows)
-            ),
-            "That is the spread of one model's accuracy twice: the rows are the same for both, so pair them.": (
-                196 * math.sqrt(2 * 0.25 / rows)
-            ),
-            "The root is missing: a spread shrinks with the square root of the rows.": 196 * disagree / rows,
-            "That is one standard error: 95 % take 1.96 of them.": 100 * math.sqrt(disagree / rows),
-        }
+        right, root = 196 * math.sqrt(disagree / rows), math.sqrt(rows)
+        known = dict(
+            share=right / 100, binomial=right * math.sqrt(1 - disagree), two_models=196 * math.sqrt(0.5) / root
+        )
+        known |= dict(no_root=196 * disagree / rows, one_error=right / 1.96)
         what = f"On {rows} rows, {100 * disagree:g} % of which have one right answer"
-        compare(what, expected, came, mistakes, tolerance=2e-3)  # 1.96 or 1.959964
+        judge("check_detectable", what, right, came, known, tolerance=2e-3)  # 1.96 or 1.959964
     passed("check_detectable")
 
 
-def _quantile(freedom: int, level: float = 0.975) -> float:
-    from scipy.stats import t
-
-    return float(t.ppf(level, freedom))
-
-
 # -- lesson 08: an adaptation of one's own, and the weight at which peft's combination is the merge ----------------
-
 
 SHAPES = {"A": "[rank, in]", "B": "[out, rank]", "gate": "[out]"}
 
@@ -192,38 +101,25 @@ def check_gated_lora(adaptation: type[Adaptation]) -> None:
         calls.append(x)
         return x @ frozen.T
 
-    if not same(call(made.apply, base, x, started, False), x @ frozen.T):
+    if not alike(call(made.apply, base, x, started, False), base(x)):
         wrong("The output at the start", "the frozen layer's", "another", "One factor of B A has to start at zero.")
-    if len(calls) != 1:
-        wrong("Calls of the frozen layer", 1, len(calls), "Call base(x) once and keep what it answers.")
-    one = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-    other = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-    _check_output(call(made.apply, base, x, one, False), x, frozen, one)
-    both = {name: torch.stack([one[name], other[name]]) for name in shapes}
-    expected = torch.cat([_output(x[:2], frozen, one), _output(x[2:], frozen, other)])
-    what = "Two views in one pass, weights [2, ...]"
+    if len(calls) != 2:
+        wrong("Calls of the frozen layer", 1, len(calls) - 1, "Call base(x) once and keep what it answers.")
+    one, other = ({name: torch.randn(shape, generator=generator) for name, shape in shapes.items()} for _ in range(2))
+    y, (update, second) = x @ frozen.T, (x @ w["A"].T @ w["B"].T for w in (one, other))
+    right, what = y + one["gate"] * update, "Two views in one pass, weights [2, ...]"
+    known = dict(no_gate=y + update, no_base=one["gate"] * update, all_gated=one["gate"] * (y + update))
+    came = call(made.apply, base, x, one, False)
+    judge("check_gated_lora", "The output", right, came, known, "Wx + gate * (B A x)")
     cause = "A vector [K, out] needs along(update, gate) to meet its K groups of rows."
+    both = {name: torch.stack([one[name], other[name]]) for name in shapes}
     try:
         came = call(made.apply, base, x, both, False)
     except AssertionError as error:
         wrong(what, "an output", "an error", f"{cause} {error}")
-    if not same(came, expected):
+    if not alike(came, torch.cat([right[:2], (y + other["gate"] * second)[2:]])):
         wrong(what, "each group with its own weights", "another output", cause)
     passed("check_gated_lora")
-
-
-def _output(x: Tensor, frozen: Tensor, w: dict[str, Tensor]) -> Tensor:
-    return x @ frozen.T + w["gate"] * (x @ w["A"].T @ w["B"].T)
-
-
-def _check_output(came: Tensor, x: Tensor, frozen: Tensor, w: dict[str, Tensor]) -> None:
-    y, update = x @ frozen.T, x @ w["A"].T @ w["B"].T
-    mistakes = {
-        "The gate is missing.": y + update,
-        "The frozen output is missing: add base(x).": w["gate"] * update,
-        "The gate acts on the update only, not on the frozen output.": w["gate"] * (y + update),
-    }
-    match("The output", "Wx + gate * (B A x)", _output(x, frozen, w), came, mistakes)
 
 
 def check_peft_weight(weight: Callable[[int, str], float]) -> None:
@@ -232,17 +128,50 @@ def check_peft_weight(weight: Callable[[int, str], float]) -> None:
     "linear" is to give the mean of factors, "cat" the mean of products.
     """
     for experts in (2, 4, 5):
-        linear = {
-            "That is a mean's weight, but linear puts its root on A and on B: the update comes out M times too large.":
-                1 / experts,
-            "The root goes on by itself: give the square of what each factor is to get.": experts**-0.5,
-            "Ones add up M factors on each side: the update comes out M² times too large.": 1.0,
-        }  # fmt: skip
-        cat = {
-            "cat keeps the pairs and adds their products: weigh each product once.": 1 / experts**2,
-            "Ones add up M products.": 1.0,
-        }
-        for combination, expected, mistakes in (("linear", 1 / experts**2, linear), ("cat", 1 / experts, cat)):
+        linear = dict(mean=1 / experts, by_hand=experts**-0.5, ones=1.0)
+        cat = dict(once=1 / experts**2, products=1.0)
+        for combination, right, known in (("linear", 1 / experts**2, linear), ("cat", 1 / experts, cat)):
             what = f"weight({experts}, {combination!r})"
-            compare(what, expected, number(call(weight, experts, combination), what), mistakes)
+            judge("check_peft_weight", what, right, number(call(weight, experts, combination), what), known)
     passed("check_peft_weight")
+
+
+# -- lesson 09: labels behind a masked prefix, and the slots that a text realises ----------------------------------
+
+IGNORED = -100
+
+
+def check_prefix_labels(labels_of: Callable[[list[int], list[int], int, int], Sequence[int]]) -> None:
+    """Checks `labels_of(source, target, separator, end)`: unshifted labels of `source, separator, target, end`.
+
+    -100 on source and separator; elsewhere the id of the same position.
+    """
+    for source, target in (([5, 6, 7], [8, 9]), ([5], [8, 9, 10]), ([5, 6, 7, 4, 3], [8])):
+        ids, before, behind = [*source, 1, *target, 2], len(source) * [IGNORED], [*target, 2]
+        came = call(labels_of, list(source), list(target), 1, 2)
+        came = came.tolist() if hasattr(came, "tolist") else came
+        if not isinstance(came, list | tuple):
+            wrong("The labels", "a list of numbers", type(came).__name__)
+        known = dict(source=ids, separator=before + ids[len(source) :], shifted=[*before, *behind, IGNORED])
+        known |= dict(first=[*before, IGNORED, IGNORED, *behind[1:]], end=[*before, IGNORED, *target, IGNORED])
+        known |= {"others" if len(came) == len(ids) else "count": list(came)}
+        right = [*before, IGNORED, *behind]
+        judge("check_prefix_labels", f"Labels of {ids}", right, list(came), known, ids=len(ids))
+    passed("check_prefix_labels")
+
+
+def check_coverage(coverage: Callable[[str, dict[str, str]], float]) -> None:
+    """Checks `coverage(text, slots)`: the share of values that stand in the text as whole words, in capitals or not."""
+    slots = {"event": "race", "place": "school", "month": "June", "host": "king"}
+    cases = (
+        ("In June there is a race.", 0.5, "marks"),
+        ("KING: A RACE, AT THE SCHOOL, JUNE.", 1.0, "capitals"),
+        ("Asking for an embrace.", 0.0, "inside"),
+        ("A race, a race, a race.", 0.25, "repeated"),
+        ("", 0.0, "empty"),
+    )
+    for text, right, cause in cases:
+        came = number(call(coverage, text, dict(slots)), f"Coverage of {text!r}")
+        known = {"percent": 100 * right, cause: came} if right else {cause: came}
+        judge("check_coverage", f"Coverage of {text!r}", right, came, known)
+    passed("check_coverage")

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.routing import generator_for
-from adamix_lab.lessons.checks.telling import call, compare, match, number, passed, same, wrong
+from adamix_lab.lessons.checks.telling import alike, call, judge, number, passed, wrong
 
-# -- lesson 03: equal functions whose average is none, and bringing units back into order --------------------------
-
+# -- lesson 03: bringing units back into order ---------------------------------------------------------------------
 
 Expert = dict[str, Tensor]  # "down" [r, d], "down_bias" [r], "up" [d, r], "up_bias" [d]
 
@@ -25,48 +25,43 @@ def check_align(align: Callable[[Expert, Expert], Expert]) -> None:
     """
     for r, d, noise, seed in ((4, 6, 0.0, 1), (8, 12, 0.0, 2), (8, 12, 0.05, 3)):
         generator = generator_for(seed)
-        reference = {
-            "down": torch.randn(r, d, generator=generator), "down_bias": torch.randn(r, generator=generator),
-            "up": torch.randn(d, r, generator=generator), "up_bias": torch.randn(d, generator=generator),
-        }  # fmt: skip
+        shapes = {"down": (r, d), "down_bias": (r,), "up": (d, r), "up_bias": (d,)}
+        reference = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
         order = torch.randperm(r, generator=generator).roll(1)
-        expert = {name: w + noise * torch.randn(w.shape, generator=generator) for name, w in reference.items()}
-        expert |= {"down": expert["down"][order], "down_bias": expert["down_bias"][order], "up": expert["up"][:, order]}
-        given = {name: weight.clone() for name, weight in expert.items()}
-        came = call(align, {name: w.clone() for name, w in reference.items()}, given)
+        near = {name: w + noise * torch.randn(w.shape, generator=generator) for name, w in reference.items()}
+        expert = _ordered(near, order)
+        came = call(align, *({name: w.clone() for name, w in given.items()} for given in (reference, expert)))
         _same_function(came, expert, generator)
         if float((came["down"] - reference["down"]).norm()) > 0.5 * float((expert["down"] - reference["down"]).norm()):
-            untouched = torch.equal(came["down"], expert["down"])
-            inverse = same(came["down"], expert["down"][order])
-            wrong(f"Units of {r}, after alignment", "in the reference's order", "another order",
-                  "Nothing was moved." if untouched else
-                  "The permutation was applied again rather than undone: use its inverse." if inverse else
-                  "Compare each unit (row of down, bias, column of up) with each of the reference.")  # fmt: skip
+            cause = "Compare each unit (row of down, bias, column of up) with each of the reference."
+            if torch.equal(came["down"], expert["down"]):
+                cause = "Nothing was moved."
+            elif alike(came["down"], expert["down"][order]):
+                cause = "The permutation was applied again rather than undone: use its inverse."
+            wrong(f"Units of {r}, after alignment", "in the reference's order", "another order", cause)
     passed("check_align")
+
+
+def _ordered(expert: Expert, order: Tensor) -> Expert:
+    down, bias, up = expert["down"][order], expert["down_bias"][order], expert["up"][:, order]
+    return {**expert, "down": down, "down_bias": bias, "up": up}
 
 
 def _same_function(came: Expert, expert: Expert, generator: torch.Generator) -> None:
     if not isinstance(came, dict) or came.keys() != expert.keys():
-        wrong(
-            "The aligned expert",
-            f"a dict of {', '.join(expert)}",
-            came if not isinstance(came, dict) else ", ".join(came),
-        )
+        found = ", ".join(came) if isinstance(came, dict) else came
+        wrong("The aligned expert", f"a dict of {', '.join(expert)}", found)
     for name, weight in expert.items():
         if came[name].shape != weight.shape:
             wrong(f"The aligned {name!r}", list(weight.shape), list(came[name].shape))
     x = torch.randn(5, expert["down"].shape[1], generator=generator)
-
-    def output(weights: Expert) -> Tensor:
-        return Bottleneck(len(weights["down"])).apply(lambda y: y, x, weights, False)
-
-    if not same(output(came), output(expert)):
+    found, before = (Bottleneck(len(w["down"])).apply(lambda y: y, x, w, False) for w in (came, expert))
+    if not alike(found, before):
         moved = [name for name in ("down", "down_bias", "up") if not torch.equal(came[name], expert[name])]
-        wrong("What the aligned expert computes", "the same as before", "something else",
-              f"A unit is a row of down, an entry of down_bias and a column of up: move all three ({moved or 'none'} "
-              "changed).")  # fmt: skip
-    passed_over = expert["up_bias"]
-    if not torch.equal(came["up_bias"], passed_over):
+        cause = "A unit is a row of down, an entry of down_bias and a column of up: move all three"
+        what = "What the aligned expert computes"
+        wrong(what, "the same as before", "something else", f"{cause} ({moved or 'none'} changed).")
+    if not torch.equal(came["up_bias"], expert["up_bias"]):
         wrong("up_bias", "unchanged", "changed", "It belongs to outputs, not to units.")
 
 
@@ -79,65 +74,24 @@ def check_agree(agree: Callable[[Tensor, Tensor], Tensor]) -> None:
         generator = generator_for(rows, routes)
         logits = torch.randn(rows, routes, classes, generator=generator)
         merged = torch.randn(rows, classes, generator=generator)
-        said, own = logits.argmax(-1), merged.argmax(-1)
-        right = (said == own[:, None]).float().mean(1)
-        came = _tensor(call(agree, logits.clone(), merged.clone()), "The share", (rows,))
-        vote = torch.nn.functional.one_hot(said, classes).sum(1).argmax(-1)
-        mistakes = {
-            "That is their number: divide by the number of routes.": right * routes,
-            "That is the share of routes that disagree.": 1 - right,
-            "That is whether the ensemble agrees: compare each route's answer, then take the mean.":
-                (logits.softmax(-1).mean(1).argmax(-1) == own).float(),
-            "That is whether the ensemble of logits agrees: compare each route's answer, then take the mean.":
-                (logits.mean(1).argmax(-1) == own).float(),
-            "That is whether most routes agree: take the share of them.": (vote == own).float(),
-            "Routes were compared with the first route: compare them with the merge.":
-                (said == said[:, :1]).float().mean(1),
-            "That is the mean probability of the merge's answer: compare answers, the class with the largest logit.":
-                logits.softmax(-1).mean(1).gather(-1, own[:, None])[:, 0],
-        }  # fmt: skip
-        match("The share of routes that agree", "one of each row's answers", right, came, mistakes)
+        came = call(agree, logits.clone(), merged.clone())
+        p, said, own = logits.softmax(-1), logits.argmax(-1), merged.argmax(-1)
+
+        def share(answers: Tensor, of: Tensor = own) -> Tensor:
+            return (answers == of[:, None]).float().mean(1)
+
+        right, together = (
+            share(said),
+            dict(ensemble=p.mean(1), logits=logits.mean(1), vote=one_hot(said, classes).sum(1)),
+        )
+        known = {name: share(each.argmax(-1)[:, None]) for name, each in together.items()}
+        known |= dict(number=right * routes, others=1 - right, first=share(said, said[:, 0]))
+        known |= dict(probability=p.mean(1).gather(-1, own[:, None])[:, 0])
+        judge("check_agree", "The share of routes that agree", right, came, known, "one of each row's answers")
     passed("check_agree")
 
 
-# -- lesson 06: the average over routes -------------------------------------------------------------------------------
-
-
-def check_marginal(average: Callable[[Tensor], Tensor]) -> None:
-    """Checks `average(logits)`: the mean of the routes' probabilities, `[rows, routes, C]` to `[rows, C]`."""
-    for rows, routes, classes in ((5, 4, 3), (4, 4, 2), (1, 3, 4)):
-        logits = 3 * torch.randn(rows, routes, classes, generator=generator_for(rows, routes, classes))
-        came = _tensor(call(average, logits.clone()), "The average", (rows, classes))
-        what, rule = f"The average over {routes} routes", "the mean of their probabilities"
-        match(what, rule, logits.softmax(-1).mean(1), came, _other_averages(logits))
-    passed("check_marginal")
-
-
-def _other_averages(logits: Tensor) -> dict[str, Tensor]:
-    p = logits.softmax(-1)
-    of_mean = logits.mean(1).softmax(-1)
-    votes = torch.nn.functional.one_hot(p.argmax(-1), p.shape[-1]).float()
-    return {
-        "The logits were averaged, then the softmax taken: a sure route counts more than its share.": of_mean,
-        "These are logits: take each route's softmax first.": logits.mean(1),
-        "These are log-probabilities: Eq. 7 averages probabilities.": p.mean(1).log(),
-        "These are averaged log-probabilities: Eq. 7 averages probabilities.": p.log().mean(1),
-        "That is a vote: each route's answer without how sure it is.": votes.mean(1),
-        "That is the sum over routes: take the mean.": p.sum(1),
-        "The softmax ran over the routes: each route's classes must sum to 1 (dim=-1).": logits.softmax(1).mean(1),
-        "That is one route alone.": p[:, 0],
-    }
-
-
-def _tensor(value: object, what: str, shape: tuple[int, ...]) -> Tensor:
-    if not isinstance(value, Tensor) or tuple(value.shape) != shape:
-        came = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        wrong(what, f"a tensor {list(shape)}", came, "Which axis is averaged, which is kept?")
-    return value.float()
-
-
 # -- lesson 05: barriers above the chord ------------------------------------------------------------------------------
-
 
 # places t, losses, the barrier; the second tells by its number what was measured from
 LINES = (
@@ -154,25 +108,31 @@ def check_barrier(barrier: Callable[[Tensor, Tensor], Any]) -> None:
 
     Places t `[N]` run from 0 to 1; losses `[N]` in nats were measured there.
     """
-    for places, values, expected in LINES:
+    for places, values, right in LINES:
         t, losses = torch.tensor(places, dtype=torch.float64), torch.tensor(values, dtype=torch.float64)
         came = number(call(barrier, t.clone(), losses.clone()), "The barrier")
-        steps = torch.linspace(0, 1, len(t), dtype=torch.float64)
-        chord, by_number = ((1 - s) * losses[0] + s * losses[-1] for s in (t, steps))
-        first, last, top = float(losses[0]), float(losses[-1]), float(losses.max())
-        mistakes = {
-            "That is the height above the lowest point; a slope or a valley is no barrier. Measure from the chord.":
-                top - float(losses.min()),
-            "That is the height above the first model, the better end: a climb to a worse one is no barrier.":
-                top - first,
-            "That is the height above the last model, the worse end: the chord lies below it before.": top - last,
-            "The chord runs from one end's loss to the other's; here it was level, at their mean.":
-                top - (first + last) / 2,
-            "The chord was drawn by number of point: the places are not evenly spaced, use t.":
-                max(0.0, float((losses - by_number).max())),
-            "Distances from the chord were taken without their sign: below it there is no barrier.":
-                float((losses - chord).abs().max()),
-            "That is a mean height: a barrier is the greatest.": float((losses - chord).mean()),
-        }  # fmt: skip
-        compare(f"The barrier of losses {list(values)} at {list(places)}", expected, came, mistakes)
+        first, last, top = values[0], values[-1], max(values)
+        above, by_number = (
+            losses - torch.lerp(losses[0], losses[-1], s) for s in (t, torch.linspace(0, 1, len(t)).double())
+        )
+        known = dict(lowest=top - min(values), first=top - first, last=top - last, level=top - (first + last) / 2)
+        known |= dict(by_number=max(0.0, float(by_number.max())), no_sign=float(above.abs().max()))
+        known |= dict(mean=float(above.mean()))
+        judge("check_barrier", f"The barrier of losses {list(values)} at {list(places)}", right, came, known)
     passed("check_barrier")
+
+
+# -- lesson 06: the average over routes -------------------------------------------------------------------------------
+
+
+def check_marginal(average: Callable[[Tensor], Tensor]) -> None:
+    """Checks `average(logits)`: the mean of the routes' probabilities, `[rows, routes, C]` to `[rows, C]`."""
+    for rows, routes, classes in ((5, 4, 3), (4, 4, 2), (1, 3, 4)):
+        logits = 3 * torch.randn(rows, routes, classes, generator=generator_for(rows, routes, classes))
+        came, p = call(average, logits.clone()), logits.softmax(-1)
+        known = dict(of_logits=logits.mean(1).softmax(-1), logits=logits.mean(1), log=p.mean(1).log())
+        known |= dict(logs=p.log().mean(1), vote=one_hot(p.argmax(-1), classes).float().mean(1), sum=p.sum(1))
+        known |= dict(over_routes=logits.softmax(1).mean(1), one=p[:, 0])
+        what = f"The average over {routes} routes"
+        judge("check_marginal", what, p.mean(1), came, known, "the mean of their probabilities")
+    passed("check_marginal")

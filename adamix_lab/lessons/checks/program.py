@@ -1,4 +1,7 @@
-"""Checks of the pieces of a student's own AdaMix (`lessons.program`): each names the cause of the usual mistakes."""
+"""Checks of the pieces of a student's own AdaMix (`lessons.program`): each names the cause of the usual mistakes.
+
+What is right is what the library's program, `lessons.my_adamix`, answers.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from torch import Tensor, nn
 
 from adamix_lab.core.objective import reference_kl, symmetric_kl
 from adamix_lab.core.routing import generator_for
-from adamix_lab.lessons.checks.telling import call, compare, match, number, several, wrong
+from adamix_lab.lessons import my_adamix
+from adamix_lab.lessons.checks.telling import call, judge, number, several, wrong
 
 Piece = Any  # a class or a function of a student
 D, R, M = 6, 2, 4  # width, bottleneck, experts of the layers that are asked
@@ -25,11 +29,12 @@ def weights_of(layer: Any) -> tuple[Tensor, Tensor]:
     return A if A.shape[-2] >= A.shape[-1] else A.mT, B if B.shape[0] <= B.shape[1] else B.T
 
 
-def randomise(layer: Any, seed: int = 0) -> None:
-    """Draws A and B, and sets what else a student's layer has (biases) to zero."""
-    for name, weight in layer.named_parameters(recurse=False):
+def randomise(layer: Any, seed: int = 0) -> Any:
+    """Draws A and B in float64, sets what else a student's layer has (biases) to zero, and gives the layer back."""
+    for name, weight in layer.double().named_parameters(recurse=False):
         drawn = torch.randn(weight.shape, generator=generator_for(seed, len(name), name == "A"), dtype=weight.dtype)
         weight.data = drawn * 0.3 if name in ("A", "B") else torch.zeros_like(weight)
+    return layer
 
 
 def answer(x: Tensor, A: Tensor, B: Tensor) -> Tensor:
@@ -37,18 +42,11 @@ def answer(x: Tensor, A: Tensor, B: Tensor) -> Tensor:
     return x + F.gelu(x @ A) @ B
 
 
-class Plain(nn.Module):
-    """The layer that the checks use: A `[M, d, r]`, B `[r, d]`, and the expert."""
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        self.A, self.B = (nn.Parameter(torch.zeros(shape, dtype=torch.double)) for shape in ((M, D, R), (R, D)))
-        self.expert: int | None = None
-        randomise(self, seed)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """From `[..., d]` to `[..., d]`."""
-        return answer(x, self.A.mean(0) if self.expert is None else self.A[self.expert], self.B)
+def wrong_merges(x: Tensor, A: Tensor, B: Tensor) -> dict[str, Tensor]:
+    """What x `[..., d]` becomes by the usual wrong merges of A `[M, d, r]` and B `[r, d]`."""
+    experts, merged = torch.stack([answer(x, w, B) for w in A]), A.mean(0)
+    known = dict(ensemble=experts.mean(0), sum=answer(x, A.sum(0), B), divided=answer(x, merged, B / M))
+    return known | dict(one=experts[0], no_residual=answer(x, merged, B) - x)
 
 
 class Net:
@@ -59,7 +57,8 @@ class Net:
     """
 
     def __init__(self) -> None:
-        self.layers = [Plain(1), Plain(2)]
+        with torch.random.fork_rng(devices=[]):  # a new layer draws its weights
+            self.layers = [randomise(my_adamix.Layer(D, R, M), seed) for seed in (1, 2)]
         self.batch = torch.randn(5, D, generator=generator_for(3), dtype=torch.double)
         self.labels = torch.tensor([0, 2, 1, 1, 0])
         self.head = torch.randn(D, 3, generator=generator_for(4), dtype=torch.double)
@@ -74,13 +73,8 @@ class Net:
         return x @ self.head
 
     def along(self, route: Any) -> Tensor:
-        """Logits along a route, or of the merge (None), `[rows, 3]`."""
-        for n, layer in enumerate(self.layers):
-            layer.expert = None if route is None else route[n]
-        logits = self(self.batch)
-        for layer in self.layers:
-            layer.expert = None
-        return logits
+        """Logits along a route, or of the merge (two times None), `[rows, 3]`."""
+        return my_adamix.send(self, self.layers, route, self.batch)  # type: ignore[no-any-return]
 
 
 # -- lesson 01 --------------------------------------------------------------------------------------------------------
@@ -102,35 +96,17 @@ def check_layer(kind: Piece) -> None:
     A, _ = weights_of(layer)
     if len(A.unique(dim=0)) == 1:
         raise AssertionError("All experts of a new layer are alike: draw each row of A at random (0.02 * randn).")
-    layer.double()
-    randomise(layer)
-    A, B = weights_of(layer)
+    A, B = weights_of(randomise(layer))
     x = torch.randn(3, 5, D, generator=generator_for(5), dtype=torch.double)
     merged, experts = answer(x, A.mean(0), B), [answer(x, w, B) for w in A]
     for expert in (2, 0):
-        layer.expert, right = expert, experts[expert]
-        mistakes = {
-            "x is missing: the layer adds to what it is given (the residual).": right - x,
-            "That is the merge: is `self.expert` used?": merged,
-            "The projection is linear here: f is missing, a GELU.": x + x @ A[expert] @ B,
-            "f is a ReLU here: the library's is a GELU.": x + F.relu(x @ A[expert]) @ B,
-            "That is another expert.": experts[0],
-        }
-        if expert == 0:
-            mistakes["That is the merge: expert 0 counts as false. Write `is None`."] = mistakes.pop(
-                "That is the merge: is `self.expert` used?"
-            )
-        match(f"Expert {expert}", "x + gelu(x A) B", right, call(layer, x).detach(), mistakes)
+        layer.expert, right, bent = expert, experts[expert], x @ A[expert]
+        known = dict(no_residual=right - x, linear=x + bent @ B, relu=x + F.relu(bent) @ B, other=experts[0])
+        known["always_merged" if expert else "zero_merged"] = merged
+        judge("Layer", f"Expert {expert}", right, call(layer, x), known, "x + gelu(x A) B")
     layer.expert = None
-    mistakes = {
-        "That is the mean of the experts' answers, the ensemble, and runs each: average their weights, run once.":
-            torch.stack(experts).mean(0),
-        "x is missing: the layer adds to what it is given (the residual).": merged - x,
-        "The shared up-projection was divided by M, too: there is one, so it stays.": answer(x, A.mean(0), B / M),
-        "The experts were added up: take the mean.": answer(x, A.sum(0), B),
-        "That is one expert: None is the mean of all.": experts[0],
-    }  # fmt: skip
-    match("The merge (expert None)", "x + gelu(x mean(A)) B", merged, call(layer, x).detach(), mistakes)
+    known, rule = wrong_merges(x, A, B), "x + gelu(x mean(A)) B"
+    judge("Layer", "The merge (expert None)", merged, call(layer, x), known, rule)
 
 
 def check_random_route(draw: Piece) -> None:
@@ -187,7 +163,7 @@ def check_step(step: Piece) -> None:
         same_route = same_route and first == second
         for w, start in zip(A, before, strict=True):
             w.data = start.clone()
-        _check_loss(net.along(first), net.along(second), net.labels, loss)
+        _check_loss(net.along(first).detach(), net.along(second).detach(), net.labels, loss)
         _check_change(net, first, second, change)
     if same_route:
         raise AssertionError("Both views took the same route in four steps: draw one for each view.")
@@ -204,53 +180,37 @@ def _views(net: Net) -> list[list[int | None]]:
 
 
 def _check_loss(first: Tensor, second: Tensor, labels: Tensor, came: float) -> None:
-    first, second = first.detach(), second.detach()
     p, q = first.log_softmax(-1), second.log_softmax(-1)
     task, other = float(F.cross_entropy(first, labels)), float(F.cross_entropy(second, labels))
-    p_from_q, q_from_p = (float(F.kl_div(a, b, reduction="batchmean", log_target=True)) for a, b in ((q, p), (p, q)))
-    agree = WEIGHT * 0.5 * (p_from_q + q_from_p)
-    one = "of the KL divergence came: half of both directions is meant, ½ [KL(p‖q) + KL(q‖p)]."
-    mistakes = {
-        "The consistency is missing.": task,
-        "`weight` is not used.": task + agree / WEIGHT,
-        "The ½ before the two KL divergences is missing.": task + 2 * agree,
-        f"One direction, KL(p‖q), {one}": task + WEIGHT * p_from_q,
-        f"One direction, KL(q‖p), {one}": task + WEIGHT * q_from_p,
-        f"Half of one direction, KL(p‖q), {one}": task + WEIGHT * 0.5 * p_from_q,
-        f"Half of one direction, KL(q‖p), {one}": task + WEIGHT * 0.5 * q_from_p,
-        'Sum over classes, mean over rows: reduction="batchmean".': task + agree / first.shape[-1],
-        "The consistency is a sum over rows: take their mean.": task + agree * len(labels),
-        "The cross-entropy is of both views: Eq. 5 takes it of the first.": (task + other) / 2 + agree,
-        "The cross-entropies of both views are added: Eq. 5 takes that of the first.": task + other + agree,
-        "The cross-entropy is of the second view: Eq. 5 takes it of the first.": other + agree,
-    }
-    compare("The loss", task + agree, came, mistakes, 1e-5)
+    p_q, q_p = (WEIGHT * float(F.kl_div(a, b, reduction="batchmean", log_target=True)) for a, b in ((q, p), (p, q)))
+    agree = 0.5 * (p_q + q_p)
+    terms = dict(no_consistency=0.0, no_weight=agree / WEIGHT, no_half=2 * agree)
+    terms |= dict(p_q=p_q, q_p=q_p, half_p_q=0.5 * p_q, half_q_p=0.5 * q_p)
+    terms |= dict(by_class=agree / first.shape[-1], row_sum=agree * len(labels))
+    known = {name: task + term for name, term in terms.items()}
+    known |= dict(mean_task=(task + other) / 2 + agree, both_tasks=task + other + agree, second_task=other + agree)
+    judge("step_loss", "The loss", task + agree, came, known, tolerance=1e-5)
 
 
-def _check_change(net: Net, *arguments: Any) -> None:
-    first, second, came = arguments
-
+def _check_change(net: Net, first: Any, second: Any, came: Tensor) -> None:
     def gradient(distance: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         one, two = net.along(first), net.along(second)
         loss = F.cross_entropy(one, net.labels) + WEIGHT * distance(one, two)
         return torch.stack(torch.autograd.grad(loss, [layer.A for layer in net.layers]))
 
-    right, held = gradient(reference_kl), "is detached in both terms: each term holds its own target, the other moves."
-    still = "view never moves: in each KL divergence the target is held and the other moves."
-    mistakes = {
-        "Nothing changed: `loss.backward()`, then `optimiser.step()`.": torch.zeros_like(came),
-        "The gradients of the step before are in it: `optimiser.zero_grad()` comes before backward().": right + 1,
-        "No target is held fixed: `.detach()` the target of each KL divergence.": gradient(symmetric_kl),
-        "Nothing pulls the views together: both sides are detached.": gradient(lambda one, two: 0 * one.sum()),
-        f"The second {still}": gradient(lambda one, two: reference_kl(one, two.detach())),
-        f"The first {still}": gradient(lambda one, two: reference_kl(one.detach(), two)),
-        "The wrong side is held: in KL(q‖p) the target is q, the first of the two.": gradient(
-            lambda one, two: symmetric_kl(one, two) - reference_kl(one, two)
-        ),
-        f"The second view {held}": gradient(lambda one, two: symmetric_kl(one, two.detach())),
-        f"The first view {held}": gradient(lambda one, two: symmetric_kl(one.detach(), two)),
+    right = gradient(reference_kl)
+    distances: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "none_held": symmetric_kl,
+        "all_held": lambda one, two: 0 * one.sum(),
+        "second_still": lambda one, two: reference_kl(one, two.detach()),
+        "first_still": lambda one, two: reference_kl(one.detach(), two),
+        "wrong_side": lambda one, two: symmetric_kl(one, two) - reference_kl(one, two),
+        "second_detached": lambda one, two: symmetric_kl(one, two.detach()),
+        "first_detached": lambda one, two: symmetric_kl(one.detach(), two),
     }
-    match("The change of the weights", "the gradient of Eq. 5", right, came, mistakes)
+    known = dict(nothing=torch.zeros_like(came), left=right + 1)
+    known |= {name: gradient(distance) for name, distance in distances.items()}
+    judge("step_change", "The change of the weights", right, came, known, "the gradient of Eq. 5")
 
 
 # -- lessons 03 to 06 -------------------------------------------------------------------------------------------------
@@ -258,102 +218,69 @@ def _check_change(net: Net, *arguments: Any) -> None:
 
 def check_merge_layer(merge_layer: Piece) -> None:
     """Checks `merge_layer(layer)`: a layer with one expert, the average; the given one stays as it is."""
-    layer, x = Plain(), Net().batch
-    A, B = (weight.detach().clone() for weight in weights_of(layer))
+    net = Net()
+    layer, x = net.layers[0], net.batch
+    A, B = (weight.clone() for weight in weights_of(layer))
     merged = call(merge_layer, layer)
     if not torch.equal(layer.A, A) or not torch.equal(layer.B, B):
         raise AssertionError("The layer that was given has changed: merge a copy (`copy.deepcopy(layer)`).")
     if not isinstance(merged, nn.Module):
         wrong("merge_layer(layer)", "a layer", type(merged).__name__, "Give back a layer, not its weights or answers.")
-    mistakes = {
-        "That is the mean of the experts' answers, the ensemble: average their weights.":
-            torch.stack([answer(x, w, B) for w in A]).mean(0),
-        "The experts were added up: take the mean.": answer(x, A.sum(0), B),
-        "The shared up-projection was divided, too: there is one, so it stays.": answer(x, A.mean(0), B / M),
-        "That is one of the experts: the merge is the mean of all.": answer(x, A[0], B),
-        "x is missing: the layer adds to what it is given (the residual).": answer(x, A.mean(0), B) - x,
-    }  # fmt: skip
-    match("The merged layer", "x + gelu(x mean(A)) B", answer(x, A.mean(0), B), call(merged, x).detach(), mistakes)
+    right, known, rule = answer(x, A.mean(0), B), wrong_merges(x, A, B), "x + gelu(x mean(A)) B"
+    judge("merge_layer", "The merged layer", right, call(merged, x), known, rule)
     left = list(getattr(merged, "A", torch.zeros(())).shape)
     if left != [1, D, R]:
         wrong("A of the merged layer", [1, D, R], left, "One expert is left: `mean(0, keepdim=True)`.")
 
 
+@torch.no_grad()
 def check_ensemble(ensemble: Piece) -> None:
     """Checks `ensemble(model, layers, batch)`: probabilities `[rows, classes]`, the mean over all routes (Eq. 7)."""
     net = Net()
-    with torch.no_grad():
-        logits = {route: net.along(route) for route in product(range(M), repeat=2)}
-        every, fixed = torch.stack([*logits.values()]), torch.stack([logits[n, n] for n in range(M)])
-        merged, right = net.along(None).softmax(-1), every.softmax(-1).mean(0)
-        mistakes = {
-            "That is the softmax of the mean of logits: Eq. 7 averages probabilities.": every.mean(0).softmax(-1),
-            "Logits were averaged: Eq. 7 averages probabilities.": every.mean(0),
-            "That is the merge: it averages weights, the ensemble averages answers.": merged,
-            "Only routes with one expert everywhere are in it: the layers' experts combine, 16 routes.":
-                fixed.softmax(-1).mean(0),
-            "The probabilities are added up: take the mean.": every.softmax(-1).sum(0),
-        }  # fmt: skip
-        came = call(ensemble, net, net.layers, net.batch)
-    match("The ensemble", "the mean of 16 routes' probabilities", right, came.detach(), mistakes)
+    logits = torch.stack([net.along(route) for route in product(range(M), repeat=2)])
+    p, merged = logits.softmax(-1), net.along([None, None]).softmax(-1)
+    known = dict(of_logits=logits.mean(0).softmax(-1), logits=logits.mean(0), merge=merged, sum=p.sum(0))
+    known["fixed"] = p[:: M + 1].mean(0)  # one expert everywhere
+    came = call(ensemble, net, net.layers, net.batch)
+    judge("ensemble", "The ensemble", p.mean(0), came, known, "the mean of 16 routes' probabilities")
 
 
 def check_line(line: Piece) -> None:
     """Checks `line(model, layers, batch, labels, first, second, points=11)`: losses, and the weights stay."""
-    net, points = Net(), 5
+    net = Net()
     kept = [layer.A.detach().clone() for layer in net.layers]
 
-    def losses(moving: int, shares: list[float], first: int = 1, second: int = 3) -> Tensor:
-        found = []
-        for t in shares:
-            for layer, A in list(zip(net.layers, kept, strict=True))[:moving]:
-                layer.A.data = ((1 - t) * A[first] + t * A[second]).expand_as(A).clone()
-            found.append(F.cross_entropy(net.along(None), net.labels).detach())
-            for layer, A in zip(net.layers, kept, strict=True):
-                layer.A.data = A.clone()
-        return torch.stack(found)
+    def losses(layers: Any, points: int) -> Tensor:
+        return torch.tensor(my_adamix.line(net, layers, net.batch, net.labels, 1, 3, points))
 
-    shares = torch.linspace(0, 1, points).tolist()
-    right = losses(2, shares)
-    came = call(line, net, net.layers, net.batch, net.labels, 1, 3, points)
+    right, one_layer = losses(net.layers, 5), losses(net.layers[:1], 5)
+    came = call(line, net, net.layers, net.batch, net.labels, 1, 3, 5)
     if any(not torch.equal(layer.A, A) for layer, A in zip(net.layers, kept, strict=True)):
         raise AssertionError("The layers' weights have changed: put them back behind the last point.")
-    mistakes = {
-        "That is the straight line between the two losses: average the weights, then ask the model.":
-            torch.lerp(right[0], right[-1], torch.tensor(shares, dtype=right.dtype)),
-        "It runs the other way: it begins at `first`.": right.flip(0),
-        "The last point is missing: torch.linspace(0, 1, points) has both ends.":
-            losses(2, [n / points for n in range(points)]),
-        "One layer moves alone: all layers go from one expert to the other.": losses(1, shares),
-    }  # fmt: skip
-    match("The losses", "of weights (1 - t) first + t second", right, torch.as_tensor(came).double(), mistakes)
+    known = dict(between=torch.lerp(right[0], right[-1], torch.linspace(0, 1, 5)), turned=right.flip(0))
+    known |= dict(no_end=losses(net.layers, 6)[:-1], one_layer=one_layer)
+    judge("line", "The losses", right, came, known, "of weights (1 - t) first + t second")
 
 
 def check_doubt(doubt: Piece) -> None:
     """Checks `doubt(p)` for p `[routes, rows, classes]`: entropy of the mean and mutual information, `[rows]` each."""
     p = torch.randn(7, 4, 3, generator=generator_for(6), dtype=torch.double).mul(2).softmax(-1)
-    total, within = torch.special.entr(p.mean(0)).sum(-1), torch.special.entr(p).sum(-1).mean(0)
-    entropy, mutual = (torch.as_tensor(part).double() for part in several(call(doubt, p), 2, "two tensors of 4 rows"))
-    bits, mean = "Use the natural logarithm (nats).", "Keep the rows: the mean is over routes alone."
-    mistakes = {
-        "That is the mean of the routes' entropies: first average the probabilities.": within,
-        bits: total / torch.log(torch.tensor(2.0)), mean: total.mean(), "The sign is missing: -sum p log p.": -total,
-    }  # fmt: skip
-    match("The first", "the entropy of the mean over routes", total, entropy, mistakes)
-    mistakes = {
-        "The sign is turned: it is the entropy of the mean less the mean entropy.": within - total,
-        "That is the mean of the routes' entropies: subtract it from the entropy of the mean.": within,
-        "That is the entropy of the mean: subtract the mean of the routes' entropies.": total,
-    }
-    match("The second", "mutual information of answer and route", total - within, mutual, mistakes)
+    total, between = my_adamix.doubt(p)
+    within = total - between
+    first, second = several(call(doubt, p), 2, "two tensors of 4 rows")
+    known = dict(within=within, bits=total / torch.log(torch.tensor(2.0)), no_rows=total.mean(), no_sign=-total)
+    judge("doubt_total", "The first", total, first, known, "the entropy of the mean over routes")
+    known = dict(turned=-between, within=within, total=total)
+    judge("doubt_between", "The second", between, second, known, "mutual information of answer and route")
 
 
-CHECKS: Mapping[str, Callable[[Piece], None]] = {
-    "Layer": check_layer,
-    "random_route": check_random_route,
-    "step": check_step,
-    "merge_layer": check_merge_layer,
-    "ensemble": check_ensemble,
-    "line": check_line,
-    "doubt": check_doubt,
+# the lesson that asks for a piece, and its check
+STAGES: Mapping[str, tuple[str, Callable[[Piece], None]]] = {
+    "Layer": ("01", check_layer),
+    "random_route": ("01", check_random_route),
+    "step": ("02", check_step),
+    "merge_layer": ("03", check_merge_layer),
+    "ensemble": ("04", check_ensemble),
+    "line": ("05", check_line),
+    "doubt": ("06", check_doubt),
 }

@@ -6,10 +6,12 @@ import json
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+import yaml
 from torch import Tensor
 
 from adamix_lab.core.files import write_text
@@ -56,33 +58,51 @@ def number(value: Any, what: str) -> float:
 BY_HAND = 1e-4
 
 
-def close(found: float, expected: float, tolerance: float = BY_HAND) -> bool:
-    """Whether a number is the expected one, up to a share `tolerance` of it (of 1 where 0 is expected)."""
+def alike(found: Any, expected: Any, tolerance: float = BY_HAND) -> bool:
+    """Whether two answers are the same: numbers up to a share `tolerance`, tensors up to float32's rounding."""
+    if isinstance(expected, Tensor):
+        return found.shape == expected.shape and relative_difference(found, expected) <= REORDERED[torch.float32]
+    if isinstance(expected, list):
+        return bool(found == expected)
     return relative_difference(found, expected) <= tolerance
 
 
-def same(found: Tensor, expected: Tensor) -> bool:
-    """Whether a tensor has the expected shape, and its values up to float32's rounding of the largest."""
-    return found.shape == expected.shape and relative_difference(found, expected) <= REORDERED[torch.float32]
+def judge(check: str, what: str, right: Any, came: Any, known: Mapping[str, Any], rule: str = "", **more: Any) -> None:
+    """Passes where an answer is right: a number, a list of numbers, or a tensor.
 
+    Else it raises AssertionError, with the cause where the answer is a known wrong one.
 
-def compare(what: str, expected: float, came: float, mistakes: Mapping[str, float], tolerance: float = BY_HAND) -> None:
-    """Passes where the numbers agree; else names the mistake whose number came."""
-    if close(came, expected, tolerance):
+    Args:
+        check: the part of causes.yaml that has a sentence for each name in `known`.
+        what: was asked.
+        right, came: the answers that are compared.
+        known: wrong answers by name.
+        rule: what stands in the message for a right tensor.
+        more: a `tolerance` of numbers, and what sentences name.
+    """
+    came = tensor(came, what, right.shape) if isinstance(right, Tensor) else came
+    came = number(came, what) if isinstance(right, int | float) else came
+    tolerance = more.get("tolerance", BY_HAND)
+    if alike(came, right, tolerance):
         return
-    cause = next((name for name, value in mistakes.items() if close(came, value, tolerance)), "")
-    wrong(what, expected, came, cause)
+    name = next((name for name, value in known.items() if alike(came, value, tolerance)), "")
+    cause = _causes()[check][name].format(**more) if name else ""
+    if isinstance(right, Tensor) and not cause and came.shape != right.shape:
+        wrong(what, f"a tensor {list(right.shape)}", list(came.shape), "Which axis is averaged, which is kept?")
+    wrong(what, *((rule, "another") if isinstance(right, Tensor) else (right, came)), cause)
 
 
-def match(what: str, rule: str, expected: Tensor, came: Tensor, mistakes: Mapping[str, Tensor]) -> None:
-    """Passes where the tensors agree; else says the rule, and the mistake whose tensor came."""
-    if not same(came, expected):
-        wrong(what, rule, "another", likely(came, mistakes))
+@lru_cache
+def _causes() -> dict[str, dict[str, str]]:
+    return dict(yaml.safe_load(Path(__file__).with_name("causes.yaml").read_text(encoding="utf-8")))
 
 
-def likely(came: Tensor, mistakes: Mapping[str, Tensor]) -> str:
-    """The mistake whose tensor came; empty where it is none of them."""
-    return next((cause for cause, value in mistakes.items() if same(came, value)), "")
+def tensor(value: Any, what: str, shape: Sequence[int]) -> Tensor:
+    """A tensor from a tensor, a number or a list of them. Raises AssertionError for anything else."""
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        wrong(what, f"a tensor {list(shape)}", type(value).__name__)
 
 
 def several(answer: Any, count: int, what: str) -> Sequence[Any]:
