@@ -9,8 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from adamix_lab.analysis.plots import STYLES, Picture, new_figure, style_of
-from adamix_lab.core.adaptations import Bottleneck
-from adamix_lab.core.errors import one_of, whole
+from adamix_lab.core.errors import whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,37 +17,34 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Point = tuple[float, float]
-LIT, DARK, FROZEN, TRAINED = STYLES["random"][0], "#333333", "#E3E3E3", "#D6E8F5"
+LIT, DARK, FROZEN, TRAINED, TAKEN = STYLES["random"][0], "#333333", "#E3E3E3", "#D6E8F5", "#FBE3D3"
 MIDDLE = 3.2  # the height of the way through the block
+EXPERTS = 4
 
 
-def draw_block(route: tuple[int, int] = (2, 0), experts: int = 4, shared: str | None = "up") -> Picture:
+def draw_block(route: tuple[int, int] = (2, 0)) -> Picture:
     """The block from left to right: attention, feed-forward, and the mixture at the latter's output.
 
-    route: (down, up), the experts that serve the two sides; 0 on the shared one. experts: from 1 to 8.
+    route: (down, up), the experts that serve the two sides: of four down-projections, and of the shared up-projection.
 
-    Raises ValueError for a number of experts or a side that cannot be drawn, and for an expert that is not there.
+    Raises ValueError for an expert that is not there.
     """
-    whole("experts", experts, 1, 8)
-    if shared is not None:
-        one_of("Side to share", shared, Bottleneck.sides)
-    counts = [1 if side == shared else experts for side in Bottleneck.sides]
-    for side, number, count in zip(Bottleneck.sides, route, counts, strict=True):
-        whole(f"expert of the {side} side", number, 0, count - 1)
+    down, up = route
+    whole("expert of the down side", down, 0, EXPERTS - 1)
+    whole("expert of the up side", up, 0, 0)
     figure, ax = new_figure(12.0, 5.2)
     ax.set(xlim=(0, 18.6), ylim=(-0.75, 7.2), aspect="equal")
     ax.set_axis_off()
     _frozen_part(ax)
-    _mixture(ax, route, counts)
-    names = [f"{side} {number}" if count > 1 else f"the {side} projection" for side, number, count
-             in zip(Bottleneck.sides, route, counts, strict=True)]  # fmt: skip
-    common = f"the {shared} projection is shared by all experts" if shared else "no projection is shared"
+    _mixture(ax, down)
+    note = f"thick: the route of this step, drawn at random ({down}, {up})"
+    ax.text(8.5, -0.4, note, fontsize=12, color=LIT, ha="left")
     alt = (
         "A Transformer block, drawn from left to right. Token vectors pass through self-attention and the feed-forward "
         "layers, which are frozen; a residual line leads past each of them, to a sum and a norm. At the output of the "
-        f"feed-forward layers sits a mixture of {experts} adapter{'s' if experts > 1 else ''}: down projections, GELU, "
-        f"up projections, and a line past them to a sum; {common}. The route that is lit takes {names[0]}, then "
-        f"{names[1]}; the others rest."
+        f"feed-forward layers sits a mixture of {EXPERTS} adapters: down projections, GELU, up projections, and a line "
+        "past them to a sum; the up projection is shared by all experts. The route that is lit takes "
+        f"down {down}, then the up projection; the others rest."
     )
     return Picture(figure, alt)
 
@@ -57,87 +53,76 @@ def _frozen_part(ax: Axes) -> None:
     _arrow(ax, (0.1, MIDDLE), (1.3, MIDDLE))
     ax.text(0.1, MIDDLE - 0.2, "token\nvectors", fontsize=12, va="top")
     for left, right, label in ((1.3, 3.5, "self-\nattention"), (5.9, 8.1, "feed-\nforward")):
-        _box(ax, left, right, 2.0, 4.4, f"{label}\n(frozen)", FROZEN)
+        _shape(ax, (left, right), MIDDLE, (1.2, 1.2), f"{label}\n(frozen)", FROZEN)
     for left in (4.5, 16.3):
-        _box(ax, left, left + 0.8, 2.2, 4.2, "norm", FROZEN, turned=True)
+        _shape(ax, (left, left + 0.8), MIDDLE, (1.0, 1.0), "norm", FROZEN, turned=True)
     for start, end in ((3.5, 3.75), (4.25, 4.5), (5.3, 5.9), (16.05, 16.3), (17.1, 18.4)):
         _arrow(ax, (start, MIDDLE), (end, MIDDLE))
     ax.text(17.25, MIDDLE + 0.25, "to the next\nblock", fontsize=12)
-    for start, end in ((0.9, 4.0), (5.55, 15.8)):
+    for start, end, middle in ((0.9, 4.0, 2.45), (5.55, 15.8, 10.7)):
         _past(ax, start, end, 6.6)
-        _sum(ax, end)
-    ax.text(2.45, 6.72, "residual", fontsize=11, ha="center", color=DARK)
-    ax.text(10.7, 6.72, "residual", fontsize=11, ha="center", color=DARK)
+        ax.text(middle, 6.72, "residual", fontsize=11, ha="center", color=DARK)
 
 
-def _mixture(ax: Axes, route: tuple[int, int], counts: list[int]) -> None:
+def _mixture(ax: Axes, taken: int) -> None:
     from matplotlib.patches import Rectangle
 
     ax.add_patch(Rectangle((8.75, 0.75), 5.35, 5.4, fill=False, linestyle="--", linewidth=1.5, edgecolor=DARK))
     ax.text(11.4, 5.82, "mixture of adapters (trained)", fontsize=12, ha="center", va="center")
     _past(ax, 8.45, 14.6, 0.3)
-    _sum(ax, 14.6)
     _arrow(ax, (14.85, MIDDLE), (15.55, MIDDLE))
-    ends = {0: (9.1, 10.7), 1: (12.2, 13.8)}
     split, gelu, join = (8.45, MIDDLE), (11.45, MIDDLE), (14.35, MIDDLE)
-    ax.plot([8.1, 8.45], [MIDDLE, MIDDLE], color=LIT, linewidth=4, solid_capstyle="round")
-    for side, name in enumerate(Bottleneck.sides):
-        (left, right), count = ends[side], counts[side]
-        step = 4.6 / count
-        for number in sorted(range(count), key=lambda n: n == route[side]):  # what is lit lies on top
-            height, lit = MIDDLE + 2.3 - (number + 0.5) * step, number == route[side]
-            colour, width = (LIT, 4.0) if lit else ("#AAAAAA", 1.2)
-            before, after = (split, gelu) if side == 0 else (gelu, join)
-            for a, b in ((before, (left, height)), ((right, height), after)):
-                ax.plot([a[0], b[0]], [a[1], b[1]], color=colour, linewidth=width, solid_capstyle="round",
-                        zorder=2 if lit else 1)  # fmt: skip
-            label = f"{name} {number}" if count > 1 else f"{name}\n(shared)"
-            _projection(ax, left, right, height, min(0.8 * step, 3.2), label, lit, narrows=side == 0)
+    _way(ax, (8.1, MIDDLE), split, lit=True)
+    for number in range(EXPERTS):
+        height, lit = MIDDLE + 2.3 - (number + 0.5) * 4.6 / EXPERTS, number == taken
+        _way(ax, split, (9.1, height), lit)
+        _way(ax, (10.7, height), gelu, lit)
+        _shape(ax, (9.1, 10.7), height, (0.46, 0.276), f"down {number}", TAKEN if lit else TRAINED, lit)
+    _way(ax, gelu, (12.2, MIDDLE), lit=True)
+    _way(ax, (13.8, MIDDLE), join, lit=True)
+    _shape(ax, (12.2, 13.8), MIDDLE, (0.96, 1.6), "up\n(shared)", TAKEN, lit=True)
     ax.plot(*gelu, "o", markersize=40, markerfacecolor="white", markeredgecolor=DARK, zorder=4)
     ax.text(*gelu, "GELU", fontsize=10, ha="center", va="center", zorder=5)
-    ax.text(8.5, -0.4, f"thick: the route of this step, drawn at random ({route[0]}, {route[1]})", fontsize=12,
-            color=LIT, ha="left")  # fmt: skip
 
 
-def _projection(
-    ax: Axes, left: float, right: float, height: float, size: float, label: str, lit: bool, narrows: bool
+def _way(ax: Axes, start: Point, end: Point, lit: bool) -> None:
+    colour, width = (LIT, 4.0) if lit else ("#AAAAAA", 1.2)
+    x, y = zip(start, end, strict=True)
+    ax.plot(x, y, color=colour, linewidth=width, solid_capstyle="round", zorder=2 if lit else 1)  # lit: on top
+
+
+def _shape(
+    ax: Axes,
+    sides: Point,
+    height: float,
+    halves: Point,
+    label: str,
+    colour: str,
+    lit: bool = False,
+    turned: bool = False,
 ) -> None:
+    # a box, or with two different half heights a trapeze, with its name in it
     from matplotlib.patches import Polygon
 
-    wide, slim = size / 2, 0.6 * size / 2
-    first, last = (wide, slim) if narrows else (slim, wide)
+    (left, right), (first, last) = sides, halves
     corners = [(left, height - first), (right, height - last), (right, height + last), (left, height + first)]
-    edge = LIT if lit else DARK
-    ax.add_patch(Polygon(corners, facecolor="#FBE3D3" if lit else TRAINED, edgecolor=edge, linewidth=3 if lit else 1,
-                         zorder=3))  # fmt: skip
-    ax.text((left + right) / 2, height, label, fontsize=12, ha="center", va="center", zorder=5,
-            fontweight="bold" if lit else "normal")  # fmt: skip
-
-
-def _box(
-    ax: Axes, left: float, right: float, low: float, high: float, label: str, colour: str, turned: bool = False
-) -> None:
-    from matplotlib.patches import Rectangle
-
-    ax.add_patch(Rectangle((left, low), right - left, high - low, facecolor=colour, edgecolor=DARK, zorder=3))
-    ax.text((left + right) / 2, (low + high) / 2, label, fontsize=12, ha="center", va="center", zorder=5,
-            rotation=90 if turned else 0)  # fmt: skip
+    edge, width, weight = (LIT, 3, "bold") if lit else (DARK, 1, "normal")
+    ax.add_patch(Polygon(corners, facecolor=colour, edgecolor=edge, linewidth=width, zorder=3))
+    look = {"fontsize": 12, "fontweight": weight, "rotation": 90 if turned else 0}
+    ax.text((left + right) / 2, height, label, ha="center", va="center", zorder=5, **look)
 
 
 def _arrow(ax: Axes, start: Point, end: Point) -> None:
-    ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": DARK, "linewidth": 1.8, "shrinkA": 0,
-                                            "shrinkB": 0})  # fmt: skip
+    look = {"arrowstyle": "-|>", "color": DARK, "linewidth": 1.8, "shrinkA": 0, "shrinkB": 0}
+    ax.annotate("", end, start, arrowprops=look)
 
 
 def _past(ax: Axes, start: float, end: float, height: float) -> None:
     # a line past what lies between two places of the way, with its arrow at the sum
     ax.plot([start, start, end], [MIDDLE, height, height], color=DARK, linewidth=1.8)
     _arrow(ax, (end, height), (end, MIDDLE + (0.25 if height > MIDDLE else -0.25)))
-
-
-def _sum(ax: Axes, x: float) -> None:
-    ax.plot(x, MIDDLE, "o", markersize=18, markerfacecolor="white", markeredgecolor=DARK, zorder=4)
-    ax.text(x, MIDDLE, "+", fontsize=15, ha="center", va="center", zorder=5)
+    ax.plot(end, MIDDLE, "o", markersize=18, markerfacecolor="white", markeredgecolor=DARK, zorder=4)
+    ax.text(end, MIDDLE, "+", fontsize=15, ha="center", va="center", zorder=5)
 
 
 # -- what is not a block ---------------------------------------------------------------------------------------------
