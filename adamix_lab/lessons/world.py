@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from torch import Tensor
 from adamix_lab.analysis.plots import STYLES, Picture, fix_margins, new_figure
 from adamix_lab.analysis.units import Tensors, aligned, bottleneck_sites, permute_units
 from adamix_lab.core.adaptations import Bottleneck
-from adamix_lab.core.errors import LabError, finite, fraction, one_of, unknown, whole
+from adamix_lab.core.errors import LabError, finite, fraction, one_of, whole
 from adamix_lab.core.mixture import effective
 from adamix_lab.core.routing import RouteSpace, generator_for
 from adamix_lab.lessons.controls import Control
@@ -37,7 +37,7 @@ HIDES = (
 SIDES = {"down": 0, "down_bias": 0, "up": 1, "up_bias": 1}
 SLOPE = 0.4  # of the frozen line
 EDGE = 2.0  # rows lie between -EDGE and EDGE; curves are drawn a little beyond
-BATCH = 16
+ROWS, BATCH = 40, 16
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,6 @@ class World:
         rate: the learning rate.
         layers: 1 or 2; with two a route is a pair of experts.
         classes: False: a curve to fit. True: two classes to tell, and the curves are probabilities.
-        rows: how many to learn from.
         seed: of rows, starts, routes and batches.
     """
 
@@ -72,14 +71,10 @@ class World:
     rate: float = 0.02
     layers: int = 1
     classes: bool = False
-    rows: int = 40
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least, most in (
-            ("experts", 1, 16), ("size", 1, 256), ("steps", 0, 100_000), ("layers", 1, 2), ("rows", 1, 10_000),
-            ("seed", 0, None),
-        ):  # fmt: skip
+        for name, least, most in (("experts", 1, 16), ("size", 1, 256), ("steps", 0, 100_000), ("layers", 1, 2)):
             whole(name, getattr(self, name), least, most)
         for name in ("near", "consistency", "noise", "rate"):
             finite(name, getattr(self, name), 0)
@@ -108,7 +103,7 @@ class Curves:
         experts: `[R, G]`, the curve of each expert or, with two layers, of each pair; of classes, probabilities.
         ensemble: `[G]`, the mean of those.
         merged: `[G]`, the curve of the mean weights (Eq. 6).
-        rows: (x, y), `[rows]` each.
+        rows: (x, y), `[40]` each.
         errors: "experts" (their mean), "ensemble", "merged": distance to the truth between -2 and 2. For a curve the
             root of the mean square; for classes the cross-entropy in nats of the right labels.
     """
@@ -131,13 +126,13 @@ def truth(world: World, x: Tensor) -> Tensor:
 
 
 def make_rows(world: World) -> tuple[Tensor, Tensor]:
-    """The rows (x, y), `[rows]` each, with their noise."""
+    """The rows (x, y), `[40]` each, with their noise."""
     generator = generator_for(world.seed, 0)
-    x = EDGE * (2 * torch.rand(world.rows, generator=generator) - 1)
+    x = EDGE * (2 * torch.rand(ROWS, generator=generator) - 1)
     y = truth(world, x)
     if not world.classes:
-        return x, y + world.noise * torch.randn(world.rows, generator=generator)
-    wrong = torch.randperm(world.rows, generator=generator)[: round(world.noise * world.rows)]
+        return x, y + world.noise * torch.randn(ROWS, generator=generator)
+    wrong = torch.randperm(ROWS, generator=generator)[: round(world.noise * ROWS)]
     y[wrong] = 1 - y[wrong]
     return x, y
 
@@ -205,7 +200,7 @@ def train(world: World) -> Tensors:
     else:
         apart = torch.stack([space.fixed(expert) for expert in range(world.experts)])
         routes, orders = apart.expand(world.steps, -1, -1, -1), world.experts
-    batches = torch.randint(world.rows, (world.steps, orders, BATCH), generator=generator)
+    batches = torch.randint(ROWS, (world.steps, orders, BATCH), generator=generator)
     for batch, views in zip(batches, routes, strict=True):
         z = outputs(world, weights, x[batch].expand(len(views), -1), views)
         loss = orders * loss_of(z[:orders], y[batch])  # the first view's, or the sum over experts trained apart
@@ -280,7 +275,6 @@ def unshared(curves: Curves) -> Tensors:
 # -- the picture and the widget --------------------------------------------------------------------------------------
 
 DRAWN = ("experts", "ensemble", "merge")  # each one and those before it
-NAMES = {"experts": "experts", "ensemble": "ensemble: mean of curves", "merge": "merge: mean of weights"}
 
 
 def draw_world(curves: Curves, title: str = "", drawn: str = "merge", route: int | None = None) -> View:
@@ -300,12 +294,12 @@ def draw_world(curves: Curves, title: str = "", drawn: str = "merge", route: int
     ax.plot(x[wrong], y[wrong], "X", color="#D55E00", markersize=11, label="wrong labels" if wrong.any() else None)
     ax.plot(grid, truth(world, curves.grid), ":", color="black", linewidth=2, label="truth")
     lines = ax.plot(grid, curves.experts.T.numpy(), color=STYLES["fixed"][0], linewidth=2.5, alpha=0.8)
-    lines[0].set_label(NAMES["experts"] if world.layers == 1 else "routes: pairs of experts")
+    lines[0].set_label("experts" if world.layers == 1 else "routes: pairs of experts")
     last = DRAWN.index(drawn)
     if last >= 2:
-        ax.plot(grid, curves.merged, color=STYLES["merged"][0], linewidth=6, label=NAMES["merge"])
+        ax.plot(grid, curves.merged, color=STYLES["merged"][0], linewidth=6, label="merge: mean of weights")
     if last >= 1:
-        ax.plot(grid, curves.ensemble, "--", color=STYLES["ensemble"][0], linewidth=4, label=NAMES["ensemble"])
+        ax.plot(grid, curves.ensemble, "--", color=STYLES["ensemble"][0], linewidth=4, label="ensemble: mean of curves")
     lit = "" if route is None else route_name(curves.routes[route])
     if route is not None:
         ax.plot(grid, curves.experts[route], color=STYLES["random"][0], linewidth=5, label=lit)
@@ -362,26 +356,12 @@ CONTROLS: dict[str, Control] = {
         Steps("rate", "learning rate", (0.002, 0.005, 0.01, 0.02, 0.05, 0.1), 0.02),
         Steps("layers", "layers", (1, 2), 1),
         Steps("classes", "to learn", ("a curve", "two classes"), "a curve"),
-        Number("seed", "seed", 0, 9, 1, 0),
         Steps("units", "units of expert 1", ("as trained", "permuted", "aligned"), "as trained"),
         Steps("drawn", "drawn", DRAWN, "experts"),
     )
 }
 MEANS = {"none": None, "together": True, "apart": False, "a curve": False, "two classes": True}
 PRESSED = {"permute": {"units": "permuted"}, "align": {"units": "aligned"}, "merge": {"drawn": "merge"}}
-
-
-class Seen(NamedTuple):
-    """A state of the widget: curves, what of them is drawn, and the number of the route that is lit, if any."""
-
-    curves: Curves
-    drawn: str
-    route: int | None
-
-
-def draw_seen(seen: Seen) -> View:
-    """The picture of a state."""
-    return draw_world(seen.curves, "", seen.drawn, seen.route)
 
 
 def world_explorer(
@@ -406,21 +386,20 @@ def world_explorer(
     number = fixed.get("experts", 4) ** fixed.get("layers", 1)
     known = {**CONTROLS, "route": Number("route", "route lit", 0, number - 1, 1, 0)}
     for name in controls:
-        if name not in known:
-            raise unknown("Control", name, known)
-    starts = {name: fixed.pop(name) for name in controls if name in fixed}
+        one_of("Control", name, known)
+    chosen = [replace(known[name], start=fixed.pop(name, known[name].start)) for name in controls]
+    trained = lru_cache(maxsize=64)(train_world)  # lighting a route need not train again
+
+    def compute(**state: Any) -> dict[str, Any]:
+        given = {name: MEANS.get(value, value) for name, value in {**fixed, **state}.items()}
+        drawn = {"drawn": given.pop("drawn", "merge"), "route": given.pop("route", None)}
+        order = {"permuted": permute, "aligned": align}.get(given.pop("units", ""), lambda curves: curves)
+        if not given.get("together", True) and "shared" not in controls:
+            given["shared"] = None
+        return {"curves": order(trained(World(**given))), **drawn}
+
     own: dict[str, Any] = {label: state for label, state in PRESSED.items() if {*state} <= {*controls}}
     if "route" in controls:
         own["draw a route"] = lambda: {"route": random.randrange(number)}
-    trained = lru_cache(maxsize=64)(train_world)  # lighting a route need not train again
-
-    def compute(**state: Any) -> Seen:
-        given = {**fixed, **{name: MEANS.get(value, value) for name, value in state.items()}}
-        units, drawn, route = given.pop("units", ""), given.pop("drawn", "merge"), given.pop("route", None)
-        if not given.get("together", True) and "shared" not in controls:
-            given["shared"] = None
-        ordered = {"permuted": permute, "aligned": align}.get(units, lambda curves: curves)
-        return Seen(ordered(trained(World(**given))), drawn, route)
-
-    chosen = [replace(known[name], **({"start": starts[name]} if name in starts else {})) for name in controls]
-    return Explorer(title, goal, chosen, compute, draw_seen, shown or {}, {**own, **(buttons or {})})
+    own |= buttons or {}
+    return Explorer(title, goal, chosen, compute, lambda seen: draw_world(**seen), shown or {}, own)

@@ -104,8 +104,8 @@ def test_the_other_controls_move_what_they_say():
     clean, noisy = lab.make_rows(World(noise=0.0)), lab.make_rows(World(noise=0.5))
     close.assert_close(clean[1], lab.truth(World(), clean[0]), close.ROUNDED)
     assert torch.equal(clean[0], noisy[0]) and float((noisy[1] - clean[1]).std()) > 0.3
-    few = known(World(experts=2, size=3, rows=7, steps=5))
-    assert few.experts.shape[0] == 2 and few.weights["experts.0.down"].shape == (2, 3, 1) and len(few.rows[0]) == 7
+    few = known(World(experts=2, size=3, steps=5))
+    assert few.experts.shape[0] == 2 and few.weights["experts.0.down"].shape == (2, 3, 1)
     same, far = (lab.start(World(near=near))["experts.0.down"] for near in (0.0, 1.0))
     assert torch.equal(same[0], same[3]) and float((far[0] - far[3]).abs().mean()) > 0.5
     assert known(World(experts=1)).errors["merged"] == pytest.approx(known(World(experts=1)).errors["experts"])
@@ -158,13 +158,13 @@ def test_the_widget_trains_again_at_each_movement():
     widget.buttons["Show me"].click()
     assert "consistency 10, 60 steps" in widget.text
     close.assert_close(
-        widget.result.curves.merged, train_world(World(consistency=10.0, steps=60)).merged, close.ROUNDED
+        widget.result["curves"].merged, train_world(World(consistency=10.0, steps=60)).merged, close.ROUNDED
     )
     far = {"far": {"near": 1.0}}
     widget = world_explorer("Units", "Break it.", ("near", "units", "route"), far, together=False, steps=60)
-    before = widget.result.curves.merged
+    before = widget.result["curves"].merged
     widget.buttons["permute"].click()
-    assert not close.is_close(widget.result.curves.merged, before)
+    assert not close.is_close(widget.result["curves"].merged, before)
     widget.buttons["align"].click()
     widget.buttons["draw a route"].click()
     assert "The thick line is expert" in widget.text and widget.last_error is None
