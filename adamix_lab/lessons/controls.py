@@ -40,9 +40,7 @@ class Told:
         self.readout.value = f'<div role="status" aria-live="polite">{html.escape(text)}</div>'
 
     def _repr_mimebundle_(self, **more: Any) -> Any:
-        bundle = self.box._repr_mimebundle_(**more)
-        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
-        return {**data, "text/plain": self.plain}, metadata
+        return {**self.box._repr_mimebundle_(**more), "text/plain": self.plain}
 
 
 def heading(title: str, goal: str = "") -> str:

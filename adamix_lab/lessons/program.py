@@ -10,7 +10,7 @@ import copy
 import json
 import re
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -179,7 +179,7 @@ def equal_to_library(stage: str) -> Equality:
     "merge_layer": logits against `merge`. Raises ValueError for another stage, and above BOUND.
     """
     one_of("Stage with a comparison", stage, COMPARISONS)
-    found = find(stage)
+    found, (compare, what) = find(stage), COMPARISONS[stage]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model, tokenizer = load_backbone("minilm", pooling="cls")
@@ -190,56 +190,52 @@ def equal_to_library(stage: str) -> Equality:
         size = weights_of(layers[0])[0].shape[-1]
         mixture = attach(model, Bottleneck(size), experts=4, share="up", blocks=BLOCKS).double().eval()
         for layer, site in zip(layers, mixture.sites.values(), strict=True):
-            randomise(layer)
-            A, B = weights_of(layer)
+            A, B = weights_of(randomise(layer))
             site.experts["down"].data, site.experts["up"].data = A.mT.clone(), B.T[None].clone()
-        pairs, what = COMPARISONS[stage](found.piece, own, layers, mixture, batch)
-    share = max(relative_difference(one, other) for one, other in pairs)
+        share = max(relative_difference(*pair) for pair in compare(found.piece, own, layers, mixture, batch))
     if not share <= BOUND:
         raise LabError(f"{stage}: {what} differ by {share:.2g} of the largest value: expected at most {BOUND:g}.")
     return Equality(stage, found.own, share, what)
 
 
-Pairs = list[tuple[Tensor, Tensor]]  # the program's numbers and the library's
+Pairs = Iterator[tuple[Any, Tensor]]  # the program's numbers and the library's
 
 
-def _compare_layers(piece: Piece, own: Any, layers: list[Any], mixture: MixtureModel, batch: Any) -> tuple[Pairs, str]:
-    pairs = []
-    for route in ((0, 1), (3, 2), None):
-        for n, layer in enumerate(layers):
-            layer.expert = None if route is None else route[n]
-        selection = "merge" if route is None else torch.tensor([[expert, 0] for expert in route])
+def _compare_layers(piece: Piece, own: Any, layers: list[Any], mixture: MixtureModel, batch: Any) -> Pairs:
+    for route in ((0, 1), (3, 2), (None, None)):
+        selection = "merge" if None in route else torch.tensor([[expert, 0] for expert in route])
         with torch.no_grad():
-            pairs.append((own(**batch).logits, mixture(selection=selection, **batch).logits))
-    return pairs, "logits along two routes and of the merge"
+            logits = my_adamix.send(lambda batch: own(**batch).logits, layers, route, batch)
+            yield logits, mixture(selection=selection, **batch).logits
 
 
-def _compare_steps(piece: Piece, own: Any, layers: list[Any], mixture: MixtureModel, batch: Any) -> tuple[Pairs, str]:
+def _compare_steps(piece: Piece, own: Any, layers: list[Any], mixture: MixtureModel, batch: Any) -> Pairs:
     routes: list[list[list[int]]] = []
 
     def model(batch: Any) -> Tensor:
         routes.append([[layer.expert, 0] for layer in layers])
         return own(**batch).logits  # type: ignore[no-any-return]
 
-    labels, before = torch.tensor([1, 1, 0, 1]), [layer.A.detach().clone() for layer in layers]
-    loss = piece(model, layers, batch, labels, torch.optim.SGD([layer.A for layer in layers], lr=1.0), 1.0)
+    labels, weights = torch.tensor([1, 1, 0, 1]), [layer.A for layer in layers]
+    before = [w.detach().clone() for w in weights]
+    loss = piece(model, layers, batch, labels, torch.optim.SGD(weights, lr=1.0), 1.0)
     losses = Objective(mixture)({**batch, "labels": labels}, torch.tensor(routes))
     losses.total.backward()
-    pairs = [(torch.tensor(float(loss)), losses.total.detach())]
-    for layer, A, site in zip(layers, before, mixture.sites.values(), strict=True):
-        gradient = site.experts["down"].grad.mT
-        change = A - layer.A.detach()
-        pairs.append((change if change.shape == gradient.shape else change.mT, gradient))
-    return pairs, "the loss, and what a step changes,"
+    yield loss, losses.total
+    for w, start, site in zip(weights, before, mixture.sites.values(), strict=True):
+        gradient, change = site.experts["down"].grad, start - w
+        yield change if change.shape == gradient.shape else change.mT, gradient
 
 
-def _compare_merges(piece: Piece, own: Any, layers: list[Any], mixture: MixtureModel, batch: Any) -> tuple[Pairs, str]:
-    merged = {id(layer): piece(layer) for layer in layers}
-    for module in [each for each in own.modules() if isinstance(each, nn.Sequential)]:
-        for n, child in enumerate(module):
-            module[n] = merged.get(id(child), child)
+def _compare_merges(piece: Piece, own: Any, layers: list[Any], mixture: MixtureModel, batch: Any) -> Pairs:
+    for place in [each for each in own.modules() if isinstance(each, nn.Sequential)]:  # as `insert` made them
+        place[1] = piece(place[1])
     with torch.no_grad():
-        return [(own(**batch).logits, merge(mixture)(**batch).logits)], "logits of the merged models"
+        yield own(**batch).logits, merge(mixture)(**batch).logits
 
 
-COMPARISONS = {"Layer": _compare_layers, "step": _compare_steps, "merge_layer": _compare_merges}
+COMPARISONS = {
+    "Layer": (_compare_layers, "logits along two routes and of the merge"),
+    "step": (_compare_steps, "the loss, and what a step changes,"),
+    "merge_layer": (_compare_merges, "logits of the merged models"),
+}

@@ -136,9 +136,8 @@ class Explorer(Told):
         return f"The widget “{self.title}” (your hand changes: {moved}): run the cell to use it. {self.text}"
 
     def _repr_mimebundle_(self, **more: Any) -> Any:
-        data, metadata = super()._repr_mimebundle_(**more)
-        picture = "" if self.last_error else self.picture.html()
-        return {**data, "text/html": f"<p>{html.escape(self.plain)}</p>{picture}"}, metadata
+        still = f"<p>{html.escape(self.plain)}</p>{'' if self.last_error else self.picture.html()}"
+        return {**super()._repr_mimebundle_(**more), "text/html": still}
 
 
 # -- a prediction before a result --------------------------------------------------------------------------------------
@@ -274,13 +273,12 @@ class Hidden(Told):
         return f"{self._prediction.question} The result waits for a prediction: run the cells and enter one."
 
     def _repr_mimebundle_(self, **more: Any) -> Any:
-        data, metadata = super()._repr_mimebundle_(**more)
         result, asked = self._show(), html.escape(self._prediction.question)
         still = f"<details><summary>{asked} What was measured (predict first)</summary>{html_of(result)}</details>"
-        data, metadata = {**data, "text/html": still}, {**metadata}
+        data, metadata = {**super()._repr_mimebundle_(**more), "text/html": still}, {}
         for picture in pictures_of(result)[:1]:  # for printed pages; where HTML is shown, it is folded away
-            drawn, described = picture._repr_mimebundle_()
-            data["image/png"], metadata["image/png"] = drawn["image/png"], described["image/png"]
+            drawn, metadata = picture._repr_mimebundle_()
+            data["image/png"] = drawn["image/png"]
         return data, metadata
 
 

@@ -102,7 +102,7 @@ def test_buttons_set_several_controls_with_one_update(widget):
 
 
 def test_without_a_browser_its_text_stands_for_it(widget):
-    data, _ = widget._repr_mimebundle_()
+    data = widget._repr_mimebundle_()
     assert "A title" in data["text/plain"] and "number 2" in data["text/plain"]
 
 
@@ -135,7 +135,7 @@ def test_an_answer_comes_with_a_probability():
     box = asked(None, "80")
     assert box.value is None and "choose an answer" in box.text
     assert box.choice.description == "Your answer" and box.entry.description == "How sure are you (%)"
-    data, _ = box._repr_mimebundle_()
+    data = box._repr_mimebundle_()
     assert data["text/plain"] == "Who wins? (Run the cell to enter a prediction.)"
 
 

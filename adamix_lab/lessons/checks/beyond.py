@@ -60,14 +60,15 @@ def check_detectable(smallest: Callable[[int, float], Any]) -> None:
     disagree: share of rows that exactly one of the two models answers rightly; each such row counts +1 or -1.
     """
     for rows, disagree in ((277, 0.2), (872, 0.1)):
-        came = number(call(smallest, rows, disagree), "The difference")
         right, root = 196 * math.sqrt(disagree / rows), math.sqrt(rows)
         known = dict(
             share=right / 100, binomial=right * math.sqrt(1 - disagree), two_models=196 * math.sqrt(0.5) / root
         )
         known |= dict(no_root=196 * disagree / rows, one_error=right / 1.96)
         what = f"On {rows} rows, {100 * disagree:g} % of which have one right answer"
-        judge("check_detectable", what, right, came, known, tolerance=2e-3)  # 1.96 or 1.959964
+        judge(
+            "check_detectable", what, right, call(smallest, rows, disagree), known, tolerance=2e-3
+        )  # 1.96 or 1.959964
     passed("check_detectable")
 
 
@@ -132,7 +133,7 @@ def check_peft_weight(weight: Callable[[int, str], float]) -> None:
         cat = dict(once=1 / experts**2, products=1.0)
         for combination, right, known in (("linear", 1 / experts**2, linear), ("cat", 1 / experts, cat)):
             what = f"weight({experts}, {combination!r})"
-            judge("check_peft_weight", what, right, number(call(weight, experts, combination), what), known)
+            judge("check_peft_weight", what, right, call(weight, experts, combination), known)
     passed("check_peft_weight")
 
 
@@ -154,9 +155,8 @@ def check_prefix_labels(labels_of: Callable[[list[int], list[int], int, int], Se
             wrong("The labels", "a list of numbers", type(came).__name__)
         known = dict(source=ids, separator=before + ids[len(source) :], shifted=[*before, *behind, IGNORED])
         known |= dict(first=[*before, IGNORED, IGNORED, *behind[1:]], end=[*before, IGNORED, *target, IGNORED])
-        known |= {"others" if len(came) == len(ids) else "count": list(came)}
-        right = [*before, IGNORED, *behind]
-        judge("check_prefix_labels", f"Labels of {ids}", right, list(came), known, ids=len(ids))
+        right, other = [*before, IGNORED, *behind], "others" if len(came) == len(ids) else "count"
+        judge("check_prefix_labels", f"Labels of {ids}", right, list(came), known, other=other, ids=len(ids))
     passed("check_prefix_labels")
 
 
@@ -171,7 +171,6 @@ def check_coverage(coverage: Callable[[str, dict[str, str]], float]) -> None:
         ("", 0.0, "empty"),
     )
     for text, right, cause in cases:
-        came = number(call(coverage, text, dict(slots)), f"Coverage of {text!r}")
-        known = {"percent": 100 * right, cause: came} if right else {cause: came}
-        judge("check_coverage", f"Coverage of {text!r}", right, came, known)
+        known = {"percent": 100 * right} if right else {}
+        judge("check_coverage", f"Coverage of {text!r}", right, call(coverage, text, dict(slots)), known, other=cause)
     passed("check_coverage")

@@ -11,7 +11,7 @@ from torch.nn.functional import one_hot
 
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.routing import generator_for
-from adamix_lab.lessons.checks.telling import alike, call, judge, number, passed, wrong
+from adamix_lab.lessons.checks.telling import alike, call, judge, passed, wrong
 
 # -- lesson 03: bringing units back into order ---------------------------------------------------------------------
 
@@ -48,12 +48,9 @@ def _ordered(expert: Expert, order: Tensor) -> Expert:
 
 
 def _same_function(came: Expert, expert: Expert, generator: torch.Generator) -> None:
-    if not isinstance(came, dict) or came.keys() != expert.keys():
-        found = ", ".join(came) if isinstance(came, dict) else came
-        wrong("The aligned expert", f"a dict of {', '.join(expert)}", found)
-    for name, weight in expert.items():
-        if came[name].shape != weight.shape:
-            wrong(f"The aligned {name!r}", list(weight.shape), list(came[name].shape))
+    shapes, found = ({name: [*w.shape] for name, w in e.items()} if isinstance(e, dict) else e for e in (expert, came))
+    if found != shapes:
+        wrong("The aligned expert, its weights and their shapes", shapes, found)
     x = torch.randn(5, expert["down"].shape[1], generator=generator)
     found, before = (Bottleneck(len(w["down"])).apply(lambda y: y, x, w, False) for w in (came, expert))
     if not alike(found, before):
@@ -110,7 +107,7 @@ def check_barrier(barrier: Callable[[Tensor, Tensor], Any]) -> None:
     """
     for places, values, right in LINES:
         t, losses = torch.tensor(places, dtype=torch.float64), torch.tensor(values, dtype=torch.float64)
-        came = number(call(barrier, t.clone(), losses.clone()), "The barrier")
+        came = call(barrier, t.clone(), losses.clone())
         first, last, top = values[0], values[-1], max(values)
         above, by_number = (
             losses - torch.lerp(losses[0], losses[-1], s) for s in (t, torch.linspace(0, 1, len(t)).double())

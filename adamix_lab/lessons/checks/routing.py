@@ -12,7 +12,7 @@ from torch import Tensor
 
 from adamix_lab.core.objective import symmetric_kl
 from adamix_lab.core.routing import generator_for
-from adamix_lab.lessons.checks.telling import call, judge, number, passed, several, wrong
+from adamix_lab.lessons.checks.telling import call, judge, passed, several, wrong
 
 # -- lesson 00: counting weights -------------------------------------------------------------------------------------
 
@@ -31,9 +31,9 @@ def check_count(count: Callable[[int, int, int, int, bool], tuple[int, int]]) ->
         trained, merged = sites * (experts * down + ups * up), sites * (down + up)
         known = dict(biases=sites * (experts + ups) * d * r, shared_each=every, own_once=once)
         known |= dict(one_site=trained // sites, merged=merged)
-        judge("check_count", f"Trained weights ({case})", trained, number(answer[0], "A count"), known)
+        judge("check_count", f"Trained weights ({case})", trained, answer[0], known)
         known = dict(biases=sites * 2 * d * r, all_left=every, downs_left=once, one_site=down + up)
-        judge("check_count", f"Merged weights ({case})", merged, number(answer[1], "A count"), known)
+        judge("check_count", f"Merged weights ({case})", merged, answer[1], known)
     passed("check_count")
 
 
@@ -93,11 +93,10 @@ def _shared_bits(one: Tensor, other: Tensor) -> float:
 def check_number_of_routes(count: Callable[[int, int, int], int]) -> None:
     """Checks `count(down, up, sites)`: routes with so many experts on each side (1: shared) at each of the sites."""
     for down, up, sites in ((4, 1, 2), (4, 4, 2), (2, 3, 3), (8, 1, 1)):
-        came = number(call(count, down, up, sites), "The number of routes")
         known = dict(experts=max(down, up), sites_added=sites * down * up, one_side=down**sites)
         known |= dict(sides_added=(down + up) ** sites)
         what = f"Routes with {down} experts down, {up} up, at {sites} sites"
-        judge("check_number_of_routes", what, (down * up) ** sites, came, known)
+        judge("check_number_of_routes", what, (down * up) ** sites, call(count, down, up, sites), known)
     passed("check_number_of_routes")
 
 
@@ -115,10 +114,9 @@ def check_consistency(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
         known |= dict(over_batch=over_batch, over_batch_by_rows=over_batch * classes / rows)
         known |= dict(squared=float((a - b).square().mean()))
         what = f"The loss of {rows} rows and {classes} classes"
-        judge("check_consistency", what, right, number(call(loss, a, b), "The loss"), known)
-        shifted = number(call(loss, a, a + 3.0), "The loss")
+        judge("check_consistency", what, right, call(loss, a, b), known)
         what = "The loss of logits and the same logits plus 3"
-        judge("check_consistency", what, 0.0, shifted, dict(shifted=shifted))
+        judge("check_consistency", what, 0.0, call(loss, a, a + 3.0), {}, other="shifted")
     passed("check_consistency")
 
 

@@ -67,7 +67,17 @@ def alike(found: Any, expected: Any, tolerance: float = BY_HAND) -> bool:
     return relative_difference(found, expected) <= tolerance
 
 
-def judge(check: str, what: str, right: Any, came: Any, known: Mapping[str, Any], rule: str = "", **more: Any) -> None:
+def judge(
+    check: str,
+    what: str,
+    right: Any,
+    came: Any,
+    known: Mapping[str, Any],
+    rule: str = "",
+    other: str = "",
+    tolerance: float = BY_HAND,
+    **words: Any,
+) -> None:
     """Passes where an answer is right: a number, a list of numbers, or a tensor.
 
     Else it raises AssertionError, with the cause where the answer is a known wrong one.
@@ -78,15 +88,16 @@ def judge(check: str, what: str, right: Any, came: Any, known: Mapping[str, Any]
         right, came: the answers that are compared.
         known: wrong answers by name.
         rule: what stands in the message for a right tensor.
-        more: a `tolerance` of numbers, and what sentences name.
+        other: the name of what is said of a wrong answer that is not known.
+        tolerance: of numbers.
+        words: what the sentences name.
     """
     came = tensor(came, what, right.shape) if isinstance(right, Tensor) else came
     came = number(came, what) if isinstance(right, int | float) else came
-    tolerance = more.get("tolerance", BY_HAND)
     if alike(came, right, tolerance):
         return
-    name = next((name for name, value in known.items() if alike(came, value, tolerance)), "")
-    cause = _causes()[check][name].format(**more) if name else ""
+    name = next((name for name, value in known.items() if alike(came, value, tolerance)), other)
+    cause = _causes()[check][name].format(**words) if name else ""
     if isinstance(right, Tensor) and not cause and came.shape != right.shape:
         wrong(what, f"a tensor {list(right.shape)}", list(came.shape), "Which axis is averaged, which is kept?")
     wrong(what, *((rule, "another") if isinstance(right, Tensor) else (right, came)), cause)
