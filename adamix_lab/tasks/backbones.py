@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import logging
 import os
 import tempfile
 import zipfile
@@ -72,15 +71,13 @@ KINDS = {
 NEW_HEADS = ("classification", "tokens", "spans")  # whose head may be drawn: a language model without one is none
 _HEAD_STREAM = 0x4EAD  # keeps the head's draws apart from the experts', which start from the seed alone
 
-log = logging.getLogger(__name__)
-
 
 def find_minilm() -> Path:
     """The folder of the embedded all-MiniLM-L6-v2, its weights checked against their sha256.
 
     The first package of MINILM_PACKAGES that is installed serves; a packed model is unpacked once, into the user's
-    cache. The environment variable ADAMIX_LAB_MINILM may name another local folder (a float16 copy, say), whose hash is
-    logged, not required. Raises FileNotFoundError where there is none, ValueError where the weights are not whole.
+    cache. The environment variable ADAMIX_LAB_MINILM may name another local folder, whose hash is not asked (a float16
+    copy, say). Raises FileNotFoundError where there is none, ValueError where the weights are not whole.
     """
     named = os.environ.get(MINILM_VARIABLE)
     if named:
@@ -90,7 +87,6 @@ def find_minilm() -> Path:
                 f"{MINILM_VARIABLE} = {named!r} holds no {WEIGHTS}: expected a model folder in transformers' format. "
                 "Correct the variable, or unset it to use the embedded copy."
             )
-        log.info("MiniLM from %s, sha256 %s", folder, weights_sha256(folder))
         return folder
     for module, package, inside in MINILM_PACKAGES:
         spec = importlib.util.find_spec(module)  # finds without importing: the package asks for much
@@ -188,6 +184,9 @@ def load_backbone(
     positive("num_labels", num_labels)
     import transformers
 
+    model_class: Any = getattr(transformers, KINDS[kind])
+    if pooling == "mean":
+        from adamix_lab.tasks.pooling import MeanForSequenceClassification as model_class
     source = _resolve(name, revision)
     where: dict[str, Any] = {"revision": revision} if revision else {}
     if not Path(source).exists() and not hub_answers():
@@ -199,7 +198,7 @@ def load_backbone(
         torch.default_generator.manual_seed(seed)  # for whatever else the files lack, e.g. a pooler
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, **where)
-            model, loading = _class_of(kind, pooling).from_pretrained(source, **settings)
+            model, loading = model_class.from_pretrained(source, **settings)
         except LabError:
             raise
         except (OSError, ValueError) as error:  # transformers has both for a folder that is no model
@@ -245,10 +244,9 @@ def _resolve(name: str, revision: str | None = None) -> str:
         return name if Path(name).exists() else HUB_NAMES.get(name, name)
     try:
         return str(find_minilm())
-    except FileNotFoundError as error:
+    except FileNotFoundError:
         if os.environ.get(MINILM_VARIABLE):
             raise
-        log.info("%s Trying %s on the Hub.", error, MINILM_HUB)
         return MINILM_HUB
 
 
@@ -265,16 +263,6 @@ def _not_found(name: str, error: Exception) -> OSError:
         "model.safetensors, or a Hub name that is in the cache or can be fetched. Without network: fetch it elsewhere "
         "with `hf download NAME --local-dir FOLDER`, copy the folder, and give its path."
     )
-
-
-def _class_of(kind: str, pooling: str) -> Any:
-    import transformers
-
-    if pooling == "mean":
-        from adamix_lab.tasks.pooling import MeanForSequenceClassification
-
-        return MeanForSequenceClassification
-    return getattr(transformers, KINDS[kind])
 
 
 def _of_another_head(name: str, model: Any, kind: str) -> set[str]:

@@ -296,9 +296,8 @@ def few_shot(task: Task, examples: int = 30, seed: int = 0) -> Task:
     """
     positive("examples", examples)
     classes = task.classes if task.kind == "classes" else ()
-    groups: list[list[int]] = [[] for _ in classes or ("all",)]
-    for n, row in enumerate(task.train):
-        groups[row[task.label] if classes else 0].append(n)
+    groups = [[n for n, row in enumerate(task.train) if row[task.label] == number] for number in range(len(classes))]
+    groups = groups or [[*range(len(task.train))]]
     if examples < len(groups):
         raise LabError(f"examples = {examples} for {len(groups)} classes: expected one of each at least.")
     rng = random.Random(seed)
