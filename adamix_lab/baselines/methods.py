@@ -26,7 +26,7 @@ from adamix_lab.core.adaptations import (
     normal,
     zeros,
 )
-from adamix_lab.core.errors import LabError, positive, unknown
+from adamix_lab.core.errors import LabError, extra, positive, unknown
 from adamix_lab.core.mixture import constant
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.sites import (
@@ -125,13 +125,8 @@ def all_weights(model: nn.Module, head: Head) -> list[str]:
 
 def peft() -> Any:
     """The library. Raises ImportError where it is not installed: it says how to get it."""
-    try:
+    with extra("peft"):
         import peft as library
-    except ImportError as error:
-        raise ImportError(
-            "peft is not installed: expected it for lora, ia3, prefix and prompt. Run pip install 'adamix-lab[peft]'; "
-            "attach(model, LoRA(8), experts=1) and attach(model, IA3(), experts=1) need no peft."
-        ) from error
     return library
 
 

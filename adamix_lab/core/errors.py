@@ -8,7 +8,8 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal, get_args
@@ -75,6 +76,16 @@ def fraction(what: str, value: float) -> None:
     """Refuses numbers outside [0, 1)."""
     if not isinstance(value, Real) or not 0 <= value < 1:
         raise LabError(f"{what} = {value}: expected a number from 0 up to, not including, 1.")
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Around imports of packages that an extra brings. Raises ImportError, with the remedy, where one is missing."""
+    try:
+        yield
+    except ImportError as error:
+        remedy = f"run pip install 'adamix-lab[{name}]'."
+        raise ImportError(f"This needs {error.name}, which is not installed: {remedy}", name=error.name) from error
 
 
 def one_of(what: str, value: str, known: Iterable[str]) -> None:

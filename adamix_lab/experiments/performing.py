@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adamix_lab.core.errors import extra
 from adamix_lab.experiments.batched import StackedRuns, train_batched
 from adamix_lab.experiments.results import RESULTS, SETTINGS, WORK, begin, check_folder, fail, finish, finished, unit
 from adamix_lab.experiments.running import (
@@ -314,11 +315,9 @@ def hand_out(jobs: Iterable[Job], workers: int = 1, cluster: str | None = None) 
     if workers == 1 and cluster is None:
         yield from map(perform, jobs)
         return
-    try:
+    with extra("experiments"):
         from joblib import Parallel, delayed
         from joblib.externals.loky.process_executor import TerminatedWorkerError
-    except ImportError as error:
-        raise ImportError("Several workers need joblib: run pip install 'adamix-lab[experiments]'.") from error
 
     with connected(cluster, workers) if cluster else nullcontext():
         parallel = Parallel(
@@ -347,10 +346,8 @@ def connected(cluster: str, workers: int) -> Iterator[None]:
 
 
 def _dask(cluster: str, workers: int) -> Any:
-    try:
+    with extra("cluster"):
         from dask.distributed import Client
-    except ImportError as error:
-        raise ImportError("A dask cluster needs dask: run pip install 'adamix-lab[cluster]'.") from error
 
     where = {"scheduler_file": cluster} if cluster.endswith(".json") else {"address": cluster}
     try:
@@ -375,11 +372,9 @@ def _dask(cluster: str, workers: int) -> Any:
 @contextmanager
 def _slurm(cluster: str, workers: int) -> Iterator[None]:
     """SLURM jobs with a dask worker each; queue, cores and memory come from dask's configuration (jobqueue.slurm)."""
-    try:
+    with extra("slurm"):
         from dask.distributed import Client
         from dask_jobqueue import SLURMCluster
-    except ImportError as error:
-        raise ImportError("SLURM needs dask-jobqueue: run pip install 'adamix-lab[slurm]'.") from error
 
     with SLURMCluster(processes=1) as jobs:
         jobs.scale(jobs=workers)

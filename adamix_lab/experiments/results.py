@@ -28,7 +28,7 @@ import torch
 
 from adamix_lab.analysis.calibration import fit_temperature
 from adamix_lab.analysis.statistics import format_interval
-from adamix_lab.core.errors import LabError, near_misses
+from adamix_lab.core.errors import LabError, extra, near_misses
 from adamix_lab.core.files import read_json, require_file, safe_join, write_atomically, write_text
 from adamix_lab.experiments.settings import BUDGETS, Run, with_side
 from adamix_lab.training.doctor import versions
@@ -304,13 +304,9 @@ def frame(rows: Sequence[Any], columns: Sequence[str] | None = None) -> DataFram
 
 
 def _pandas() -> Any:
-    try:
+    with extra("experiments"):
         import pandas
         import pyarrow  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f"Results are Parquet tables and need {error.name}: run pip install 'adamix-lab[experiments]'."
-        ) from error
     return pandas
 
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 from operator import or_
 from typing import Any
 
-from adamix_lab.core.errors import LabError
+from adamix_lab.core.errors import LabError, extra
 
 # -- words as the Penn Treebank cuts them (ROUGE-L, CIDEr); BLEU and NIST take mteval-v13a's, which sacrebleu has ------
 
@@ -170,11 +170,9 @@ def score(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Sco
     Raises ValueError for no texts, unequal numbers, or a source without references.
     """
     check(hypotheses, references)
-    try:
+    with extra("nlg"):
         from sacrebleu.metrics import BLEU, CHRF, TER
         from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
-    except ImportError as error:
-        raise LabError("BLEU needs sacrebleu: expected it installed. Run pip install 'adamix-lab[nlg]'.") from error
     most = max(map(len, references))
     # sacrebleu wants as many references everywhere; None stands for one that is not there
     columns: list[Any] = [[texts[n] if n < len(texts) else None for texts in references] for n in range(most)]

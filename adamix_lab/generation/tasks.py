@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adamix_lab.core.errors import Kind, LabError, one_of, positive, unknown
+from adamix_lab.core.errors import Kind, LabError, extra, one_of, positive, unknown
 from adamix_lab.tasks.rows import SUFFIXES, read_file, split_file
 from adamix_lab.tasks.tasks import EMBEDDED_TEXTS, Row, Task, embedded_folder, sample
 
@@ -247,12 +247,8 @@ def hub_rows(data: str, part: str, configuration: str | None = None, revision: s
 
     data: a Hub name, or a folder of parquet files laid out like one.
     """
-    try:
+    with extra("data"):
         import datasets
-    except ImportError as error:
-        raise LabError(
-            f"{data} on the Hub needs the package datasets: expected it installed. Run pip install 'adamix-lab[data]'."
-        ) from error
     try:
         return list(datasets.load_dataset(data, data_dir=configuration, revision=revision, split=part))
     except (OSError, ValueError, RuntimeError) as error:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.core.adaptations import IA3, LoRA
-from adamix_lab.core.errors import MOST_EXPERTS, LabError, finite
+from adamix_lab.core.errors import MOST_EXPERTS, LabError, extra, finite
 from adamix_lab.core.files import MANIFEST, check_weights, read_json, read_tensors, write_tensors, write_text
 from adamix_lab.core.mixture import MixtureLayer, sizes
 from adamix_lab.core.sites import drawn_modules, head_kind
@@ -124,13 +124,8 @@ def load_with_peft(base: nn.Module, folder: Path) -> nn.Module:
 
 def import_peft_library() -> Any:
     """The package `peft`. Raises ImportError: which extra brings it."""
-    try:
+    with extra("peft"):
         import peft
-    except ImportError as error:
-        raise ImportError(
-            "This needs the package peft (an export is checked by loading it with the stock library): run "
-            "pip install 'adamix-lab[peft]'."
-        ) from error
     return peft
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamix_lab.core.errors import LabError, unknown
+from adamix_lab.core.errors import LabError, extra, unknown
 
 Metric = Callable[[Tensor, Tensor, int], float]  # predictions and labels `[rows]`, how many classes there are
 
@@ -92,10 +92,8 @@ def score(names: Sequence[str], predictions: Tensor, labels: Tensor, classes: in
     if predictions.is_floating_point() and (wrong := [n for n in names if n in ("accuracy", "f1", "matthews")]):
         raise LabError(f"Metric {wrong[0]!r} of numbers: expected pearson or spearman, or a task with classes.")
     columns = [(predictions, labels)] if labels.dim() == 1 else list(zip(predictions.T, labels.T, strict=True))
-    try:
+    with extra("analysis"):
         return {name: sum(METRICS[name](a, b, classes) for a, b in columns) / len(columns) for name in names}
-    except ModuleNotFoundError as error:
-        raise ImportError(f"{', '.join(names)} need {error.name}: run pip install 'adamix-lab[analysis]'.") from error
 
 
 def _correlation(name: str, function: Callable[..., Any], predictions: Tensor, labels: Tensor) -> float:

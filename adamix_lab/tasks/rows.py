@@ -21,7 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from adamix_lab.core.errors import LabError
+from adamix_lab.core.errors import LabError, extra
 from adamix_lab.tasks.tasks import Row, plain
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".jsonl.gz", ".json.gz", ".csv.gz", ".tsv.gz", ".parquet")
@@ -253,10 +253,8 @@ def _tab_fields(content: str, separator: str, path: Path, skipped: int, notes: l
 
 def open_parquet(path: Path, remedy: str = "copy it again.") -> Any:
     """A Parquet file, of which nothing but its footer is read. Raises ValueError, with the remedy, for a cut one."""
-    try:
+    with extra("data"):
         from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        raise ImportError(f"{path} needs pyarrow: run pip install 'adamix-lab[data]', or write CSV.") from error
     try:
         return parquet.ParquetFile(path, page_checksum_verification=True)
     except (ArrowException, OSError, ValueError) as error:
@@ -350,13 +348,8 @@ def read_hub(
         OSError: not on the Hub, not reachable and not in the cache, damaged, or without these splits.
         ImportError: `datasets` is not installed.
     """
-    try:
+    with extra("data"):
         import datasets
-    except ImportError as error:
-        raise ImportError(
-            "Data from the Hub needs the package datasets: run pip install 'adamix-lab[data]', or give a folder with "
-            "train.* and validation.* files."
-        ) from error
     from huggingface_hub import constants
 
     bars, offline = datasets.is_progress_bar_enabled(), (datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE)
