@@ -1,13 +1,11 @@
 """The published methods that AdaMix is compared with: what each puts into a model, and what of it trains.
 
-peft has LoRA, IA3, prefix tuning and prompt tuning: it puts its layers into the model, and what it adds becomes the
-model's own weights that train along.
+Prefix and prompt tuning are peft's: what it adds becomes the model's own weights that train along.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 
 from adamix_lab.core.adaptations import (
     ADAPTATIONS,
+    IA3,
     Adaptation,
     Base,
     Bottleneck,
@@ -123,50 +122,10 @@ def all_weights(model: nn.Module, head: Head) -> list[str]:
     return [name for name, parameter in model.named_parameters() if id(parameter) not in in_head]
 
 
-def peft() -> Any:
-    """The library. Raises ImportError where it is not installed: it says how to get it."""
-    with extra("peft"):
-        import peft as library
-    return library
-
-
-@own_weights
-def lora(
-    model: nn.Module,
-    head: Head,
-    seed: int,
-    rank: int = 8,
-    alpha: float = 16.0,
-    dropout: float = 0.0,
-    blocks: Blocks = None,
-) -> Prepared:
-    """LoRA on query and value (of GPT-2, whose projection is fused, on keys as well: peft knows no slices)."""
-    config = peft().LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
-        target_modules=sites_of(model, "lora", "query", "value", blocks=blocks),
-        fan_in_fan_out=model_type(model) == "gpt2",
-    )
-    return _injected(model, head, seed, config)
-
-
-@own_weights
-def ia3(model: nn.Module, head: Head, seed: int) -> Prepared:
-    """IA3: learned vectors on keys, values and the input of the feed-forward part's second map."""
-    feedforward = sites_of(model, "ia3", "ffn")
-    config = peft().IA3Config(
-        target_modules=sites_of(model, "ia3", "key", "value") + feedforward,
-        feedforward_modules=feedforward,
-        fan_in_fan_out=model_type(model) == "gpt2",
-    )
-    return _injected(model, head, seed, config)
-
-
 @own_weights
 def prefix(model: nn.Module, head: Head, seed: int, tokens: int = 20) -> Prepared:
     """Prefix tuning: learned keys and values before every layer's own, without the two-layer network above them."""
-    return _prompted(model, head, seed, peft().PrefixTuningConfig, tokens)
+    return _prompted(model, head, seed, "PrefixTuningConfig", tokens)
 
 
 @own_weights
@@ -180,20 +139,12 @@ def prompt(model: nn.Module, head: Head, seed: int, tokens: int = 20) -> Prepare
             "prompt lengthens the sequence, so a language model's logits would not fit its labels: expected a "
             'classifier. Use "prefix" for generation.'
         )
-    return _prompted(model, head, seed, peft().PromptTuningConfig, tokens)
+    return _prompted(model, head, seed, "PromptTuningConfig", tokens)
 
 
-def _injected(model: nn.Module, head: Head, seed: int, config: Any) -> Prepared:
-    before = {id(parameter) for parameter in model.parameters()}
-    with _seeded(seed):
-        peft().inject_adapter_in_model(config, model)
-    added = {name: p for name, p in model.named_parameters() if id(p) not in before}
-    for parameter in added.values():  # what trains is float32 in any base; peft's layers cast what enters
-        parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
-    return model, list(added), head
-
-
-def _prompted(model: nn.Module, head: Head, seed: int, config: Any, tokens: int) -> Prepared:
+def _prompted(model: nn.Module, head: Head, seed: int, config: str, tokens: int) -> Prepared:
+    with extra("peft"):
+        import peft
     known = [name for name, architecture in ARCHITECTURES.items() if architecture.prompts]
     if model_type(model) not in known:
         raise LabError(
@@ -202,8 +153,10 @@ def _prompted(model: nn.Module, head: Head, seed: int, config: Any, tokens: int)
         )
     kind = "SEQ_CLS" if head else "CAUSAL_LM"
     before = {id(parameter) for parameter in model.parameters()}
-    with _seeded(seed):
-        wrapped = peft().get_peft_model(model, config(task_type=kind, num_virtual_tokens=tokens))
+    with torch.random.fork_rng(devices=[]):  # what peft draws is a function of the seed
+        torch.default_generator.manual_seed(generator_for(seed).initial_seed())
+        settings = getattr(peft, config)(task_type=kind, num_virtual_tokens=tokens)
+        wrapped = peft.get_peft_model(model, settings)
     new_head = {}
     for path in (f"base_model.{path}" for path in head):
         # peft keeps the head's first values beside the copy that trains
@@ -214,15 +167,20 @@ def _prompted(model: nn.Module, head: Head, seed: int, config: Any, tokens: int)
     return wrapped, [name for name in added if "original_module" not in name], new_head
 
 
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Inside the block, what peft draws is a function of the seed; the global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(generator_for(seed).initial_seed())
-        yield
+# -- mixtures of one expert --------------------------------------------------------------------------------------
 
 
-# -- adapters: mixtures of one expert --------------------------------------------------------------------------
+def lora(
+    model: nn.Module, seed: int = 0, rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, blocks: Blocks = None
+) -> MixtureModel:
+    """LoRA on query and value."""
+    return attach(model, LoRA(rank, alpha, dropout), experts=1, blocks=blocks, seed=seed)
+
+
+def ia3(model: nn.Module, seed: int = 0) -> MixtureModel:
+    """IA3: learned vectors on keys, values and the input of the feed-forward part's second map."""
+    sites = sites_of(model, "ia3", "key", "value") + sites_of(model, "ia3", "ffn")
+    return attach(model, IA3Block(), experts=1, targets=sites, seed=seed)
 
 
 def houlsby(model: nn.Module, seed: int = 0, size: int = 16, blocks: Blocks = None) -> MixtureModel:
@@ -244,6 +202,22 @@ def unipelt(
     _, placed = default_targets(model, LoRA(rank))
     slices = placed.slices if isinstance(placed, LoRA) else None
     return attach(model, UniPELT(size, rank, alpha, slices), experts=1, targets=sites, blocks=blocks, seed=seed)
+
+
+@dataclass(frozen=True)
+class IA3Block(IA3):
+    """IA3 on the input of the feed-forward part's second map, and on the output of every other site."""
+
+    kind: ClassVar[str] = "ia3-block"
+
+    def at(self, path: str) -> Adaptation:
+        """The form for a site."""
+        return IA3(feedforward=ends_feedforward(path))
+
+
+def ends_feedforward(path: str) -> bool:
+    """Whether a site is the second map of a feed-forward part, in an architecture that is known."""
+    return any(pattern_to_regex(*pattern).fullmatch(path) for pattern in known_patterns("ffn").values())
 
 
 # -- UniPELT-style: gated adapters and gated LoRA in one adaptation (Mao et al., 2022), without its prefix -----
@@ -318,12 +292,12 @@ class UniPELT(Adaptation):
 
     def at(self, path: str) -> Adaptation:
         """The gated adapter where the feed-forward part ends, gated LoRA elsewhere."""
-        if any(pattern_to_regex(*pattern).fullmatch(path) for pattern in known_patterns("ffn").values()):
+        if ends_feedforward(path):
             return GatedBottleneck(self.size, init="identity")
         return GatedLoRA(self.rank, self.alpha, slices=self.slices)
 
 
-ADAPTATIONS[UniPELT.kind] = UniPELT  # as an adaptation of one's own: `load` knows it by its name
+ADAPTATIONS |= {each.kind: each for each in (IA3Block, UniPELT)}  # as adaptations of one's own: `load` knows them
 
 
 def gate(x: Tensor, w: Weights) -> Tensor:

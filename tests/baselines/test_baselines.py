@@ -23,14 +23,14 @@ from adamix_lab.baselines.making import (
 from adamix_lab.core.merging import merge
 from adamix_lab.core.objective import Objective
 from adamix_lab.fast.blocks import WAYS, plan_blocks, routed_logits
-from adamix_lab.models.model import attach, detach, load_trained, trained_parameters, trained_tensors
+from adamix_lab.models.model import detach, load_trained, trained_parameters, trained_tensors
 from adamix_lab.training.evaluation import evaluate
 from adamix_lab.training.report import parameter_report, save
 from adamix_lab.training.train import make_optimizer, train
 
 W, L, C, INNER = tiny.WIDTH, tiny.LAYERS, tiny.LABELS, tiny.INNER
 HEAD = W * C + C
-PEFT = ("lora", "prefix", "prompt", "ia3")
+PEFT = ("prefix", "prompt")
 
 ADAPTER = 2 * W * 16 + 16 + W
 COUNTS = {  # trained, stored, at inference on the tiny BERT, by hand
@@ -68,7 +68,9 @@ def test_full_and_bitfit_train_what_they_say():
 @pytest.mark.parametrize("name", BASELINES)
 def test_the_table_names_the_settings_that_a_maker_takes(name):
     taken = inspect.signature(BASELINES[name].make).parameters
-    assert BASELINES[name].settings == tuple(each for each in taken if each not in ("model", "head", "seed"))
+    assert BASELINES[name].settings == tuple(
+        "blocks" if each == "placed" else each for each in taken if each not in ("model", "head", "seed")
+    )
 
 
 @pytest.mark.parametrize("name", BASELINES)
@@ -153,25 +155,35 @@ def test_full_fine_tuning_equals_a_plain_loop():
             close.assert_close(ours, theirs, close.TRAINED)
 
 
-def test_peft_lora_is_our_lora_of_one_expert():
-    from adamix_lab.core.adaptations import LoRA
-
-    theirs, ours = baseline("lora", tiny.bert(), rank=2, alpha=4.0), attach(tiny.bert(), LoRA(2, 4.0), experts=1)
-    values = dict(theirs.own_parameters())
+def test_lora_and_ia3_are_those_of_peft():
+    peft = pytest.importorskip("peft")
+    ours = {"lora": baseline("lora", tiny.bert(), rank=2, alpha=4.0), "ia3": baseline("ia3", tiny.bert())}
+    configs = {
+        "lora": peft.LoraConfig(r=2, lora_alpha=4.0, target_modules=[*ours["lora"].sites]),
+        "ia3": peft.IA3Config(
+            target_modules=[*ours["ia3"].sites],
+            feedforward_modules=[path for path in ours["ia3"].sites if "dense" in path],
+        ),
+    }
     generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for path, layer in ours.sites.items():
-            for side in "AB":
-                mine, other = layer.experts[side], values[f"{path}.lora_{side}.default.weight"]
-                other.copy_(torch.randn(other.shape, generator=generator))
-                mine.copy_(other[None])
-    close.assert_close(tiny.logits(theirs), tiny.logits(ours))
+    for name, mixture in ours.items():
+        theirs = peft.inject_adapter_in_model(configs[name], tiny.bert()).eval()
+        values = dict(theirs.named_parameters())
+        with torch.no_grad():
+            for path, layer in mixture.sites.items():
+                for side, mine in layer.experts.items():
+                    other = values[
+                        f"{path}.{f'lora_{side}' if name == 'lora' else 'ia3_l'}.default" + ".weight" * (name == "lora")
+                    ]
+                    mine.copy_(torch.randn(mine.shape, generator=generator))
+                    other.copy_(mine.reshape(other.shape))
+            close.assert_close(mixture(**tiny.batch()).logits, theirs(**tiny.batch()).logits)
 
 
 def test_ia3_leaves_the_attention_output_alone():
     """peft's own list names `output.dense`, which matches the attention's as well."""
-    names = [name for name, _ in baseline("ia3", tiny.bert()).own_parameters()]
-    assert len(names) == 3 * L and not any("attention.output" in name for name in names)
+    sites = baseline("ia3", tiny.bert()).sites
+    assert len(sites) == 3 * L and not any("attention.output" in name for name in sites)
 
 
 @pytest.mark.parametrize("name", ["prefix", "prompt"])
@@ -187,7 +199,7 @@ def test_virtual_tokens_are_heard(name):
 def test_peft_draws_from_the_seed_and_leaves_the_global_generator():
     models = [tiny.bert() for _ in range(3)]
     state = torch.get_rng_state()
-    first, again, other = (weights(baseline("lora", m, seed=s)) for m, s in zip(models, (1, 1, 2), strict=True))
+    first, again, other = (weights(baseline("prefix", m, seed=s)) for m, s in zip(models, (1, 1, 2), strict=True))
     assert torch.equal(torch.get_rng_state(), state)
     assert apart(first, again) == 0 < apart(first, other)
 
@@ -323,5 +335,5 @@ def test_the_soup_is_the_mean_of_adapters_trained_apart():
 
 
 def test_lora_in_some_blocks_only():
-    names = [name for name, _ in baseline("lora", tiny.bert(), blocks=[-1]).own_parameters()]
-    assert len(names) == 4 and all(".layer.2." in name for name in names)
+    sites = baseline("lora", tiny.bert(), blocks=[-1]).sites
+    assert len(sites) == 2 and all(".layer.2." in path for path in sites)
