@@ -172,9 +172,8 @@ def test_lora_and_ia3_are_those_of_peft():
         with torch.no_grad():
             for path, layer in mixture.sites.items():
                 for side, mine in layer.experts.items():
-                    other = values[
-                        f"{path}.{f'lora_{side}' if name == 'lora' else 'ia3_l'}.default" + ".weight" * (name == "lora")
-                    ]
+                    at = f"lora_{side}.default.weight" if name == "lora" else "ia3_l.default"
+                    other = values[f"{path}.{at}"]
                     mine.copy_(torch.randn(mine.shape, generator=generator))
                     other.copy_(mine.reshape(other.shape))
             close.assert_close(mixture(**tiny.batch()).logits, theirs(**tiny.batch()).logits)
