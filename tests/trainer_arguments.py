@@ -26,10 +26,10 @@ GROUPS = [
      half_precision_backend tf32"""),
     ("used", "recomputed blocks see the routes of their first run", """activation_checkpointing
      activation_checkpointing_kwargs gradient_checkpointing gradient_checkpointing_kwargs"""),
-    ("used", "loading of data; lists of examples keep the order of `train`", """dataloader_num_workers
+    ("used", "loading of data, as the Trainer has it", """dataloader_num_workers
      dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor dataloader_multiprocessing_context
      dataloader_in_order data_seed ignore_data_skip"""),
-    ("used", "lists of examples then come in the Trainer's order, not in that of `train`", """dataloader_drop_last
+    ("used", "the order of rows, as the Trainer has it", """dataloader_drop_last
      train_sampling_strategy group_by_length"""),
     ("used", "with the base model's own arguments and labels (of spans: start_positions, end_positions)",
      "remove_unused_columns label_names length_column_name"),

@@ -1,8 +1,8 @@
 """AdaMix for those who live in `transformers.Trainer`: thin subclasses. docs/trainer.md tells of every argument.
 
 They differ from the Trainer in these: the loss is the objective's, all pieces of a step under the routes of (seed,
-step); evaluation is the merge; what decays is what the adaptation declares; lists of examples come in `train`'s order;
-only what was trained is saved. Losses of one's own and label smoothing become the objective's task loss.
+step); evaluation is the merge; what decays is what the adaptation declares; only what was trained is saved. Losses of
+one's own and label smoothing become the objective's task loss.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from transformers import Seq2SeqTrainer, Trainer, TrainingArguments
 from transformers.utils import ModelOutput
 
@@ -28,7 +27,7 @@ from adamix_lab.core.routing import Router
 from adamix_lab.core.views import Batch, logits_of, spans_as_labels
 from adamix_lab.fast.blocks import WAYS
 from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
-from adamix_lab.tasks.batches import Batches, Padding, collate, padding_of, positions
+from adamix_lab.tasks.batches import Padding, collate, padding_of, positions
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.report import save
 from adamix_lab.training.train import make_optimizer, parameter_groups, rest_off_route
@@ -61,15 +60,14 @@ REFUSED = {name: instead for names, instead in _INSTEAD.items() for name in name
 class AdaMixTrainer(Trainer):
     """Trains a mixture with the Trainer's loop, callbacks and logging; the log has `task_loss` and `consistency`.
 
-    Consistency, routing, `off_route`, `head_lr`, what decays and buckets come from the recipe, all else from the
-    arguments. A setting that both have (rate, decay, epsilon, clipping, seed, steps, epochs) may be set in either.
+    Consistency, routing, `off_route`, `head_lr` and what decays come from the recipe, all else from the arguments. A
+    setting that both have (rate, decay, epsilon, clipping, seed, steps, epochs) may be set in either.
 
     Args:
         mixture: from `attach`.
         args: the Trainer's; they are not changed. What cannot be used is refused.
         recipe: settings; None takes the arguments' and the consistency that `attach` was given.
-        train_dataset: examples from `encode`, whose batches are bucketed by length in `train`'s order (unless
-            another sampling is asked for), or whatever the Trainer takes.
+        train_dataset: examples from `encode`, or whatever the Trainer takes.
         task_loss: (logits, labels) to a mean over rows; None takes what fits the head.
         **settings: whatever else the Trainer takes; `processing_class`, the tokenizer, says how batches are padded,
             and a `compute_loss_func` takes the first view's logits.
@@ -207,22 +205,6 @@ class AdaMixTrainer(Trainer):
         groups = [group for group in parameter_groups(self.mixture, self.recipe) if group["weight_decay"]]
         decaying = {parameter for group in groups for parameter in group["params"]}
         return [name for name, parameter in model.named_parameters() if parameter in decaying]
-
-    def get_train_dataloader(self) -> DataLoader:
-        """The Trainer's; lists of examples come in `train`'s order, bucketed by length."""
-        loader = super().get_train_dataloader()
-        args = self.args
-        usual = getattr(args, "train_sampling_strategy", "random") == "random"
-        usual &= not (getattr(args, "group_by_length", False) or args.dataloader_drop_last)
-        if not usual or not isinstance(self.train_dataset, list):
-            return loader
-        seed = args.seed if args.data_seed is None else args.data_seed
-        batches: Any = Batches(self.train_dataset, self._train_batch_size, seed, self.recipe.bucket)
-        names = """collate_fn num_workers pin_memory worker_init_fn multiprocessing_context prefetch_factor
-        persistent_workers in_order""".split()
-        same = {name: getattr(loader, name) for name in names if hasattr(loader, name)}
-        bucketed: DataLoader = DataLoader(self.train_dataset, batch_sampler=batches, **same)  # type: ignore[arg-type]
-        return self.accelerator.prepare(bucketed)  # type: ignore[no-any-return]
 
     # -- files ------------------------------------------------------------------------------------------------
 

@@ -8,17 +8,22 @@ from adamix_lab.core.files import read_tensors
 from adamix_lab.core.objective import Consistency
 from adamix_lab.models.model import attach
 from adamix_lab.models.saving import load
-from adamix_lab.tasks.batches import encode
+from adamix_lab.tasks.batches import Batches, encode
 from adamix_lab.training.train import train
 
-TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
+TASK, TOKENIZER = tiny_task.task(96), tiny_task.tokenizer()
 STEPS = 20  # into the second epoch of twelve batches
 
 
 def trainer(folder, mixture, recipe, dataset=None, **more):
+    from torch.utils.data import SequentialSampler
     from transformers import TrainingArguments
 
     from adamix_lab.training.hf_trainer import AdaMixTrainer
+
+    class InOrder(AdaMixTrainer):
+        def _get_train_sampler(self, *args):
+            return SequentialSampler(self.train_dataset)
 
     values = {
         "output_dir": str(folder), "max_steps": recipe.steps, "per_device_train_batch_size": recipe.batch_size,
@@ -26,9 +31,12 @@ def trainer(folder, mixture, recipe, dataset=None, **more):
         "logging_steps": 1, "report_to": [], "disable_tqdm": True, "use_cpu": True, "save_strategy": "no",
         "seed": recipe.seed, "dataloader_pin_memory": False,
     }  # fmt: skip
-    dataset = dataset or encode(TASK.train, TASK, TOKENIZER)
+    if dataset is None:  # in the order of `train`
+        examples = encode(TASK.train, TASK, TOKENIZER)
+        batches = Batches(examples, recipe.batch_size, recipe.seed, recipe.bucket)
+        dataset = [examples[n] for step in range(recipe.steps or 1) for n in batches.at(step)]
     evaluation = encode(TASK.evaluation, TASK, TOKENIZER)
-    return AdaMixTrainer(mixture, TrainingArguments(**(values | more)), recipe, dataset, eval_dataset=evaluation)
+    return InOrder(mixture, TrainingArguments(**(values | more)), recipe, dataset, eval_dataset=evaluation)
 
 
 def losses_of(made):

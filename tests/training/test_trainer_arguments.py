@@ -87,7 +87,6 @@ CHANGES = {
     "adam_beta1": 0.5, "adam_beta2": 0.5, "adam_epsilon": 1e-2, "max_grad_norm": 0.01, "label_smoothing_factor": 0.2,
     "neftune_noise_alpha": 5.0, "data_seed": 7, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2,
     "max_steps": 2, "bf16": True, "seed": 1, "train_sampling_strategy": "sequential", "group_by_length": True,
-    "dataloader_drop_last": True,
 }  # fmt: skip
 
 
