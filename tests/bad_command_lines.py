@@ -39,7 +39,7 @@ NUMBERS = {
     "train-generator notices --model books-gpt2": """
         --experts 0|--rank 0|--beams 0|--new-tokens 0|--full-lr -1|--rows 0|--lr -1""",
     "generate broken source": "--beams 0|--new-tokens 0",
-    "import-authors a.bin": "--labels 0|--alpha nan|--alpha inf|--head classifier",
+    "import-experts a.bin": "--labels 0|--alpha nan|--alpha inf|--head classifier",
     "classroom grade 01_routing empty": "--seconds 0|--cell-seconds 0|--memory 0|--due tomorrow",
 }
 NAMES = """train --adaptation lroa|train --share sideways|train --opponent full|train --preset nope
@@ -51,19 +51,19 @@ NAMES = """train --adaptation lroa|train --share sideways|train --opponent full|
     export nowhere|export broken --format pefft|export|landscape --kind plain|landscape --metric los
     landscape --stage end|landscape --kind|ablate nowhere.yaml|ablate|report nowhere
     report empty|report loop|report|presets nope|train-generator
-    train-generator notices --model books-gpt2 --part train|import-peft|push|push nowhere|classroom grade
-    classroom grad|classroom|doctor --clas|generate|landscape --dtype int8|import-authors"""
+    train-generator notices --model books-gpt2 --part train|push|push nowhere|classroom grade
+    classroom grad|classroom|doctor --clas|generate|landscape --dtype int8|import-experts"""
 FOLDERS = """ablate loop|ablate bad.yaml|ablate bomb.yaml|ablate twice.yaml|ablate text.yaml|ablate broken/adamix.json
     ablate list.yaml|evaluate broken|evaluate deep|evaluate old|evaluate far|predict broken text
     predict --strategy mergd broken text|evaluate --strategy mergd broken|export broken|evaluate moved
     push broken owner/name|push empty owner/name|push moved owner|generate broken source
     generate --strategy ensemble broken source|posterior broken|posterior deep|posterior moved --member broken
-    landscape adamx|landscape broken|landscape moved adamix broken|import-peft empty|import-peft nowhere
-    import-authors nowhere.bin|ablate baselines --method lroa|ablate few-shot --method full
+    landscape adamx|landscape broken|landscape moved adamix broken|import-experts empty|import-experts nowhere
+    import-experts nowhere.bin|ablate baselines --method lroa|ablate few-shot --method full
     ablate few-shot --task sst|train-generator nowhere --model books-gpt2
     train-generator notices --model books-gpt2 --method lroa|report cut|classroom grade nope empty
     classroom release nope|classroom feedback nope"""
-HEAVY = "import-authors notes.txt"  # a file has to be read as a model's
+HEAVY = "import-experts notes.txt"  # a file has to be read as a model's
 
 
 def split(text: str) -> list[str]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from adamix_lab.cli import options
-from adamix_lab.core.errors import finite
-from adamix_lab.core.files import CONFIG, require_file, told
+from adamix_lab.core.errors import check_repository, finite
+from adamix_lab.core.files import CONFIG, check_written, require_file, told
 
 
 def export(
@@ -32,68 +31,51 @@ def export(
     print(write(mixture, out, format, tokenizer=tokenizer, notes=config["notes"], overwrite=overwrite))
 
 
-def import_authors(
-    files: Annotated[list[Path], typer.Argument(help="pytorch_model_..._expert_soup.bin, or several in parts.")],
+def import_experts(
+    sources: Annotated[
+        list[Path], typer.Argument(help="LoRA folders of peft; or a file of the authors' code, or several in parts.")
+    ],
     model: Annotated[str, options.MODEL] = "roberta-large",
     labels: Annotated[int, options.LABELS] = 2,
     head: Annotated[str, options.HEAD] = "classification",
-    alpha: Annotated[float | None, options.checked("LoRA's; the authors' scripts have 32.", finite)] = None,
+    alpha: Annotated[
+        float | None, options.checked("LoRA's in the authors' files; their scripts have 32.", finite)
+    ] = None,
     overwrite: Annotated[bool, options.OVERWRITE] = False,
-    out: Annotated[Path, options.OUT] = Path("runs/authors"),
+    out: Annotated[Path, options.OUT] = Path("runs/imported"),
 ) -> None:
-    """Saves the experts of the authors' checkpoints as a mixture of this library."""
-    for file in files:
-        require_file(file, "a checkpoint of the authors' code.")
-    _check_free(out, overwrite)
-    from adamix_lab.interop.authors import import_authors as read
+    """Saves others' experts as a mixture of this library.
 
-    _import(lambda base: read(base, files, alpha), files, model, labels, head, out)
+    Of LoRA folders (one rank, the same target modules) each is an expert, its A tied to its B; the authors' files are
+    pytorch_model_..._expert_soup.bin.
+    """
+    adapters = sources[0].is_dir()
+    for source in sources:
+        require_file(
+            source / "adapter_config.json" if adapters else source, "a LoRA of peft, or a file of the authors'."
+        )
+    if (out / CONFIG).exists() and not overwrite:
+        raise FileExistsError(f"{out} holds a mixture already: expected another folder (--out), or --overwrite.")
+    from adamix_lab.interop.authors import import_authors
+    from adamix_lab.interop.peft import import_peft
+    from adamix_lab.tasks.backbones import load_backbone
+    from adamix_lab.training.report import parameter_report, save
 
-
-def import_peft(
-    folders: Annotated[list[Path], typer.Argument(help="LoRA folders of peft: one rank, the same target modules.")],
-    model: Annotated[str, options.MODEL] = "roberta-large",
-    labels: Annotated[int, options.LABELS] = 2,
-    head: Annotated[str, options.HEAD] = "classification",
-    merged: Annotated[bool, typer.Option("--merged", help="Save the mean of their products, not the experts.")] = False,
-    overwrite: Annotated[bool, options.OVERWRITE] = False,
-    out: Annotated[Path, options.OUT] = Path("runs/from-peft"),
-) -> None:
-    """Saves existing LoRA adapters as one mixture: each an expert, its A tied to its B."""
-    for folder in folders:
-        require_file(folder / "adapter_config.json", "a folder that peft's save_pretrained wrote.")
-    _check_free(out, overwrite)
-    from adamix_lab.core.merging import merge_products
-    from adamix_lab.interop.peft import import_peft as read
-
-    def made(base: Any) -> Any:
-        return merge_products(read(base, folders)) if merged else read(base, folders)
-
-    _import(made, folders, model, labels, head, out)
+    base = load_backbone(model, num_labels=labels, kind=head, pooling="cls")[0]  # stock libraries' head
+    mixture = import_peft(base, sources) if adapters else import_authors(base, sources, alpha)
+    save(mixture, out, {"backbone": told(model), "source": ", ".join(path.name for path in sources)})
+    size = f"{mixture.space.experts} experts at {len(mixture.sites)} sites"
+    print(f"{size}, {mixture.mixture.adaptation}; saved in {out}\n{parameter_report(mixture)}")
 
 
 def push(
-    folder: Annotated[Path, options.argument("What `train` or `export` wrote.", options.is_written)],
-    name: Annotated[str, options.argument("owner/name on the Hub.", options.is_repository)],
+    folder: Annotated[
+        Path, options.argument("What `train` or `export` wrote.", lambda _, folder: check_written(folder))
+    ],
+    name: Annotated[str, options.argument("owner/name on the Hub.", lambda _, name: check_repository(name))],
     private: Annotated[bool, typer.Option("--private", help="Only you may see it.")] = False,
 ) -> None:
     """Uploads a saved or exported folder, its card included, to the Hub (log in first: `hf auth login`)."""
     from adamix_lab.interop.hub import push_folder
 
     print(push_folder(folder, name, private or None))
-
-
-def _check_free(out: Path, overwrite: bool) -> None:
-    if (out / CONFIG).exists() and not overwrite:
-        raise FileExistsError(f"{out} holds a mixture already: expected another folder (--out), or --overwrite.")
-
-
-def _import(made: Callable[[Any], Any], sources: list[Path], model: str, labels: int, head: str, out: Path) -> None:
-    """Saves the mixture that is made of a base."""
-    from adamix_lab.tasks.backbones import load_backbone
-    from adamix_lab.training.report import parameter_report, save
-
-    mixture = made(load_backbone(model, num_labels=labels, kind=head, pooling="cls")[0])  # stock libraries' head
-    save(mixture, out, {"backbone": told(model), "source": ", ".join(path.name for path in sources)})
-    size = f"{mixture.space.experts} experts at {len(mixture.sites)} sites"
-    print(f"{size}, {mixture.mixture.adaptation}; saved in {out}\n{parameter_report(mixture)}")

@@ -141,7 +141,7 @@ COMMANDS = {
     "Train and look": (train.train, train.evaluate, train.predict, study.posterior, study.landscape),
     "Compare": (study.ablate, study.report, study.presets),
     "Text": (train.train_generator, train.generate),
-    "Exchange": (exchange.export, exchange.import_authors, exchange.import_peft, exchange.push),
+    "Exchange": (exchange.export, exchange.import_experts, exchange.push),
 }
 RECIPES = (train.train, train.train_generator)  # take the fields of a recipe as options, too
 for panel, commands in COMMANDS.items():

@@ -20,13 +20,12 @@ from adamix_lab.core.errors import (
     LabError,
     check_decoded,
     check_experts,
-    check_repository,
     finite,
     one_of,
     unknown,
     whole,
 )
-from adamix_lab.core.files import CONFIG, check_written, read_config, require_file
+from adamix_lab.core.files import CONFIG, read_config, require_file
 from adamix_lab.tasks.rows import open_parquet
 from adamix_lab.tasks.tasks import data_root
 
@@ -78,7 +77,7 @@ def choice(help: str, names: str) -> Any:
 
 def is_saved(_: str, value: Path) -> None:
     """Refuses a folder that `save` did not write, and one whose configuration is damaged."""
-    require_file(value / CONFIG, "a folder written by adamix_lab.save, as `train` and `import-peft` do.")
+    require_file(value / CONFIG, "a folder written by adamix_lab.save, as `train` and `import-experts` do.")
     read_config(value)
 
 
@@ -89,16 +88,6 @@ def is_landscape(name: str, value: str) -> None:
         if not Path(value).is_dir():
             raise unknown("Twin, or folder,", value, shipped)
         is_saved(name, Path(value))
-
-
-def is_written(_: str, value: Path) -> None:
-    """Refuses a folder that neither `save` nor `export` wrote."""
-    check_written(value)
-
-
-def is_repository(_: str, value: str) -> None:
-    """Refuses what is no repository's name on the Hub."""
-    check_repository(value)
 
 
 def is_grid(_: str, value: Path) -> None:

@@ -35,11 +35,11 @@ def test_out_as_experts_and_in_again(base, tmp_path, monkeypatch):
     assert "--overwrite" in again.output
     experts = [f"out/expert{n}" for n in range(3)]
     more = ["--model", base, "--labels", 3, "--out", "back"]
-    done = command("import-peft", *experts, *more)
+    done = command("import-experts", *experts, *more)
     assert done.exit_code == 0 and "3 experts" in done.stdout, done.exception
     back = load(tiny.bert(), tmp_path / "back")
     assert back.mixture.tied and back.space.experts == 3
-    again = command("import-peft", *experts, *more)
+    again = command("import-experts", *experts, *more)
     assert "holds a mixture already" in again.output
 
 
@@ -48,8 +48,8 @@ def test_the_authors_file_by_the_command(base, tmp_path, monkeypatch):
     mixture = tiny.mixed(tiny.bert(), Bottleneck(4), share="up")
     torch.save(authors_state_dict(mixture), tmp_path / "pytorch_model_x_expert_soup.bin")
     arguments = ["pytorch_model_x_expert_soup.bin", "--model", base, "--labels", 3, "--out", "back"]
-    done = command("import-authors", *arguments)
+    done = command("import-experts", *arguments)
     assert done.exit_code == 0 and "4 experts at 3 sites" in done.stdout, done.exception
     assert torch.equal(tiny.logits(load(tiny.bert(), tmp_path / "back")), tiny.logits(mixture))
-    wrong = command("import-authors", *arguments[:-1], "other", "--labels", 2)
+    wrong = command("import-experts", *arguments[:-1], "other", "--labels", 2)
     assert "has shape" in wrong.output
