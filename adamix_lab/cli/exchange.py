@@ -38,9 +38,7 @@ def import_experts(
     model: Annotated[str, options.MODEL] = "roberta-large",
     labels: Annotated[int, options.LABELS] = 2,
     head: Annotated[str, options.HEAD] = "classification",
-    alpha: Annotated[
-        float | None, options.checked("LoRA's in the authors' files; their scripts have 32.", finite)
-    ] = None,
+    alpha: Annotated[float | None, options.checked("LoRA's; the authors' scripts have 32.", finite)] = None,
     overwrite: Annotated[bool, options.OVERWRITE] = False,
     out: Annotated[Path, options.OUT] = Path("runs/imported"),
 ) -> None:
@@ -51,9 +49,8 @@ def import_experts(
     """
     adapters = sources[0].is_dir()
     for source in sources:
-        require_file(
-            source / "adapter_config.json" if adapters else source, "a LoRA of peft, or a file of the authors'."
-        )
+        read = source / "adapter_config.json" if adapters else source
+        require_file(read, "a LoRA folder that peft wrote, or a checkpoint of the authors' code.")
     if (out / CONFIG).exists() and not overwrite:
         raise FileExistsError(f"{out} holds a mixture already: expected another folder (--out), or --overwrite.")
     from adamix_lab.interop.authors import import_authors
