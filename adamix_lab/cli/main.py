@@ -143,10 +143,12 @@ COMMANDS = {
     "Text": (train.train_generator, train.generate),
     "Exchange": (exchange.export, exchange.import_experts, exchange.push),
 }
-RECIPES = (train.train, train.train_generator)  # take the fields of a recipe as options, too
+RECIPE = options.taking("adamix_lab.training.recipe", "Recipe")
+ENGINE = options.taking("adamix_lab.experiments.settings", "Engine")
+CLASSES = {train.train: RECIPE, train.train_generator: RECIPE, study.ablate: ENGINE}  # with further options
 for panel, commands in COMMANDS.items():
     for command in commands:
-        app.command(rich_help_panel=panel, cls=options.RecipeCommand if command in RECIPES else Command)(command)
+        app.command(rich_help_panel=panel, cls=CLASSES.get(command, Command))(command)
 app.add_typer(teaching.classroom, name="classroom", rich_help_panel="Teach")
 
 

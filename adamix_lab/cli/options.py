@@ -1,4 +1,4 @@
-"""Options that several commands have, one meaning a word, and those that are a recipe's fields."""
+"""Options that several commands have, one meaning a word, and those that are a dataclass's fields."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -128,29 +129,31 @@ OVERWRITE = typer.Option("--overwrite", help="Replace what the folder holds.")
 SAVED = argument("A saved mixture, as `train` writes it (runs/NAME/seed0).", is_saved)
 
 
-# -- a recipe's fields as options --------------------------------------------------------------------------------
+# -- a dataclass's fields as options --------------------------------------------------------------------------------
 
 
-class RecipeCommand(Command):
-    """A command that takes every field of `Recipe` as an option; those that are given reach it as `context.obj`.
+def taking(package: str, name: str) -> type[Command]:
+    """The class of a command that takes every field of a dataclass as an option; what is given is its `context.obj`.
 
-    The fields are looked up when the command is parsed, so that `adamix-lab --help` need not import torch. Of two
-    options of one name the command's own counts.
+    The fields are looked up when the command is parsed, so that `adamix-lab --help` imports little. Of two options of
+    one name the command's own counts.
     """
 
-    def get_params(self, ctx: Any) -> list[Any]:
-        """The command's own parameters, and the recipe's."""
-        from adamix_lab.training.recipe import Recipe
+    class FieldsCommand(Command):
+        def get_params(self, ctx: Any) -> list[Any]:
+            """The command's own parameters, and the dataclass's."""
+            own = {parameter.name for parameter in self.params}
+            fields = field_options(getattr(import_module(package), name))
+            return [*super().get_params(ctx), *(option for option in fields if option.name not in own)]
 
-        own = {parameter.name for parameter in self.params}
-        return [*super().get_params(ctx), *(option for option in field_options(Recipe) if option.name not in own)]
+        def invoke(self, ctx: Any) -> Any:
+            """Runs the command on its own parameters."""
+            own = {parameter.name for parameter in self.params}
+            ctx.obj = {name: value for name, value in ctx.params.items() if name not in own and value is not None}
+            ctx.params = {name: value for name, value in ctx.params.items() if name in own}
+            return super().invoke(ctx)
 
-    def invoke(self, ctx: Any) -> Any:
-        """Runs the command on its own parameters."""
-        own = {parameter.name for parameter in self.params}
-        ctx.obj = {name: value for name, value in ctx.params.items() if name not in own and value is not None}
-        ctx.params = {name: value for name, value in ctx.params.items() if name in own}
-        return super().invoke(ctx)
+    return FieldsCommand
 
 
 @cache

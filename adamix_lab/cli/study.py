@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,6 +68,7 @@ def landscape(
 
 
 def ablate(
+    context: typer.Context,
     grid: Annotated[
         Path,
         options.argument("A grid's file, or the name of a shipped one, such as quick.", options.is_grid),
@@ -78,17 +80,6 @@ def ablate(
     evaluation_rows: Annotated[int | None, options.EVALUATION_ROWS] = None,
     folder: Annotated[Path | None, options.FOLDER] = None,
     steps: Annotated[int | None, options.STEPS] = None,
-    minutes: Annotated[float | None, options.amount("Only a slice of so many minutes, in the grid's order.")] = None,
-    workers: Annotated[int, options.count("Runs at once on this machine (or SLURM jobs).")] = 1,
-    threads: Annotated[int | None, options.count("CPU threads of each run; default: the cores, shared.")] = None,
-    cluster: Annotated[str | None, typer.Option(help='"tcp://HOST:PORT" (dask), "ray", or "slurm".')] = None,
-    snapshots: Annotated[bool, typer.Option(help="Keep the experts at three stages of training.")] = True,
-    together: Annotated[
-        int | None,
-        options.count(
-            "So many runs of equal shape train as one program. Left out: 8 where one worker trains top blocks, else 1."
-        ),
-    ] = None,
     only_list: Annotated[bool, typer.Option("--list", help="List the runs and their states, and run nothing.")] = False,
     out: Annotated[Path, options.OUT] = Path("runs/ablation"),
 ) -> None:
@@ -96,11 +87,13 @@ def ablate(
 
     Shipped: quick, baselines (all that AdaMix is compared with), table (tasks by methods), few-shot, core, full,
     fairly. --task (once for each), --model, --rows, --evaluation-rows, --folder and --steps take the place of the
-    grid's; of several --method the grid's runs are performed.
+    grid's; of several --method the grid's runs are performed. Left out, --together is 8 where one worker trains top
+    blocks.
     """
     from adamix_lab.experiments.grids import narrowed, read_grid
     from adamix_lab.experiments.settings import Engine
 
+    engine = Engine(**context.obj)
     changes = {"folder": folder and str(folder), "backbone": model, "rows": rows, "steps": steps}
     changes["evaluation_rows"] = evaluation_rows
     runs = read_grid(grid, **{name: value for name, value in changes.items() if value is not None})
@@ -111,10 +104,11 @@ def ablate(
     if only_list:
         print("\n".join(listed(runs, out)))
         return
-    if together is None:  # above a cached prefix eight runs take little memory; several workers have a run each
-        top = workers == 1 and cluster is None and all(run.top_blocks is not None for run in runs.runs)
-        together = 8 if top else 1
-    results, failed = perform(runs, out, Engine(workers, threads, cluster, minutes, snapshots, together))
+    # Above a cached prefix eight runs take little memory; several workers have a run each.
+    top = engine.workers == 1 and engine.cluster is None and all(run.top_blocks is not None for run in runs.runs)
+    if top and "together" not in context.obj:
+        engine = replace(engine, together=8)
+    results, failed = perform(runs, out, engine)
     if results is not None:
         from adamix_lab.experiments.report import report
 

@@ -79,8 +79,8 @@ def train(
         chosen = chosen.with_options({"consistency_kind": "mse"})
     pooling = pooling or ("cls" if preset else None)  # presets stay what they were measured with
     train_seeds(
-        data, chosen.backbone, chosen.adaptation, chosen.recipe, out, chosen.experts, chosen.share, chosen.blocks,
-        seeds=range(seed, seed + seeds), method=opponent or "adamix", pooling=pooling,
+        data, chosen.backbone, chosen.adaptation, chosen.recipe, out, experts=chosen.experts, share=chosen.share,
+        blocks=chosen.blocks, seeds=range(seed, seed + seeds), method=opponent or "adamix", pooling=pooling,
     )  # fmt: skip
 
 
