@@ -12,15 +12,14 @@ from adamix_lab.tasks.batches import allowed_length, encode, padding_of, sequent
 from adamix_lab.tasks.tasks import Task, hold_out
 from adamix_lab.training.evaluation import Evaluation, judge
 
-POOLINGS = ("mean", "first")
 PENALTIES = tuple(10.0**n for n in range(-5, 3))  # C of a probe, from strong to weak
 
 
 @torch.no_grad()
 def features(
-    model: nn.Module, task: Task, tokenizer: Any, rows: Any, pooling: str = "mean", max_length: int | None = None
+    model: nn.Module, task: Task, tokenizer: Any, rows: Any, max_length: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(`[rows, d]`, labels `[rows]`): the frozen last hidden states, averaged over tokens or of the first token."""
+    """(`[rows, d]`, labels `[rows]`): the frozen last hidden states, averaged over tokens."""
     from adamix_lab.tasks.pooling import mean_of_tokens
 
     examples = encode(rows, task, tokenizer, allowed_length(max_length, model, tokenizer))
@@ -29,9 +28,7 @@ def features(
     for indices, batch in sequential(examples, 64, padding_of(tokenizer)):
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         states = base(**inputs).last_hidden_state  # type: ignore[operator]
-        mask = batch["attention_mask"]
-        first = torch.arange(len(states)), mask.argmax(1)
-        pooled = mean_of_tokens(states, mask) if pooling == "mean" else states[first]
+        pooled = mean_of_tokens(states, batch["attention_mask"])
         for index, row in zip(indices, pooled, strict=True):
             out[index] = row
     return torch.stack(out), torch.stack([example["labels"] for example in examples])

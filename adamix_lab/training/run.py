@@ -33,9 +33,8 @@ from adamix_lab.tasks.batches import ZEROS, Example, Padding, sequential, to_dev
 from adamix_lab.training.recipe import Recipe, flatten
 
 LOG = "log.jsonl"
-FORMAT = 3
+FORMAT = 4
 KEEP = 2
-PROGRESS = ("best", "stopped_early", "seconds")  # of a history, beside its steps and rows
 MAY_DIFFER = ("recipe.log_every", "recipe.checkpoint_every")  # these change no weight
 _PATTERN = "checkpoint-????????.safetensors"
 
@@ -52,6 +51,7 @@ class History:
         best: the look whose weights were kept; None without a dev slice: the last weights.
         seconds: of training, earlier parts included, without loading data.
         stopped_early: patience ended it.
+        since_best: looks since the best one.
         resumed_from: the step of the checkpoint it went on from.
     """
 
@@ -60,6 +60,7 @@ class History:
     best: dict[str, Any] | None = None
     seconds: float = 0.0
     stopped_early: bool = False
+    since_best: int = 0
     resumed_from: int | None = None
 
     @property
@@ -118,7 +119,6 @@ class Run:
         self.history = History()
         self.average: dict[str, Tensor] = {}
         self.best_weights: dict[str, Tensor] = {}
-        self.since_best = 0
 
     def start(self, total: int, every: int) -> int:
         """The step to begin with: 0, or that of the folder's checkpoint.
@@ -187,15 +187,15 @@ class Run:
         # One process's figures decide for all, so that all stop at the same step.
         with holding(self.mixture, self.average):
             scores = broadcast_object_list([self.scores()])[0]
-        row = {"step": step, "dev": scores}
+        row, history = {"step": step, "dev": scores}, self.history
         self._log(row)
-        if self.history.best is None or _better(scores, self.history.best["dev"]):
-            self.history.best, self.since_best = row, 0
+        if history.best is None or _better(scores, history.best["dev"]):
+            history.best, history.since_best = row, 0
             kept = self.average or trained_tensors(self.mixture)
             self.best_weights = {name: tensor.clone() for name, tensor in kept.items()}
         else:
-            self.since_best += 1
-            self.history.stopped_early = self.since_best == self.recipe.patience
+            history.since_best += 1
+            history.stopped_early = history.since_best == self.recipe.patience
 
     @torch.no_grad()
     def scores(self) -> dict[str, float]:
@@ -230,9 +230,9 @@ class Run:
             }
             tensors = {f"{group}.{name}": t for group, named in groups.items() for name, t in named.items()}
             scaler = self.accelerator.scaler
-            progress = {name: getattr(self.history, name) for name in PROGRESS}
-            progress |= {"since_best": self.since_best, "scaler": scaler.state_dict() if scaler else None}
-            write_checkpoint(folder, step, tensors, {"run": self.facts, "progress": progress})
+            history = {**vars(self.history), "rows": None, "resumed_from": None}  # the log has the rows
+            facts = {"run": self.facts, "history": history, "scaler": scaler.state_dict() if scaler else None}
+            write_checkpoint(folder, step, tensors, facts)
         self.accelerator.wait_for_everyone()
 
     def _resume(self, folder: Path) -> None:
@@ -244,14 +244,12 @@ class Run:
             load_optimizer(self.optimizer, found.part("optimizer"))
             device = self.accelerator.device
             set_generator_states(found.part(f"random.{self.accelerator.process_index}"), device)
-            self.best_weights, progress = found.part("best"), found.facts["progress"]
+            self.best_weights = found.part("best")
             self.average = {name: tensor.to(device) for name, tensor in found.part("average").items()}
             rows = [row for row in read_log(folder / LOG) if row["step"] <= found.step]
-            kept = {name: progress[name] for name in PROGRESS}
-            self.history = History(rows, found.step, resumed_from=found.step, **kept)
-            self.since_best = progress["since_best"]
-            if progress["scaler"] and self.accelerator.scaler:
-                self.accelerator.scaler.load_state_dict(progress["scaler"])
+            self.history = History(**{**found.facts["history"], "rows": rows, "resumed_from": found.step})
+            if found.facts["scaler"] and self.accelerator.scaler:
+                self.accelerator.scaler.load_state_dict(found.facts["scaler"])
         if self.main:  # without rows of steps that are about to be done again
             write_text(folder / LOG, "".join(json.dumps(row) + "\n" for row in self.history.rows))
 
