@@ -115,7 +115,6 @@ def predict(
     strategy: Annotated[str, options.STRATEGY] = "merged",
 ) -> None:
     """Class probabilities of sentences, or the numbers of a regression."""
-    from adamix_lab.core.sites import class_names, declare
     from adamix_lab.training.evaluation import predict as answer
     from adamix_lab.training.shipped import load_saved
 
@@ -127,8 +126,6 @@ def predict(
                 f"{len(texts)} texts were given to a task of pairs: expected an even number, first and second in turn."
             )
         inputs = list(zip(texts[::2], texts[1::2], strict=True))
-    if (classes := config["notes"].get("classes")) and not class_names(mixture.model):  # saved by an earlier version
-        declare(mixture.model, "classes", classes)
     for given, said in zip(inputs, answer(mixture, tokenizer, inputs, strategy).said(), strict=True):
         print(f"{said}  {' | '.join(given) if isinstance(given, tuple) else given}")
 

@@ -103,8 +103,9 @@ class Recipe:
     log_every: int = 10
 
     def __post_init__(self) -> None:
-        if self.steps is not None and self.epochs is not None:
-            raise LabError(f"steps = {self.steps} and epochs = {self.epochs}: expected one of them. Leave one out.")
+        for one, other in (("steps", "epochs"), ("swa", "ema")):
+            if (first := getattr(self, one)) is not None and (second := getattr(self, other)) is not None:
+                raise LabError(f"{one} = {first} and {other} = {second}: expected one of them. Leave one out.")
         if self.epochs is not None and not 0 < self.epochs < math.inf:
             raise LabError(f"epochs = {self.epochs}: expected a number above 0.")
         whole("seed", self.seed, 0, SEEDS)
@@ -130,10 +131,6 @@ class Recipe:
             )
 
     def _check_average(self) -> None:
-        if self.swa is not None and self.ema is not None:
-            raise LabError(
-                f"swa = {self.swa} and ema = {self.ema}: expected one average of the weights. Leave one out."
-            )
         if self.swa is not None and not 0 < self.swa <= 1:
             raise LabError(
                 f"swa = {self.swa}: expected a share of the run above 0 (a window of no steps has no average) and at "

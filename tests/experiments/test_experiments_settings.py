@@ -86,7 +86,7 @@ def test_labels(settings, name):
         ({"rows": 0}, "rows = 0"),
         ({"swa": 0.0}, r"swa = 0\.0: .*window of no steps"),
         ({"swa": 0.001}, r"swa = 0\.001 of 300 steps is a window of no steps"),
-        ({"swa": 0.5, "ema": 0.9}, "expected one average"),
+        ({"swa": 0.5, "ema": 0.9}, "expected one of them"),
         ({"label_smoothing": 1}, "label_smoothing = 1"),
         ({"label_noise": 0.6}, r"label_noise = 0\.6: expected a share of labels from 0 to 0\.5"),
         ({"compute": "oracle"}, 'compute = "oracle" without label_noise'),
