@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
@@ -21,12 +20,11 @@ from adamix_lab.core.errors import (
     LabError,
     check_decoded,
     check_experts,
-    finite,
     one_of,
     unknown,
     whole,
 )
-from adamix_lab.core.files import CONFIG, read_config, require_file
+from adamix_lab.core.files import read_config, require_file
 from adamix_lab.tasks.rows import open_parquet
 from adamix_lab.tasks.tasks import data_root
 
@@ -49,25 +47,14 @@ def argument(help: str, check: Check) -> Any:
     return typer.Argument(help=help, callback=checking(check))
 
 
-def checked(help: str, check: Check, *names: str) -> Any:
+def checked(help: str, check: Check) -> Any:
     """An option whose value, or each of its values, is checked before anything heavy is imported."""
-    return typer.Option(*names, help=help, callback=checking(check))
+    return typer.Option(help=help, callback=checking(check))
 
 
 def count(help: str, least: int = 1, most: int | None = None) -> Any:
     """An option of a whole number."""
     return checked(help, lambda name, value: whole(name, value, least, most))
-
-
-def amount(help: str, most: float = math.inf, *names: str) -> Any:
-    """An option of a number from 0 to `most`."""
-
-    def check(name: str, value: float) -> None:
-        finite(name, value, 0)
-        if value > most:
-            raise LabError(f"{name} = {value}: expected a number from 0 to {most:g}.")
-
-    return checked(help, check, *names)
 
 
 def choice(help: str, names: str) -> Any:
@@ -78,7 +65,6 @@ def choice(help: str, names: str) -> Any:
 
 def is_saved(_: str, value: Path) -> None:
     """Refuses a folder that `save` did not write, and one whose configuration is damaged."""
-    require_file(value / CONFIG, "a folder written by adamix_lab.save, as `train` and `import-experts` do.")
     read_config(value)
 
 
@@ -89,12 +75,6 @@ def is_landscape(name: str, value: str) -> None:
         if not Path(value).is_dir():
             raise unknown("Twin, or folder,", value, shipped)
         is_saved(name, Path(value))
-
-
-def is_grid(_: str, value: Path) -> None:
-    """Refuses a file that is not there; what has no suffix is a shipped grid's name."""
-    if value.suffix:
-        require_file(value, "a grid's file, or a shipped grid's name, such as quick.")
 
 
 def is_results(_: str, value: Path) -> None:

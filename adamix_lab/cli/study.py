@@ -69,10 +69,7 @@ def landscape(
 
 def ablate(
     context: typer.Context,
-    grid: Annotated[
-        Path,
-        options.argument("A grid's file, or the name of a shipped one, such as quick.", options.is_grid),
-    ],
+    grid: Annotated[str, typer.Argument(help="A grid's file, or the name of a shipped one, such as quick.")],
     task: Annotated[list[str] | None, options.TASK] = None,
     method: Annotated[list[str] | None, options.METHOD] = None,
     model: Annotated[str | None, options.MODEL] = None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,9 +34,7 @@ def train(
     seeds: Annotated[int, options.SEEDS] = 1,
     text: Annotated[list[str] | None, typer.Option(help="Text column; twice for pairs.")] = None,
     label: Annotated[str, typer.Option(help="Label column.")] = "label",
-    label_noise: Annotated[
-        float, options.amount("Share of training labels that are made wrong, up to a half.", 0.5)
-    ] = 0.0,
+    label_noise: Annotated[float, typer.Option(help="Share of training labels made wrong, up to a half.")] = 0.0,
     opponent: Annotated[str | None, options.choice("Of AdaMix: ", "single r-drop slow swa ema slow-swa")] = None,
     out: Annotated[Path, options.OUT] = Path("runs/train"),
 ) -> None:
@@ -140,7 +137,7 @@ def train_generator(
         str, options.choice("What is judged on, validation to choose settings: ", "test validation")
     ] = "test",
     evaluation_rows: Annotated[int | None, options.EVALUATION_ROWS] = None,
-    head_lr: Annotated[float, options.amount("Learning rate of full fine-tuning.", math.inf, "--full-lr")] = 5e-5,
+    head_lr: Annotated[float, typer.Option("--full-lr", help="Learning rate of full fine-tuning.")] = 5e-5,
     experts: Annotated[int, options.EXPERTS] = 8,
     rank: Annotated[int, options.count("LoRA's rank (alpha is 8 times it).")] = 4,
     beams: Annotated[int, options.BEAMS] = 10,
