@@ -7,9 +7,10 @@ A strategy (Table 7: merged, fixed, random, ensemble) is a function of a model a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,6 +46,7 @@ from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.display import Evaluations
 
 IndexedBatch = tuple[list[int], Batch]
+Strategy = Callable[[MixtureModel, Batch, Generator], Tensor]
 
 
 @dataclass(frozen=True)
@@ -172,16 +174,21 @@ def evaluate_batches(
     strategy: str,
     seed: int = 0,
     metrics: Sequence[str] = (),
+    own: tuple[Strategy, int] | None = None,
 ) -> Evaluation:
-    """One strategy on batches with labels, each given with its rows' original numbers."""
+    """One strategy on batches with labels, each given with its rows' original numbers.
+
+    own: another strategy than those of the table, and its passes; `strategy` is then its name.
+    """
+    function, passes = own or (partial(answer_by, strategy), passes_of(strategy))
     kind = answer_kind(mixture.model)
     answers, labels, order = [], [], []
     with torch.no_grad(), evaluating(mixture):
         for n, (rows, batch) in enumerate(batches):
             inputs = without_labels(mixture.model, batch)
             # A route a token needs every token at every site: then nothing is cut, nor where it is not known.
-            with nullcontext() if strategy == "random-token" else cut_last_block(mixture.model, inputs):
-                answer = answer_by(strategy, mixture, inputs, generator_for(seed, n)).float().cpu()
+            with nullcontext() if own or strategy == "random-token" else cut_last_block(mixture.model, inputs):
+                answer = function(mixture, inputs, generator_for(seed, n)).float().cpu()
             given, numbers = batch["labels"].cpu(), torch.tensor(rows)
             if answer.dim() == 3:  # a label a token: those that are padding, or are not labelled, do not count
                 counted = given != IGNORED
@@ -190,7 +197,7 @@ def evaluate_batches(
             labels.append(given)
             order.append(numbers)
     back = torch.cat(order).argsort(stable=True)
-    return judge(strategy, passes_of(strategy), torch.cat(answers)[back], torch.cat(labels)[back], metrics, kind)
+    return judge(strategy, passes, torch.cat(answers)[back], torch.cat(labels)[back], metrics, kind)
 
 
 class Predictions(Tensor):

@@ -1,6 +1,7 @@
 """Runs that train as one program: who belongs together, the same numbers as alone, going on after a kill."""
 
 import io
+from types import SimpleNamespace
 
 import close
 import pandas as pd
@@ -82,7 +83,7 @@ def test_the_command_stacks_eight_runs_above_a_cached_prefix(tmp_path, monkeypat
     monkeypatch.setattr(ablation, "ablate", lambda grid, out, engine: (None, engines.append(engine)))
     for top, more in ((2, {}), ("null", {}), (2, {"workers": 2}), (2, {"together": 3})):
         path.write_text(f"base: {{top_blocks: {top}}}\naxes: {{seed: [0, 1]}}\n", encoding="utf-8")
-        study.ablate(path, out=tmp_path, **more)
+        study.ablate(SimpleNamespace(obj=more), path, out=tmp_path)
     assert [engine.together for engine in engines] == [8, 1, 1, 3]
 
 
