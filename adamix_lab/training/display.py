@@ -78,13 +78,9 @@ def in_words(row: Mapping[str, Any]) -> dict[str, str]:
 
 def history_frame(history: History) -> DataFrame:
     """The log as a pandas frame, by step: what was logged of a step, and `dev ...` of the looks between."""
-    from pandas import DataFrame
+    from pandas import DataFrame, json_normalize
 
-    rows = []
-    for row in history.rows:
-        dev = {f"dev {name}": value for name, value in row.get("dev", {}).items()}
-        rows.append({name: value for name, value in row.items() if name != "dev"} | dev)
-    return DataFrame(rows).groupby("step").first() if rows else DataFrame()
+    return json_normalize(history.rows, sep=" ").groupby("step").first() if history.rows else DataFrame()
 
 
 def describe_history(history: History) -> dict[str, str]:
