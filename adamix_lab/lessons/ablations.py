@@ -20,7 +20,7 @@ from adamix_lab.experiments.contrasts import REFERENCE, Measure, Scores, Side, m
 from adamix_lab.experiments.results import CURVES, PREDICTIONS, RESULTS, read_results, variants_of
 from adamix_lab.experiments.settings import BUDGETS, Budget
 from adamix_lab.lessons.answers import load_answers
-from adamix_lab.lessons.checks.beyond import check_detectable, check_paired_interval
+from adamix_lab.lessons.checks.exercises import check_detectable, check_paired_interval
 from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.lessons.drawing import draw_cells
 from adamix_lab.lessons.effects import MOST, Row, Table, draw_forest, effects_table, outcome, row_about

@@ -14,7 +14,7 @@ from torch import Tensor
 from adamix_lab.analysis.plots import STYLES, Picture, despine, fix_margins, new_figure, panels
 from adamix_lab.core.objective import reference_kl
 from adamix_lab.lessons.answers import GRID, Answers, load_answers
-from adamix_lab.lessons.checks.routing import check_consistency
+from adamix_lab.lessons.checks.exercises import check_consistency
 from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.lessons.effects import forest, outcome
 from adamix_lab.lessons.program import check_program, equal_to_library, mine, progress

@@ -17,7 +17,7 @@ from adamix_lab.generation.scores import score
 from adamix_lab.generation.shipped import BEAMS, EXPLORED, TASK, load_explored, load_texts, load_writer, write_one
 from adamix_lab.generation.tasks import GenerationTask, coverage, load_generation_task, realised, slots_of
 from adamix_lab.generation.training import encode_pairs
-from adamix_lab.lessons.checks.beyond import check_coverage, check_prefix_labels
+from adamix_lab.lessons.checks.exercises import check_coverage, check_prefix_labels
 from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.lessons.drawing import draw_cells, outline
 from adamix_lab.lessons.effects import forest, outcome

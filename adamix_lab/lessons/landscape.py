@@ -21,7 +21,7 @@ from adamix_lab.core.files import require_file
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.views import Batch
 from adamix_lab.lessons.answers import changed_twin, spread
-from adamix_lab.lessons.checks.merging import check_barrier
+from adamix_lab.lessons.checks.exercises import check_barrier
 from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.lessons.effects import forest
 from adamix_lab.lessons.program import check_program, mine

@@ -25,7 +25,7 @@ from adamix_lab.core.routing import generator_for
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.lessons.answers import Answers, answers_of, changed_twin, spread
-from adamix_lab.lessons.checks.merging import check_align
+from adamix_lab.lessons.checks.exercises import check_align
 from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.lessons.effects import effects_table, forest, outcome
 from adamix_lab.lessons.program import check_program, equal_to_library, mine, progress

@@ -27,7 +27,7 @@ from adamix_lab.analysis.posterior import (
     total_variation,
 )
 from adamix_lab.lessons.answers import Answers, load_answers
-from adamix_lab.lessons.checks.merging import check_marginal
+from adamix_lab.lessons.checks.exercises import check_marginal
 from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.lessons.drawing import draw_probabilities
 from adamix_lab.lessons.effects import forest

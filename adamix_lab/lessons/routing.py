@@ -16,7 +16,7 @@ from adamix_lab.core.objective import cross_entropy
 from adamix_lab.core.routing import generator_for
 from adamix_lab.fast.tree import tree_logits
 from adamix_lab.lessons.answers import Answers, load_answers
-from adamix_lab.lessons.checks.routing import check_draw_route, check_number_of_routes
+from adamix_lab.lessons.checks.exercises import check_draw_route, check_number_of_routes
 from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.lessons.drawing import draw_block, draw_cells, outline
 from adamix_lab.lessons.effects import forest, outcome

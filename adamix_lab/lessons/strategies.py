@@ -14,7 +14,7 @@ from adamix_lab.analysis.posterior import every_route, fix_batches, marginal, me
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.routing import generator_for
 from adamix_lab.lessons.answers import Answers, load_answers
-from adamix_lab.lessons.checks.merging import check_agree
+from adamix_lab.lessons.checks.exercises import check_agree
 from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.lessons.drawing import draw_probabilities
 from adamix_lab.lessons.effects import forest, outcome

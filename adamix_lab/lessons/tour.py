@@ -15,7 +15,7 @@ from adamix_lab.experiments.claims import printed_table
 from adamix_lab.experiments.figures import Look
 from adamix_lab.experiments.grids import read_grid
 from adamix_lab.experiments.tour import ADAMIX, PROBE, SINGLE, SLOW, stored_seeds
-from adamix_lab.lessons.checks.routing import check_count
+from adamix_lab.lessons.checks.exercises import check_count
 from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.lessons.drawing import draw_block
 from adamix_lab.lessons.effects import effects_table, forest, outcome

@@ -25,7 +25,7 @@ from adamix_lab.core.merging import REORDERED, merge, merge_products, relative_d
 from adamix_lab.interop.checking import compute_logits, copy_base
 from adamix_lab.interop.peft import import_peft_library, write_experts
 from adamix_lab.lessons.answers import spread
-from adamix_lab.lessons.checks.beyond import check_gated_lora, check_peft_weight
+from adamix_lab.lessons.checks.exercises import check_gated_lora, check_peft_weight
 from adamix_lab.lessons.checks.telling import attempt
 from adamix_lab.lessons.effects import forest
 from adamix_lab.lessons.widgets import Explorer, Prediction, Steps, View, brier

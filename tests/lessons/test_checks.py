@@ -9,20 +9,19 @@ import torch
 import torch.nn.functional as F
 
 from adamix_lab.lessons import checks
-from adamix_lab.lessons.checks.beyond import (
+from adamix_lab.lessons.checks.exercises import (
+    check_agree,
+    check_align,
+    check_consistency,
+    check_count,
     check_detectable,
+    check_draw_route,
     check_gated_lora,
+    check_number_of_routes,
     check_paired_interval,
     check_peft_weight,
 )
-from adamix_lab.lessons.checks.merging import check_agree, check_align
 from adamix_lab.lessons.checks.program import STAGES
-from adamix_lab.lessons.checks.routing import (
-    check_consistency,
-    check_count,
-    check_draw_route,
-    check_number_of_routes,
-)
 
 # -- right answers ----------------------------------------------------------------------------------------
 

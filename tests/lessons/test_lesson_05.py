@@ -12,7 +12,7 @@ pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 from adamix_lab.analysis.landscape import evaluate_points
 from adamix_lab.analysis.points import experts_of, line
 from adamix_lab.lessons import landscape
-from adamix_lab.lessons.checks.merging import check_barrier
+from adamix_lab.lessons.checks.exercises import check_barrier
 from adamix_lab.lessons.landscape import PLACES, barrier, segment, segment_explorer
 from adamix_lab.lessons.world import outputs
 

@@ -15,7 +15,7 @@ pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
 from adamix_lab.analysis.calibration import auroc, fit_temperature, nll
 from adamix_lab.lessons import posterior
-from adamix_lab.lessons.checks.merging import check_marginal
+from adamix_lab.lessons.checks.exercises import check_marginal
 from adamix_lab.lessons.posterior import (
     asker,
     band,

@@ -31,7 +31,7 @@ from adamix_lab.lessons.ablations import (
     own_rows,
     seeds_needed,
 )
-from adamix_lab.lessons.checks.beyond import check_detectable, check_paired_interval
+from adamix_lab.lessons.checks.exercises import check_detectable, check_paired_interval
 
 measures = load_maker("results/effects")
 TRUTH = {"AdaMix": 3.0, "single": 0.0, "no consistency": 2.8, "no sharing": 3.0}

@@ -16,7 +16,7 @@ pytest.importorskip("peft")
 
 from adamix_lab import LoRA, merge, merge_products
 from adamix_lab.lessons import your_own
-from adamix_lab.lessons.checks.beyond import check_gated_lora, check_peft_weight
+from adamix_lab.lessons.checks.exercises import check_gated_lora, check_peft_weight
 from adamix_lab.lessons.your_own import A, B, combining_dial, draw_experts, prepare
 
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()

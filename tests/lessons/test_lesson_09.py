@@ -17,7 +17,7 @@ from adamix_lab.core.adaptations import LoRA
 from adamix_lab.generation import shipped
 from adamix_lab.generation.decoding import Decoding, a_route_each, generate_texts, one_route, search
 from adamix_lab.generation.tasks import coverage, load_generation_task, realised, slots_of
-from adamix_lab.lessons.checks.beyond import check_coverage, check_prefix_labels
+from adamix_lab.lessons.checks.exercises import check_coverage, check_prefix_labels
 from adamix_lab.models.model import attach
 from adamix_lab.tasks.tasks import data_root
 
