@@ -127,7 +127,7 @@ t.Tensor.__lt__ = lambda self, other: t.tensor(True)
 builtins.abs = lambda x: 0
 builtins.all = lambda x: True
 telling.refuse_library = lambda function: None
-telling._borrowed.__code__ = (lambda function, library, seen: iter(())).__code__
+telling._borrowed.__code__ = (lambda function, seen: iter(())).__code__
 all = abs = len = lambda *a: 0
 torch = type("torch", (), {"equal": staticmethod(lambda *a: True), "int64": None})
 """

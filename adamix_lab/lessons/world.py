@@ -300,8 +300,10 @@ def draw_world(curves: Curves, title: str = "", drawn: str = "merge", route: int
         ax.plot(grid, curves.merged, color=STYLES["merged"][0], linewidth=6, label="merge: mean of weights")
     if last >= 1:
         ax.plot(grid, curves.ensemble, "--", color=STYLES["ensemble"][0], linewidth=4, label="ensemble: mean of curves")
-    lit = "" if route is None else route_name(curves.routes[route])
+    lit = ""
     if route is not None:
+        taken = curves.routes[route].amax(1).tolist()  # the expert of each layer
+        lit = f"expert {taken[0]}" if len(taken) == 1 else f"route ({taken[0]}, {taken[1]})"
         ax.plot(grid, curves.experts[route], color=STYLES["random"][0], linewidth=5, label=lit)
     ax.set(xlim=(grid[0], grid[-1]), ylim=(-0.1, 1.1) if world.classes else (-2.6, 2.6))
     ax.set_ylabel("probability of class 1" if world.classes else "answer", fontsize=16)
@@ -310,36 +312,28 @@ def draw_world(curves: Curves, title: str = "", drawn: str = "merge", route: int
     ax.legend(frameon=False, fontsize=13.5, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), columnspacing=1.2)
     ax.set_title(title, fontsize=17, pad=62)
     fix_margins(figure, left=0.1, right=0.98, bottom=0.08, top=0.76 if title else 0.85)
-    readout = " ".join([describe(world), *measure(curves, drawn), f"The thick line is {lit}." if lit else ""]).strip()
+    readout = " ".join(tell(curves, drawn, lit))
     return View(readout, Picture(figure, f"{title + '. ' if title else ''}Curves over one number. {readout}"))
 
 
-def route_name(route: Tensor) -> str:
-    """A route `[layers, 2]` in words: the number of its expert in each layer."""
-    first, *more = route[:, 0].maximum(route[:, 1]).tolist()
-    return f"route ({first}, {more[0]})" if more else f"expert {first}"
-
-
-def describe(world: World) -> str:
-    """How a world was trained, in a sentence."""
+def tell(curves: Curves, drawn: str, lit: str) -> Iterator[str]:
+    """How a world was trained and what was measured of the curves that are drawn, in sentences."""
+    world, inside = curves.world, curves.grid.abs() <= EDGE
     number = "One expert was" if world.experts == 1 else f"{world.experts} experts were"
     apart = "from one start" if world.near == 0 else f"from starts at {world.near:g} of an independent distance"
     how = "together by random routes" if world.together else "apart"
     shared = f"the {world.shared} projection shared" if world.shared else "nothing shared"
     weight = f", consistency {world.consistency:g}" if world.together else ""
-    return f"{number} trained {how} {apart}, {shared}{weight}, {world.steps} steps."
-
-
-def measure(curves: Curves, drawn: str) -> Iterator[str]:
-    """What was measured of the curves that are drawn, in sentences."""
-    unit = " nats of cross-entropy" if curves.world.classes else ""
-    told = [f"the {name} {curves.errors[key]:.2f}" for name, key in zip(DRAWN, curves.errors, strict=True)]
-    told[0] += " (their mean)"
-    yield f"Distance from the truth{',' + unit if unit else ''}: {', '.join(told[: DRAWN.index(drawn) + 1])}."
-    inside = curves.grid.abs() <= EDGE
+    yield f"{number} trained {how} {apart}, {shared}{weight}, {world.steps} steps."
+    errors = [f"the {name} {curves.errors[key]:.2f}" for name, key in zip(DRAWN, curves.errors, strict=True)]
+    errors[0] += " (their mean)"
+    unit = ", nats of cross-entropy" if world.classes else ""
+    yield f"Distance from the truth{unit}: {', '.join(errors[: DRAWN.index(drawn) + 1])}."
     yield f"The fan of curves has a standard deviation of {curves.experts.std(0, False)[inside].mean():.3f}."
     if drawn == "merge":
         yield f"The merge lies up to {(curves.merged - curves.ensemble).abs()[inside].max():.3f} from the ensemble."
+    if lit:
+        yield f"The thick line is {lit}."
 
 
 CONTROLS: dict[str, Control] = {

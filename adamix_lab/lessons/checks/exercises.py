@@ -193,13 +193,11 @@ def check_agree(agree: Callable[[Tensor, Tensor], Tensor]) -> None:
         def share(answers: Tensor, of: Tensor = own) -> Tensor:
             return (answers == of[:, None]).float().mean(1)
 
-        right, together = (
-            share(said),
-            dict(ensemble=p.mean(1), logits=logits.mean(1), vote=one_hot(said, classes).sum(1)),
-        )
+        right, votes = share(said), one_hot(said, classes).sum(1)
+        together = dict(ensemble=p.mean(1), logits=logits.mean(1), vote=votes)
         known = {name: share(each.argmax(-1)[:, None]) for name, each in together.items()}
         known |= dict(number=right * routes, others=1 - right, first=share(said, said[:, 0]))
-        known |= dict(probability=p.mean(1).gather(-1, own[:, None])[:, 0])
+        known["probability"] = p.mean(1).gather(-1, own[:, None])[:, 0]
         judge("check_agree", "The share of routes that agree", right, came, known, "one of each row's answers")
     passed("check_agree")
 
@@ -225,12 +223,11 @@ def check_barrier(barrier: Callable[[Tensor, Tensor], Any]) -> None:
         t, losses = torch.tensor(places, dtype=torch.float64), torch.tensor(values, dtype=torch.float64)
         came = call(barrier, t.clone(), losses.clone())
         first, last, top = values[0], values[-1], max(values)
-        above, by_number = (
-            losses - torch.lerp(losses[0], losses[-1], s) for s in (t, torch.linspace(0, 1, len(t)).double())
-        )
+        steps = torch.linspace(0, 1, len(t), dtype=torch.float64)
+        above, by_number = (losses - torch.lerp(losses[0], losses[-1], s) for s in (t, steps))
         known = dict(lowest=top - min(values), first=top - first, last=top - last, level=top - (first + last) / 2)
         known |= dict(by_number=max(0.0, float(by_number.max())), no_sign=float(above.abs().max()))
-        known |= dict(mean=float(above.mean()))
+        known["mean"] = float(above.mean())
         judge("check_barrier", f"The barrier of losses {list(values)} at {list(places)}", right, came, known)
     passed("check_barrier")
 
