@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import html
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,10 +16,6 @@ from torch import Tensor
 from adamix_lab.core.errors import LabError, extra, unknown
 
 Metric = Callable[[Tensor, Tensor, int], float]  # predictions and labels `[rows]`, how many classes there are
-
-
-class Undefined(UserWarning):
-    """A metric has no value on these rows: it is nan."""
 
 
 def accuracy(predictions: Tensor, labels: Tensor, classes: int = 2) -> float:
@@ -55,17 +50,17 @@ def matthews(predictions: Tensor, labels: Tensor, classes: int = 2) -> float:
 
 
 def pearson(predictions: Tensor, labels: Tensor, classes: int = 2) -> float:
-    """Pearson's correlation; nan, with a warning, where it is undefined."""
+    """Pearson's correlation; nan where it is undefined, as scipy warns."""
     from scipy.stats import pearsonr
 
-    return _correlation("Pearson", pearsonr, predictions, labels)
+    return _correlation(pearsonr, predictions, labels)
 
 
 def spearman(predictions: Tensor, labels: Tensor, classes: int = 2) -> float:
-    """Spearman's rank correlation; nan, with a warning, where it is undefined."""
+    """Spearman's rank correlation; nan where it is undefined, as scipy warns."""
     from scipy.stats import spearmanr
 
-    return _correlation("Spearman", spearmanr, predictions, labels)
+    return _correlation(spearmanr, predictions, labels)
 
 
 METRICS: dict[str, Metric] = {metric.__name__: metric for metric in (accuracy, f1, matthews, pearson, spearman)}
@@ -96,18 +91,9 @@ def score(names: Sequence[str], predictions: Tensor, labels: Tensor, classes: in
         return {name: sum(METRICS[name](a, b, classes) for a, b in columns) / len(columns) for name in names}
 
 
-def _correlation(name: str, function: Callable[..., Any], predictions: Tensor, labels: Tensor) -> float:
-    a, b = predictions.double(), labels.double()
-    for what, values in (("predictions", a), ("labels", b)):
-        if len(values) < 2 or float(values.max() - values.min()) == 0.0 or not bool(values.isfinite().all()):
-            warnings.warn(
-                f"{name}'s correlation of {len(values)} rows is undefined (nan): the {what} are all the same, fewer "
-                "than two, or not finite.",
-                Undefined,
-                stacklevel=4,
-            )
-            return math.nan
-    return float(function(a.numpy(), b.numpy()).statistic)
+def _correlation(function: Callable[..., Any], predictions: Tensor, labels: Tensor) -> float:
+    a, b = predictions.double().numpy(), labels.double().numpy()
+    return float(function(a, b).statistic) if len(labels) > 1 else math.nan
 
 
 # -- tables of results ---------------------------------------------------------------------------------------

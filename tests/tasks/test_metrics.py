@@ -5,8 +5,9 @@ import sys
 
 import pytest
 import torch
+from scipy.stats import ConstantInputWarning
 
-from adamix_lab.tasks.metrics import METRICS, Undefined, score
+from adamix_lab.tasks.metrics import METRICS, score
 
 GOLD = torch.tensor([1, 1, 1, 0, 0, 0])
 GUESS = torch.tensor([1, 1, 0, 1, 0, 0])  # tp 2, fp 1, fn 1, tn 2
@@ -39,11 +40,11 @@ def test_undefined_cases():
     assert score(["matthews"], same, GOLD) == {"matthews": 0.0}
     assert score(["f1"], same, GOLD) == {"f1": 0.0}
     numbers = torch.arange(6.0)
-    for predictions, labels in ((torch.ones(6), numbers), (numbers, torch.ones(6)), (numbers[:1], numbers[:1])):
-        with pytest.warns(Undefined, match=r"Pearson's correlation of . rows is undefined"):
+    for predictions, labels in ((torch.ones(6), numbers), (numbers, torch.ones(6))):
+        with pytest.warns(ConstantInputWarning):
             assert math.isnan(score(["pearson"], predictions, labels)["pearson"])
-    with pytest.warns(Undefined, match="Spearman"):
-        assert math.isnan(score(["spearman"], numbers * math.nan, numbers)["spearman"])
+    assert math.isnan(score(["pearson"], numbers[:1], numbers[:1])["pearson"])  # of one row
+    assert math.isnan(score(["spearman"], numbers * math.nan, numbers)["spearman"])
 
 
 def test_bad_input(monkeypatch):
