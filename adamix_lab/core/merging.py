@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.core.adaptations import LoRA
-from adamix_lab.core.errors import LabError, positive
+from adamix_lab.core.errors import LabError
 from adamix_lab.core.mixture import MixtureLayer, noting
 from adamix_lab.core.routing import RouteSpace
 from adamix_lab.core.views import Batch, Mixture
@@ -142,9 +142,10 @@ def merge_gap(mixture: Mixture, batch: Batch, limit: int = 256) -> dict[str, flo
     >>> sorted(gaps) == sorted(mixture.sites)
     True
     """
-    with noting(mixture.sites) as inputs:
+    with noting(mixture.sites) as called:
         mixture(selection="merge", **{name: value for name, value in batch.items() if name != "labels"})
-    return {path: _gap(layer, inputs[path], limit, mixture.mixture.tied) for path, layer in mixture.sites.items()}
+    tied = mixture.mixture.tied
+    return {path: _gap(layer, called[path][0][0], limit, tied) for path, layer in mixture.sites.items()}
 
 
 def _gap(layer: MixtureLayer, x: Tensor, limit: int, tied: bool) -> float:
@@ -161,17 +162,14 @@ def _gap(layer: MixtureLayer, x: Tensor, limit: int, tied: bool) -> float:
 
 # -- merging LoRA experts that belong in pairs: the mean of products, which is no product of means --
 # Tied experts (imported, trained apart) change the frozen weight by `(alpha / r) B_i A_i`. Their mean is the LoRA of
-# rank M r whose A is the A_i stacked and whose B is the B_i side by side over M; a truncated SVD brings it to a lower
-# rank. `merge` would take `mean(B) mean(A)` instead: with four random pairs, a quarter of the update is left and the
-# rest is cross terms between strangers.
+# rank M r whose A is the A_i stacked and whose B is the B_i side by side over M. `merge` would take `mean(B) mean(A)`
+# instead: with four random pairs, a quarter of the update is left and the rest is cross terms between strangers.
 
 
-def merge_products(mixture: M, rank: int | None = None) -> M:
-    """A model with one LoRA a site whose product is the mean of the experts' products.
+def merge_products(mixture: M) -> M:
+    """A model with one LoRA a site, of rank M r, whose product is the mean of the experts' products, exactly.
 
-    Args:
-        mixture: LoRA; a shared side belongs to every pair.
-        rank: None keeps the whole rank M r, exactly; a lower one takes the best approximation (SVD).
+    mixture: LoRA; a shared side belongs to every pair.
 
     Raises ValueError for another adaptation, or for sides that are unshared and not tied: they have no pairs.
 
@@ -186,15 +184,12 @@ def merge_products(mixture: M, rank: int | None = None) -> M:
             "The sides are routed independently, so that no A belongs to a B: expected tied experts or a shared side. "
             "The mean of products over all pairs is what merge gives, exactly."
         )
-    if rank is not None:
-        positive("rank", rank)
-    whole = mixture.space.experts * adaptation.rank
-    kept = whole if rank is None else min(rank, whole)
-    changed = replace(adaptation, rank=kept, alpha=adaptation.scale * kept)  # alpha / r stays
+    rank = mixture.space.experts * adaptation.rank
+    changed = replace(adaptation, rank=rank, alpha=adaptation.scale * rank)  # alpha / r stays
     merged = merge(mixture)
     merged.mixture = replace(merged.mixture, adaptation=changed, tied=False)
     for path, layer in mixture.sites.items():
-        experts = {name: nn.Parameter(w[None]) for name, w in _site(layer, adaptation, kept).items()}
+        experts = {name: nn.Parameter(w[None]) for name, w in _site(layer, adaptation).items()}
         merged.sites[path].adaptation = changed
         merged.sites[path].experts = nn.ParameterDict(experts)
     merged._tasks = {merged.task: merged._owned()}
@@ -202,30 +197,14 @@ def merge_products(mixture: M, rank: int | None = None) -> M:
 
 
 @torch.no_grad()
-def _site(layer: MixtureLayer, adaptation: LoRA, kept: int) -> dict[str, Tensor]:
+def _site(layer: MixtureLayer, adaptation: LoRA) -> dict[str, Tensor]:
     made: dict[str, Tensor] = {}
     for name, _, _ in adaptation.ranges(layer.out_features):
         a, b = layer.experts[f"A{name}"], layer.experts[f"B{name}"]  # [M, r, in], [M, out, r]; 1 where shared
         experts = max(len(a), len(b))
         a, b = a.expand(experts, -1, -1), b.expand(experts, -1, -1)
-        stacked, beside = a.flatten(0, 1), b.permute(1, 0, 2).flatten(1) / experts
-        made[f"A{name}"], made[f"B{name}"] = _truncated(stacked, beside, kept)
+        made[f"A{name}"], made[f"B{name}"] = a.flatten(0, 1).clone(), b.permute(1, 0, 2).flatten(1) / experts
     return made
-
-
-def _truncated(a: Tensor, b: Tensor, kept: int) -> tuple[Tensor, Tensor]:
-    """A `[kept, in]` and B `[out, kept]` whose product is the best of that rank to `b @ a`."""
-    if kept == len(a):
-        return a.clone(), b.clone()
-    qa, ra = torch.linalg.qr(a.mT.double())  # the SVD of a small matrix [M r, M r] is enough
-    qb, rb = torch.linalg.qr(b.double())
-    u, s, vh = torch.linalg.svd(rb @ ra.mT)
-    root = s[:kept].sqrt()
-    down, up = root[:, None] * vh[:kept] @ qa.mT, qb @ u[:, :kept] * root
-    if len(down) < kept:  # narrower than the rank: the rest is zero
-        down = torch.nn.functional.pad(down, (0, 0, 0, kept - len(down)))
-        up = torch.nn.functional.pad(up, (0, kept - up.shape[1]))
-    return down.to(a).contiguous(), up.to(b).contiguous()
 
 
 # -- how far two floating-point results may be apart: relative to the largest value compared, and to the dtype --

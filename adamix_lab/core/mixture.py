@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -304,20 +305,31 @@ def hooked(module: nn.Module, hook: Callable[..., Any], register: Callable[..., 
 
 
 @contextmanager
-def noting(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Any]]:
-    """Gives, by name, the first input of each module's last run in this call inside the block."""
-    noted: dict[str, Any] = {}
+def noting(modules: Mapping[Any, nn.Module], last: nn.Module | None = None) -> Iterator[dict[Any, Any]]:
+    """Gives, by name, what each module was last called with, (args, kwargs), in this call inside the block.
+
+    last: the module whose call ends the block: the rest of the pass is not wanted.
+    """
+    noted: dict[Any, Any] = {}
     with ExitStack() as stack:
         for module in modules.values():
-            stack.enter_context(hooked(module, _note, module.register_forward_pre_hook))
-        with during({module: {"note": (noted, name)} for name, module in modules.items()}):
+            register = partial(module.register_forward_pre_hook, with_kwargs=True)
+            stack.enter_context(hooked(module, _note, register))
+        notes = {module: {"note": (noted, name, module is last)} for name, module in modules.items()}
+        with during(notes), suppress(_Reached):
             yield noted
 
 
-def _note(module: nn.Module, args: tuple[Any, ...]) -> None:
+class _Reached(Exception):
+    """What a pass was run for is there."""
+
+
+def _note(module: nn.Module, args: Any, kwargs: dict[str, Any] | None = None) -> None:
     if note := here(module, "note"):
-        noted, name = note
-        noted[name] = args[0]
+        noted, name, last = note
+        noted[name] = args, kwargs or {}
+        if last:
+            raise _Reached
 
 
 # -- selections under gradient checkpointing: each recomputation sees the route of its own first run --

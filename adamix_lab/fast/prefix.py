@@ -8,9 +8,7 @@ both cases, with stand-ins for the parts that are cached.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from functools import partial
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -18,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.core.errors import LabError
-from adamix_lab.core.mixture import during, evaluating, here, hooked
+from adamix_lab.core.mixture import evaluating, noting
 from adamix_lab.core.sites import ARCHITECTURES, Architecture
 from adamix_lab.fast.blocks import BlockPlan, plan_blocks
 from adamix_lab.models.check import Inputs, Verdict, a_call_a_route, verdict
@@ -106,30 +104,13 @@ def prefix_states(mixture: MixtureModel, plan: BlockPlan, batch: dict[str, Tenso
     end = block_end(mixture, plan)
     place = end if end is not None else plan.blocks[plan.first]
     with torch.no_grad(), evaluating(mixture):
-        (((states, *rest), _),) = inputs_of([place], mixture.model, batch)
+        with noting({"place": place}, last=place) as noted:
+            mixture.model(**batch)
+        (states, *rest), _ = noted["place"]
         if end is None:
             return states
         site = end.get_submodule(_tail_name(plan.family))
         return torch.cat([site.base(states), rest[0]], -1)  # type: ignore[operator]
-
-
-def inputs_of(places: Sequence[nn.Module], model: Any, batch: Mapping[str, Any]) -> list[tuple[Any, dict[str, Any]]]:
-    """What modules are called with, one after another, in a pass that goes no further than the last of them."""
-    kept: list[tuple[Any, dict[str, Any]]] = []
-    with ExitStack() as stack:
-        for place in places:
-            stack.enter_context(hooked(place, _note, partial(place.register_forward_pre_hook, with_kwargs=True)))
-        stack.enter_context(during({place: {"inputs": kept, "last": place is places[-1]} for place in places}))
-        stack.enter_context(suppress(Reached))
-        model(**batch)
-    return kept
-
-
-def _note(module: nn.Module, args: Any, kwargs: dict[str, Any] | None = None) -> None:
-    if (kept := here(module, "inputs")) is not None:
-        kept.append((args, kwargs or {}))
-        if here(module, "last"):
-            raise Reached
 
 
 class PassThrough(nn.Module):
@@ -169,10 +150,6 @@ class BlockEnd(nn.Module):
         """The block's output from `[B, T, 2d]`."""
         frozen, residual = states.chunk(2, -1)
         return as_blocks_answer(self.get_submodule(self.end)(frozen, residual))
-
-
-class Reached(Exception):
-    """What a pass was run for is there: the rest of it is not wanted."""
 
 
 def shallow_copy(module: Any) -> Any:

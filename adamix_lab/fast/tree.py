@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.core.errors import LabError, positive
-from adamix_lab.core.mixture import during, evaluating
+from adamix_lab.core.mixture import during, evaluating, noting
 from adamix_lab.core.routing import RouteSpace
 from adamix_lab.core.views import Batch, repeat, routed_logits, rows_of
 from adamix_lab.fast.blocks import BlockPlan, cut_last_block, may_cut, only_at_end, plan_blocks, widened
-from adamix_lab.fast.prefix import StandIn, inputs_of, with_blocks
+from adamix_lab.fast.prefix import StandIn, with_blocks
 from adamix_lab.models.check import Inputs, call, verdict
 from adamix_lab.models.model import MixtureModel
 
@@ -237,8 +237,10 @@ def capture(mixture: MixtureModel, batch: Batch, asked: nn.Module | None = None)
     if not may_cut(mixture.model if asked is None else asked, batch):
         return None
     adapted = [StandIn() for _ in plan.blocks[plan.first :]]
-    calls = inputs_of(adapted, with_blocks(mixture.model, plan, [*plan.blocks[: plan.first], *adapted]), batch)
-    return Replay(mixture, plan, batch, calls[0][0][0], [(args[1:], kwargs) for args, kwargs in calls])
+    with noting(dict(enumerate(adapted)), last=adapted[-1]) as noted:
+        with_blocks(mixture.model, plan, [*plan.blocks[: plan.first], *adapted])(**batch)
+    calls = [(args[1:], kwargs) for args, kwargs in noted.values()]
+    return Replay(mixture, plan, batch, noted[0][0][0], calls)
 
 
 def group_bytes(mixture: MixtureModel, batch: Batch) -> int:

@@ -84,23 +84,16 @@ def test_merges_against_add_weighted_adapter_and_the_trap(folders, record_proper
     close.assert_close(trap, M * right)
 
 
-def test_the_mean_of_products_is_exact_and_svd_brings_it_to_a_lower_rank(folders):
+def test_the_mean_of_products_is_exact(folders):
     mixture = import_peft(tiny.bert(), folders)
     whole = merge_products(mixture)
     assert whole.mixture.adaptation == LoRA(rank=4 * M, alpha=8.0 * M)
-    assert max(merge_gap(merge_products(mixture), tiny.batch()).values()) == 0
+    assert max(merge_gap(whole, tiny.batch()).values()) == 0
     path, layer = next(iter(mixture.sites.items()))
     layer.requires_grad_(False)
     mean = torch.einsum("mor,mri->oi", layer.experts["B"], layer.experts["A"]) / M * layer.adaptation.scale
-    errors, size = [], float(mean.norm())
-    for rank in (12, 6, 2):
-        one = merge_products(mixture, rank).sites[path]
-        product = (one.experts["B"][0] @ one.experts["A"][0]) * one.adaptation.scale
-        errors.append(float((product - mean).detach().norm()))
-        best = torch.linalg.svdvals(mean.double())[rank:].norm()
-        close.assert_close(errors[-1], float(best), scale=size)
-    assert errors[0] <= close.REORDERED.share * size < errors[1] < errors[2]
-    assert merge_products(mixture, 99).mixture.adaptation.rank == 12
+    one = whole.sites[path]
+    close.assert_close((one.experts["B"][0] @ one.experts["A"][0] * one.adaptation.scale).detach(), mean)
 
 
 def test_what_was_imported_and_merged_leaves_again(folders, tmp_path):
