@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
 from adamix_lab.baselines.making import baseline
-from adamix_lab.core.adaptations import Adaptation, Bottleneck, LoRA
+from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.errors import LabError, check_experts, one_of, positive
 from adamix_lab.core.files import alone, read_json, write_text
 from adamix_lab.core.merging import merge
 from adamix_lab.generation.decoding import Decoding, generate_texts
 from adamix_lab.generation.scores import score, table
-from adamix_lab.generation.tasks import GenerationTask
+from adamix_lab.generation.tasks import METHODS, GenerationTask
 from adamix_lab.generation.training import check_decoder, one_view, train_generator
 from adamix_lab.models.model import MixtureModel, attach
 from adamix_lab.tasks.backbones import load_backbone
@@ -56,48 +56,33 @@ class Settings:
         check_experts(self.experts)
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A row, or several, of the table.
-
-    Attributes:
-        title: in the table.
-        adapt: (settings) to the adaptation, the number of experts and what they share; None adapts nothing.
-        full: every weight of the decoder trains.
-        strategies: how it is decoded, a row each.
-    """
-
-    title: str
-    adapt: Callable[[Settings], tuple[Adaptation, int, str | None]] | None = None
-    full: bool = False
-    strategies: tuple[str, ...] = ("merged",)
-
-    def attach(self, model: nn.Module, settings: Settings) -> MixtureModel | None:
-        """What trains, on the loaded decoder; None trains nothing."""
-        if self.adapt is None:
-            return baseline("full", model) if self.full else None
-        adaptation, experts, share = self.adapt(settings)
-        return attach(model, adaptation, experts, share, seed=settings.recipe.seed)
-
-    def recipe(self, settings: Settings) -> Recipe:
-        """The settings' recipe as this variant takes it: two views of several experts, full fine-tuning's own rate."""
-        recipe = settings.recipe if len(self.strategies) > 1 else one_view(settings.recipe)
-        return replace(recipe, lr=(recipe.head_lr if self.full else None) or recipe.lr, head_lr=None)
-
-
-def _lora(settings: Settings, init: Literal["identity", "reference"]) -> LoRA:
-    return LoRA(settings.rank, settings.alpha, settings.dropout, init=init)
-
-
-TWO = ("merged", "fixed")
-VARIANTS: Mapping[str, Variant] = {
-    "frozen": Variant("frozen decoder, not tuned"),
-    "lora": Variant("LoRA", lambda s: (_lora(s, "identity"), 1, None)),
-    "adamix-lora": Variant("AdaMix-LoRA", lambda s: (_lora(s, "reference"), s.experts, "B"), strategies=TWO),
-    "adamix-bottleneck": Variant("AdaMix bottleneck", lambda s: (Bottleneck(s.size), s.experts, "up"), strategies=TWO),
-    "full": Variant("full fine-tuning", full=True),
-}
 SHOWN = ("frozen", "lora", "adamix-lora", "full")
+
+
+def strategies_of(method: str) -> tuple[str, ...]:
+    """How a method is decoded, a row of the table each."""
+    return ("merged", "fixed") if method.startswith("adamix") else ("merged",)
+
+
+def attach_method(method: str, model: nn.Module, settings: Settings) -> MixtureModel | None:
+    """What trains, on the loaded decoder; None trains nothing."""
+    if method == "frozen":
+        return None
+    if method == "full":
+        return baseline("full", model)
+    experts, seed = settings.experts, settings.recipe.seed
+    if method == "adamix-bottleneck":
+        return attach(model, Bottleneck(settings.size), experts, "up", seed=seed)
+    lora = LoRA(settings.rank, settings.alpha, settings.dropout)
+    if method == "lora":
+        return attach(model, lora, seed=seed)
+    return attach(model, replace(lora, init="reference"), experts, "B", seed=seed)
+
+
+def recipe_of(method: str, settings: Settings) -> Recipe:
+    """The settings' recipe as a method takes it: two views of several experts, full fine-tuning's own rate."""
+    recipe = settings.recipe if method.startswith("adamix") else one_view(settings.recipe)
+    return replace(recipe, lr=(recipe.head_lr if method == "full" else None) or recipe.lr, head_lr=None)
 
 
 Record = dict[str, Any]
@@ -121,7 +106,7 @@ def compare_generators(
     Raises ValueError for an unknown variant, a model that writes no texts, or a folder with results of other settings.
     """
     for name in variants:
-        one_of("variant", name, VARIANTS)
+        one_of("variant", name, METHODS)
     data = {"pairs": len(task.train), "sources": len(task.evaluation)}
     plain = {**asdict(settings), "recipe": settings.recipe.to_dict()}
     facts = {"task": task.name, "data": data, "backbone": backbone, "settings": plain}
@@ -133,7 +118,7 @@ def compare_generators(
     for name in variants:
         record = _done(out / f"{name}.json", facts)
         if record is None:
-            record = {"variant": name, **facts, **run_variant(VARIANTS[name], task, backbone, settings, out / name)}
+            record = {"variant": name, **facts, **run_variant(name, task, backbone, settings, out / name)}
             write_text(out / f"{name}.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
         for line in record["rows"]:
             say(f"{line['title']}: trained {record['seconds']:.0f} s, decoded {line['seconds']:.0f} s")
@@ -146,7 +131,7 @@ def compare_generators(
     return records
 
 
-def run_variant(variant: Variant, task: GenerationTask, backbone: str, settings: Settings, folder: Path) -> Record:
+def run_variant(method: str, task: GenerationTask, backbone: str, settings: Settings, folder: Path) -> Record:
     """One variant: `rows` (a strategy each, with scores by group, and texts), parameters trained, seconds, warnings."""
     from accelerate import PartialState
 
@@ -155,30 +140,28 @@ def run_variant(variant: Variant, task: GenerationTask, backbone: str, settings:
     model.to(PartialState().device)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        mixture, trained, began = variant.attach(model, settings), 0, time.perf_counter()
+        mixture, trained, began = attach_method(method, model, settings), 0, time.perf_counter()
         if mixture is not None:
             trained = sum(p.numel() for p in mixture.parameters() if p.requires_grad)
-            recipe = variant.recipe(settings)
+            recipe = recipe_of(method, settings)
             train_generator(mixture, task, tokenizer, recipe, folder / "run")
             if mixture.sites:
                 save(mixture, folder, {"task": task.name, "backbone": backbone, "recipe": recipe.to_dict()})
         seconds = time.perf_counter() - began
-        rows = [_row(variant, strategy, mixture or model, tokenizer, task, settings) for strategy in variant.strategies]
+        strategies = strategies_of(method)
+        rows = [_row(method, strategy, mixture or model, tokenizer, task, settings) for strategy in strategies]
     said = sorted({str(warning.message) for warning in caught if issubclass(warning.category, TextsCut)})
     return {"rows": rows, "trained_parameters": trained, "seconds": seconds, "cut": said, "versions": versions()}
 
 
-def _row(
-    variant: Variant, strategy: str, model: Any, tokenizer: Any, task: GenerationTask, settings: Settings
-) -> Record:
+def _row(method: str, strategy: str, model: Any, tokenizer: Any, task: GenerationTask, settings: Settings) -> Record:
     began = time.perf_counter()
     if strategy == "merged" and isinstance(model, MixtureModel) and model.sites:
         model = merge(model)  # what is scored is the one module a site that would be shipped
     texts = generate_texts(model, task.sources, tokenizer, settings.decoding, strategy, settings.recipe.seed)
-    shown = strategy if strategy != "fixed" else "expert 0 alone"
-    title = variant.title if len(variant.strategies) == 1 else f"{variant.title}, {shown}"
+    shown = {"merged": ", merged", "fixed": ", expert 0 alone"}[strategy] if method.startswith("adamix") else ""
     return {
-        "title": title,
+        "title": METHODS[method] + shown,
         "strategy": strategy,
         "scores": score(texts, task.references),
         "groups": scores_by_group(texts, task),

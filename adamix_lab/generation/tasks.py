@@ -16,7 +16,13 @@ from adamix_lab.core.errors import Kind, LabError, extra, one_of, positive, unkn
 from adamix_lab.tasks.rows import SUFFIXES, read_file, split_file
 from adamix_lab.tasks.tasks import EMBEDDED_TEXTS, Row, Task, embedded_folder, sample
 
-METHODS = ("frozen", "lora", "adamix-lora", "adamix-bottleneck", "full")  # `comparison.VARIANTS`, without torch
+METHODS = {  # what `comparison` trains: titles in its table
+    "frozen": "frozen decoder, not tuned",
+    "lora": "LoRA",
+    "adamix-lora": "AdaMix-LoRA",
+    "adamix-bottleneck": "AdaMix bottleneck",
+    "full": "full fine-tuning",
+}
 
 # -- structured data as one line of text, as the authors' GPT-2 code has it (after LoRA and prefix tuning) -----------
 # E2E: `name : The Vaults | Type : pub | price : more than £30`. WebNLG and DART: `subject : relation : object`, joined

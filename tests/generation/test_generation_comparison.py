@@ -14,7 +14,6 @@ from adamix_lab.core.objective import Consistency
 from adamix_lab.generation import comparison
 from adamix_lab.generation.comparison import (
     SHOWN,
-    VARIANTS,
     Settings,
     compare_generators,
     load_generator,
@@ -22,6 +21,7 @@ from adamix_lab.generation.comparison import (
     thinned,
 )
 from adamix_lab.generation.decoding import Decoding, generate_texts
+from adamix_lab.generation.tasks import METHODS
 from adamix_lab.training.recipe import Recipe
 
 pytest.importorskip("sacrebleu")
@@ -41,7 +41,7 @@ def decoder(tmp_path_factory):
 def done(decoder, tmp_path_factory):
     """All variants, once: (folder, records, what was said)."""
     folder, said = tmp_path_factory.mktemp("generation"), []
-    records = compare_generators(TASK, decoder, SETTINGS, folder, list(VARIANTS), said.append)
+    records = compare_generators(TASK, decoder, SETTINGS, folder, list(METHODS), said.append)
     return folder, records, "\n".join(said)
 
 
@@ -72,7 +72,7 @@ def test_one_view_for_one_module(done):
 
     assert [len(log(name)[0]["route"]) for name in ("lora", "full", "adamix-lora")] == [1, 1, 2]
     assert log("full")[0]["loss"] == log("full")[0]["task"] and log("adamix-lora")[0]["consistency"] >= 0
-    full, lora = (VARIANTS[name].recipe(SETTINGS) for name in ("full", "lora"))
+    full, lora = (comparison.recipe_of(name, SETTINGS) for name in ("full", "lora"))
     assert (full.lr, lora.lr) == (SETTINGS.recipe.head_lr, SETTINGS.recipe.lr) and full.head_lr is lora.head_lr is None
 
 
@@ -82,13 +82,13 @@ def test_finished_variants_are_read_and_killed_ones_done(done, decoder, monkeypa
     ran = []
     real = comparison.run_variant
 
-    def watched(variant, *rest):
-        ran.append(variant.title)
-        return real(variant, *rest)
+    def watched(method, *rest):
+        ran.append(method)
+        return real(method, *rest)
 
     monkeypatch.setattr(comparison, "run_variant", watched)
-    again = compare_generators(TASK, decoder, SETTINGS, folder, list(VARIANTS), lambda text: None)
-    assert ran == ["LoRA"]
+    again = compare_generators(TASK, decoder, SETTINGS, folder, list(METHODS), lambda text: None)
+    assert ran == ["lora"]
     assert [row["texts"] for record in again for row in record["rows"]] == [
         row["texts"] for record in records for row in record["rows"]
     ]
