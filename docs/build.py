@@ -52,57 +52,7 @@ API = {
 }
 EXAMPLES = """In the examples `model` and `tokenizer` are a classifier of three classes; `task` and `batch` its rows,
 `mixture` holds four bottlenecks a layer (`attach(model, Bottleneck(4), experts=4, share="up")`), `folder` is empty."""
-INDEX = """# AdaMix Lab
-
-{intro}
-
-```{{toctree}}
-:caption: Guides
-:maxdepth: 1
-
-docs/learn
-docs/teach
-docs/research
-docs/gpu
-docs/use
-docs/api
-```
-
-```{{toctree}}
-:caption: Lessons, as they ran
-:maxdepth: 1
-
-{lessons}
-```
-
-```{{toctree}}
-:caption: To teach
-:maxdepth: 1
-
-{teaching}
-print
-```
-
-```{{toctree}}
-:caption: To look up
-:maxdepth: 1
-
-{pages}
-data/results/README
-{report}
-ARCHITECTURE
-CONTRIBUTING
-SECURITY
-CHANGELOG
-```
-
-```{{toctree}}
-:caption: Cards of data and weights
-:maxdepth: 1
-
-{cards}
-```
-"""
+INDEX = (ROOT / "docs" / "index.txt").read_text(encoding="utf-8")
 
 
 def collect(to: Path) -> None:
@@ -131,12 +81,10 @@ def linked(text: str, folder: Path, kept: set[Path]) -> str:
 
     def one(match: re.Match[str]) -> str:
         target = match[3].partition("#")[0]
+        if (folder / target).resolve() == ROOT / "README.md":
+            return match[0].replace("README.md", "index.md")
         if not target or re.match(r"[a-z]+:", target) or (folder / target).resolve() in kept:
-            return (
-                match[0].replace("README.md", "index.md")
-                if (folder / target).resolve() == ROOT / "README.md"
-                else match[0]
-            )
+            return match[0]
         return "" if match[1] else match[2]
 
     return LINK.sub(one, text)
@@ -180,14 +128,8 @@ def _still(output: Any) -> Any:
 
 def api_page() -> str:
     """Every public name with its docstring, by what it is for."""
-    parts = [
-        "# API",
-        "",
-        f"The {len(adamix_lab.__all__)} public names, each to be imported from `adamix_lab`.",
-        "",
-        EXAMPLES,
-        "",
-    ]
+    told = f"The {len(adamix_lab.__all__)} public names, each to be imported from `adamix_lab`."
+    parts = ["# API", "", told, "", EXAMPLES, ""]
     for heading, names in API.items():
         parts += [f"## {heading}", "", "```{eval-rst}"]
         for name in names.split():

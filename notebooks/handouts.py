@@ -129,19 +129,18 @@ def sheet_of(page: str, number: str) -> str:
 
 def page_of(name: str, handout: Handout) -> str:
     """The page as HTML."""
-    line = '<div class="line"></div>'
-    abilities = "".join(f"<li>{_inline(text)}</li>" for text in handout.abilities)
-    terms = "".join(f"<dt>{_inline(term)}</dt><dd>{_inline(told)}</dd>" for term, told in handout.terms)
-    questions = "".join(f"<li>{_inline(text)}{line}</li>" for text in handout.questions)
-    body = (
-        f"<h2>You will be able to</h2><ol>{abilities}</ol><h2>Terms</h2><dl>{terms}</dl>"
-        f"<h2>Predict, before you look</h2><p>{_inline(handout.prediction)}</p>{line}"
-        f"<h2>The number to reach</h2><p>{_inline(handout.number)}</p>{line}"
-        f"<h2>Three questions</h2><ol>{questions}</ol>"
-        '<p class="fold">Fold the page back along this line until your prediction is written down.</p>'
-        f'<img alt="{html.escape(handout.alt)}" src="data:image/png;base64,{in_grey(handout.picture)}">'
+    return PAGE.format(
+        title=html.escape(handout.title),
+        style=STYLE,
+        name=name,
+        abilities="".join(f"<li>{_inline(text)}</li>" for text in handout.abilities),
+        terms="".join(f"<dt>{_inline(term)}</dt><dd>{_inline(told)}</dd>" for term, told in handout.terms),
+        prediction=_inline(handout.prediction),
+        number=_inline(handout.number),
+        questions="".join(f'<li>{_inline(text)}<div class="line"></div></li>' for text in handout.questions),
+        alt=html.escape(handout.alt),
+        picture=in_grey(handout.picture),
     )
-    return PAGE.format(title=html.escape(handout.title), style=STYLE, name=name, body=body)
 
 
 def _inline(text: str) -> str:

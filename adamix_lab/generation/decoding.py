@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
-from adamix_lab.core.errors import LabError, check_decoded, positive, unknown
+from adamix_lab.core.errors import LabError, check_decoded, positive
 from adamix_lab.core.mixture import evaluating
 from adamix_lab.core.routing import RouteSpace, generator_for
 from adamix_lab.generation.training import check_decoder, ids_of, prompts, separators
@@ -26,8 +26,6 @@ class Decoding:
         no_repeat: no n-gram of so many tokens is written twice; 0 allows it. Tokens of the source do not count, as in
             the authors' code (transformers' own setting counts them, which forbids copying names).
         new_tokens: at most so many are written.
-        early_stopping: False stops when no running hypothesis is likely to win; "never" searches on until none can,
-            or to the last token, which is nearest to the authors' search and slower; True stops at the first full beam.
         batch_size: sources at a time; results do not depend on it but for rounding.
     """
 
@@ -35,7 +33,6 @@ class Decoding:
     length_penalty: float = 0.8
     no_repeat: int = 4
     new_tokens: int = 64
-    early_stopping: bool | str = False
     batch_size: int = 32
 
     def __post_init__(self) -> None:
@@ -43,8 +40,6 @@ class Decoding:
             positive(name, getattr(self, name))
         if self.no_repeat:
             positive("no_repeat", self.no_repeat)
-        if self.early_stopping not in (True, False, "never"):
-            raise unknown("early_stopping", self.early_stopping, ("True", "False", "never"))
 
 
 def generate_texts(
@@ -128,7 +123,7 @@ def _search(
     chosen = "merge" if selection is None else selection
     more: dict[str, Any] = {"selection": chosen} if isinstance(model, MixtureModel) else {}
     if settings.beams > 1:
-        more |= {"length_penalty": settings.length_penalty, "early_stopping": settings.early_stopping}
+        more["length_penalty"] = settings.length_penalty
     made = model.generate(  # type: ignore[operator]
         **batch,
         **more,

@@ -45,7 +45,7 @@ def inputs() -> list[str]:
 
 def covered(strategy: str, seed: int = 0) -> Tensor:
     """The share of slots that a writer realised in each evaluation source, `[sources]`."""
-    return torch.tensor(coverage(load_texts("adamix", seed)[strategy], load_generation_task(TASK).sources))
+    return torch.tensor(coverage(load_texts(seed)[strategy], load_generation_task(TASK).sources))
 
 
 # -- the explorer -------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ own notes.
 
 from __future__ import annotations
 
-import itertools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +36,6 @@ from adamix_lab.generation.shipped import (
     STRATEGIES,
     TASK,
     TEXTS,
-    WRITERS,
     load_texts,
     load_writer,
     place_of,
@@ -62,32 +60,26 @@ RECIPE = Recipe(
 def make(folder: Path, seeds: Sequence[int], steps: int | None = None, say: Callable[[str], None] = print) -> None:
     """Trains the writers, lets them write, and writes their card."""
     task = load_generation_task(TASK)
-    for name, seed in itertools.product(WRITERS, seeds):
-        place = folder / name / f"seed{seed}"
+    for seed in seeds:
+        place = folder / "adamix" / f"seed{seed}"
         if not (place / CONFIG).is_file():
-            train_writer(place, seed, task, steps or RECIPE.steps, say)
+            train_writer(place, seed, task, steps)
         if not (place / TEXTS).is_file():
-            mixture, tokenizer = load_writer(name, seed, folder)
+            mixture, tokenizer = load_writer(seed, folder)
             if seed == SEEDS[0]:
                 _write(place / EXPLORED_TEXTS, explore(mixture, task, tokenizer))
             _write(place / TEXTS, {each: texts_by(each, mixture, task, tokenizer) for each in STRATEGIES})
-        shares = {each: percent(texts, task) for each, texts in load_texts(name, seed, folder).items()}
-        say(f"{name}, seed {seed}: " + ", ".join(f"{each} {value:.1f}" for each, value in shares.items()))
+        shares = {each: percent(texts, task) for each, texts in load_texts(seed, folder).items()}
+        say(f"seed {seed}: " + ", ".join(f"{each} {value:.1f}" for each, value in shares.items()))
     write_text(folder / "README.md", card(folder, task))
 
 
-def train_writer(place: Path, seed: int, task: GenerationTask, steps: int | None, say: Callable[[str], None]) -> None:
+def train_writer(place: Path, seed: int, task: GenerationTask, steps: int | None) -> None:
     """Trains one writer and saves it in float16."""
     model, tokenizer = load_backbone(BACKBONE, kind="generation")
     mixture = attach(model, ADAPTATION, EXPERTS, "B", targets=TARGETS, blocks=BLOCKS, seed=seed)
-    recipe = replace(RECIPE, seed=seed, steps=steps)
-    start = time.perf_counter()
-
-    def tell(step: int) -> None:
-        if step % 25 == 0:
-            say(f"seed {seed}: step {step} of {steps}, {time.perf_counter() - start:.0f} s")
-
-    history = train_generator(mixture, task, tokenizer, recipe, progress=False, on_step=tell)
+    recipe, start = replace(RECIPE, seed=seed, steps=steps or RECIPE.steps), time.perf_counter()
+    history = train_generator(mixture, task, tokenizer, recipe)
     load_trained(mixture, {key: value.half().float() for key, value in trained_tensors(mixture).items()})
     notes = {"task": TASK, "backbone": BACKBONE, "seed": seed, "device": device_name(), "recipe": recipe.to_dict()}
     last = [row["task"] for row in history.rows if "task" in row][-5:]
@@ -126,10 +118,10 @@ def _write(path: Path, texts: Mapping[str, Any]) -> None:
 def card(folder: Path, task: GenerationTask) -> str:
     """The card's text, from the notes and the texts of the seeds that are there."""
     seeds = [seed for seed in SEEDS if (folder / "adamix" / f"seed{seed}" / CONFIG).is_file()]
-    configs = [read_config(place_of("adamix", seed, folder)) for seed in seeds]
+    configs = [read_config(place_of(seed, folder)) for seed in seeds]
     rows = []
     for each in STRATEGIES:
-        values = [percent(load_texts("adamix", seed, folder)[each], task) for seed in seeds]
+        values = [percent(load_texts(seed, folder)[each], task) for seed in seeds]
         rows.append(f"| {each} | {format_interval(values)} | {' '.join(f'{value:.1f}' for value in values)} |")
     return CARD.read_text(encoding="utf-8").format(
         **configs[0],

@@ -76,24 +76,6 @@ def test_missing_seeds_are_left_out_and_counted_and_none_at_all_is_an_error():
         measured("e", "points", only_first, seeds=(1,))
 
 
-def test_effects_are_measured_again_by_their_words_and_the_others_stay(tmp_path):
-    path, calls = tmp_path / "x.csv", []
-
-    def counted(name):
-        return lambda seed: calls.append(name) or torch.tensor([1.0 * seed, 0.0, 1.0])
-
-    made = {name: maker.Measure("points", counted(name), range(2), "x") for name in ("merged", "alone")}
-    maker.make_table(path, made, say=lambda line: None)
-    first = path.read_text(encoding="utf-8")
-    maker.make_table(
-        path, {**made, "new": made["alone"]._replace(function=counted("new"))}, "merged", lambda line: None
-    )
-    assert calls == ["merged"] * 2 + ["alone"] * 2 + ["merged"] * 2 + ["new"] * 2
-    rows = list(csv.DictReader(path.open(encoding="utf-8")))
-    assert [row["comparisons"] for row in rows] == ["3"] * 3 and rows[1]["by_seed"] in first
-    assert float(rows[1]["high"]) > float(next(csv.DictReader(first.splitlines()))["high"])
-
-
 def test_the_gap_of_the_merge_is_against_the_mean_of_its_experts():
     answers = tiny_answers.answers(50)
     alone = torch.stack([(answers.routes[:, n].argmax(-1) == answers.labels).float() for n in (0, 5, 10, 15)]).mean(0)
@@ -115,7 +97,9 @@ def test_committed_tables_hold_every_effect(lesson):
     assert rows[0].keys() == columns.keys() and [row["effect"] for row in rows] == list(maker.measures_of(lesson))
     sizes = Counter(row["family"] for row in rows)
     for row in rows:  # verdicts are of the numbers beside them
-        found = maker.read_effect(row)
+        values = tuple(map(float, row["by_seed"].split()))
+        numbers = float(row["rows_error"]), int(row["rows"]), float(row["seconds"])
+        found = maker.Effect(row["effect"], row["unit"], values, *numbers, row["family"])
         assert found.row(sizes[row["family"]]) == row and len(found.values) == int(row["seeds"])
 
 
@@ -126,8 +110,7 @@ def test_a_committed_figure_is_what_is_measured_again():
 
 
 def test_a_table_is_shown_whole_and_missing_ones_are_told(tmp_path):
-    made = {"a & b": maker.Measure("points", lambda seed: torch.rand(9), range(3))}
-    maker.make_table(tmp_path / "01.csv", made, say=lambda line: None)
+    maker.write_effects(tmp_path / "01.csv", [measured("a & b", "points", lambda seed: torch.rand(9))])
     table = effects_table("01", "", tmp_path)
     assert "a & b: " in repr(table) and "<td>a &amp; b</td>" in table._repr_html_()
     with pytest.raises(ValueError, match="No effect of lesson 01 is about 'zebra'"):

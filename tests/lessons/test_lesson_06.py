@@ -84,20 +84,20 @@ def test_losses_and_noticing_against_plain_recomputation():
     picked = answers.labels[:, None]
     exact = -p.mean(1).gather(1, picked).log().squeeze(1)
     scale = float(exact.max())
-    close.assert_close(measured.loss_under(answers, "all"), exact, scale=scale)
+    close.assert_close(measured.answered(answers, "all", "nats"), exact, scale=scale)
     logits = -p.log().mean(1).log_softmax(-1).gather(1, picked).squeeze(1)
-    close.assert_close(measured.loss_under(answers, "logits"), logits, scale=scale)
+    close.assert_close(measured.answered(answers, "logits", "nats"), logits, scale=scale)
     close.assert_close(measured.above_ensemble(answers), answers.merged_loss - logits, scale=scale)
     four = -p[:, answers.fixed].mean(1).gather(1, picked).log().squeeze(1)
-    close.assert_close(measured.loss_under(answers, "experts"), four, scale=scale)
-    close.assert_close(measured.loss_under(answers, "route"), answers.loss.mean(1))
+    close.assert_close(measured.answered(answers, "experts", "nats"), four, scale=scale)
+    close.assert_close(measured.answered(answers, "route", "nats"), answers.loss.mean(1))
     wrong = p.mean(1).argmax(-1) != answers.labels
     entropy = -(p.mean(1) * p.mean(1).log()).sum(-1)
     noticed = measured.noticing(answers, "routes", "entropy")
     assert float(noticed.mean()) == pytest.approx(auroc(entropy[~wrong], entropy[wrong]))
     assert measured.bayes_minus_uniform(answers).shape == (200,)
     with pytest.raises(ValueError, match="what 'alll' is not known"):
-        measured.loss_under(answers, "alll")
+        measured.answered(answers, "alll", "nats")
 
 
 def test_overconfidence_has_a_sign():

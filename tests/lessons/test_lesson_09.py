@@ -148,8 +148,6 @@ def test_what_does_not_fit_the_search_is_told():
 def test_missing_writers_name_the_command(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"data/generators/make\.py"):
         shipped.load_writer(folder=tmp_path)
-    with pytest.raises(ValueError, match="adamx"):
-        shipped.place_of("adamx")
 
 
 def test_writers_are_made_once_and_described(tmp_path, monkeypatch):

@@ -1,7 +1,6 @@
 """Effect tables: what a lesson shows is measured before the lesson is written.
 
-    python data/results/effects/make.py                          # all lessons
-    python data/results/effects/make.py 03 --about "merged"      # these effects, and those that the table lacks
+    python data/results/effects/make.py                                     # all lessons
     python data/results/effects/make.py 02 --seeds 1 --out runs/effects
 
 What is measured stands in `measures.yaml`; here are the scores. A measure gives one number a row of the evaluation set,
@@ -12,7 +11,6 @@ names. `adamix_lab.analysis.statistics` says what is shown, alike, or not shown.
 
 from __future__ import annotations
 
-import csv
 import inspect
 import json
 import math
@@ -22,7 +20,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -150,37 +148,12 @@ def variance_over_rows(found: Sequence[Tensor]) -> float:
     return statistics.fmean(float(rows.var()) / len(rows) for rows in found)
 
 
-def make_table(
-    path: Path, measures: Mapping[str, Measure], about: str = "", say: Callable[[str], None] = print
-) -> Path:
-    """Measures effects about some words and those that the table lacks, keeps the others, and judges all anew."""
-    kept, effects = read_effects(path) if about else {}, []
-    for effect, measure in measures.items():
-        there = kept.get(effect) if about not in effect else None
-        effects.append(replace(there, family=measure.family) if there else measure_effect(effect, measure))
-        say(f"{'kept' if there else 'measured'}: {effect}")
-    return write_effects(path, effects)
-
-
 def write_effects(path: Path, effects: Sequence[Effect]) -> Path:
     """The table as CSV, each effect judged among those of its family."""
     sizes = Counter(effect.family for effect in effects)
     table = pd.DataFrame([effect.row(sizes[effect.family]) for effect in effects])
     write_text(path, table.to_csv(index=False, lineterminator="\n"))
     return path
-
-
-def read_effects(path: Path) -> dict[str, Effect]:
-    """What `write_effects` wrote, by effect; nothing where there is no table yet."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return {row["effect"]: read_effect(row) for row in csv.DictReader(lines)}
-
-
-def read_effect(row: Mapping[str, str]) -> Effect:
-    """A line of a table."""
-    values = tuple(map(float, row["by_seed"].split()))
-    rows, seconds = int(row["rows"]), float(row["seconds"])
-    return Effect(row["effect"], row["unit"], values, float(row["rows_error"]), rows, seconds, row["family"])
 
 
 # -- what is measured -------------------------------------------------------------------------------------
@@ -257,39 +230,42 @@ def chosen(values: Tensor, highest: bool) -> Tensor:
 # -- lessons 00 to 03: on what every route answers, accuracy ("points") or loss ("nats") ------------------
 
 
-def experts_alone(answers: Answers, unit: str = "points") -> Tensor:
-    """Mean over the experts, each alone, `[rows]`."""
-    return _of_routes(answers, unit)[:, answers.fixed].mean(1)
+SAYS: dict[str, Callable[[Answers], Tensor]] = {  # log-probabilities `[rows, C]`
+    "merged": lambda answers: answers.merged,
+    "all": lambda answers: marginal(answers.routes),
+    "logits": lambda answers: marginal(answers.routes, "logits"),
+    "experts": lambda answers: marginal(answers.routes[:, answers.fixed]),
+}
 
 
-def random_route(answers: Answers, unit: str = "points") -> Tensor:
-    """Mean over all routes, `[rows]`."""
-    return _of_routes(answers, unit).mean(1)
+def answered(answers: Answers, what: str = "merged", unit: str = "points", scaled: bool = False) -> Tensor:
+    """Whether the answer is right, as 0 and 1 ("points"), or its loss ("nats"): `[rows]`.
+
+    what: the merge, an average over all routes or the experts (`SAYS`), or the mean of such scores over all routes,
+    each alone ("route"), or the experts ("alone"). scaled: at the temperature that fits the other half of the rows.
+    """
+    if what in ("route", "alone"):
+        scores = answers.right if unit == "points" else answers.loss
+        return (scores if what == "route" else scores[:, answers.fixed]).mean(1)
+    log_p = said(answers, what, scaled)
+    return (log_p.argmax(-1) == answers.labels).float() if unit == "points" else loss_of(log_p, answers.labels)
 
 
-def _of_routes(answers: Answers, unit: str) -> Tensor:
-    return answers.right if unit == "points" else answers.loss
+def said(answers: Answers, what: str, scaled: bool = False) -> Tensor:
+    """Log-probabilities `[rows, C]` of what `answered` takes."""
+    one_of("what", what, SAYS)
+    log_p = SAYS[what](answers)
+    return rescaled(log_p, answers.labels) if scaled else log_p
 
 
-def merged_right(answers: Answers) -> Tensor:
-    """Whether the merge answers rightly, `[rows]`, as 0 and 1."""
-    return answers.merged_right
-
-
-def merged_loss(answers: Answers) -> Tensor:
-    """Loss of the merge in nats, `[rows]`."""
-    return answers.merged_loss
+def loss_of(log_p: Tensor, labels: Tensor) -> Tensor:
+    """Negative log-likelihood in nats: `[rows, C]` to `[rows]`."""
+    return -log_p.gather(-1, labels[:, None]).squeeze(-1)
 
 
 def merged_minus_experts(answers: Answers, unit: str = "points") -> Tensor:
     """The merge against the mean of its experts, each alone: `[rows]`."""
-    merged = answers.merged_right if unit == "points" else answers.merged_loss
-    return merged - experts_alone(answers, unit)
-
-
-def merged_minus_ensemble(answers: Answers) -> Tensor:
-    """The merge against the average over all routes' probabilities, `[rows]`."""
-    return answers.merged_right - (marginal(answers.routes).argmax(-1) == answers.labels).float()
+    return answered(answers, "merged", unit) - answered(answers, "alone", unit)
 
 
 @lru_cache(maxsize=1)
@@ -305,8 +281,9 @@ def best_from_worst_expert(answers: Answers, site: int) -> Tensor:
 
 def chosen_by_construction(answers: Answers, site: int, unit: str = "points") -> Tensor:
     """An expert of a block chosen for each construction minus one for all, `[rows]`."""
-    sign = 1 if unit == "points" else -1  # a lower loss is better
-    return sign * specialist_gain(by_expert(answers, sign * _of_routes(answers, unit))[:, site], _constructions())
+    scores = answers.right if unit == "points" else -answers.loss  # a lower loss is better
+    gain = specialist_gain(by_expert(answers, scores)[:, site], _constructions())
+    return gain if unit == "points" else -gain
 
 
 def flipping(answers: Answers) -> Tensor:
@@ -347,38 +324,6 @@ def _merged_right(fixed: FixedBatches, mixture: MixtureModel, tensors: dict[str,
 
 # -- 05 and 06: merged weights against averages of answers, Bayes' weights, calibration and doubt ----------
 
-SAYS: dict[str, Callable[[Answers], Tensor]] = {  # log-probabilities `[rows, C]`
-    "merged": lambda answers: answers.merged,
-    "all": lambda answers: marginal(answers.routes),
-    "logits": lambda answers: marginal(answers.routes, "logits"),
-    "experts": lambda answers: marginal(answers.routes[:, answers.fixed]),
-}
-
-
-def loss_of(log_p: Tensor, labels: Tensor) -> Tensor:
-    """Negative log-likelihood in nats: `[..., rows, C]` to `[..., rows]`."""
-    return -log_p.gather(-1, labels[:, None].expand(*log_p.shape[:-1], 1)).squeeze(-1)
-
-
-def said(answers: Answers, what: str, scaled: bool = False) -> Tensor:
-    """Log-probabilities `[rows, C]` of the merge, or of an average over all routes or the experts alone (`SAYS`).
-
-    scaled: at the temperature that fits the other half of the rows.
-    """
-    one_of("what", what, SAYS)
-    log_p = SAYS[what](answers)
-    return rescaled(log_p, answers.labels) if scaled else log_p
-
-
-def loss_under(answers: Answers, what: str, scaled: bool = False) -> Tensor:
-    """Loss of what is `said`, or the mean loss of a "route", `[rows]`, in nats."""
-    return answers.loss.mean(1) if what == "route" else loss_of(said(answers, what, scaled), answers.labels)
-
-
-def right_under(answers: Answers, what: str) -> Tensor:
-    """Whether what is `said` is right, `[rows]`, as 0 and 1."""
-    return (said(answers, what).argmax(-1) == answers.labels).float()
-
 
 def overconfidence_under(answers: Answers, what: str, scaled: bool) -> Tensor:
     """Confidence minus whether the answer is right, `[rows]`."""
@@ -393,7 +338,7 @@ def overconfidence(log_p: Tensor, labels: Tensor) -> Tensor:
 
 def above_ensemble(answers: Answers) -> Tensor:
     """Loss of the merge minus that of all routes' averaged logits (the paper's L_AM - L_Ens), `[rows]`, in nats."""
-    return loss_under(answers, "merged") - loss_under(answers, "logits")
+    return answered(answers, "merged", "nats") - answered(answers, "logits", "nats")
 
 
 def merge_minus_route(answers: Answers) -> Tensor:
@@ -462,12 +407,7 @@ def ahead_of(seed: int, data: str, against: str, unit: str) -> Tensor:
     """AdaMix minus another learner of "noisy" or "clean" sentences, or the linear probe: `[rows]`."""
     first = load_answers("adamix", seed, data=data)
     second = probe(data, seed) if against == "probe" else load_answers(against, seed, data=data)
-    return merged_score(first, unit) - merged_score(second, unit)
-
-
-def merged_score(answers: Answers, unit: str) -> Tensor:
-    """Whether the merge answers rightly, as 0 and 1 ("points"), or its loss ("nats"): `[rows]`."""
-    return answers.merged_right if unit == "points" else answers.merged_loss
+    return answered(first, unit=unit) - answered(second, unit=unit)
 
 
 @lru_cache(maxsize=20)
@@ -561,19 +501,17 @@ def lora_score(kind: str, seed: int, way: str, unit: str) -> Tensor:
 # -- all lessons ------------------------------------------------------------------------------------------
 
 
-def main(
-    lessons: Annotated[list[str] | None, typer.Argument()] = None, out: Path = HERE, seeds: int = 0, about: str = ""
-) -> None:
+def main(lessons: Annotated[list[str] | None, typer.Argument()] = None, out: Path = HERE, seeds: int = 0) -> None:
     """Effect tables of lessons 00, 01, ... (all of them where none is named).
 
-    --out: a folder, beside this file by default. --seeds: at most so many, all that are shipped by default. --about:
-    measure effects whose names hold these words, and those that the table lacks; the others stay, judged anew.
+    --out: a folder, beside this file by default. --seeds: at most so many, all that are shipped by default.
     """
     for lesson in lessons or LESSONS:
-        measures = {
-            name: each._replace(seeds=each.seeds[: seeds or None]) for name, each in measures_of(lesson).items()
-        }
-        print(make_table(out / f"{lesson}.csv", measures, about))
+        effects = []
+        for effect, measure in measures_of(lesson).items():
+            effects.append(measure_effect(effect, measure._replace(seeds=measure.seeds[: seeds or None])))
+            print(f"measured: {effect}", flush=True)
+        print(write_effects(out / f"{lesson}.csv", effects))
 
 
 if __name__ == "__main__":
