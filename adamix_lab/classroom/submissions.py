@@ -231,34 +231,30 @@ def _leftover(place: PurePosixPath) -> bool:
     return any(part.startswith((".", "__MACOSX")) or part == "Thumbs.db" for part in place.parts)
 
 
-def _of_platform(place: PurePosixPath) -> bool:
-    return bool(MOODLE.match(place.parts[0]) or CANVAS.match(place.name))
+def _of_platform(place: PurePosixPath) -> re.Match[str] | None:
+    """What Moodle's or Canvas's name of a file says; None where it is neither's."""
+    return MOODLE.match(place.parts[0]) or CANVAS.match(place.name)
 
 
 def _owner(place: PurePosixPath) -> str:
     """Whose a file is by its name: one of a platform, or the folder, or the file."""
-    if match := MOODLE.match(place.parts[0]) or CANVAS.match(place.name):
+    if match := _of_platform(place):
         return match["id"]
     return place.parts[0] if len(place.parts) > 1 else place.stem
 
 
 def _submission(file: File, due: datetime.datetime | None) -> Submission:
-    place, platform = file.place, "plain"
-    late = due is not None and file.when > due
-    person, name = _owner(place), _owner(place)
-    if match := MOODLE.match(place.parts[0]):
-        platform, name = "moodle", match["name"]
-    elif match := CANVAS.match(place.name):
-        platform, name, late = "canvas", match["name"], late or bool(match["late"])
-    attempt = ATTEMPT.search(place.stem) if platform == "canvas" else None
-    rank = (int(place.suffix == ".ipynb"), int(attempt[1]) if attempt else 0, file.when)
-    own = (match["file"] if match else "") or place.name
-    if attempt:
-        own = own.replace(attempt[0] + place.suffix, place.suffix)
+    place, match, person = file.place, _of_platform(file.place), _owner(file.place)
+    platform = "plain" if match is None else "canvas" if match.re is CANVAS else "moodle"
+    late = (due is not None and file.when > due) or bool(platform == "canvas" and match and match["late"])
+    own, attempt = (match["file"] if match else "") or place.name, 0
+    if platform == "canvas" and (found := ATTEMPT.search(place.stem)):
+        own, attempt = own.replace(found[0] + place.suffix, place.suffix), int(found[1])
     remarks = ("It came late.",) if late else ()
     if file.when == NEVER and due is not None:
         remarks = ("Its file has no date: whether it came late is not known.",)
-    number = person if platform != "plain" else ""
+    name, number = (match["name"], person) if match else (person, "")
+    rank = (int(place.suffix == ".ipynb"), attempt, file.when)
     made = Submission(person, name, platform, number, str(place), ((own, file),), late, rank, remarks)
     safe = re.sub(r"[^A-Za-z0-9_-]+", "-", person).strip("-")
     # two names that differ in what was replaced stay apart

@@ -75,7 +75,7 @@ def attach_method(method: str, model: nn.Module, settings: Settings) -> MixtureM
         return attach(model, Bottleneck(settings.size), experts, "up", seed=seed)
     lora = LoRA(settings.rank, settings.alpha, settings.dropout)
     if method == "lora":
-        return attach(model, lora, seed=seed)
+        return attach(model, lora, 1, seed=seed)
     return attach(model, replace(lora, init="reference"), experts, "B", seed=seed)
 
 
