@@ -182,7 +182,6 @@ def test_people_of_two_platforms_are_graded_in_one_command(course, released, tmp
     assert float(found["twice"]["points"]) == FULL and "left aside" in found["twice"]["remarks"]
     assert "Participant 101,Ada Full,10,10" in (course / "marks" / f"{NAME}-moodle.csv").read_text("utf-8")
     assert (course / "marks" / f"{NAME}-canvas.csv").read_text("utf-8").splitlines()[1].endswith(",10")
-    assert "Histogram of 8 people" in (course / "marks" / f"{NAME}.txt").read_text("utf-8")
 
     assert grade(course, tmp_path).output.count("(unchanged)") == 8
     people["Bo Mutant"] = (submission(released, right), FULL, "")

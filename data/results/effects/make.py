@@ -238,23 +238,23 @@ SAYS: dict[str, Callable[[Answers], Tensor]] = {  # log-probabilities `[rows, C]
 }
 
 
-def answered(answers: Answers, what: str = "merged", unit: str = "points", scaled: bool = False) -> Tensor:
+def answered(answers: Answers, whose: str = "merged", unit: str = "points", scaled: bool = False) -> Tensor:
     """Whether the answer is right, as 0 and 1 ("points"), or its loss ("nats"): `[rows]`.
 
-    what: the merge, an average over all routes or the experts (`SAYS`), or the mean of such scores over all routes,
+    whose: the merge's, an average over all routes or the experts (`SAYS`), or the mean of such scores over all routes,
     each alone ("route"), or the experts ("alone"). scaled: at the temperature that fits the other half of the rows.
     """
-    if what in ("route", "alone"):
+    if whose in ("route", "alone"):
         scores = answers.right if unit == "points" else answers.loss
-        return (scores if what == "route" else scores[:, answers.fixed]).mean(1)
-    log_p = said(answers, what, scaled)
+        return (scores if whose == "route" else scores[:, answers.fixed]).mean(1)
+    log_p = said(answers, whose, scaled)
     return (log_p.argmax(-1) == answers.labels).float() if unit == "points" else loss_of(log_p, answers.labels)
 
 
-def said(answers: Answers, what: str, scaled: bool = False) -> Tensor:
+def said(answers: Answers, whose: str, scaled: bool = False) -> Tensor:
     """Log-probabilities `[rows, C]` of what `answered` takes."""
-    one_of("what", what, SAYS)
-    log_p = SAYS[what](answers)
+    one_of("whose", whose, SAYS)
+    log_p = SAYS[whose](answers)
     return rescaled(log_p, answers.labels) if scaled else log_p
 
 
@@ -325,9 +325,9 @@ def _merged_right(fixed: FixedBatches, mixture: MixtureModel, tensors: dict[str,
 # -- 05 and 06: merged weights against averages of answers, Bayes' weights, calibration and doubt ----------
 
 
-def overconfidence_under(answers: Answers, what: str, scaled: bool) -> Tensor:
+def overconfidence_under(answers: Answers, whose: str, scaled: bool) -> Tensor:
     """Confidence minus whether the answer is right, `[rows]`."""
-    return overconfidence(said(answers, what, scaled), answers.labels)
+    return overconfidence(said(answers, whose, scaled), answers.labels)
 
 
 def overconfidence(log_p: Tensor, labels: Tensor) -> Tensor:
