@@ -132,7 +132,7 @@ def compare_generators(
 
 
 def run_variant(method: str, task: GenerationTask, backbone: str, settings: Settings, folder: Path) -> Record:
-    """One variant: `rows` (a strategy each, with scores by group, and texts), parameters trained, seconds, warnings."""
+    """One variant: `rows` (a strategy each, with scores and texts), parameters trained, seconds, warnings."""
     from accelerate import PartialState
 
     model, tokenizer = load_backbone(backbone, kind="generation")
@@ -164,29 +164,15 @@ def _row(method: str, strategy: str, model: Any, tokenizer: Any, task: Generatio
         "title": METHODS[method] + shown,
         "strategy": strategy,
         "scores": score(texts, task.references),
-        "groups": scores_by_group(texts, task),
         "seconds": time.perf_counter() - began,
         "texts": texts,
     }
 
 
-def scores_by_group(texts: Sequence[str], task: GenerationTask) -> dict[str, Any]:
-    """Scores of each group of sources (WebNLG's seen and unseen categories); empty where there is one only."""
-    groups = sorted({row["group"] for row in task.evaluation})
-    found = {}
-    for group in groups if len(groups) > 1 else ():
-        here = [n for n, row in enumerate(task.evaluation) if row["group"] == group]
-        found[group] = score([texts[n] for n in here], [task.references[n] for n in here])
-    return found
-
-
 def report(records: Sequence[Record], task: GenerationTask) -> str:
-    """The table of all rows, then of each group, then examples spread over the evaluation sources."""
+    """The table of all rows, then examples spread over the evaluation sources."""
     rows = [row for record in records for row in record["rows"]]
     parts = [table([(row["title"], row["scores"]) for row in rows])]
-    for group in rows[0]["groups"] if rows else ():
-        parts.append(f"{group} ({sum(row['group'] == group for row in task.evaluation)} sources)")
-        parts.append(table([(row["title"], row["groups"][group]) for row in rows]))
     parts += sorted({line for record in records for line in record["cut"]})
     width = max((len(row["title"]) for row in rows), default=0)
     for n in spread(len(task.evaluation), EXAMPLES):

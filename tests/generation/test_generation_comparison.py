@@ -54,7 +54,6 @@ def test_every_variant_is_trained_decoded_and_scored(done):
     ]  # fmt: skip
     for row in rows:
         assert row["title"] in said and len(row["texts"]) == 4 and row["scores"]["TER"] >= 0
-        assert set(row["groups"]) == {"seen", "unseen"}
     trained = {record["variant"]: record["trained_parameters"] for record in records}
     width, layers, rank = 32, 2, 2
     assert trained["frozen"] == 0 and trained["lora"] == layers * 2 * 2 * rank * width  # q and v, A and B
