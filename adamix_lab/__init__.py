@@ -6,10 +6,9 @@ stays light. The code begins in `adamix_lab.core`, whose text says in which orde
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from adamix_lab.core import __version__, lazy_function
+from adamix_lab.core import __version__, lazy_function, lazy_names
 from adamix_lab.models import METHODS
 
 # fmt: off
@@ -81,14 +80,7 @@ _FILES = {
     "training.train": "train",
     "training.shipped": "load_twin",
 }
-_FILE_OF = {name: file for file, names in _FILES.items() for name in names.split()}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _FILE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(sorted(_FILE_OF))}")
-    return getattr(import_module(f"{__name__}.{_FILE_OF[name]}"), name)
-
+_, __getattr__ = lazy_names(__name__, _FILES)
 
 # A mixture's methods in the ecosystem's words. They lie above the core, and are imported when they are called.
 METHODS |= {

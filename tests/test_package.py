@@ -36,6 +36,14 @@ def test_every_public_name_is_there():
         adamix_lab.atach  # noqa: B018
 
 
+@pytest.mark.parametrize("name", [m for m in modules() if "." not in m and m not in ("cli", "lessons")])
+def test_every_name_that_a_package_exports_is_there(name):
+    package = importlib.import_module(f"adamix_lab.{name}")
+    assert package.__all__ and all(not inspect.ismodule(getattr(package, n)) for n in package.__all__)
+    with pytest.raises(AttributeError, match=rf"'adamix_lab\.{name}' has no attribute 'atach'"):
+        package.atach  # noqa: B018
+
+
 def test_importing_the_package_and_its_core_brings_in_nothing_heavy():
     names = [
         "adamix_lab",
@@ -73,7 +81,6 @@ def given(folder) -> dict[str, object]:
 
 
 def test_every_public_name_has_an_example_that_runs():
-
     without = [name for name in adamix_lab.__all__ if ">>>" not in (inspect.getdoc(getattr(adamix_lab, name)) or "")]
     assert without == ["import_authors", "import_peft", "push_to_hub"]  # these need files or a server of others
 

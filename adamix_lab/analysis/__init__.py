@@ -1,1 +1,15 @@
 """Looking at trained mixtures: routes as random variables, uncertainty, theory, landscapes."""
+
+from adamix_lab.core import lazy_names
+
+__all__, __getattr__ = lazy_names(
+    __name__,
+    {
+        "points": "line plane simplex square",
+        "landscape": "Landscape evaluate_points read_landscape",
+        "posterior": "convergence every_route marginal uncertainty",
+        "calibration": "brier ece fit_temperature reliability",
+        "statistics": "Estimate holm paired_interval wilson",
+        "plots": "new_figure save_figure",
+    },
+)

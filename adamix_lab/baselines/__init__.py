@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
+from adamix_lab.core import lazy_names
 from adamix_lab.core.errors import Consistency, one_of
 
 ONE_VIEW = Consistency(0.0, views="shared_prefix")
@@ -81,3 +82,7 @@ def get_baseline(name: str) -> Baseline:
     """The baseline of a name. Raises ValueError for an unknown one, with near misses."""
     one_of("Baseline", name, BASELINES)
     return BASELINES[name]
+
+
+_names, __getattr__ = lazy_names(__name__, {"making": "baseline", "probe": "linear_probe"})
+__all__ = ["BASELINES", "get_baseline", *_names]

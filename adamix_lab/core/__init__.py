@@ -16,7 +16,7 @@
 9. `saving`, over `files`: weights and configuration in a folder. `errors` serves all.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -31,3 +31,31 @@ def lazy_function(module: str, name: str) -> Callable[..., Any]:
 
     call.__doc__ = f"`{module}.{name}`."
     return call
+
+
+def lazy_names(package: str, files: Mapping[str, str]) -> tuple[list[str], Callable[[str], Any]]:
+    """A package's `__all__` and `__getattr__`: its public names, each imported from its file when it is first used.
+
+    files: names by file, e.g. `{"routing": "Router RouteSpace"}`.
+    """
+    file_of = {name: file for file, names in files.items() for name in names.split()}
+
+    def find(name: str) -> Any:
+        if name not in file_of:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}; it has {', '.join(sorted(file_of))}")
+        return getattr(import_module(f"{package}.{file_of[name]}"), name)
+
+    return list(file_of), find
+
+
+__all__, __getattr__ = lazy_names(
+    __name__,
+    {
+        "adaptations": "Adaptation Weight Bottleneck LoRA IA3 Bias",
+        "routing": "RouteSpace Router",
+        "mixture": "MixtureLayer effective evaluating",
+        "objective": "Consistency Objective",
+        "merging": "merge fold merge_products merge_gap",
+        "errors": "LabError",
+    },
+)

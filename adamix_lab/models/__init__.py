@@ -9,4 +9,8 @@
 
 from typing import Any
 
+from adamix_lab.core import lazy_names
+
 METHODS: dict[str, Any] = {}  # of `MixtureModel`, which packages above bring along (`adamix_lab` fills it)
+
+__all__, __getattr__ = lazy_names(__name__, {"model": "MixtureModel attach detach", "saving": "save load"})
