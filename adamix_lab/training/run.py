@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,6 +31,10 @@ from adamix_lab.core.views import logits_of
 from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.tasks.batches import ZEROS, Example, Padding, sequential, to_device
 from adamix_lab.training.recipe import Recipe, flatten
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
 
 LOG = "log.jsonl"
 FORMAT = 4
@@ -73,9 +77,18 @@ class History:
         """The rows of looks at the dev slice."""
         return [row for row in self.rows if "dev" in row]
 
-    # What it looks like is loaded when somebody looks.
-    to_frame = lazy_function("adamix_lab.training.display", "history_frame")
-    plot = lazy_function("adamix_lab.training.display", "plot_history")
+    def to_frame(self) -> DataFrame:
+        """The log as a pandas frame, by step; the looks at the dev slice are columns `dev ...`."""
+        from adamix_lab.training.display import history_frame
+
+        return history_frame(self)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draws task loss and consistency over the steps, and the dev slice's loss where there is one."""
+        from adamix_lab.training.display import plot_history
+
+        return plot_history(self, ax)
+
     __repr__ = lazy_function("adamix_lab.training.display", "history_text")
     _repr_html_ = lazy_function("adamix_lab.training.display", "history_html")
 
