@@ -108,8 +108,8 @@ def _shape(
     corners = [(left, height - first), (right, height - last), (right, height + last), (left, height + first)]
     edge, width, weight = (LIT, 3, "bold") if lit else (DARK, 1, "normal")
     ax.add_patch(Polygon(corners, facecolor=colour, edgecolor=edge, linewidth=width, zorder=3))
-    look = {"fontsize": 12, "fontweight": weight, "rotation": 90 if turned else 0}
-    ax.text((left + right) / 2, height, label, ha="center", va="center", zorder=5, **look)
+    written = ax.text((left + right) / 2, height, label, ha="center", va="center", zorder=5, fontsize=12)
+    written.set(fontweight=weight, rotation=90 if turned else 0)
 
 
 def _arrow(ax: Axes, start: Point, end: Point) -> None:

@@ -275,7 +275,8 @@ class Hidden(Told):
     def _repr_mimebundle_(self, **more: Any) -> Any:
         result, asked = self._show(), html.escape(self._prediction.question)
         still = f"<details><summary>{asked} What was measured (predict first)</summary>{html_of(result)}</details>"
-        data, metadata = {**super()._repr_mimebundle_(**more), "text/html": still}, {}
+        data: dict[str, Any] = {**super()._repr_mimebundle_(**more), "text/html": still}
+        metadata: dict[str, Any] = {}
         for picture in pictures_of(result)[:1]:  # for printed pages; where HTML is shown, it is folded away
             drawn, metadata = picture._repr_mimebundle_()
             data["image/png"] = drawn["image/png"]

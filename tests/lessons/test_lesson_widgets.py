@@ -234,7 +234,7 @@ def test_sharing_down_is_exact_in_one_layer_and_sharing_up_is_not():
     assert widget.last_error is None and "the down projection shared" in widget.text
 
     def gap():
-        curves = widget.result.curves
+        curves = widget.result["curves"]
         return float((curves.merged - curves.ensemble).abs().max())
 
     assert gap() < 1e-5

@@ -164,9 +164,9 @@ def _ordered(expert: Expert, order: Tensor) -> Expert:
 
 
 def _same_function(came: Expert, expert: Expert, generator: torch.Generator) -> None:
-    shapes, found = ({name: [*w.shape] for name, w in e.items()} if isinstance(e, dict) else e for e in (expert, came))
-    if found != shapes:
-        wrong("The aligned expert, its weights and their shapes", shapes, found)
+    shapes, given = ({name: [*w.shape] for name, w in e.items()} if isinstance(e, dict) else e for e in (expert, came))
+    if given != shapes:
+        wrong("The aligned expert, its weights and their shapes", shapes, given)
     x = torch.randn(5, expert["down"].shape[1], generator=generator)
     found, before = (Bottleneck(len(w["down"])).apply(lambda y: y, x, w, False) for w in (came, expert))
     if not alike(found, before):

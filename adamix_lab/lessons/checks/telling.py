@@ -101,7 +101,8 @@ def judge(
     cause = _causes()[check][name].format(**words) if name else ""
     if isinstance(right, Tensor) and not cause and came.shape != right.shape:
         wrong(what, f"a tensor {list(right.shape)}", list(came.shape), "Which axis is averaged, which is kept?")
-    wrong(what, *((rule, "another") if isinstance(right, Tensor) else (right, came)), cause)
+    expected, found = (rule, "another") if isinstance(right, Tensor) else (right, came)
+    wrong(what, expected, found, cause)
 
 
 @lru_cache
