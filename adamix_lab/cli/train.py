@@ -58,7 +58,7 @@ def train(
         one_of("preset", preset, preset_names())
 
     def read(name: str) -> Task:
-        return load_task(name, text, label, rows=rows, folder=folder and folder / name, label_noise=label_noise)
+        return load_task(folder / name if folder else name, text, label, rows=rows, label_noise=label_noise)
 
     data = None if preset else read(task)
     from adamix_lab.core.adaptations import Bottleneck

@@ -182,8 +182,8 @@ def _source(run: Run) -> tuple[Any, ...]:
 @lru_cache(maxsize=2)
 def _loaded(*source: Any) -> Task:
     task, folder, rows, label_noise, seed, part, evaluation_rows, judged_on = source
-    place = Path(folder) / task if folder is not None and task in PAPER_TASKS else None
-    found = load_task(task, folder=place, part=part)
+    place = Path(folder) / task if folder is not None and task in PAPER_TASKS else task
+    found = load_task(place, part=part)
     if rows is not None and rows < len(found.train):  # a grid's rows are at most so many: its tasks differ in size
         found = replace(found, train=balanced(found.train, rows, seed, found.label, found.classes))
     if label_noise:

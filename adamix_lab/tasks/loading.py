@@ -39,7 +39,6 @@ def load_task(
     name: str | None = None,
     rows: int | None = None,
     seed: int = 0,
-    folder: str | Path | None = None,
     config: str | None = None,
     revision: str | None = None,
     part: str | None = None,
@@ -68,7 +67,6 @@ def load_task(
         name: of the task; None takes the source's.
         rows: so many training rows, the same share of every class; fewer are among more. None takes all.
         seed: of these rows, of the slice of a single table, and of the noise.
-        folder: where the rows of a task of the table lie; None takes them from the Hub.
         config: of a data set on the Hub that has several.
         revision: of a data set on the Hub: a branch, tag or commit.
         part: what the task is judged on; None takes the table's, else validation, else test. Two parts of
@@ -94,10 +92,8 @@ def load_task(
     """
     if kind is not None:
         one_of("kind", kind, KINDS)
-    if folder is not None and source not in PAPER_TASKS:
-        raise unknown("Task with a folder", source, PAPER_TASKS)
     labels = (label,) if isinstance(label, str) else tuple(label)
-    parts, spec, origin = _find(source, text is not None, labels, folder, (config, revision), part)
+    parts, spec, origin = _find(source, text is not None, labels, (config, revision), part)
     columns, read = text_columns(parts[0].rows[0], parts[0].place, text, spec), parts
     unused = [c for c in dict.fromkeys(c for row in parts[0].rows for c in row) if c not in (*columns, *labels)]
     once(columns, "text", "column")
@@ -192,7 +188,7 @@ def _doubts(task: Task) -> Iterator[str]:
 
 
 def _find(
-    source: Any, own_columns: bool, labels: Sequence[str], folder: Any, hub: tuple[Any, Any], part: str | None
+    source: Any, own_columns: bool, labels: Sequence[str], hub: tuple[Any, Any], part: str | None
 ) -> tuple[list[Part], TaskSpec | None, str]:
     """(the parts, what is known of the task, where it is from)."""
     asked = () if part is None else (part,)
@@ -202,12 +198,12 @@ def _find(
     elif str(source) in EMBEDDED:
         origin = str(source)
         parts, spec = read_files(embedded_folder(origin), asked), EMBEDDED[origin] if labels == ("label",) else None
-    elif folder is None and _on_hub(source):
+    elif _on_hub(source):
         origin = str(source)
         parts, spec = _from_hub(origin, table.get(origin), *hub, asked)
     else:
-        path = _locate(source if folder is None else folder)
-        spec, origin = table.get(path.name if folder is None else str(source)), str(path.resolve())
+        path = _locate(source)
+        spec, origin = table.get(path.name), str(path.resolve())
         parts = read_files(path, asked or (spec.splits if spec else ()))
     if part is not None and len(parts) == 1:
         raise LabError(f"part = {part!r} of one table: expected a folder, or a dict by split. Leave part out.")
@@ -247,7 +243,7 @@ def _locate(source: str | Path) -> Path:
     if path.exists():
         return path
     if len(path.parts) == 1 and not path.suffix:
-        error = unknown("Task", source, [*EMBEDDED, *PAPER_TASKS])
+        error = unknown("Task", str(source), [*EMBEDDED, *PAPER_TASKS])
         raise LabError(f"{error} Or give the path of a folder or file with JSON lines or CSV, or owner/name.")
     raise FileNotFoundError(
         f"{path} is not there: expected a folder with train.* and validation.*, or a file ({', '.join(SUFFIXES)})."
