@@ -120,17 +120,12 @@ def alone(argument: str) -> Callable[[F], F]:
     return decorate
 
 
-def read_text(path: Path, expected: str) -> str:
-    """A text file, UTF-8. Raises ValueError where it is none; expected: what should be there, and the remedy."""
+def read_json(path: Path, expected: str) -> Any:
+    """What a JSON file, UTF-8, holds. Raises ValueError where it is none; expected: what should be, and the remedy."""
     try:
-        return path.read_text(encoding="utf-8")
+        return parse_json(path.read_text(encoding="utf-8"), str(path), expected)
     except UnicodeDecodeError as error:
         raise LabError(f"{path} is no UTF-8 text ({error}): expected {expected}") from error
-
-
-def read_json(path: Path, expected: str) -> Any:
-    """What a JSON file holds. Raises ValueError as `read_text` and `parse_json` do."""
-    return parse_json(read_text(path, expected), str(path), expected)
 
 
 def parse_json(text: str, place: str, expected: str) -> Any:

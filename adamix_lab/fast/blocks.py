@@ -47,11 +47,6 @@ class BlockPlan:
     first: int
     tail_only: bool
 
-    @property
-    def cut(self) -> nn.Module | None:
-        """The module of the last block whose inputs may be cut, if the family has one."""
-        return self.blocks[-1].get_submodule(self.family.cut) if self.family.cut else None
-
 
 def plan_blocks(mixture: MixtureModel) -> BlockPlan | None:
     """What the table proposes for a model, for a check to permit; None: plain passes serve."""

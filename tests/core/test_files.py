@@ -18,9 +18,9 @@ from adamix_lab.core.files import (
     digest_of,
     locked,
     parse_json,
+    read_json,
     read_record,
     read_tensors,
-    read_text,
     safe_join,
     told,
     write_atomically,
@@ -75,7 +75,7 @@ def test_json_that_is_nested_without_end_and_bytes_that_are_no_text_are_refused(
         parse_json("[" * 10_000, "here", "a table")
     (tmp_path / "x").write_bytes(b"\xff")
     with pytest.raises(ValueError, match=r"x is no UTF-8 text .*expected a table"):
-        read_text(tmp_path / "x", "a table")
+        read_json(tmp_path / "x", "a table")
 
 
 def test_a_record_comes_back_and_a_changed_one_is_refused(tmp_path):
