@@ -25,8 +25,6 @@ from adamix_lab.core.errors import (
     whole,
 )
 from adamix_lab.core.files import read_config, require_file
-from adamix_lab.tasks.rows import open_parquet
-from adamix_lab.tasks.tasks import data_root
 
 Check = Callable[[str, Any], object]  # (name, value): raises LabError
 
@@ -70,6 +68,8 @@ def is_saved(_: str, value: Path) -> None:
 
 def is_landscape(name: str, value: str) -> None:
     """Refuses what is neither the name of shipped experts nor a folder that `save` wrote."""
+    from adamix_lab.tasks.tasks import data_root
+
     shipped = [place.parent.name for place in (data_root() / "experts").glob("*/seed0")]
     if value not in shipped:
         if not Path(value).is_dir():
@@ -79,6 +79,8 @@ def is_landscape(name: str, value: str) -> None:
 
 def is_results(_: str, value: Path) -> None:
     """Refuses a folder that `ablate` did not write, and a table that is cut."""
+    from adamix_lab.tasks.rows import open_parquet
+
     table = require_file(value / "results.parquet", "a table that `adamix-lab ablate GRID --out FOLDER` wrote.")
     open_parquet(table, "delete it and run the grid again, which gathers it anew.")
 
