@@ -135,7 +135,7 @@ def measure_dial(seeds: Sequence[int] = SENTENCE_SEEDS) -> DataFrame:
     """
     import pandas as pd
 
-    def line(weight: float, seed: int) -> dict[str, float]:
+    def line(weight: int, seed: int) -> dict[str, float]:
         answers, rdrop = (load_answers(name, seed, data="noisy") for name in (GRID[weight], "r-drop"))
         nats = {"kl": pairwise_kl(answers), "loss": answers.loss}
         shares = {"random": answers.right, "merged": answers.merged_right, "wrong": agreed_and_wrong(answers)}

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import QuadMesh
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 Point = tuple[float, float]
 LIT, DARK, FROZEN, TRAINED, TAKEN = STYLES["random"][0], "#333333", "#E3E3E3", "#D6E8F5", "#FBE3D3"
@@ -55,7 +56,7 @@ def _frozen_part(ax: Axes) -> None:
     for left, right, label in ((1.3, 3.5, "self-\nattention"), (5.9, 8.1, "feed-\nforward")):
         _shape(ax, (left, right), MIDDLE, (1.2, 1.2), f"{label}\n(frozen)", FROZEN)
     for left in (4.5, 16.3):
-        _shape(ax, (left, left + 0.8), MIDDLE, (1.0, 1.0), "norm", FROZEN, turned=True)
+        _shape(ax, (left, left + 0.8), MIDDLE, (1.0, 1.0), "norm", FROZEN).set_rotation(90)
     for start, end in ((3.5, 3.75), (4.25, 4.5), (5.3, 5.9), (16.05, 16.3), (17.1, 18.4)):
         _arrow(ax, (start, MIDDLE), (end, MIDDLE))
     ax.text(17.25, MIDDLE + 0.25, "to the next\nblock", fontsize=12)
@@ -91,16 +92,7 @@ def _way(ax: Axes, start: Point, end: Point, lit: bool) -> None:
     ax.plot(x, y, color=colour, linewidth=width, solid_capstyle="round", zorder=2 if lit else 1)  # lit: on top
 
 
-def _shape(
-    ax: Axes,
-    sides: Point,
-    height: float,
-    halves: Point,
-    label: str,
-    colour: str,
-    lit: bool = False,
-    turned: bool = False,
-) -> None:
+def _shape(ax: Axes, sides: Point, height: float, halves: Point, label: str, colour: str, lit: bool = False) -> Text:
     # a box, or with two different half heights a trapeze, with its name in it
     from matplotlib.patches import Polygon
 
@@ -108,8 +100,8 @@ def _shape(
     corners = [(left, height - first), (right, height - last), (right, height + last), (left, height + first)]
     edge, width, weight = (LIT, 3, "bold") if lit else (DARK, 1, "normal")
     ax.add_patch(Polygon(corners, facecolor=colour, edgecolor=edge, linewidth=width, zorder=3))
-    written = ax.text((left + right) / 2, height, label, ha="center", va="center", zorder=5, fontsize=12)
-    written.set(fontweight=weight, rotation=90 if turned else 0)
+    middle = (left + right) / 2
+    return ax.text(middle, height, label, ha="center", va="center", zorder=5, fontsize=12, fontweight=weight)
 
 
 def _arrow(ax: Axes, start: Point, end: Point) -> None:
