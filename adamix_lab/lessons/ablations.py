@@ -19,12 +19,12 @@ from adamix_lab.experiments.claims import FAILS, HOLDS, OPEN, verdicts_of
 from adamix_lab.experiments.contrasts import REFERENCE, Measure, Scores, Side, minus
 from adamix_lab.experiments.results import CURVES, PREDICTIONS, RESULTS, read_results, variants_of
 from adamix_lab.experiments.settings import BUDGETS, Budget
+from adamix_lab.lessons import shared
 from adamix_lab.lessons.answers import load_answers
-from adamix_lab.lessons.checks.exercises import check_detectable, check_paired_interval
-from adamix_lab.lessons.checks.telling import attempt
+from adamix_lab.lessons.controls import described
 from adamix_lab.lessons.drawing import draw_cells
 from adamix_lab.lessons.effects import MOST, Row, Table, draw_forest, effects_table, outcome, row_about
-from adamix_lab.lessons.widgets import Explorer, Prediction, Steps, View, brier
+from adamix_lab.lessons.widgets import Explorer, Steps, View
 from adamix_lab.lessons.world import world_explorer
 from adamix_lab.tasks.tasks import data_root
 from adamix_lab.training.shipped import SENTENCE_SEEDS
@@ -32,7 +32,7 @@ from adamix_lab.training.shipped import SENTENCE_SEEDS
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Prediction", "attempt", "brier", "check_detectable", "check_paired_interval"]
+__getattr__ = shared  # what all notebooks use
 
 # -- six comparisons to predict -----------------------------------------------------------------------------------
 
@@ -224,17 +224,14 @@ def opponents(root: Path = Path()) -> Explorer:
     """The dashboard: AdaMix minus each opponent, of stored results or of those below a folder of the learner's."""
     own, stored = own_folders(root), families()
     return Explorer(
-        "AdaMix minus its opponents",
-        "Name an opponent that is not beaten on noisy sentences, in accuracy and in loss. Then find a line of noisy "
-        "sentences whose verdict is another one once it is judged alone.",
-        [
+        **described("opponents"),
+        controls=[
             Steps("results", "results", (*stored, *own), stored[0]),
             Steps("unit", "measured in", tuple(SMALLEST), "points"),
             Steps("judged", "judged", JUDGED, JUDGED[0]),
         ],
-        partial(lines_of, own=own),
-        draw_lines,
-        shown={"unit": "nats"},
+        compute=partial(lines_of, own=own),
+        draw=draw_lines,
     )
 
 
@@ -264,13 +261,7 @@ def claims() -> Table:
 
 def dials() -> Explorer:
     """Rows, steps and rate in one dimension, where each movement trains."""
-    return world_explorer(
-        "The same dials in one dimension",
-        "Find the steps at which the merge is nearest to the truth, then halve the rate and find them again.",
-        controls=("noise", "steps", "rate"),
-        shown={"steps": 100},
-        classes="two classes",
-    )
+    return world_explorer(**described("dials"))
 
 
 # -- how far to trust -------------------------------------------------------------------------------------

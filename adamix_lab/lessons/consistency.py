@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -13,33 +11,26 @@ from torch import Tensor
 
 from adamix_lab.analysis.plots import STYLES, Picture, despine, fix_margins, new_figure, panels
 from adamix_lab.core.objective import reference_kl
+from adamix_lab.lessons import shared
 from adamix_lab.lessons.answers import GRID, Answers, load_answers
-from adamix_lab.lessons.checks.exercises import check_consistency
-from adamix_lab.lessons.checks.telling import attempt
-from adamix_lab.lessons.effects import forest, outcome
-from adamix_lab.lessons.program import check_program, equal_to_library, mine, progress
-from adamix_lab.lessons.widgets import Explorer, Number, Prediction, Steps, View, brier
-from adamix_lab.lessons.world import Curves, World, draw_world, train_world
+from adamix_lab.lessons.controls import described
+from adamix_lab.lessons.widgets import Explorer, Steps, View
+from adamix_lab.lessons.world import World, train_world, world_explorer
 from adamix_lab.training.shipped import SENTENCE_SEEDS
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Prediction", "attempt", "brier", "check_consistency", "check_program", "equal_to_library", "forest"]
-__all__ += ["mine", "outcome", "progress", "reference_kl"]
-
-
-def kl_of_pairs(log_p: Tensor) -> Tensor:
-    """Mean KL in nats from one route's answer to another's, over ordered pairs: `[rows, R, C]` to `[rows]`."""
-    log_p, number = log_p.double(), log_p.shape[1]
-    cross = torch.einsum("nrc,nsc->nrs", log_p.exp(), log_p)  # sum_c p_r log p_s
-    own = cross.diagonal(dim1=1, dim2=2)
-    return ((own.sum(1) * number - cross.sum((1, 2))) / (number * (number - 1))).float()
+__all__ = ["reference_kl"]
+__getattr__ = shared  # what all notebooks use
 
 
 def pairwise_kl(answers: Answers) -> Tensor:
-    """`kl_of_pairs` of all routes, `[rows]`."""
-    return kl_of_pairs(answers.routes)
+    """Mean KL in nats from one route's answer to another's, over ordered pairs: `[rows]`."""
+    log_p, number = answers.routes.double(), answers.routes.shape[1]
+    cross = torch.einsum("nrc,nsc->nrs", log_p.exp(), log_p)  # sum_c p_r log p_s
+    own = cross.diagonal(dim1=1, dim2=2)
+    return ((own.sum(1) * number - cross.sum((1, 2))) / (number * (number - 1))).float()
 
 
 def answer_differently(answers: Answers) -> Tensor:
@@ -57,54 +48,14 @@ def agreed_and_wrong(answers: Answers) -> Tensor:
 # -- in one dimension: a probability along a line, learned from labels of which a quarter are wrong ------------------
 
 
-FAN = World(classes=True, seed=1)
-WEIGHTS = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
-
-
-def kl_of_curves(curves: Curves) -> float:
-    """`kl_of_pairs` of the experts' probabilities, mean over the grid. Two classes only."""
-    p = curves.experts.T.double().clamp(1e-9, 1 - 1e-9)  # [G, R]
-    return float(kl_of_pairs(torch.stack([1 - p, p], -1).log()).mean())
-
-
-@cache
-def fan(consistency: float, near: float = 0.0, steps: int = 300) -> Curves:
-    """Trains the four experts of the fan."""
-    return train_world(replace(FAN, near=near, steps=steps, consistency=consistency))
-
-
-def draw_fan(curves: Curves) -> View:
-    """The curves; in words how far apart they are (nats), and how far where nothing asks them to agree."""
-    world, said = curves.world, curves.ensemble
-    kl, without = kl_of_curves(curves), kl_of_curves(fan(0.0, world.near, world.steps))
-    readout = (
-        f"Weight {world.consistency:g}: two routes are {kl:.4f} nats apart, {100 * kl / without:.0f} % of what they "
-        f"are at weight 0. Together they say {float(said.min()):.2f} to {float(said.max()):.2f}; an expert's loss is "
-        f"{curves.errors['experts']:.3f} nats, and always saying one half costs 0.693."
-    )
-    return View(readout, draw_world(curves, f"weight of consistency {world.consistency:g}").picture)
-
-
 def fan_explorer() -> Explorer:
     """The widget of one dimension: each movement trains anew."""
-    return Explorer(
-        "The fan: four experts, trained under a weight that you choose",
-        "Find the smallest weight at which the KL of two routes is at most half of what it is at weight 0. Then find a "
-        "weight at which the experts agree and say nothing.",
-        [
-            Steps("consistency", "weight of the consistency loss", WEIGHTS, WEIGHTS[-1]),
-            Number("near", "distance of the experts' starts", 0.0, 1.0, 0.1, 0.0),
-            Number("steps", "steps of training", 50, 300, 50, 300),
-        ],
-        fan,
-        draw_fan,
-        shown={"consistency": 1.0},
-    )
+    return world_explorer(**described("fan"))
 
 
 def draw_views() -> Picture:
     """Two routes of one step as two curves, with what lies between them; the other two experts faint."""
-    curves = fan(0.0)
+    curves = train_world(World(classes=True, seed=1))
     first = int((curves.experts[1:] - curves.experts[:-1]).abs().mean(1).argmax())  # of two neighbours, far apart
     one, two = curves.experts[first : first + 2]
     figure, ax = new_figure(7.6, 4.0)
@@ -190,12 +141,7 @@ def draw_dial(state: Dial) -> View:
         f"adapter with R-Drop {here['rdrop']:.1f} %. On {here['wrong']:.1f} % of the rows all routes agree and are "
         "wrong."
     )
-    told = "; ".join(
-        f"weight {each:g}: KL {row['kl']:.4f}, random route {row['random']:.1f} %, merge {row['merged']:.1f} %, loss "
-        f"{row['loss']:.3f}"
-        for each, row in shown.iterrows()
-    )
-    alt = f"Three panels against the weight of the consistency loss, {who}, weight {weight:g} marked. {told}."
+    alt = f"Three panels against the weight of the consistency loss, {who}, weight {weight:g} marked. {readout}"
     return View(readout, Picture(figure, alt))
 
 
@@ -203,14 +149,11 @@ def consistency_dial(seeds: Sequence[int] = SENTENCE_SEEDS) -> Explorer:
     """The widget of sentences."""
     measured, everyone = measure_dial(seeds), "all"
     return Explorer(
-        "The consistency dial: AdaMix on 400 sentences, a quarter of the labels wrong",
-        "Find the smallest weight at which two routes are at most half as far apart as at weight 0. What has a random "
-        "route gained by then, and what does it have left at weight 100?",
-        [
+        **described("consistency"),
+        controls=[
             Steps("weight", "weight of consistency", tuple(GRID), max(GRID)),
             Steps("seed", "seed", (everyone, *seeds), everyone),
         ],
-        lambda weight, seed: Dial(measured, weight, None if seed == everyone else seed),
-        draw_dial,
-        shown={"weight": 1},
+        compute=lambda weight, seed: Dial(measured, weight, None if seed == everyone else seed),
+        draw=draw_dial,
     )

@@ -10,7 +10,10 @@ import html
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
+
 from adamix_lab.core.errors import LabError
+from adamix_lab.tasks.tasks import data_root
 
 LOST = (
     "The kernel behind this was restarted or has ended, so it no longer answers. In the menu choose Run, then "
@@ -62,6 +65,12 @@ def require_ipywidgets() -> Any:
             "without widgets work all the same."
         ) from error
     return ipywidgets
+
+
+def described(name: str) -> dict[str, Any]:
+    """A lesson's widget as `data/lessons/widgets.yaml` describes it: its title, its goal, what its buttons set."""
+    text = (data_root() / "lessons" / "widgets.yaml").read_text(encoding="utf-8")
+    return yaml.safe_load(text)[name]  # type: ignore[no-any-return]
 
 
 # -- what a learner moves ----------------------------------------------------------------------------------------------

@@ -17,15 +17,14 @@ from adamix_lab.generation.scores import score
 from adamix_lab.generation.shipped import BEAMS, EXPLORED, TASK, load_explored, load_texts, load_writer, write_one
 from adamix_lab.generation.tasks import GenerationTask, coverage, load_generation_task, realised, slots_of
 from adamix_lab.generation.training import encode_pairs
-from adamix_lab.lessons.checks.exercises import check_coverage, check_prefix_labels
-from adamix_lab.lessons.checks.telling import attempt
+from adamix_lab.lessons import shared
+from adamix_lab.lessons.controls import described
 from adamix_lab.lessons.drawing import draw_cells, outline
-from adamix_lab.lessons.effects import forest, outcome
-from adamix_lab.lessons.widgets import Explorer, Number, Prediction, Steps, View, brier
+from adamix_lab.lessons.widgets import Explorer, Number, Steps, View
 from adamix_lab.tasks.tasks import data_root
 
-__all__ = ["Prediction", "attempt", "brier", "check_coverage", "check_prefix_labels", "encode_pairs", "forest"]
-__all__ += ["load_generation_task", "load_texts", "load_writer", "next_token_loss", "outcome", "score", "write_one"]
+__all__ = ["encode_pairs", "load_writer", "next_token_loss", "score", "write_one"]
+__getattr__ = shared  # what all notebooks use
 
 ANSWERS = ("a route held for the text", "a new route for every token", "neither")
 NAMES = {
@@ -34,7 +33,6 @@ NAMES = {
     "anew": "a new route\nevery token",
     "merged": "merged",
 }
-GOAL = 97  # % of the slots of ten inputs
 
 
 def inputs() -> list[str]:
@@ -125,17 +123,14 @@ def decoding_explorer() -> Explorer:
     """The widget of lesson 09, over texts that were written beforehand."""
     routes = tuple(load_explored())
     return Explorer(
-        "Decoding explorer",
-        f"Find a way of decoding that realises over {GOAL} % of the slots of the ten inputs. How many do? Which inputs "
-        "lose a slot on every route, and which on some?",
-        [
+        **described("decoding"),
+        controls=[
             Number("number", "input", 1, EXPLORED, 1, 1),
             Steps("route", "route", routes, "anew"),
             Steps("beams", "beams", BEAMS, 1),
         ],
-        written,
-        draw_written,
-        shown={"number": 6, "route": "fixed-1"},  # a slot that some routes lose
+        compute=written,
+        draw=draw_written,
     )
 
 

@@ -20,12 +20,10 @@ from adamix_lab.core.errors import one_of
 from adamix_lab.core.files import require_file
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.views import Batch
+from adamix_lab.lessons import shared
 from adamix_lab.lessons.answers import changed_twin, spread
-from adamix_lab.lessons.checks.exercises import check_barrier
-from adamix_lab.lessons.checks.telling import attempt
-from adamix_lab.lessons.effects import forest
-from adamix_lab.lessons.program import check_program, mine
-from adamix_lab.lessons.widgets import Explorer, Number, Prediction, Steps, View, brier
+from adamix_lab.lessons.controls import described
+from adamix_lab.lessons.widgets import Explorer, Number, Steps, View
 from adamix_lab.lessons.world import Curves, World, align, outputs, permute, train_world
 from adamix_lab.tasks.loading import load_task
 from adamix_lab.tasks.tasks import data_root
@@ -34,8 +32,8 @@ from adamix_lab.training.shipped import load_twin
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Prediction", "attempt", "brier", "check_barrier", "check_program", "forest", "landscape_of", "mine"]
-__all__ += ["plot_landscapes"]
+__all__ = ["landscape_of"]
+__getattr__ = shared  # what all notebooks use
 
 
 def above_chord(t: Tensor, losses: Tensor) -> Tensor:
@@ -58,7 +56,6 @@ ORDERS: dict[str, Callable[[Curves], Tensors]] = {
     "a permuted copy of expert 0": lambda curves: permuted_copies(curves.weights, 0, generator_for(curves.world.seed)),
 }
 PLACES = torch.linspace(0, 1, 41)
-GOAL = 0.1
 
 
 @dataclass(frozen=True)
@@ -144,26 +141,15 @@ def draw_segment(state: Segment) -> View:
 
 def segment_explorer() -> Explorer:
     """The widget of lesson 05."""
-    trained, permuted, aligned_, copied = ORDERS
     return Explorer(
-        "On the way between two experts",
-        f"Find a barrier above {GOAL:g} between two experts that both fit the rows. Then make it vanish, without "
-        "training anything again.",
-        [
+        **described("segment"),
+        controls=[
             Number("t", "t, on the way", 0.0, 1.0, 0.05, 0.0, live=True),
             Number("near", "distance of the starts", 0.0, 1.0, 0.25, 0.0),
-            Steps("order", "order of units", tuple(ORDERS), trained),
+            Steps("order", "order of units", tuple(ORDERS), "as trained"),
         ],
-        segment,
-        draw_segment,
-        shown={"t": 0.5, "near": 1.0},
-        buttons={
-            "near starts": {"near": 0.0, "order": trained},
-            "far starts": {"near": 1.0, "order": trained},
-            "permute": {"order": permuted},
-            "align": {"order": aligned_},
-            "permuted copy": {"order": copied},
-        },
+        compute=segment,
+        draw=draw_segment,
     )
 
 

@@ -24,12 +24,10 @@ from adamix_lab.core.mixture import evaluating
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import cut_last_block
+from adamix_lab.lessons import shared
 from adamix_lab.lessons.answers import Answers, answers_of, changed_twin, spread
-from adamix_lab.lessons.checks.exercises import check_align
-from adamix_lab.lessons.checks.telling import attempt
-from adamix_lab.lessons.effects import effects_table, forest, outcome
-from adamix_lab.lessons.program import check_program, equal_to_library, mine, progress
-from adamix_lab.lessons.widgets import Explorer, Number, Prediction, View, brier
+from adamix_lab.lessons.controls import described
+from adamix_lab.lessons.widgets import Explorer, Number, View
 from adamix_lab.lessons.world import World, draw_world, train_world, world_explorer
 from adamix_lab.lessons.your_own import load_loras
 from adamix_lab.models.model import MixtureModel
@@ -37,8 +35,8 @@ from adamix_lab.tasks.loading import load_task
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.shipped import load_twin, sentences
 
-__all__ = ["Prediction", "aligned", "attempt", "brier", "check_align", "check_program", "effects_table"]
-__all__ += ["equal_to_library", "forest", "generator_for", "mine", "outcome", "permuted_copies", "progress"]
+__all__ = ["aligned", "generator_for", "permuted_copies"]
+__getattr__ = shared  # what all notebooks use
 
 # -- in one dimension: which side is shared, and whether the merge lies on the mean of the routes --------------------
 
@@ -50,16 +48,7 @@ def draw_question() -> Picture:
 
 def sides_explorer() -> Explorer:
     """The widget of one dimension: each movement trains anew."""
-    sides = {"share up": "up", "share down": "down", "share nothing": "none"}
-    return world_explorer(
-        "Which side makes the average exact?",
-        "With the up-projection shared, bring the merge more than 2 away from the ensemble. Then share the "
-        "down-projection and try again: how far do you get with one layer, and with two?",
-        ("shared", "near", "layers"),
-        {label: {"shared": side, "near": 0.5} for label, side in sides.items()},
-        near=0.5,
-        shared="down",
-    )
+    return world_explorer(**described("sides"))
 
 
 # -- on MiniLM: the same question of one layer at a time -------------------------------------------------------------
@@ -91,20 +80,17 @@ def layer_gaps(rows: int = 16) -> dict[str, list[float]]:
 def draw_gaps(gaps: Mapping[str, Sequence[float]]) -> Picture:
     """A line a case, a mark a site: the distance of the merged output from the mean over routes, in % of the update."""
     figure, ax = new_figure(9.0, 3.6)
-    told = []
+    told = {
+        name: "exact" if max(values) < 1e-4 else f"up to {100 * max(values):.0f} %" for name, values in gaps.items()
+    }
     for n, (name, values) in enumerate(gaps.items()):
-        percent = [100 * value for value in values]
-        exact = max(percent) < 0.01
-        colour = STYLES["merged" if exact else "apart"][0]
-        ax.plot(percent, [n] * len(percent), linestyle="none", marker="o", markersize=9, color=colour)
-        said = "exact" if exact else f"up to {max(percent):.0f} %"
-        ax.annotate(said, (max(percent), n), xytext=(10, 0), textcoords="offset points", va="center", color=colour)
-        told.append(f"{name}: {said}")
-    ax.set_yticks(range(len(gaps)), list(gaps))
+        colour = STYLES["merged" if told[name] == "exact" else "apart"][0]
+        ax.plot([100 * value for value in values], [n] * len(values), "o", markersize=9, color=colour)
+    ax.set_yticks(range(len(gaps)), [f"{name}: {said}" for name, said in told.items()])
     ax.set(xlabel="distance from the mean of the routes (% of the update)", ylim=(len(gaps) - 0.5, -0.5))
-    ax.margins(x=0.15)
     despine(ax)
-    return Picture(figure, f"How far a merged layer is from the mean of its routes. {'; '.join(told)}.")
+    listed = "; ".join(f"{name}: {said}" for name, said in told.items())
+    return Picture(figure, f"How far a merged layer is from the mean of its routes. {listed}.")
 
 
 # -- on sentences, as scores: one number a row ------------------------------------------------------------------------
@@ -222,9 +208,8 @@ def draw_mixed(state: Mixed, highest: float | None = None) -> View:
     levels = torch.linspace(0, top, 15).tolist()
     drawn = ax.tricontourf(x, y, losses.clamp(max=top).numpy(), levels=levels, cmap="cividis", extend="max")
     bar = figure.colorbar(drawn, ax=ax, label="loss (nats)", format="%.2f")
-    (colour, marker), told = STYLES["ensemble"], f"ensemble {ground.ensemble:.3f} (on the scale)"
+    colour, marker = STYLES["ensemble"]
     bar.ax.plot([0.5], [ground.ensemble], marker=marker, color=colour, markersize=9)
-    ax.plot([], [], marker, color=colour, label=told)
     points = (
         ((1 / 3,) * 3, STYLES["merged"], f"merge {measured.at('mean'):.3f}"),
         (state.weights, ("#D55E00", "X"), f"your mixture {state.loss:.3f}"),
@@ -266,17 +251,15 @@ def ground_of(twin: str = "apart", seed: int = 0, data: str = "aspects") -> Grou
 
 def mixing_triangle(ground: Ground, highest: float | None = None) -> Explorer:
     """The widget of lesson 03; `highest` as in `draw_mixed`."""
-    centre = {"first": 1.0, "second": 1.0, "third": 1.0}
-    corners = {f"expert {n}": {name: float(name == chosen) for name in centre} for n, chosen in enumerate(centre)}
+    words = described("triangle")
+    words["title"] += f": {ground.name}"
+    corner = words["buttons"]["expert 0"]
     return Explorer(
-        f"Mixing triangle: {ground.name}",
-        "Find a mixture whose loss is above that of each expert alone. How far above can you get?",
-        [
-            Number(name, f"weight of expert {n}", 0.0, 1.0, 0.05, corners["expert 0"][name], live=True)
-            for n, name in enumerate(centre)
+        **words,
+        controls=[
+            Number(name, f"weight of expert {n}", 0.0, 1.0, 0.05, start, live=True)
+            for n, (name, start) in enumerate(corner.items())
         ],
-        partial(mixed, ground),
-        partial(draw_mixed, highest=highest),
-        shown=centre,
-        buttons={**corners, "centre": centre},
+        compute=partial(mixed, ground),
+        draw=partial(draw_mixed, highest=highest),
     )

@@ -5,9 +5,9 @@ The shipped mixtures have 16 routes, so the exact average is a mean over what al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from adamix_lab.analysis.calibration import Method, compare_uncertainty, fit_temperature, reliability, tempered
 from adamix_lab.analysis.plots import Picture, panels, plot_convergence, plot_reliability, style_of
 from adamix_lab.analysis.posterior import (
+    FixedBatches,
     Samples,
     convergence,
     dropout_samples,
@@ -26,20 +27,18 @@ from adamix_lab.analysis.posterior import (
     marginal,
     total_variation,
 )
+from adamix_lab.lessons import shared
 from adamix_lab.lessons.answers import Answers, load_answers
-from adamix_lab.lessons.checks.exercises import check_marginal
-from adamix_lab.lessons.checks.telling import attempt
+from adamix_lab.lessons.controls import described
 from adamix_lab.lessons.drawing import draw_probabilities
-from adamix_lab.lessons.effects import forest
-from adamix_lab.lessons.program import check_program, mine
-from adamix_lab.lessons.widgets import Explorer, Number, Prediction, Steps, View, Words, brier
+from adamix_lab.lessons.widgets import Explorer, Number, Steps, View, Words
 from adamix_lab.lessons.world import Curves, World, train_world
 from adamix_lab.tasks.tasks import Task
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Prediction", "attempt", "brier", "check_marginal", "check_program", "forest", "load_answers", "mine"]
+__getattr__ = shared  # what all notebooks use
 
 
 def samples_of(answers: Answers) -> tuple[Samples, Samples]:
@@ -178,19 +177,15 @@ def band(learner: str, consistency: float, noise: float) -> Curves:
 
 def band_explorer() -> Explorer:
     """One dimension: what the routes of AdaMix, and adapters trained apart, say where there are rows and beyond."""
-    first, second = LEARNERS
     return Explorer(
-        "A band of routes",
-        "Find settings at which all routes are sure, and agree, where nobody ever showed them a row.",
-        [
-            Steps("learner", "learner", tuple(LEARNERS), first),
+        **described("band"),
+        controls=[
+            Steps("learner", "learner", tuple(LEARNERS), "AdaMix"),
             Number("consistency", "weight of consistency", 0, 10, 1, 1),
             Number("noise", "share of wrong labels", 0.0, 0.4, 0.05, 0.25),
         ],
-        band,
-        draw_band,
-        shown={"noise": 0.0},
-        buttons={"no wrong labels": {"noise": 0.0}, "trained apart": {"learner": second}},
+        compute=band,
+        draw=draw_band,
     )
 
 
@@ -198,39 +193,6 @@ def band_explorer() -> Explorer:
 
 
 DRAWS = 16
-REVIEW = "the actors are charming, but i was bored long before the end."
-TEXTS = {
-    "an opinion": REVIEW,
-    "a plot": "a young doctor returns to his village and finds his brother's letters.",
-    "a recipe": "whisk two eggs with the flour and bake for forty minutes.",
-    "nonsense": "a bland, charmless semicolon of a tuesday.",
-}
-Ask = Callable[[str], dict[str, Tensor]]
-
-
-def asker(models: Mapping[str, tuple[Any, Any]], task: Task) -> Ask:
-    """From a sentence to what samples of several kinds say of it: probabilities of the last class, `[S]` each.
-
-    models: (mixture, tokenizer) of "adamix", and of "apart", whose experts were trained one by one.
-    """
-
-    @lru_cache(maxsize=256)
-    def ask(sentence: str) -> dict[str, Tensor]:
-        fixed = {
-            name: fix_batches(mixture, task, tokenizer, [{task.text[0]: sentence}], batch_size=1)
-            for name, (mixture, tokenizer) in models.items()
-        }
-        samples = {
-            "routes of AdaMix": every_route(fixed["adamix"]),
-            "apart: a deep ensemble": fixed_experts(fixed["apart"]),
-        }
-        said = {name: found.log_probabilities[0, :, -1].exp() for name, found in samples.items()}
-        mixture, tokenizer = models["adamix"]
-        copies = fix_batches(mixture, task, tokenizer, [{task.text[0]: sentence}] * DRAWS, batch_size=DRAWS)
-        dropped = dropout_samples(copies, 1).log_probabilities[:, 0, -1].exp()  # a mask for each copy, in one pass
-        return {**said, "dropout left on (the merge)": dropped}
-
-    return ask
 
 
 @dataclass(frozen=True)
@@ -240,6 +202,25 @@ class Spread:
     sentence: str
     name: str
     samples: dict[str, Tensor]
+
+
+def ask(models: Mapping[str, tuple[Any, Any]], task: Task, sentence: str) -> Spread:
+    """What samples of several kinds say of a sentence.
+
+    models: (mixture, tokenizer) of "adamix", and of "apart", whose experts were trained one by one.
+    """
+
+    def fixed(name: str, copies: int = 1) -> FixedBatches:
+        mixture, tokenizer = models[name]
+        return fix_batches(mixture, task, tokenizer, [{task.text[0]: sentence}] * copies, batch_size=copies)
+
+    dropped = dropout_samples(fixed("adamix", DRAWS), 1).log_probabilities  # a mask for each copy, in one pass
+    samples = {
+        "routes of AdaMix": every_route(fixed("adamix")).log_probabilities[0],
+        "apart: a deep ensemble": fixed_experts(fixed("apart")).log_probabilities[0],
+        "dropout left on (the merge)": dropped[:, 0],
+    }
+    return Spread(sentence, task.classes[-1], {kind: log_p[:, -1].exp() for kind, log_p in samples.items()})
 
 
 def draw_spread(state: Spread) -> View:
@@ -257,16 +238,9 @@ def draw_spread(state: Spread) -> View:
     return View(readout, Picture(draw_probabilities(state.samples, state.name, notes), alt))
 
 
-def spread_explorer(models: Mapping[str, tuple[Any, Any]], task: Task, sentence: str = REVIEW) -> Explorer:
-    """The widget of lesson 06."""
-    ask = asker(models, task)
-    return Explorer(
-        "What do they say of your text?",
-        "Type a text that makes no sense, and on which all 16 routes of AdaMix agree all the same: all above 80 %, or "
-        "all below 20 %.",
-        [Words("sentence", "text", sentence)],
-        lambda sentence: Spread(sentence, task.classes[-1], ask(sentence)),
-        draw_spread,
-        shown={"sentence": TEXTS["nonsense"]},
-        buttons={label: {"sentence": text} for label, text in TEXTS.items()},
-    )
+def spread_explorer(models: Mapping[str, tuple[Any, Any]], task: Task, sentence: str = "") -> Explorer:
+    """The widget of lesson 06; sentence: the first one, by default a review. models: as of `ask`."""
+    words = described("text")
+    first = sentence or words["buttons"]["an opinion"]["sentence"]
+    controls = [Words("sentence", "text", first)]
+    return Explorer(**words, controls=controls, compute=lru_cache(256)(partial(ask, models, task)), draw=draw_spread)

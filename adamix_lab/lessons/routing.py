@@ -15,13 +15,11 @@ from adamix_lab.analysis.plots import Picture, fix_margins, new_figure
 from adamix_lab.core.objective import cross_entropy
 from adamix_lab.core.routing import generator_for
 from adamix_lab.fast.tree import tree_logits
+from adamix_lab.lessons import shared
 from adamix_lab.lessons.answers import Answers, load_answers
-from adamix_lab.lessons.checks.exercises import check_draw_route, check_number_of_routes
-from adamix_lab.lessons.checks.telling import attempt
-from adamix_lab.lessons.drawing import draw_block, draw_cells, outline
-from adamix_lab.lessons.effects import forest, outcome
-from adamix_lab.lessons.program import check_program, equal_to_library, insert, mine
-from adamix_lab.lessons.widgets import Explorer, Number, Prediction, View, Words, brier
+from adamix_lab.lessons.controls import described
+from adamix_lab.lessons.drawing import draw_cells, outline
+from adamix_lab.lessons.widgets import Explorer, Number, View, Words
 from adamix_lab.lessons.world import world_explorer
 from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.batches import Padding, collate, encode, padding_of
@@ -32,15 +30,10 @@ from adamix_lab.training.shipped import load_twin
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Prediction", "attempt", "brier", "check_draw_route", "check_number_of_routes", "check_program"]
-__all__ += ["draw_block", "equal_to_library", "forest", "insert", "load_answers", "mine", "outcome"]
+__all__ = ["load_answers"]
+__getattr__ = shared  # what all notebooks use
 
 BLOCKS = ("block 5", "block 6")  # as people count; adapters sit in the top two of six
-SENTENCES = (  # of the rows that judge: the routes do not answer them alike
-    "his exciting and stylish life as a drug lord seems to have come to a halt .",
-    "a captivating and intimate study about dying and loving . . .",
-    "how would you feel if when you woke , the nightmare had just begun ?",
-)
 
 
 def by_expert(answers: Answers, values: Tensor) -> Tensor:
@@ -134,14 +127,7 @@ class Routed:
 
 def sixteen_curves() -> Explorer:
     """Two layers of four experts in one dimension: every route a curve, one of them lit."""
-    return world_explorer(
-        "Sixteen routes, sixteen curves",
-        "Light routes one after another: do any two cross and part?",
-        ("route", "near", "steps"),
-        shown={"route": 5},
-        layers=2,
-        drawn="experts",
-    )
+    return world_explorer(**described("sixteen curves"))
 
 
 def every_answer(mixture: MixtureModel, tokenizer: Any, sentence: str) -> Tensor:
@@ -178,37 +164,22 @@ def route_explorer(mixture: MixtureModel, tokenizer: Any, classes: Sequence[str]
     """The widget of lesson 01: a sentence of the learner's own, and an expert in each of two blocks."""
     answers = lru_cache(maxsize=32)(partial(every_answer, mixture, tokenizer))  # routes of one sentence, walked once
     last = mixture.space.experts - 1
+    words = described("routes")
     return Explorer(
-        "One sentence, sixteen answers",
-        "Find a sentence of your own whose answer flips when you change one expert in one block.",
-        [
-            Words("sentence", "sentence", SENTENCES[0]),
+        **words,
+        controls=[
+            Words("sentence", "sentence", words["buttons"]["sentence 1"]["sentence"]),
             Number("first", f"expert in {BLOCKS[0]}", 0, last, 1, 0, live=True),
             Number("second", f"expert in {BLOCKS[1]}", 0, last, 1, 0, live=True),
         ],
-        lambda sentence, first, second: Routed(tuple(classes), (first, second), answers(sentence)),
-        draw_routed,
-        shown={"sentence": SENTENCES[-1]},
-        buttons={f"sentence {n}": {"sentence": text} for n, text in enumerate(SENTENCES, 1)},
+        compute=lambda sentence, first, second: Routed(tuple(classes), (first, second), answers(sentence)),
+        draw=draw_routed,
     )
 
 
 # -- lesson 01's contrast: a learned Switch gate on the shipped experts, and where it sends the tokens ---------------
 # Only the gates train; experts and head stay as AdaMix left them. A gate reads hidden states, so its routes depend on
 # the sentence. AdaMix's routes are drawn before the sentence is read.
-
-
-@dataclass(frozen=True)
-class Gated:
-    """What trained gates do on the evaluation rows.
-
-    Attributes:
-        loads: share of each row's tokens that each expert serves, `[rows, sites, M]`.
-        right: whether the gated model answers each row rightly, `[rows]`, as 0 and 1.
-    """
-
-    loads: Tensor
-    right: Tensor
 
 
 def train_gates(
@@ -219,10 +190,11 @@ def train_gates(
     rows: int = 192,
     balance: float = 0.1,
     seed: int = 0,
-) -> Gated:
-    """Puts gates on the mixture, trains them alone, looks at the first evaluation rows, and takes them off again.
+) -> Tensor:
+    """Puts gates on the mixture, trains them alone, and takes them off again.
 
-    balance: weight of the balancing loss (Fedus et al., 2022); 0 leaves it out.
+    balance: weight of the balancing loss (Fedus et al., 2022); 0 leaves it out. Returns the share of the tokens of
+    the first evaluation rows that each expert serves, `[rows, sites, M]`.
     """
     pad = padding_of(tokenizer, mixture.model)
     train, judged = encode(task.train, task, tokenizer), encode(task.evaluation[:rows], task, tokenizer)
@@ -239,7 +211,7 @@ def train_gates(
             for gate, slope in zip(gates, torch.autograd.grad(loss, gates), strict=True):
                 gate.grad = slope
             optimizer.step()
-        return _look(model, judged, pad)
+        return _loads(model, judged, pad)
     finally:
         detach_gates(mixture)
 
@@ -249,23 +221,22 @@ def gate_load(seed: int) -> Tensor:
 
     Total variation, mean over sites, of balanced gates on AdaMix's experts. Shuffling gives what chance alone does.
     """
-    gated, names = _on_adamix(seed, balance=0.1)
+    loads = _on_adamix(seed, balance=0.1)
+    names = [str(row["construction"]) for row in load_task("aspects").evaluation[: len(loads)]]
     mixed = torch.randperm(len(names), generator=generator_for(seed)).tolist()
-    return _from_mean(gated.loads, names) - _from_mean(gated.loads, [names[n] for n in mixed])
+    return _from_mean(loads, names) - _from_mean(loads, [names[n] for n in mixed])
 
 
 def favourite_share(seed: int) -> Tensor:
     """Share of each row's tokens that the busiest expert serves without a balancing loss, less 1/M: `[rows]`."""
-    loads = _on_adamix(seed, balance=0.0)[0].loads  # [rows, sites, M]
+    loads = _on_adamix(seed, balance=0.0)  # [rows, sites, M]
     busiest = loads.mean(0).argmax(-1)
     return (loads[:, range(len(busiest)), busiest] - 1 / loads.shape[-1]).mean(1)
 
 
-def _on_adamix(seed: int, balance: float) -> tuple[Gated, list[str]]:
-    task = load_task("aspects")
+def _on_adamix(seed: int, balance: float) -> Tensor:
     mixture, tokenizer = load_twin("adamix", seed)
-    gated = train_gates(mixture, task, tokenizer, balance=balance, seed=seed)
-    return gated, [str(row["construction"]) for row in task.evaluation[: len(gated.loads)]]
+    return train_gates(mixture, load_task("aspects"), tokenizer, balance=balance, seed=seed)
 
 
 def _from_mean(loads: Tensor, names: Sequence[str]) -> Tensor:
@@ -274,28 +245,26 @@ def _from_mean(loads: Tensor, names: Sequence[str]) -> Tensor:
 
 
 @torch.no_grad()
-def _look(model: torch.nn.Module, examples: Sequence[dict[str, Tensor]], pad: Padding) -> Gated:
-    loads, right = [], []
+def _loads(model: torch.nn.Module, examples: Sequence[dict[str, Tensor]], pad: Padding) -> Tensor:
+    loads = []
     for start in range(0, len(examples), 32):
         batch = collate(examples[start : start + 32], pad)
-        labels, kept = batch.pop("labels"), batch["attention_mask"][:, None, :, None].float()
         with collect_gates() as record:
-            right.append((model(**batch).logits.argmax(-1) == labels).float())
-        experts = record.probabilities[0].shape[-1]
+            model(**batch)
+        experts, kept = record.probabilities[0].shape[-1], batch["attention_mask"][:, None, :, None].float()
         chosen = torch.nn.functional.one_hot(torch.stack(record.choices, 1), experts).float()  # [rows, sites, T, M]
         loads.append((chosen * kept).sum(2) / kept.sum(2))
-    return Gated(torch.cat(loads), torch.cat(right))
+    return torch.cat(loads)
 
 
-def draw_loads(gated: Gated, constructions: Sequence[str]) -> Picture:
+def draw_loads(loads: Tensor, constructions: Sequence[str]) -> Picture:
     """Share of tokens by construction (rows) and by expert of each block (columns)."""
-    names, _, table = by_construction(100 * gated.loads, constructions[: len(gated.loads)])
+    names, _, table = by_construction(100 * loads, constructions[: len(loads)])
     told = "; ".join(
-        f"{block}: {', '.join(f'{share:.0f}' for share in loads)} %"
-        for block, loads in zip(BLOCKS, 100 * gated.loads.mean(0), strict=True)
+        f"{block}: {', '.join(f'{share:.0f}' for share in mean)} %"
+        for block, mean in zip(BLOCKS, 100 * loads.mean(0), strict=True)
     )
     alt = (
-        f"Heat map of a trained gate's load, a row a construction, a column an expert. Mean load of the experts in "
-        f"{told}. The gated model answers {100 * float(gated.right.mean()):.0f} % of {len(gated.right)} rows rightly."
+        f"Heat map of a trained gate's load, a row a construction, a column an expert. Mean load of experts in {told}."
     )
     return Picture(_heat(names, table, "share of the tokens (%)", low=0), alt)

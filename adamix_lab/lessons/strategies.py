@@ -13,14 +13,12 @@ from adamix_lab.analysis.plots import STYLES, Picture, despine, new_figure, pane
 from adamix_lab.analysis.posterior import every_route, fix_batches, marginal, merged_sample
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.routing import generator_for
+from adamix_lab.lessons import shared
 from adamix_lab.lessons.answers import Answers, load_answers
-from adamix_lab.lessons.checks.exercises import check_agree
-from adamix_lab.lessons.checks.telling import attempt
+from adamix_lab.lessons.controls import described
 from adamix_lab.lessons.drawing import draw_probabilities
-from adamix_lab.lessons.effects import forest, outcome
-from adamix_lab.lessons.program import check_program, mine
-from adamix_lab.lessons.widgets import Explorer, Prediction, Steps, View, Words, brier
-from adamix_lab.lessons.world import HIDES, World, draw_world, train_world, world_explorer
+from adamix_lab.lessons.widgets import Explorer, Steps, View, Words
+from adamix_lab.lessons.world import World, draw_world, train_world
 from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.shipped import SENTENCE_SEEDS
@@ -29,8 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
-__all__ = ["HIDES", "Prediction", "attempt", "brier", "check_agree", "check_program", "forest", "mine", "outcome"]
-__all__ += ["load_answers", "world_explorer"]
+__getattr__ = shared  # what all notebooks use
 
 DRAWS = 64  # of four routes, which the paper's ensemble is averaged over
 
@@ -220,10 +217,8 @@ def agreement_explorer(models: Mapping[str, tuple[MixtureModel, Any]], task: Tas
     """The widget of lesson 04. models: (mixture, tokenizer) by the name that the learner sees."""
     names = tuple(models)
     return Explorer(
-        "How many routes agree with the merge?",
-        "Write a sentence on which fewer than half of the routes say what the merge says.",
-        [Words("sentence", "sentence", SENTENCE), Steps("experts", "experts", names, names[0])],
-        lambda sentence, experts: ask(*models[experts], task, sentence),
-        draw_asked,
-        shown={"experts": names[-1]},
+        **described("agreement") | {"shown": {"experts": names[-1]}},
+        controls=[Words("sentence", "sentence", SENTENCE), Steps("experts", "experts", names, names[0])],
+        compute=lambda sentence, experts: ask(*models[experts], task, sentence),
+        draw=draw_asked,
     )

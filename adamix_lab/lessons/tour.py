@@ -15,11 +15,9 @@ from adamix_lab.experiments.claims import printed_table
 from adamix_lab.experiments.figures import Look
 from adamix_lab.experiments.grids import read_grid
 from adamix_lab.experiments.tour import ADAMIX, PROBE, SINGLE, SLOW, stored_seeds
-from adamix_lab.lessons.checks.exercises import check_count
-from adamix_lab.lessons.checks.telling import attempt
-from adamix_lab.lessons.drawing import draw_block
-from adamix_lab.lessons.effects import effects_table, forest, outcome
-from adamix_lab.lessons.widgets import Explorer, Number, Prediction, Steps, View, brier
+from adamix_lab.lessons import shared
+from adamix_lab.lessons.controls import described
+from adamix_lab.lessons.widgets import Explorer, Number, Steps, View
 from adamix_lab.lessons.world import world_explorer
 from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.batches import encode, padding_of, sequential
@@ -29,8 +27,8 @@ from adamix_lab.training.evaluation import IndexedBatch, evaluate_batches
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Prediction", "attempt", "brier", "check_count", "draw_block", "effects_table", "fitted", "forest"]
-__all__ += ["outcome"]
+__all__ = ["fitted"]
+__getattr__ = shared  # what all notebooks use
 
 NAMES = {"single": SINGLE, "adamix": ADAMIX, "slow-swa": SLOW, "probe": PROBE}  # the stored seeds' names
 COLOURS = {SINGLE: "single", ADAMIX: "merged", SLOW: "dropout", PROBE: "probe"}  # as the tour draws them
@@ -54,12 +52,7 @@ def table_1() -> DataFrame:
 
 def four_curves() -> Explorer:
     """Four experts, their ensemble and their merge in one dimension."""
-    return world_explorer(
-        "Four curves and their average",
-        "Draw the merge. Then find the smallest distance of starts at which it errs half as much again as its experts.",
-        ("near", "steps", "drawn"),
-        shown={"near": 0.5, "drawn": "merge"},
-    )
+    return world_explorer(**described("curves"))
 
 
 # -- a training that is watched --------------------------------------------------------------------------------------
@@ -202,15 +195,12 @@ def stop_explorer() -> Explorer:
     steps = list(stored_looks().loc[ADAMIX].index)
     stop = partial(Number, low=0, high=max(steps), step=steps[1], live=True)
     return Explorer(
-        "Where to stop",
-        "Both run for 300 steps. Find stops at which the single adapter leads; then those at which AdaMix leads most.",
-        [
+        **described("stops"),
+        controls=[
             stop("adamix", "AdaMix stops after", start=max(steps)),
             stop("other", "the other stops after", start=max(steps)),
             Steps("opponent", "the other", ("single", "slow-swa"), "single"),
         ],
-        stopped,
-        draw_stopped,
-        shown={"other": 100},
-        buttons={"the fair opponent": {"opponent": "slow-swa"}},
+        compute=stopped,
+        draw=draw_stopped,
     )

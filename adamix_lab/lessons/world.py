@@ -329,6 +329,10 @@ def tell(curves: Curves, drawn: str, lit: str) -> Iterator[str]:
     errors[0] += " (their mean)"
     unit = ", nats of cross-entropy" if world.classes else ""
     yield f"Distance from the truth{unit}: {', '.join(errors[: DRAWN.index(drawn) + 1])}."
+    if world.classes and len(curves.experts) > 1:
+        pairs = torch.combinations(torch.arange(len(curves.experts)))
+        first, second = curves.experts.double().logit(1e-9)[pairs].unbind(1)
+        yield f"Two routes are {disagreement(world, first, second):.4f} nats apart (KL, mean of both ways)."
     yield f"The fan of curves has a standard deviation of {curves.experts.std(0, False)[inside].mean():.3f}."
     if drawn == "merge":
         yield f"The merge lies up to {(curves.merged - curves.ensemble).abs()[inside].max():.3f} from the ensemble."

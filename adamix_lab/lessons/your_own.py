@@ -17,18 +17,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from adamix_lab.analysis.plots import STYLES, Picture, despine, fix_margins, new_figure, panels
-from adamix_lab.core.adaptations import LoRA, along, kaiming, linear, normal, ones, zeros
+from adamix_lab.analysis.plots import STYLES, Picture, despine, new_figure
+from adamix_lab.core.adaptations import LoRA, along, kaiming, normal, ones, zeros
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.files import read_tensors, require_file
 from adamix_lab.core.merging import REORDERED, merge, merge_products, relative_difference
 from adamix_lab.interop.checking import compute_logits, copy_base
 from adamix_lab.interop.peft import import_peft_library, write_experts
+from adamix_lab.lessons import shared
 from adamix_lab.lessons.answers import spread
-from adamix_lab.lessons.checks.exercises import check_gated_lora, check_peft_weight
-from adamix_lab.lessons.checks.telling import attempt
-from adamix_lab.lessons.effects import forest
-from adamix_lab.lessons.widgets import Explorer, Prediction, Steps, View, brier
+from adamix_lab.lessons.controls import described
+from adamix_lab.lessons.widgets import Explorer, Steps, View
 from adamix_lab.models.model import MixtureModel, attach, load_trained
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import encode
@@ -36,8 +35,8 @@ from adamix_lab.tasks.loading import load_task
 from adamix_lab.tasks.tasks import Task, data_root
 from adamix_lab.training.shipped import BLOCKS
 
-__all__ = ["Prediction", "along", "attempt", "brier", "check_gated_lora", "check_peft_weight", "encode", "forest"]
-__all__ += ["kaiming", "linear", "normal", "ones", "zeros"]
+__all__ = ["along", "encode", "kaiming", "normal", "ones", "zeros"]
+__getattr__ = shared  # what all notebooks use
 
 SEEDS = range(10)
 KINDS = {"adamix": ("B", 1.0), "tied": (None, 0.0)}  # what is shared, weight of consistency
@@ -170,64 +169,42 @@ class Combined(NamedTuple):
 
 
 def draw_combined(state: Combined) -> View:
-    """The norm of peft's update against the weight, and how far its logits are from the library's two merges."""
+    """How far the logits of peft's combination are from the library's two merges; above, how large its update is."""
     ground, combination, weight = state
     norm, found = ground.norms[combination, weight], ground.apart[combination, weight]
-    figure, (left, right) = panels(2, 9.2, 3.8)
-    told = []
-    for way, style in (("linear", "random"), ("cat", "fixed")):
-        (colour, marker), values = STYLES[style], [ground.norms[way, each] for each in WEIGHTS]
-        left.plot(WEIGHTS, values, color=colour, marker=marker, label=f"peft, “{way}”")
-        told.append(f"{way} " + ", ".join(f"{each}: {value:.3g}" for each, value in zip(WEIGHTS, values, strict=True)))
-    left.axhline(1, color=STYLES["merged"][0], linewidth=1, label="mean of factors")
-    left.axhline(ground.target, color=STYLES["exact"][0], linestyle=":", linewidth=1.5, label="mean of products")
-    left.plot(weight, norm, "o", markersize=15, markerfacecolor="none", markeredgecolor="black")
-    left.set_title(ground.name, fontsize=10)
-    left.set_yscale("log", base=2)
-    left.set(xlabel="weight of each expert", ylabel="norm of the update\n(mean of factors = 1)")
-    left.yaxis.set_major_formatter("{x:g}")
-    left.legend(frameon=False, fontsize=8, loc="upper right")
     names = ("merge", "merge_products")
+    figure, ax = new_figure(8.4, 2.8)
     for n, (value, style) in enumerate(zip(found, ("merged", "exact"), strict=True)):
-        right.plot(max(value, 1e-8), n, STYLES[style][1], color=STYLES[style][0], markersize=10)
-    right.axvspan(1e-8, CLOSE, color="#009E73", alpha=0.15)
-    right.set(xscale="log", xlim=(5e-9, 50), ylim=(-0.6, 1.6))
-    right.set_xlabel("relative difference of logits (shaded: below 1e-5)")
-    right.xaxis.set_major_formatter("{x:g}")  # powers set as formulas would cost a sixth of the drawing
-    right.set_yticks([0, 1], [f"{names[0]}\n(mean of factors)", f"{names[1]}\n(mean of products)"])
-    for ax in (left, right):
-        despine(ax)
-    fix_margins(figure, left=0.09, right=0.985, bottom=0.15, top=0.92, wspace=0.48)
+        ax.plot(max(value, 1e-8), n, STYLES[style][1], color=STYLES[style][0], markersize=12)
+    ax.axvspan(1e-8, CLOSE, color="#009E73", alpha=0.15)
+    ax.set(xscale="log", xlim=(5e-9, 50), ylim=(1.6, -0.6))
+    ax.set_xlabel("relative difference of logits (shaded: below 1e-5)")
+    ax.set_yticks([0, 1], [f"{names[0]}\n(mean of factors)", f"{names[1]}\n(mean of products)"])
+    ax.set_title(f"{ground.name}, “{combination}” at {weight}: {norm:.3g} times the update of the mean of factors")
+    despine(ax)
     same = ", ".join(name for name, value in zip(names, found, strict=True) if value <= CLOSE)
     readout = (
         f"{ground.name}: “{combination}” at weight {weight} for each of {ground.experts} experts gives {norm:.3g} "
-        f"times the update of the mean of factors. Largest difference of logits: {found[0]:.2g} of the largest to "
-        f"merge, {found[1]:.2g} to merge_products. Equal to {same or 'neither'} within 1e-5."
+        f"times the update of the mean of factors; the mean of products is {ground.target:.3g} times as large. Largest "
+        f"difference of logits: {found[0]:.2g} of the largest to merge, {found[1]:.2g} to merge_products. Equal to "
+        f"{same or 'neither'} within 1e-5."
     )
-    alt = (
-        f"Norm of the update that peft combines, by weight, where the mean of factors is 1 and the mean of products "
-        f"{ground.target:.3g}: {'; '.join(told)}. Chosen: {readout}"
-    )
-    return View(readout, Picture(figure, alt))
+    return View(readout, Picture(figure, f"How far peft's logits are from those of both merges. {readout}"))
 
 
 def combining_dial(mixtures: Mapping[str, MixtureModel], tokenizer: Any, task: Task | None = None) -> Explorer:
     """The widget of lesson 08, over LoRA experts by name; task: the embedded one by default."""
     task = task or load_task("aspects")
     grounds = {name: prepare(made, task, tokenizer, name) for name, made in mixtures.items()}
-    first = next(iter(grounds))
     return Explorer(
-        "Combining dial: stock peft beside our merge",
-        "Find the combination and weight at which stock peft answers as our merge does, within 1e-5 of the largest "
-        "logit. Which merge is it when the experts are tied pairs?",
-        [
-            Steps("experts", "experts", tuple(grounds), first),
+        **described("peft"),
+        controls=[
+            Steps("experts", "experts", tuple(grounds), next(iter(grounds))),
             Steps("combination", "combination_type", COMBINATIONS, COMBINATIONS[0]),
             Steps("weight", "weight of each expert", WEIGHTS, WEIGHTS[0]),
         ],
-        lambda experts, combination, weight: Combined(grounds[experts], combination, weight),
-        draw_combined,
-        shown={"weight": str(Fraction(1, grounds[first].experts ** 2))},
+        compute=lambda experts, combination, weight: Combined(grounds[experts], combination, weight),
+        draw=draw_combined,
     )
 
 

@@ -162,8 +162,8 @@ gain.then(
 
 # %%
 twin, words = load_twin("adamix")
-gated = lesson.train_gates(twin, aspects, words, steps=24, rows=96, balance=0.0)
-lesson.draw_loads(gated, [row["construction"] for row in aspects.evaluation])
+loads = lesson.train_gates(twin, aspects, words, steps=24, rows=96, balance=0.0)
+lesson.draw_loads(loads, [row["construction"] for row in aspects.evaluation])
 
 # %% [markdown]
 # One expert of a block takes most tokens (*shown*): the gate scales an expert's answer by its own certainty, so it

@@ -17,7 +17,7 @@ from adamix_lab.analysis.calibration import auroc, fit_temperature, nll
 from adamix_lab.lessons import posterior
 from adamix_lab.lessons.checks.exercises import check_marginal
 from adamix_lab.lessons.posterior import (
-    asker,
+    ask,
     band,
     band_explorer,
     bayes_weights,
@@ -135,9 +135,8 @@ def test_the_band_is_driven_to_its_goal():
 
 def test_a_text_is_answered_by_each_kind_and_once():
     models = {"adamix": (mixture(0), TOKENIZER), "apart": (mixture(1), TOKENIZER)}
-    ask = asker(models, TASK)
-    said = ask("w1 w5 w9")
-    assert [len(p) for p in said.values()] == [16, 4, posterior.DRAWS] and ask("w1 w5 w9") is said
+    said = ask(models, TASK, "w1 w5 w9").samples
+    assert [len(p) for p in said.values()] == [16, 4, posterior.DRAWS]
     model, batch = models["adamix"][0], TOKENIZER(["w1 w5 w9"], return_tensors="pt")
     routes = said["routes of AdaMix"]
     with torch.no_grad():
