@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from adamix_lab.analysis.plots import STYLES, Picture, despine, new_figure
-from adamix_lab.core.adaptations import LoRA, along, kaiming, normal, ones, zeros
+from adamix_lab.core.adaptations import LoRA, along, kaiming, linear, normal, ones, zeros
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.files import read_tensors, require_file
 from adamix_lab.core.merging import REORDERED, merge, merge_products, relative_difference
@@ -35,7 +35,7 @@ from adamix_lab.tasks.loading import load_task
 from adamix_lab.tasks.tasks import Task, data_root
 from adamix_lab.training.shipped import BLOCKS
 
-__all__ = ["along", "encode", "kaiming", "normal", "ones", "zeros"]
+__all__ = ["along", "encode", "kaiming", "linear", "normal", "ones", "zeros"]
 __getattr__ = shared  # what all notebooks use
 
 SEEDS = range(10)

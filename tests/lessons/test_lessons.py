@@ -1,6 +1,7 @@
 """Lessons hold what a lesson needs: abilities, minutes, a widget with a static picture, a check, a quiz, budgets."""
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,14 @@ def test_the_first_screen_is_a_question_one_import_and_a_picture(lesson):
     assert [line for line in ours if " as lesson" in line] and len(ours) <= 2, ours
     assert all(re.match(r"from adamix_lab(\.lessons)? import", line) for line in ours)
     assert "null result" not in "".join(cell.source + shown(cell) for cell in cells).lower()
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_all_that_a_notebook_asks_of_its_lesson_is_there(name):
+    text = (ROOT / "src" / f"{name}.py").read_text(encoding="utf-8")
+    own = re.search(r"import (\w+) as lesson", text)[1]
+    module = import_module(f"adamix_lab.lessons.{own}")
+    assert not [asked for asked in sorted({*re.findall(r"\blesson\.(\w+)", text)}) if not hasattr(module, asked)]
 
 
 def test_results_wait_for_a_prediction_and_a_still_is_folded(lesson):
