@@ -96,7 +96,7 @@ def test_losses_and_noticing_against_plain_recomputation():
     noticed = measured.noticing(answers, "routes", "entropy")
     assert float(noticed.mean()) == pytest.approx(auroc(entropy[~wrong], entropy[wrong]))
     assert measured.bayes_minus_uniform(answers).shape == (200,)
-    with pytest.raises(ValueError, match="what 'alll' is not known"):
+    with pytest.raises(ValueError, match="whose 'alll' is not known"):
         measured.answered(answers, "alll", "nats")
 
 
