@@ -206,7 +206,8 @@ def test_the_explorer_is_driven():
 
 def test_the_first_picture_and_the_tables():
     pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
-    from adamix_lab.lessons.generation import ANSWERS, draw_task, e2e_scores, outcome
+    from adamix_lab.lessons.effects import outcome
+    from adamix_lab.lessons.generation import ANSWERS, draw_task, e2e_scores
 
     assert outcome("09", "one random route a text", *ANSWERS) in ANSWERS
     assert "person 4 4" in draw_task(load_generation_task("notices")).alt
