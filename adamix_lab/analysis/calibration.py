@@ -1,4 +1,4 @@
-"""How good and how sure answers are: calibration, selection, tables of methods and of strategies, and mistakes.
+"""How good and how sure answers are: calibration, tables of methods and of strategies, and mistakes.
 
 Calibration is whether what a model gives 80 % is right in 80 % of the cases. Bins are right-closed, `(low, high]`, so
 that a probability of exactly 1 lies in the last one (torchmetrics closes them on the left and gives 1.0 a bin of its
@@ -132,34 +132,6 @@ def _gap(confidence: Tensor, right: Tensor, where: Tensor) -> float:
     return float(difference.index_add_(0, where, right - confidence).abs().sum() / len(where))
 
 
-# -- acting on uncertainty: answering only what is sure (risk against coverage), and noticing text from elsewhere ----
-
-
-def risk_coverage(uncertainty: Tensor, right: Tensor) -> DataFrame:
-    """The share of wrong answers (risk) among the surest rows, against the share of rows answered (coverage).
-
-    Rows of equal uncertainty are answered together: no threshold tells them apart.
-
-    Args:
-        uncertainty: `[rows]`, larger is less sure.
-        right: `[rows]`, whether each row is answered rightly.
-    """
-    errors = _errors(uncertainty, right)
-    answered = errors.groupby("uncertainty")["wrong"].agg(["size", "sum"]).cumsum().reset_index(drop=True)
-    table = answered.assign(coverage=answered["size"] / len(errors), risk=answered["sum"] / answered["size"])
-    return table[["coverage", "risk"]]
-
-
-def aurc(uncertainty: Tensor, right: Tensor) -> float:
-    """The area under the risk-coverage curve, as the mean risk over the numbers of rows answered.
-
-    Rows of equal uncertainty count with their expected order (each ordering of a tie as likely as any other).
-    """
-    errors = _errors(uncertainty, right)
-    risk = errors.groupby("uncertainty")["wrong"].transform("mean").expanding().mean()  # grows evenly within a tie
-    return float(risk.mean())
-
-
 def auroc(inside: Tensor, outside: Tensor) -> float:
     """The chance that a row from outside is less sure than one from inside (ties count half): 0.5 tells nothing.
 
@@ -173,19 +145,7 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
     return float(roc_auc_score(truth.numpy(), torch.cat([inside, outside]).double().numpy()))
 
 
-def _errors(uncertainty: Tensor, right: Tensor) -> DataFrame:
-    import pandas as pd
-
-    if uncertainty.shape != right.shape or uncertainty.dim() != 1 or not len(right):
-        raise LabError(
-            f"Uncertainty of shape {list(uncertainty.shape)} and answers of {list(right.shape)}: expected one number a "
-            "row for both, and at least one row."
-        )
-    errors = pd.DataFrame({"uncertainty": uncertainty.numpy(), "wrong": 1 - right.double().numpy()})
-    return errors.sort_values("uncertainty", kind="stable")
-
-
-# -- uncertainty of several methods on the same rows: calibration, selection, and text from elsewhere, in one table ---
+# -- uncertainty of several methods on the same rows: calibration, and text from elsewhere, in one table --------------
 
 
 @dataclass(frozen=True)
@@ -206,9 +166,8 @@ def compare_uncertainty(methods: Mapping[str, Method]) -> DataFrame:
     """One row a method, every measure from the same functions.
 
     Columns: method, passes, accuracy, loss, brier, ece, adaptive_ece (of the marginal); temperature and what loss and
-    ece become with it; entropy, expected_entropy, mutual_information, disagreement (means over rows); aurc_entropy and
-    aurc_mutual_information (area under risk against coverage); auroc_entropy and auroc_mutual_information (text from
-    elsewhere; 0.5 where a method has one sample and so no mutual information).
+    ece become with it; entropy, expected_entropy, mutual_information, disagreement (means over rows); auroc_entropy and
+    auroc_mutual_information (text from elsewhere; 0.5 where a method has one sample and so no mutual information).
     """
     import pandas as pd
 
@@ -218,7 +177,7 @@ def compare_uncertainty(methods: Mapping[str, Method]) -> DataFrame:
 def _row(method: Method) -> dict[str, Any]:
     samples = method.samples
     log_p, labels = marginal(samples["inside"].logits), samples["inside"].labels
-    right, inside = log_p.argmax(-1) == labels, uncertainty(samples["inside"])
+    inside = uncertainty(samples["inside"])
     row: dict[str, Any] = {"passes": method.passes, **scores(log_p, labels)}
     if "held_out" in samples:
         temperature = fit_temperature(marginal(samples["held_out"].logits), samples["held_out"].labels)
@@ -226,12 +185,11 @@ def _row(method: Method) -> dict[str, Any]:
         row |= {"temperature": temperature, "loss_scaled": nll(scaled, labels)}
         row |= {"ece_scaled": ece(scaled, labels), "adaptive_ece_scaled": adaptive_ece(scaled, labels)}
     row |= {name: float(values.mean()) for name, values in inside.items() if name != "doubt"}
-    # one sample has a mutual information of 0, to rounding: the noise shall not rank rows
-    known = {kind: inside[kind].round(decimals=9) for kind in ("entropy", "mutual_information")}
-    row |= {f"aurc_{kind}": aurc(values, right) for kind, values in known.items()}
     if "outside" in samples:
         outside = uncertainty(samples["outside"])
-        row |= {f"auroc_{kind}": auroc(values, outside[kind].round(decimals=9)) for kind, values in known.items()}
+        for kind in ("entropy", "mutual_information"):
+            # one sample has a mutual information of 0, to rounding: the noise shall not rank rows
+            row[f"auroc_{kind}"] = auroc(*(found[kind].round(decimals=9) for found in (inside, outside)))
     return row
 
 

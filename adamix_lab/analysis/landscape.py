@@ -10,7 +10,7 @@ import datetime
 import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -153,9 +153,9 @@ def evaluate_points(
         batches: with labels; classes, or a token's.
         store: a safetensors file, written every few seconds and at the end. A run that was killed goes on
             from it, to the same numbers.
-        at_once: points a pass; None fits them to the memory there is. Out of memory on a GPU halves it.
+        at_once: points a pass; None fits them to the memory there is. A GPU that runs out of it takes half.
         seed: of what the points were drawn with, kept in the notes.
-        say: takes lines about resuming and about halving.
+        say: takes a line about resuming.
 
     Raises ValueError for no batches, a regression, points of another model, or a store of another landscape.
     """
@@ -164,7 +164,7 @@ def evaluate_points(
     device, dtype = device_and_dtype(mixture)
     if at_once is None:
         at_once = max(1, min(MOST_AT_ONCE, free_memory(device) // group_bytes(mixture, batches[0])))
-    chunk = Chunk(at_once, say)
+    positive("at_once", at_once)
     notes = {
         "digest": digest_of(points, batches, str(dtype)), "seed": seed, "dtype": str(dtype), "device": str(device),
         "config": describe(mixture), "versions": versions(), "date": datetime.date.today().isoformat(),
@@ -176,7 +176,13 @@ def evaluate_points(
         top, cache = try_cached_prefix(mixture)
         for n in range(landscape.batches[0], len(batches)):
             batch = cache(to_device(batches[n], device))
-            landscape = landscape.add_batch(*_one_batch(top, points, batch, chunk))
+            while landscape.batches[0] == n:
+                try:
+                    landscape = landscape.add_batch(*_one_batch(top, points, batch, at_once))
+                except torch.OutOfMemoryError:
+                    if at_once == 1:
+                        raise
+                    at_once //= 2
             if store and (landscape.finished or time.monotonic() - written >= SAVE_EVERY):
                 save_landscape(landscape, store)
                 written = time.monotonic()
@@ -197,52 +203,21 @@ def task_batches(task: Task, tokenizer: Any, rows: int | None = None, batch_size
     return [batch for _, batch in sequential(examples, batch_size, padding_of(tokenizer))]
 
 
-@dataclass
-class Chunk:
-    """How many points go into one pass, halved when a GPU runs out of memory."""
-
-    size: int
-    say: Say
-
-    def __post_init__(self) -> None:
-        positive("at_once", self.size)
-
-    def over(self, start: int, stop: int, function: Callable[[int, int], Tensor]) -> list[Tensor]:
-        """`function(start, end)` of one piece of the range after another, smaller ones once memory has run out.
-
-        Raises torch.OutOfMemoryError, with a remedy, where one point alone does not fit.
-        """
-        found = []
-        while start < stop:
-            end = min(start + self.size, stop)
-            try:
-                found.append(function(start, end))
-                start = end
-            except torch.OutOfMemoryError as error:
-                if self.size == 1:
-                    raise torch.OutOfMemoryError(
-                        f"One point on one batch is more than the GPU's memory holds ({error}): expected to fit at "
-                        "least one. Take smaller batches."
-                    ) from error
-                self.size //= 2
-                halved = f"{2 * self.size} points a pass or so; going on with {self.size}"
-                self.say(f"The GPU ran out of memory with {halved}.")
-        return found
-
-
-def _one_batch(mixture: MixtureModel, points: Points, batch: Batch, chunk: Chunk) -> tuple[Tensor, int]:
+def _one_batch(mixture: MixtureModel, points: Points, batch: Batch, at_once: int) -> tuple[Tensor, int]:
     """Sums over a batch's rows `[metrics, N + marks]`, and the number of rows that counted."""
     shift = predicts_next(mixture.model)
     keep, gold = targets(batch["labels"], shift)
 
-    def log_p(start: int, stop: int) -> Tensor:
-        logits = target_logits(logits_at(mixture, batch, points.weights(start, stop)), keep, shift)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+    def log_p(start: int, stop: int) -> Iterator[Tensor]:
+        for first in range(start, stop, at_once):
+            weights = points.weights(first, min(first + at_once, stop))
+            logits = target_logits(logits_at(mixture, batch, weights), keep, shift)
+            yield logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
 
     # the marks come first: all others are compared with them
-    marks = torch.cat(chunk.over(len(points), len(points.coefficients), log_p))
+    marks = torch.cat(list(log_p(len(points), len(points.coefficients))))
     references = marks[[points.marks.index(name) for name in points.references]]
-    sums = chunk.over(0, len(points), lambda start, stop: sums_of(log_p(start, stop), gold, references))
+    sums = [sums_of(each, gold, references) for each in log_p(0, len(points))]
     return torch.cat([*sums, sums_of(marks, gold, references)], -1).cpu(), len(gold)
 
 
@@ -323,13 +298,8 @@ def check_points(mixture: MixtureModel, anchors: Point) -> None:
 
 
 def plane_coordinates(landscape: Landscape) -> tuple[Tensor, Tensor]:
-    """Where points and marks are drawn: the two axes, or the place inside an equilateral triangle.
-
-    Raises ValueError for a tetrahedron: draw its faces.
-    """
+    """Where points and marks are drawn: the two axes, or the place inside an equilateral triangle."""
     axes = list(landscape.axes.values())
     if landscape.kind != "simplex":
         return axes[0], axes[1]
-    if len(axes) != 3:
-        raise LabError("A tetrahedron has no flat picture: expected three vertices. Draw its faces, of three each.")
     return axes[1] + axes[2] / 2, axes[2] * math.sqrt(3) / 2

@@ -37,11 +37,13 @@ STYLES: dict[str, tuple[str, str]] = {
 }
 PREFIXES = {name: name for name in STYLES}
 PREFIXES |= {"adamix": "merged", "no-consistency": "random", "unshared-tied": "ensemble", "routes": "ensemble"}
+PREFIXES |= {"no-sharing": "ensemble"}
 PREFIXES |= {"aligned": "fixed", "one start": "random", "permuted": "exact"}
 
 
 def style_of(name: str) -> tuple[str, str]:
-    """Colour and marker of a method or a twin, by what its name begins with; grey for anything else."""
+    """Colour and marker of a method, a variant or a twin, by what its name begins with; grey for anything else."""
+    name = name.lower().replace("no ", "no-")
     return STYLES[next((style for prefix, style in PREFIXES.items() if name.startswith(prefix)), "single")]
 
 
@@ -276,7 +278,7 @@ def plot_convergence(table: DataFrame, title: str = "") -> Picture:
     )
 
 
-# -- uncertainty: calibration, risk against coverage, where it comes from, text from elsewhere -----------------------
+# -- uncertainty: calibration, where it comes from, text from elsewhere ----------------------------------------------
 
 
 def plot_reliability(table: DataFrame) -> Picture:
@@ -299,26 +301,6 @@ def plot_reliability(table: DataFrame) -> Picture:
         parts.append(f"{method} {100 * float((share * (rows['accuracy'] - rows['confidence'])).sum()):+.1f} points")
     axes[0].set_ylabel("accuracy (area: share of rows)")
     return Picture(figure, f"Reliability diagrams: accuracy minus confidence, on average, {'; '.join(parts)}.")
-
-
-def plot_risk_coverage(table: DataFrame) -> Picture:
-    """The share of wrong answers among the surest rows, a line a method.
-
-    table: `calibration.risk_coverage`'s columns and `method`.
-    """
-    figure, ax = new_figure(6, 4.4)
-    parts = []
-    for method, rows in table.groupby("method", sort=False):
-        (colour, marker), step = style_of(str(method)), max(1, len(rows) // 8)
-        ax.plot(rows["coverage"], 100 * rows["risk"], color=colour, marker=marker, markevery=step, label=method)
-        half = rows.iloc[(rows["coverage"] - 0.5).abs().argmin()]
-        parts.append(
-            f"{method} {100 * half['risk']:.1f} % at half coverage, {100 * rows['risk'].iloc[-1]:.1f} % of all"
-        )
-    ax.set(xlabel="coverage: share of rows answered, surest first", ylabel="wrong answers (%)")
-    ax.legend(frameon=False, fontsize=8)
-    ax.grid(alpha=0.3)
-    return Picture(figure, f"Risk against coverage. Wrong answers: {'; '.join(parts)}.")
 
 
 def plot_entropy(table: DataFrame) -> Picture:

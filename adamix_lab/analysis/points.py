@@ -124,7 +124,7 @@ def line(ends: Mapping[str, Point], steps: int = 21, beyond: float = 0.0) -> Poi
 
     Raises ValueError unless two different points are given.
     """
-    names, anchors = _named(ends, (2,), "A line")
+    names, anchors = _named(ends, 2, "A line")
     way = _difference(anchors, 1)
     if dot(way, way) == 0:
         raise LabError(f"{names[0]} and {names[1]} are the same point: expected two that differ.")
@@ -138,7 +138,7 @@ def plane(corners: Mapping[str, Point], steps: int = 21, margin: float = 0.2) ->
     The first point is the origin, the second lies on the x axis. The grid is the box around the three with a share
     `margin` of its sides on each side. Raises ValueError for three points on one line.
     """
-    names, anchors = _named(corners, (3,), "A plane")
+    names, anchors = _named(corners, 3, "A plane")
     to_second, to_third = _difference(anchors, 1), _difference(anchors, 2)
     width, length = math.sqrt(dot(to_second, to_second)), math.sqrt(dot(to_third, to_third))
     along = dot(to_second, to_third) / width if width else 0.0
@@ -165,7 +165,7 @@ def random_plane(origin: Mapping[str, Point], generator: Generator, steps: int =
 
     Coordinates run from -1 to 1, where a direction adds to every filter as much as it measures.
     """
-    names, anchors = _named(origin, (1,), "A random plane")
+    names, anchors = _named(origin, 1, "A random plane")
     centre = {key: stacked[0] for key, stacked in anchors.items()}
     first, second = (filter_normalised(centre, generator) for _ in range(2))
     anchors = {key: torch.stack([centre[key], first[key], second[key]]) for key in centre}
@@ -185,16 +185,14 @@ def filter_normalised(point: Point, generator: Generator) -> Point:
 
 
 def simplex(vertices: Mapping[str, Point], steps: int = 10) -> Points:
-    """All mixtures of three named points (a triangle) or four (a tetrahedron), weights in multiples of 1 / steps.
+    """All mixtures of three named points (a triangle), weights in multiples of 1 / steps.
 
-    A coordinate is a weight; the mean of the vertices is marked "mean". Raises ValueError unless three or four are
-    given.
+    A coordinate is a weight; the mean of the vertices is marked "mean". Raises ValueError unless three are given.
     """
     positive("steps", steps)
-    names, anchors = _named(vertices, (3, 4), "A simplex")
-    corners = len(names)
-    counts = [each for each in itertools.product(range(steps + 1), repeat=corners) if sum(each) == steps]
-    coefficients = torch.cat([_double(counts) / steps, _double(torch.eye(corners)), _double([[1 / corners] * corners])])
+    names, anchors = _named(vertices, 3, "A simplex")
+    counts = [each for each in itertools.product(range(steps + 1), repeat=3) if sum(each) == steps]
+    coefficients = torch.cat([_double(counts) / steps, _double(torch.eye(3)), _double([[1 / 3] * 3])])
     axes = {name: coefficients[:, n] for n, name in enumerate(names)}
     return Points("simplex", coefficients, axes, (len(counts),), (*names, "mean"), names, anchors)
 
@@ -204,7 +202,7 @@ def square(corners: Mapping[str, Point], steps: int = 11) -> Points:
 
     u runs from the first to the second (and the third to the fourth), v from the first to the third.
     """
-    names, anchors = _named(corners, (4,), "A square")
+    names, anchors = _named(corners, 4, "A square")
     ticks, ends = _ticks(0, 1, steps), _double([[0, 1, 0, 1, 0.5], [0, 0, 1, 1, 0.5]])
     u, v = (torch.cat([axis, end]) for axis, end in zip(_mesh(ticks, ticks), ends, strict=True))
     coefficients = torch.stack([(1 - u) * (1 - v), u * (1 - v), (1 - u) * v, u * v], -1)
@@ -216,10 +214,9 @@ def dot(first: Point, second: Point) -> float:
     return sum(float((first[name].double() * second[name].double()).sum()) for name in first)
 
 
-def _named(points: Mapping[str, Point], numbers: tuple[int, ...], what: str) -> tuple[tuple[str, ...], Point]:
-    if len(points) not in numbers:
-        expected = " or ".join(map(str, numbers))
-        raise LabError(f"{what} was given {len(points)} points: expected {expected}, by name.")
+def _named(points: Mapping[str, Point], number: int, what: str) -> tuple[tuple[str, ...], Point]:
+    if len(points) != number:
+        raise LabError(f"{what} was given {len(points)} points: expected {number}, by name.")
     return tuple(points), stack_points(list(points.values()), list(points))
 
 

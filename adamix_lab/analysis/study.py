@@ -105,7 +105,7 @@ def landscape_of(
         dtype: "float32" or "bfloat16".
         device: None takes a GPU if there is one.
         store: see `evaluate_points`.
-        say: takes lines about resuming and halving.
+        say: takes a line about resuming.
 
     Raises ValueError for unknown names and a GPU that is not there, FileNotFoundError for other things missing.
     """
@@ -203,8 +203,8 @@ def write_posterior(
 
     Args:
         folder: as `adamix-lab train` writes it.
-        out: for strategies.csv, draws.parquet, convergence.csv, uncertainty.csv, reliability.csv, risk_coverage.csv,
-            rows.parquet, PNGs with alt texts, record.json.
+        out: for strategies.csv, draws.parquet, convergence.csv, uncertainty.csv, reliability.csv, rows.parquet,
+            PNGs with alt texts, record.json.
         settings: how much is looked at.
         task: the task it was trained on; None takes the name in its notes.
         outside: another task, whose evaluation text is the outside.
@@ -305,20 +305,19 @@ def _methods(fixed: Mapping[str, FixedBatches], routes: Mapping[str, Samples], s
 
 
 def _row_tables(methods: Mapping[str, Method]) -> dict[str, DataFrame]:
-    """Tables with more than a row a method: reliability, risk_coverage, rows (each row's uncertainty)."""
+    """Tables with more than a row a method: reliability, and rows (each row's uncertainty)."""
     import pandas as pd
 
-    bins, curves, rows = [], [], []
+    bins, rows = [], []
     for name, method in methods.items():
         inside = method.samples["inside"]
         log_p, found = posterior.marginal(inside.logits), posterior.uncertainty(inside)
         right = log_p.argmax(-1) == inside.labels
         bins.append(calibration.reliability(log_p, inside.labels).assign(method=name))
-        curves.append(calibration.risk_coverage(found["entropy"], right).assign(method=name))
         rows.append(_frame(found).assign(method=name, where="inside", right=right.numpy()))
         if "outside" in method.samples:
             rows.append(_frame(posterior.uncertainty(method.samples["outside"])).assign(method=name, where="outside"))
-    return {"reliability": pd.concat(bins), "risk_coverage": pd.concat(curves), "rows": pd.concat(rows)}
+    return {"reliability": pd.concat(bins), "rows": pd.concat(rows)}
 
 
 def _frame(columns: Mapping[str, torch.Tensor]) -> DataFrame:
@@ -342,7 +341,6 @@ def _pictures(tables: Mapping[str, DataFrame], title: str) -> dict[str, plots.Pi
     pictures = {
         "strategies": plots.plot_strategies(tables["draws"]),
         "reliability": plots.plot_reliability(tables["reliability"]),
-        "risk_coverage": plots.plot_risk_coverage(tables["risk_coverage"]),
         "entropy": plots.plot_entropy(tables["uncertainty"]),
     }
     if "convergence" in tables:

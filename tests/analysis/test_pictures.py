@@ -6,7 +6,6 @@ import torch
 
 from adamix_lab.analysis import plots
 from adamix_lab.analysis.calibration import reliability as bins
-from adamix_lab.analysis.calibration import risk_coverage as curve
 from adamix_lab.analysis.plots import STYLES, Picture
 from adamix_lab.analysis.posterior import Samples
 from adamix_lab.analysis.posterior import convergence as converge
@@ -69,26 +68,12 @@ def test_convergence():
     assert f"T = 4 {table['error'][1]:.4f}" in picture.alt and picture.alt.startswith("tiny, M = 2. ")
 
 
-def samples_table():
+def test_calibration():
     log_p = torch.tensor([[0.8, 0.2], [0.3, 0.7], [0.6, 0.4], [0.8, 0.2]]).log()
-    labels = torch.tensor([0, 1, 1, 0])
-    methods = ("merged", "exact marginal")
-    right = log_p.argmax(-1) == labels
-    return (
-        pd.concat([bins(log_p, labels, 5).assign(method=name) for name in methods]),
-        pd.concat([curve(1 - log_p.exp().amax(-1), right).assign(method=name) for name in methods]),
-    )
-
-
-def test_calibration_and_risk():
-    by_bin, by_coverage = samples_table()
-    picture = plots.plot_reliability(by_bin)
+    table = bins(log_p, torch.tensor([0, 1, 1, 0]), 5)
+    picture = plots.plot_reliability(pd.concat([table.assign(method=name) for name in ("merged", "exact marginal")]))
     assert [ax.get_title() for ax in picture.figure.axes] == ["merged", "exact marginal"]
     assert "merged +2.5 points" in picture.alt  # 3 of 4 right at a mean confidence of 0.725
-    risk = plots.plot_risk_coverage(by_coverage)
-    (ax,) = risk.figure.axes
-    assert list(lines(ax)["exact marginal"].get_ydata()) == pytest.approx([0, 0, 25])  # the two of 0.8 together
-    assert "merged 0.0 % at half coverage, 25.0 % of all" in risk.alt
 
 
 def test_sources_and_outside():

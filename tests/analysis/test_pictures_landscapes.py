@@ -43,13 +43,11 @@ def test_every_kind_is_drawn_and_read_out(kind, tmp_path):
         )
 
 
-def test_kinds_are_not_mixed_and_tetrahedra_are_refused():
+def test_kinds_are_not_mixed():
     with pytest.raises(ValueError, match=r"kinds \['line', 'plane'\]"):
         plots.plot_landscapes({"a": landscape(KINDS["line"]()), "b": landscape(KINDS["plane"]())})
     with pytest.raises(ValueError, match=r"Landscapes of kinds \[\]"):
         plots.plot_landscapes({})
-    with pytest.raises(ValueError, match=r"A tetrahedron has no flat picture"):
-        plots.plot_landscapes({"a": landscape(simplex(ends(4), 2))})
 
 
 def test_corners_of_a_triangle_are_equally_far_apart():
