@@ -39,7 +39,7 @@ from adamix_lab.core.errors import LabError
 from adamix_lab.experiments.ablation import ablate
 from adamix_lab.experiments.batched import train_batched
 from adamix_lab.experiments.grids import grid_of, read_grid
-from adamix_lab.experiments.results import COLUMNS, check_folder, gather, read_results
+from adamix_lab.experiments.results import COLUMNS, gather, read_results
 from adamix_lab.interop.export import export
 from adamix_lab.interop.peft import import_peft
 from adamix_lab.models.saving import load, save
@@ -97,7 +97,6 @@ def perform(folder: Path, seed: int) -> None:
 
 
 def results(folder: Path) -> Any:
-    check_folder(folder)
     found = read_results(folder)
     if found.notes:  # what every report begins with
         raise LabError(" ".join(found.notes))

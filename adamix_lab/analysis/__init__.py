@@ -9,7 +9,7 @@ __all__, __getattr__ = lazy_names(
         "landscape": "Landscape evaluate_points read_landscape",
         "posterior": "convergence every_route marginal uncertainty",
         "calibration": "brier ece fit_temperature reliability",
-        "statistics": "Estimate holm paired_interval wilson",
+        "statistics": "Estimate t_interval verdict_of wilson",
         "plots": "new_figure save_figure",
     },
 )

@@ -6,8 +6,8 @@ seeds' means estimates the first and the last together; `rows_variance` gives th
 (Resampling both at once, the pigeonhole bootstrap, counts the interaction three times: Owen, Annals of Applied
 Statistics 1, 2007.)
 
-Over scipy.stats, but for Holm's correction, which it lacks, and for the bootstrap over rows: scipy's resamples arrays
-of rows, and some metrics here are quicker from sums over rows that count so often.
+Over scipy.stats, but for the bootstrap over rows: scipy's resamples arrays of rows, and some metrics here are quicker
+from sums over rows that count so often.
 """
 
 from __future__ import annotations
@@ -152,25 +152,10 @@ def verdict_of(estimate: Estimate, unit: str, comparisons: int = 1) -> Judged:
     return Judged(estimate, verdict, low, high, unit, comparisons, smallest)
 
 
-def paired_interval(first: Any, second: Any) -> Estimate:
-    """The estimate of first minus second, `[number]` each, of the same seeds or rows."""
-    return t_interval(np.asarray(first, dtype=float) - np.asarray(second, dtype=float))
-
-
 def format_interval(values: Any, digits: int = 1) -> str:
     """`91.2 ± 0.4`: the mean and half of its 95 % t-interval; the mean alone of one value."""
     found = t_interval(values)
     return f"{found.mean:.{digits}f}" + (f" ± {found.half_width:.{digits}f}" if found.number > 1 else "")
-
-
-def holm(ps: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values, in the order given; nan stays nan and counts as no comparison."""
-    order = sorted((n for n, p in enumerate(ps) if not math.isnan(p)), key=lambda n: ps[n])
-    adjusted, largest = [math.nan] * len(ps), 0.0
-    for rank, n in enumerate(order):
-        largest = max(largest, min(1.0, ps[n] * (len(order) - rank)))
-        adjusted[n] = largest
-    return adjusted
 
 
 def weighted_metric(name: str, predictions: Any, labels: Any, weights: Any) -> Any:
@@ -227,9 +212,3 @@ def resampled_rows(metric: str, pairs: Sequence[tuple[Any, Any]], labels: Any, d
         ]
         found.append(np.mean(each, axis=0))
     return np.concatenate(found)
-
-
-def paired_bootstrap(metric: str, pairs: Sequence[tuple[Any, Any]], labels: Any) -> tuple[float, float]:
-    """The 95 % interval over rows of a mean difference of a metric (percentile bootstrap), as `resampled_rows`."""
-    low, high = np.quantile(resampled_rows(metric, pairs, labels), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
-    return float(low), float(high)

@@ -24,8 +24,6 @@ from adamix_lab.experiments.grids import Grid, Search
 from adamix_lab.experiments.performing import Say, duration, perform_all
 from adamix_lab.experiments.results import (
     RESULTS,
-    begin,
-    check_folder,
     finished,
     gather,
     read_table,
@@ -70,7 +68,7 @@ def ablate(grid: Grid, out: Path, engine: Engine | None = None, say: Say = print
     deadline = None if engine.minutes is None else time.time() + 60 * engine.minutes
     start, runs = time.perf_counter(), grid.runs
     if tried := all_trials(grid):
-        failed = perform_all(tried, out / TRIALS, replace(engine, snapshots=False), deadline, say)
+        failed = perform_all(tried, out / TRIALS, engine, deadline, say)
         if not all(finished(out / TRIALS, trial) or trial.key in failed for trial in tried):
             say("Time is over before all rates were tried: run the command again to go on.")
             return None, len(failed)
@@ -87,27 +85,19 @@ def ablate(grid: Grid, out: Path, engine: Engine | None = None, say: Say = print
     say(f"\n{len(done)} of {len(runs)} runs are finished, {len(failed)} failed, {left} are left; {took} this time")
     if not done:
         return None, len(failed)
-    for run in done:
-        begin(out, run)  # under this grid's name
-    results = gather(out)
-    results = results[results["run"].isin([run.key for run in done])]
-    say(summary(results, list(dict.fromkeys(run.variant for run in done))))
+    names = {run.key: run.variant for run in done}
+    results = gather(out, names)
+    results = results[results["run"].isin(names)]
+    say(summary(results.sort_values("run", key=lambda keys: keys.map(list(names).index), kind="stable")))
     return results, len(failed)
 
 
 def listed(grid: Grid, out: Path) -> list[str]:
-    """A line for each run: key, state, name, the last line of its error. Trials stand first while rates are open."""
-
-    def line(folder: Path, run: Run) -> str:
-        name, error = state(folder, run)
-        return f"{run.key}  {name:9}  {run}" + (f": {error}" if error else "")
-
-    check_folder(out)
+    """A line for each run: key, state, name; for each trial while these are open."""
     tried = all_trials(grid)
-    if any(state(out / TRIALS, trial)[0] in ("waiting", "under way") for trial in tried):
-        lines = [f"{line(out / TRIALS, trial)}, trial of lr {trial.lr:g}, {trial.steps} steps" for trial in tried]
-        return [*lines, f"{len(grid.runs)} runs follow when rates are chosen."]
-    return [line(out, run) for run in (with_rates(grid, out) if tried else grid.runs)]
+    trying = any(state(out / TRIALS, trial) == "waiting" for trial in tried)
+    folder, runs = (out / TRIALS, tried) if trying else (out, with_rates(grid, out))
+    return [f"{run.key}  {state(folder, run):8}  {run}: lr {run.lr:g}, {run.steps} steps" for run in runs]
 
 
 # -- rates -------------------------------------------------------------------------------------------------------
@@ -116,7 +106,7 @@ def listed(grid: Grid, out: Path) -> list[str]:
 def trials(run: Run, search: Search) -> list[Run]:
     """The trials of a run: rates by lengths. Runs that differ by their seed alone have the same; none has a probe."""
     begun = replace(
-        run, seed=search.seed, judged_on="slice", part=None, temperature=None, exact=0, draws=1,
+        run, seed=0, judged_on="slice", part=None, temperature=None, exact=0, draws=1,
         compute="compute" if run.compute == "compute" else "steps",
     )  # fmt: skip
     return [
@@ -140,21 +130,22 @@ def with_rates(grid: Grid, out: Path) -> tuple[Run, ...]:
     """
     if grid.search is None:
         return grid.runs
-    known: dict[str, Tried] = {}
+    known = {trial.key: tried for trial in all_trials(grid) if (tried := _result(out / TRIALS, trial))}
     record: dict[Any, dict[str, Any]] = {}
     runs = []
     for run in grid.runs:
-        own = trials(run, grid.search)
-        tried = [found for trial in own if (found := _result(out / TRIALS, trial, known))]
-        if own and not tried:
+        if not (own := trials(run, grid.search)):
+            runs.append(run)
+            continue
+        tried = [known[trial.key] for trial in own if trial.key in known]
+        if not tried:
             raise LabError(
                 f"No trial of {run.task}, {run.variant} is finished: expected one of {len(own)} at least. Their errors "
                 f"stand in {out / TRIALS}."
             )
-        runs.append(chosen := _chosen(run, tried) if own else run)
-        if own:
-            shown = {name: getattr(chosen, name) for name in ("variant", "examples", "compute", *CHOSEN)}
-            record.setdefault((run.compute, own[0].key), {"task": task_name(run), **shown, "tried": tried})
+        runs.append(chosen := _chosen(run, tried))
+        shown = {name: getattr(chosen, name) for name in ("variant", "examples", "compute", *CHOSEN)}
+        record.setdefault((run.compute, own[0].key), {"task": task_name(run), **shown, "tried": tried})
     found = {**asdict(grid.search), "slice": SLICE, "rule": RULE, "chosen": list(record.values())}
     text = json.dumps(found, indent=1) + "\n"
     if not (out / RECORD).is_file() or (out / RECORD).read_text(encoding="utf-8") != text:
@@ -181,14 +172,13 @@ def at_edges(out: Path) -> list[str]:
     return lines
 
 
-def _result(out: Path, trial: Run, known: dict[str, Tried]) -> Tried | None:
-    """What a trial gave; None where it is not finished, or has no loss. `known` keeps what was read."""
-    if trial.key not in known and finished(out, trial):
-        table = read_table(out / trial.key / RESULTS)
-        merged = table[table["strategy"] == "merged"].set_index("metric")["value"].to_dict()
-        names = {"value": table.loc[table["primary"], "metric"].iloc[0], "loss": "loss", "temperature": "temperature"}
-        if not math.isnan(merged["loss"]):
-            found = {name: merged.get(metric) for name, metric in names.items()}
-            true = {f"true_{name}": merged.get(f"{metric}, {TRUE}") for name, metric in names.items()}
-            known[trial.key] = {"lr": trial.lr, "steps": trial.steps, **found, **true}
-    return known.get(trial.key)
+def _result(out: Path, trial: Run) -> Tried | None:
+    """What a trial gave; None where it is not finished, or has no loss."""
+    if not finished(out, trial):
+        return None
+    table = read_table(out / trial.key / RESULTS)
+    merged = table[table["strategy"] == "merged"].set_index("metric")["value"].to_dict()
+    names = {"value": table.loc[table["primary"], "metric"].iloc[0], "loss": "loss", "temperature": "temperature"}
+    found = {name: merged.get(metric) for name, metric in names.items()}
+    true = {f"true_{name}": merged.get(f"{metric}, {TRUE}") for name, metric in names.items()}
+    return None if math.isnan(merged["loss"]) else {"lr": trial.lr, "steps": trial.steps, **found, **true}

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from adamix_lab.core.routing import Router
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import WAYS, cut_last_block
 from adamix_lab.models.model import MixtureModel
-from adamix_lab.tasks.batches import ZEROS, Batches, Example, Padding, collate, length, to_device
+from adamix_lab.tasks.batches import ZEROS, Batches, Example, Padding, collate, to_device
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.run import (
     History,
@@ -42,13 +42,12 @@ from adamix_lab.training.run import (
     set_generator_states,
     write_checkpoint,
 )
-from adamix_lab.training.train import BETAS, StackedAdamW, check_sides, on_route, side_rate, start_accelerator
+from adamix_lab.training.train import BETAS, StackedAdamW, check_sides, side_rate, start_accelerator
 
 Start = Mapping[str, Tensor]
 
-# Settings that one program has one of; lr, side_rates, head_lr, weight_decay, decay, warm-up, clip, seed, bucket,
-# label_smoothing, consistency, per, swa, ema and log_every are each run's own.
-COMMON = ("steps", "epochs", "batch_size", "max_length", "precision", "off_route", "eps")
+# Settings that are each run's own; a program has one of all others.
+OWN = "lr side_rates head_lr weight_decay decay warmup clip seed bucket label_smoothing consistency swa ema log_every"
 
 
 def incompatibilities(mixture: MixtureModel, starts: Sequence[Start], recipes: Sequence[Recipe]) -> list[str]:
@@ -57,6 +56,9 @@ def incompatibilities(mixture: MixtureModel, starts: Sequence[Start], recipes: S
     starts: each run's `trained_tensors` before its first step. recipes: one a run.
     """
     gated = not mixture.mixture.own and len(mixture.sites) != len(mixture.mixture.sites)
+    shapes = [{name: list(tensor.shape) for name, tensor in start.items()} for start in starts]
+    shared = [field.name for field in fields(Recipe) if field.name not in OWN.split()]
+    differing = [name for name in shared if any(getattr(r, name) != getattr(recipes[0], name) for r in recipes)]
     checks = {
         "weights of the model itself train (full fine-tuning, BitFit, peft's methods)": mixture.mixture.own,
         "learned gates choose by hidden states: a run's routes are not known before the pass": gated,
@@ -67,29 +69,22 @@ def incompatibilities(mixture: MixtureModel, starts: Sequence[Start], recipes: S
         f"{len(starts)} starts and {len(recipes)} recipes: expected one of each a run, and a run at least": (
             len(starts) != len(recipes) or not recipes
         ),
+        "they differ in shape (experts, size, sharing, sites or head)": any(shape != shapes[0] for shape in shapes),
+        f"they differ in {', '.join(differing)}": bool(differing),
     }
-    found = [reason for reason, applies in checks.items() if applies]
-    for n, (start, recipe) in enumerate(zip(starts, recipes, strict=False)):
-        shapes, first = ({name: list(tensor.shape) for name, tensor in each.items()} for each in (start, starts[0]))
-        if other := sorted(name for name in shapes | first if shapes.get(name) != first.get(name)):
-            found.append(
-                f"run {n} has another shape (experts, size, sharing, sites or head): {other[0]} is "
-                f"{shapes.get(other[0], 'absent')}, in run 0 {first.get(other[0], 'absent')}"
-            )
-        for name in COMMON:
-            if getattr(recipe, name) != getattr(recipes[0], name):
-                found.append(f"run {n} has {name} = {getattr(recipe, name)}, run 0 {getattr(recipes[0], name)}")
-        single = {
-            'a route a token (per = "token") computes all vertices': recipe.per == "token",
-            "it chooses its weights on a dev slice: set dev_fraction = 0, which keeps the last ones": (
-                recipe.dev_fraction > 0 or recipe.choose_on != "slice"
-            ),
-            "accumulated pieces: stacked runs take their batches whole": recipe.accumulate > 1,
-            "float16 scales losses by what one run's gradients allow": recipe.precision == "fp16",
-            "views of one dropout mask run one after another": recipe.consistency.views == "same_dropout",
-        }
-        found += [f"run {n}: {reason}" for reason, applies in single.items() if applies]
-    return found
+    first = recipes[0] if recipes else Recipe()  # what follows all recipes share
+    checks |= {
+        "weights are chosen on a dev slice: set dev_fraction = 0, which keeps the last ones": (
+            first.dev_fraction > 0 or first.choose_on != "slice"
+        ),
+        f"a route a {first.per} would be a row's or a token's own: runs share groups of rows": first.per != "batch",
+        "experts off the route rest: those of a stack drift": first.off_route == "freeze",
+        "epochs of rows may be other steps: give steps": first.epochs is not None,
+        "accumulated pieces: stacked runs take their batches whole": first.accumulate > 1,
+        "float16 scales losses by what one run's gradients allow": first.precision == "fp16",
+        "views of one dropout mask run one after another": any(r.consistency.views == "same_dropout" for r in recipes),
+    }
+    return [reason for reason, applies in checks.items() if applies]
 
 
 class StackedRuns:
@@ -98,7 +93,7 @@ class StackedRuns:
     Attributes:
         stacked: `[R * M, ...]` for experts, `[R, ...]` for the head, run by run, by the names of `trained_tensors`.
         orders: each run's batches.
-        routes: of the last step, `[views, sites, sides]` a run (with rows after the views where each has its own).
+        routes: of the last step, `[views, sites, sides]` a run.
         histories: each run's log.
         failed: why a run's numbers are not to be used; "" for a sound one.
     """
@@ -113,10 +108,10 @@ class StackedRuns:
         self.student, self.recipes, self.examples = student, recipes, examples
         device = next(student.parameters()).device
         self.copies = {name: len(w) if name.startswith("experts.") else 1 for name, w in starts[0].items()}
-        self.stacked = {
-            name: nn.Parameter(torch.cat([_copies(name, start[name]) for start in starts]).to(device, copy=True))
-            for name in starts[0]
-        }
+        self.stacked = {}
+        for name in starts[0]:
+            join = torch.cat if name.startswith("experts.") else torch.stack
+            self.stacked[name] = nn.Parameter(join([start[name] for start in starts]).to(device, copy=True))
         self.objectives = [
             Objective(student, recipe.consistency, task_loss_of(student, recipe.label_smoothing), WAYS)
             for recipe in recipes
@@ -125,24 +120,17 @@ class StackedRuns:
             Batches(own, recipe.batch_size, recipe.seed, recipe.bucket)
             for own, recipe in zip(examples, recipes, strict=True)
         ]
-        self.routers = [Router(student.space, recipe.seed, recipe.per) for recipe in recipes]
+        self.routers = [Router(student.space, recipe.seed) for recipe in recipes]
         self.routes: list[Tensor] = []
         self.average: dict[str, Tensor] = {}
         self.histories, self.failed = [History() for _ in recipes], [""] * len(recipes)
         self.clip = torch.tensor([recipe.clip or math.inf for recipe in recipes], device=device)
         self.optimizer = self._optimizer()
 
-    def weights(self, run: int) -> dict[str, Tensor]:
-        """One run's weights now."""
-        return self._of(run, self.stacked)
-
     def result(self, run: int, total: int) -> dict[str, Tensor]:
         """What one run of so many steps keeps: the average of its weights where it has one, else the weights."""
-        averaged = self.recipes[run].share_in_average(total, total) > 0
-        return self._of(run, self.average if averaged else self.stacked)
-
-    def _of(self, run: int, stacked: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        own = {name: p.detach().unflatten(0, (len(self.recipes), -1))[run].clone() for name, p in stacked.items()}
+        kept = self.average if self.recipes[run].share_in_average(total, total) else self.stacked
+        own = {name: p.detach().unflatten(0, (len(self.recipes), -1))[run].clone() for name, p in kept.items()}
         return {name: w if name.startswith("experts.") else w[0] for name, w in own.items()}
 
     # -- a step ---------------------------------------------------------------------------------------
@@ -152,8 +140,8 @@ class StackedRuns:
         chosen = [order.at(step) for order in self.orders]
         most = max(map(len, chosen))
         self.routes = [
-            router.views(step, recipe.consistency.number, len(batch), max(length(own[n]) for n in batch))
-            for router, recipe, own, batch in zip(self.routers, self.recipes, self.examples, chosen, strict=True)
+            router.views(step, recipe.consistency.number)
+            for router, recipe in zip(self.routers, self.recipes, strict=True)
         ]
         # An epoch's last batch may be smaller: its first row fills the place, and the losses leave it out again.
         filled = [[*batch, *batch[:1] * (most - len(batch))] for batch in chosen]
@@ -173,33 +161,27 @@ class StackedRuns:
         runs = torch.cat([torch.full((len(routes),), n) for n, routes in enumerate(self.routes)])
         where = (runs[:, None] * rows + torch.arange(rows)).flatten().to(batch["labels"].device)
         inputs = {name: value[where] for name, value in batch.items() if name != "labels"}
-        served = with_heads(self.student, self._heads(runs))
+        heads = {name: weight for name, weight in self.stacked.items() if name.startswith("head.")}
+        own = {name: weight.index_select(0, runs.to(weight.device)) for name, weight in heads.items()}
+        served = with_heads(self.student, own)
         if not (known := self.student.takes_groups(inputs)).permitted:
             raise LabError(
                 f"{type(served.model).__name__} does not take a stack's runs in one call ({known.reason}): expected "
                 "rows first at every site. Train them one by one."
             )
-        with cut_last_block(served.model, inputs, self.student.model), served.select(self._selection(runs, rows)):
+        with cut_last_block(served.model, inputs, self.student.model), served.select(self._selection(runs)):
             logits: Tensor = served.model(**inputs).logits
         return logits
 
-    def _heads(self, runs: Tensor) -> dict[str, Tensor]:
-        heads = {name: weight for name, weight in self.stacked.items() if name.startswith("head.")}
-        return {name: weight.index_select(0, runs.to(weight.device)) for name, weight in heads.items()}
-
-    def _selection(self, runs: Tensor, rows: int) -> dict[str, dict[str, Tensor]]:
-        """Effective weights of each group, or of each row where any run routes by the example."""
-        routes = self.routes
-        if any(each.dim() == 4 for each in routes):
-            routes = [_by_row(each, rows) for each in routes]
-            runs = runs.repeat_interleave(rows)
-        all_routes = torch.cat([each.flatten(0, -3) for each in routes])  # [groups, sites, sides]
+    def _selection(self, runs: Tensor) -> dict[str, dict[str, Tensor]]:
+        """Effective weights of each group of rows."""
+        routes = torch.cat(self.routes)  # [groups, sites, sides]
         selection: dict[str, dict[str, Tensor]] = {}
         for n, (path, layer) in enumerate(self.student.sites.items()):
             selection[path] = {}
             for name, side in layer.side_of.items():
                 stacked = self.stacked[f"experts.{path}.{name}"]
-                index = runs * self.copies[f"experts.{path}.{name}"] + all_routes[:, n, side]
+                index = runs * self.copies[f"experts.{path}.{name}"] + routes[:, n, side]
                 selection[path][name] = stacked.index_select(0, index.to(stacked.device))
         return selection
 
@@ -214,8 +196,6 @@ class StackedRuns:
         for group in self.optimizer.param_groups:
             rates = group["base_lr"] * torch.tensor(factors, dtype=torch.double)
             group["lr"] = rates.repeat_interleave(group["copies"])
-        if self.recipes[0].off_route == "freeze":
-            self.optimizer.active = self._on_route()
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -260,12 +240,6 @@ class StackedRuns:
             )
         return StackedAdamW(groups, betas=BETAS, eps=self.recipes[0].eps)
 
-    def _on_route(self) -> dict[nn.Parameter, Tensor]:
-        """For each stacked weight which copies the last step's routes took: booleans `[R * M]`."""
-        names = [f"experts.{path}.{name}" for path, layer in self.student.sites.items() for name in layer.experts]
-        masks = [list(on_route(self.student, routes).values()) for routes in self.routes]
-        return {self.stacked[name]: torch.cat([each[n] for each in masks]) for n, name in enumerate(names)}
-
     # -- log and checkpoints ----------------------------------------------------------------------------
 
     def log(self, step: int, total: int, seconds: float, losses: Sequence[Losses]) -> None:
@@ -277,9 +251,8 @@ class StackedRuns:
             loss, *parts = (float(value.detach()) for value in own[:4])
             if math.isfinite(loss):
                 row = {"step": step, "loss": loss, **loss_parts(parts)}
-                route = self.routes[n].tolist() if recipe.per == "batch" else None
                 lr = recipe.lr * recipe.rate(step - 1, total)
-                history.rows.append({**row, "lr": lr, "seconds": round(seconds, 3), "route": route})
+                history.rows.append({**row, "lr": lr, "seconds": round(seconds, 3), "route": self.routes[n].tolist()})
             else:
                 self.failed[n] = f"the loss at step {step} is {loss}: lower lr (now {recipe.lr}) or raise warmup"
 
@@ -319,18 +292,6 @@ class StackedRuns:
         self.histories = [History(rows, **kept) for rows in found.facts["rows"]]
 
 
-def _copies(name: str, weight: Tensor) -> Tensor:
-    return weight if name.startswith("experts.") else weight[None]
-
-
-def _by_row(routes: Tensor, rows: int) -> Tensor:
-    """Routes `[views, rows, sites, sides]` of `[views, sites, sides]`, or of too few rows (those that fill take 0)."""
-    if routes.dim() == 3:
-        return routes[:, None].expand(-1, rows, -1, -1)
-    missing = rows - routes.shape[1]
-    return torch.cat([routes, routes.new_zeros(len(routes), missing, *routes.shape[2:])], 1) if missing else routes
-
-
 @dataclass(frozen=True)
 class Trained:
     """One run of a stack.
@@ -353,7 +314,7 @@ def train_batched(
     recipes: Sequence[Recipe],
     pad: Padding = ZEROS,
     progress: bool = True,
-    on_step: Callable[[int, StackedRuns], None] | None = None,
+    on_step: Callable[[int], None] | None = None,
     folder: Path | None = None,
 ) -> list[Trained]:
     """Trains R runs side by side; the mixture lends its backbone and shape, its own weights stay as they are.
@@ -366,7 +327,7 @@ def train_batched(
         recipes: each run's settings.
         pad: how the tokenizer pads.
         progress: show a bar.
-        on_step: called after each step with the number of steps done and the runs.
+        on_step: called after each step with the number of steps done.
         folder: for checkpoints, every `checkpoint_every` steps of the first recipe; a killed stack goes on there.
 
     Raises ValueError for runs that cannot be one program (says why), and a folder with another stack's checkpoint.
@@ -377,10 +338,7 @@ def train_batched(
         raise LabError(f"These runs cannot train as one program: {'; '.join(reasons)}. Train such runs one by one.")
     accelerator = start_accelerator(recipes[0])
     runs = StackedRuns(mixture.to(accelerator.device), starts, recipes, examples)
-    totals = {recipe.total_steps(len(order)) for recipe, order in zip(recipes, runs.orders, strict=True)}
-    if len(totals) > 1:
-        raise LabError(f"The runs take {sorted(totals)} steps: expected equally many. Give steps instead of epochs.")
-    (total,) = totals
+    total = recipes[0].total_steps(len(runs.orders[0]))
     for recipe in recipes:
         check_sides(mixture, recipe)
         recipe.share_in_average(total, total)  # a window of no steps is refused here
@@ -397,7 +355,7 @@ def train_batched(
         if folder is not None and ((step + 1) % (recipes[0].checkpoint_every or total) == 0 or step + 1 == total):
             runs.keep(folder)
         if on_step is not None:
-            on_step(step + 1, runs)
+            on_step(step + 1)
     mixture.eval()
     found = zip(runs.histories, runs.failed, strict=True)
     return [Trained(runs.result(n, total), history, failed or None) for n, (history, failed) in enumerate(found)]

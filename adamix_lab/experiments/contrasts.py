@@ -8,14 +8,14 @@ is turned round, so that more is better everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from adamix_lab.analysis.statistics import Estimate, paired_bootstrap, resampled_rows, rows_variance, t_interval
+from adamix_lab.analysis.statistics import Estimate, resampled_rows, rows_variance, t_interval
 from adamix_lab.experiments.results import Results, variant_called
 from adamix_lab.experiments.settings import Budget
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 Measure = Literal["score", "nll", "loss"]
+TRAINING_LOSS = "training loss"
 DRAWS_FOR_BEST = 10  # random draws a run needs before the best of them means something
 REFERENCE = "AdaMix"  # its operations are what "equal compute" means, so its rows of equal steps serve there, too
 
@@ -94,13 +95,11 @@ class OnTask:
         by_seed: its value for each seed that all sides have.
         rows_variance: what the choice of evaluation rows adds to the variance of the mean over seeds; None where that
             is not known (no predictions, or of other rows a seed).
-        rows: the bootstrap's 95 % interval over examples; None without predictions, or with more than two sides.
     """
 
     task: str
     by_seed: dict[int, float]
     rows_variance: float | None = None
-    rows: tuple[float, float] | None = None
 
     @property
     def estimate(self) -> Estimate:
@@ -133,14 +132,15 @@ class Scores:
     """The results, looked up by what a contrast names."""
 
     def __init__(self, results: Results) -> None:
+        import pandas as pd
+
         self.results = results
-        table = results.table.assign(few=results.table["examples"] > 0)
+        table = pd.concat([results.table, training_losses(results)], ignore_index=True)
+        table = table.assign(few=table["examples"] > 0)
         primary = table[table["primary"]]
         self.primary: dict[str, str] = dict(zip(primary["task"], primary["metric"], strict=True))
         of_cell = ["task", "variant", "strategy", "compute", "few", "metric"]
         self._cells: dict[Any, DataFrame] = dict(iter(table.groupby(of_cell, sort=False)))
-        runs = table.drop_duplicates("run")
-        self._runs: dict[Any, DataFrame] = dict(iter(runs.groupby(["task", "variant", "compute", "few"], sort=False)))
         self._none = table.iloc[:0]
         self._named: dict[str, str | None] = {}
 
@@ -168,37 +168,21 @@ class Scores:
 
     def by_seed(self, task: str, side: Side, contrast: Contrast, budget: Budget) -> dict[int, float]:
         """One number a seed, in points or nats."""
-        if contrast.measure == "loss":
-            runs = self._runs.get((task, self.variant(side.variant), budget, contrast.few_shot), self._none)
-            return {seed: -self._mean_loss[run] for seed, run in zip(runs["seed"], runs["run"], strict=True)
-                    if run in self._mean_loss}  # fmt: skip
-        metric = "loss" if contrast.measure == "nll" else contrast.metric
+        metric = {"score": contrast.metric, "nll": "loss", "loss": TRAINING_LOSS}[contrast.measure]
         draws = self.cell(task, side, budget, contrast.few_shot, metric).groupby("seed")["value"]
         found = draws.max()[draws.size() >= DRAWS_FOR_BEST] if side.best else draws.mean()
         scale = 100 if contrast.measure == "score" else -1
         return {int(seed): scale * float(value) for seed, value in found.items()}
 
-    @cached_property
-    def _mean_loss(self) -> dict[str, float]:
-        curves = self.results.curves
-        return {} if curves is None else curves.groupby("run")[task_loss(curves)].mean().to_dict()
-
     # -- a contrast -----------------------------------------------------------------------------------------
 
-    def on_task(self, contrast: Contrast, task: str, budget: Budget = "steps", bootstrap: bool = False) -> OnTask:
-        """The contrast's value for each seed that every side has; with `bootstrap`, its interval over examples, too."""
+    def on_task(self, contrast: Contrast, task: str, budget: Budget = "steps") -> OnTask:
+        """The contrast's value for each seed that every side has."""
         sides = [(weight, self.by_seed(task, side, contrast, budget)) for weight, side in contrast.terms]
         seeds = sorted(set.intersection(*(set(values) for _, values in sides)))
         by_seed = {seed: sum(weight * own[seed] for weight, own in sides) for seed in seeds}
         answers = self._paired_answers(contrast, task, budget, seeds)
-        if not answers:
-            return OnTask(task, by_seed)
-        return OnTask(
-            task,
-            by_seed,
-            self._rows_variance(contrast, task, answers),
-            self._over_rows(contrast, task, answers) if bootstrap else None,
-        )
+        return OnTask(task, by_seed, self._rows_variance(contrast, task, answers) if answers else None)
 
     def absent(self, contrast: Contrast, task: str, budget: Budget = "steps") -> list[str]:
         """The sides that have no value on a task."""
@@ -211,7 +195,8 @@ class Scores:
         """
         if self.primary.get(task) in ("matthews", "pearson", "spearman"):
             return 0.0
-        runs = {run for key, own in self._runs.items() if key[0] == task for run in own["run"]}
+        table = self.results.table
+        runs = set(table.loc[table["task"] == task, "run"])
         labels = next((answer.labels for (run, _), answer in self._answers.items() if run in runs), None)
         if labels is None or self.primary.get(task) != "accuracy":
             return None
@@ -250,23 +235,16 @@ class Scores:
         elif metric == "accuracy":
             values = [[100.0 * (each.predictions == each.labels) for each in own] for own in answers]
         else:
-            drawn = self._of_two_sides(resampled_rows, contrast, task, answers)
-            return None if drawn is None else float(np.var(100 * drawn, ddof=1))
+            return self._resampled_variance(metric, weights, answers)
         return rows_variance(sum(weight * np.stack(own) for weight, own in zip(weights, values, strict=True)))
 
-    def _over_rows(self, contrast: Contrast, task: str, answers: list[list[Answers]]) -> tuple[float, float] | None:
-        found = self._of_two_sides(paired_bootstrap, contrast, task, answers) if contrast.measure == "score" else None
-        return None if found is None else (100 * found[0], 100 * found[1])
-
-    def _of_two_sides(
-        self, measure: Callable[..., Any], contrast: Contrast, task: str, answers: list[list[Answers]]
-    ) -> Any:
-        # of one side minus another, by resampled rows; None of other sums, and of a metric that is not made of rows
-        if [weight for weight, _ in contrast.terms] != [1.0, -1.0]:
+    def _resampled_variance(self, metric: str, weights: list[float], answers: list[list[Answers]]) -> float | None:
+        # of a metric that is no mean over rows; None of other sums than a difference, and of metrics not made of rows
+        if weights != [1.0, -1.0]:
             return None
         pairs = [(a.predictions, b.predictions) for a, b in zip(*answers, strict=True)]
         try:
-            return measure(contrast.metric or self.primary[task], pairs, answers[0][0].labels)
+            return float(np.var(100 * resampled_rows(metric, pairs, answers[0][0].labels), ddof=1))
         except KeyError:
             return None
 
@@ -281,6 +259,16 @@ class Scores:
             for key, part in table.sort_values("row").groupby(["run", "strategy"])
             if not part["row"].duplicated().any()
         }
+
+
+def training_losses(results: Results) -> DataFrame:
+    """Rows as results have them, of the metric TRAINING_LOSS of the merge: the mean over each run's curve."""
+    rows = results.table.drop_duplicates("run")
+    if (curves := results.curves) is None:
+        return rows.iloc[:0]
+    means = rows["run"].map(curves.groupby("run")[task_loss(curves)].mean())
+    rows = rows.assign(strategy="merged", metric=TRAINING_LOSS, primary=False, value=means)
+    return rows[means.notna()]
 
 
 def task_loss(curves: DataFrame) -> str:

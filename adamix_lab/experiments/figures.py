@@ -1,128 +1,37 @@
-"""The paper's Figures 1, 5 and 7 from results, as far as runs reach, and the tour's curves."""
+"""The paper's Figures 5 and 7 from results, each None where runs do not reach, and the tour's curves."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adamix_lab.analysis.plots import STYLES, Picture, despine, panels
-from adamix_lab.experiments.claims import printed_table
-from adamix_lab.experiments.contrasts import Contrast, Scores, Side, minus, task_loss
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from adamix_lab.analysis.plots import STYLES, Picture, despine, panels, style_of
+from adamix_lab.experiments.contrasts import Scores, Side, minus, task_loss
 
 PANELS = 4
-OTHER = ("#666666", "x")
-VARIANTS = {
-    "adamix": STYLES["merged"],
-    "single": STYLES["single"],
-    "no consistency": ("#7A3300", ">"),
-    "no sharing": ("#8A8F00", "p"),
-}
 Look = dict[str, float]  # step, loss, accuracy
-Point = tuple[str, float, float]  # name, millions of parameters, score
-
-
-def style(variant: str) -> tuple[str, str]:
-    """Colour and marker of a variant: AdaMix's is the merge's, as everywhere."""
-    return VARIANTS.get(variant.lower().removesuffix(" adapter"), OTHER)
-
-
-# -- from results: a picture, or None where they do not reach ----------------------------------------------
-
-
-def figure_1(scores: Scores) -> Picture | None:
-    """Mean score against stored parameters, over the tasks that AdaMix ran on."""
-    table, plain = scores.results.table, Contrast(())
-    tasks = [task for task in scores.tasks() if scores.by_seed(task, Side("AdaMix"), plain, "steps")]
-    ours: list[Point] = []
-    for variant in dict.fromkeys(table.loc[(table["compute"] == "steps") & (table["examples"] == 0), "variant"]):
-        means = [list(scores.by_seed(task, Side(variant), plain, "steps").values()) for task in tasks]
-        if means and all(means):
-            stored = float(table.loc[table["variant"] == variant, "stored"].median())
-            ours.append((variant, stored / 1e6, float(np.mean([np.mean(values) for values in means]))))
-    printed = [
-        (row["model"], float(row["parameters"].removesuffix("M")), float(row["average"])) for row in printed_table(1)
-    ]
-    return score_against_parameters(printed, ours, tasks) if len(ours) >= 2 else None
 
 
 def figure_5(scores: Scores) -> Picture | None:
-    """What other ways to answer give beyond the merge, seed by seed."""
-    import pandas as pd
-
-    rows = []
-    for strategy in ("random", "fixed", "ensemble", "exact"):
-        for task in scores.tasks():
-            on = scores.on_task(minus(Side("AdaMix", strategy), Side("AdaMix")), task)
-            rows += [(task, strategy, seed, difference) for seed, difference in on.by_seed.items()]
-    table = pd.DataFrame(rows, columns=["task", "strategy", "seed", "difference"])
-    return strategies_by_seed(table) if rows else None
-
-
-def figure_7(scores: Scores) -> Picture | None:
-    """Training losses with and without sharing, of the first tasks that have both."""
-    curves, table = scores.results.curves, scores.results.table
-    names = [scores.variant(name) for name in ("AdaMix", "no sharing")]
-    if curves is None or None in names:
-        return None
-    runs = table[(table["compute"] == "steps") & (table["examples"] == 0) & table["variant"].isin(names)]
-    losses_of = curves[["run", "step"]].assign(loss=curves[task_loss(curves)])
-    joined = losses_of.merge(runs.drop_duplicates("run")[["run", "task", "variant"]], on="run")
-    both = {
-        task: part.sort_values("variant", key=lambda column: column != names[0])
-        for task, part in joined.groupby("task", sort=False)
-        if part["variant"].nunique() == 2
+    """What random routing, one expert and the ensemble give beyond the merge (points), a dot a seed, by task."""
+    strategies, told = ("random", "fixed", "ensemble", "exact"), []
+    found = {
+        (strategy, task): list(on.by_seed.values())
+        for strategy in strategies
+        for task in scores.tasks()
+        if (on := scores.on_task(minus(Side("AdaMix", strategy), Side("AdaMix")), task)).by_seed
     }
-    return losses(dict(list(both.items())[:PANELS])) if both else None
-
-
-FIGURES = {1: figure_1, 5: figure_5, 7: figure_7}
-
-
-# -- drawing ----------------------------------------------------------------------------------------------
-
-
-def score_against_parameters(printed: Sequence[Point], ours: Sequence[Point], tasks: Sequence[str]) -> Picture:
-    """Figure 1: mean score against parameters at inference (millions, logarithmic); the paper's left, ours right."""
-    figure, axes = panels(2, 11, 4.6)
-    told = []
-    titles = ("the paper, Table 1: RoBERTa-large, 8 tasks", f"here: {', '.join(tasks)}")
-    for ax, points, title in zip(axes, (printed, ours), titles, strict=True):
-        widest = max(parameters for _, parameters, _ in points)
-        for name, parameters, score in points:
-            colour, marker = style(name)
-            shift, side = (-6, "right") if parameters == widest else (6, "left")  # labels stay inside
-            ax.plot(parameters, score, color=colour, marker=marker, markersize=8, linestyle="")
-            ax.annotate(name, (parameters, score), (shift, 4), textcoords="offset points", ha=side, fontsize=8)
-        ax.set(xscale="log", xlabel="parameters that tuning stores (millions)", ylabel="mean score")
-        ax.set_title(title, fontsize=10)
-        ax.margins(x=0.25, y=0.15)
-        ax.grid(alpha=0.3)
-        told.append("; ".join(f"{name} {score:.1f} with {size:.3g} million" for name, size, score in points))
-    return Picture(figure, f"Mean score against stored parameters. In the paper: {told[0]}. Here: {told[1]}.")
-
-
-def strategies_by_seed(table: DataFrame) -> Picture:
-    """Figure 5: what random routing, one expert and the ensemble give beyond the merge, a dot a seed, by task.
-
-    table: columns task, strategy, seed, difference (points, strategy minus merged).
-    """
-    tasks = list(dict.fromkeys(table["task"]))
+    if not found:
+        return None
+    tasks = list(dict.fromkeys(task for _, task in found))
     figure, (axes,) = panels(1, max(6.0, 1.6 * len(tasks) + 3), 4.4)
-    names = [name for name in ("random", "fixed", "ensemble", "exact") if name in set(table["strategy"])]
-    told = []
-    for n, name in enumerate(names):
-        colour, marker = STYLES[name]
-        own = table[table["strategy"] == name]
-        places = own["task"].map(tasks.index) + 0.18 * (n - (len(names) - 1) / 2)
-        axes.plot(places, own["difference"], color=colour, marker=marker, linestyle="", alpha=0.6, label=name)
-        for (task, at), values in own.groupby(["task", places], sort=False)["difference"]:
-            axes.plot([at - 0.06, at + 0.06], [values.mean()] * 2, color=colour, linewidth=2)
-            told.append(f"{task}, {name} {values.mean():+.2f} ({values.min():+.2f} to {values.max():+.2f})")
+    for (strategy, task), values in found.items():
+        (colour, marker), place = STYLES[strategy], tasks.index(task) + 0.18 * strategies.index(strategy) - 0.27
+        label = strategy if strategy not in axes.get_legend_handles_labels()[1] else None
+        axes.plot([place] * len(values), values, color=colour, marker=marker, linestyle="", alpha=0.6, label=label)
+        axes.plot([place - 0.06, place + 0.06], [np.mean(values)] * 2, color=colour, linewidth=2)
+        told.append(f"{task}, {strategy} {np.mean(values):+.2f} ({min(values):+.2f} to {max(values):+.2f})")
     axes.axhline(0, color=STYLES["merged"][0], label="merged")
     axes.set_xticks(range(len(tasks)), tasks)
     axes.set_ylabel("points beyond the merge")
@@ -131,25 +40,33 @@ def strategies_by_seed(table: DataFrame) -> Picture:
     return Picture(figure, "Points beyond the merge, a dot a seed, mean and range: " + "; ".join(told) + ".")
 
 
-def losses(curves: Mapping[str, DataFrame]) -> Picture:
-    """Figure 7: training loss of the task against steps with and without sharing, mean over seeds, a panel a task.
-
-    curves: by task, columns variant, step, loss (one row a run and step).
-    """
-    figure, axes = panels(len(curves), 4.2 * len(curves) + 1.5, 4.0)
+def figure_7(scores: Scores) -> Picture | None:
+    """Training losses with and without sharing, mean over seeds, of the first tasks that have both."""
+    curves, table = scores.results.curves, scores.results.table
+    names = [scores.variant(name) for name in ("AdaMix", "no sharing")]
+    if curves is None or None in names:
+        return None
+    runs = table[(table["compute"] == "steps") & (table["examples"] == 0) & table["variant"].isin(names)]
+    joined = curves.merge(runs.drop_duplicates("run")[["run", "task", "variant"]], on="run")
+    means = joined.groupby(["task", "variant", "step"])[task_loss(curves)].mean()
+    shown = [task for task in joined["task"].unique() if means[task].index.unique("variant").size == 2][:PANELS]
+    if not shown:
+        return None
     told = []
-    for ax, (task, table) in zip(axes, curves.items(), strict=True):
-        for variant, own in table.groupby("variant", sort=False):
-            colour, _ = style(str(variant))
-            mean = own.groupby("step")["loss"].mean()
-            dashed = "-" if str(variant).lower() == "adamix" else "--"
-            ax.plot(mean.index, mean, color=colour, linestyle=dashed, label=str(variant))
+    figure, axes = panels(len(shown), 4.2 * len(shown) + 1.5, 4.0)
+    for ax, task in zip(axes, shown, strict=True):
+        for variant, line in zip(names, "- --".split(), strict=True):
+            mean = means[task, variant]
+            ax.plot(mean.index, mean, color=style_of(str(variant))[0], linestyle=line, label=str(variant))
             ends = f"{mean.iloc[0]:.3f} at step {mean.index[0]}, {mean.iloc[-1]:.3f} at the last"
             told.append(f"{task}, {variant}: {ends}")
         ax.set(xlabel="step", ylabel="training loss (nats)", title=task)
         ax.grid(alpha=0.3)
         ax.legend(frameon=False, fontsize=8)
     return Picture(figure, "Training loss of the task against steps, mean over seeds: " + "; ".join(told) + ".")
+
+
+FIGURES = {5: figure_5, 7: figure_7}
 
 
 def draw_looks(looks: Mapping[str, Sequence[Look]]) -> Picture:

@@ -24,8 +24,8 @@ from typing import Any
 
 import yaml
 
-from adamix_lab.core.errors import LabError, one_of, positive, unknown
-from adamix_lab.experiments.settings import DEFAULTS, Run, nonnegative
+from adamix_lab.core.errors import LabError, one_of, unknown
+from adamix_lab.experiments.settings import DEFAULTS, Run, checked
 from adamix_lab.tasks.tasks import EMBEDDED, PAPER_TASKS, data_root
 
 KEYS = ("base", "axes", "rows", "parts", "search")
@@ -42,34 +42,28 @@ class Search:
         factors: of the method's own rate (`BASELINES`): as many trials for each.
         stops: shares of the run's steps, tried at each rate, for runs of "best" and "oracle"; other runs keep their
             length, and their trials have it, too.
-        steps: of the trials instead of the run's own; where that is less, the grid warns.
-        seed: of each trial.
     """
 
     factors: tuple[float, ...]
     stops: tuple[float, ...] = (1.0,)
-    steps: int | None = None
-    seed: int = 0
 
     def __post_init__(self) -> None:
         given = self.factors
         if not isinstance(given, Sequence) or isinstance(given, str) or len(given) < 2:
             raise LabError(f"search: factors = {given!r}: expected a list of two factors or more, such as [0.3, 1, 3].")
-        object.__setattr__(self, "factors", tuple(nonnegative("search: factors", factor) for factor in given))
+        object.__setattr__(self, "factors", tuple(checked("search: factors", "float", factor) for factor in given))
         if not isinstance(self.stops, Sequence) or not self.stops or not all(0 < share <= 1 for share in self.stops):
             raise LabError(
                 f"search: stops = {self.stops!r}: expected shares above 0, at most 1, such as [0.25, 0.5, 1]."
             )
         object.__setattr__(self, "stops", tuple(sorted(map(float, self.stops))))
-        if self.steps is not None:
-            positive("search: steps", self.steps)
 
     def lengths(self, run: Run) -> list[int]:
         """The steps of a run's trials, the longest last; none for a run whose rate is given."""
         if run.method == "probe" or run.compute == "rate":
             return []
         shares = self.stops if run.compute in ("best", "oracle") else (1.0,)
-        return sorted({max(1, round(share * (self.steps or run.steps))) for share in shares})
+        return sorted({max(1, round(share * run.steps)) for share in shares})
 
 
 @dataclass(frozen=True)
@@ -92,7 +86,7 @@ class Grid:
             if tried and tried[-1] < run.steps:
                 warnings.warn(
                     f"The search is shorter than its runs: it tries at most {tried[-1]} steps, {run} takes {run.steps}."
-                    " Rates that are best for few steps are too high for many. Leave `steps` out of the search.",
+                    " Rates that are best for few steps are too high for many. Let the stops reach 1.",
                     stacklevel=3,
                 )
                 return

@@ -1,7 +1,7 @@
 """Many runs: what is not finished is handed out, here or on a cluster, and what comes back is stored.
 
 A run is finished when its results are there, so a killed grid is simply begun again: `train`'s own checkpoints take up
-the run that was under way. joblib hands the runs out, to processes of its own, or over its `dask` and `ray` backends.
+the run that was under way. joblib hands the runs out, to processes of its own, or over its `dask` backend.
 What workers send back are bytes, so they need share neither memory nor disk with who hands out; where they do share
 its disk, checkpoints lie there and a run goes on on another worker.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import os
 import shutil
 import tempfile
 import threading
@@ -20,15 +21,16 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from adamix_lab.core.errors import extra
-from adamix_lab.experiments.batched import StackedRuns, train_batched
-from adamix_lab.experiments.results import RESULTS, SETTINGS, WORK, begin, check_folder, fail, finish, finished, unit
+from adamix_lab.core.errors import LabError, extra
+from adamix_lab.experiments import running
+from adamix_lab.experiments.batched import train_batched
+from adamix_lab.experiments.results import RESULTS, SETTINGS, WORK, begin, fail, finish, finished, unit
 from adamix_lab.experiments.running import (
+    OnStep,
     Outcome,
     Prepared,
     Trained,
@@ -36,14 +38,12 @@ from adamix_lab.experiments.running import (
     judged,
     perform_run,
     prepare,
-    stages_of,
-    write_stage,
 )
-from adamix_lab.experiments.settings import DEFAULTS, Budget, Engine, Run, Stopped, Terms
+from adamix_lab.experiments.settings import DEFAULTS, Budget, Engine, Run
 from adamix_lab.models.model import load_trained, trained_tensors
 
 Say = Callable[[str], None]
-LOST = 2  # times in a row that workers are lost without any run ending: then runs are tried one by one
+LOST = 2  # times in a row that workers are lost without any run ending: then that is told
 TIMEOUT = 15  # seconds that a cluster has to answer
 DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 STACKED = ("adamix", "single", "r-drop", "slow", "swa", "ema", "slow-swa", "wide", "houlsby", "pfeiffer")
@@ -54,7 +54,7 @@ OWN = ("variant", "seed", "lr", "head_lr", "weight_decay", "label_smoothing", "s
 _TRAINING = threading.Lock()
 
 
-class WorkersLost(RuntimeError):
+class WorkersLost(LabError):
     """A worker process ended without a word (killed, or out of memory); what it had under way can be done again."""
 
 
@@ -68,43 +68,37 @@ def perform_all(runs: Sequence[Run], out: Path, engine: Engine, deadline: float 
         deadline: seconds since the epoch; None has no end.
         say: takes a line for each run that ends.
 
-    Raises LabError where `out` holds an earlier version's runs, OSError where the disk is full, ConnectionError where
-    the cluster does not answer, ImportError where its package is missing: what is finished stays.
+    Raises LabError where workers are lost again and again, OSError where the disk is full, ConnectionError where the
+    cluster does not answer, ImportError where its package is missing: what is finished stays.
     """
-    check_folder(out)
     failed: dict[str, str] = {}
     start, ended, lost = time.perf_counter(), 0, 0
-    while jobs := jobs_of(runs, out, 1 if lost >= LOST else engine.together, engine.terms(deadline), failed):
-        one_by_one, before = lost >= LOST, ended  # one by one, out of their stacks: which of them ends its worker?
-        taken = _begun(jobs[:1] if one_by_one else jobs, out)
+    while jobs := jobs_of(runs, out, engine, deadline, failed):
+        before = ended
         try:
-            for job, outcomes in hand_out(taken, engine.workers, engine.cluster):
+            for job, outcomes in hand_out(_begun(jobs, out), engine.workers, engine.cluster):
                 for outcome in outcomes:
                     if not finished(out, outcome.run):  # a stack that goes on brings its finished runs, too
                         store(out, outcome, failed)
-                        ended, lost = ended + 1, lost if one_by_one else 0
-                        seconds = (time.perf_counter() - start) / ended
-                        counts = progress(runs, out, len(failed), engine.workers, seconds)
+                        ended += 1
+                        counts = progress(runs, out, len(failed), (time.perf_counter() - start) / ended)
                         say(f"{counts} {outcome.run}: {headline(outcome)}")
                 if len(outcomes) > 1 and all(outcome.files or outcome.error for outcome in outcomes):
                     shutil.rmtree(out / job.name, ignore_errors=True)
         except WorkersLost as error:
-            lost += 1
-            say(f"A worker ended without a word ({error}). Going on with what is not finished.")
-            for run in jobs[0].runs if one_by_one else ():
-                reason = "its worker ended again and again without a word (killed, or out of memory)"
-                store(out, Outcome(run, error=reason), failed)
-                lost = 0
+            lost = lost + 1 if ended == before else 0
+            if lost == LOST:
+                raise
+            say(f"{error} Going on with what is not finished.")
         else:
-            if not one_by_one or ended == before:
-                break
+            break
     return failed
 
 
 def _begun(jobs: Sequence[Job], out: Path) -> Iterator[Job]:
     """The jobs, their folders made when they are asked for; none when time is over."""
     for job in jobs:
-        if job.terms.deadline is not None and time.time() > job.terms.deadline:
+        if job.deadline is not None and time.time() > job.deadline:
             return
         for run in job.runs:
             begin(out, run)
@@ -114,19 +108,17 @@ def _begun(jobs: Sequence[Job], out: Path) -> Iterator[Job]:
 def store(out: Path, outcome: Outcome, failed: dict[str, str]) -> None:
     """Writes what a worker sent; notes an error in `failed`."""
     if outcome.files:
-        finish(out / outcome.run.key, outcome.files, outcome.notes)
+        finish(out / outcome.run.key, outcome.files)
     elif outcome.error:
         failed[outcome.run.key] = outcome.error.strip().splitlines()[-1]
         fail(out / outcome.run.key, outcome.error)
 
 
-def progress(runs: Sequence[Run], out: Path, failed: int, workers: int, seconds: float) -> str:
-    """How many are done, running, failed, and about how long the rest takes. seconds: of a run."""
+def progress(runs: Sequence[Run], out: Path, failed: int, seconds: float) -> str:
+    """How many are done and failed, and about how long the rest takes. seconds: of a run."""
     done = sum(finished(out, run) for run in runs)
-    left = len(runs) - done - failed
-    running = min(left, workers) if workers > 1 else 0
-    rest = duration(seconds * left)
-    return f"[{done} of {len(runs)} done, {running} running, {failed} failed, about {rest} left]"
+    rest = duration(seconds * (len(runs) - done - failed))
+    return f"[{done} of {len(runs)} done, {failed} failed, about {rest} left]"
 
 
 def headline(outcome: Outcome) -> str:
@@ -139,7 +131,8 @@ def headline(outcome: Outcome) -> str:
         return "stopped behind a checkpoint: time is over"
     table = pd.read_parquet(io.BytesIO(outcome.files[RESULTS]))
     row = table[table["primary"] & (table["strategy"] == "merged")].iloc[0]
-    return f"{row['metric']} {100 * row['value']:.1f}{unit(row['metric'])} ({duration(row['seconds'])})"
+    took = "; ".join(filter(None, (duration(row["seconds"]), outcome.note)))
+    return f"{row['metric']} {100 * row['value']:.1f}{unit(row['metric'])} ({took})"
 
 
 def duration(seconds: float) -> str:
@@ -159,12 +152,16 @@ class Job:
     Attributes:
         runs: one, or those of the stack.
         out: the folder of the results, as who hands out sees it.
-        terms: how it is performed.
+        threads: of the CPU.
+        deadline: seconds since the epoch at which it stops at its next checkpoint; None never stops.
+        driver: the process whose end ends the job, too; None outlives it.
     """
 
     runs: tuple[Run, ...]
     out: str
-    terms: Terms
+    threads: int = 1
+    deadline: float | None = None
+    driver: int | None = None
 
     @property
     def name(self) -> str:
@@ -179,56 +176,58 @@ class Job:
             return Path(self.out) / self.name / WORK
         return Path(tempfile.gettempdir()) / f"adamix-lab-{self.name}"
 
+    def check(self, step: int) -> None:
+        """Called after each step. Raises Stopped behind a checkpoint where time is over, and without a driver."""
+        over = self.deadline is not None and step % running.EVERY == 0 and time.time() > self.deadline
+        if over or (self.driver is not None and os.getppid() != self.driver):
+            raise Stopped
 
-def jobs_of(runs: Sequence[Run], out: Path, together: int, terms: Terms, failed: Container[str] = ()) -> list[Job]:
+
+class Stopped(Exception):
+    """Time is over, or who handed out the run is gone: the run stops behind a checkpoint."""
+
+
+def jobs_of(
+    runs: Sequence[Run], out: Path, engine: Engine, deadline: float | None = None, failed: Container[str] = ()
+) -> list[Job]:
     """What is left to do. A stack that was under way goes on with the same members: its masks are drawn for them."""
+    threads = engine.threads or max(1, (os.cpu_count() or 1) // (1 if engine.cluster else engine.workers))
+    driver = os.getpid() if engine.workers > 1 and engine.cluster is None else None
     jobs = []
-    for group in stacks_of(runs, together):
+    for group in stacks_of(runs, engine.together):
         left = tuple(run for run in group if run.key not in failed and not finished(out, run))
-        whole, rest = (Job(tuple(map(located, some)), str(out.resolve()), terms) for some in (group, left))
+        whole, rest = (Job(some, str(out.resolve()), threads, deadline, driver) for some in (group, left))
         if left:
             jobs.append(whole if len(group) > 1 and (out / whole.name).is_dir() else rest)
     return jobs
 
 
-def located(run: Run) -> Run:
-    """The run with the whole path of its data: workers may stand in other folders."""
-    return run if run.folder is None else replace(run, folder=str(Path(run.folder).resolve()))
-
-
 def stacks_of(runs: Iterable[Run], most: int) -> list[tuple[Run, ...]]:
     """The runs in stacks of equal shape, of at most `most`, in the order of their first members."""
     stacks: list[list[Run]] = []
-    open_stacks: dict[object, list[Run]] = {}
+    unfilled: dict[object, list[Run]] = {}
     for run in runs:
-        own = open_stacks.get(shape(run))
+        own = unfilled.get(shape(run))
         if own is None or len(own) >= most:
-            own = open_stacks[shape(run)] = []
+            own = unfilled[shape(run)] = []
             stacks.append(own)
         own.append(run)
     return [tuple(own) for own in stacks]
 
 
 def shape(run: Run) -> object:
-    """Equal for runs that can be one program."""
-    if stacking_obstacle(run):
+    """Equal for runs that can be one program.
+
+    Adapters trained apart are several trainings; other methods outside of STACKED train weights of the model itself;
+    runs of a stack share a route a batch.
+    """
+    if run.method not in STACKED or run.routing != "batch":
         return run.key
-    # One view or two, a route a batch or a row: each run its own. But equal compute gives one view more steps.
+    # One view or two: each run its own. But equal compute gives one view more steps.
     views = run.consistency > 0 if run.compute == "compute" else None
     budget: Budget = "compute" if run.compute == "compute" else "steps"
     own = {name: DEFAULTS[name] for name in OWN}
-    return views, replace(run, **own, consistency=0.0, routing="batch", compute=budget)
-
-
-def stacking_obstacle(run: Run) -> str:
-    """Why a run cannot be one of a stack; "" where it can."""
-    if run.method == "apart-soup":
-        return "adapters trained apart are several trainings, one after another"
-    if run.method not in STACKED:
-        return "it trains weights of the model itself, or modules that are not stacked"
-    if run.routing == "token":
-        return "a route a token computes all vertices"
-    return ""
+    return views, replace(run, **own, consistency=0.0, compute=budget)
 
 
 def perform(job: Job) -> tuple[Job, list[Outcome]]:
@@ -239,11 +238,11 @@ def perform(job: Job) -> tuple[Job, list[Outcome]]:
     """
     work = job.work
     try:
-        with _one_at_a_time(job.terms.threads):
+        with _one_at_a_time(job.threads):
             if len(job.runs) > 1:
-                outcomes = perform_stack(job.runs, work, job.terms)
+                outcomes = perform_stack(job.runs, work, job.check)
             else:
-                outcomes = [perform_run(job.runs[0], work, job.terms)]
+                outcomes = [perform_run(job.runs[0], work, job.check)]
     except Stopped:
         return job, [Outcome(run) for run in job.runs]
     except Exception as error:
@@ -252,8 +251,8 @@ def perform(job: Job) -> tuple[Job, list[Outcome]]:
         if len(job.runs) == 1:
             return job, [Outcome(job.runs[0], error=traceback.format_exc())]
         note = f"performed alone, for the stack failed: {' '.join(str(error).split()) or type(error).__name__}"
-        found = [outcome for run in job.runs for outcome in perform(replace(job, runs=(run,)))[1]]
-        outcomes = [replace(outcome, notes=(*outcome.notes, note)) for outcome in found]
+        alone = [perform(replace(job, runs=(run,)))[1][0] for run in job.runs]
+        outcomes = [replace(outcome, note=note) for outcome in alone]
     if not work.is_relative_to(job.out):
         shutil.rmtree(work, ignore_errors=True)  # nobody else cleans up on this machine
     return job, outcomes
@@ -271,7 +270,7 @@ def _one_at_a_time(threads: int) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-def perform_stack(runs: Sequence[Run], work: Path, terms: Terms) -> list[Outcome]:
+def perform_stack(runs: Sequence[Run], work: Path, on_step: OnStep) -> list[Outcome]:
     """Trains runs of equal shape as one program and judges each. Raises ValueError where they cannot be one."""
     members: list[Prepared] = []
     starts: list[dict[str, Tensor]] = []
@@ -280,16 +279,8 @@ def perform_stack(runs: Sequence[Run], work: Path, terms: Terms) -> list[Outcome
         starts.append({name: tensor.clone() for name, tensor in trained_tensors(prepared.mixture).items()})
         members.append(replace(prepared, mixture=members[0].mixture) if members else prepared)
     mixture, recipes = members[0].mixture, [member.recipe for member in members]
-    total = recipes[0].steps or 0
-    stages = stages_of(total) if terms.snapshots else {}
-
-    def after(step: int, stack: StackedRuns) -> None:
-        for n, run in enumerate(runs) if step in stages else ():
-            write_stage(work / run.key / stages[step], stack.result(n, total) if step == total else stack.weights(n))
-        terms.check(step, recipes[0].checkpoint_every)
-
     examples, pad = [member.training for member in members], members[0].pad
-    found = train_batched(mixture, starts, examples, recipes, pad, progress=False, on_step=after, folder=work)
+    found = train_batched(mixture, starts, examples, recipes, pad, progress=False, on_step=on_step, folder=work)
     outcomes = []
     for run, member, each in zip(runs, members, found, strict=True):
         if each.failed:
@@ -297,10 +288,7 @@ def perform_stack(runs: Sequence[Run], work: Path, terms: Terms) -> list[Outcome
             continue
         load_trained(mixture, each.weights)
         trained = Trained(mixture, curve_rows(each.history.rows), each.history.seconds / len(runs))
-        files = judged(run, member, trained)
-        files |= {path.name: path.read_bytes() for path in sorted((work / run.key).glob("experts-*"))}
-        notes = (*member.notes, f"one of {len(runs)} runs of one program; seconds are its share")
-        outcomes.append(Outcome(run, files, notes))
+        outcomes.append(Outcome(run, judged(run, member, trained), f"one of {len(runs)} runs of one program"))
     return outcomes
 
 
@@ -319,33 +307,26 @@ def hand_out(jobs: Iterable[Job], workers: int = 1, cluster: str | None = None) 
         from joblib import Parallel, delayed
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-    with connected(cluster, workers) if cluster else nullcontext():
+    with connected(cluster) if cluster else nullcontext():
         parallel = Parallel(
-            n_jobs=-1 if cluster else workers,
-            return_as="generator_unordered",
-            pre_dispatch=workers if cluster == "slurm" else "n_jobs",  # more of SLURM's jobs may begin later
-            batch_size=1,
+            -1 if cluster else workers, return_as="generator_unordered", pre_dispatch="n_jobs", batch_size=1
         )
         try:
             yield from parallel(delayed(perform)(job) for job in jobs)
         except Exception as error:
             if isinstance(error, TerminatedWorkerError) or type(error).__name__ == "KilledWorker":  # joblib's, dask's
-                raise WorkersLost(" ".join(str(error).split())[:200]) from error
+                raise WorkersLost(
+                    f"A worker ended without a word ({' '.join(str(error).split())[:200]}): expected enough memory for "
+                    "each. Take fewer workers or smaller batches; what is finished is kept."
+                ) from error
             raise
 
 
 @contextmanager
-def connected(cluster: str, workers: int) -> Iterator[None]:
-    """Inside the block, joblib hands its tasks to the cluster. Raises as `outcomes` does."""
+def connected(cluster: str) -> Iterator[None]:
+    """Inside the block, joblib hands its tasks to a dask cluster. Raises as `perform_all` does."""
     from joblib import parallel_config
 
-    kind, _, _ = cluster.partition(":")
-    opened: dict[str, Callable[[str, int], Any]] = {"ray": _ray, "slurm": _slurm}
-    with opened.get(kind, _dask)(cluster, workers), parallel_config(backend="ray" if kind == "ray" else "dask"):
-        yield
-
-
-def _dask(cluster: str, workers: int) -> Any:
     with extra("cluster"):
         from dask.distributed import Client
 
@@ -355,48 +336,16 @@ def _dask(cluster: str, workers: int) -> Any:
     except (OSError, ValueError, TimeoutError) as error:
         raise ConnectionError(
             f"The cluster {cluster!r} does not answer ({type(error).__name__}, {TIMEOUT} s): expected the address of a "
-            'dask scheduler ("tcp://HOST:8786", as `dask scheduler` prints it), a scheduler file (.json), "ray", or '
-            '"slurm". Finished runs are kept.'
+            'dask scheduler ("tcp://HOST:8786", as `dask scheduler` prints it), or a scheduler file (.json). Finished '
+            "runs are kept."
         ) from error
-    try:
-        client.wait_for_workers(1, timeout=TIMEOUT)
-    except TimeoutError as error:
-        client.close()
-        raise ConnectionError(
-            f"The cluster {cluster!r} has no worker after {TIMEOUT} s: expected one at least. Start some with `dask "
-            f"worker {cluster} --nthreads 1`. Finished runs are kept."
-        ) from error
-    return client
-
-
-@contextmanager
-def _slurm(cluster: str, workers: int) -> Iterator[None]:
-    """SLURM jobs with a dask worker each; queue, cores and memory come from dask's configuration (jobqueue.slurm)."""
-    with extra("slurm"):
-        from dask.distributed import Client
-        from dask_jobqueue import SLURMCluster
-
-    with SLURMCluster(processes=1) as jobs:
-        jobs.scale(jobs=workers)
-        with Client(jobs, timeout=TIMEOUT) as client:
-            client.wait_for_workers(1)  # for as long as the queue takes
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=TIMEOUT)
+        except TimeoutError as error:
+            raise ConnectionError(
+                f"The cluster {cluster!r} has no worker after {TIMEOUT} s: expected one at least. Start some with "
+                f"`dask worker {cluster} --nthreads 1`. Finished runs are kept."
+            ) from error
+        with parallel_config(backend="dask"):
             yield
-
-
-@contextmanager
-def _ray(cluster: str, workers: int) -> Iterator[None]:
-    try:
-        import ray
-        from ray.util.joblib import register_ray
-    except ImportError as error:
-        raise ImportError("A ray cluster needs ray, which no extra brings: run pip install ray.") from error
-
-    try:
-        ray.init(address="auto" if cluster == "ray" else cluster)
-    except Exception as error:
-        raise ConnectionError(f"The cluster {cluster!r} does not answer ({error}): expected a running ray.") from error
-    register_ray()
-    try:
-        yield
-    finally:
-        ray.shutdown()

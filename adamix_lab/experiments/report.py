@@ -29,26 +29,26 @@ from adamix_lab.experiments.claims import (
 )
 from adamix_lab.experiments.contrasts import REFERENCE, OnTask, Scores, Side, mean_by_seed, mean_estimate, minus
 from adamix_lab.experiments.figures import FIGURES
-from adamix_lab.experiments.performing import stacking_obstacle
 from adamix_lab.experiments.results import (
     Results,
     frame,
     missing_seeds,
     read_results,
+    score_cells,
     settings_of,
     several_runs,
     tasks_of,
     variant_called,
+    with_sides,
 )
-from adamix_lab.experiments.settings import BUDGETS, Run, with_side
+from adamix_lab.experiments.settings import BUDGETS, with_side
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 NOT_RUN = "not run"
 COLUMNS = (
-    "table", "comparison", "column", "task", "budget", "paper", "difference", "seeds", "low", "high",
-    "low_over_examples", "high_over_examples", "p", "on",
+    "table", "comparison", "column", "task", "budget", "paper", "difference", "seeds", "low", "high", "p", "on",
 )  # fmt: skip
 COSTS = [
     "variant", "trained", "stored", "at inference", "steps", "training seconds", "training operations",
@@ -137,7 +137,7 @@ def what_was_run(results: Results) -> DataFrame:
 
     runs = results.table.drop_duplicates("run")
     few = runs["examples"].map(lambda examples: f", {examples} examples" if examples else "")
-    runs = _with_sides(runs.assign(budget=runs["compute"].map(BUDGETS) + few))
+    runs = with_sides(runs.assign(budget=runs["compute"].map(BUDGETS) + few))
     cells = {
         key: f"{own['seed'].nunique()} seeds x {listed(sorted(set(own['steps'])))} steps"
         for key, own in runs.groupby(["variant", "budget", "task"], sort=False)
@@ -145,12 +145,6 @@ def what_was_run(results: Results) -> DataFrame:
     wanted = read_paper("claims.yaml")["wanted"]
     absent = {(name, "", ""): NOT_RUN for name in wanted if variant_called(results, name) is None}
     return by_task(pd.Series({**cells, **absent}), ["variant", "budget"], tasks_of(results))
-
-
-def _with_sides(table: DataFrame) -> DataFrame:
-    """The table with variants as a reader is told them: AdaMix with the side that it shares."""
-    columns = zip(table["variant"], table["method"], table["share"], strict=True)
-    return table.assign(variant=[with_side(*each) for each in columns])
 
 
 def by_task(cells: Series[Any], names: Sequence[str], tasks: Sequence[str]) -> DataFrame:
@@ -174,21 +168,7 @@ def provenance(results: Results) -> list[str]:
     shape = sorted({(int(m), int(r)) for m, r in zip(own["experts"], own["size"], strict=True)})
     if shape and shape != [(4, 16)]:
         lines.append(f"{REFERENCE} has (experts, size) {shape}, not (4, 16), which claims 7 and 8 are worded for.")
-    lines += alone_of(results)
     return [*lines, *results.notes, *missing_seeds(results), *several_runs(results)]
-
-
-def alone_of(results: Results) -> list[str]:
-    """Which variants no set of runs that trains as one program can hold, and why, in one line; none where all can."""
-    reasons = []
-    for variant, own in results.table.groupby("variant", sort=False):
-        settings = json.loads(own["settings"].iloc[0])
-        try:
-            why = stacking_obstacle(Run.of({name: value for name, value in settings.items() if name != "format"}))
-        except ValueError:  # of another version
-            continue
-        reasons += [f"{variant} ({why})"] if why else []
-    return [f"Trained one by one even where --together was given: {'; '.join(reasons)}."] if reasons else []
 
 
 def _versions(text: str) -> str:
@@ -255,19 +235,15 @@ def differences(tables: Sequence[Table], scores: Scores) -> DataFrame:
             trained = len({side.variant for _, side in line.contrast.terms}) > 1  # else "compute" has the same runs
             for budget in [name for name in BUDGETS if trained or name != "compute"]:
                 for column, (task, metric) in columns_of(table, scores).items():
-                    on = scores.on_task(replace(line.contrast, metric=metric), task, budget, bootstrap=True)
+                    on = scores.on_task(replace(line.contrast, metric=metric), task, budget)
                     if on.by_seed:
-                        printed = line.printed.get(column, math.nan)
-                        rows.append((table.name, line.says, column, task, budget, printed, *_numbers(on), on))
-    found = frame(rows, COLUMNS)
-    comparisons = found.groupby(["table", "budget"])["on"].transform("size")
-    pairs = zip(found["on"], comparisons, strict=True)
-    return found.assign(verdict=[verdict_of(on.estimate, "points", number).verdict for on, number in pairs])
-
-
-def _numbers(on: OnTask) -> tuple[float, ...]:
-    estimate, over_examples = on.estimate, on.rows or (math.nan, math.nan)
-    return (estimate.mean, estimate.number, estimate.low, estimate.high, *over_examples, estimate.p)
+                        printed, found = line.printed.get(column, math.nan), on.estimate
+                        numbers = (found.mean, found.number, found.low, found.high, found.p)
+                        rows.append((table.name, line.says, column, task, budget, printed, *numbers, on))
+    differences = frame(rows, COLUMNS)
+    comparisons = differences.groupby(["table", "budget"])["on"].transform("size")
+    pairs = zip(differences["on"], comparisons, strict=True)
+    return differences.assign(verdict=[verdict_of(on.estimate, "points", number).verdict for on, number in pairs])
 
 
 def columns_of(table: Table, scores: Scores) -> dict[str, tuple[str, str | None]]:
@@ -355,12 +331,9 @@ def absolute(scores: Scores) -> DataFrame:
     """Each variant's own scores, at every strategy it was judged by."""
     table = scores.results.table[scores.results.table["primary"]]
     few = np.where(table["examples"] > 0, ", few examples", "")
-    table = _with_sides(table.assign(budget=table["compute"].map(BUDGETS) + few, points=100 * table["value"]))
+    table = with_sides(table.assign(budget=table["compute"].map(BUDGETS) + few))
     names = ["variant", "strategy", "budget"]
-    by_seed = table.groupby([*names, "task", "seed"], sort=False)["points"].mean()
-    cells = by_seed.groupby(level=[*names, "task"], sort=False).agg(
-        lambda values: f"{format_interval(values)}, n = {len(values)}"
-    )
+    cells = score_cells(table, [*names, "task"], lambda values: f"{format_interval(values)}, n = {len(values)}")
     heads = {task: f"{task} ({metric})" for task, metric in scores.primary.items()}
     return by_task(cells, names, tasks_of(scores.results)).rename(columns={"strategy": "answers by", **heads})
 
@@ -369,7 +342,7 @@ def costs(results: Results) -> DataFrame:
     """Parameters, and time and operations of training relative to AdaMix on the same tasks."""
     budget = next(name for name in BUDGETS if name in set(results.table["compute"]))
     runs = results.table[(results.table["compute"] == budget) & (results.table["examples"] == 0)]
-    runs = _with_sides(runs.drop_duplicates("run"))
+    runs = with_sides(runs.drop_duplicates("run"))
     names = ["steps", "seconds", "operations", "evaluation_seconds"]
     medians = runs.groupby(["variant", "task"], sort=False)[names].median()
     own = results.table.loc[results.table["variant"] == variant_called(results, REFERENCE), "run"]

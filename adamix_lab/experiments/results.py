@@ -3,7 +3,7 @@
     OUT/KEY/settings.json      what the run is
     OUT/KEY/work/              checkpoints and log while it is under way
     OUT/KEY/error.txt          what went wrong, if anything
-    OUT/KEY/*.parquet          its results, predictions and curves; experts-*.safetensors: the experts, by stage
+    OUT/KEY/*.parquet          its results, predictions and curves
     OUT/results.parquet, predictions.parquet, curves.parquet
 
 A run is finished when its `results.parquet` is there: that file is written last, under another name, and renamed.
@@ -16,7 +16,7 @@ import io
 import json
 import math
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -29,13 +29,13 @@ import torch
 from adamix_lab.analysis.calibration import fit_temperature
 from adamix_lab.analysis.statistics import format_interval
 from adamix_lab.core.errors import LabError, extra, near_misses
-from adamix_lab.core.files import read_json, require_file, safe_join, write_atomically, write_text
+from adamix_lab.core.files import require_file, safe_join, write_atomically, write_text
 from adamix_lab.experiments.settings import BUDGETS, Run, with_side
 from adamix_lab.training.doctor import versions
 from adamix_lab.training.evaluation import Evaluation
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
 RESULTS, PREDICTIONS, CURVES = "results.parquet", "predictions.parquet", "curves.parquet"
 COLUMNS = {
@@ -44,29 +44,26 @@ COLUMNS = {
     PREDICTIONS: "run strategy row label prediction probability_of_label",
     CURVES: "run step loss task_loss consistency",
 }
-SETTINGS, WORK, ERROR, NOTES = "settings.json", "work", "error.txt", "notes.txt"
+SETTINGS, WORK, ERROR = "settings.json", "work", "error.txt"
 
 
 # -- a run's folder ----------------------------------------------------------------------------------------------
 
 
 def begin(out: Path, run: Run) -> Path:
-    """The run's folder with its settings in it; a new name for the same run replaces the old one."""
+    """The run's folder, with its settings in it for who looks there."""
     place = out / run.key
-    settings = {name: value for name, value in asdict(run).items() if name != "folder"}  # where rows lay is private
-    text = json.dumps(settings, indent=1) + "\n"
-    if not (place / SETTINGS).is_file() or (place / SETTINGS).read_text(encoding="utf-8") != text:
-        write_text(place / SETTINGS, text)
+    if not (place / SETTINGS).is_file():
+        settings = {name: value for name, value in asdict(run).items() if name != "folder"}  # where rows lay is private
+        write_text(place / SETTINGS, json.dumps(settings, indent=1) + "\n")
     return place
 
 
-def finish(place: Path, files: Mapping[str, bytes], notes: Iterable[str] = ()) -> None:
+def finish(place: Path, files: Mapping[str, bytes]) -> None:
     """Writes a run's files, its results last.
 
     Raises OSError where the disk is full: the run is then not finished, and whatever was before is whole.
     """
-    if lines := "".join(f"{note}\n" for note in notes):
-        write_text(place / NOTES, lines)
     for name in sorted(files, key=lambda name: name == RESULTS):
         write_atomically(safe_join(place, name), methodcaller("write_bytes", files[name]))
     (place / ERROR).unlink(missing_ok=True)
@@ -83,30 +80,11 @@ def finished(out: Path, run: Run) -> bool:
     return all((out / run.key / name).is_file() for name in COLUMNS)
 
 
-def check_folder(out: Path) -> None:
-    """Refuses a folder with runs of an earlier version, before anything trains. Raises LabError, with the first."""
-    for path in sorted(out.glob(f"*/{SETTINGS}")):
-        variant_in(path)
-
-
-def variant_in(path: Path) -> str:
-    """The name in a run's settings. Raises LabError where there is none, as in those of an earlier version."""
-    found = read_json(path, "the settings of a run. Delete its folder to run it anew.")
-    if not isinstance(found, dict) or not isinstance(found.get("variant"), str):
-        raise LabError(f"{path} is of an earlier version: expected the settings of a run. Give another --out.")
-    if (key := Run.of(found, str(path)).key) != path.parent.name:
-        raise LabError(f"{path} holds the settings of run {key}: expected those of its folder. Delete that folder.")
-    return str(found["variant"])
-
-
-def state(out: Path, run: Run) -> tuple[str, str]:
-    """("finished", "failed", "under way" or "waiting", the last line of the run's error)."""
-    place = out / run.key
+def state(out: Path, run: Run) -> str:
+    """Of a run: "finished", "failed" or "waiting"."""
     if finished(out, run):
-        return "finished", ""
-    if (place / ERROR).is_file():
-        return "failed", (place / ERROR).read_text(encoding="utf-8").strip().splitlines()[-1]
-    return "under way" if (place / WORK).is_dir() else "waiting", ""
+        return "finished"
+    return "failed" if (out / run.key / ERROR).is_file() else "waiting"
 
 
 # -- a run's tables ----------------------------------------------------------------------------------------------
@@ -184,10 +162,10 @@ def parquet(name: str, rows: Sequence[Mapping[str, Any]]) -> bytes:
 # -- the tables of all runs --------------------------------------------------------------------------------------
 
 
-def gather(out: Path) -> DataFrame:
+def gather(out: Path, names: Mapping[str, str] | None = None) -> DataFrame:
     """Puts the tables of all finished runs together and writes them; returns the results.
 
-    The variant's name comes from settings.json, so that a run that was named anew is shown under its new name.
+    names: of variants, by the keys of runs that were named anew.
 
     Raises ValueError where nothing is finished, a run's file is not whole, or a task was judged on different rows.
     """
@@ -201,8 +179,8 @@ def gather(out: Path) -> DataFrame:
         if strange := [place for place, part in zip(places, parts, strict=True) if set(part["run"]) - {place.name}]:
             raise LabError(f"{strange[0] / name} is of another run: expected its folder's own. Delete that folder.")
         tables[name] = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
-    names = {place.name: variant_in(place / SETTINGS) for place in places}
-    tables[RESULTS]["variant"] = tables[RESULTS]["run"].map(names)
+    anew = tables[RESULTS]["run"].map(names or {})
+    tables[RESULTS]["variant"] = anew.where(anew.notna(), tables[RESULTS]["variant"])
     _same_rows(tables[RESULTS], tables[PREDICTIONS])
     for name, table in tables.items():
         write_atomically(out / name, partial(table.to_parquet, index=False, write_page_checksum=True))
@@ -364,63 +342,47 @@ def several_runs(results: Results) -> list[str]:
 # -- printing ----------------------------------------------------------------------------------------------------
 
 
-def text_table(rows: Sequence[Mapping[str, str]], left: int = 1) -> str:
-    """Rows as aligned text; the keys of the first are the heads, and the first columns stand to the left."""
-    heads = list(rows[0])
-    cells = [heads, *([row.get(head, "") for head in heads] for row in rows)]
-    columns = [
-        [f"{cell:{'<' if n < left else '>'}{max(map(len, column))}}" for cell in column]
-        for n, column in enumerate(zip(*cells, strict=True))
-    ]
-    first, *lines = ("  ".join(line) for line in zip(*columns, strict=True))
-    return "\n".join([first, "-" * len(first), *lines])
-
-
 def unit(metric: str) -> str:
     """What stands behind a metric times 100: shares are per cent, correlations are not."""
     return " %" if metric.partition(",")[0] in ("accuracy", "f1") else ""
 
 
-def summary(results: DataFrame, variants: Sequence[str]) -> str:
-    """A table for each task (with examples and budget): its own metric times 100, mean ± 95 % t-interval over seeds.
+def with_sides(table: DataFrame) -> DataFrame:
+    """The table with variants as a reader is told them: AdaMix with the side that it shares."""
+    columns = zip(table["variant"], table["method"], table["share"], strict=True)
+    return table.assign(variant=[with_side(*each) for each in columns])
 
-    Beside it what a run costs; where there are several tasks, all metrics of the merged models at the end.
+
+def score_cells(table: DataFrame, names: Sequence[str], show: Callable[[Any], str] = format_interval) -> Series[Any]:
+    """Scores times 100 by the columns `names`: mean and 95 % t-interval over seeds.
+
+    A run's draws of random routes are one value. show: makes a cell of the values, one a seed.
     """
-    lines: list[str] = []
+    by_seed = (100 * table["value"]).groupby([table[name] for name in (*names, "seed")], sort=False).mean()
+    return by_seed.groupby(level=list(names), sort=False).agg(show)
+
+
+def summary(results: DataFrame) -> str:
+    """A table for each task (with examples and budget): its own metric of each strategy, and what a run costs.
+
+    Where there are several tasks, all metrics of the merged models stand at the end.
+    """
+    results, lines = with_sides(results), []
     own = results[results["primary"]]
     for (task, examples, compute), part in own.groupby(["task", "examples", "compute"], sort=False):
         metric = part["metric"].iloc[0]
         few = f", {examples} examples" if examples else ""
         more = "" if compute == "steps" else f", {BUDGETS[compute]}"
         lines += ["", f"{task}{few}{more}: {metric} x 100{' (%)' if unit(metric) else ''}"]
-        strategies, by_variant = dict.fromkeys(part["strategy"]), dict(list(part.groupby("variant")))
-        lines.append(text_table([_row(by_variant[name], strategies) for name in variants if name in by_variant]))
+        costs = part.groupby("variant", sort=False).agg(
+            seeds=("seed", "nunique"), steps=("steps", "first"), seconds=("seconds", "mean"),
+            trained=("trained", "first"), stored=("stored", "first"), inference=("inference", "first"),
+        )  # fmt: skip
+        scores = score_cells(part, ["variant", "strategy"]).unstack(sort=False)
+        lines.append(scores.join(costs.map("{:,.0f}".format)).to_string(na_rep="", index_names=False))
     if own["task"].nunique() > 1:
         merged = results[(results["strategy"] == "merged") & ~results["metric"].str.startswith("loss")]
-        one = results.drop_duplicates("variant")
-        shown = {name: with_side(name, *settings) for name, *settings in one[["variant", "method", "share"]].to_numpy()}
-        rows = [
-            {
-                "task": task if compute == "steps" else f"{task}, {BUDGETS[compute]}",
-                "metric": metric,
-                **{shown[name]: _score(part[part["variant"] == name]) for name in variants},
-            }
-            for (task, compute, metric), part in merged.groupby(["task", "compute", "metric"], sort=False)
-        ]
-        lines += ["", "all tasks, merged, x 100", text_table(rows, left=2)]
+        names = ["task", "what is equal", "metric", "variant"]
+        cells = score_cells(merged.assign(**{names[1]: merged["compute"].map(BUDGETS)}), names).unstack(sort=False)
+        lines += ["", "all tasks, merged, x 100", cells.to_string(na_rep="", sparsify=False)]
     return "\n".join(lines)
-
-
-def _row(part: DataFrame, strategies: Iterable[str]) -> dict[str, str]:
-    first, seeds = part.iloc[0], part["seed"].nunique()
-    milliseconds = 1000 * part["seconds"].mean() / max(1, first["steps"])
-    counts = {"seeds": seeds, "steps": first["steps"], "ms a step": f"{milliseconds:.0f}"}
-    counts |= {name: f"{first[name]:,}" for name in ("trained", "stored", "inference")}
-    scores = {strategy: _score(part[part["strategy"] == strategy]) for strategy in strategies}
-    name = with_side(first["variant"], first["method"], first["share"])
-    return {"variant": name, **scores, **{name: str(count) for name, count in counts.items()}}
-
-
-def _score(part: DataFrame) -> str:
-    """Mean and interval over seeds; a run's draws of random routes are one value."""
-    return format_interval(100 * part.groupby("seed")["value"].mean()) if len(part) else ""

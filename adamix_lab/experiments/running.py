@@ -7,11 +7,10 @@ it from one run to the next.
 from __future__ import annotations
 
 import time
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +22,16 @@ from adamix_lab.analysis.posterior import marginal
 from adamix_lab.baselines.making import baseline, costs, ensemble, fitted, mean_of, train_apart
 from adamix_lab.baselines.probe import linear_probe
 from adamix_lab.core.errors import LabError
-from adamix_lab.core.files import write_tensors
 from adamix_lab.core.views import Batch
 from adamix_lab.experiments.results import tables
-from adamix_lab.experiments.settings import DEFAULTS, Run, Terms, settings_of
+from adamix_lab.experiments.settings import DEFAULTS, Run, settings_of
 from adamix_lab.fast.prefix import cached_prefix
 from adamix_lab.fast.tree import tree_logits
-from adamix_lab.models.model import MixtureModel, trained_tensors
+from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import (
     Example,
     Padding,
-    TextsCut,
     allowed_length,
     collate,
     encode,
@@ -47,8 +44,7 @@ from adamix_lab.tasks.tasks import PAPER_TASKS, Task, balanced, few_shot, flip_l
 from adamix_lab.training.evaluation import Evaluation, IndexedBatch, evaluate_batches, judge
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.report import step_operations
-from adamix_lab.training.run import newest_checkpoint, read_log
-from adamix_lab.training.shipped import STAGES
+from adamix_lab.training.run import read_log
 from adamix_lab.training.train import cache_examples, identify, start_accelerator, train_examples
 
 SLICE = 0.2  # of the training rows, where a run is judged on them
@@ -57,35 +53,37 @@ JUDGED_AT_ONCE = 64
 KEPT = 2 * 10**9  # bytes of encoded rows that a process keeps from run to run, the last used ones
 EVERY = 50  # steps between checkpoints
 DRAWS_APART = 10_007  # between the seeds of a run's draws of random routes: further than seeds of runs lie apart
+OnStep = Callable[[int], None]
 STRATEGIES = ("merged", "fixed", "random", "ensemble")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run: result files by name, or an error's text, or neither where it stopped for time."""
+    """What became of a run: result files by name, or an error's text, or neither where it stopped for time.
+
+    note: what was special about it, for who watches.
+    """
 
     run: Run
     files: Mapping[str, bytes] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    note: str = ""
     error: str = ""
 
 
-def perform_run(run: Run, work: Path, terms: Terms) -> Outcome:
+def perform_run(run: Run, work: Path, on_step: OnStep) -> Outcome:
     """Trains and judges a run; goes on from the checkpoints that an earlier try left in `work`.
 
-    Raises Stopped behind a checkpoint where time is over, and whatever loading, training and judging raise.
+    on_step: called after each step. Raises whatever it, loading, training and judging raise.
     """
     if run.method == "probe":
         return Outcome(run, probed(run))
     prepared = prepare(run)
     if run.method == "apart-soup":
-        trained = train_parts(run, prepared, work, terms)
+        trained = train_parts(run, prepared, work, on_step)
     else:
-        trained = train_whole(prepared, work, terms)
-    files = judged(run, prepared, trained)
-    files |= {path.name: path.read_bytes() for path in sorted(work.glob("experts-*"))}
-    resumed = (f"went on from step {trained.resumed_from}",) if trained.resumed_from else ()
-    return Outcome(run, files, (*prepared.notes, *resumed))
+        trained = train_whole(prepared, work, on_step)
+    note = f"went on from step {trained.resumed_from}" if trained.resumed_from else ""
+    return Outcome(run, judged(run, prepared, trained), note)
 
 
 # -- preparing ---------------------------------------------------------------------------------------------------
@@ -104,7 +102,6 @@ class Prepared:
         judged: (rows' numbers, batch with labels) as the mixture takes them, by the name of further rows ("": the
             task's own).
         cost: floating-point operations of one step; a prefix that is computed once is left out.
-        notes: what was said of the rows (how many were cut).
     """
 
     mixture: MixtureModel
@@ -114,7 +111,6 @@ class Prepared:
     training: list[Example]
     judged: dict[str, list[IndexedBatch]]
     cost: int
-    notes: tuple[str, ...]
 
 
 def prepare(run: Run) -> Prepared:
@@ -131,19 +127,13 @@ def prepare(run: Run) -> Prepared:
     device = next(mixture.parameters()).device
     sites = tuple(mixture.sites) if cache else ()
     shared = (run.backbone, *_source(run), run.max_length, sites)
-    notes: list[str] = []
 
     def encoded(name: str, rows: Any, *more: int) -> list[Example]:
-        def make() -> tuple[list[Example], list[str]]:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                examples = encode(rows, task, tokenizer, longest)
-            said = [f"{name}: {warning.message}" for warning in caught if issubclass(warning.category, TextsCut)]
-            return cache_examples(examples, cache, device, pad) if cache else examples, said
+        def make() -> list[Example]:
+            examples = encode(rows, task, tokenizer, longest)
+            return cache_examples(examples, cache, device, pad) if cache else examples
 
-        examples, said = _remembered((*shared, name, *more), make)
-        notes.extend(said)
-        return examples
+        return _remembered((*shared, name, *more), make)
 
     training = encoded("train", task.train, *((run.examples, run.seed) if run.examples else ()))
     judged = {}
@@ -158,7 +148,7 @@ def prepare(run: Run) -> Prepared:
     cost = step_operations(subject, batch, recipe.consistency)
     if run.compute == "compute":
         recipe = replace(recipe, steps=equal_steps(run, cost))
-    return Prepared(mixture, pad, task, recipe, training, judged, cost, tuple(notes))
+    return Prepared(mixture, pad, task, recipe, training, judged, cost)
 
 
 def parts_to_judge(task: Task) -> list[tuple[str, Task]]:
@@ -255,10 +245,10 @@ def parts_of(run: Run) -> int:
     return run.experts if run.method == "apart-soup" else 1
 
 
-_KEPT: OrderedDict[tuple[Any, ...], tuple[list[Example], list[str]]] = OrderedDict()
+_KEPT: OrderedDict[tuple[Any, ...], list[Example]] = OrderedDict()
 
 
-def _remembered(key: tuple[Any, ...], make: Callable[[], tuple[list[Example], list[str]]]) -> Any:
+def _remembered(key: tuple[Any, ...], make: Callable[[], list[Example]]) -> list[Example]:
     if key not in _KEPT:
         _KEPT[key] = make()
         while len(_KEPT) > 2 and sum(map(_bytes, _KEPT.values())) > KEPT:  # a run needs two: to train, to judge
@@ -267,8 +257,8 @@ def _remembered(key: tuple[Any, ...], make: Callable[[], tuple[list[Example], li
     return _KEPT[key]
 
 
-def _bytes(kept: tuple[list[Example], list[str]]) -> int:
-    return sum(tensor.nbytes for example in kept[0] for tensor in example.values())
+def _bytes(examples: list[Example]) -> int:
+    return sum(tensor.nbytes for example in examples for tensor in example.values())
 
 
 # -- training ----------------------------------------------------------------------------------------------------
@@ -293,54 +283,28 @@ class Trained:
     resumed_from: int | None = None
 
 
-def train_whole(prepared: Prepared, work: Path, terms: Terms, on_step: Callable[[int], None] | None = None) -> Trained:
-    """One training, from its last checkpoint on; `on_step` as in `train`."""
+def train_whole(prepared: Prepared, work: Path, on_step: OnStep | None = None, progress: bool = False) -> Trained:
+    """One training, from its last checkpoint on; `on_step` and `progress` as in `train`."""
     mixture = prepared.mixture
-    total = prepared.recipe.steps or 0
-    stages = stages_of(total) if terms.snapshots and mixture.sites else {}
-
-    def after(step: int) -> None:
-        if step in stages and step < total:
-            write_stage(work / stages[step], trained_tensors(mixture))
-        if on_step is not None:
-            on_step(step)
-        terms.check(step, prepared.recipe.checkpoint_every)
-
-    # A kill between a checkpoint and the snapshot of the same step: the checkpoint holds what the snapshot would.
-    found = newest_checkpoint(work) if stages else None
-    if found and found.step in stages and found.step < total and not (work / stages[found.step]).is_file():
-        write_stage(work / stages[found.step], found.part("weights"))
     history = train_examples(
         mixture, prepared.training, prepared.recipe, start_accelerator(prepared.recipe), pad=prepared.pad, folder=work,
-        identity=identify(mixture, prepared.task), progress=terms.progress, on_step=after,
+        identity=identify(mixture, prepared.task), progress=progress, on_step=on_step,
     )  # fmt: skip
-    if total in stages:  # what the run keeps, which may be an average of its weights
-        write_stage(work / stages[total], trained_tensors(mixture))
     return Trained(mixture, curve_rows(history.rows), history.seconds, resumed_from=history.resumed_from)
 
 
-def train_parts(run: Run, prepared: Prepared, work: Path, terms: Terms) -> Trained:
+def train_parts(run: Run, prepared: Prepared, work: Path, on_step: OnStep) -> Trained:
     """Adapters trained apart, one after another, from the last checkpoint on."""
     recipe = replace(prepared.recipe, cache_prefix=run.top_blocks is not None)
     soup, alone = train_apart(
         lambda: load(run, prepared.task), prepared.task, recipe, run.experts, run.size, run.seed,
-        progress=False, on_step=partial(terms.check, every=recipe.checkpoint_every), blocks=blocks_of(run), folder=work,
+        progress=False, on_step=on_step, blocks=blocks_of(run), folder=work,
     )  # fmt: skip
     logs = [read_log(work / f"adapter{n}" / "log.jsonl") for n in range(run.experts)]
     curve = [row for n, log in enumerate(logs) for row in curve_rows(log, n * (recipe.steps or 0))]
     mixture, _ = above_prefix(run, soup.to(next(prepared.mixture.parameters()).device))
     seconds = sum(log[-1]["seconds"] for log in logs)
     return Trained(mixture, curve, seconds, [mean_of(alone), ensemble(alone)])
-
-
-def stages_of(steps: int) -> dict[int, str]:
-    """The steps at which the experts are kept, and the files' names."""
-    return {max(1, round(share * steps)): f"experts-{stage}.safetensors" for stage, share in STAGES.items()}
-
-
-def write_stage(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Keeps trained tensors, in float16."""
-    write_tensors(path, {name: tensor.half() for name, tensor in tensors.items()})
 
 
 def curve_rows(log: Sequence[Mapping[str, Any]], before: int = 0) -> list[dict[str, Any]]:

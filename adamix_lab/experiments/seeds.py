@@ -17,10 +17,11 @@ from adamix_lab.baselines.making import fitted
 from adamix_lab.core.adaptations import Adaptation
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.files import told, write_text
-from adamix_lab.experiments.results import text_table, unit
+from adamix_lab.experiments.results import unit
 from adamix_lab.experiments.settings import NAMES
 from adamix_lab.models.model import attach
 from adamix_lab.tasks.backbones import load_backbone
+from adamix_lab.tasks.metrics import text_table
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.doctor import versions
 from adamix_lab.training.evaluation import Evaluation, evaluate
@@ -58,8 +59,7 @@ def train_seeds(
     if method != "adamix":
         recipe = fitted(method, recipe, experts, sides, adaptation.sides)
         named, experts, sides = NAMES.get(method, method), 1, None
-    seeds, blocks = list(seeds), None if blocks is None else tuple(blocks)
-    parts, start = task.evaluation_tasks(), time.perf_counter()
+    seeds, parts, start = list(seeds), task.evaluation_tasks(), time.perf_counter()
     results: dict[str, list[list[Evaluation]]] = {part.name: [] for part in parts}
     say(
         f"{task.name}: {len(task.train):,} rows to train on, {len(task.evaluation):,} to be judged on; "
@@ -79,26 +79,17 @@ def train_seeds(
             results[part.name].append(found)
         merged = results[task.name][-1]
         notes = {
-            "task": task.name,
-            "source": told(task.source),
-            "backbone": told(backbone),
-            "classes": list(task.classes),
-            "columns": len(task.text),
-            "train_rows": len(task.train),
-            "options": dict(task.options),
-            "seed": seed,
-            "recipe": recipe.to_dict(),
-            "training_seconds": round(seconds, 1),
+            "task": task.name, "source": told(task.source), "backbone": told(backbone), "classes": list(task.classes),
+            "columns": len(task.text), "train_rows": len(task.train), "options": dict(task.options), "seed": seed,
+            "recipe": recipe.to_dict(), "training_seconds": round(seconds, 1),
             "results": [result.row() for result in merged],
-        }
+        }  # fmt: skip
         save(mixture, folder, notes)
         values = ", ".join(f"{name} {100 * value:.1f}{unit(name)}" for name, value in merged[0].main_metrics.items())
         say(f"seed {seed}: trained {seconds:.0f} s, merged {values}; saved in {folder}")
     for name, runs in results.items():
         say(f"\n{name if len(parts) > 1 else ''}\n{over_seeds(runs)}")
-    took = time.perf_counter() - start
-    length = f"{recipe.total_steps(1)} steps" if recipe.epochs is None else f"{recipe.epochs:g} epochs"
-    say(f"\n{len(seeds)} seeds, {length}, {took:.0f} s in all on {versions()['device']}")
+    say(f"\n{len(seeds)} seeds, {time.perf_counter() - start:.0f} s in all on {versions()['device']}")
     rows = [
         {"judged_on": name, "seed": seed, **result.row()}
         for name, runs in results.items()
@@ -112,17 +103,12 @@ def train_seeds(
 
 def over_seeds(results: Sequence[Sequence[Evaluation]]) -> str:
     """A table: strategy, the task's metrics (times 100) and loss, mean and 95 % t-interval over seeds, passes."""
-    return text_table(
-        [
-            {
-                "strategy": column[0].strategy,
-                **{
-                    name: format_interval([100 * result.main_metrics[name] for result in column]) + unit(name)
-                    for name in column[0].main_metrics
-                },
-                "loss": format_interval([result.loss for result in column], digits=3),
-                "passes": str(column[0].passes),
-            }
-            for column in zip(*results, strict=True)
-        ]
-    )
+    rows = []
+    for column in zip(*results, strict=True):
+        scores = {
+            name: format_interval([100 * result.main_metrics[name] for result in column]) + unit(name)
+            for name in column[0].main_metrics
+        }
+        loss = format_interval([result.loss for result in column], digits=3)
+        rows.append({"strategy": column[0].strategy, **scores, "loss": loss, "passes": str(column[0].passes)})
+    return text_table(rows)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from adamix_lab.baselines import BASELINES, METHODS
-from adamix_lab.core.errors import POOLINGS, LabError, one_of, positive
+from adamix_lab.core.errors import POOLINGS, LabError, finite, one_of, positive, whole
 from adamix_lab.training.recipe import Recipe
 
 Budget = Literal["steps", "rate", "best", "oracle", "compute"]
@@ -38,9 +36,11 @@ NAMES = {  # where a label differs from the word
     "ema": "single + EMA",
     "slow-swa": "single, lr/M + SWA",
 }
-# No part of older keys.
-LATER = ("label_noise", "sample", "part", "temperature", "label_smoothing", "swa", "ema", "pooling")
-GONE = ("prompt", False)  # a setting that there was: it stands in stored runs, and in all keys
+TOLD = {  # by a label, where it is not the method's own
+    "experts": "M={}", "consistency": "consistency {:g}", "share": "share {}", "routing": "a route a {}",
+    "pooling": "{} pooling", "size": "r={}", "label_smoothing": "label smoothing={}", "swa": "swa={}", "ema": "ema={}",
+}  # fmt: skip
+NONE = {"consistency 0": "no consistency", "share none": "no sharing", "a route a example": "a route a row"}
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,11 @@ class Run:
         one_of("method", self.method, METHODS)
         empty = without_effect(self.method)
         for field in fields(self):
-            value = empty[field.name] if field.name in empty else checked(field.name, str(field.type), self)
+            value = (
+                empty[field.name]
+                if field.name in empty
+                else checked(field.name, str(field.type), getattr(self, field.name))
+            )
             object.__setattr__(self, field.name, value)
         if self.dropout is not None and self.dropout >= 1:
             raise LabError(f"dropout = {self.dropout}: expected a number of at least 0 and below 1.")
@@ -164,19 +168,15 @@ class Run:
     def key(self) -> str:
         """The first 12 hexadecimal digits of the sha256 of what decides the numbers, as canonical JSON."""
         values = {name: value for name, value in asdict(self).items() if name not in ("folder", "variant")}
-        for name in LATER:
-            if values[name] == DEFAULTS[name]:
-                del values[name]
-        text = json.dumps(dict([*values.items(), GONE]), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], where: str = "a run") -> Run:
         """A run of plain values. Raises ValueError for a setting that there is not (near misses are named)."""
-        given = {name: value for name, value in settings.items() if (name, value) != GONE}
-        for name in given:
+        for name in settings:
             one_of(f"Setting of {where}", name, DEFAULTS)
-        return cls(**given)
+        return cls(**settings)
 
     def __str__(self) -> str:
         few = f", {self.examples} examples" if self.examples else ""
@@ -213,55 +213,37 @@ def without_effect(method: str) -> dict[str, Any]:
     return nothing
 
 
-def checked(name: str, kind: str, run: Run) -> Any:
-    """A setting's value. Raises ValueError where it is none of its kind."""
-    value = getattr(run, name)
+def checked(name: str, kind: str, value: Any) -> Any:
+    """A setting's value, numbers as numbers. Raises ValueError where it is none of its kind."""
     if value is None and kind.endswith("None"):
         return None
     if kind.startswith("float"):
-        return nonnegative(name, value)
-    if kind.startswith("int") and name not in ("examples", "seed", "sample", "exact"):
-        positive(name, value)
-    elif kind.startswith("int") and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-        raise LabError(f"{name} = {value!r}: expected a whole number of at least 0.")
-    elif (kind.startswith("str") and not isinstance(value, str)) or (kind == "bool" and not isinstance(value, bool)):
-        raise LabError(f"{name} = {value!r}: expected {'a text' if kind.startswith('str') else 'true or false'}.")
+        value = number(value)
+        finite(name, value, 0)
+    elif kind.startswith("int"):
+        whole(name, value, 0 if name in ("examples", "seed", "sample", "exact") else 1)
+    elif not isinstance(value, bool if kind == "bool" else str):
+        raise LabError(f"{name} = {value!r}: expected {'true or false' if kind == 'bool' else 'a text'}.")
     if name in CHOICES:
         one_of(name, value, CHOICES[name])
     return value
 
 
-def nonnegative(name: str, value: Any) -> float:
-    """A number of at least 0. YAML reads 1e-3 as a string: that is taken as the number it means."""
+def number(value: Any) -> Any:
+    """A number as a float, and what YAML reads as a word and means as a number, such as 1e-3; others as they are."""
     try:
-        number = float(value)
+        return value if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if isinstance(value, bool) or not (number >= 0 and math.isfinite(number)):
-        raise LabError(f"{name} = {value!r}: expected a number of at least 0.")
-    return number
+        return value
 
 
 def label(run: Run) -> str:
-    """What a run is called where nobody named it: "AdaMix", "no consistency", "AdaMix M=8", "lora", ..."""
-    parts: list[str] = []
-    if "share" in settings_of(run.method):
-        if run.experts != DEFAULTS["experts"]:
-            parts.append(f"M={run.experts}")
-        if run.method == "adamix" and run.consistency != DEFAULTS["consistency"]:
-            parts.append("no consistency" if run.consistency == 0 else f"consistency {run.consistency:g}")
-        if run.share != DEFAULTS["share"]:
-            parts.append("no sharing" if run.share == "none" else f"share {run.share}")
-        if run.routing != DEFAULTS["routing"]:
-            parts.append(f"a route a {'token' if run.routing == 'token' else 'row'}")
-    if run.pooling != DEFAULTS["pooling"]:
-        parts.append(f"{run.pooling} pooling")
-    if run.size and run.size != DEFAULTS["size"]:
-        parts.append(f"r={run.size}")
-    own = {"label_smoothing": 0.0, **(BASELINES[run.method].recipe if run.method in BASELINES else {})}
-    for name in ("label_smoothing", "swa", "ema"):
-        if getattr(run, name) != own.get(name):
-            parts.append(f"{name.replace('_', ' ')}={getattr(run, name)}")
+    """What a run is called where nobody named it: "AdaMix", "no consistency", "AdaMix M=8", "lora r=8", ..."""
+    own = {**DEFAULTS, **without_effect(run.method)}
+    if run.method in BASELINES:
+        own |= BASELINES[run.method].recipe
+    told = {name: text.format(getattr(run, name)) for name, text in TOLD.items() if getattr(run, name) != own[name]}
+    parts = [NONE.get(part, part) for part in told.values()]
     if run.method == "adamix" and len(parts) == 1 and "=" not in parts[0]:
         return parts[0]
     return " ".join([NAMES.get(run.method, run.method), *parts])
@@ -281,13 +263,11 @@ class Engine:
     """Where and how long runs are performed; nothing here decides their numbers.
 
     Attributes:
-        workers: processes on this machine (or SLURM jobs); 1 performs runs one by one in this one.
+        workers: processes on this machine; 1 performs runs one by one in this one.
         threads: of the CPU for each; None shares this machine's cores. Sums in another order differ in the last
             digits, so equal numbers to the last bit need equal threads.
-        cluster: "tcp://HOST:PORT" or a scheduler file (dask), "ray" or "ray://HOST:PORT", "slurm"; None is this
-            machine.
+        cluster: "tcp://HOST:PORT" or a scheduler file, of dask; None is this machine.
         minutes: of this slice: nothing is begun behind it, and what is under way stops at its next checkpoint.
-        snapshots: keep the experts at three stages of training.
         together: at most so many runs of equal shape train as one program, a stack. Under dropout this does decide
             digits: masks are then drawn for all of them together.
     """
@@ -296,7 +276,6 @@ class Engine:
     threads: int | None = None
     cluster: str | None = None
     minutes: float | None = None
-    snapshots: bool = True
     together: int = 1
 
     def __post_init__(self) -> None:
@@ -309,42 +288,3 @@ class Engine:
                 "A grid was started by accelerate launch or torchrun: expected one process. Use --workers for several "
                 "runs at once; `accelerate launch -m adamix_lab train` puts one run on several GPUs."
             )
-
-    def terms(self, deadline: float | None = None) -> Terms:
-        """How each run is performed."""
-        threads = self.threads or max(1, (os.cpu_count() or 1) // (1 if self.cluster else self.workers))
-        driver = os.getpid() if self.workers > 1 and self.cluster is None else None
-        return Terms(threads, self.snapshots, deadline, driver)
-
-
-class Stopped(Exception):
-    """Time is over, or who handed out the run is gone: the run stops behind a checkpoint."""
-
-
-@dataclass(frozen=True)
-class Terms:
-    """How runs are performed; nothing here decides their numbers (at equal threads and device).
-
-    Attributes:
-        threads: of the CPU for each.
-        snapshots: keep the experts at three stages of training.
-        deadline: seconds since the epoch at which a run stops at its next checkpoint; None never stops.
-        driver: the process whose end ends the run, too; None outlives it.
-        progress: show a bar.
-    """
-
-    threads: int = 1
-    snapshots: bool = True
-    deadline: float | None = None
-    driver: int | None = None
-    progress: bool = False
-
-    def check(self, step: int, every: int) -> None:
-        """Called after each step. Raises Stopped behind a checkpoint where time is over, and without a driver.
-
-        every: steps between checkpoints.
-        """
-        if step % every == 0 and self.deadline is not None and time.time() > self.deadline:
-            raise Stopped
-        if self.driver is not None and os.getppid() != self.driver:
-            raise Stopped

@@ -5,7 +5,6 @@ One seed is trained. `data/results/tour` has ten others, which `perform_seed` ma
 
 from __future__ import annotations
 
-import csv
 import json
 import textwrap
 import time
@@ -27,11 +26,11 @@ from adamix_lab.core.files import alone, read_json, write_text
 from adamix_lab.core.merging import merge
 from adamix_lab.experiments.figures import Look, draw_looks
 from adamix_lab.experiments.grids import read_grid
-from adamix_lab.experiments.results import text_table
-from adamix_lab.experiments.running import Terms, load, mixture_of, prepare, task_of, train_whole
+from adamix_lab.experiments.running import load, mixture_of, prepare, task_of, train_whole
 from adamix_lab.experiments.settings import Run, with_side
 from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.tasks.batches import TextsCut, sequential, to_device
+from adamix_lab.tasks.metrics import text_table
 from adamix_lab.tasks.tasks import data_root
 from adamix_lab.training.doctor import versions
 from adamix_lab.training.evaluation import Evaluation, evaluate_batches
@@ -101,7 +100,9 @@ def run_tour(folder: Path, steps: int | None = None, say: Callable[[str], None] 
     runs = read_grid("tour", **changes).runs
     task, ten = task_of(runs[0]), stored_seeds(runs)
     say(f"{len(task.train):,} sentences to train on, {len(task.evaluation):,} to be judged on; MiniLM stays frozen.")
-    found = perform_seed(runs, folder / "runs", say)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TextsCut)  # few rows, and all models read as much of them
+        found = perform_seed(runs, folder / "runs", say)
     lines = [line for model in found.values() for line in model.lines]
     looks = {name: model.looks for name, model in found.items() if model.looks}
     picture = draw_looks(looks)
@@ -139,9 +140,7 @@ def perform_seed(runs: Sequence[Run], folder: Path, say: Callable[[str], None] =
         name, task = with_side(run.variant, run.method, run.share), task_of(run)
         if run.method == "probe":
             model, tokenizer = load(run, task)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", TextsCut)  # few rows, and all models read as much of them
-                probe = linear_probe(model, task, tokenizer, run.max_length)
+            probe = linear_probe(model, task, tokenizer, run.max_length)
             found[name] = Learned([_line(name, "alone", [probe])])
         else:
             found[name] = _learn(run, name, folder / run.key)
@@ -167,7 +166,7 @@ def _learn(run: Run, name: str, work: Path) -> Learned:
             write_text(kept, json.dumps(looks) + "\n")
 
     look(0)
-    done = train_whole(replace(prepared, recipe=recipe), work, Terms(snapshots=False, progress=True), look)
+    done = train_whole(replace(prepared, recipe=recipe), work, look, progress=True)
     mixture, _ = mixture_of(run, prepared.task)
     load_trained(mixture, {path: tensor.cpu() for path, tensor in trained_tensors(top).items()})
     counts, lines = parameter_report(mixture), []
@@ -202,23 +201,19 @@ Ten = Mapping[tuple[str, str, str], Stored]  # by model, strategy, unit
 
 def stored_seeds(runs: Sequence[Run], folder: Path | None = None) -> Ten:
     """What `data/results/tour/make.py` stored; empty where its runs had other settings than these (seeds aside)."""
+    import pandas as pd
+
     folder = folder or data_root() / "results" / "tour"
-    if read_json(folder / "record.json", "what the stored seeds are.")["settings"].keys() != keys_of(runs):
+    stored = read_json(folder / "record.json", "what the stored seeds are.")["settings"]
+    if stored.keys() != {replace(run, seed=0).key for run in runs}:
         return {}
-    text = (folder / "seeds.csv").read_text(encoding="utf-8")
-    rows = {(row["model"], row["strategy"], row["unit"]): row for row in csv.DictReader(text.splitlines())}
-    values = {key: [float(row[seed]) for seed in row if seed.isdigit()] for key, row in rows.items()}
-    found = {}
-    for key, row in rows.items():
-        by_seed = [a - b for a, b in zip(values[ADAMIX, "merged", key[2]], values[key], strict=True)]
-        own, difference = float(row["rows_own"]), float(row["rows_difference"])
-        found[key] = Stored(t_interval(values[key], own), t_interval(by_seed, difference), by_seed)
+    table = pd.read_csv(folder / "seeds.csv", index_col=["model", "strategy", "unit"])
+    seeds, found = table[[name for name in table if name.isdigit()]], {}
+    for key, row in table.iterrows():
+        difference = seeds.loc[(ADAMIX, "merged", key[2])] - seeds.loc[key]
+        own = t_interval(seeds.loc[key], row["rows_own"])
+        found[key] = Stored(own, t_interval(difference, row["rows_difference"]), difference.tolist())
     return found
-
-
-def keys_of(runs: Sequence[Run]) -> set[str]:
-    """What names the settings of the runs, whatever their seed: their keys at seed 0."""
-    return {replace(run, seed=0).key for run in runs}
 
 
 # -- what is said --------------------------------------------------------------------------------------------------
@@ -235,7 +230,7 @@ def table(lines: Sequence[Line], ten: Ten) -> str:
                 own = ten[line.model, line.strategy, unit].own
                 row[f"{head}, stored seeds"] = f"{own.mean:.{digits}f} ± {own.half_width:.{digits}f}"
         rows.append(row | {"passes": f"{line.passes}", "at inference": f"{line.used:,}"})
-    return text_table(rows, left=2)
+    return text_table(rows)
 
 
 def sentences(lines: Sequence[Line], ten: Ten, seed: int) -> list[str]:

@@ -41,7 +41,7 @@ def finished(base, tmp_path_factory):
 def test_the_table_and_the_progress(finished):
     grid, out, results, lines = finished
     assert results["run"].nunique() == 6 and set(results["variant"]) == set(tiny_grid.VARIANTS)
-    assert lines[0].startswith("[1 of 6 done, 0 running, 0 failed, about ") and "AdaMix, seed 0: accuracy" in lines[0]
+    assert lines[0].startswith("[1 of 6 done, 0 failed, about ") and "AdaMix, seed 0: accuracy" in lines[0]
     table = lines[-1]
     assert "accuracy x 100 (%)" in table and all(name in table for name in (*tiny_grid.VARIANTS, "exact", "±"))
     single = next(line for line in table.splitlines() if line.startswith("single"))
@@ -83,7 +83,6 @@ def test_a_failed_run_tells_its_error_and_stops_no_other(base, tmp_path):
     assert any(line.startswith("FAILED nowhere") or "lost, seed 0" in line for line in lines[3:])
     assert "Traceback" in (tmp_path / grid.runs[1].key / "error.txt").read_text()
     assert [line.split()[1] for line in listed(grid, tmp_path)] == ["finished", "failed", "finished"]
-    assert "FileNotFoundError" in listed(grid, tmp_path)[1]
 
 
 def test_slices_of_minutes_end_with_the_whole_table(finished, base, tmp_path, monkeypatch):
@@ -97,7 +96,7 @@ def test_slices_of_minutes_end_with_the_whole_table(finished, base, tmp_path, mo
     lines: list[str] = []
     assert ablate(grid, tmp_path, Engine(threads=1, minutes=1), lines.append) == (None, 0)
     assert "stopped behind a checkpoint" in lines[0]
-    assert [line.split()[1] for line in listed(grid, tmp_path)].count("under") == 1
+    assert {line.split()[1] for line in listed(grid, tmp_path)} == {"waiting"}
     monkeypatch.undo()
     results, _ = ablate(grid, tmp_path, QUIET, lambda _: None)
     pd.testing.assert_frame_equal(tiny_grid.measured(results), tiny_grid.measured(whole))
@@ -106,7 +105,7 @@ def test_slices_of_minutes_end_with_the_whole_table(finished, base, tmp_path, mo
 def test_rates_are_chosen_once_on_training_rows_at_the_runs_own_length(base, tmp_path):
     lines = []
     grid = grid_of({**tiny_grid.table(base, seeds=1), "search": {"factors": [0.01, 1, 1000]}})
-    assert sum("trial of lr" in line for line in listed(grid, tmp_path)) == 9
+    assert len(listed(grid, tmp_path)) == 9 and all(", 6 steps" in line for line in listed(grid, tmp_path))  # trials
     results, failed = ablate(grid, tmp_path, QUIET, lines.append)
     record = json.loads((tmp_path / "search.json").read_text())
     assert record["factors"] == [0.01, 1, 1000] and record["slice"] == 0.2
@@ -129,9 +128,7 @@ def test_rates_are_chosen_once_on_training_rows_at_the_runs_own_length(base, tmp
 
 def test_a_search_that_is_shorter_than_its_runs_warns(base):
     table = tiny_grid.table(base, seeds=1)
-    with pytest.warns(UserWarning, match=r"shorter than its runs: it tries at most 2 steps.*takes 6"):
-        grid_of({**table, "search": {"factors": [0.1, 1], "steps": 2}})
-    with pytest.warns(UserWarning, match="shorter than its runs: it tries at most 3 steps"):
+    with pytest.warns(UserWarning, match=r"shorter than its runs: it tries at most 3 steps.*takes 6"):
         grid_of({**table, "base": {**base, "compute": "best"}, "search": {"factors": [0.1, 1], "stops": [0.5]}})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -142,22 +139,23 @@ def test_a_search_that_is_shorter_than_its_runs_warns(base):
         grid_of({**table, "base": {**base, "compute": "best"}})
 
 
-def test_lost_workers_are_replaced_and_a_run_that_kills_them_is_given_up(base, tmp_path, monkeypatch):
-    grid = grid_of(tiny_grid.table(base, seeds=1))
-    deadly = grid.runs[0].key
+def test_lost_workers_are_replaced_and_told_where_they_are_lost_again(base, tmp_path, monkeypatch):
+    grid, lost = grid_of(tiny_grid.table(base, seeds=1)), [2]
 
     def fragile(jobs, workers, cluster):
         for job in jobs:
-            if job.runs[0].key == deadly:
-                raise WorkersLost("killed")
+            if lost and len(list(tmp_path.glob("*/results.parquet"))) == lost[0]:
+                raise WorkersLost("A worker ended.")
             yield performing.perform(job)
 
     monkeypatch.setattr(performing, "hand_out", fragile)
     lines: list[str] = []
+    with pytest.raises(WorkersLost, match="A worker ended"):  # twice, and no run ended meanwhile
+        ablate(grid, tmp_path, QUIET, lines.append)
+    assert lines.count("A worker ended. Going on with what is not finished.") == performing.LOST
+    lost.clear()
     results, failed = ablate(grid, tmp_path, QUIET, lines.append)
-    assert failed == 1 and results["run"].nunique() == 2
-    assert sum("A worker ended without a word" in line for line in lines) == performing.LOST + 1
-    assert "its worker ended again and again" in (tmp_path / deadly / "error.txt").read_text()
+    assert failed == 0 and results["run"].nunique() == 3
 
 
 @pytest.mark.parametrize(
@@ -244,5 +242,3 @@ def test_killed_five_times_it_ends_with_the_table_of_an_undisturbed_run(base, tm
     pd.testing.assert_frame_equal(*map(tiny_grid.measured, tables))
     for name in ("predictions", "curves"):
         pd.testing.assert_frame_equal(*(read_table(out / f"{name}.parquet") for out in (calm, rough)))
-    for path in calm.glob("*/experts-*.safetensors"):
-        assert (rough / path.relative_to(calm)).read_bytes() == path.read_bytes()

@@ -1,5 +1,4 @@
 import html.parser
-import json
 import re
 
 import numpy as np
@@ -10,9 +9,8 @@ import results_by_construction as made
 from adamix_lab.analysis.statistics import verdict_of
 from adamix_lab.experiments.claims import read_tables
 from adamix_lab.experiments.contrasts import Scores, minus
-from adamix_lab.experiments.report import alone_of, differences, report
+from adamix_lab.experiments.report import differences, report
 from adamix_lab.experiments.results import Results, missing_seeds, read_results, several_runs
-from adamix_lab.experiments.settings import Run
 
 EFFECTS = {"AdaMix": 2.0, "single": 0.0, "no consistency": 1.0, "no sharing": 2.0}
 
@@ -61,21 +59,14 @@ def test_several_runs_of_one_seed_are_said():
 # -- contrasts and tables ------------------------------------------------------------------------------------
 
 
-def test_what_no_set_of_runs_can_hold_is_said():
-    table = made.results({"AdaMix": 0.0, "full": 0.0})
-    table["settings"] = [json.dumps(vars(Run(method=name.lower()))) for name in table["variant"]]
-    (line,) = alone_of(Results(table))
-    assert "full (it trains weights of the model itself" in line and "AdaMix" not in line
-    assert alone_of(Results(table[table["variant"] == "AdaMix"])) == []
-
-
 def test_a_contrast_pairs_seeds_and_knows_rows():
     table = made.results({"AdaMix": 3.0, "single": 0.0}, seeds=4, spread=0.01)
     table = table[~((table["variant"] == "single") & (table["seed"] == 2))]
     scores = Scores(Results(table, made.predictions(table, rows=2000)))
-    on = scores.on_task(minus("AdaMix", "single"), "rte", bootstrap=True)
+    on = scores.on_task(minus("AdaMix", "single"), "rte")
     assert sorted(on.by_seed) == [0, 1, 3] and on.estimate.mean == pytest.approx(3.0, abs=0.05)
-    assert on.rows[0] < 3.0 < on.rows[1] and on.rows[1] - on.rows[0] < 6
+    assert on.rows_variance is not None  # the rows are known
+    assert on.estimate.low < 3.0 < on.estimate.high
     assert scores.absent(minus("AdaMix", "full"), "rte") == ["full"]
 
 
@@ -159,12 +150,12 @@ def test_the_report_of_a_folder(tmp_path):
         assert len(name) > 40 and (out / alt).is_file() and (out / alt).with_suffix(".txt").is_file()
     checker = Checker()
     checker.feed(page)
-    assert not checker.open and len(checker.images) == 3
+    assert not checker.open and len(checker.images) == 2
     assert all(image["alt"] and image["src"].startswith("data:image/png") for image in checker.images)
     assert not [link for link in checker.links if not link.startswith("data:")]  # self-contained
     assert "<b>odd" not in page + text and "&lt;b&gt;odd" in page and "odd \\| name" in text
     rows = pd.read_csv(out / "differences.csv")
-    assert {"paper", "difference", "low", "high_over_examples", "verdict"} <= set(rows.columns)
+    assert {"paper", "difference", "low", "high", "verdict"} <= set(rows.columns)
     eight = rows[(rows["table"] == "Table 8") & (rows["task"] == "rte")].set_index("comparison")
     assert eight.loc["AdaMix − w/o Consistency", "paper"] == 4.4
     known = Scores(Results(table)).on_task(minus("AdaMix", "no consistency"), "rte").estimate

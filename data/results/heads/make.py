@@ -99,7 +99,7 @@ def main(
     rows: list[dict[str, Any]] = []
     for tasks, noise in PARTS:
         grid, place = grid_for(tasks, noise, folder), out / f"noise-{noise}"
-        results, _ = ablate(grid, place, Engine(threads=1, snapshots=False))
+        results, _ = ablate(grid, place, Engine(threads=1))
         rows += rows_of(results, grid, place) if results is not None else []
     table = with_wins(pd.DataFrame(rows))
     write_text(out / "heads.csv", table.to_csv(index=False, float_format="%.4g"))
