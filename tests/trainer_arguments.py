@@ -16,7 +16,7 @@ GROUPS = [
      max_grad_norm max_steps num_train_epochs seed"""),
     ("used", "task loss with smoothed labels, the consistency beside it; refused for numbers and several labels",
      "label_smoothing_factor"),
-    ("used", "learning, as the Trainer has it (AdamW where experts rest, or a head or side has its own rate)",
+    ("used", "learning, as the Trainer has it",
      "optim optim_args adam_beta1 adam_beta2 adafactor"),
     ("used", "learning, as the Trainer has it", """lr_scheduler_type lr_scheduler_kwargs warmup_steps warmup_ratio
      per_device_train_batch_size per_gpu_train_batch_size auto_find_batch_size neftune_noise_alpha"""),

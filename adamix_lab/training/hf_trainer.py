@@ -30,16 +30,16 @@ from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.tasks.batches import Padding, collate, padding_of, positions
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.report import save
-from adamix_lab.training.train import make_optimizer, parameter_groups, rest_off_route
+from adamix_lab.training.train import parameter_groups, rest_off_route
 
 WEIGHTS = "trained.safetensors"
-ADAMW = ("adamw_torch", "adamw_torch_fused")
 # The arguments that a recipe has, too, by their name there.
 SHARED = {
     "learning_rate": "lr", "weight_decay": "weight_decay", "adam_epsilon": "eps", "max_grad_norm": "clip",
     "label_smoothing_factor": "label_smoothing", "seed": "seed", "max_steps": "steps", "num_train_epochs": "epochs",
 }  # fmt: skip
-TRAIN_ALONE = ("swa", "ema", "patience", "cache_prefix", "precision")  # what a recipe may ask `train` for
+# What a recipe may ask `train` for.
+TRAIN_ALONE = ("swa", "ema", "patience", "cache_prefix", "precision", "head_lr", "side_rates", "off_route")
 # What would train or save something else than it says, and what to do instead.
 HUB = "Call adamix_lab.push_to_hub(mixture, NAME) after training: the Trainer would upload other files"
 _INSTEAD = {
@@ -60,8 +60,8 @@ REFUSED = {name: instead for names, instead in _INSTEAD.items() for name in name
 class AdaMixTrainer(Trainer):
     """Trains a mixture with the Trainer's loop, callbacks and logging; the log has `task_loss` and `consistency`.
 
-    Consistency, routing, `off_route`, `head_lr` and what decays come from the recipe, all else from the arguments. A
-    setting that both have (rate, decay, epsilon, clipping, seed, steps, epochs) may be set in either.
+    Consistency, routing and what decays come from the recipe, all else from the arguments. A setting that both have
+    (rate, decay, epsilon, clipping, seed, steps, epochs) may be set in either.
 
     Args:
         mixture: from `attach`.
@@ -119,14 +119,6 @@ class AdaMixTrainer(Trainer):
                 f"{self.args.n_gpu} GPUs in one process (DataParallel), FSDP or DeepSpeed would split views or experts:"
                 " expected one process a GPU. Start it with torchrun or accelerate launch (DDP), or set "
                 "CUDA_VISIBLE_DEVICES=0."
-            )
-        optim, own = getattr(self.args.optim, "value", self.args.optim), self._own_optimizer
-        if own and (self.optimizer is not None or optim not in ADAMW or self.args.optim_args):
-            recipe = self.recipe
-            raise LabError(
-                f"optim = {optim!r} with off_route = {recipe.off_route!r}, head_lr = {recipe.head_lr}, side_rates = "
-                f"{recipe.side_rates}, which an optimizer of yours would not follow: expected one of them. Leave these "
-                "out, or take AdamW (adamw_torch) without optim_args and optimizers=."
             )
 
     # -- losses -----------------------------------------------------------------------------------------------
@@ -188,18 +180,6 @@ class AdaMixTrainer(Trainer):
 
     # -- optimiser and order ----------------------------------------------------------------------------------
 
-    @property
-    def _own_optimizer(self) -> bool:
-        recipe = self.recipe
-        return recipe.head_lr is not None or bool(recipe.side_rates) or recipe.off_route == "freeze"
-
-    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """The Trainer's; AdamW with the recipe's groups where it has a rate for the head, or experts that rest."""
-        if self.optimizer is None and self._own_optimizer:
-            betas = (self.args.adam_beta1, self.args.adam_beta2)
-            self.optimizer = make_optimizer(self.mixture, self.recipe, betas)
-        return super().create_optimizer(*args, **kwargs)
-
     def get_decay_parameter_names(self, model: Any) -> list[str]:
         """What the adaptation declares to decay, and weights of the head: stacked biases look like matrices."""
         groups = [group for group in parameter_groups(self.mixture, self.recipe) if group["weight_decay"]]
@@ -251,7 +231,8 @@ def agreed_recipe(args: TrainingArguments, recipe: Recipe, was_given: bool = Tru
     """
     if asked := [name for name in TRAIN_ALONE if getattr(recipe, name) != getattr(Recipe(), name)]:
         raise LabError(
-            f"The recipe sets {', '.join(asked)}: expected what the Trainer has. Use train, or its arguments."
+            f"The recipe sets {', '.join(asked)}: expected what the Trainer has. Use train, or its arguments; "
+            "optimizers=(make_optimizer(mixture, recipe), None) has a recipe's rates and off_route."
         )
     untouched, usual = ({field.name: field.default for field in fields(kind)} for kind in (args, Recipe))
     agreed: dict[str, Any] = {}

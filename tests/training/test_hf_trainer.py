@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import close
 import pytest
 import tiny_task
@@ -9,13 +11,13 @@ from adamix_lab.core.objective import Consistency
 from adamix_lab.models.model import attach
 from adamix_lab.models.saving import load
 from adamix_lab.tasks.batches import Batches, encode
-from adamix_lab.training.train import train
+from adamix_lab.training.train import make_optimizer, train
 
 TASK, TOKENIZER = tiny_task.task(96), tiny_task.tokenizer()
 STEPS = 20  # into the second epoch of twelve batches
 
 
-def trainer(folder, mixture, recipe, dataset=None, **more):
+def trainer(folder, mixture, recipe, dataset=None, optimizers=(None, None), **more):
     from torch.utils.data import SequentialSampler
     from transformers import TrainingArguments
 
@@ -36,7 +38,8 @@ def trainer(folder, mixture, recipe, dataset=None, **more):
         batches = Batches(examples, recipe.batch_size, recipe.seed, recipe.bucket)
         dataset = [examples[n] for step in range(recipe.steps or 1) for n in batches.at(step)]
     evaluation = encode(TASK.evaluation, TASK, TOKENIZER)
-    return InOrder(mixture, TrainingArguments(**(values | more)), recipe, dataset, eval_dataset=evaluation)
+    args = TrainingArguments(**(values | more))
+    return InOrder(mixture, args, recipe, dataset, eval_dataset=evaluation, optimizers=optimizers)
 
 
 def losses_of(made):
@@ -50,7 +53,8 @@ def test_the_same_losses_as_our_loop(tmp_path, off_route):
     ours = tiny_task.mixture()
     history = train(ours, TASK, TOKENIZER, recipe, progress=False)
     theirs = tiny_task.mixture()
-    made = trainer(tmp_path, theirs, recipe)
+    optimizers = (make_optimizer(theirs, recipe) if off_route == "freeze" else None, None)
+    made = trainer(tmp_path, theirs, replace(recipe, off_route="drift"), optimizers=optimizers)
     made.train()
     close.assert_close(losses_of(made), history.losses)
     assert tiny_task.apart(tiny_task.weights(ours), tiny_task.weights(theirs)) <= close.TRAINED.share

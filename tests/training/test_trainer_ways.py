@@ -207,14 +207,6 @@ def test_callbacks_and_an_optimizer_of_ones_own(tmp_path):
     assert apart(weights(made), before) == 0 and list(seen.models) == [mixture] * 3
 
 
-@pytest.mark.parametrize("settings", [{"head_lr": 1e-4}, {"off_route": "freeze"}])
-def test_an_optimizer_of_ones_own_and_settings_that_it_would_not_follow(tmp_path, settings):
-    mixture = tiny_task.mixture()
-    optimizer = torch.optim.SGD([p for p in mixture.parameters() if p.requires_grad])
-    with pytest.raises(ValueError, match="which an optimizer of yours would not follow: expected one of them"):
-        trainer(tmp_path, mixture, recipe=Recipe(**settings), more={"optimizers": (optimizer, None)})
-
-
 def test_a_mixture_is_given_not_made(tmp_path):
     with pytest.raises(ValueError, match=r"model_init .*: expected a mixture"):
         trainer(tmp_path, more={"model_init": tiny_task.mixture})
