@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from adamix_lab.cli import exchange, options, study, teaching, train
+from adamix_lab.cli import options, study, teaching, train
 from adamix_lab.cli.boundary import Command, Group
 from adamix_lab.core import __version__
 from adamix_lab.core.errors import LabError
@@ -141,7 +141,7 @@ COMMANDS = {
     "Train and look": (train.train, train.evaluate, train.predict, study.posterior, study.landscape),
     "Compare": (study.ablate, study.report, study.presets),
     "Text": (train.train_generator, train.generate),
-    "Exchange": (exchange.export, exchange.import_experts, exchange.push),
+    "Exchange": (train.export, train.import_experts, train.push),
 }
 RECIPE = options.taking("adamix_lab.training.recipe", "Recipe")
 ENGINE = options.taking("adamix_lab.experiments.settings", "Engine")

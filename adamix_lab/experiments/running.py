@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from adamix_lab.analysis.calibration import tempered
 from adamix_lab.analysis.posterior import marginal
-from adamix_lab.baselines.making import baseline, costs, ensemble, fitted, mean_of, train_apart
-from adamix_lab.baselines.probe import linear_probe
+from adamix_lab.baselines.making import baseline, costs, ensemble, fitted, linear_probe, mean_of, train_apart
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.views import Batch
 from adamix_lab.experiments.results import tables

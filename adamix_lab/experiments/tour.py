@@ -21,7 +21,7 @@ from torch import Tensor
 from adamix_lab.analysis.calibration import describe_mistakes, disagreements
 from adamix_lab.analysis.plots import save_figure
 from adamix_lab.analysis.statistics import ALIKE, SHOWN, Estimate, Judged, t_interval, verdict_of
-from adamix_lab.baselines.probe import linear_probe
+from adamix_lab.baselines.making import linear_probe
 from adamix_lab.core.files import alone, read_json, write_text
 from adamix_lab.core.merging import merge
 from adamix_lab.experiments.figures import Look, draw_looks

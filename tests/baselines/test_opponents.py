@@ -10,8 +10,7 @@ import tiny_task
 import torch
 from tiny_task import one_thread  # noqa: F401
 
-from adamix_lab.baselines.making import baseline, fitted
-from adamix_lab.baselines.probe import PENALTIES, choose_c, features, linear_probe
+from adamix_lab.baselines.making import PENALTIES, baseline, choose_c, features, fitted, linear_probe
 from adamix_lab.core.adaptations import LoRA
 from adamix_lab.core.objective import Consistency
 from adamix_lab.tasks.tasks import hold_out
@@ -105,7 +104,7 @@ def test_the_probes_c_is_chosen_on_a_slice_of_the_training_rows():
 
 
 def test_the_rows_that_are_judged_on_choose_nothing(monkeypatch):
-    from adamix_lab.baselines import probe
+    from adamix_lab.baselines import making as probe
 
     found, real = [], probe.choose_c
     monkeypatch.setattr(probe, "choose_c", lambda *given: found.append(real(*given)) or found[-1])

@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from adamix_lab.analysis.posterior import fix_batches
-from adamix_lab.baselines.making import baseline
-from adamix_lab.baselines.probe import linear_probe
+from adamix_lab.baselines.making import baseline, linear_probe
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.models.model import attach
 from adamix_lab.tasks.batches import TextsCut, allowed_length, positions

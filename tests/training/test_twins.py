@@ -63,7 +63,7 @@ def test_the_task_is_as_hard_as_it_must_be():
 def test_without_adapters_the_model_answers_at_least_ten_points_less_and_a_probe_at_most_80_percent():
     from sklearn.linear_model import LogisticRegression
 
-    from adamix_lab.baselines.probe import features
+    from adamix_lab.baselines.making import features
     from adamix_lab.tasks.backbones import load_backbone
 
     task = load_task("aspects")

@@ -34,7 +34,7 @@ from torch import Tensor
 from adamix_lab.analysis.posterior import FixedBatches, Samples, fix_batches, marginal, merged_sample, uncertainty
 from adamix_lab.analysis.statistics import SMALLEST, rows_variance, t_interval, verdict_of
 from adamix_lab.analysis.units import aligned, permuted_copies
-from adamix_lab.baselines.probe import linear_probe
+from adamix_lab.baselines.making import linear_probe
 from adamix_lab.core.errors import one_of, unknown
 from adamix_lab.core.files import write_text
 from adamix_lab.core.routing import generator_for
