@@ -178,8 +178,6 @@ class AdaMixTrainer(Trainer):
             self._window = torch.zeros_like(self._window)
         super().log(logs, *args, **kwargs)
 
-    # -- optimiser and order ----------------------------------------------------------------------------------
-
     def get_decay_parameter_names(self, model: Any) -> list[str]:
         """What the adaptation declares to decay, and weights of the head: stacked biases look like matrices."""
         groups = [group for group in parameter_groups(self.mixture, self.recipe) if group["weight_decay"]]

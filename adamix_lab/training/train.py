@@ -348,10 +348,10 @@ def check_sides(mixture: MixtureModel, recipe: Recipe) -> None:
         one_of(f"Side of {adaptation.kind} in side_rates", side, adaptation.sides or ("(none)",))
 
 
-def make_optimizer(mixture: MixtureModel, recipe: Recipe, betas: tuple[float, float] = BETAS) -> torch.optim.Optimizer:
+def make_optimizer(mixture: MixtureModel, recipe: Recipe) -> torch.optim.Optimizer:
     """AdamW over experts and head; `StackedAdamW` where experts off the route rest."""
     kind = StackedAdamW if recipe.off_route == "freeze" else torch.optim.AdamW
-    return kind(parameter_groups(mixture, recipe), lr=recipe.lr, betas=betas, eps=recipe.eps)
+    return kind(parameter_groups(mixture, recipe), lr=recipe.lr, betas=BETAS, eps=recipe.eps)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
