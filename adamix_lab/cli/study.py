@@ -77,6 +77,7 @@ def ablate(
     evaluation_rows: Annotated[int | None, options.EVALUATION_ROWS] = None,
     folder: Annotated[Path | None, options.FOLDER] = None,
     steps: Annotated[int | None, options.STEPS] = None,
+    search: Annotated[bool, typer.Option(help="Choose rates beforehand, where the grid says how.")] = True,
     only_list: Annotated[bool, typer.Option("--list", help="List the runs and their states, and run nothing.")] = False,
     out: Annotated[Path, options.OUT] = Path("runs/ablation"),
 ) -> None:
@@ -94,7 +95,7 @@ def ablate(
     changes = {"folder": folder and str(folder), "backbone": model, "rows": rows, "steps": steps}
     changes["evaluation_rows"] = evaluation_rows
     runs = read_grid(grid, **{name: value for name, value in changes.items() if value is not None})
-    runs = narrowed(runs, task or (), method or ())
+    runs = narrowed(runs if search else replace(runs, search=None), task or (), method or ())
     from adamix_lab.experiments.ablation import ablate as perform
     from adamix_lab.experiments.ablation import listed
 
