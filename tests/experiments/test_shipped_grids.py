@@ -89,6 +89,8 @@ def test_rates_are_searched_on_training_rows(base, tmp_path):
     assert {each["steps"] for row in record["chosen"] for each in row["tried"]} == {8}  # the runs' own length
     again = command("ablate", "baselines", *options, "--method", "head", "--method", "single")
     assert "4 of 4 runs are finished" in again
+    said = command("ablate", "baselines", *options, "--method", "head", "--no-search")
+    assert "Rates" not in said and "2 of 2 runs are finished" in said
 
 
 def test_the_table_of_tasks_by_methods(data, backbone, tmp_path):
