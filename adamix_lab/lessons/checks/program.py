@@ -146,9 +146,8 @@ def check_step(step: Piece) -> None:
     """Checks `step(model, layers, batch, labels, optimiser, weight=1.0)`, which returns the loss."""
     same_route = True
     for attempt in range(4):
-        net = Net()
+        net, before = Net(), Net()
         A = [layer.A for layer in net.layers]
-        before = torch.stack([w.detach().clone() for w in A])
         for w in A if attempt else []:  # what a step before has left
             w.grad = torch.ones_like(w)
 
@@ -158,13 +157,12 @@ def check_step(step: Piece) -> None:
 
         seeded.__name__ = "step"
         given = (net, net.layers, net.batch, net.labels, torch.optim.SGD(A, lr=1.0), WEIGHT)
-        loss, change = number(call(seeded, *given), "The loss"), before - torch.stack([w.detach() for w in A])
+        loss = number(call(seeded, *given), "The loss")
+        change = torch.stack([(old.A - new).detach() for old, new in zip(before.layers, A, strict=True)])
         first, second = _views(net)
         same_route = same_route and first == second
-        for w, start in zip(A, before, strict=True):
-            w.data = start.clone()
-        _check_loss(net.along(first).detach(), net.along(second).detach(), net.labels, loss)
-        _check_change(net, first, second, change)
+        _check_loss(before.along(first).detach(), before.along(second).detach(), net.labels, loss)
+        _check_change(before, first, second, change)
     if same_route:
         raise AssertionError("Both views took the same route in four steps: draw one for each view.")
 
@@ -248,14 +246,13 @@ def check_ensemble(ensemble: Piece) -> None:
 def check_line(line: Piece) -> None:
     """Checks `line(model, layers, batch, labels, first, second, points=11)`: losses, and the weights stay."""
     net = Net()
-    kept = [layer.A.detach().clone() for layer in net.layers]
 
     def losses(layers: Any, points: int) -> Tensor:
         return torch.tensor(my_adamix.line(net, layers, net.batch, net.labels, 1, 3, points))
 
     right, one_layer = losses(net.layers, 5), losses(net.layers[:1], 5)
     came = call(line, net, net.layers, net.batch, net.labels, 1, 3, 5)
-    if any(not torch.equal(layer.A, A) for layer, A in zip(net.layers, kept, strict=True)):
+    if any(not torch.equal(layer.A, before.A) for layer, before in zip(net.layers, Net().layers, strict=True)):
         raise AssertionError("The layers' weights have changed: put them back behind the last point.")
     known = dict(between=torch.lerp(right[0], right[-1], torch.linspace(0, 1, 5)), turned=right.flip(0))
     known |= dict(no_end=losses(net.layers, 6)[:-1], one_layer=one_layer)
