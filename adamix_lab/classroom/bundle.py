@@ -1,7 +1,7 @@
 """One folder for rooms without network: wheels of all that a learner needs, this package among them, a starter.
 
 STICK/wheels       for this system and this Python version; no solutions of exercises
-STICK/start.py     `python start.py` sets up with pip's network off; `python start.py lab` (tour, doctor, ...) runs
+STICK/start.py     `python start.py lab` (tour, doctor, ...) sets up by bootstrap.py, from the wheels alone, and runs
 STICK/BUNDLE.txt   what it was made for, and whose weights are in it
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import platform
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,37 +24,20 @@ ROOT = Path(__file__).resolve().parents[2]
 START = '''"""Sets AdaMix Lab up from this folder, without network, and runs it: `python start.py [lab | ...]`."""
 
 import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ABOUT = (HERE / "BUNDLE.txt").read_text(encoding="utf-8")
-PYTHON = HERE / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-STATE = HERE / ".venv" / "bundle.txt"  # written last: says from what, and where, the environment was made
-WORDS = sys.argv[1:]
-
+os.chdir(HERE)
 os.environ["HF_HUB_OFFLINE"] = "1"
-for name in ("PYTHONPATH", "PYTHONHOME"):
-    os.environ.pop(name, None)
-
-
-def call(*command):
-    return subprocess.call([str(word) for word in command], cwd=str(HERE))
-
-
-wanted = ABOUT + str(HERE)
-if not (PYTHON.exists() and STATE.is_file() and STATE.read_text(encoding="utf-8") == wanted):
-    print("Making .venv in this folder, once.", flush=True)
-    # from the wheels alone, whatever this laptop's settings of pip are
-    alone = ("--isolated", "--no-index", "--find-links", "wheels", "--no-compile")
-    make = (sys.executable, "-m", "venv", "--clear", HERE / ".venv")
-    if call(*make) or call(PYTHON, "-m", "pip", "install", *alone, "adamix-lab[learn]"):
-        sys.exit(ABOUT)
-    STATE.write_text(wanted, encoding="utf-8")
-if not WORDS:
-    sys.exit(print("From here on: python start.py lab"))
-sys.exit(call(PYTHON, "-m", "adamix_lab", *WORDS))
+sys.argv[1:] = ["run", "-m", "adamix_lab", *sys.argv[1:]]
+try:
+    runpy.run_path("bootstrap.py", run_name="__main__")
+except SystemExit as end:
+    if isinstance(end.code, str):  # the setup has stopped
+        sys.exit(end.code + " " + Path("BUNDLE.txt").read_text(encoding="utf-8"))
+    raise
 '''
 
 
@@ -80,6 +64,8 @@ def bundle(folder: Path, cpu: bool = False, tell: Callable[[str], None] = print)
     about = f"AdaMix Lab, made for {made_for}. Another system or Python version needs a bundle of its own.\n"
     write_text(folder / "BUNDLE.txt", f"{about}{MINILM_LICENCE}\n")
     write_text(folder / "start.py", START)
+    for name in ("bootstrap.py", "pyproject.toml", "constraints.txt"):  # which set up, here from the wheels
+        shutil.copyfile(ROOT / name, folder / name)
     wheels = folder / "wheels"
     index = ["--extra-index-url", _cpu_index()] if cpu else []
     tell("wheels")
