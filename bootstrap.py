@@ -103,7 +103,7 @@ def set_up(options: argparse.Namespace) -> None:
     pip = [str(PYTHON), "-m", "pip", "install", "--no-compile", "-c", "constraints.txt", *index]
     torch = re.findall(r"(?m)^torch==\S+", files[1].decode())  # first: the one package whose index is a choice
     project = ["-e", f".[{extras}]" if extras else "."]
-    if (ROOT / "wheels").is_dir():  # a bundle for rooms without network (adamix-lab classroom bundle)
+    if (ROOT / "BUNDLE.txt").is_file():  # for rooms without network: `adamix-lab classroom bundle`
         pip += ["--isolated", "--no-index", "--find-links", "wheels"]
         project = [f"adamix-lab[{extras}]"]
     make = [] if usable else [[python, "-m", "venv", str(VENV)]]
