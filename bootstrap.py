@@ -98,16 +98,16 @@ def set_up(options: argparse.Namespace) -> None:
             clear(options.recreate)
         VENV.mkdir()
     write_state({**wanted, "done": False})
-    index = ["--extra-index-url", CPU_INDEX] if wanted["cpu"] else []
     # --no-compile: byte code is written at the first import of what is used, not now for all of torch.
-    pip = [str(PYTHON), "-m", "pip", "install", "--no-compile", "-c", "constraints.txt", *index]
-    torch = re.findall(r"(?m)^torch==\S+", files[1].decode())  # first: the one package whose index is a choice
-    project = ["-e", f".[{extras}]" if extras else "."]
+    pip = [str(PYTHON), "-m", "pip", "install", "--no-compile"]
     if (ROOT / "BUNDLE.txt").is_file():  # for rooms without network: `adamix-lab classroom bundle`
-        pip += ["--isolated", "--no-index", "--find-links", "wheels"]
-        project = [f"adamix-lab[{extras}]"]
+        steps = [[*pip, "--isolated", "--no-index", "--find-links", "wheels", f"adamix-lab[{extras}]"]]
+    else:
+        pip += ["-c", "constraints.txt", *(["--extra-index-url", CPU_INDEX] if wanted["cpu"] else [])]
+        torch = re.findall(r"(?m)^torch==\S+", files[1].decode())  # first: the one package whose index is a choice
+        steps = [[*pip, *torch], [*pip, "-e", f".[{extras}]" if extras else "."]]
     make = [] if usable else [[python, "-m", "venv", str(VENV)]]
-    if any(call(*command) for command in [*make, [*pip, *torch], [*pip, *project]]):
+    if any(call(*command) for command in [*make, *steps]):
         if usable:  # a pip that fails, unlike one that is killed, puts back what it was replacing
             write_state(old)
         sys.exit(f"Setup stopped: what failed says why above. {TRY}")

@@ -31,6 +31,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 os.chdir(HERE)
 os.environ["HF_HUB_OFFLINE"] = "1"
+for name in ("PYTHONPATH", "PYTHONHOME"):  # nothing of this laptop's own
+    os.environ.pop(name, None)
 sys.argv[1:] = ["run", "-m", "adamix_lab", *sys.argv[1:]]
 try:
     runpy.run_path("bootstrap.py", run_name="__main__")
