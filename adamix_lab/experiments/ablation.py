@@ -130,7 +130,7 @@ def with_rates(grid: Grid, out: Path) -> tuple[Run, ...]:
     """
     if grid.search is None:
         return grid.runs
-    known = {trial.key: tried for trial in all_trials(grid) if (tried := _result(out / TRIALS, trial))}
+    known = {trial.key: found for trial in all_trials(grid) if (found := _result(out / TRIALS, trial))}
     record: dict[Any, dict[str, Any]] = {}
     runs = []
     for run in grid.runs:
@@ -146,8 +146,8 @@ def with_rates(grid: Grid, out: Path) -> tuple[Run, ...]:
         runs.append(chosen := _chosen(run, tried))
         shown = {name: getattr(chosen, name) for name in ("variant", "examples", "compute", *CHOSEN)}
         record.setdefault((run.compute, own[0].key), {"task": task_name(run), **shown, "tried": tried})
-    found = {**asdict(grid.search), "slice": SLICE, "rule": RULE, "chosen": list(record.values())}
-    text = json.dumps(found, indent=1) + "\n"
+    whole = {**asdict(grid.search), "slice": SLICE, "rule": RULE, "chosen": list(record.values())}
+    text = json.dumps(whole, indent=1) + "\n"
     if not (out / RECORD).is_file() or (out / RECORD).read_text(encoding="utf-8") != text:
         write_text(out / RECORD, text)
     return tuple(runs)
