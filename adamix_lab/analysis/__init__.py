@@ -5,7 +5,7 @@ from adamix_lab.core import lazy_names
 __all__, __getattr__ = lazy_names(
     __name__,
     {
-        "points": "line plane simplex square",
+        "points": "line plane random_plane simplex",
         "landscape": "Landscape evaluate_points read_landscape",
         "posterior": "convergence every_route marginal uncertainty",
         "calibration": "brier ece fit_temperature reliability",

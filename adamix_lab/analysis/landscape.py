@@ -83,10 +83,8 @@ class Landscape(Grid):
         On a line: the height above the chord; the barrier is the maximum. Raises ValueError for planes, whose points
         are no mixtures.
         """
-        if self.kind not in ("line", "simplex", "square"):
-            raise LabError(
-                f"A {self.kind} has no chord: expected a line, a simplex or a square, whose points mix the marks."
-            )
+        if self.kind not in ("line", "simplex"):
+            raise LabError(f"A {self.kind} has no chord: expected a line or a simplex, whose points mix the marks.")
         ends = torch.tensor([self.at(mark, metric) for mark in self.references], dtype=torch.float64)
         chord = self.coefficients[: len(self)] @ ends  # the reference marks are the anchors
         return self.values(metric) - chord.reshape(self.shape)

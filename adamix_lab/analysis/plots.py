@@ -123,7 +123,7 @@ def despine(ax: Axes) -> None:
 # -- landscapes ------------------------------------------------------------------------------------------------------
 
 UNITS = {"loss": "loss (nats)", "accuracy": "accuracy", "entropy": "entropy (nats)", "consistency": "distance (nats)"}
-AXES = {"plane": "distance between weights", "random plane": "in lengths of each filter", "square": "mixing weight"}
+AXES = {"plane": "distance between weights", "random plane": "in lengths of each filter"}
 
 
 def plot_landscapes(landscapes: Mapping[str, Landscape], metric: str = "loss") -> Picture:

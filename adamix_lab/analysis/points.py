@@ -84,7 +84,7 @@ class Grid:
     """N points and some named ones (marks), each a combination of A anchors.
 
     Attributes:
-        kind: "line", "plane", "random plane", "simplex" or "square".
+        kind: "line", "plane", "random plane" or "simplex".
         coefficients: `[N + marks, A]`, float64; the marks come last.
         axes: the coordinates by name, `[N + marks]` each.
         shape: of the N points as a grid; (N,) where they form none.
@@ -195,18 +195,6 @@ def simplex(vertices: Mapping[str, Point], steps: int = 10) -> Points:
     coefficients = torch.cat([_double(counts) / steps, _double(torch.eye(3)), _double([[1 / 3] * 3])])
     axes = {name: coefficients[:, n] for n, name in enumerate(names)}
     return Points("simplex", coefficients, axes, (len(counts),), (*names, "mean"), names, anchors)
-
-
-def square(corners: Mapping[str, Point], steps: int = 11) -> Points:
-    """Four named points at the corners of a square, mixed bilinearly; its centre is their mean.
-
-    u runs from the first to the second (and the third to the fourth), v from the first to the third.
-    """
-    names, anchors = _named(corners, 4, "A square")
-    ticks, ends = _ticks(0, 1, steps), _double([[0, 1, 0, 1, 0.5], [0, 0, 1, 1, 0.5]])
-    u, v = (torch.cat([axis, end]) for axis, end in zip(_mesh(ticks, ticks), ends, strict=True))
-    coefficients = torch.stack([(1 - u) * (1 - v), u * (1 - v), (1 - u) * v, u * v], -1)
-    return Points("square", coefficients, {"u": u, "v": v}, (steps, steps), (*names, "mean"), names, anchors)
 
 
 def dot(first: Point, second: Point) -> float:

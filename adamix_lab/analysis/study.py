@@ -16,7 +16,7 @@ import torch
 from adamix_lab.analysis import calibration, plots, posterior
 from adamix_lab.analysis.calibration import Method
 from adamix_lab.analysis.landscape import METRICS, Landscape, Say, evaluate_points, task_batches
-from adamix_lab.analysis.points import Point, Points, experts_of, line, plane, point_of, random_plane, simplex, square
+from adamix_lab.analysis.points import Points, experts_of, line, plane, point_of, random_plane, simplex
 from adamix_lab.analysis.posterior import FixedBatches, Samples, merged_sample
 from adamix_lab.core.errors import LabError, one_of, positive, unknown, whole
 from adamix_lab.core.files import alone, write_atomically, write_text
@@ -26,7 +26,7 @@ from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.loading import load_task, saved_task
 from adamix_lab.tasks.tasks import Row, Task, hold_out
 from adamix_lab.training.doctor import versions
-from adamix_lab.training.shipped import STAGES, learners, load_saved, load_twin
+from adamix_lab.training.shipped import learners, load_saved, load_twin
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -39,33 +39,22 @@ KINDS = {  # name: points along an axis
     "plane": 21,  # through experts 0 and 1 and the merge
     "random": 21,  # two random, filter-normalised directions around the merge
     "triangle": 10,  # mixtures of experts 0, 1 and 2
-    "square": 11,  # mixtures of experts 0, 1, 2 and 3; the merge in the middle
-    "stages": 21,  # through the merges after 10, 40 and 100 % of the training (shipped experts)
 }
 
 
-def points_of_kind(
-    kind: str, mixture: MixtureModel, steps: int | None = None, seed: int = 0, stages: dict[str, Point] | None = None
-) -> Points:
-    """The points of one of the KINDS; `stages` holds three checkpoints by name for the kind of that name.
-
-    Raises ValueError for an unknown kind, too few experts, or no checkpoints.
-    """
+def points_of_kind(kind: str, mixture: MixtureModel, steps: int | None = None, seed: int = 0) -> Points:
+    """The points of one of the KINDS. Raises ValueError for an unknown kind, and too few experts."""
     one_of("kind of landscape", kind, KINDS)
     if steps is not None:
         whole("steps", steps, 2)
     steps, merged = steps or KINDS[kind], {"merged": point_of(mixture)}
-    if kind == "stages":
-        if not stages:
-            raise LabError('The kind "stages" needs checkpoints: expected shipped experts (a twin), which have them.')
-        return plane(stages, steps)
     if kind == "random":
         return random_plane(merged, generator_for(seed), steps)
     if kind == "line":
         return line(experts_of(mixture, 2), steps, beyond=0.25)
     if kind == "plane":
         return plane({**experts_of(mixture, 2), **merged}, steps)
-    return simplex(experts_of(mixture, 3), steps) if kind == "triangle" else square(experts_of(mixture, 4), steps)
+    return simplex(experts_of(mixture, 3), steps)
 
 
 def choose_device(device: str | None) -> str:
@@ -110,18 +99,16 @@ def landscape_of(
     Raises ValueError for unknown names and a GPU that is not there, FileNotFoundError for other things missing.
     """
     one_of("dtype", dtype, ("float32", "bfloat16"))
-    device, stages = choose_device(device), None
+    device = choose_device(device)
     if name in learners():
         mixture, tokenizer = load_twin(name, seed, stage)
         task = load_task("aspects")
-        if kind == "stages":
-            stages = {at: point_of(load_twin(name, seed, at)[0]) for at in STAGES}
     elif Path(name).is_dir():
         mixture, tokenizer, config = load_saved(Path(name))
         task = saved_task(config["notes"])
     else:
         raise unknown("Twin, or folder,", name, learners())
-    points = points_of_kind(kind, mixture, steps, seed, stages)
+    points = points_of_kind(kind, mixture, steps, seed)
     mixture = mixture.to(device, getattr(torch, dtype))
     batches = task_batches(task, tokenizer, rows, batch_size)
     return evaluate_points(mixture, points, batches, store, seed=seed, say=say)

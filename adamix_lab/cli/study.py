@@ -43,7 +43,7 @@ def landscape(
         list[str] | None,
         options.argument("Shipped experts, or folders that were saved.", options.is_landscape),
     ] = None,
-    kind: Annotated[str, options.choice("", "line plane random triangle square stages")] = "plane",
+    kind: Annotated[str, options.choice("", "line plane random triangle")] = "plane",
     metric: Annotated[list[str] | None, options.choice("Once each: ", "loss accuracy entropy consistency")] = None,
     seed: Annotated[int, options.SEED] = 0,
     stage: Annotated[str, options.choice("Of the training of shipped experts: ", "early middle late")] = "late",

@@ -7,7 +7,6 @@ import tiny_task
 
 from adamix_lab.analysis import landscape, study
 from adamix_lab.analysis.landscape import read_landscape
-from adamix_lab.analysis.points import point_of
 from adamix_lab.analysis.study import write_landscapes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -16,16 +15,13 @@ one_thread = tiny_task.one_thread
 
 def test_every_kind_has_points():
     mixture = tiny_task.mixture(experts=4)
-    stages = {f"{n}": point_of(mixture, mixture.space.fixed(n)) for n in range(3)}
     for kind in study.KINDS:
-        points = study.points_of_kind(kind, mixture, 3, stages=stages)
+        points = study.points_of_kind(kind, mixture, 3)
         assert points.references and len(points) >= 3
     with pytest.raises(ValueError, match=r"kind of landscape 'plain' is not known.*'plane'"):
         study.points_of_kind("plain", mixture)
-    with pytest.raises(ValueError, match=r'"stages" needs checkpoints'):
-        study.points_of_kind("stages", mixture)
-    with pytest.raises(ValueError, match=r"has 3 experts: expected 4"):
-        study.points_of_kind("square", tiny_task.mixture(experts=3))
+    with pytest.raises(ValueError, match=r"has 2 experts: expected 3"):
+        study.points_of_kind("triangle", tiny_task.mixture(experts=2))
 
 
 def test_batches_of_a_task_and_an_empty_evaluation_set():
@@ -39,16 +35,15 @@ def test_batches_of_a_task_and_an_empty_evaluation_set():
 def test_shipped_experts_are_drawn_and_a_second_call_computes_nothing(tmp_path):
     names, said = ["adamix", "apart"], []
     settings = {"steps": 3, "rows": 16, "say": said.append}
-    found = write_landscapes(names, "stages", tmp_path, ["loss", "accuracy"], **settings)
-    assert found["adamix"].marks == ("early", "middle", "late") and found["adamix"].rows == 16
-    assert found["adamix"].at("late") < found["adamix"].at("early")
+    found = write_landscapes(names, "plane", tmp_path, ["loss", "accuracy"], **settings)
+    assert found["adamix"].marks == ("expert 0", "expert 1", "merged") and found["adamix"].rows == 16
     for name in names:
-        assert read_landscape(tmp_path / f"stages-{name}.safetensors").finished
+        assert read_landscape(tmp_path / f"plane-{name}.safetensors").finished
     for metric in ("loss", "accuracy"):
-        assert (tmp_path / f"stages-{metric}.png").is_file() and "adamix: early" in (
-            tmp_path / f"stages-{metric}.txt"
+        assert (tmp_path / f"plane-{metric}.png").is_file() and "adamix: expert 0" in (
+            tmp_path / f"plane-{metric}.txt"
         ).read_text(encoding="utf-8")
-    write_landscapes(names, "stages", tmp_path, **settings)
+    write_landscapes(names, "plane", tmp_path, **settings)
     assert any("1 of 1 batches are done" in line for line in said)
     with pytest.raises(ValueError, match=r"Twin, or folder, 'adamx' is not known"):
         write_landscapes(["adamx"], "line", tmp_path)

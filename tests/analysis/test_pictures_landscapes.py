@@ -7,7 +7,7 @@ import torch
 from adamix_lab.analysis import plots
 from adamix_lab.analysis.landscape import METRICS, empty_landscape, plane_coordinates
 from adamix_lab.analysis.plots import save_figure
-from adamix_lab.analysis.points import line, plane, random_plane, simplex, square
+from adamix_lab.analysis.points import line, plane, random_plane, simplex
 
 
 def ends(number):
@@ -26,20 +26,19 @@ KINDS = {
     "plane": lambda: plane(ends(3), 4),
     "random": lambda: random_plane(ends(1), torch.Generator(), 4),
     "triangle": lambda: simplex(ends(3), 4),
-    "square": lambda: square(ends(4), 4),
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_drawn_and_read_out(kind, tmp_path):
     both = {"adamix": landscape(KINDS[kind]()), "apart": landscape(KINDS[kind](), 1)}
-    picture = plots.plot_landscapes(both, "accuracy" if kind == "square" else "loss")
+    picture = plots.plot_landscapes(both, "accuracy" if kind == "triangle" else "loss")
     path = save_figure(picture.figure, tmp_path / "x.png", picture.alt)
     assert path.read_bytes().startswith(b"\x89PNG") and len(picture.figure.axes) == (1 if kind == "line" else 3)
     for name, found in both.items():
         mark = found.marks[0]
         assert (
-            name in picture.alt and f"{found.at(mark, 'accuracy' if kind == 'square' else 'loss'):.3f}" in picture.alt
+            name in picture.alt and f"{found.at(mark, 'accuracy' if kind == 'triangle' else 'loss'):.3f}" in picture.alt
         )
 
 

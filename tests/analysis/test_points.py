@@ -83,15 +83,6 @@ def test_a_simplex_holds_every_mixture_once_and_its_mean():
     close.assert_close(flat(at(triangle, 69)), mean, close.ROUNDED)
 
 
-def test_the_middle_of_a_square_is_the_merge_of_four():
-    mixture = model()
-    corners, merge = vertices(mixture, 4), flat(p.point_of(mixture))
-    points = p.square(corners, 5)
-    mean = len(points) + points.marks.index("mean")
-    close.assert_close(flat(at(points, mean)), merge, close.ROUNDED)
-    close.assert_close(flat(at(points, 4)), flat(corners["expert 2"]), close.ROUNDED)
-
-
 def test_three_points_on_one_line_are_refused():
     ends = vertices(model(), 2)
     first, second = ends.values()
@@ -125,11 +116,11 @@ def test_nan_weights_are_refused_by_name():
         p.simplex(corners)
 
 
-@pytest.mark.parametrize("make", [p.line, p.plane, p.square, p.simplex])
+@pytest.mark.parametrize("make", [p.line, p.plane, p.simplex])
 def test_wrong_numbers_of_points_and_steps_are_named(make):
     with pytest.raises(ValueError, match=r"was given 1 points: expected"):
         make(vertices(model(), 1))
-    number = {p.line: 2, p.plane: 3, p.square: 4, p.simplex: 3}[make]
+    number = {p.line: 2, p.plane: 3, p.simplex: 3}[make]
     with pytest.raises(ValueError, match=r"steps = 0"):
         make(vertices(model(), number), 0)
 
