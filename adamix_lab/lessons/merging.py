@@ -207,7 +207,7 @@ def draw_mixed(state: Mixed, highest: float | None = None) -> View:
     figure, ax = new_figure(6.2, 4.2)
     levels = torch.linspace(0, top, 15).tolist()
     drawn = ax.tricontourf(x, y, losses.clamp(max=top).numpy(), levels=levels, cmap="cividis", extend="max")
-    bar = figure.colorbar(drawn, ax=ax, label="loss (nats)", format="%.2f")
+    bar = figure.colorbar(drawn, ax=ax, label="loss (nats); diamond: the ensemble", format="%.2f")
     colour, marker = STYLES["ensemble"]
     bar.ax.plot([0.5], [ground.ensemble], marker=marker, color=colour, markersize=9)
     points = (
@@ -216,7 +216,7 @@ def draw_mixed(state: Mixed, highest: float | None = None) -> View:
     )
     for weights, (colour, marker), label in points:
         place = (torch.tensor(weights) @ corners).tolist()
-        ax.plot(*place, marker, color=colour, markersize=12, markeredgecolor="white", label=label)
+        ax.plot(*place, marker, color=colour, markersize=12, markeredgecolor="white", label=label, clip_on=False)
     for n, loss in enumerate(ground.alone):
         shift, side = ((10, -4), "left") if n == 2 else ((0, -16), "center")  # the legend is left of the apex
         ax.annotate(f"expert {n}: {loss:.3f}", CORNERS[n], shift, textcoords="offset points", ha=side)

@@ -76,8 +76,11 @@ class Watch:
 
     def on_step(self, name: str, mixture: MixtureModel, tokenizer: Any) -> Callable[[int], None]:
         """What `train` calls after each step; the losses are drawn anew, in place, at each look."""
+        from IPython.display import display
+
         top, cache = try_cached_prefix(mixture)
-        pad, own, show = padding_of(tokenizer, mixture.model), self.looks.setdefault(name, []), displayed()
+        pad, own = padding_of(tokenizer, mixture.model), self.looks.setdefault(name, [])
+        place = display(display_id=True)  # None where there is no notebook
         own.clear()
         for chosen in () if self.ready else (self.task.train, self.task.evaluation):
             batches = sequential(encode(chosen[: self.rows], self.task, tokenizer), 64, pad)
@@ -87,7 +90,8 @@ class Watch:
             if step % self.every == 0:
                 given, other = (evaluate_batches(top, batches, "merged") for batches in self.ready)
                 own.append({"step": step, "loss": given.loss, "accuracy": 100 * other.accuracy})
-                show(draw_watched(self.looks))
+                if place:
+                    place.update(draw_watched(self.looks))
 
         look(0)
         return look
@@ -95,14 +99,6 @@ class Watch:
     def picture(self) -> Picture:
         """Both curves of every mixture, the accuracy among them."""
         return draw_watched(self.looks, ("loss", "accuracy"))
-
-
-def displayed() -> Callable[[Picture], None]:
-    """A place in a notebook that takes one picture after another; nothing happens where there is no notebook."""
-    from IPython.display import display
-
-    place = display(display_id=True)
-    return place.update if place else lambda picture: None
 
 
 AXES = {"loss": "loss on the labels as given", "accuracy": "accuracy on true labels (%)"}
