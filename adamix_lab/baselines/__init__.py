@@ -84,5 +84,5 @@ def get_baseline(name: str) -> Baseline:
     return BASELINES[name]
 
 
-_names, __getattr__ = lazy_names(__name__, {"making": "baseline linear_probe"})
+_names, __getattr__ = lazy_names(__name__, {"making": "baseline load_baseline linear_probe"})
 __all__ = ["BASELINES", "get_baseline", *_names]

@@ -17,6 +17,7 @@ from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.errors import LabError, check_experts, one_of
 from adamix_lab.core.merging import stack_experts
 from adamix_lab.models.model import MixtureModel, attach, load_trained, shared_sides, trained_tensors
+from adamix_lab.models.saving import OWN, check_base, load, read_saved
 from adamix_lab.tasks.batches import allowed_length, encode, padding_of, sequential
 from adamix_lab.tasks.tasks import Task, hold_out
 from adamix_lab.training.evaluation import Evaluation, evaluate, judge
@@ -118,6 +119,21 @@ def costs(name: str, mixture: MixtureModel) -> Costs:
     counts = parameter_report(mixture)
     stored = counts.merged + counts.own + counts.head
     return Costs(counts.experts + counts.own + counts.head, stored, counts.head if get_baseline(name).folds else stored)
+
+
+def load_baseline(model: nn.Module, folder: str | Path) -> MixtureModel:
+    """What `adamix_lab.save` wrote of a baseline, on a freshly loaded model; `load`'s, where it is a mixture.
+
+    Raises ValueError for another base, a truncated file, or weights that do not fit.
+    """
+    config, tensors = read_saved(folder)
+    kind = config["adaptation"]
+    if kind.get("kind") != OWN:
+        return load(model, folder)
+    made = baseline(kind["baseline"], model, **kind["settings"])
+    check_base(made.model, config["base"], {*made.head_paths, *made.mixture.own})
+    load_trained(made, tensors)
+    return made
 
 
 # -- soup --------------------------------------------------------------------------------------------------------

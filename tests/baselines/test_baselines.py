@@ -16,9 +16,11 @@ from adamix_lab.baselines.making import (
     costs,
     ensemble,
     fitted,
+    load_baseline,
     mean_of,
     train_apart,
 )
+from adamix_lab.core.errors import LabError
 from adamix_lab.core.merging import merge
 from adamix_lab.core.objective import Objective
 from adamix_lab.fast.blocks import WAYS, plan_blocks, routed_logits
@@ -89,28 +91,30 @@ def test_only_what_is_named_gets_gradients_and_moves(name):
     assert not still - {"model.bert.embeddings.token_type_embeddings.weight"}
 
 
-MIXTURES = [name for name in BASELINES if name not in (*PEFT, "full", "head", "bitfit")]  # which train the base's own
-
-
-@pytest.mark.parametrize("name", MIXTURES)
+@pytest.mark.parametrize("name", BASELINES)
 def test_saved_and_loaded_it_answers_the_same(name, tmp_path):
     made = baseline(name, tiny.bert())
     with torch.no_grad():
         for parameter in trained_parameters(made).values():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
     (result,) = evaluate(made, task(), tokenizer())
-    back = load(tiny.bert(), save(made, tmp_path)).eval()
+    back = load_baseline(tiny.bert(), save(made, tmp_path)).eval()
     assert torch.equal(evaluate(back, task(), tokenizer())[0].log_probabilities, result.log_probabilities)
 
 
-@pytest.mark.parametrize("name", ["ia3", "lora"])
+def test_load_says_who_loads_a_baseline_without_sites(tmp_path):
+    with pytest.raises(LabError, match=r"'bitfit', which trained weights of the base.*load_baseline"):
+        load(tiny.bert(), save(baseline("bitfit", tiny.bert()), tmp_path))
+
+
+@pytest.mark.parametrize("name", ["bitfit", "lora"])
 def test_a_base_with_other_weights_is_refused(name, tmp_path):
     folder = save(baseline(name, tiny.bert()), tmp_path)
     other = tiny.bert()
     with torch.no_grad():
         other.bert.encoder.layer[0].output.dense.weight.add_(1)
     with pytest.raises(ValueError, match="fingerprint"):
-        load(other, folder)
+        load_baseline(other, folder)
 
 
 @pytest.mark.parametrize("name", ["full", "lora", "unipelt"])
