@@ -238,7 +238,7 @@ def perform(job: Job) -> tuple[Job, list[Outcome]]:
     """
     work = job.work
     try:
-        with _one_at_a_time(job.threads):
+        with _TRAINING, cpu_threads(job.threads):
             if len(job.runs) > 1:
                 outcomes = perform_stack(job.runs, work, job.check)
             else:
@@ -259,15 +259,14 @@ def perform(job: Job) -> tuple[Job, list[Outcome]]:
 
 
 @contextmanager
-def _one_at_a_time(threads: int) -> Iterator[None]:
-    """Inside the block this process trains nothing else, with so many CPU threads."""
-    with _TRAINING:
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+def cpu_threads(number: int) -> Iterator[None]:
+    """So many of PyTorch's CPU threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def perform_stack(runs: Sequence[Run], work: Path, on_step: OnStep) -> list[Outcome]:

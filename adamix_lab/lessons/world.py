@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -24,6 +23,7 @@ from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.errors import LabError, finite, fraction, one_of, whole
 from adamix_lab.core.mixture import effective
 from adamix_lab.core.routing import RouteSpace, generator_for
+from adamix_lab.experiments.performing import cpu_threads
 from adamix_lab.lessons.controls import Control
 from adamix_lab.lessons.widgets import Explorer, Number, State, Steps, View
 
@@ -175,18 +175,7 @@ def outputs(world: World, weights: Tensors, x: Tensor, routes: Tensor | None) ->
     return h.reshape(x.shape)
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread inside the block: on matrices this small threads wait for each other, seconds where others work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@one_thread()
+@cpu_threads(1)  # on matrices this small threads wait for each other, seconds where others work
 def train(world: World) -> Tensors:
     """The trained weights, a pure function of the world. 300 steps of one layer take 0.2 s of a processor."""
     x, y = make_rows(world)
