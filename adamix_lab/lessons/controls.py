@@ -7,6 +7,7 @@ box beside a slider carries it, and takes the same values by keyboard.
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,7 +120,7 @@ class Steps:
 
     name: str
     label: str
-    values: tuple[Any, ...]
+    values: Sequence[Any]
     start: Any
 
     def check(self, value: Any) -> Any:

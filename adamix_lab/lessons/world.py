@@ -24,7 +24,7 @@ from adamix_lab.core.errors import LabError, finite, fraction, one_of, whole
 from adamix_lab.core.mixture import effective
 from adamix_lab.core.routing import RouteSpace, generator_for
 from adamix_lab.experiments.performing import cpu_threads
-from adamix_lab.lessons.controls import Control
+from adamix_lab.lessons.controls import Control, described
 from adamix_lab.lessons.widgets import Explorer, Number, State, Steps, View
 
 HIDES = (
@@ -329,24 +329,6 @@ def tell(curves: Curves, drawn: str, lit: str) -> Iterator[str]:
         yield f"The thick line is {lit}."
 
 
-CONTROLS: dict[str, Control] = {
-    each.name: each
-    for each in (
-        Number("experts", "experts", 1, 8, 1, 4),
-        Steps("size", "units", (1, 2, 4, 8, 12, 16, 32), 12),
-        Steps("shared", "shared side", ("up", "down", "none"), "up"),
-        Steps("together", "training", ("together", "apart"), "together"),
-        Number("near", "distance of starts", 0.0, 1.0, 0.05, 0.0),
-        Steps("consistency", "consistency", (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0), 0.0),
-        Number("steps", "steps", 0, 1000, 20, 300),
-        Number("noise", "noise", 0.0, 0.5, 0.05, 0.25),
-        Steps("rate", "learning rate", (0.002, 0.005, 0.01, 0.02, 0.05, 0.1), 0.02),
-        Steps("layers", "layers", (1, 2), 1),
-        Steps("classes", "to learn", ("a curve", "two classes"), "a curve"),
-        Steps("units", "units of expert 1", ("as trained", "permuted", "aligned"), "as trained"),
-        Steps("drawn", "drawn", DRAWN, "experts"),
-    )
-}
 MEANS = {"none": None, "together": True, "apart": False, "a curve": False, "two classes": True}
 PRESSED = {"permute": {"units": "permuted"}, "align": {"units": "aligned"}, "merge": {"drawn": "merge"}}
 
@@ -364,14 +346,18 @@ def world_explorer(
     Args:
         title: of the widget.
         goal: what the learner should reach.
-        controls: names of `CONTROLS`, or "route". "units" brings the buttons permute and align, "drawn" the button
-            merge, "route" the button draw a route.
+        controls: names of "one dimension" in `data/lessons/widgets.yaml`, or "route". "units" brings the buttons
+            permute and align, "drawn" the button merge, "route" the button draw a route.
         buttons: further ones, by label, with the controls that they set.
         shown: what "Show me" sets.
         fixed: fields of `World`, and "units", "drawn", "route"; a control's start, as it spells it. Others are refused.
     """
     number = fixed.get("experts", 4) ** fixed.get("layers", 1)
-    known = {**CONTROLS, "route": Number("route", "route lit", 0, number - 1, 1, 0)}
+    known: dict[str, Control] = {
+        name: Steps(name, **each) if "values" in each else Number(name, **each)
+        for name, each in described("one dimension").items()
+    }
+    known["route"] = Number("route", "route lit", 0, number - 1, 1, 0)
     for name in controls:
         one_of("Control", name, known)
     chosen = [replace(known[name], start=fixed.pop(name, known[name].start)) for name in controls]
