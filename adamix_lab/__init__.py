@@ -50,8 +50,7 @@ if TYPE_CHECKING:
     from adamix_lab.tasks.loading import load_task
     from adamix_lab.tasks.tasks import Task, few_shot
     from adamix_lab.training.evaluation import evaluate, predict
-    from adamix_lab.training.presets import preset
-    from adamix_lab.training.recipe import Recipe
+    from adamix_lab.training.recipe import Recipe, preset
     from adamix_lab.training.report import parameter_report, save, structure
     from adamix_lab.training.shipped import load_twin
     from adamix_lab.training.train import train
@@ -74,8 +73,7 @@ _FILES = {
     "tasks.tasks": "Task few_shot",
     "tasks.loading": "load_task",
     "training.evaluation": "evaluate predict",
-    "training.presets": "preset",
-    "training.recipe": "Recipe",
+    "training.recipe": "Recipe preset",
     "training.report": "parameter_report save structure",
     "training.train": "train",
     "training.shipped": "load_twin",

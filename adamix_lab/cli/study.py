@@ -134,7 +134,7 @@ def presets(
     name: Annotated[str | None, typer.Argument(help="A preset, to print its values; none lists the names.")] = None,
 ) -> None:
     """Settings of the paper, of the authors' code, and for laptops, each value with its source."""
-    from adamix_lab.training.presets import describe_preset, preset_names
-    from adamix_lab.training.presets import preset as chosen_preset
+    from adamix_lab.training.recipe import describe_preset, preset_names
+    from adamix_lab.training.recipe import preset as chosen_preset
 
     print("\n".join(preset_names()) if name is None else describe_preset(chosen_preset(name)))

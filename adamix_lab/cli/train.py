@@ -49,9 +49,8 @@ def train(
     from adamix_lab.core.errors import Consistency
     from adamix_lab.tasks.loading import load_task
     from adamix_lab.tasks.tasks import Task
-    from adamix_lab.training.presets import Preset, preset_names
-    from adamix_lab.training.presets import preset as find_preset
-    from adamix_lab.training.recipe import Recipe
+    from adamix_lab.training.recipe import Preset, Recipe, preset_names
+    from adamix_lab.training.recipe import preset as find_preset
 
     plain = Recipe(steps=300, lr=3e-3, consistency=Consistency(views="shared_prefix"))
     plain.with_options(**context.obj)

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adamix_lab.analysis.points import Tensors
 from adamix_lab.analysis.posterior import FixedBatches, every_route, fix_batches, merged_sample
-from adamix_lab.analysis.units import Tensors
 from adamix_lab.core.errors import LabError, one_of
 from adamix_lab.core.files import read_tensors, require_file, write_tensors
 from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors

@@ -12,9 +12,17 @@ from torch import Tensor
 
 from adamix_lab.analysis.plots import Picture, new_figure
 from adamix_lab.core.objective import next_token_loss
-from adamix_lab.generation.comparison import spread
+from adamix_lab.generation.comparison import (
+    BEAMS,
+    EXPLORED,
+    TASK,
+    load_explored,
+    load_texts,
+    load_writer,
+    spread,
+    write_one,
+)
 from adamix_lab.generation.scores import score
-from adamix_lab.generation.shipped import BEAMS, EXPLORED, TASK, load_explored, load_texts, load_writer, write_one
 from adamix_lab.generation.tasks import GenerationTask, coverage, load_generation_task, realised, slots_of
 from adamix_lab.generation.training import encode_pairs
 from adamix_lab.lessons import shared

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from adamix_lab.analysis.landscape import Landscape, evaluate_points, read_landscape, task_batches
 from adamix_lab.analysis.plots import Picture, despine, panels, plot_landscapes, style_of
-from adamix_lab.analysis.points import experts_of, line
+from adamix_lab.analysis.points import Tensors, aligned, experts_of, line, permuted_copies
 from adamix_lab.analysis.study import landscape_of
 from adamix_lab.analysis.theory import barycentre
-from adamix_lab.analysis.units import Tensors, aligned, permuted_copies
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.files import require_file
 from adamix_lab.core.routing import generator_for

@@ -14,10 +14,17 @@ from torch.nn.functional import cross_entropy, nll_loss
 
 from adamix_lab.analysis.landscape import Landscape, evaluate_points, task_batches
 from adamix_lab.analysis.plots import STYLES, Picture, despine, new_figure
-from adamix_lab.analysis.points import experts_of, inputs_of, simplex, try_cached_prefix
+from adamix_lab.analysis.points import (
+    Tensors,
+    aligned,
+    experts_of,
+    inputs_of,
+    permuted_copies,
+    simplex,
+    try_cached_prefix,
+)
 from adamix_lab.analysis.posterior import marginal
 from adamix_lab.analysis.statistics import wilson
-from adamix_lab.analysis.units import Tensors, aligned, permuted_copies
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.merging import merge_gap, weighted
 from adamix_lab.core.mixture import evaluating

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adamix_lab.analysis.plots import STYLES, Picture, fix_margins, new_figure
-from adamix_lab.analysis.units import Tensors, aligned, bottleneck_sites, permute_units
+from adamix_lab.analysis.points import Tensors, aligned, bottleneck_sites, permute_units
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.errors import LabError, finite, fraction, one_of, whole
 from adamix_lab.core.mixture import effective

@@ -21,8 +21,7 @@ from adamix_lab.models.saving import load, read_config
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.loading import load_task
 from adamix_lab.tasks.tasks import Task, data_root
-from adamix_lab.training.presets import preset
-from adamix_lab.training.recipe import Recipe
+from adamix_lab.training.recipe import Recipe, preset
 
 EXPERTS = 4
 BLOCKS = (-2, -1)

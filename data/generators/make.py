@@ -22,9 +22,7 @@ import typer
 from adamix_lab import Consistency, LoRA, MixtureModel, Recipe, attach, load_backbone, save
 from adamix_lab.analysis.statistics import format_interval
 from adamix_lab.core.files import CONFIG, read_config, write_text
-from adamix_lab.generation.comparison import spread
-from adamix_lab.generation.decoding import Decoding, generate_texts
-from adamix_lab.generation.shipped import (
+from adamix_lab.generation.comparison import (
     BACKBONE,
     BEAMS,
     EXPERTS,
@@ -39,8 +37,10 @@ from adamix_lab.generation.shipped import (
     load_texts,
     load_writer,
     place_of,
+    spread,
     write_one,
 )
+from adamix_lab.generation.decoding import Decoding, generate_texts
 from adamix_lab.generation.tasks import GenerationTask, coverage, load_generation_task
 from adamix_lab.generation.training import train_generator
 from adamix_lab.models.model import load_trained, trained_tensors

@@ -23,8 +23,7 @@ from adamix_lab.cli import main as cli
 from adamix_lab.cli.boundary import as_options
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.objective import Consistency
-from adamix_lab.training.presets import preset
-from adamix_lab.training.recipe import Recipe
+from adamix_lab.training.recipe import Recipe, preset
 
 ROOT = Path(__file__).resolve().parents[2]
 

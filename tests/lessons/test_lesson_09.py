@@ -14,7 +14,7 @@ import torch
 from makers import load_maker
 
 from adamix_lab.core.adaptations import LoRA
-from adamix_lab.generation import shipped
+from adamix_lab.generation import comparison
 from adamix_lab.generation.decoding import Decoding, a_route_each, generate_texts, one_route, search
 from adamix_lab.generation.tasks import coverage, load_generation_task, realised, slots_of
 from adamix_lab.lessons.checks.exercises import check_coverage, check_prefix_labels
@@ -147,14 +147,14 @@ def test_what_does_not_fit_the_search_is_told():
 
 def test_missing_writers_name_the_command(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"data/generators/make\.py"):
-        shipped.load_writer(folder=tmp_path)
+        comparison.load_writer(folder=tmp_path)
 
 
 def test_writers_are_made_once_and_described(tmp_path, monkeypatch):
     task = load_generation_task("notices")
     few = replace(task, train=task.train[:8], evaluation=task.evaluation[:3])
     short = {"STRATEGIES": ("merged", "fixed-0", "random", "anew"), "BEAMS": (1, 2), "EXPLORED": 2, "NEW_TOKENS": 6}
-    monkeypatch.setattr(shipped, "NEW_TOKENS", short["NEW_TOKENS"])
+    monkeypatch.setattr(comparison, "NEW_TOKENS", short["NEW_TOKENS"])
     maker = load_maker("generators")
     short["GREEDY"] = replace(maker.GREEDY, new_tokens=6)
     for name, value in {**short, "load_generation_task": lambda name: few}.items():
@@ -163,12 +163,12 @@ def test_writers_are_made_once_and_described(tmp_path, monkeypatch):
     maker.make(tmp_path, seeds=(0,), steps=1, say=said.append)
     maker.make(tmp_path, seeds=(0,), steps=1, say=said.append)
     assert len(said) == 2 and said[0] == said[1] and "merged" in said[0]
-    mixture, tokenizer = shipped.load_writer(folder=tmp_path)
-    texts, explored = shipped.load_texts(folder=tmp_path), shipped.load_explored(folder=tmp_path)
+    mixture, tokenizer = comparison.load_writer(folder=tmp_path)
+    texts, explored = comparison.load_texts(folder=tmp_path), comparison.load_explored(folder=tmp_path)
     assert {len(each) for each in texts.values()} == {3} and set(texts) == set(short["STRATEGIES"])
-    assert set(explored) == set(shipped.ROUTES) and explored["merged"].keys() == {"1", "2"}
+    assert set(explored) == set(comparison.ROUTES) and explored["merged"].keys() == {"1", "2"}
     for strategy, seed in (("anew", 1), ("fixed-0", 0)):
-        assert shipped.write_one(mixture, few.sources[1], tokenizer, strategy, seed=seed) == texts[strategy][1]
+        assert comparison.write_one(mixture, few.sources[1], tokenizer, strategy, seed=seed) == texts[strategy][1]
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "1 steps of 8 pairs" in card and "| anew |" in card and str(tmp_path) not in card
 
@@ -179,12 +179,12 @@ def test_the_card_is_what_the_notes_give():
 
 
 def test_the_shipped_writer_writes_what_is_stored():
-    mixture, tokenizer = shipped.load_writer()
-    task, texts = load_generation_task("notices"), shipped.load_texts()
+    mixture, tokenizer = comparison.load_writer()
+    task, texts = load_generation_task("notices"), comparison.load_texts()
     for n in (0, 50):
-        assert shipped.write_one(mixture, task.sources[n], tokenizer, "merged") == texts["merged"][n]
-        assert shipped.write_one(mixture, task.sources[n], tokenizer, "anew", seed=n) == texts["anew"][n]
-    assert set(texts) == set(shipped.STRATEGIES) and {len(each) for each in texts.values()} == {80}
+        assert comparison.write_one(mixture, task.sources[n], tokenizer, "merged") == texts["merged"][n]
+        assert comparison.write_one(mixture, task.sources[n], tokenizer, "anew", seed=n) == texts["anew"][n]
+    assert set(texts) == set(comparison.STRATEGIES) and {len(each) for each in texts.values()} == {80}
 
 
 def test_the_explorer_is_driven():

@@ -13,7 +13,7 @@ from tiny_task import one_thread  # noqa: F401
 
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
-from adamix_lab.analysis.units import aligned, bottleneck_sites, permuted_copies
+from adamix_lab.analysis.points import aligned, bottleneck_sites, permuted_copies
 from adamix_lab.core.routing import generator_for
 from adamix_lab.lessons import consistency, merging, routing, tour
 from adamix_lab.lessons.answers import answers_of, load_answers, read_answers, write_answers

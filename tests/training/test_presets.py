@@ -13,8 +13,7 @@ from tiny_task import one_thread  # noqa: F401
 from adamix_lab.core.objective import Consistency, Objective, next_token_loss, task_loss_of
 from adamix_lab.fast.blocks import WAYS
 from adamix_lab.tasks.backbones import HUB_NAMES, _resolve, load_backbone
-from adamix_lab.training.presets import describe_preset, load_presets, preset
-from adamix_lab.training.recipe import Recipe
+from adamix_lab.training.recipe import Recipe, describe_preset, load_presets, preset
 from adamix_lab.training.report import parameter_report
 
 PRESETS = load_presets()

@@ -31,9 +31,9 @@ import typer
 import yaml
 from torch import Tensor
 
+from adamix_lab.analysis.points import aligned, permuted_copies
 from adamix_lab.analysis.posterior import FixedBatches, Samples, fix_batches, marginal, merged_sample, uncertainty
 from adamix_lab.analysis.statistics import SMALLEST, rows_variance, t_interval, verdict_of
-from adamix_lab.analysis.units import aligned, permuted_copies
 from adamix_lab.baselines.making import linear_probe
 from adamix_lab.core.errors import one_of, unknown
 from adamix_lab.core.files import write_text
@@ -41,7 +41,7 @@ from adamix_lab.core.routing import generator_for
 from adamix_lab.core.views import Batch
 from adamix_lab.experiments.contrasts import Budget
 from adamix_lab.fast.blocks import cut_last_block
-from adamix_lab.generation.shipped import EXPERTS as WRITER_EXPERTS
+from adamix_lab.generation.comparison import EXPERTS as WRITER_EXPERTS
 from adamix_lab.lessons.ablations import open_results, own_rows
 from adamix_lab.lessons.answers import Answers, answers_of, changed_twin, load_answers
 from adamix_lab.lessons.generation import covered
