@@ -57,7 +57,7 @@ COSTS = [
 
 
 def report(folder: Path, out: Path | None = None, say: Callable[[str], None] = print) -> list[Verdict]:
-    """Writes report.md (with pictures), report.html (one file), differences.csv and verdicts.csv; prints the verdicts.
+    """Writes report.md (with pictures), report.html (one file) and differences.csv; prints the verdicts.
 
     Args:
         folder: holds results.parquet; predictions.parquet and curves.parquet are used where they are.
@@ -87,9 +87,7 @@ def report(folder: Path, out: Path | None = None, say: Callable[[str], None] = p
         save_figure(picture.figure, out / f"figure{number}.png", picture.alt)
     write_text(out / "report.md", text)
     write_text(out / "report.html", to_html(text, pictures))
-    frames = {"differences": found.drop(columns="on"), "verdicts": verdict_details(verdicts, by_compute)}
-    for name, table in frames.items():
-        write_text(out / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
+    write_text(out / "differences.csv", found.drop(columns="on").to_csv(index=False, float_format="%.6g"))
     for verdict in verdicts:
         say(f"{verdict.claim.number:>2}. {verdict.claim.says}: {verdict.verdict}")
     say(f"written: {out / 'report.md'}, {out / 'report.html'}")
@@ -199,26 +197,6 @@ def _at_compute(verdict: Verdict) -> str:
     if len(variants) == 1 or all(f.part.rule == "equal" or f.part.most_steps for f in verdict.findings):
         return "–"
     return verdict.verdict if any(f.estimate is not None or f.on for f in verdict.findings) else NOT_RUN
-
-
-def verdict_details(verdicts: Sequence[Verdict], by_compute: Sequence[Verdict]) -> DataFrame:
-    """A row a part of a claim, with its numbers."""
-    rows = []
-    for verdict, compute in zip(verdicts, by_compute, strict=True):
-        for n, finding in enumerate(verdict.findings, 1):
-            estimate, part = finding.estimate or Estimate(math.nan, math.nan, math.nan, math.nan, 0), finding.part
-            judged = finding.judged
-            rows.append(
-                {
-                    "claim": verdict.claim.number, "part": n, "says": part.says, "contrast": str(part.contrast),
-                    "rule": part.rule, "tasks": part.tasks, "verdict": finding.verdict,
-                    "verdict_of_claim": verdict.verdict, "verdict_at_equal_compute": _at_compute(compute),
-                    "difference": estimate.mean, "low": estimate.low, "high": estimate.high, "seeds": estimate.number,
-                    "p": estimate.p, "corrected_low": judged and judged.low, "corrected_high": judged and judged.high,
-                    "judged": judged and judged.verdict, "why": finding.why,
-                }
-            )  # fmt: skip
-    return frame(rows)
 
 
 # -- the tables -------------------------------------------------------------------------------------------
