@@ -19,12 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adamix_lab.analysis.calibration import describe_mistakes, disagreements
-from adamix_lab.analysis.plots import save_figure
+from adamix_lab.analysis.plots import STYLES, Picture, despine, panels, save_figure
 from adamix_lab.analysis.statistics import ALIKE, SHOWN, Estimate, Judged, t_interval, verdict_of
 from adamix_lab.baselines.making import linear_probe
 from adamix_lab.core.files import alone, read_json, write_text
 from adamix_lab.core.merging import merge
-from adamix_lab.experiments.figures import Look, draw_looks
 from adamix_lab.experiments.grids import read_grid
 from adamix_lab.experiments.running import load, mixture_of, prepare, task_of, train_whole
 from adamix_lab.experiments.settings import Run, with_side
@@ -46,6 +45,8 @@ AGAINST = {
 DIGITS = {"points": 1, "nats": 3}
 COMPARISONS = len(AGAINST) * len(DIGITS)  # judged together
 EVERY = 25  # steps between looks
+
+Look = dict[str, float]  # step, loss, accuracy
 
 
 @dataclass(frozen=True)
@@ -277,3 +278,23 @@ def reading(single: Judged, slow: Judged) -> str:
     if slow.verdict == ALIKE:
         return both + "routes, experts and merging add nothing that matters."
     return both + "that routes, experts and merging add anything is not shown."
+
+
+def draw_looks(looks: Mapping[str, Sequence[Look]]) -> Picture:
+    """Loss on the training labels as given, and accuracy on other rows' true labels, against steps."""
+    figure, axes = panels(2, 10.5, 4.2)
+    said = ["Loss on the training labels as given, wrong ones included, and accuracy on true labels, step by step."]
+    labels = {"loss": "loss on the training labels as given (nats)", "accuracy": "accuracy on true labels (%)"}
+    for (name, own), style in zip(looks.items(), ("single", "merged", "dropout"), strict=True):
+        for ax, (what, label) in zip(axes, labels.items(), strict=True):
+            colour, marker = STYLES[style]
+            ax.plot(*([look[key] for look in own] for key in ("step", what)), color=colour, marker=marker, label=name)
+            ax.set(xlabel="step", ylabel=label)
+            despine(ax)
+        best, last = max(own, key=lambda look: look["accuracy"]), own[-1]
+        said.append(
+            f"{name[0].upper()}{name[1:]}: the loss goes from {own[0]['loss']:.2f} to {last['loss']:.2f}; the accuracy "
+            f"is {best['accuracy']:.1f} % at best, after {best['step']} steps, and {last['accuracy']:.1f} % at the end."
+        )
+    axes[0].legend(frameon=False)
+    return Picture(figure, " ".join(said))

@@ -12,9 +12,8 @@ from adamix_lab.analysis.points import try_cached_prefix
 from adamix_lab.baselines.making import fitted
 from adamix_lab.core.errors import LabError
 from adamix_lab.experiments.claims import printed_table
-from adamix_lab.experiments.figures import Look
 from adamix_lab.experiments.grids import read_grid
-from adamix_lab.experiments.tour import ADAMIX, PROBE, SINGLE, SLOW, stored_seeds
+from adamix_lab.experiments.tour import ADAMIX, PROBE, SINGLE, SLOW, Look, stored_seeds
 from adamix_lab.lessons import shared
 from adamix_lab.lessons.controls import described
 from adamix_lab.lessons.widgets import Explorer, Number, Steps, View

@@ -13,10 +13,20 @@ from tiny_task import one_thread  # noqa: F401
 
 from adamix_lab.analysis.statistics import rows_variance, t_interval
 from adamix_lab.experiments import tour
-from adamix_lab.experiments.figures import draw_looks
 from adamix_lab.experiments.grids import read_grid
 from adamix_lab.experiments.running import prepare, train_whole
-from adamix_lab.experiments.tour import ADAMIX, PROBE, SINGLE, SLOW, Line, perform_seed, run_tour, stored_seeds, table
+from adamix_lab.experiments.tour import (
+    ADAMIX,
+    PROBE,
+    SINGLE,
+    SLOW,
+    Line,
+    draw_looks,
+    perform_seed,
+    run_tour,
+    stored_seeds,
+    table,
+)
 from adamix_lab.models.model import trained_tensors
 
 WAYS = [(PROBE, "alone"), (SINGLE, "alone"), (SLOW, "alone")]

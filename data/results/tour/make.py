@@ -24,9 +24,8 @@ import typer
 
 from adamix_lab.analysis.statistics import rows_variance
 from adamix_lab.core.files import write_text
-from adamix_lab.experiments.figures import Look
 from adamix_lab.experiments.grids import read_grid
-from adamix_lab.experiments.tour import ADAMIX, DIGITS, Line, perform_seed
+from adamix_lab.experiments.tour import ADAMIX, DIGITS, Line, Look, perform_seed
 from adamix_lab.training.doctor import versions
 
 SEEDS = range(20, 30)
