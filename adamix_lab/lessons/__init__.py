@@ -12,8 +12,7 @@ __all__, shared = lazy_names(
         "check_detectable check_draw_route check_gated_lora check_marginal check_number_of_routes "
         "check_paired_interval check_peft_weight check_prefix_labels",
         "checks.telling": "attempt",
-        "drawing": "draw_block",
-        "effects": "effects_table forest outcome",
+        "drawing": "draw_block effects_table forest outcome",
         "program": "check_program equal_to_library insert mine progress",
         "widgets": "Prediction brier",
         "world": "HIDES world_explorer",

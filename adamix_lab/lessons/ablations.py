@@ -22,8 +22,7 @@ from adamix_lab.experiments.settings import BUDGETS, Budget
 from adamix_lab.lessons import shared
 from adamix_lab.lessons.answers import load_answers
 from adamix_lab.lessons.controls import described
-from adamix_lab.lessons.drawing import draw_cells
-from adamix_lab.lessons.effects import MOST, Row, Table, draw_forest, effects_table, outcome, row_about
+from adamix_lab.lessons.drawing import MOST, Row, Table, draw_cells, draw_forest, effects_table, outcome, row_about
 from adamix_lab.lessons.widgets import Explorer, Steps, View
 from adamix_lab.lessons.world import world_explorer
 from adamix_lab.tasks.tasks import data_root

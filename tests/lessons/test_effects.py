@@ -16,7 +16,7 @@ from makers import DATA, load_maker
 
 from adamix_lab.analysis.statistics import rows_variance, t_interval, verdict_of
 from adamix_lab.lessons.answers import load_answers
-from adamix_lab.lessons.effects import draw_forest, effects_table, forest, outcome
+from adamix_lab.lessons.drawing import draw_forest, effects_table, forest, outcome
 
 TABLES = DATA / "results" / "effects"
 maker, runs = load_maker("results/effects"), load_maker("experts")

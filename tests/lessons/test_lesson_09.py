@@ -206,7 +206,7 @@ def test_the_explorer_is_driven():
 
 def test_the_first_picture_and_the_tables():
     pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
-    from adamix_lab.lessons.effects import outcome
+    from adamix_lab.lessons.drawing import outcome
     from adamix_lab.lessons.generation import ANSWERS, draw_task, e2e_scores
 
     assert outcome("09", "one random route a text", *ANSWERS) in ANSWERS

@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
 from adamix_lab.analysis.plots import Picture, new_figure
-from adamix_lab.lessons.effects import Table
+from adamix_lab.lessons.drawing import Table
 from adamix_lab.lessons.widgets import Explorer, Number, Prediction, Steps, View, Words, brier, html_of
 
 CALLS = []
