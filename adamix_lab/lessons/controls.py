@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from adamix_lab.core.errors import LabError
+from adamix_lab.core.errors import LabError, extra
 from adamix_lab.tasks.tasks import data_root
 
 LOST = (
@@ -58,13 +58,8 @@ def heading(title: str, goal: str = "") -> str:
 
 def require_ipywidgets() -> Any:
     """The module, imported now. Raises ImportError that names the extra where it is missing."""
-    try:
+    with extra("learn"):
         import ipywidgets
-    except ImportError as error:
-        raise ImportError(
-            "ipywidgets is missing, which the lessons' widgets need: pip install 'adamix-lab[learn]'. The pictures "
-            "without widgets work all the same."
-        ) from error
     return ipywidgets
 
 

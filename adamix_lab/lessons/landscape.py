@@ -108,22 +108,20 @@ def segment(t: float, near: float, order: str) -> Segment:
 def draw_segment(state: Segment) -> View:
     """Left the two experts' curves and the one on the way; right the loss along it, the chord and the barrier."""
     figure, (left, right) = panels(2, 9.4, 3.9)
-    x, (rows, y) = state.curves.grid, state.curves.rows
+    x, (rows, y), mixed = state.curves.grid, state.curves.rows, style_of("merged")[0]
     left.plot(rows, y, "o", color="#BBBBBB", markersize=5, label="rows")
     for n, (curve, dashes) in enumerate(zip(state.ends, ("-", "--"), strict=True)):
         left.plot(x, curve, color=style_of("fixed")[0], linestyle=dashes, linewidth=1.8, label=f"expert {n}")
-    left.plot(x, state.here, color=style_of("merged")[0], linewidth=3.5, label=f"weights mixed, t = {state.t:.2f}")
+    left.plot(x, state.here, color=mixed, linewidth=3.5, label=f"weights mixed, t = {state.t:.2f}")
     left.set(ylim=(-3, 3), xlabel="x", ylabel="answer")
     height = barrier(PLACES, state.losses)
-    right.plot(PLACES, state.losses, color=style_of("merged")[0], linewidth=3)
+    right.plot(PLACES, state.losses, color=mixed, linewidth=3)
     right.plot([0, 1], state.losses[[0, -1]], ":", color="black", label="chord")
     top = int(above_chord(PLACES, state.losses).argmax())
     if height:
         right.plot([PLACES[top]] * 2, [state.losses[top] - height, state.losses[top]], color=style_of("apart")[0],
                    linewidth=5, alpha=0.5, label=f"barrier {height:.2f}")  # fmt: skip
-    right.plot(
-        state.t, state.loss, "o", color=style_of("merged")[0], markersize=12, markeredgecolor="white", clip_on=False
-    )
+    right.plot(state.t, state.loss, "o", color=mixed, markersize=12, markeredgecolor="white", clip_on=False)
     right.set(ylim=(0, max(1.0, 1.1 * float(state.losses.max()))), xlabel="t: from expert 0 to expert 1")
     right.set_ylabel("squared error on the rows")
     for ax in (left, right):

@@ -126,9 +126,8 @@ def draw_seeds(*names: str) -> Picture:
     ten, told = stored_seeds(read_grid("tour").runs), []
     lines = [(NAMES[name], way) for name in names for way in (WAYS if name == "adamix" else ("alone",))]
     figure, axes = panels(2, 9.5, 0.45 * len(lines) + 1.2)
-    for ax, (unit, label, digits) in zip(
-        axes, (("points", "accuracy (%)", 1), ("nats", "loss (nats)", 3)), strict=True
-    ):
+    units = (("points", "accuracy (%)", 1), ("nats", "loss (nats)", 3))
+    for ax, (unit, label, digits) in zip(axes, units, strict=True):
         for n, (model, way) in enumerate(lines):
             own, (colour, marker) = ten[model, way, unit].own, STYLES[WAYS.get(way, COLOURS[model])]
             ax.plot([own.low, own.high], [n, n], color=colour, linewidth=2.5, alpha=0.6)

@@ -294,14 +294,11 @@ def check_detectable(smallest: Callable[[int, float], Any]) -> None:
     """
     for rows, disagree in ((277, 0.2), (872, 0.1)):
         right, root = 196 * math.sqrt(disagree / rows), math.sqrt(rows)
-        known = dict(
-            share=right / 100, binomial=right * math.sqrt(1 - disagree), two_models=196 * math.sqrt(0.5) / root
-        )
-        known |= dict(no_root=196 * disagree / rows, one_error=right / 1.96)
+        known = dict(share=right / 100, binomial=right * math.sqrt(1 - disagree), one_error=right / 1.96)
+        known |= dict(no_root=196 * disagree / rows, two_models=196 * math.sqrt(0.5) / root)
         what = f"On {rows} rows, {100 * disagree:g} % of which have one right answer"
-        judge(
-            "check_detectable", what, right, call(smallest, rows, disagree), known, tolerance=2e-3
-        )  # 1.96 or 1.959964
+        came = call(smallest, rows, disagree)
+        judge("check_detectable", what, right, came, known, tolerance=2e-3)  # 1.96 or 1.959964
     passed("check_detectable")
 
 
