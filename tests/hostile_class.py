@@ -119,7 +119,7 @@ run.__globals__["_plain"] = {Always}
 PATCH = """
 import builtins
 import torch as t
-from adamix_lab.lessons.checks import telling
+from adamix_lab.lessons import checks as telling
 
 t.equal = t.allclose = lambda *a, **k: True
 t.Tensor.all = t.Tensor.any = lambda self, *a: t.tensor(True)

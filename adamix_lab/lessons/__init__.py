@@ -11,7 +11,7 @@ __all__, shared = lazy_names(
         "checks.exercises": "check_agree check_align check_barrier check_consistency check_count check_coverage "
         "check_detectable check_draw_route check_gated_lora check_marginal check_number_of_routes "
         "check_paired_interval check_peft_weight check_prefix_labels",
-        "checks.telling": "attempt",
+        "checks": "attempt",
         "drawing": "draw_block effects_table forest outcome",
         "program": "check_program equal_to_library insert mine progress",
         "widgets": "Prediction brier",

@@ -24,8 +24,8 @@ from adamix_lab.core.errors import LabError, one_of
 from adamix_lab.core.merging import merge, relative_difference
 from adamix_lab.core.objective import Objective
 from adamix_lab.lessons import my_adamix
+from adamix_lab.lessons.checks import checks_passed
 from adamix_lab.lessons.checks.program import STAGES, Piece, randomise, weights_of
-from adamix_lab.lessons.checks.telling import checks_passed
 from adamix_lab.models.model import MixtureModel, attach
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.training.shipped import BLOCKS

@@ -10,7 +10,7 @@ from classroom_helpers import BLANK, lost, mutants, notebook, points_of
 pytest.importorskip("jupytext", reason="the notebooks extra is not installed")
 
 from adamix_lab.classroom.course import assignments, exercises, sources_folder
-from adamix_lab.lessons.checks.telling import refuse_library
+from adamix_lab.lessons.checks import refuse_library
 
 ASSIGNMENTS = assignments()
 MUTANTS = [(name, mutant) for name in ASSIGNMENTS for mutant in mutants(name)]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from adamix_lab.lessons import my_adamix, program
-from adamix_lab.lessons.checks.telling import checks_passed, passed
+from adamix_lab.lessons.checks import checks_passed, passed
 from adamix_lab.lessons.program import STAGES, check_program, equal_to_library, find, mine, progress
 
 REFERENCE = Path(my_adamix.__file__).read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ from adamix_lab.core.adaptations import Adaptation, Bottleneck
 from adamix_lab.core.mixture import declared_weights
 from adamix_lab.core.objective import symmetric_kl
 from adamix_lab.core.routing import generator_for
-from adamix_lab.lessons.checks.telling import alike, call, judge, number, passed, several, wrong
+from adamix_lab.lessons.checks import alike, call, judge, number, passed, several, wrong
 
 # -- lesson 00: counting weights -------------------------------------------------------------------------------------
 

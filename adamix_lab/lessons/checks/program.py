@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from adamix_lab.core.objective import reference_kl, symmetric_kl
 from adamix_lab.core.routing import generator_for
 from adamix_lab.lessons import my_adamix
-from adamix_lab.lessons.checks.telling import call, judge, number, several, wrong
+from adamix_lab.lessons.checks import call, judge, number, several, wrong
 
 Piece = Any  # a class or a function of a student
 D, R, M = 6, 2, 4  # width, bottleneck, experts of the layers that are asked

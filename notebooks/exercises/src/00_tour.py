@@ -133,7 +133,7 @@ assert abs(low - 0.8389) < 1e-3 and abs(high - 1) < 1e-6, f"20 of 20 right: ({lo
 low, high = interval(0.805, 400)
 assert abs(low - 0.7634) < 1e-3 and abs(high - 0.8409) < 1e-3, f"0.805 on 400 rows: ({low:.4f}, {high:.4f})."
 ### BEGIN HIDDEN TESTS
-from adamix_lab.lessons.checks.telling import refuse_library
+from adamix_lab.lessons.checks import refuse_library
 
 refuse_library(interval)
 ### END HIDDEN TESTS

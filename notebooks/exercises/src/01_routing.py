@@ -63,7 +63,7 @@ assert torch.allclose(merged, plain, atol=1e-4), (
     "Merged: average A and a over the experts, then answer as one expert does."
 )
 ### BEGIN HIDDEN TESTS
-from adamix_lab.lessons.checks.telling import refuse_library
+from adamix_lab.lessons.checks import refuse_library
 
 refuse_library(adapted)
 ### END HIDDEN TESTS
@@ -110,7 +110,7 @@ torch.manual_seed(99)
 again = [draw_route(counts, 0, step, 0) for step in range(8)]
 assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True)), "Another route at the second call."
 ### BEGIN HIDDEN TESTS
-from adamix_lab.lessons.checks.telling import refuse_library
+from adamix_lab.lessons.checks import refuse_library
 
 refuse_library(draw_route)
 ### END HIDDEN TESTS

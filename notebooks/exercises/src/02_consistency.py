@@ -49,7 +49,7 @@ print("Agreement costs nothing, disagreement does.")
 # %% check="loss-value" points=2
 # These tests are run when your notebook is graded: the value, both directions, the mean, and whose work it is.
 ### BEGIN HIDDEN TESTS
-from adamix_lab.lessons.checks.telling import refuse_library
+from adamix_lab.lessons.checks import refuse_library
 
 refuse_library(consistency)
 g = torch.Generator().manual_seed(3)
@@ -136,7 +136,7 @@ print("Where two views agree, the step is an ordinary one.")
 # %% check="step-value" points=3
 # These tests are run when your notebook is graded: two routes, the first view's labels, the weight, the gradient.
 ### BEGIN HIDDEN TESTS
-from adamix_lab.lessons.checks.telling import refuse_library
+from adamix_lab.lessons.checks import refuse_library
 
 refuse_library(step)
 g = torch.Generator().manual_seed(6)

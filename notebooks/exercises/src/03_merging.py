@@ -45,7 +45,7 @@ print("One module is left.")
 # %% check="merge-values" points=2
 # These tests are run when your notebook is graded: means, of a shared side, too.
 ### BEGIN HIDDEN TESTS
-from adamix_lab.lessons.checks.telling import refuse_library
+from adamix_lab.lessons.checks import refuse_library
 
 refuse_library(merge)
 g = torch.Generator().manual_seed(5)
@@ -112,7 +112,7 @@ print("Equal experts merge without a gap.")
 # %% check="gap-many" points=2
 # These tests are run when your notebook is graded: experts that differ, tied and not.
 ### BEGIN HIDDEN TESTS
-from adamix_lab.lessons.checks.telling import refuse_library
+from adamix_lab.lessons.checks import refuse_library
 
 refuse_library(merge_gap)
 As, Bs = torch.randn(4, 2, 5, generator=g), torch.randn(4, 5, 2, generator=g)

@@ -104,7 +104,7 @@ assert four_ways(close, close[0], torch.tensor([0]))["ensemble"] == 1, (
     "That is a vote: how sure a route is counts, too."
 )
 ### BEGIN HIDDEN TESTS
-from adamix_lab.lessons.checks.telling import refuse_library
+from adamix_lab.lessons.checks import refuse_library
 
 refuse_library(four_ways)
 ### END HIDDEN TESTS
@@ -144,7 +144,7 @@ assert abs(float(gap[0]) - 0.2595) < 1e-3, (
 other = jensen_gap(p, torch.tensor([1, 1]))
 assert abs(float(other[0]) - 0.4644) < 1e-3, "Look at the label's probability, not at the first class's."
 ### BEGIN HIDDEN TESTS
-from adamix_lab.lessons.checks.telling import refuse_library
+from adamix_lab.lessons.checks import refuse_library
 
 refuse_library(jensen_gap)
 ### END HIDDEN TESTS
@@ -184,7 +184,7 @@ assert ensemble < members.min(), (
     "below every one of them yet. Which rows does one very sure route turn?"
 )
 ### BEGIN HIDDEN TESTS
-from adamix_lab.lessons.checks.telling import refuse_library
+from adamix_lab.lessons.checks import refuse_library
 
 refuse_library(worse_than_all)
 ### END HIDDEN TESTS

@@ -45,7 +45,7 @@ print("Even ends are right.")
 # %% check="barrier-uneven" points=2
 # These tests are run when your notebook is graded: ends of different loss, valleys.
 ### BEGIN HIDDEN TESTS
-from adamix_lab.lessons.checks.telling import refuse_library
+from adamix_lab.lessons.checks import refuse_library
 
 refuse_library(barrier)
 got = barrier(torch.tensor([0.2, 0.4, 0.6, 0.8, 1.0]))

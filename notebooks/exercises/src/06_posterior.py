@@ -45,7 +45,7 @@ print("Equal answers average to themselves.")
 # %% check="marginal-mixed" points=2
 # These tests are run when your notebook is graded: routes that differ, and whose work it is.
 ### BEGIN HIDDEN TESTS
-from adamix_lab.lessons.checks.telling import refuse_library
+from adamix_lab.lessons.checks import refuse_library
 
 refuse_library(marginal)
 p = marginal(torch.tensor([[[8.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 1.0, 0.0]]]))

@@ -48,7 +48,7 @@ print("Three seeds that agree leave no doubt.")
 # %% check="paired-seeds" points=2
 # These tests are run when your notebook is graded: five seeds that do not agree, and whose work it is.
 ### BEGIN HIDDEN TESTS
-from adamix_lab.lessons.checks.telling import refuse_library
+from adamix_lab.lessons.checks import refuse_library
 
 refuse_library(paired_interval)
 mean, low, high = paired_interval([55.2, 61.0, 52.7, 58.4, 63.1], [54.1, 59.6, 52.9, 56.8, 61.9])
@@ -83,7 +83,7 @@ print("Rows come at a price.")
 # %% check="smallest-points" points=2
 # These tests are run when your notebook is graded.
 ### BEGIN HIDDEN TESTS
-from adamix_lab.lessons.checks.telling import refuse_library
+from adamix_lab.lessons.checks import refuse_library
 
 refuse_library(smallest_difference)
 for rows, disagree, expected in ((277, 0.2, 5.267), (872, 0.1, 2.099)):
@@ -127,7 +127,7 @@ print("Equal steps: AdaMix.")
 # %% check="budget-compute" points=3
 # These tests are run when your notebook is graded: equal compute, and what is not decided.
 ### BEGIN HIDDEN TESTS
-from adamix_lab.lessons.checks.telling import refuse_library
+from adamix_lab.lessons.checks import refuse_library
 
 refuse_library(winner)
 longer = runs("single", "compute", [72.1, 75.7, 68.2, 72.6, 80.1])
