@@ -278,7 +278,7 @@ def plot_convergence(table: DataFrame, title: str = "") -> Picture:
     )
 
 
-# -- uncertainty: calibration, where it comes from, text from elsewhere ----------------------------------------------
+# -- calibration -----------------------------------------------------------------------------------------------------
 
 
 def plot_reliability(table: DataFrame) -> Picture:
@@ -301,44 +301,3 @@ def plot_reliability(table: DataFrame) -> Picture:
         parts.append(f"{method} {100 * float((share * (rows['accuracy'] - rows['confidence'])).sum()):+.1f} points")
     axes[0].set_ylabel("accuracy (area: share of rows)")
     return Picture(figure, f"Reliability diagrams: accuracy minus confidence, on average, {'; '.join(parts)}.")
-
-
-def plot_entropy(table: DataFrame) -> Picture:
-    """Predictive entropy split into expected entropy and mutual information, a bar a method.
-
-    table: of `calibration.compare_uncertainty`.
-    """
-    figure, ax = new_figure(7, 0.5 * len(table) + 1.6)
-    rows, colour = table.iloc[::-1], STYLES["ensemble"][0]
-    expected, rest = rows["expected_entropy"], rows["mutual_information"]
-    ax.barh(rows["method"], expected, color="#777777", label="expected entropy of a sample")
-    bars = ax.barh(rows["method"], rest, left=expected, color=colour, label="mutual information")
-    ax.bar_label(bars, [f" MI {value:.4f}" for value in rest], fontsize=8)
-    ax.set(xlabel="entropy of the prediction (nats), mean over rows", xlim=(0, 1.2 * float(rows["entropy"].max())))
-    ax.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
-    terms = zip(*(table[name] for name in ("method", "entropy", "expected_entropy", "mutual_information")), strict=True)
-    listed = "; ".join(f"{method} {whole:.3f} = {mean:.3f} + {mi:.4f}" for method, whole, mean, mi in terms)
-    return Picture(figure, f"Predictive entropy in nats, as expected entropy plus mutual information: {listed}.")
-
-
-def plot_inside_outside(table: DataFrame) -> Picture:
-    """How entropy is distributed on the task's own rows and on text from elsewhere, a panel a method.
-
-    table: columns method, where ("inside" or "outside") and entropy.
-    """
-    import seaborn
-
-    methods = table.groupby("method", sort=False)
-    figure, axes = panels(len(methods), 3.2 * len(methods) + 0.6, 3.4)
-    styles = {"inside": (STYLES["merged"][0], "-"), "outside": (STYLES["random"][0], "--")}
-    parts = []
-    for (method, rows), ax in zip(methods, axes, strict=True):
-        for where, (colour, dashes) in styles.items():
-            own = rows.loc[rows["where"] == where, "entropy"]
-            seaborn.ecdfplot(x=own, ax=ax, color=colour, linestyle=dashes, label=where)
-        ax.set(title=method, xlabel="entropy (nats)", ylabel="share of rows below")
-        ax.grid(alpha=0.3)
-        medians = rows.groupby("where", sort=False)["entropy"].median()
-        parts.append(f"{method}: " + ", ".join(f"median {where} {value:.4f}" for where, value in medians.items()))
-    axes[0].legend(frameon=False, fontsize=8)
-    return Picture(figure, f"Distribution of the entropy. {'; '.join(parts)}.")

@@ -190,8 +190,8 @@ def write_posterior(
 
     Args:
         folder: as `adamix-lab train` writes it.
-        out: for strategies.csv, draws.parquet, convergence.csv, uncertainty.csv, reliability.csv, rows.parquet,
-            PNGs with alt texts, record.json.
+        out: for strategies.csv, draws.parquet, convergence.csv, uncertainty.csv, reliability.csv, PNGs with alt texts,
+            record.json.
         settings: how much is looked at.
         task: the task it was trained on; None takes the name in its notes.
         outside: another task, whose evaluation text is the outside.
@@ -228,7 +228,7 @@ def write_posterior(
         merged = methods["merged"].samples["inside"]
         tables["convergence"] = posterior.convergence(inside, merged, draws=draws, seed=seed)
         worth = posterior.equivalent_routes(tables["convergence"])
-    tables |= _row_tables(methods)
+    tables["reliability"] = _reliability(methods)
     record = {
         "task": inner.name, "outside": outer.name if outer else None, "rows": description,
         "settings": asdict(settings),
@@ -291,31 +291,19 @@ def _methods(fixed: Mapping[str, FixedBatches], routes: Mapping[str, Samples], s
     return methods
 
 
-def _row_tables(methods: Mapping[str, Method]) -> dict[str, DataFrame]:
-    """Tables with more than a row a method: reliability, and rows (each row's uncertainty)."""
+def _reliability(methods: Mapping[str, Method]) -> DataFrame:
     import pandas as pd
 
-    bins, rows = [], []
-    for name, method in methods.items():
-        inside = method.samples["inside"]
-        log_p, found = posterior.marginal(inside.logits), posterior.uncertainty(inside)
-        right = log_p.argmax(-1) == inside.labels
-        bins.append(calibration.reliability(log_p, inside.labels).assign(method=name))
-        rows.append(_frame(found).assign(method=name, where="inside", right=right.numpy()))
-        if "outside" in method.samples:
-            rows.append(_frame(posterior.uncertainty(method.samples["outside"])).assign(method=name, where="outside"))
-    return {"reliability": pd.concat(bins), "rows": pd.concat(rows)}
-
-
-def _frame(columns: Mapping[str, torch.Tensor]) -> DataFrame:
-    import pandas as pd
-
-    return pd.DataFrame({name: values.numpy().round(7) for name, values in columns.items()})
+    inside = {name: method.samples["inside"] for name, method in methods.items()}
+    return pd.concat(
+        calibration.reliability(posterior.marginal(samples.logits), samples.labels).assign(method=name)
+        for name, samples in inside.items()
+    )
 
 
 def _write(out: Path, tables: Mapping[str, DataFrame], title: str, record: Mapping[str, Any]) -> None:
     for name, table in tables.items():
-        if name in ("draws", "rows"):  # large
+        if name == "draws":  # large
             write_atomically(out / f"{name}.parquet", partial(table.to_parquet, index=False))
         else:
             write_text(out / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
@@ -328,13 +316,7 @@ def _pictures(tables: Mapping[str, DataFrame], title: str) -> dict[str, plots.Pi
     pictures = {
         "strategies": plots.plot_strategies(tables["draws"]),
         "reliability": plots.plot_reliability(tables["reliability"]),
-        "entropy": plots.plot_entropy(tables["uncertainty"]),
     }
     if "convergence" in tables:
         pictures["convergence"] = plots.plot_convergence(tables["convergence"], title)
-    rows = tables["rows"]
-    several = rows.loc[rows["mutual_information"] > 0, "method"].unique()
-    rows = rows[rows["method"].isin(["merged", *several])]
-    if (rows["where"] == "outside").any():
-        pictures["outside"] = plots.plot_inside_outside(rows)
     return pictures

@@ -76,20 +76,6 @@ def test_calibration():
     assert "merged +2.5 points" in picture.alt  # 3 of 4 right at a mean confidence of 0.725
 
 
-def test_sources_and_outside():
-    columns = ["method", "entropy", "expected_entropy", "mutual_information"]
-    table = pd.DataFrame([("merged", 0.4, 0.4, 0.0), ("dropout, 4 samples", 0.5, 0.3, 0.2)], columns=columns)
-    picture = plots.plot_entropy(table)
-    assert "dropout, 4 samples 0.500 = 0.300 + 0.2000" in picture.alt
-    widths = sorted(round(patch.get_width(), 6) for patch in picture.figure.axes[0].patches)
-    assert widths == [0.0, 0.2, 0.3, 0.4]
-    rows = pd.DataFrame(
-        {"method": "merged", "where": ["inside"] * 3 + ["outside"] * 3, "entropy": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]}
-    )
-    both = plots.plot_inside_outside(rows)
-    assert "merged: median inside 0.2000, median outside 0.5000" in both.alt
-
-
 def test_one_colour_and_marker_a_method():
     names = [
         "merged",
