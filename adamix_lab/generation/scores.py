@@ -12,6 +12,7 @@ from operator import or_
 from typing import Any
 
 from adamix_lab.core.errors import LabError, extra
+from adamix_lab.tasks.metrics import text_table
 
 # -- words as the Penn Treebank cuts them (ROUGE-L, CIDEr); BLEU and NIST take mteval-v13a's, which sacrebleu has ------
 
@@ -203,9 +204,5 @@ def check(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Non
 
 def table(rows: Sequence[tuple[str, Scores]]) -> str:
     """Scores as text, a line a model."""
-    width = max(len(name) for name, _ in (*rows, ("model", {})))
-    lines = [f"{'model':{width}}" + "".join(f"{name:>9}" for name in DIGITS)]
-    lines.append("-" * len(lines[0]))
-    for name, scores in rows:
-        lines.append(f"{name:{width}}" + "".join(f"{scores[key]:9.{digits}f}" for key, digits in DIGITS.items()))
-    return "\n".join(lines)
+    shown = [{key: f"{scores[key]:.{digits}f}" for key, digits in DIGITS.items()} for _, scores in rows]
+    return text_table([{"model": name, **cells} for (name, _), cells in zip(rows, shown, strict=True)])
