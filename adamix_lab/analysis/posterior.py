@@ -309,22 +309,3 @@ def convergence(
     table.insert(0, "what", ["routes"] * len(sizes) + ["merged"])
     table.loc[len(sizes), ["error_low", "error_high", "predicted_rms", "loss_sd"]] = math.nan
     return table
-
-
-def equivalent_routes(table: DataFrame) -> float:
-    """The T at which an estimate is as near to the exact marginal as the merge, by log-log interpolation.
-
-    Outside of the table's range it follows the 1/sqrt(T) line: below 1 where one route is nearer on average.
-    """
-    routes = table[table["what"] == "routes"].sort_values("T")
-    merged = float(table.loc[table["what"] == "merged", "error"].iloc[0])
-    sizes = [float(size) for size in routes["T"]]
-    errors = [max(float(error), 1e-12) for error in routes["error"]]
-    if merged <= 1e-12:
-        return math.inf
-    for n in range(1, len(sizes)):
-        if errors[n] <= merged <= errors[n - 1]:
-            share = math.log(errors[n - 1] / merged) / math.log(errors[n - 1] / errors[n])
-            return sizes[n - 1] * (sizes[n] / sizes[n - 1]) ** share
-    end = 0 if merged > errors[0] else -1
-    return sizes[end] * (errors[end] / merged) ** 2

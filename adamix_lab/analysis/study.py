@@ -223,11 +223,9 @@ def write_posterior(
     table = calibration.strategy_table(fixed["inside"], inside, draws, settings.token_draws, seed)
     tables = {"draws": table, "strategies": calibration.summary(table)}
     tables["uncertainty"] = calibration.compare_uncertainty(methods)
-    worth = None
     if inside.exact:
         merged = methods["merged"].samples["inside"]
         tables["convergence"] = posterior.convergence(inside, merged, draws=draws, seed=seed)
-        worth = posterior.equivalent_routes(tables["convergence"])
     tables["reliability"] = _reliability(methods)
     record = {
         "task": inner.name, "outside": outer.name if outer else None, "rows": description,
@@ -235,7 +233,7 @@ def write_posterior(
         "mixture": {key: config.get(key) for key in ("adaptation", "experts", "share", "tied", "base")},
         "routes": mixture.space.number, "members": len(members), "recipe": notes.get("recipe"),
         "training_rows": notes.get("train_rows"), "interpretation": INTERPRETATION,
-        "merge_is_worth_routes": worth, "seconds": round(time.perf_counter() - start, 1), "versions": versions(),
+        "seconds": round(time.perf_counter() - start, 1), "versions": versions(),
     }  # fmt: skip
     _write(out, tables, f"{inner.name}, M = {mixture.space.experts}", record)
     say(tables["strategies"].to_string(index=False, float_format="{:.4f}".format))

@@ -12,7 +12,6 @@ from adamix_lab.analysis.posterior import (
     Samples,
     convergence,
     entropy,
-    equivalent_routes,
     marginal,
     total_variation,
     uncertainty,
@@ -75,20 +74,8 @@ def test_estimates_converge_as_one_over_sqrt_t_without_bias():
     assert again.equals(table)
 
 
-def test_the_merge_is_worth_as_many_routes_as_come_as_near():
+def test_the_exact_marginal_in_the_merges_place_is_at_no_distance():
     every = samples(rows=60, spread=1.5)
-    sizes = (1, 2, 4, 8, 16)
-    table = convergence(every, one(every.logits.mean(1), every), sizes=sizes, draws=100)
-    errors = dict(zip(table["T"], table["error"], strict=True))
-    for wanted in (2.0, 4.0, 16.0):
-        table.loc[table["what"] == "merged", "error"] = errors[wanted]
-        assert equivalent_routes(table) == pytest.approx(wanted)
-    table.loc[table["what"] == "merged", "error"] = 2 * errors[1]
-    assert equivalent_routes(table) == pytest.approx(0.25)
-    table.loc[table["what"] == "merged", "error"] = errors[16] / 2
-    assert equivalent_routes(table) == pytest.approx(64)
-    table.loc[table["what"] == "merged", "error"] = 0.0
-    assert equivalent_routes(table) == math.inf
     exact = convergence(every, one(marginal(every.logits), every), sizes=(1,), draws=2)
     (error,) = exact.loc[exact["what"] == "merged", "error"]
     close.assert_close(float(error), 0.0, close.ROUNDED, scale=1.0)  # of probabilities

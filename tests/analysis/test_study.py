@@ -51,7 +51,7 @@ def test_it_writes_tables_pictures_with_alt_texts_and_a_record(saved, tmp_path):
     assert all(len((tmp_path / "out" / f"{name}.txt").read_text()) > 60 for name in pictures)
     record = json.loads((tmp_path / "out/record.json").read_text())
     assert record["settings"]["rows"] == 20 and record["routes"] == 8 and record["versions"]["torch"]
-    assert record["merge_is_worth_routes"] > 0 and "not fitted" in record["interpretation"]
+    assert "not fitted" in record["interpretation"]
     assert record["rows"] == (
         "20 of 30 evaluation rows, 10 held out of training for temperatures, 10 of tiny (sentence) as the outside"
     )
