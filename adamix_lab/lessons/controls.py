@@ -64,9 +64,12 @@ def require_ipywidgets() -> Any:
 
 
 def described(name: str) -> dict[str, Any]:
-    """A lesson's widget as `data/lessons/widgets.yaml` describes it: its title, its goal, what its buttons set."""
+    """A lesson's widget as `data/lessons/widgets.yaml` describes it: title, goal, controls, what its buttons set."""
     text = (data_root() / "lessons" / "widgets.yaml").read_text(encoding="utf-8")
-    return yaml.safe_load(text)[name]  # type: ignore[no-any-return]
+    found: dict[str, Any] = yaml.safe_load(text)[name]
+    if isinstance(made := found.get("controls"), dict):  # else names, of those of one dimension
+        found["controls"] = [(Steps if "values" in each else Number)(name, **each) for name, each in made.items()]
+    return found
 
 
 # -- what a learner moves ----------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from adamix_lab.core.views import Batch
 from adamix_lab.lessons import shared
 from adamix_lab.lessons.answers import changed_twin, spread
 from adamix_lab.lessons.controls import described
-from adamix_lab.lessons.widgets import Explorer, Number, Steps, View
+from adamix_lab.lessons.widgets import Explorer, View
 from adamix_lab.lessons.world import Curves, World, align, outputs, permute, train_world
 from adamix_lab.tasks.loading import load_task
 from adamix_lab.tasks.tasks import data_root
@@ -138,16 +138,7 @@ def draw_segment(state: Segment) -> View:
 
 def segment_explorer() -> Explorer:
     """The widget of lesson 05."""
-    return Explorer(
-        **described("segment"),
-        controls=[
-            Number("t", "t, on the way", 0.0, 1.0, 0.05, 0.0, live=True),
-            Number("near", "distance of the starts", 0.0, 1.0, 0.25, 0.0),
-            Steps("order", "order of units", tuple(ORDERS), "as trained"),
-        ],
-        compute=segment,
-        draw=draw_segment,
-    )
+    return Explorer(**described("segment"), compute=segment, draw=draw_segment)
 
 
 # -- the student's own AdaMix, small enough to train in a second ----------------------------------------------

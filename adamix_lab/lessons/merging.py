@@ -34,7 +34,7 @@ from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.lessons import shared
 from adamix_lab.lessons.answers import Answers, answers_of, changed_twin, spread
 from adamix_lab.lessons.controls import described
-from adamix_lab.lessons.widgets import Explorer, Number, View
+from adamix_lab.lessons.widgets import Explorer, View
 from adamix_lab.lessons.world import World, draw_world, train_world, world_explorer
 from adamix_lab.lessons.your_own import load_loras
 from adamix_lab.models.model import MixtureModel
@@ -260,13 +260,4 @@ def mixing_triangle(ground: Ground, highest: float | None = None) -> Explorer:
     """The widget of lesson 03; `highest` as in `draw_mixed`."""
     words = described("triangle")
     words["title"] += f": {ground.name}"
-    corner = words["buttons"]["expert 0"]
-    return Explorer(
-        **words,
-        controls=[
-            Number(name, f"weight of expert {n}", 0.0, 1.0, 0.05, start, live=True)
-            for n, (name, start) in enumerate(corner.items())
-        ],
-        compute=partial(mixed, ground),
-        draw=partial(draw_mixed, highest=highest),
-    )
+    return Explorer(**words, compute=partial(mixed, ground), draw=partial(draw_mixed, highest=highest))

@@ -31,7 +31,7 @@ from adamix_lab.lessons import shared
 from adamix_lab.lessons.answers import Answers, load_answers
 from adamix_lab.lessons.controls import described
 from adamix_lab.lessons.drawing import draw_probabilities
-from adamix_lab.lessons.widgets import Explorer, Number, Steps, View, Words
+from adamix_lab.lessons.widgets import Explorer, View, Words
 from adamix_lab.lessons.world import Curves, World, train_world
 from adamix_lab.tasks.tasks import Task
 
@@ -177,16 +177,7 @@ def band(learner: str, consistency: float, noise: float) -> Curves:
 
 def band_explorer() -> Explorer:
     """One dimension: what the routes of AdaMix, and adapters trained apart, say where there are rows and beyond."""
-    return Explorer(
-        **described("band"),
-        controls=[
-            Steps("learner", "learner", tuple(LEARNERS), "AdaMix"),
-            Number("consistency", "weight of consistency", 0, 10, 1, 1),
-            Number("noise", "share of wrong labels", 0.0, 0.4, 0.05, 0.25),
-        ],
-        compute=band,
-        draw=draw_band,
-    )
+    return Explorer(**described("band"), compute=band, draw=draw_band)
 
 
 # -- on language: how far answers to a text of the learner's own lie apart ----------------------------------

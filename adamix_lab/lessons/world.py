@@ -24,8 +24,8 @@ from adamix_lab.core.errors import LabError, finite, fraction, one_of, whole
 from adamix_lab.core.mixture import effective
 from adamix_lab.core.routing import RouteSpace, generator_for
 from adamix_lab.experiments.performing import cpu_threads
-from adamix_lab.lessons.controls import Control, described
-from adamix_lab.lessons.widgets import Explorer, Number, State, Steps, View
+from adamix_lab.lessons.controls import described
+from adamix_lab.lessons.widgets import Explorer, Number, State, View
 
 HIDES = (
     "What one dimension hides: a single layer with the down projection shared is merged exactly, and a network is not "
@@ -353,11 +353,8 @@ def world_explorer(
         fixed: fields of `World`, and "units", "drawn", "route"; a control's start, as it spells it. Others are refused.
     """
     number = fixed.get("experts", 4) ** fixed.get("layers", 1)
-    known: dict[str, Control] = {
-        name: Steps(name, **each) if "values" in each else Number(name, **each)
-        for name, each in described("one dimension").items()
-    }
-    known["route"] = Number("route", "route lit", 0, number - 1, 1, 0)
+    route = Number("route", "route lit", 0, number - 1, 1, 0)
+    known: dict[str, Any] = {each.name: each for each in (*described("one dimension")["controls"], route)}
     for name in controls:
         one_of("Control", name, known)
     chosen = [replace(known[name], start=fixed.pop(name, known[name].start)) for name in controls]
