@@ -22,7 +22,6 @@ from adamix_lab.analysis.points import Grid, Point, Points, device_and_dtype, lo
 from adamix_lab.core.errors import LabError, one_of, positive
 from adamix_lab.core.files import read_record, write_record
 from adamix_lab.core.mixture import evaluating
-from adamix_lab.core.objective import IGNORED, predicts_next
 from adamix_lab.core.sites import answer_kind
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.tree import free_memory, group_bytes
@@ -43,8 +42,8 @@ class Landscape(Grid):
     """What was measured at N points and some marks, over the rows seen so far.
 
     Attributes:
-        sums: over rows (or target tokens), `[metrics, N + marks]`, float64.
-        rows: how many rows (or target tokens) the sums hold.
+        sums: over rows, `[metrics, N + marks]`, float64.
+        rows: how many rows the sums hold.
         batches: (done, all).
         notes: digest, seed, configuration, versions.
     """
@@ -148,14 +147,15 @@ def evaluate_points(
     Args:
         mixture: hosts the points: where it is and in which dtype it is, they are evaluated.
         points: lines, planes, simplices (`adamix_lab.analysis.points`).
-        batches: with labels; classes, or a token's.
+        batches: with labels, a class a row.
         store: a safetensors file, written every few seconds and at the end. A run that was killed goes on
             from it, to the same numbers.
         at_once: points a pass; None fits them to the memory there is. A GPU that runs out of it takes half.
         seed: of what the points were drawn with, kept in the notes.
         say: takes a line about resuming.
 
-    Raises ValueError for no batches, a regression, points of another model, or a store of another landscape.
+    Raises ValueError for no batches, other answers than classes, points of another model, or a store of another
+    landscape.
     """
     check_batches(mixture, batches)
     check_points(mixture, points.anchors)
@@ -202,14 +202,12 @@ def task_batches(task: Task, tokenizer: Any, rows: int | None = None, batch_size
 
 
 def _one_batch(mixture: MixtureModel, points: Points, batch: Batch, at_once: int) -> tuple[Tensor, int]:
-    """Sums over a batch's rows `[metrics, N + marks]`, and the number of rows that counted."""
-    shift = predicts_next(mixture.model)
-    keep, gold = targets(batch["labels"], shift)
+    """Sums over a batch's rows `[metrics, N + marks]`, and the number of rows."""
+    gold = batch["labels"]
 
     def log_p(start: int, stop: int) -> Iterator[Tensor]:
         for first in range(start, stop, at_once):
-            weights = points.weights(first, min(first + at_once, stop))
-            logits = target_logits(logits_at(mixture, batch, weights), keep, shift)
+            logits = logits_at(mixture, batch, points.weights(first, min(first + at_once, stop)))
             yield logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
 
     # the marks come first: all others are compared with them
@@ -219,26 +217,10 @@ def _one_batch(mixture: MixtureModel, points: Points, batch: Batch, at_once: int
     return torch.cat([*sums, sums_of(marks, gold, references)], -1).cpu(), len(gold)
 
 
-def targets(labels: Tensor, shift: bool) -> tuple[Tensor | None, Tensor]:
-    """(which positions count, or None where all rows do; the right answers `[n]`)."""
-    if labels.dim() == 1:
-        return None, labels
-    labels = labels[:, 1:] if shift else labels
-    keep = labels != IGNORED
-    return keep, labels[keep]
-
-
-def target_logits(logits: Tensor, keep: Tensor | None, shift: bool) -> Tensor:
-    """`[K, B, C]` as it is; of tokens `[K, B, T, C]` those that count, `[K, n, C]`."""
-    if keep is None:
-        return logits
-    return (logits[:, :, :-1] if shift else logits)[:, keep]
-
-
 def sums_of(log_p: Tensor, gold: Tensor, references: Tensor) -> Tensor:
     """Sums over rows of the four METRICS, `[4, K]`, float64.
 
-    log_p: `[K, n, C]`; gold `[n]`; references `[R, n, C]`, log-probabilities too.
+    log_p: `[K, B, C]`; gold `[B]`; references `[R, B, C]`, log-probabilities too.
     """
     p = log_p.exp()
     loss = -log_p.gather(-1, gold.expand(len(log_p), -1).unsqueeze(-1)).squeeze(-1)
@@ -273,14 +255,14 @@ def _begin(points: Points, batches: int, notes: dict[str, Any], store: Path | No
 
 
 def check_batches(mixture: MixtureModel, batches: Sequence[Batch]) -> None:
-    """Raises ValueError for no batches, batches without labels, and regressions."""
+    """Raises ValueError for no batches, batches without labels, and models of anything but classes."""
     if not batches:
         raise LabError("There are no batches: expected at least one with labels. Is the validation set empty?")
     for n, batch in enumerate(batches):
         if "labels" not in batch:
             raise LabError(f"Batch {n} has no labels: expected rows with answers, which the loss is measured on.")
-    if (kind := answer_kind(mixture.model)) in ("numbers", "labels", "spans"):
-        raise LabError(f"The model answers with {kind}: expected classes or tokens.")
+    if (kind := answer_kind(mixture.model)) != "classes":
+        raise LabError(f"The model answers with {kind}: expected classes, one a row.")
 
 
 def check_points(mixture: MixtureModel, anchors: Point) -> None:
