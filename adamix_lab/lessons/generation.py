@@ -13,7 +13,6 @@ from torch import Tensor
 from adamix_lab.analysis.plots import Picture, new_figure
 from adamix_lab.core.objective import next_token_loss
 from adamix_lab.generation.comparison import (
-    BEAMS,
     EXPLORED,
     TASK,
     load_explored,
@@ -28,7 +27,7 @@ from adamix_lab.generation.training import encode_pairs
 from adamix_lab.lessons import shared
 from adamix_lab.lessons.controls import described
 from adamix_lab.lessons.drawing import draw_cells, outline
-from adamix_lab.lessons.widgets import Explorer, Number, Steps, View
+from adamix_lab.lessons.widgets import Explorer, View
 from adamix_lab.tasks.tasks import data_root
 
 __all__ = ["encode_pairs", "load_writer", "next_token_loss", "score", "write_one"]
@@ -129,17 +128,7 @@ def plain(name: str) -> str:
 
 def decoding_explorer() -> Explorer:
     """The widget of lesson 09, over texts that were written beforehand."""
-    routes = tuple(load_explored())
-    return Explorer(
-        **described("decoding"),
-        controls=[
-            Number("number", "input", 1, EXPLORED, 1, 1),
-            Steps("route", "route", routes, "anew"),
-            Steps("beams", "beams", BEAMS, 1),
-        ],
-        compute=written,
-        draw=draw_written,
-    )
+    return Explorer(**described("decoding"), compute=written, draw=draw_written)
 
 
 # -- a table of the paper --------------------------------------------------------------------------------------

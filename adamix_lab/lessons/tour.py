@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from adamix_lab.analysis.plots import STYLES, Picture, despine, panels
@@ -16,7 +16,7 @@ from adamix_lab.experiments.grids import read_grid
 from adamix_lab.experiments.tour import ADAMIX, PROBE, SINGLE, SLOW, Look, stored_seeds
 from adamix_lab.lessons import shared
 from adamix_lab.lessons.controls import described
-from adamix_lab.lessons.widgets import Explorer, Number, Steps, View
+from adamix_lab.lessons.widgets import Explorer, View
 from adamix_lab.lessons.world import world_explorer
 from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.batches import encode, padding_of, sequential
@@ -186,15 +186,4 @@ def draw_stopped(stops: Mapping[str, int]) -> View:
 
 def stop_explorer() -> Explorer:
     """The widget of lesson 00: a stop for AdaMix, a stop for its opponent, and who that is."""
-    steps = list(stored_looks().loc[ADAMIX].index)
-    stop = partial(Number, low=0, high=max(steps), step=steps[1], live=True)
-    return Explorer(
-        **described("stops"),
-        controls=[
-            stop("adamix", "AdaMix stops after", start=max(steps)),
-            stop("other", "the other stops after", start=max(steps)),
-            Steps("opponent", "the other", ("single", "slow-swa"), "single"),
-        ],
-        compute=stopped,
-        draw=draw_stopped,
-    )
+    return Explorer(**described("stops"), compute=stopped, draw=draw_stopped)
