@@ -17,7 +17,7 @@ from torch import Generator, Tensor, nn
 
 from adamix_lab.core.errors import LabError, positive
 from adamix_lab.core.mixture import evaluating
-from adamix_lab.core.objective import reads_labels
+from adamix_lab.core.objective import without_labels
 from adamix_lab.core.views import Batch, by_row, logits_of, repeat
 from adamix_lab.fast.blocks import fanned_logits, fans_out
 from adamix_lab.fast.prefix import cached_prefix, may_cache, shallow_copy
@@ -265,7 +265,7 @@ def logits_at(mixture: MixtureModel, batch: Batch, points: Point) -> Tensor:
         for path, layer in mixture.sites.items()
     }
     served = with_heads(mixture, points)
-    inputs = inputs_of(served, batch)
+    inputs = without_labels(served.model, batch)
     if fans_out(mixture, inputs):
         return fanned_logits(served, inputs, selection, number, mixture.model)
     if number > 1 and not mixture.takes_groups(inputs).permitted:
@@ -274,14 +274,6 @@ def logits_at(mixture: MixtureModel, batch: Batch, points: Point) -> Tensor:
     with served.select(selection):
         logits = logits_of(served.model(**by_row(inputs, lambda value: repeat(value, number))))
     return logits.unflatten(0, (number, -1))
-
-
-def inputs_of(mixture: MixtureModel, batch: Batch) -> Batch:
-    """The batch without its labels; an encoder-decoder also gets what its decoder reads."""
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
-    if reads_labels(mixture.model) and "decoder_input_ids" not in inputs:
-        inputs["decoder_input_ids"] = mixture.model.prepare_decoder_input_ids_from_labels(batch["labels"])  # type: ignore[operator]
-    return inputs
 
 
 def with_heads(mixture: MixtureModel, points: Point) -> MixtureModel:

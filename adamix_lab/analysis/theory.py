@@ -25,6 +25,7 @@ from adamix_lab.analysis.landscape import check_batches
 from adamix_lab.analysis.points import Point, cache_batches, logits_at, point_of
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.mixture import evaluating
+from adamix_lab.core.objective import without_labels
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import shared_prefix
 from adamix_lab.models.model import MixtureModel
@@ -91,7 +92,7 @@ def barycentre(mixture: MixtureModel, batches: Sequence[Batch], routes: Tensor |
     with torch.no_grad(), evaluating(mixture), eager_attention(mixture.model):
         top, cached = cache_batches(mixture, batches)
         for batch in cached:
-            gold, inputs = batch["labels"], {name: value for name, value in batch.items() if name != "labels"}
+            gold, inputs = batch["labels"], without_labels(mixture.model, batch)
             parts = [shared_prefix(top, inputs, part).double().sum(0) for part in all_routes.split(AT_ONCE)]
             mean = torch.stack(parts).sum(0) / len(all_routes)
             for n, logits in enumerate((logits_at(top, batch, merge), mean[None])):

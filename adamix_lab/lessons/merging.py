@@ -18,7 +18,6 @@ from adamix_lab.analysis.points import (
     Tensors,
     aligned,
     experts_of,
-    inputs_of,
     permuted_copies,
     simplex,
     try_cached_prefix,
@@ -28,6 +27,7 @@ from adamix_lab.analysis.statistics import wilson
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.merging import merge_gap, weighted
 from adamix_lab.core.mixture import evaluating
+from adamix_lab.core.objective import without_labels
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import cut_last_block
@@ -172,7 +172,7 @@ def prepare(
 def answer(top: MixtureModel, cached: Batch, weights: list[float]) -> Tensor:
     """Logits `[rows, C]` of experts 0, 1, 2 mixed with three weights that sum to 1."""
     point = weighted(top.space, [*weights, *[0.0] * (top.space.experts - 3)])
-    inputs = inputs_of(top, cached)
+    inputs = without_labels(top.model, cached)
     with torch.no_grad(), cut_last_block(top.model, inputs):
         return top(selection=point, **inputs).logits  # type: ignore[no-any-return]
 
