@@ -230,6 +230,6 @@ def relative_difference(found: Any, expected: Any) -> float:
         return 0.0
     difference = torch.where(a == b, 0.0, (a - b).abs())  # equal infinities are no difference
     difference = torch.where(a.isnan() & b.isnan(), 0.0, difference)
-    largest = float(b[b.isfinite()].abs().max()) if bool(b.isfinite().any()) else 0.0
+    largest = float(torch.where(b.isfinite(), b.abs(), 0.0).max())
     worst = float(difference.max()) if not bool(difference.isnan().any()) else math.inf
     return worst / (largest or 1.0)

@@ -130,6 +130,22 @@ def test_input_gradients_are_asked_for_where_needed_and_given_back():
     assert not detach(mixture).get_input_embeddings()._forward_hooks
 
 
+def test_a_checkpoint_that_says_nothing_of_its_mode_counts_as_reentrant():
+    """`torch.utils.checkpoint.checkpoint` itself, set by an older transformers or by hand."""
+    mixture = tiny.mixed(tiny.bert(), Bottleneck(4)).train()
+    checkpoint(mixture.model, reentrant=True)
+    for module in mixture.model.modules():
+        if hasattr(module, "_gradient_checkpointing_func"):
+            module._gradient_checkpointing_func = lambda function, *given: torch.utils.checkpoint.checkpoint(
+                function, *given, use_reentrant=True
+            )
+    if not hasattr(mixture.model, "_require_grads_hook"):
+        mixture.model.enable_input_require_grads()
+    mixture.model.disable_input_require_grads()
+    mixture(selection="merge", **tiny.batch()).logits.sum().backward()
+    assert all(p.grad is not None and p.grad.any() for _, p in mixture.expert_parameters())
+
+
 def test_selections_are_put_back():
     layers = list(tiny.mixed(tiny.bert(), Bottleneck(4)).sites.values())
     route = torch.zeros(2).long()

@@ -12,6 +12,7 @@ from adamix_lab.core.merging import (
     merge,
     merge_gap,
     merge_products,
+    relative_difference,
     stack_experts,
     weighted,
 )
@@ -214,6 +215,13 @@ def test_the_merge_gap_goes_over_256_routes_a_site_at_most():
 def test_rounding_is_told_from_another_answer_in_every_dtype():
     for dtype, share in REORDERED.items():
         assert 10 * torch.finfo(dtype).eps < share < 0.2, dtype
+
+
+def test_a_difference_is_relative_to_the_largest_finite_value():
+    infinite = float("inf")
+    assert relative_difference([infinite, 0.1], [infinite, 0.2]) == pytest.approx(0.5)
+    assert relative_difference([infinite], [infinite]) == 0 and relative_difference(0.25, 0.0) == 0.25
+    assert relative_difference([infinite, 0.2], [0.1, 0.2]) == relative_difference([float("nan")], [1.0]) == infinite
 
 
 def test_merged_products_are_the_mean_of_the_products():

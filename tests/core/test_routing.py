@@ -27,6 +27,15 @@ def test_shape_and_number():
     assert FREE.shape == (2, 2) and FREE.number == 12**2 and FREE.experts == 4
 
 
+def test_a_seed_draws_the_same_routes_whatever_the_default_dtype():
+    drawn = FREE.draw(generator(), (50,))
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(FREE.draw(generator(), (50,)), drawn)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_draws_are_uniform_on_every_side():
     routes = FREE.draw(generator(), (24000,))
     for site, side in itertools.product(range(2), range(2)):

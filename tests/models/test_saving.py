@@ -334,7 +334,7 @@ def test_how_to_train_is_saved_and_earlier_saves_load(tmp_path):
     again = load(tiny.bert(), tmp_path)
     assert (again.mixture.objective, again.mixture.seed, int(again.draws)) == (objective, 7, 1)
     config = read_by_hand(tmp_path)
-    for key, value in {"seed": "7", "draws": -1, "objective": {"strength": 1.0}}.items():
+    for key, value in [("seed", "7"), ("seed", 2**63), ("draws", -1), ("draws", 2**63), ("objective", {"strength": 1})]:
         wrong = {**config, key: value}
         (tmp_path / "adamix.json").write_text(json.dumps(wrong))
         with pytest.raises(ValueError, match=f"{key} = "):
