@@ -27,6 +27,7 @@ from urllib.parse import urlparse
 ROOT = Path(__file__).resolve().parent.parent
 HERE = "127.0.0.1"
 STARTING = 600  # seconds until the server answers, and then until the page stands; a free machine needs three
+ANSWER = 60  # seconds until a widget has answered; a free machine needs a tenth of one
 
 # No news, no autosave, and every cell in the page: a cell that is scrolled out of sight must still be found.
 SETTINGS = {
@@ -210,13 +211,23 @@ RUN_ALL = """async () => {
     errors: cell.model.outputs.toJSON().filter(o => o.output_type === 'error').map(o => `${o.ename}: ${o.evalue}`),
   }));
 }"""
-# JupyterLab sends what widgets say over subshells of the kernel, beside the cells. So each widget is asked for its
-# state, on its own way: its "idle" comes after all that was said and answered before. Twice, because a widget holds
-# back a change while an earlier one is on its way. The next frame shows it.
-SETTLED = """async () => {
+# JupyterLab sends what widgets say over subshells of the kernel, beside the cells, each of which answers in order. So
+# one widget of each is asked for its state: its "idle" comes after all that was said and answered before. Twice,
+# because a widget holds back a change while an earlier one is on its way. The next frame shows it. A question whose
+# end was not heard within the limit is put again: a busy server may drop what it hears.
+SETTLED = """async (limit) => {
   const { kernel } = window.jupyterapp.shell.currentWidget.sessionContext.session;
   const comms = [...kernel._comms.values()].filter(comm => comm.targetName === 'jupyter.widget');
-  for (const _ of [1, 2]) await Promise.all(comms.map(comm => comm.send({ method: 'request_state' }).done));
+  const ways = [...new Map(comms.map(comm => [comm.subshellId, comm])).values()];
+  const answered = async comm => {
+    for (let tries = 0; tries < 5; tries++) {
+      const late = new Promise(resolve => setTimeout(resolve, limit, false));
+      const done = comm.send({ method: 'request_state' }).done.then(() => true);
+      if (await Promise.race([done, late])) return;
+    }
+    throw new Error('the kernel does not answer');
+  };
+  for (const _ of [1, 2]) await Promise.all(ways.map(answered));
   await new Promise(requestAnimationFrame);
 }"""
 RESTART = """async () => {
@@ -247,7 +258,7 @@ def run_all(page: Any) -> list[dict[str, Any]]:
 
 def settle(page: Any) -> None:
     """Waits until the kernel has answered all that controls have sent."""
-    page.evaluate(SETTLED)
+    page.evaluate(SETTLED, 1000 * ANSWER)
 
 
 def restart_kernel(page: Any) -> None:
