@@ -193,7 +193,10 @@ def _same_rows(results: DataFrame, predictions: DataFrame) -> None:
     settings = results.drop_duplicates("run").set_index("run")["settings"].map(json.loads)
     for run, rows in predictions.drop_duplicates(["run", "row"]).sort_values("row").groupby("run"):
         known, labels = settings[run], rows["label"].to_numpy().tobytes()
-        where = tuple(known.get(name) for name in ("task", "rows", "evaluation_rows", "judged_on", "part"))
+        names = ["task", "rows", "evaluation_rows", "judged_on", "part"]
+        if known.get("judged_on") == "slice":  # of the run's own training rows
+            names += ["label_noise", "sample" if known.get("sample") is not None else "seed"]
+        where = tuple(known.get(name) for name in names)
         first = seen.setdefault(where, (str(run), labels))
         if first[1] != labels:
             raise LabError(

@@ -125,19 +125,20 @@ def prepare(run: Run) -> Prepared:
     mixture, cache = above_prefix(run, mixture.to(PartialState().device))
     device = next(mixture.parameters()).device
     sites = tuple(mixture.sites) if cache else ()
-    shared = (run.backbone, *_source(run), run.max_length, sites)
+    shared = (run.backbone, run.max_length, sites)
+    judged_on = _source(run) if run.judged_on == "slice" else (run.task, run.folder, run.part, run.evaluation_rows)
 
-    def encoded(name: str, rows: Any, *more: int) -> list[Example]:
+    def encoded(name: str, rows: Any, *source: Any) -> list[Example]:
         def make() -> list[Example]:
             examples = encode(rows, task, tokenizer, longest)
             return cache_examples(examples, cache, device, pad) if cache else examples
 
-        return _remembered((*shared, name, *more), make)
+        return _remembered((*shared, name, *source), make)
 
-    training = encoded("train", task.train, *((run.examples, run.seed) if run.examples else ()))
+    training = encoded("train", task.train, *_source(run), *((run.examples, run.seed) if run.examples else ()))
     judged = {}
     for name, part in parts_to_judge(task):
-        examples = encoded(f"judged, {name}" if name else "judged", part.evaluation)
+        examples = encoded(f"judged, {name}" if name else "judged", part.evaluation, *judged_on)
         judged[name] = list(sequential(examples, JUDGED_AT_ONCE, pad))
     recipe, batch = recipe_of(run, task), to_device(collate(training[: run.batch_size], pad), device)
     subject = mixture

@@ -138,6 +138,16 @@ def test_answers_to_different_rows_are_not_compared(out):
         gather(out)
 
 
+def test_slices_of_several_samples_of_the_training_rows_are_gathered(out):
+    for run in (Run(seed=0, judged_on="slice", sample=None), Run(seed=1, judged_on="slice", sample=None)):
+        finish(begin(out, run), made(run, first=float(run.seed)))
+    assert len(gather(out)) == 4
+    run = Run(seed=1, judged_on="slice", sample=None, steps=7)
+    finish(begin(out, run), made(run))
+    with pytest.raises(ValueError, match="judged on different rows"):
+        gather(out)
+
+
 def test_a_full_disk_loses_nothing_that_was_finished(out, monkeypatch):
     gather(out)
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}

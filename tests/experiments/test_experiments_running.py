@@ -3,6 +3,8 @@
 import errno
 import io
 import json
+from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 import close
@@ -99,6 +101,18 @@ def test_runs_that_share_a_prefix_do_not_share_anything_else(base, tmp_path):
     alone = [values(done(tiny_grid.run(base, seed=seed), tmp_path / "a")["results"]) for seed in (0, 1)]
     turned = [values(done(tiny_grid.run(base, seed=seed), tmp_path / "b")["results"]) for seed in (1, 0)]
     assert alone == turned[::-1] and alone[0] != alone[1]
+
+
+def test_rows_that_runs_are_judged_on_are_encoded_once_and_a_slice_for_each_sample(base, monkeypatch):
+    monkeypatch.setattr(running, "_KEPT", OrderedDict())
+    runs = [tiny_grid.run(base, rows=30, label_noise=noise, sample=n) for n, noise in enumerate((0.0, 0.3))]
+    a, b = map(prepare, runs)
+    (_, first), *_ = a.judged[""]
+    (_, again), *_ = b.judged[""]
+    assert torch.equal(first["labels"], again["labels"]) and len(running._KEPT) == 3  # two trained on, one judged
+    for run in runs:
+        prepare(replace(run, judged_on="slice"))
+    assert len(running._KEPT) == 3 + 2 + 3  # of the noisy slice its true labels, too
 
 
 def test_equal_compute(base, tmp_path):
