@@ -211,23 +211,22 @@ RUN_ALL = """async () => {
     errors: cell.model.outputs.toJSON().filter(o => o.output_type === 'error').map(o => `${o.ename}: ${o.evalue}`),
   }));
 }"""
-# JupyterLab sends what widgets say over subshells of the kernel, beside the cells, each of which answers in order. So
-# one widget of each is asked for its state: its "idle" comes after all that was said and answered before. Twice,
-# because a widget holds back a change while an earlier one is on its way. The next frame shows it. A question whose
-# end was not heard within the limit is put again: a busy server may drop what it hears.
+# JupyterLab sends what widgets say over subshells of the kernel, beside the cells, and the kernel hands each to the
+# shell that spoke last for its widget. So each widget is sent a change of nothing: its "idle" comes after all that was
+# said before on its way. Twice, because a widget holds back a change while an earlier one is on its way. The next frame
+# shows it. ipykernel 7.4 says no "idle" of what comes while a shell awaits something: then the change is sent again.
 SETTLED = """async (limit) => {
   const { kernel } = window.jupyterapp.shell.currentWidget.sessionContext.session;
   const comms = [...kernel._comms.values()].filter(comm => comm.targetName === 'jupyter.widget');
-  const ways = [...new Map(comms.map(comm => [comm.subshellId, comm])).values()];
+  const nothing = { method: 'update', state: {}, buffer_paths: [] };
   const answered = async comm => {
     for (let tries = 0; tries < 5; tries++) {
       const late = new Promise(resolve => setTimeout(resolve, limit, false));
-      const done = comm.send({ method: 'request_state' }).done.then(() => true);
-      if (await Promise.race([done, late])) return;
+      if (await Promise.race([comm.send(nothing).done.then(() => true), late])) return;
     }
     throw new Error('the kernel does not answer');
   };
-  for (const _ of [1, 2]) await Promise.all(ways.map(answered));
+  for (const _ of [1, 2]) await Promise.all(comms.map(answered));
   await new Promise(requestAnimationFrame);
 }"""
 RESTART = """async () => {
