@@ -84,8 +84,8 @@ def ablate(
     """Performs a grid of runs, resumably, and prints variants by strategies with intervals over seeds.
 
     Shipped: quick, baselines (all that AdaMix is compared with), table (tasks by methods), few-shot, core, full,
-    fairly. --task (once for each), --model, --rows, --evaluation-rows, --folder and --steps take the place of the
-    grid's; of several --method the grid's runs are performed. Left out, --together is 8 where one worker trains top
+    fairly, phase. --task (once for each), --model, --rows, --evaluation-rows, --folder and --steps take the place of
+    the grid's; of several --method the grid's runs are performed. Left out, --together is 8 where one worker trains top
     blocks.
     """
     from adamix_lab.experiments.grids import narrowed, read_grid

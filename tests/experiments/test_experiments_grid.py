@@ -97,7 +97,7 @@ def test_yaml_reads_small_rates_as_words_and_the_grid_takes_them_as_numbers():
 def test_the_shipped_grids_are_whole():
     grids = {path.stem: read_grid(path) for path in GRIDS.glob("*.yaml")}
     assert read_grid(Path("quick")) == grids["quick"]
-    names = "quick core budget full baselines cells fairly table few-shot tour"
+    names = "quick core budget full baselines cells fairly table few-shot tour phase"
     assert grids.keys() == set(names.split())
     assert len(grids["budget"].runs) == 20 and len(grids["tour"].runs) == 4
     assert len(grids["quick"].runs) == 12 and {run.task for run in grids["quick"].runs} == {"aspects"}
@@ -120,6 +120,9 @@ def test_the_shipped_grids_are_whole():
     assert views == {"rate", "best", "oracle", "compute"}
     assert {run.method for run in fair.runs} >= {"single", "slow", "swa", "ema", "slow-swa", "r-drop", "probe"}
     assert len({len(fair.search.lengths(run)) for run in fair.runs if run.compute == "best" and run.lr}) == 1
+    phase = grids["phase"].runs
+    assert {run.seed for run in phase} == set(range(30, 35)) and {run.rows for run in phase} == {100, 400, 1600}
+    assert {run.part for run in phase if run.judged_on != "slice"} == {"fresh"} and not grids["phase"].search
     assert {run.task for run in grids["table"].runs} == set(PAPER_TASKS) and len(grids["table"].runs) == 4 * len(
         PAPER_TASKS
     )
