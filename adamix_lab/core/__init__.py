@@ -10,10 +10,13 @@
    rerun in the backward pass.
 5. `sites`: where adaptations go in known architectures and in any other; the task head.
 6. `views` and `objective`: two routed views of a batch, the task loss and the consistency between them.
-7. `model`: attach, switch tasks, detach, over `wrapping`: what a call does, a selection or AdaMix's training step.
-   All that trains is float32; `check` asks the model whether its sites are called and several routes may share a call.
-8. `merging`: from M experts to one; soups, folding, products, the gap; how far results may be apart.
-9. `saving`, over `files`: weights and configuration in a folder. `errors` serves all.
+7. `merging`: from M experts to one; soups, folding, products, the gap.
+8. `files`: how a folder is written so that nothing is lost and read so that nothing false is believed. `errors` serves
+   all: every mistake is a `LabError`, which is a ValueError.
+
+Then `adamix_lab.models`, one storey up: `model` attaches, switches tasks, detaches (all that trains is float32);
+`wrapping` says what a call does, a selection or AdaMix's training step; `check` asks the model whether its sites are
+called and whether several routes may share a call; `saving` keeps weights and configuration in a folder.
 """
 
 from collections.abc import Callable, Mapping

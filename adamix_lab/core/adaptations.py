@@ -106,8 +106,9 @@ class Adaptation:
     Class variables:
         kind: the name in configurations.
         sides: what can be shared or routed on its own.
-        keeps_input: the frozen layer sees the input unchanged, so several children can share its output.
-        reads_input: `apply` uses x for more than calling base; False lets a cached frozen output stand for both.
+        keeps_input: the frozen layer sees the input unchanged, so that several experts can share its output.
+        reads_input: False if `apply` uses x for nothing but calling base: a cache then keeps base's output alone, and
+            gives it in the place of x, too. True is always right.
 
     >>> LoRA(4).kind, LoRA(4).sides, LoRA(4).config()["rank"]
     ('lora', ('A', 'B'), 4)

@@ -27,8 +27,9 @@ M = TypeVar("M", bound=Mixture)
 def merge(mixture: M, point: Tensor | None = None, dtype: torch.dtype | None = None) -> M:
     """A model with one expert a site: the effective weights at a point or a route (None: the barycentre).
 
-    Of several tasks the current one is kept. The frozen weights lie in `mixture`'s memory, under parameters of
-    their own; the head is copied.
+    Each weight is averaged by itself (the mean of down, the mean of up); a shared one is taken as it is. Of a model
+    with several tasks' experts the current one's are merged. The frozen weights lie in `mixture`'s memory, under
+    parameters of their own; the head is copied.
 
     point: a mixture point `[sites, sides, M]`, or a route `[sites, sides]`.
     dtype: of the merged weights, rounded after averaging; None keeps float32. A base answers fastest with its own.
@@ -133,8 +134,9 @@ def merge_gap(mixture: Mixture, batch: Batch, limit: int = 256) -> dict[str, flo
     """How far each site's merged output is from the expected output over its routes, on the site's own inputs.
 
     `|f(mean weights) - mean over routes f(weights)| / |mean over routes f(weights) - frozen output|`, Frobenius
-    norms, in the merged pass. It is 0 for LoRA with a shared side or independent sides, and for IA3 and bias; not
-    for a bottleneck, nor for LoRA with tied sides (the mean of products is no product of means).
+    norms, in the merged pass. It is 0 where the output is linear in what is mixed: for IA3 and bias, for LoRA
+    with a shared side or independent sides, for a bottleneck whose down side is shared; not for other bottlenecks, nor
+    for LoRA with tied sides (the mean of products is no product of means).
 
     Returns the ratio by site. Raises ValueError where a site has more than `limit` routes.
 

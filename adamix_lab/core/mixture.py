@@ -1,11 +1,12 @@
 """The mixture layer: M copies of an adaptation around one frozen layer.
 
-The layer applies *effective weights*. What they are is decided by a *selection*, which belongs to a call:
+The layer applies *effective weights*. What they are is decided by a *selection*, which belongs to a call. The model's
+call takes one for all sites, `[..., sites, sides]`; each layer is handed its own site's part:
 
 - None: the barycentre, the mean over experts (merging, Eq. 6);
 - integers `[sides]`: one expert a side (a route, Eq. 4); `[K, sides]` for K groups of rows, `[B, T, sides]` for tokens;
 - floats `[sides, M]` or `[K, sides, M]`: coefficients of a mixture point (soups, landscapes within the simplex);
-- a mapping of weight names to tensors: any point at all (random planes, planes through checkpoints).
+- a mapping of weight names to tensors: any point at all (random planes, planes through saved weights).
 
 Nothing of a call is kept on the modules, which all threads share (see `states`).
 """
@@ -56,7 +57,7 @@ class MixtureLayer(nn.Module):
         base: the frozen layer.
         experts: stacked weights, `[M, ...]` each, `[1, ...]` on shared sides; float32.
 
-    In the present call (`calls.during` sets them, by these names):
+    In the present call (`during`, further down, sets them by these names):
         selection: see the module's text; None is the merge.
         enabled: False gives the frozen layer alone, bit for bit.
         fan_out: set by `adamix_lab.fast.blocks` for a pass whose K children share work. "here": the input has B rows

@@ -3,7 +3,8 @@
 - "independent": the batch is repeated, each view has its own dropout masks everywhere (the reference);
 - "same_dropout": one pass after another from one saved generator state, so that routing noise stands alone.
 
-A third, "shared_prefix", lies in `adamix_lab.fast.blocks`: the same function with dropout off, and less work.
+A third, "shared_prefix", lies in `adamix_lab.fast.blocks` and works less: what lies below the first site runs once for
+all views, so that they share its dropout masks. Without dropout all three answer the same.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ class Mixture(nn.Module):
 
     Attributes:
         model: the model with its mixture layers.
-        mixture: what was attached.
+        mixture: the settings of what was attached (`MixtureConfig`).
         sites: the mixture layers by module path.
         space: the routes there are.
         head: the trained head's modules by path.
         selections: gives a selection's parts by site.
-        takes_groups: tells of a batch whether K groups of rows may have K routes in one call, and why not.
+        takes_groups: tells of a batch whether K groups of rows may have K routes in one call (`permitted`, `reason`).
         restore: undoes to a copy of the model what attaching did.
     """
 
