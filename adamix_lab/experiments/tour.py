@@ -43,6 +43,7 @@ AGAINST = {
     SLOW: "the same single adapter with 1/M of the rate on the side that AdaMix routes, averaged over its steps (SWA)",
 }
 DIGITS = {"points": 1, "nats": 3}
+COLOURS = {SINGLE: "single", ADAMIX: "merged", SLOW: "dropout", PROBE: "probe"}  # the styles that they are drawn in
 COMPARISONS = len(AGAINST) * len(DIGITS)  # judged together
 EVERY = 25  # steps between looks
 
@@ -280,21 +281,26 @@ def reading(single: Judged, slow: Judged) -> str:
     return both + "that routes, experts and merging add anything is not shown."
 
 
-def draw_looks(looks: Mapping[str, Sequence[Look]]) -> Picture:
-    """Loss on the training labels as given, and accuracy on other rows' true labels, against steps."""
-    figure, axes = panels(2, 10.5, 4.2)
-    said = ["Loss on the training labels as given, wrong ones included, and accuracy on true labels, step by step."]
-    labels = {"loss": "loss on the training labels as given (nats)", "accuracy": "accuracy on true labels (%)"}
-    for (name, own), style in zip(looks.items(), ("single", "merged", "dropout"), strict=True):
-        for ax, (what, label) in zip(axes, labels.items(), strict=True):
-            colour, marker = STYLES[style]
-            ax.plot(*([look[key] for look in own] for key in ("step", what)), color=colour, marker=marker, label=name)
-            ax.set(xlabel="step", ylabel=label)
+LOOKED_AT = {"loss": "loss on the training labels as given", "accuracy": "accuracy on true labels (%)"}
+
+
+def draw_looks(looks: Mapping[str, Sequence[Look]], *what: str) -> Picture:
+    """Each model's looks against steps, a panel for each of LOOKED_AT that is named, all of them by default."""
+    what = what or tuple(LOOKED_AT)
+    figure, axes = panels(len(what), 5.25 * len(what), 4.2)
+    said = [f"{' and '.join(LOOKED_AT[key] for key in what).capitalize()}, step by step."]
+    for name, own in looks.items():
+        colour, marker = STYLES[COLOURS[name]]
+        for ax, key in zip(axes, what, strict=True):
+            ax.plot(*([look[of] for look in own] for of in ("step", key)), color=colour, marker=marker, label=name)
+            ax.set(xlabel="step", ylabel=LOOKED_AT[key])
             despine(ax)
         best, last = max(own, key=lambda look: look["accuracy"]), own[-1]
-        said.append(
-            f"{name[0].upper()}{name[1:]}: the loss goes from {own[0]['loss']:.2f} to {last['loss']:.2f}; the accuracy "
-            f"is {best['accuracy']:.1f} % at best, after {best['step']} steps, and {last['accuracy']:.1f} % at the end."
-        )
+        told = {
+            "loss": f"the loss goes from {own[0]['loss']:.2f} to {last['loss']:.2f}",
+            "accuracy": f"the accuracy is {best['accuracy']:.1f} % at best, after {best['step']} steps, and "
+            f"{last['accuracy']:.1f} % at the end",
+        }
+        said.append(f"{name[0].upper()}{name[1:]}: {'; '.join(told[key] for key in what)}.")
     axes[0].legend(frameon=False)
     return Picture(figure, " ".join(said))

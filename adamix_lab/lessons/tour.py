@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from adamix_lab.analysis.plots import STYLES, Picture, despine, panels
 from adamix_lab.analysis.points import try_cached_prefix
@@ -13,7 +15,7 @@ from adamix_lab.baselines.making import fitted
 from adamix_lab.core.errors import LabError
 from adamix_lab.experiments.claims import printed_table
 from adamix_lab.experiments.grids import read_grid
-from adamix_lab.experiments.tour import ADAMIX, PROBE, SINGLE, SLOW, Look, stored_seeds
+from adamix_lab.experiments.tour import ADAMIX, COLOURS, PROBE, SINGLE, SLOW, Look, draw_looks, stored_seeds
 from adamix_lab.lessons import shared
 from adamix_lab.lessons.controls import described
 from adamix_lab.lessons.widgets import Explorer, View
@@ -23,30 +25,24 @@ from adamix_lab.tasks.batches import encode, padding_of, sequential
 from adamix_lab.tasks.tasks import Task, data_root
 from adamix_lab.training.evaluation import IndexedBatch, evaluate_batches
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
 __all__ = ["fitted"]
 __getattr__ = shared  # what all notebooks use
 
 NAMES = {"single": SINGLE, "adamix": ADAMIX, "slow-swa": SLOW, "probe": PROBE}  # the stored seeds' names
-COLOURS = {SINGLE: "single", ADAMIX: "merged", SLOW: "dropout", PROBE: "probe"}  # as the tour draws them
 WAYS = {"merged": "merged", "experts": "fixed", "random": "random", "ensemble": "ensemble"}  # to answer: their style
 
 
 # -- the paper's promise ----------------------------------------------------------------------------------------------
 
 
-def table_1() -> DataFrame:
+def table_1() -> pd.DataFrame:
     """Table 1 of the paper: trained parameters, what they weigh in float32, the average over GLUE."""
-    from pandas import DataFrame
-
     rows = []
     for row in printed_table(1):
         millions = float(row["parameters"].removesuffix("M"))
         weighs = f"{4 * millions:,.1f} MB"  # four bytes a number
         rows.append((row["model"], f"{millions:g} million", weighs, float(row["average"])))
-    return DataFrame(rows, columns=["method", "trained parameters", "in float32", "average of eight tasks"])
+    return pd.DataFrame(rows, columns=["method", "trained parameters", "in float32", "average of eight tasks"])
 
 
 def four_curves() -> Explorer:
@@ -64,7 +60,7 @@ class Watch:
     Attributes:
         rows: so many of either side are looked at.
         every: steps between looks.
-        looks: by the mixture's name.
+        looks: by the mixture's name in the tour.
     """
 
     task: Task
@@ -78,7 +74,7 @@ class Watch:
         from IPython.display import display
 
         top, cache = try_cached_prefix(mixture)
-        pad, own = padding_of(tokenizer, mixture.model), self.looks.setdefault(name, [])
+        pad, own = padding_of(tokenizer, mixture.model), self.looks.setdefault(NAMES[name], [])
         place = display(display_id=True)  # None where there is no notebook
         own.clear()
         for chosen in () if self.ready else (self.task.train, self.task.evaluation):
@@ -90,32 +86,14 @@ class Watch:
                 given, other = (evaluate_batches(top, batches, "merged") for batches in self.ready)
                 own.append({"step": step, "loss": given.loss, "accuracy": 100 * other.accuracy})
                 if place:
-                    place.update(draw_watched(self.looks))
+                    place.update(self.picture("loss"))
 
         look(0)
         return look
 
-    def picture(self) -> Picture:
-        """Both curves of every mixture, the accuracy among them."""
-        return draw_watched(self.looks, ("loss", "accuracy"))
-
-
-AXES = {"loss": "loss on the labels as given", "accuracy": "accuracy on true labels (%)"}
-
-
-def draw_watched(looks: Mapping[str, Sequence[Look]], what: Sequence[str] = ("loss",)) -> Picture:
-    """Looks of each mixture against steps, a panel for each of AXES that is asked for."""
-    figure, axes = panels(len(what), 5.2 * len(what), 3.2)
-    told = []
-    for ax, key in zip(axes, what, strict=True):
-        for name, own in looks.items():
-            (colour, marker), values = STYLES[COLOURS[NAMES[name]]], [look[key] for look in own]
-            ax.plot([look["step"] for look in own], values, color=colour, marker=marker, label=NAMES[name])
-            told.append(f"{NAMES[name]}: {key} from {values[0]:.3g} to {values[-1]:.3g} after {own[-1]['step']} steps")
-        ax.set(xlabel="step", ylabel=AXES[key])
-        despine(ax)
-    axes[0].legend(frameon=False)
-    return Picture(figure, f"Curves of two trainings, a quarter of whose labels are wrong. {'; '.join(told)}.")
+    def picture(self, *what: str) -> Picture:
+        """What was seen of every mixture: "loss", "accuracy", or both where none is named."""
+        return draw_looks(self.looks, *what)
 
 
 # -- ten seeds, stored ------------------------------------------------------------------------------------------------
@@ -145,10 +123,8 @@ def draw_seeds(*names: str) -> Picture:
 
 
 @cache
-def stored_looks() -> DataFrame:
+def stored_looks() -> pd.DataFrame:
     """Accuracies on the way, in points: a line a model and a step that was looked at, a column a seed."""
-    import pandas as pd
-
     table = pd.read_csv(data_root() / "results" / "tour" / "looks.csv")
     return table[table["unit"] == "accuracy"].drop(columns="unit").set_index(["model", "step"])
 

@@ -289,10 +289,10 @@ def test_a_training_is_watched_and_not_changed():
     train(plain, TASK, TOKENIZER, recipe, progress=False)
     watch = tour.Watch(TASK, rows=8, every=2)
     train(watched, TASK, TOKENIZER, recipe, progress=False, on_step=watch.on_step("adamix", watched, TOKENIZER))
-    assert [look["step"] for look in watch.looks["adamix"]] == [0, 2, 4]
+    assert [look["step"] for look in watch.looks[tour.ADAMIX]] == [0, 2, 4]
     one, two = trained_tensors(plain), trained_tensors(watched)
     assert all(torch.equal(one[name], two[name]) for name in one)
-    assert "AdaMix (up shared): accuracy from" in watch.picture().alt and all_inside(watch.picture().figure)
+    assert "AdaMix (up shared): the loss goes from" in watch.picture().alt and all_inside(watch.picture().figure)
 
 
 def test_the_papers_table_and_the_ten_seeds_are_told():
