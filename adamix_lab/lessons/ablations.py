@@ -21,9 +21,9 @@ from adamix_lab.experiments.results import CURVES, PREDICTIONS, RESULTS, read_re
 from adamix_lab.experiments.settings import BUDGETS, Budget
 from adamix_lab.lessons import shared
 from adamix_lab.lessons.answers import load_answers
-from adamix_lab.lessons.controls import described
+from adamix_lab.lessons.controls import choices, described
 from adamix_lab.lessons.drawing import MOST, Row, Table, draw_cells, draw_forest, effects_table, outcome, row_about
-from adamix_lab.lessons.widgets import Explorer, Steps, View
+from adamix_lab.lessons.widgets import Explorer, View
 from adamix_lab.lessons.world import world_explorer
 from adamix_lab.tasks.tasks import data_root
 from adamix_lab.training.shipped import SENTENCE_SEEDS
@@ -221,14 +221,9 @@ def draw_lines(lines: Sequence[Row]) -> View:
 
 def opponents(root: Path = Path()) -> Explorer:
     """The dashboard: AdaMix minus each opponent, of stored results or of those below a folder of the learner's."""
-    own, stored = own_folders(root), families()
+    own = own_folders(root)
     return Explorer(
-        **described("opponents"),
-        controls=[
-            Steps("results", "results", (*stored, *own), stored[0]),
-            Steps("unit", "measured in", tuple(SMALLEST), "points"),
-            Steps("judged", "judged", JUDGED, JUDGED[0]),
-        ],
+        **described("opponents", results=choices([*families(), *own]), unit=choices(SMALLEST), judged=choices(JUDGED)),
         compute=partial(lines_of, own=own),
         draw=draw_lines,
     )

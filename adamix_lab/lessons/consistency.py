@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,8 +13,8 @@ from adamix_lab.analysis.plots import STYLES, Picture, despine, fix_margins, new
 from adamix_lab.core.objective import reference_kl
 from adamix_lab.lessons import shared
 from adamix_lab.lessons.answers import GRID, Answers, load_answers
-from adamix_lab.lessons.controls import described
-from adamix_lab.lessons.widgets import Explorer, Steps, View
+from adamix_lab.lessons.controls import choices, described
+from adamix_lab.lessons.widgets import Explorer, View
 from adamix_lab.lessons.world import World, train_world, world_explorer
 from adamix_lab.training.shipped import SENTENCE_SEEDS
 
@@ -97,18 +97,15 @@ def measure_dial(seeds: Sequence[int] = SENTENCE_SEEDS) -> DataFrame:
     return pd.DataFrame([line(weight, seed) for weight in GRID for seed in seeds]).set_index(["weight", "seed"])
 
 
-class Dial(NamedTuple):
-    """What was measured, a weight, and a seed (None: the mean over all)."""
-
-    measured: DataFrame
-    weight: float
-    seed: int | None
+EVERYONE = "all"
 
 
-def draw_dial(state: Dial) -> View:
-    """Against the weight: the KL of two routes, how often they, the merge and R-Drop are right, and their loss."""
-    table, weight, seed = state
-    shown = table.groupby("weight").mean() if seed is None else table.xs(seed, level="seed")
+def draw_dial(table: DataFrame, weight: float, seed: int | str) -> View:
+    """Against the weight: the KL of two routes, how often they, the merge and R-Drop are right, and their loss.
+
+    table: of `measure_dial`. seed: of the runs; EVERYONE takes the mean over all.
+    """
+    shown = table.groupby("weight").mean() if seed == EVERYONE else table.xs(seed, level="seed")
     here, places = shown.loc[weight], list(range(len(shown)))
     figure, axes = panels(3, 11.0, 4.0)
     lines = (
@@ -133,7 +130,7 @@ def draw_dial(state: Dial) -> View:
         ax.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1.0))
         despine(ax)
     fix_margins(figure, left=0.08, right=0.99, bottom=0.15, top=0.78, wspace=0.28)
-    who = f"the mean of {len(table) // len(shown)} seeds" if seed is None else f"seed {seed}"
+    who = f"the mean of {len(table) // len(shown)} seeds" if seed == EVERYONE else f"seed {seed}"
     readout = (
         f"Weight {weight:g}, {who}: two routes are {here['kl']:.4f} nats apart, "
         f"{100 * here['kl'] / shown['kl'].iloc[0]:.0f} % of what they are at weight 0. A random route answers "
@@ -147,13 +144,9 @@ def draw_dial(state: Dial) -> View:
 
 def consistency_dial(seeds: Sequence[int] = SENTENCE_SEEDS) -> Explorer:
     """The widget of sentences."""
-    measured, everyone = measure_dial(seeds), "all"
+    measured = measure_dial(seeds)
     return Explorer(
-        **described("consistency"),
-        controls=[
-            Steps("weight", "weight of consistency", tuple(GRID), max(GRID)),
-            Steps("seed", "seed", (everyone, *seeds), everyone),
-        ],
-        compute=lambda weight, seed: Dial(measured, weight, None if seed == everyone else seed),
-        draw=draw_dial,
+        **described("consistency", weight={"values": tuple(GRID)}, seed=choices([EVERYONE, *seeds])),
+        compute=lambda weight, seed: (weight, seed),
+        draw=lambda chosen: draw_dial(measured, *chosen),
     )

@@ -7,7 +7,7 @@ box beside a slider carries it, and takes the same values by keyboard.
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,13 +63,27 @@ def require_ipywidgets() -> Any:
     return ipywidgets
 
 
-def described(name: str) -> dict[str, Any]:
-    """A lesson's widget as `data/lessons/widgets.yaml` describes it: title, goal, controls, what its buttons set."""
+def described(name: str, **fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A lesson's widget as `data/lessons/widgets.yaml` describes it: title, goal, controls, what its buttons set.
+
+    fields: by a control's name, those of its fields that depend on what the lesson loads.
+    """
     text = (data_root() / "lessons" / "widgets.yaml").read_text(encoding="utf-8")
     found: dict[str, Any] = yaml.safe_load(text)[name]
     if isinstance(made := found.get("controls"), dict):  # else names, of those of one dimension
-        found["controls"] = [(Steps if "values" in each else Number)(name, **each) for name, each in made.items()]
+        found["controls"] = [_control(name, **each, **fields.get(name, {})) for name, each in made.items()]
     return found
+
+
+def choices(values: Iterable[Any]) -> dict[str, Any]:
+    """The fields of a control that offers some values and starts at the first."""
+    offered = tuple(values)
+    return {"values": offered, "start": offered[0]}
+
+
+def _control(name: str, **fields: Any) -> Control:
+    kind = Steps if "values" in fields else Number if "low" in fields else Words
+    return kind(name, **fields)
 
 
 # -- what a learner moves ----------------------------------------------------------------------------------------------

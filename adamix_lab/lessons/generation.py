@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -12,15 +12,7 @@ from torch import Tensor
 
 from adamix_lab.analysis.plots import Picture, new_figure
 from adamix_lab.core.objective import next_token_loss
-from adamix_lab.generation.comparison import (
-    EXPLORED,
-    TASK,
-    load_explored,
-    load_texts,
-    load_writer,
-    spread,
-    write_one,
-)
+from adamix_lab.generation.comparison import EXPLORED, TASK, load_explored, load_texts, load_writer, spread, write_one
 from adamix_lab.generation.scores import score
 from adamix_lab.generation.tasks import GenerationTask, coverage, load_generation_task, realised, slots_of
 from adamix_lab.generation.training import encode_pairs
@@ -56,46 +48,28 @@ def covered(strategy: str, seed: int = 0) -> Tensor:
 # -- the explorer -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Written:
-    """One input under one way of decoding.
-
-    Attributes:
-        source: the input.
-        route: its name in `load_explored`.
-        beams: hypotheses kept.
-        texts: what each route writes for the input with as many beams, by name.
-        share: of the slots of all ten inputs that the chosen way realises.
-    """
-
-    source: str
-    route: str
-    beams: int
-    texts: Mapping[str, str]
-    share: float
+def written(number: int, beams: int) -> tuple[str, dict[str, str]]:
+    """(an input, counted from 1; what each route writes for it with so many beams, by the route's name)."""
+    return inputs()[number - 1], {name: texts[str(beams)][number - 1] for name, texts in load_explored().items()}
 
 
-def written(number: int, route: str, beams: int) -> Written:
-    """The state of the explorer; inputs count from 1."""
-    explored, sources = load_explored(), inputs()
-    texts = {name: by_beams[str(beams)][number - 1] for name, by_beams in explored.items()}
-    every = coverage(explored[route][str(beams)], sources)
-    return Written(sources[number - 1], route, beams, texts, sum(every) / len(every))
+def share(route: str, beams: int) -> float:
+    """The share of all slots of the ten inputs that a way of decoding realises."""
+    return fmean(coverage(load_explored()[route][str(beams)], inputs()))
 
 
-def draw_written(state: Written) -> View:
+def draw_written(source: str, texts: Mapping[str, str], route: str, beams: int) -> View:
     """The table of realised slots, a column a route, the chosen one outlined."""
-    picture = draw_slots(state.source, state.texts, state.route)
-    text = state.texts[state.route]
-    slots = realised(text, slots_of(state.source))
+    picture, text = draw_slots(source, texts, route), texts[route]
+    slots = realised(text, slots_of(source))
     missing = [slot for slot, there in slots.items() if not there]
     lost = f"missing: {', '.join(missing)}" if missing else "all are there"
-    way = f"{plain(state.route)}, {state.beams} beam{'s' if state.beams > 1 else ''}"
+    way = f"{plain(route)}, {beams} beam{'s' if beams > 1 else ''}"
     readout = (
-        f"{state.source} → “{text}” ({way}). {sum(slots.values())} of {len(slots)} slots, {lost}. On the ten inputs "
-        f"this way realises {100 * state.share:.0f} % of the slots."
+        f"{source} → “{text}” ({way}). {sum(slots.values())} of {len(slots)} slots, {lost}. On the ten inputs "
+        f"this way realises {100 * share(route, beams):.0f} % of the slots."
     )
-    alt = f"{picture.alt} Chosen: {way}, {100 * state.share:.0f} % on ten inputs."
+    alt = f"{picture.alt} Chosen: {way}, {100 * share(route, beams):.0f} % on ten inputs."
     return View(readout, Picture(picture.figure, alt))
 
 
@@ -128,7 +102,11 @@ def plain(name: str) -> str:
 
 def decoding_explorer() -> Explorer:
     """The widget of lesson 09, over texts that were written beforehand."""
-    return Explorer(**described("decoding"), compute=written, draw=draw_written)
+    return Explorer(
+        **described("decoding"),
+        compute=lambda number, route, beams: (*written(number, beams), route, beams),
+        draw=lambda seen: draw_written(*seen),
+    )
 
 
 # -- a table of the paper --------------------------------------------------------------------------------------

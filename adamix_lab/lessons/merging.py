@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,20 +14,11 @@ from torch.nn.functional import cross_entropy, nll_loss
 
 from adamix_lab.analysis.landscape import Landscape, evaluate_points, task_batches
 from adamix_lab.analysis.plots import STYLES, Picture, despine, new_figure
-from adamix_lab.analysis.points import (
-    Tensors,
-    aligned,
-    experts_of,
-    permuted_copies,
-    simplex,
-    try_cached_prefix,
-)
-from adamix_lab.analysis.posterior import marginal
+from adamix_lab.analysis.points import Tensors, aligned, experts_of, permuted_copies, simplex
+from adamix_lab.analysis.posterior import FixedBatches, fix_batches, fixed_experts, marginal
 from adamix_lab.analysis.statistics import wilson
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.merging import merge_gap, weighted
-from adamix_lab.core.mixture import evaluating
-from adamix_lab.core.objective import without_labels
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import cut_last_block
@@ -131,19 +122,17 @@ CORNERS = ((0.0, 0.0), (1.0, 0.0), (0.5, math.sqrt(3) / 2))
 
 @dataclass(frozen=True)
 class Ground:
-    """What stays the same while a point moves: the model above its cached prefix, and the loss over the triangle.
+    """What stays the same while a point moves: the rows with their frozen prefix, and the loss over the triangle.
 
     Attributes:
         name: of the experts.
-        top: the mixture from its first site on.
-        batch: cached states with labels.
+        fixed: the rows.
         measured: the loss over the triangle, with marks "expert 0", "expert 1", "expert 2" and "mean", the merge.
         ensemble: the loss of the three experts' averaged probabilities.
     """
 
     name: str
-    top: MixtureModel
-    batch: Batch
+    fixed: FixedBatches
     measured: Landscape
     ensemble: float
 
@@ -160,28 +149,17 @@ def prepare(
 
     Raises ValueError below three experts.
     """
-    (batch,) = task_batches(spread(task, rows), tokenizer, batch_size=rows)
-    measured = evaluate_points(mixture, simplex(experts_of(mixture, 3), steps), [batch])
-    with torch.no_grad(), evaluating(mixture):
-        top, cache = try_cached_prefix(mixture)
-        cached = cache(batch)
-        logits = torch.stack([answer(top, cached, vertex) for vertex in torch.eye(3).tolist()], 1)  # [rows, 3, C]
-    return Ground(name, top, cached, measured, float(nll_loss(marginal(logits), batch["labels"])))
+    judged = spread(task, rows)
+    fixed = fix_batches(mixture, judged, tokenizer, batch_size=rows)
+    batches = task_batches(judged, tokenizer, batch_size=rows)
+    measured = evaluate_points(mixture, simplex(experts_of(mixture, 3), steps), batches)
+    together = marginal(fixed_experts(fixed).logits[:, :3])
+    return Ground(name, fixed, measured, float(nll_loss(together, fixed.labels)))
 
 
-def answer(top: MixtureModel, cached: Batch, weights: list[float]) -> Tensor:
-    """Logits `[rows, C]` of experts 0, 1, 2 mixed with three weights that sum to 1."""
-    point = weighted(top.space, [*weights, *[0.0] * (top.space.experts - 3)])
-    inputs = without_labels(top.model, cached)
-    with torch.no_grad(), cut_last_block(top.model, inputs):
-        return top(selection=point, **inputs).logits  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True)
-class Mixed:
+class Mixed(NamedTuple):
     """A point of the triangle: normalised weights, loss in nats, accuracy as a share."""
 
-    ground: Ground
     weights: tuple[float, ...]
     loss: float
     accuracy: float
@@ -195,19 +173,25 @@ def mixed(ground: Ground, first: float, second: float, third: float) -> Mixed:
             f"The weights {', '.join(f'{w:g}' for w in given)} are no mixture: expected at least one above 0 and none "
             "below. Raise one of the sliders."
         )
-    weights = tuple(w / sum(given) for w in given)
-    logits, labels = answer(ground.top, ground.batch, list(weights)), ground.batch["labels"]
+    weights, space = tuple(w / sum(given) for w in given), ground.fixed.mixture.space
+    point = weighted(space, [*weights, *[0.0] * (space.experts - 3)])
+
+    def answer(model: MixtureModel, batch: Batch, n: int) -> Tensor:
+        with cut_last_block(model.model, batch):
+            return model(selection=point, **batch).logits  # type: ignore[no-any-return]
+
+    logits, labels = ground.fixed.gather(answer), ground.fixed.labels
     loss = float(cross_entropy(logits, labels))
-    return Mixed(ground, weights, loss, float((logits.argmax(-1) == labels).float().mean()))
+    return Mixed(weights, loss, float((logits.argmax(-1) == labels).float().mean()))
 
 
-def draw_mixed(state: Mixed, highest: float | None = None) -> View:
+def draw_mixed(ground: Ground, state: Mixed, highest: float | None = None) -> View:
     """The triangle with its loss, the point in it, the merge, and the ensemble's loss on the colour scale.
 
     highest: loss at the end of the colour scale, which begins at 0, so that several triangles share one; None takes
         this one's own.
     """
-    ground, measured = state.ground, state.ground.measured
+    measured = ground.measured
     corners, losses = torch.tensor(CORNERS), measured.values("loss").flatten().float()
     top = highest or max(float(losses.max()), 1e-3)
     x, y = (measured.coefficients[: len(losses)].float() @ corners).T.numpy()
@@ -234,7 +218,7 @@ def draw_mixed(state: Mixed, highest: float | None = None) -> View:
     ax.set_position((0.12, 0.02, 0.7, 0.93), which="both")
     ax.set_anchor("W")
     bar.ax.set_position((0.86, 0.03, 0.032, 0.93))
-    rows = len(ground.batch["labels"])
+    rows = len(ground.fixed)
     lowest, most = (100 * share for share in wilson(state.accuracy, rows))
     readout = (
         f"Weights {', '.join(f'{100 * w:.0f}' for w in state.weights)} %: loss {state.loss:.3f} nats, accuracy "
@@ -260,4 +244,4 @@ def mixing_triangle(ground: Ground, highest: float | None = None) -> Explorer:
     """The widget of lesson 03; `highest` as in `draw_mixed`."""
     words = described("triangle")
     words["title"] += f": {ground.name}"
-    return Explorer(**words, compute=partial(mixed, ground), draw=partial(draw_mixed, highest=highest))
+    return Explorer(**words, compute=partial(mixed, ground), draw=partial(draw_mixed, ground, highest=highest))

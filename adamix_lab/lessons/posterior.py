@@ -6,8 +6,7 @@ The shipped mixtures have 16 routes, so the exact average is a mean over what al
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +19,6 @@ from adamix_lab.analysis.posterior import (
     Samples,
     convergence,
     dropout_samples,
-    entropy,
     every_route,
     fix_batches,
     fixed_experts,
@@ -31,7 +29,8 @@ from adamix_lab.lessons import shared
 from adamix_lab.lessons.answers import Answers, load_answers
 from adamix_lab.lessons.controls import described
 from adamix_lab.lessons.drawing import draw_probabilities
-from adamix_lab.lessons.widgets import Explorer, View, Words
+from adamix_lab.lessons.my_adamix import doubt
+from adamix_lab.lessons.widgets import Explorer, View
 from adamix_lab.lessons.world import Curves, World, train_world
 from adamix_lab.tasks.tasks import Task
 
@@ -128,15 +127,13 @@ def draw_reliability(seed: int) -> Picture:
 
 def split_doubt(p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(H of the mean, mean H, their difference), nats, of probabilities `[samples, ...]` of one of two classes."""
-    log_p = torch.stack([1 - p, p], -1).log()
-    whole = entropy(torch.stack([1 - p.mean(0), p.mean(0)], -1).log())
-    own = entropy(log_p).mean(0)
-    return whole, own, (whole - own).clamp_min(0)
+    whole, between = doubt(torch.stack([1 - p, p], -1))
+    return whole, whole - between, between.clamp_min(0)  # rounding alone takes it below
 
 
 def draw_band(curves: Curves) -> View:
     """The routes' probability curves with their band, and below what of their doubt is between them."""
-    x, p = curves.grid, curves.experts.clamp(1e-6, 1 - 1e-6)
+    x, p = curves.grid, curves.experts
     rows, labels = curves.rows
     whole, own, between = split_doubt(p)
     figure, (top, below) = panels(1, 7.6, 5.0, rows=2)
@@ -186,17 +183,8 @@ def band_explorer() -> Explorer:
 DRAWS = 16
 
 
-@dataclass(frozen=True)
-class Spread:
-    """A sentence and what each kind of samples says of it: probabilities of the class `name`, `[S]` each."""
-
-    sentence: str
-    name: str
-    samples: dict[str, Tensor]
-
-
-def ask(models: Mapping[str, tuple[Any, Any]], task: Task, sentence: str) -> Spread:
-    """What samples of several kinds say of a sentence.
+def ask(models: Mapping[str, tuple[Any, Any]], task: Task, sentence: str) -> dict[str, Tensor]:
+    """What each kind of samples says of a sentence: probabilities of the last class, `[S]` each.
 
     models: (mixture, tokenizer) of "adamix", and of "apart", whose experts were trained one by one.
     """
@@ -211,27 +199,29 @@ def ask(models: Mapping[str, tuple[Any, Any]], task: Task, sentence: str) -> Spr
         "apart: a deep ensemble": fixed_experts(fixed("apart")).log_probabilities[0],
         "dropout left on (the merge)": dropped[:, 0],
     }
-    return Spread(sentence, task.classes[-1], {kind: log_p[:, -1].exp() for kind, log_p in samples.items()})
+    return {kind: log_p[:, -1].exp() for kind, log_p in samples.items()}
 
 
-def draw_spread(state: Spread) -> View:
-    """A line a kind: its samples' probabilities, their average, and how their doubt splits."""
+def draw_spread(samples: Mapping[str, Tensor], sentence: str, name: str) -> View:
+    """A line a kind: its samples' probabilities of the class `name`, their average, and how their doubt splits."""
     notes = [
         f"H {float(whole):.2f} = {float(own):.2f} + MI {float(between):.3f}"
-        for whole, own, between in (split_doubt(p.clamp(1e-6, 1 - 1e-6)) for p in state.samples.values())
+        for whole, own, between in (split_doubt(p) for p in samples.values())
     ]
     told = [
         f"{kind}: {100 * float(p.min()):.0f} to {100 * float(p.max()):.0f} %, {note}"
-        for (kind, p), note in zip(state.samples.items(), notes, strict=True)
+        for (kind, p), note in zip(samples.items(), notes, strict=True)
     ]
-    readout = f"“{state.name}” with {'; '.join(told)}."
-    alt = f"What several models say of “{state.sentence}”: {readout}"
-    return View(readout, Picture(draw_probabilities(state.samples, state.name, notes), alt))
+    readout = f"“{name}” with {'; '.join(told)}."
+    alt = f"What several models say of “{sentence}”: {readout}"
+    return View(readout, Picture(draw_probabilities(samples, name, notes), alt))
 
 
-def spread_explorer(models: Mapping[str, tuple[Any, Any]], task: Task, sentence: str = "") -> Explorer:
-    """The widget of lesson 06; sentence: the first one, by default a review. models: as of `ask`."""
-    words = described("text")
-    first = sentence or words["buttons"]["an opinion"]["sentence"]
-    controls = [Words("sentence", "text", first)]
-    return Explorer(**words, controls=controls, compute=lru_cache(256)(partial(ask, models, task)), draw=draw_spread)
+def spread_explorer(models: Mapping[str, tuple[Any, Any]], task: Task) -> Explorer:
+    """The widget of lesson 06. models: as of `ask`."""
+
+    @lru_cache(maxsize=256)
+    def compute(sentence: str) -> tuple[dict[str, Tensor], str]:
+        return ask(models, task, sentence), sentence
+
+    return Explorer(**described("text"), compute=compute, draw=lambda said: draw_spread(*said, task.classes[-1]))

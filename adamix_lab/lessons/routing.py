@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,16 +18,13 @@ from adamix_lab.lessons import shared
 from adamix_lab.lessons.answers import Answers, load_answers
 from adamix_lab.lessons.controls import described
 from adamix_lab.lessons.drawing import draw_cells, outline
-from adamix_lab.lessons.widgets import Explorer, Number, View, Words
+from adamix_lab.lessons.widgets import Explorer, View
 from adamix_lab.lessons.world import world_explorer
 from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.batches import Padding, collate, encode, padding_of
 from adamix_lab.tasks.loading import load_task
 from adamix_lab.tasks.tasks import Row, Task
 from adamix_lab.training.shipped import load_twin
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["load_answers"]
 __getattr__ = shared  # what all notebooks use
@@ -98,10 +94,10 @@ def draw_experts(answers: Answers, rows: Sequence[Row]) -> Picture:
         f"({between[0]:.0f} %) to {names[-1]} ({between[-1]:.0f} %); within a construction the experts of a block "
         f"lie {within:.1f} points apart on average."
     )
-    return Picture(_heat(names, table, "accuracy (%)", low=50), alt)
+    return _heat(names, table, "accuracy (%)", 50, alt)
 
 
-def _heat(names: Sequence[str], table: Tensor, label: str, low: float) -> Figure:
+def _heat(names: Sequence[str], table: Tensor, label: str, low: float, alt: str) -> Picture:
     # values up to 100 by construction and by expert of each block, `[constructions, sites, M]`
     sites, experts = table.shape[1:]
     figure, ax = new_figure(7.4, 4.8)
@@ -110,19 +106,10 @@ def _heat(names: Sequence[str], table: Tensor, label: str, low: float) -> Figure
     figure.colorbar(draw_cells(ax, table.flatten(1), rows, columns, low, 100), ax=ax, label=label)
     ax.tick_params(axis="x", labelsize=8)
     ax.axvline(experts - 0.5, color="white", linewidth=4)
-    return figure
+    return Picture(figure, alt)
 
 
 # -- one sentence, sixteen answers ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Routed:
-    """A sentence under one route, and what the other routes answer."""
-
-    classes: tuple[str, ...]
-    route: tuple[int, int]
-    second: Tensor  # probability of the second class, [M, M]: expert of the first block x of the second
 
 
 def sixteen_curves() -> Explorer:
@@ -136,10 +123,10 @@ def every_answer(mixture: MixtureModel, tokenizer: Any, sentence: str) -> Tensor
     return tree_logits(mixture, batch).softmax(-1)[0, :, 1].reshape(mixture.space.experts, -1)
 
 
-def draw_routed(state: Routed) -> View:
-    """The probability under each of the routes, and the chosen one outlined."""
-    (first, second), (no, yes), percent = state.route, state.classes[:2], 100 * state.second
-    experts, says = range(len(percent)), state.second > 0.5
+def draw_routed(chances: Tensor, first: int, second: int, classes: Sequence[str]) -> View:
+    """The second class's chance under each of the routes `[M, M]`, and the chosen one, of two experts, outlined."""
+    (no, yes), percent = classes[:2], 100 * chances
+    experts, says = range(len(percent)), chances > 0.5
     texts = [[f"{p:.0f}\n{yes if p > 50 else no}" for p in row] for row in percent.tolist()]
     figure, ax = new_figure(6.4, 3.8)
     names = [f"expert {expert}" for expert in experts]
@@ -163,17 +150,11 @@ def draw_routed(state: Routed) -> View:
 def route_explorer(mixture: MixtureModel, tokenizer: Any, classes: Sequence[str]) -> Explorer:
     """The widget of lesson 01: a sentence of the learner's own, and an expert in each of two blocks."""
     answers = lru_cache(maxsize=32)(partial(every_answer, mixture, tokenizer))  # routes of one sentence, walked once
-    last = mixture.space.experts - 1
-    words = described("routes")
+    last = {"high": mixture.space.experts - 1}
     return Explorer(
-        **words,
-        controls=[
-            Words("sentence", "sentence", words["buttons"]["sentence 1"]["sentence"]),
-            Number("first", f"expert in {BLOCKS[0]}", 0, last, 1, 0, live=True),
-            Number("second", f"expert in {BLOCKS[1]}", 0, last, 1, 0, live=True),
-        ],
-        compute=lambda sentence, first, second: Routed(tuple(classes), (first, second), answers(sentence)),
-        draw=draw_routed,
+        **described("routes", first=last, second=last),
+        compute=lambda sentence, first, second: (answers(sentence), first, second),
+        draw=lambda routed: draw_routed(*routed, classes),
     )
 
 
@@ -267,4 +248,4 @@ def draw_loads(loads: Tensor, constructions: Sequence[str]) -> Picture:
     alt = (
         f"Heat map of a trained gate's load, a row a construction, a column an expert. Mean load of experts in {told}."
     )
-    return Picture(_heat(names, table, "share of the tokens (%)", low=0), alt)
+    return _heat(names, table, "share of the tokens (%)", 0, alt)

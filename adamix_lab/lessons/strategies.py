@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from adamix_lab.analysis.plots import STYLES, Picture, despine, new_figure, panels
-from adamix_lab.analysis.posterior import every_route, fix_batches, marginal, merged_sample
+from adamix_lab.analysis.posterior import fix_batches, marginal
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.routing import generator_for
 from adamix_lab.lessons import shared
-from adamix_lab.lessons.answers import Answers, load_answers
-from adamix_lab.lessons.controls import described
+from adamix_lab.lessons.answers import Answers, load_answers, on_batches
+from adamix_lab.lessons.controls import choices, described
 from adamix_lab.lessons.drawing import draw_probabilities
-from adamix_lab.lessons.widgets import Explorer, Steps, View, Words
+from adamix_lab.lessons.widgets import Explorer, View
 from adamix_lab.lessons.world import World, draw_world, train_world
 from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.tasks import Task
@@ -173,52 +172,31 @@ def lost_rows(answers: Answers, task: Task, most: int = 5) -> DataFrame:
 
 # -- the widget: a sentence of the learner's own -----------------------------------------------------------
 
-SENTENCE = "the film is set in paris, and i loved every minute of it."
+
+def ask(mixture: MixtureModel, tokenizer: Any, task: Task, sentence: str) -> Answers:
+    """What every route and the merge answer to a sentence: answers to one row, whose label nobody knows."""
+    return on_batches(fix_batches(mixture, task, tokenizer, [{task.text[0]: sentence}], batch_size=1))
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What is answered to a sentence: probabilities of the last class, under every route `[R]` and merged."""
-
-    sentence: str
-    classes: tuple[str, ...]
-    routes: Tensor
-    merged: Tensor
-
-    @property
-    def agree(self) -> int:
-        """How many routes give the merge's answer."""
-        return int(((self.routes > 0.5) == (self.merged > 0.5)).sum())
-
-
-def ask(mixture: MixtureModel, tokenizer: Any, task: Task, sentence: str) -> Asked:
-    """Sends a sentence down every route, and through the merge."""
-    fixed = fix_batches(mixture, task, tokenizer, [{task.text[0]: sentence}], batch_size=1)
-    routes, merged = every_route(fixed).log_probabilities[0], merged_sample(fixed).log_probabilities[0, 0]
-    return Asked(sentence, task.classes, routes[:, -1].exp(), merged[-1].exp())
-
-
-def draw_asked(asked: Asked) -> View:
-    """The routes' probabilities on a line, and those of the merge, expert 1 and the ensemble below it."""
-    routes, name = asked.routes, asked.classes[-1]
+def draw_asked(answers: Answers, sentence: str, classes: Sequence[str]) -> View:
+    """The last class's probability under each route on a line, below it under expert 1, the ensemble and the merge."""
+    routes, merged, name = answers.routes[0, :, -1].exp(), answers.merged[:, -1].exp(), classes[-1]
     ways = {"random: each route": routes, "fixed: expert 1": routes[:1]}
-    ways |= {"ensemble of all": routes.mean(0, keepdim=True), "merged": asked.merged[None]}
+    ways |= {"ensemble of all": routes.mean(0, keepdim=True), "merged": merged}
     notes = [f"{100 * float(p.mean()):.0f} %" for p in ways.values()]
+    agree = int(((routes > 0.5) == (merged > 0.5)).sum())
     readout = (
-        f"The merge says {asked.classes[int(asked.merged > 0.5)]} ({notes[-1]} {name}); {asked.agree} of {len(routes)} "
-        f"routes say the same. They give {100 * float(routes.min()):.0f} to {100 * float(routes.max()):.0f} %, on "
-        f"average {notes[0]}."
+        f"The merge says {classes[int(merged > 0.5)]} ({notes[-1]} {name}); {agree} of {len(routes)} routes say the "
+        f"same. They give {100 * float(routes.min()):.0f} to {100 * float(routes.max()):.0f} %, on average {notes[0]}."
     )
-    alt = f"Probability of {name} for “{asked.sentence}” under every route. {readout}"
+    alt = f"Probability of {name} for “{sentence}” under every route. {readout}"
     return View(readout, Picture(draw_probabilities(ways, name, notes), alt))
 
 
 def agreement_explorer(models: Mapping[str, tuple[MixtureModel, Any]], task: Task) -> Explorer:
     """The widget of lesson 04. models: (mixture, tokenizer) by the name that the learner sees."""
-    names = tuple(models)
     return Explorer(
-        **described("agreement") | {"shown": {"experts": names[-1]}},
-        controls=[Words("sentence", "sentence", SENTENCE), Steps("experts", "experts", names, names[0])],
-        compute=lambda sentence, experts: ask(*models[experts], task, sentence),
-        draw=draw_asked,
+        **described("agreement", experts=choices(models)) | {"shown": {"experts": [*models][-1]}},
+        compute=lambda sentence, experts: (ask(*models[experts], task, sentence), sentence),
+        draw=lambda asked: draw_asked(*asked, task.classes),
     )

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from adamix_lab.analysis.plots import STYLES, Picture, despine, panels
 from adamix_lab.analysis.points import try_cached_prefix
@@ -25,6 +23,9 @@ from adamix_lab.tasks.batches import encode, padding_of, sequential
 from adamix_lab.tasks.tasks import Task, data_root
 from adamix_lab.training.evaluation import IndexedBatch, evaluate_batches
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 __all__ = ["fitted"]
 __getattr__ = shared  # what all notebooks use
 
@@ -35,8 +36,10 @@ WAYS = {"merged": "merged", "experts": "fixed", "random": "random", "ensemble": 
 # -- the paper's promise ----------------------------------------------------------------------------------------------
 
 
-def table_1() -> pd.DataFrame:
+def table_1() -> DataFrame:
     """Table 1 of the paper: trained parameters, what they weigh in float32, the average over GLUE."""
+    import pandas as pd
+
     rows = []
     for row in printed_table(1):
         millions = float(row["parameters"].removesuffix("M"))
@@ -123,8 +126,10 @@ def draw_seeds(*names: str) -> Picture:
 
 
 @cache
-def stored_looks() -> pd.DataFrame:
+def stored_looks() -> DataFrame:
     """Accuracies on the way, in points: a line a model and a step that was looked at, a column a seed."""
+    import pandas as pd
+
     table = pd.read_csv(data_root() / "results" / "tour" / "looks.csv")
     return table[table["unit"] == "accuracy"].drop(columns="unit").set_index(["model", "step"])
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,8 +26,8 @@ from adamix_lab.interop.checking import compute_logits, copy_base
 from adamix_lab.interop.peft import import_peft_library, write_experts
 from adamix_lab.lessons import shared
 from adamix_lab.lessons.answers import spread
-from adamix_lab.lessons.controls import described
-from adamix_lab.lessons.widgets import Explorer, Steps, View
+from adamix_lab.lessons.controls import choices, described
+from adamix_lab.lessons.widgets import Explorer, View
 from adamix_lab.models.model import MixtureModel, attach, load_trained
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import encode
@@ -160,17 +160,11 @@ def prepare(mixture: MixtureModel, task: Task, tokenizer: Any, name: str = "", r
     return Ground(name, one, norms, products / factors, apart)
 
 
-class Combined(NamedTuple):
-    """Stock peft's combination at one weight for each expert ("1", "1/2", ...)."""
+def draw_combined(ground: Ground, combination: str, weight: str) -> View:
+    """How far the logits of peft's combination are from the library's two merges; above, how large its update is.
 
-    ground: Ground
-    combination: str
-    weight: str
-
-
-def draw_combined(state: Combined) -> View:
-    """How far the logits of peft's combination are from the library's two merges; above, how large its update is."""
-    ground, combination, weight = state
+    weight: of each expert ("1", "1/2", ...).
+    """
     norm, found = ground.norms[combination, weight], ground.apart[combination, weight]
     names = ("merge", "merge_products")
     figure, ax = new_figure(8.4, 2.8)
@@ -197,14 +191,9 @@ def combining_dial(mixtures: Mapping[str, MixtureModel], tokenizer: Any, task: T
     task = task or load_task("aspects")
     grounds = {name: prepare(made, task, tokenizer, name) for name, made in mixtures.items()}
     return Explorer(
-        **described("peft"),
-        controls=[
-            Steps("experts", "experts", tuple(grounds), next(iter(grounds))),
-            Steps("combination", "combination_type", COMBINATIONS, COMBINATIONS[0]),
-            Steps("weight", "weight of each expert", WEIGHTS, WEIGHTS[0]),
-        ],
-        compute=lambda experts, combination, weight: Combined(grounds[experts], combination, weight),
-        draw=draw_combined,
+        **described("peft", experts=choices(grounds), combination=choices(COMBINATIONS), weight=choices(WEIGHTS)),
+        compute=lambda experts, combination, weight: (grounds[experts], combination, weight),
+        draw=lambda seen: draw_combined(*seen),
     )
 
 

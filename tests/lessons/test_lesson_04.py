@@ -84,10 +84,14 @@ def test_the_agreement_explorer_asks_every_route():
     assert (
         widget.last_error is None and "of 16 routes say the same" in widget.text and all_inside(widget.picture.figure)
     )
-    asked = widget.result
-    fixed = fix_batches(mixture, TASK, TOKENIZER, [{TASK.text[0]: strategies.SENTENCE}], batch_size=1)
-    close.assert_close(asked.routes, every_route(fixed).log_probabilities[0, :, -1].exp())
-    assert asked.agree == int(((asked.routes > 0.5) == (asked.merged > 0.5)).sum())
+    answers, sentence = widget.result
+    fixed = fix_batches(mixture, TASK, TOKENIZER, [{TASK.text[0]: sentence}], batch_size=1)
+    close.assert_close(answers.routes, every_route(fixed).log_probabilities)
+    with torch.no_grad():
+        merged = mixture(**TOKENIZER([sentence], return_tensors="pt")).logits.log_softmax(-1)
+    close.assert_close(answers.merged, merged)
+    agree = int(((answers.routes[0, :, -1].exp() > 0.5) == (merged[0, -1].exp() > 0.5)).sum())
+    assert f"{agree} of 16 routes say the same" in widget.text
     widget.set(sentence="another one")
     assert "another one" in widget.picture.alt
 

@@ -189,7 +189,7 @@ def test_the_shipped_writer_writes_what_is_stored():
 
 def test_the_explorer_is_driven():
     pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
-    from adamix_lab.lessons.generation import decoding_explorer, inputs, written
+    from adamix_lab.lessons.generation import decoding_explorer, inputs, share, written
 
     widget = decoding_explorer()
     assert widget.last_error is None
@@ -198,8 +198,9 @@ def test_the_explorer_is_driven():
     assert widget.picture.alt != before and "Chosen: expert 1, 1 beam" in widget.picture.alt
     for number, route, beams in ((1, "fixed-0", 1), (10, "anew", 4), (5, "merged", 4)):
         widget.set(number=number, route=route, beams=beams)
-        state = written(number, route, beams)
-        assert inputs()[number - 1] in widget.text and f"{100 * state.share:.0f} % of the slots" in widget.text
+        source, texts = written(number, beams)
+        assert source == inputs()[number - 1] and f"{source} → “{texts[route]}”" in widget.text
+        assert f"{100 * share(route, beams):.0f} % of the slots" in widget.text
     with pytest.raises(ValueError, match=r"beams = 3: expected one of 1, 4"):
         widget.set(beams=3)
 

@@ -88,8 +88,8 @@ def test_a_sentence_is_answered_on_every_route_and_flips_are_named():
     for label in ("sentence 1", "Show me"):
         widget.buttons[label].click()
         assert widget.last_error is None and widget.state["sentence"].endswith((" halt .", "begun ?"))
-    state = routing.Routed(("no", "yes"), (0, 0), torch.full((4, 4), 0.2).index_fill(0, torch.tensor(2), 0.9))
-    assert "Flips with block 5 to expert 2." in draw_routed(state).readout
+    chances = torch.full((4, 4), 0.2).index_fill(0, torch.tensor(2), 0.9)
+    assert "Flips with block 5 to expert 2." in draw_routed(chances, 0, 0, ("no", "yes")).readout
 
 
 def test_the_map_of_experts_has_a_row_an_expert():
