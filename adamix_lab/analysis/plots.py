@@ -186,56 +186,7 @@ def _plot_maps(landscapes: Mapping[str, Landscape], metric: str) -> Picture:
     return Picture(figure, f"{what}, one colour scale. {'; '.join(parts)}.")
 
 
-# -- random routes: strategies over many draws, and estimates on their way to the exact marginal ---------------------
-
-SCOPES = {"random-route": "one for all", "random": "a batch", "random-example": "an example", "random-token": "a token"}
-
-
-def plot_strategies(table: DataFrame) -> Picture:
-    """Violins of the random strategies and of ensembles of K routes, with the merge, experts and exact marginal.
-
-    table: of `calibration.strategy_table`. Ensembles are those that average logits.
-    """
-    figure, axes = panels(2, 11, 4.6)
-    accuracy = _plot_violins(table.assign(value=100 * table["accuracy"]), axes[0], "accuracy (%)", 1, "max")
-    loss = _plot_violins(table.assign(value=table["loss"]), axes[1], "loss (nats)", 4, "min")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False, fontsize=9)
-    rows, routes = int(table["rows"].iloc[0]), int(table["routes"].iloc[0])
-    what = f"Violins of inference strategies over draws, {rows} rows, {routes:,} routes."
-    return Picture(figure, f"{what} {accuracy} {loss}")
-
-
-def _plot_violins(table: DataFrame, ax: Axes, label: str, digits: int, best_is: str) -> str:
-    import pandas as pd
-    import seaborn
-
-    scopes = table[table["strategy"].isin(list(SCOPES))]
-    ensembles = table[(table["strategy"] == "ensemble") & (table["average"] == "logits")]
-    parts = [scopes.assign(where=scopes["strategy"].map(SCOPES), style="random")]
-    parts.append(ensembles.assign(where=ensembles["passes"].map("K = {}".format), style="ensemble"))
-    data = pd.concat(parts)
-    palette = {style: STYLES[style][0] for style in ("random", "ensemble")}
-    seaborn.violinplot(
-        data, x="where", y="value", hue="style", palette=palette, ax=ax, cut=0, inner=None, alpha=0.45, linewidth=0.8,
-        density_norm="width", legend=False,
-    )  # fmt: skip
-    groups = data.groupby("where", sort=False)["value"]
-    means, best = groups.mean(), groups.agg(best_is)
-    ax.scatter(means.index, means, color="#222222", marker="_", s=160, label="mean of draws", zorder=3)
-    ax.scatter(best.index, best, color="#222222", marker="x", s=28, label="best draw", zorder=3)
-    merged = table.loc[table["strategy"] == "merged", "value"].iloc[0]
-    ax.axhline(merged, color=STYLES["merged"][0], label="merged")
-    fixed, (colour, marker) = table.loc[table["strategy"] == "fixed", "value"], STYLES["fixed"]
-    ax.scatter([means.index[0]] * len(fixed), fixed, color=colour, marker=marker, s=28, label="each expert", zorder=4)
-    whole = table[table["strategy"].isin(["exact", "monte-carlo"]) & (table["average"] == "probabilities")].iloc[0]
-    name = "exact marginal" if whole["strategy"] == "exact" else "average of all drawn"
-    ax.axhline(whole["value"], color=STYLES["exact"][0], linestyle=":", label=name)
-    ax.set(xlabel="random routes: what shares one | ensembles of K", ylabel=label)
-    ax.set_xticks(range(len(means)), means.index, rotation=30, ha="right", rotation_mode="anchor")
-    ax.grid(axis="y", alpha=0.3)
-    listed = "; ".join(f"{where} {means[where]:.{digits}f} (best {best[where]:.{digits}f})" for where in means.index)
-    lines = f"merged {merged:.{digits}f}; {name} {whole['value']:.{digits}f}"
-    return f"{label.capitalize()}, mean of draws: {listed}; {lines}."
+# -- random routes: estimates on their way to the exact marginal -----------------------------------------------------
 
 
 def plot_convergence(table: DataFrame, title: str = "") -> Picture:

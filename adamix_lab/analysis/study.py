@@ -311,10 +311,7 @@ def _write(out: Path, tables: Mapping[str, DataFrame], title: str, record: Mappi
 
 
 def _pictures(tables: Mapping[str, DataFrame], title: str) -> dict[str, plots.Picture]:
-    pictures = {
-        "strategies": plots.plot_strategies(tables["draws"]),
-        "reliability": plots.plot_reliability(tables["reliability"]),
-    }
+    pictures = {"reliability": plots.plot_reliability(tables["reliability"])}
     if "convergence" in tables:
         pictures["convergence"] = plots.plot_convergence(tables["convergence"], title)
     return pictures

@@ -6,53 +6,14 @@ import torch
 
 from adamix_lab.analysis import plots
 from adamix_lab.analysis.calibration import reliability as bins
-from adamix_lab.analysis.plots import STYLES, Picture
+from adamix_lab.analysis.plots import STYLES
 from adamix_lab.analysis.posterior import Samples
 from adamix_lab.analysis.posterior import convergence as converge
 from adamix_lab.core.routing import generator_for
 
 
-def draws():
-    rows = [{"strategy": "merged", "average": "weights", "passes": 1, "accuracy": 0.75, "loss": 0.5}]
-    rows += [
-        {"strategy": "fixed", "average": "none", "passes": 1, "accuracy": 0.7 + n / 100, "loss": 0.6} for n in (0, 1)
-    ]
-    for strategy, passes in [*((name, 1) for name in plots.SCOPES), ("ensemble", 2), ("ensemble", 8)]:
-        average = "logits" if strategy == "ensemble" else "none"
-        for n in range(5):
-            row = {
-                "strategy": strategy,
-                "average": average,
-                "passes": passes,
-                "accuracy": 0.7 + n / 50,
-                "loss": 0.6 + n / 90,
-            }
-            rows.append(row)
-    rows.append({"strategy": "exact", "average": "probabilities", "passes": 64, "accuracy": 0.8, "loss": 0.45})
-    return pd.DataFrame(rows).assign(rows=100, routes=64)
-
-
 def lines(ax):
     return {line.get_label(): line for line in ax.get_lines()}
-
-
-def test_strategies():
-    picture = plots.plot_strategies(draws())
-    assert isinstance(picture, Picture)
-    left, right = picture.figure.axes
-    assert lines(left)["merged"].get_ydata()[0] == 75 and lines(right)["merged"].get_ydata()[0] == 0.5
-    assert lines(left)["merged"].get_color() == STYLES["merged"][0]
-    assert [label.get_text() for label in left.get_xticklabels()] == [*plots.SCOPES.values(), "K = 2", "K = 8"]
-    for part in (
-        "100 rows, 64 routes",
-        "merged 75.0",
-        "exact marginal 80.0",
-        "one for all 74.0 (best 78.0)",
-        "best 0.6000",
-    ):
-        assert part in picture.alt
-    without = draws().replace({"strategy": {"exact": "monte-carlo"}})
-    assert "average of all drawn 80.0" in plots.plot_strategies(without).alt
 
 
 def test_convergence():

@@ -47,7 +47,7 @@ def test_it_writes_tables_pictures_with_alt_texts_and_a_record(saved, tmp_path):
         read = pd.read_csv(path) if path.exists() else pd.read_parquet(path.with_suffix(".parquet"))
         assert len(read) == len(tables[name]) > 0 and list(read) == list(tables[name])
     pictures = {path.stem for path in (tmp_path / "out").glob("*.png")}
-    assert pictures == {"strategies", "convergence", "reliability"}
+    assert pictures == {"convergence", "reliability"}
     assert all(len((tmp_path / "out" / f"{name}.txt").read_text()) > 60 for name in pictures)
     record = json.loads((tmp_path / "out/record.json").read_text())
     assert record["settings"]["rows"] == 20 and record["routes"] == 8 and record["versions"]["torch"]
