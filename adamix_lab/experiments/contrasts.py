@@ -72,14 +72,6 @@ class Contrast:
         """What it counts in."""
         return "points" if self.measure == "score" else "nats"
 
-    def __str__(self) -> str:
-        parts = []
-        for weight, side in self.terms:
-            sign = "−" if weight < 0 else "+"
-            size = "" if abs(weight) == 1 else f"{abs(weight):g} × "
-            parts.append(f"{sign} {size}{side}")
-        return " ".join(parts).removeprefix("+ ")
-
 
 def minus(first: str | Side, second: str | Side, **more: Any) -> Contrast:
     """The contrast of two sides."""

@@ -15,7 +15,7 @@ from adamix_lab.experiments.claims import (
     read_rules,
     verdicts_of,
 )
-from adamix_lab.experiments.contrasts import Scores
+from adamix_lab.experiments.contrasts import Scores, Side, minus
 from adamix_lab.experiments.results import Results
 
 
@@ -32,10 +32,10 @@ def judged(table, answered):
 def test_twelve_claims_each_with_source_and_parts():
     assert [claim.number for claim in read_claims()] == list(range(1, 13))
     assert all(claim.source and claim.parts for claim in read_claims())
-    assert [str(part.contrast) for part in read_claims()[3].parts] == [
-        "AdaMix − AdaMix, random", "AdaMix − AdaMix, random, best draw",
-    ]  # fmt: skip
-    assert str(read_claims()[6].parts[1].contrast) == "2 × AdaMix − AdaMix M=2 − AdaMix M=8"
+    drawn = [minus("AdaMix", Side("AdaMix", "random", best)) for best in (False, True)]
+    assert [part.contrast for part in read_claims()[3].parts] == drawn
+    terms = {str(side): weight for weight, side in read_claims()[6].parts[1].contrast.terms}
+    assert terms == {"AdaMix": 2, "AdaMix M=2": -1, "AdaMix M=8": -1}
 
 
 def test_the_rules_in_words_name_the_numbers_that_decide():
