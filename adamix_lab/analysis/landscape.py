@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamix_lab.analysis.points import Grid, Point, Points, device_and_dtype, logits_at, point_of, try_cached_prefix
+from adamix_lab.analysis.points import Grid, Point, Points, device_and_dtype, logits_at, point_of
 from adamix_lab.core.errors import LabError, one_of, positive
 from adamix_lab.core.files import read_record, write_record
 from adamix_lab.core.mixture import evaluating
@@ -30,6 +30,7 @@ from adamix_lab.models.saving import describe
 from adamix_lab.tasks.batches import encode, padding_of, sequential, to_device
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.doctor import versions
+from adamix_lab.training.evaluation import try_cached_prefix
 
 Say = Callable[[str], None]
 METRICS = ("loss", "accuracy", "entropy", "consistency")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +16,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from adamix_lab.core.errors import LabError, positive
-from adamix_lab.core.mixture import evaluating
 from adamix_lab.core.objective import without_labels
 from adamix_lab.core.views import Batch, by_row, logits_of, repeat
 from adamix_lab.fast.blocks import fanned_logits, fans_out
-from adamix_lab.fast.prefix import cached_prefix, may_cache, shallow_copy
+from adamix_lab.fast.prefix import shallow_copy
 from adamix_lab.models.model import MixtureModel
-from adamix_lab.tasks.batches import to_device
 
 Point = dict[str, Tensor]
 
@@ -231,26 +229,10 @@ def _double(values: Any) -> Tensor:
 # theirs by a selection that is taken back when the pass ends, whatever happens in it.
 
 
-def try_cached_prefix(mixture: MixtureModel) -> tuple[MixtureModel, Callable[[Batch], Batch]]:
-    """The mixture from its first site on and what makes a batch ready for it; unsupported models as they are."""
-    if not may_cache(mixture).permitted:
-        return mixture, lambda batch: batch
-    top, cache = cached_prefix(mixture)
-    return top.eval(), cache
-
-
 def device_and_dtype(mixture: MixtureModel) -> tuple[torch.device, torch.dtype]:
     """Where the mixture is and in which dtype its frozen layers answer."""
     weight = next(p for p in mixture.model.parameters() if p.is_floating_point())
     return weight.device, weight.dtype
-
-
-def cache_batches(mixture: MixtureModel, batches: Sequence[Batch]) -> tuple[MixtureModel, list[Batch]]:
-    """(the mixture from its first site on, batches ready for it), on the mixture's device, in evaluation mode."""
-    device, _ = device_and_dtype(mixture)
-    with torch.no_grad(), evaluating(mixture):
-        top, cache = try_cached_prefix(mixture)
-        return top, [cache(to_device(batch, device)) for batch in batches]
 
 
 def logits_at(mixture: MixtureModel, batch: Batch, points: Point) -> Tensor:

@@ -25,7 +25,7 @@ from adamix_lab.fast.tree import LIMIT, free_memory, group_bytes, tree_logits
 from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.batches import allowed_length, encode, padding_of, sequential, to_device
 from adamix_lab.tasks.tasks import Row, Task
-from adamix_lab.training.evaluation import IndexedBatch, cache_batches
+from adamix_lab.training.evaluation import IndexedBatch, try_cached_prefix
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -114,7 +114,8 @@ def fix_batches(
     ordered = sequential(examples, batch_size, padding_of(tokenizer, mixture.model))
     batches = [(numbers, to_device(batch, device)) for numbers, batch in ordered]
     with torch.no_grad(), evaluating(mixture):
-        top, cached = cache_batches(mixture, batches)
+        top, cache = try_cached_prefix(mixture)
+        cached = [(numbers, cache(batch)) for numbers, batch in batches]
     return FixedBatches(mixture, batches, labels, top, cached)
 
 

@@ -22,13 +22,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adamix_lab.analysis.landscape import check_batches
-from adamix_lab.analysis.points import Point, cache_batches, logits_at, point_of
+from adamix_lab.analysis.points import Point, device_and_dtype, logits_at, point_of
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.mixture import evaluating
 from adamix_lab.core.objective import without_labels
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import shared_prefix
 from adamix_lab.models.model import MixtureModel
+from adamix_lab.tasks.batches import to_device
+from adamix_lab.training.evaluation import try_cached_prefix
 
 AT_ONCE = 16  # points a pass
 
@@ -85,13 +87,15 @@ def barycentre(mixture: MixtureModel, batches: Sequence[Batch], routes: Tensor |
     draw some, `mixture.space.draw(generator, (T,))`.
     """
     check_batches(mixture, batches)
+    device, _ = device_and_dtype(mixture)
     all_routes = mixture.space.enumerate() if routes is None else routes
     merge = {name: weight[None] for name, weight in point_of(mixture, head=False).items()}
     directions, weights = expert_directions(mixture)
     sums, rows = torch.zeros(4, dtype=torch.float64), 0
     with torch.no_grad(), evaluating(mixture), eager_attention(mixture.model):
-        top, cached = cache_batches(mixture, batches)
-        for batch in cached:
+        top, cache = try_cached_prefix(mixture)
+        for given in batches:
+            batch = cache(to_device(given, device))
             gold, inputs = batch["labels"], without_labels(mixture.model, batch)
             parts = [shared_prefix(top, inputs, part).double().sum(0) for part in all_routes.split(AT_ONCE)]
             mean = torch.stack(parts).sum(0) / len(all_routes)

@@ -8,7 +8,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from adamix_lab.analysis.plots import STYLES, Picture, despine, panels
-from adamix_lab.analysis.points import try_cached_prefix
 from adamix_lab.baselines.making import fitted
 from adamix_lab.core.errors import LabError
 from adamix_lab.experiments.claims import printed_table
@@ -21,7 +20,7 @@ from adamix_lab.lessons.world import world_explorer
 from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.batches import encode, padding_of, sequential
 from adamix_lab.tasks.tasks import Task, data_root
-from adamix_lab.training.evaluation import IndexedBatch, evaluate_batches
+from adamix_lab.training.evaluation import IndexedBatch, evaluate_batches, try_cached_prefix
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -164,7 +164,8 @@ def evaluate(
     batches = [(rows, to_device(batch, device)) for rows, batch in sequential(examples, batch_size, pad)]
     with evaluating(mixture):
         if len(strategies) > 1:
-            mixture, batches = cache_batches(mixture, batches)
+            mixture, cache = try_cached_prefix(mixture)
+            batches = [(rows, cache(batch)) for rows, batch in batches]
         return Evaluations(evaluate_batches(mixture, batches, name, seed, task.metrics) for name in strategies)
 
 
@@ -323,13 +324,13 @@ def _pairs(texts: Any, text: str | Sequence[str] | None) -> list[tuple[str, ...]
     return pairs
 
 
-def cache_batches(mixture: MixtureModel, batches: list[IndexedBatch]) -> tuple[MixtureModel, list[IndexedBatch]]:
-    """(what lies above the frozen prefix, batches of its cached states); both as they are where it cannot be cached."""
+def try_cached_prefix(mixture: MixtureModel) -> tuple[MixtureModel, Callable[[Batch], Batch]]:
+    """(what lies above the frozen prefix, what readies a batch for it); where it cannot be cached, all is as it was."""
     plan = plan_blocks(mixture)
     if plan is None or plan.first == 0 or not may_cache(mixture).permitted:
-        return mixture, batches
+        return mixture, lambda batch: batch
     top, cache = cached_prefix(mixture)
-    return top.eval(), [(rows, cache(batch)) for rows, batch in batches]
+    return top.eval(), cache
 
 
 # -- strategies --------------------------------------------------------------------------------------------
