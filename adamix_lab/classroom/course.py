@@ -9,7 +9,6 @@ COURSE/gradebook   nbgrader's database
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import sys
@@ -17,31 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adamix_lab.core.errors import LabError, unknown
+from adamix_lab.core.errors import LabError, extra, unknown
 from adamix_lab.tasks.tasks import shipped_folder
-
-
-def needs_nbgrader() -> None:
-    """Raises ImportError, with the remedy, where nbgrader is missing."""
-    if importlib.util.find_spec("nbgrader") is None:
-        raise ImportError(
-            "nbgrader is not installed: it makes the exercises' versions and marks them. pip install "
-            "'adamix-lab[instructor]', or python bootstrap.py --extras instructor. Students do not need it."
-        )
 
 
 def api(course: Path, settings: Any = None) -> Any:
     """The API of nbgrader on a course's folder, made where it is missing. settings: more of nbgrader's Config."""
-    needs_nbgrader()
     import logging
     import warnings
 
-    from traitlets.config import Config
-
     warnings.filterwarnings("ignore", module="sqlalchemy")
-    with warnings.catch_warnings():
+    with extra("instructor"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # SQLAlchemy 2.1 about nbgrader's models
         from nbgrader.apps import NbGraderAPI
+        from traitlets.config import Config
 
     programs = str(Path(sys.executable).parent)  # nbgrader calls alembic by its name, venv active or not
     if programs not in os.environ.get("PATH", "").split(os.pathsep):
@@ -56,8 +44,7 @@ def api(course: Path, settings: Any = None) -> Any:
     config.ClearSolutions.code_stub = {"python": STUB}
     config.OverwriteCells.add_missing_cells = True  # a deleted test runs all the same
     config.HTMLExporter.mathjax_url = config.HTMLExporter.require_js_url = ""  # nothing from outside
-    if settings is not None:
-        config.merge(settings)
+    config.merge(settings or {})
     made = NbGraderAPI(config=config)
     made.log.handlers, made.log.propagate = [logging.NullHandler()], False  # its words come back with each answer
     made.log.setLevel(logging.INFO)

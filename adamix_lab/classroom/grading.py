@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adamix_lab.classroom.course import api, done, needs_nbgrader
+from adamix_lab.classroom.course import api, done
 from adamix_lab.classroom.sandbox import Ended, Limits, NotStarted, run
 from adamix_lab.classroom.submissions import Submission
-from adamix_lab.core.errors import LabError
+from adamix_lab.core.errors import LabError, extra
 from adamix_lab.core.files import alone, read_json, write_text
 
 
@@ -65,8 +65,9 @@ def grade(
 
     Raises FileNotFoundError where the assignment has not been released in this course.
     """
-    needs_nbgrader()
-    import nbformat
+    with extra("instructor"):
+        import nbformat
+        import nbgrader  # noqa: F401
 
     course = course.resolve()
     if not (course / "release" / assignment).is_dir():
@@ -77,34 +78,35 @@ def grade(
     ran: dict[str, Any] = {}
     released = nbformat.read(course / "release" / assignment / f"{assignment}.ipynb", as_version=4)
     grader = api(course, _settings(limits, ran))
+    # with other tests, everyone is graded anew
     version = hashlib.sha256((course / "source" / assignment / f"{assignment}.ipynb").read_bytes()).hexdigest()
     kept = course / "marks" / f"{assignment}.json"
     graded = read_graded(kept) if kept.is_file() else {}
-    marked, maximum = [], checks_of(released)
+    tests = [cell.metadata.nbgrader for cell in released.cells if cell.metadata.nbgrader.grade]
+    marked, maximum = [], {test.grade_id: float(test.points) for test in tests}
     for n, submission in enumerate(submissions, 1):
         start = time.perf_counter()
         try:
-            files, trouble = submission.read(), submission.remarks
+            files, why = submission.read(), ""
         except LabError as problem:
-            files, trouble = {}, (*submission.remarks, f"{problem} No points.")
-        digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-        digest = hashlib.sha256(repr((digests, trouble)).encode()).hexdigest()
-        entry = {name: getattr(submission, name) for name in ("name", "file", "platform", "number", "late")}
-        entry |= {"digest": digest, "version": version}  # with other tests, everyone is graded anew
+            files, why = {}, f"{problem} No points."
+        handed = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+        digest = hashlib.sha256(repr((version, handed, submission.remarks, why)).encode()).hexdigest()
         before = graded.pop(submission.person, {})
         remarks, seconds = tuple(before.get("remarks", ())), 0.0
-        if again or any(before.get(key) != entry[key] for key in ("digest", "late", "version")):
+        if again or before.get("digest") != digest:
             try:
-                remarks = (*trouble, *_grade_one(grader, submission.person, files, assignment, course, released, ran))
+                told = _grade_one(grader, submission.person, files, why, assignment, course, released, ran)
             except NotStarted as problem:
                 write_graded(kept, graded)  # without this person: the next run grades them
                 raise OSError(
                     f"{submission.name} was not graded: Python did not start on this machine ({problem}). {n - 1} of "
                     f"{len(submissions)} are graded and kept: run the same command again, with less beside it."
                 ) from problem
-            seconds = time.perf_counter() - start
+            remarks, seconds = (*submission.remarks, *told), time.perf_counter() - start
         points = _points(grader, submission.person, assignment, maximum)
-        graded[submission.person] = {**entry, "remarks": remarks}
+        about = {name: getattr(submission, name) for name in ("name", "file", "platform")}
+        graded[submission.person] = {**about, "digest": digest, "remarks": remarks}
         write_graded(kept, graded)  # a killed run goes on from here
         marked.append(Marked(submission, points, maximum, remarks, seconds))
         how = f"{seconds:.1f} s" if seconds else "unchanged"
@@ -122,20 +124,28 @@ def _bound(source: str) -> set[str]:
 
 def _settings(limits: Limits, ran: dict[str, Any]) -> Any:
     """Nbgrader's own steps, but for the one that executes: that is done apart."""
+    from nbformat.v4 import new_output
     from nbgrader import preprocessors as own
     from traitlets.config import Config
 
     class RunApart(own.NbGraderPreprocessor):  # type: ignore[name-defined,misc]
-        """Executes the notebook in a process of its own."""
+        """Executes the notebook in a process of its own; each cell of what cannot be run says why, for no points."""
 
         def preprocess(self, nb: Any, resources: Any) -> Any:
-            """The executed notebook; what happened is put first, in words."""
+            """The executed notebook."""
             try:
-                executed, ran["remarks"], ran["seconds"] = run(nb, limits, ran["files"])
-            except (NotStarted, Ended) as trouble:
+                if ran["why"]:
+                    raise Ended(ran["why"])
+                nb, ran["remarks"], _ = run(nb, limits, ran["files"])
+            except Ended as end:
+                ran["remarks"], words = [str(end)], f"NotRun: this cell was not run. {end}"
+                for cell in nb.cells:
+                    if cell.cell_type == "code":
+                        cell.outputs = [new_output("error", ename="NotRun", evalue=words, traceback=[words])]
+            except NotStarted as trouble:
                 ran["trouble"] = trouble
                 raise
-            return executed, resources
+            return nb, resources
 
     config = Config()
     config.Autograde.autograde_preprocessors = [RunApart, own.LimitOutput, own.SaveAutoGrades, own.CheckCellMetadata]
@@ -146,55 +156,58 @@ def _grade_one(
     grader: Any,
     person: str,
     files: Mapping[str, bytes],
+    why: str,
     assignment: str,
     course: Path,
     released: Any,
     ran: dict[str, Any],
 ) -> list[str]:
-    """Grades one; the remarks."""
+    """Grades one; the remarks. Why not: in the place of what cannot be read stands the released notebook, not run."""
+    import nbformat
+
     folder = course / "submitted" / person / assignment
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    (name, data), *others = files.items() or [("", b"")]
-    notebook, remarks = read_notebook(name, data, released, assignment) if name else (None, [])
-    for other, data in others:
-        (folder / other).write_bytes(data)
-    if notebook is None:
-        _clear(grader, person, assignment)
-        shutil.rmtree(course / "autograded" / person / assignment, ignore_errors=True)
-        return remarks
-    write_text(folder / f"{assignment}.ipynb", notebook)
-    ran.clear()
-    ran["files"] = {other: data.decode("utf-8-sig", "replace") for other, data in others}
+    notebook, remarks = released, list[str]()
+    if not why:
+        (name, data), *others = files.items()
+        for other, text in others:
+            (folder / other).write_bytes(text)
+        ran["files"] = {other: text.decode("utf-8-sig", "replace") for other, text in others}
+        try:
+            notebook = read_notebook(name, data, released, assignment)
+            remarks = mend(notebook, {_grade_id(cell): cell for cell in released.cells})
+        except LabError as problem:
+            why = f"{problem} No points."
+    write_text(folder / f"{assignment}.ipynb", nbformat.writes(notebook))
+    ran |= {"why": why, "trouble": None}
     answer = grader.autograde(assignment, person, force=True)
-    if isinstance(ran.get("trouble"), NotStarted):
+    if ran["trouble"]:
         raise ran["trouble"]
-    if not answer["success"] and "remarks" not in ran:
-        _clear(grader, person, assignment)
+    if not answer["success"] and not why:
         words = (answer.get("error") or "nbgrader did not say why").strip().splitlines()
-        return [*remarks, str(ran.get("trouble", f"Its cells could not be read: {words[-1]}."))]
+        why = f"Its cells could not be read: {words[-1]}."
+        return [*remarks, *_grade_one(grader, person, files, why, assignment, course, released, ran)]
     done(answer, f"Grading {person}")
     return [*remarks, *ran["remarks"]]
 
 
-def read_notebook(name: str, data: bytes, released: Any, assignment: str) -> tuple[str | None, list[str]]:
-    """(the submitted notebook as text, mended; what is wrong with it in words); None where it is no notebook."""
+def read_notebook(name: str, data: bytes, released: Any, assignment: str) -> Any:
+    """The submitted notebook. Raises LabError where it is none, or another one."""
     import nbformat
 
     if not data:
-        return None, [f"{name} is empty: expected a notebook (.ipynb). No points."]
+        raise LabError(f"{name} is empty: expected a notebook (.ipynb).")
     try:
         notebook = nbformat.reads(data.decode("utf-8-sig"), as_version=4)
         nbformat.validate(notebook)
         notebook = nbformat.v4.upgrade(notebook)
     except Exception as error:  # nbformat raises many kinds
         why = str(error).strip().splitlines()[0][:160]
-        return None, [f"{name} is not a notebook ({why}): expected the .ipynb file that JupyterLab saves. No points."]
-    wanted = {_grade_id(cell): cell for cell in released.cells if _grade_id(cell)}
-    if not {_grade_id(cell) for cell in notebook.cells} & wanted.keys():
-        return None, [f"{name} has none of the cells of {assignment}: is it another notebook? No points."]
-    trouble = mend(notebook, wanted)
-    return nbformat.writes(notebook), trouble
+        raise LabError(f"{name} is not a notebook ({why}): expected the .ipynb file that JupyterLab saves.") from error
+    if not {_grade_id(cell) for cell in notebook.cells} & {_grade_id(cell) for cell in released.cells} - {""}:
+        raise LabError(f"{name} has none of the cells of {assignment}: is it another notebook?")
+    return notebook
 
 
 def mend(notebook: Any, wanted: Mapping[str, Any]) -> list[str]:
@@ -241,22 +254,6 @@ def mend(notebook: Any, wanted: Mapping[str, Any]) -> list[str]:
 def _grade_id(cell: Any) -> str:
     marks = cell.metadata.get("nbgrader")
     return str(marks.get("grade_id", "")) if isinstance(marks, dict) else ""
-
-
-def _clear(grader: Any, person: str, assignment: str) -> None:
-    """Nothing of an older submission's points is left: zero each."""
-    with grader.gradebook as book:
-        book.update_or_create_student(person)
-        book.update_or_create_submission(assignment, person)
-        for part in book.find_submission_notebook(assignment, assignment, person).grades:
-            part.auto_score, part.needs_manual_grade = 0, False
-        book.db.commit()
-
-
-def checks_of(released: Any) -> dict[str, float]:
-    """Points by check, in the notebook's order."""
-    cells = [cell for cell in released.cells if cell.metadata.nbgrader.grade]
-    return {_grade_id(cell): float(cell.metadata.nbgrader.points) for cell in cells}
 
 
 def _points(grader: Any, person: str, assignment: str, maximum: dict[str, float]) -> dict[str, float]:

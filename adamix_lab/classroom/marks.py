@@ -77,11 +77,6 @@ HARMLESS = (
 )
 POLICY = """<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; font-src data:; \
 style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'">"""
-PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title></head>
-<body><h1>{title}</h1>
-</body></html>
-"""
 
 
 def feedback(assignment: str, course: Path, out: Path | None = None) -> list[Path]:
@@ -99,14 +94,10 @@ def feedback(assignment: str, course: Path, out: Path | None = None) -> list[Pat
     settings.HTMLExporter.sanitize_html = True
     # nbgrader's own template cleans no Markdown, but sends it through the second of these
     settings.HTMLExporter.filters = {"clean_html": clean_html, "strip_files_prefix": clean_html}
-    with_notebook = [p for p in people if (course / "autograded" / p / assignment).is_dir()]
-    maker = api(course, settings) if with_notebook else None
-    pages = []
+    maker, pages = api(course, settings), []
     for person, entry in people.items():
-        text = PAGE.format(title=html.escape(f"{assignment}: {entry['name']}"))
-        if maker is not None and person in with_notebook:
-            done(maker.generate_feedback(assignment, person, force=True), f"Feedback for {entry['name']}")
-            text = (course / "feedback" / person / assignment / f"{assignment}.html").read_text("utf-8")
+        done(maker.generate_feedback(assignment, person, force=True), f"Feedback for {entry['name']}")
+        text = (course / "feedback" / person / assignment / f"{assignment}.html").read_text("utf-8")
         folder = entry["file"].split("/")[0] if entry["platform"] == "moodle" and "/" in entry["file"] else person
         page = (out or course / "feedback" / "pages") / folder / f"{assignment}.html"
         write_text(page, with_remarks(without_scripts(text), entry["remarks"]))
