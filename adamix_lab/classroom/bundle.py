@@ -8,7 +8,7 @@ STICK/BUNDLE.txt   what it was made for, and whose weights are in it
 from __future__ import annotations
 
 import platform
-import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -69,17 +69,11 @@ def bundle(folder: Path, cpu: bool = False, tell: Callable[[str], None] = print)
     for name in ("bootstrap.py", "pyproject.toml", "constraints.txt"):  # which set up, here from the wheels
         shutil.copyfile(ROOT / name, folder / name)
     wheels = folder / "wheels"
-    index = ["--extra-index-url", _cpu_index()] if cpu else []
+    index = ["--extra-index-url", runpy.run_path(str(ROOT / "bootstrap.py"))["CPU_INDEX"]] if cpu else []
     tell("wheels")
     _pip("wheel", "--wheel-dir", str(wheels), "--only-binary", ":all:", "-c", "constraints.txt", *index, ".[learn]")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return len(list(wheels.glob("*.whl"))), size
-
-
-def _cpu_index() -> str:
-    found = re.search(r'^CPU_INDEX = "(.+)"', (ROOT / "bootstrap.py").read_text(encoding="utf-8"), re.M)
-    assert found, "bootstrap.py names PyTorch's CPU index"
-    return found[1]
 
 
 def _pip(*words: str) -> None:

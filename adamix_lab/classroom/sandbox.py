@@ -159,8 +159,7 @@ def _environment(home: str) -> dict[str, str]:
         path = os.pathsep.join(filter(None, [str(PACKAGE.parent), path]))
     own = {
         "HOME": home, "USERPROFILE": home, "TMPDIR": home, "TEMP": home, "TMP": home, "PYTHONPATH": path,
-        "PYTHONSAFEPATH": "1", "IPYTHONDIR": f"{home}/.ipython", "JUPYTER_RUNTIME_DIR": f"{home}/r",
-        "JUPYTER_CONFIG_DIR": f"{home}/.jupyter", "MPLCONFIGDIR": f"{home}/.mpl", "MPLBACKEND": "Agg",
-        "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1", "JUPYTER_RUNTIME_DIR": f"{home}/r",
+        "MPLBACKEND": "Agg", "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE",
     }  # fmt: skip
     return {name: os.environ[name] for name in kept if name in os.environ} | own

@@ -184,12 +184,8 @@ def _without_root(files: list[File], name: str, tell: Callable[[str], None]) -> 
     if not around:
         return files
     tell(f"{'/'.join(around)} is the folder around all submissions, and nobody's name.")
-    return [replace(f, place=_below(f.place, around)) for f in files]
-
-
-def _below(place: PurePosixPath, around: list[str]) -> PurePosixPath:
-    outside = [n for n, part in enumerate(place.parts[:-1]) if around[n : n + 1] != [part]]
-    return PurePosixPath(*place.parts[outside[0] if outside else -1 :])
+    inside = posixpath.join(*around)
+    return [replace(f, place=f.place.relative_to(posixpath.commonpath([inside, f.place.parent]))) for f in files]
 
 
 def _zipped(name: object, path: Path | None, read: Callable[[], bytes] = bytes) -> Iterator[File]:
