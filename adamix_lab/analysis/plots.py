@@ -123,7 +123,7 @@ def despine(ax: Axes) -> None:
 # -- landscapes ------------------------------------------------------------------------------------------------------
 
 UNITS = {"loss": "loss (nats)", "accuracy": "accuracy", "entropy": "entropy (nats)", "consistency": "distance (nats)"}
-AXES = {"plane": "distance between weights", "random plane": "in lengths of each filter"}
+AXES = {"plane": "distance between weights", "random plane": "in lengths of each row of weights"}
 
 
 def plot_landscapes(landscapes: Mapping[str, Landscape], metric: str = "loss") -> Picture:
@@ -157,6 +157,7 @@ def _plot_lines(landscapes: Mapping[str, Landscape], metric: str) -> Picture:
 
 def _plot_maps(landscapes: Mapping[str, Landscape], metric: str) -> Picture:
     import numpy as np
+    from matplotlib.ticker import MaxNLocator
 
     from adamix_lab.analysis.landscape import plane_coordinates
 
@@ -177,11 +178,12 @@ def _plot_maps(landscapes: Mapping[str, Landscape], metric: str) -> Picture:
             )  # fmt: skip
         ax.set_title(name, pad=30 if landscape.kind == "simplex" else 16)
         ax.set(xlabel=AXES.get(landscape.kind), aspect="equal")
+        ax.locator_params(nbins=6)
         if landscape.kind == "simplex":
             ax.set_axis_off()
         marks, spread = ", ".join(map(" ".join, at.items())), f"{height.min():.3f} to {height.max():.3f}"
         parts.append(f"{name}: {marks}; over the {number} points {spread}")
-    figure.colorbar(drawn, ax=axes, label=UNITS[metric], shrink=0.85)
+    figure.colorbar(drawn, ax=axes, label=UNITS[metric], shrink=0.85, ticks=MaxNLocator(6))
     what = f"{metric.capitalize()} over a {landscape.kind} of adapter space"
     return Picture(figure, f"{what}, one colour scale. {'; '.join(parts)}.")
 

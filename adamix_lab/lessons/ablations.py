@@ -97,7 +97,7 @@ def draw_map(hidden: bool = False) -> Picture:
     names = [name.replace(NOISE, ", ¼ labels wrong") for name in TASKS]
     columns = [f"{rows:,} rows" for rows in ROWS]
     values, colours = (0 * gaps, "Greys") if hidden else (gaps, "PuOr")
-    draw_cells(ax, values, names, columns, -CLIP, CLIP, texts, colours)
+    draw_cells(ax, values, names, columns, -CLIP, CLIP, texts, colours, 10)
     title = "AdaMix against one adapter" if hidden else "AdaMix minus one adapter, points; one seed: nothing is shown"
     ax.set_title(title, loc="left")
     alt = f"{title}, by data and number of training rows, each at its own best rate and head, 150 steps"

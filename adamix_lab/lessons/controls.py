@@ -146,6 +146,7 @@ class Steps:
         options = [(str(value), value) for value in self.values]
         slider = w.SelectionSlider(options=options, value=self.start, continuous_update=False, readout=False)
         menu = w.Dropdown(options=options, value=self.start, description=self.label, **_beside(labels))
+        menu.layout.min_width, menu.layout.width = menu.layout.width, "max-content"  # no value is cut
         w.link((slider, "value"), (menu, "value"))
         return w.HBox([menu, slider]), slider
 

@@ -252,11 +252,11 @@ def _past(ax: Axes, start: float, end: float, height: float) -> None:
 
 def draw_cells(
     ax: Axes, values: Any, rows: Sequence[str], columns: Sequence[str], low: float, high: float, texts: Any = None,
-    cmap: str = "cividis",
+    cmap: str = "cividis", size: float = 8,
 ) -> QuadMesh:  # fmt: skip
     """A grid of cells coloured by values `[rows, columns]` from low to high, white where nan, each with its text.
 
-    texts: by row; None writes the values.
+    texts: by row; None writes the values. size: of the font.
     """
     edges = [np.arange(len(names) + 1) - 0.5 for names in (columns, rows)]
     drawn = ax.pcolormesh(*edges, np.asarray(values), vmin=low, vmax=high, cmap=cmap, edgecolors="white", linewidth=1)
@@ -264,7 +264,7 @@ def draw_cells(
         *colour, opacity = drawn.cmap(drawn.norm(value))
         dark = opacity and np.dot(colour, (0.3, 0.6, 0.1)) < 0.5
         text = f"{value:.0f}" if texts is None else texts[row][column]
-        ax.text(column, row, text, ha="center", va="center", fontsize=8, color="w" if dark else "k", in_layout=False)
+        ax.text(column, row, text, ha="center", va="center", fontsize=size, color="w" if dark else "k", in_layout=False)
     ax.set_xticks(range(len(columns)), columns)
     ax.set_yticks(range(len(rows)), rows)
     ax.invert_yaxis()
@@ -286,8 +286,8 @@ def draw_probabilities(samples: Mapping[str, Tensor], name: str, notes: Sequence
     for n, ((kind, p), note) in enumerate(zip(samples.items(), notes, strict=True)):
         colour, marker = style_of(kind)
         aside = 0.44 * (np.arange(len(p)) - (len(p) - 1) / 2) / len(p)  # equal ones lie side by side
-        ax.scatter(100 * p, n + aside, s=55, color=colour, marker=marker, alpha=0.6)
-        ax.plot([100 * float(p.mean())] * 2, [n - 0.36, n + 0.36], color="black", linewidth=2)
+        ax.plot([100 * float(p.mean())] * 2, [n - 0.36, n + 0.36], color="black", linewidth=2, zorder=1)
+        ax.scatter(100 * p, n + aside, s=70, color=colour, marker=marker, alpha=0.8)
         ax.annotate(note, (103, n), va="center", annotation_clip=False)
     ax.axvline(50, color="black", linestyle=":", linewidth=1)
     ax.set_yticks(range(len(samples)), [f"{kind}\n({len(p)})" if len(p) > 1 else kind for kind, p in samples.items()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Mapping
 from statistics import fmean
 
@@ -28,8 +29,8 @@ __getattr__ = shared  # what all notebooks use
 ANSWERS = ("a route held for the text", "a new route for every token", "neither")
 NAMES = {
     **{f"fixed-{n}": f"expert {n}" for n in range(4)},
-    "random": "one random\nroute a text",
-    "anew": "a new route\nevery token",
+    "random": "one random route a text",
+    "anew": "a new route every token",
     "merged": "merged",
 }
 
@@ -48,14 +49,19 @@ def covered(strategy: str, seed: int = 0) -> Tensor:
 # -- the explorer -------------------------------------------------------------------------------------------
 
 
+def explored() -> dict[str, dict[str, list[str]]]:
+    """What was written for the ten inputs, by the way's name in words and its beams."""
+    return {plain(name): texts for name, texts in load_explored().items()}
+
+
 def written(number: int, beams: int) -> tuple[str, dict[str, str]]:
-    """(an input, counted from 1; what each route writes for it with so many beams, by the route's name)."""
-    return inputs()[number - 1], {name: texts[str(beams)][number - 1] for name, texts in load_explored().items()}
+    """(an input, counted from 1; what each route writes for it with so many beams, by the route's name in words)."""
+    return inputs()[number - 1], {name: texts[str(beams)][number - 1] for name, texts in explored().items()}
 
 
 def share(route: str, beams: int) -> float:
-    """The share of all slots of the ten inputs that a way of decoding realises."""
-    return fmean(coverage(load_explored()[route][str(beams)], inputs()))
+    """The share of all slots of the ten inputs that a way of decoding, named in words, realises."""
+    return fmean(coverage(explored()[route][str(beams)], inputs()))
 
 
 def draw_written(source: str, texts: Mapping[str, str], route: str, beams: int) -> View:
@@ -78,8 +84,9 @@ def draw_slots(source: str, texts: Mapping[str, str], chosen: str | None = None)
     slots = slots_of(source)
     found = np.array([list(realised(text, slots).values()) for text in texts.values()]).T  # [slots, texts]
     figure, ax = new_figure(1.5 + 1.05 * len(texts), 1.0 + 0.42 * len(slots))
-    rows, columns = [f"{slot}: {value}" for slot, value in slots.items()], [NAMES.get(name, name) for name in texts]
-    draw_cells(ax, found, rows, columns, -0.2, 1.3, np.where(found, "✓", "–"), "Blues")
+    rows = [f"{slot}: {value}" for slot, value in slots.items()]
+    columns = [textwrap.fill(plain(name), 12) for name in texts]
+    draw_cells(ax, found, rows, columns, -0.2, 1.3, np.where(found, "✓", "–"), "Blues", 13)
     if chosen:
         outline(ax, 0, list(texts).index(chosen), len(slots))
     ax.xaxis.tick_top()
@@ -96,8 +103,8 @@ def draw_task(task: GenerationTask) -> Picture:
 
 
 def plain(name: str) -> str:
-    """A route's name in one line."""
-    return NAMES.get(name, name).replace("\n", " ")
+    """A route's name in words; any other name as it is."""
+    return NAMES.get(name, name)
 
 
 def decoding_explorer() -> Explorer:

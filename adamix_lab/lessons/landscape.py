@@ -126,11 +126,11 @@ def draw_segment(state: Segment) -> View:
     right.set_ylabel("squared error on the rows")
     for ax in (left, right):
         despine(ax)
-        ax.legend(frameon=False, fontsize=9, loc="upper left")
+        ax.legend(frameon=False, fontsize=10, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     start, end = state.losses[[0, -1]].tolist()
     readout = (
-        f"{state.order.capitalize()}. The experts' errors are {start:.2f} and {end:.2f}; at t = {state.t:.2f} it is "
-        f"{state.loss:.2f}. Barrier above the chord: {height:.2f}."
+        f"Units {state.order}: the experts' errors are {start:.2f} and {end:.2f}, and that of their mixture at t = "
+        f"{state.t:.2f} is {state.loss:.2f}. The barrier above the chord is {height:.2f}."
     )
     alt = f"Curves of two experts and of their mixed weights over the rows, and the error along the way. {readout}"
     return View(readout, Picture(figure, alt))

@@ -200,7 +200,7 @@ def draw_mixed(ground: Ground, state: Mixed, highest: float | None = None) -> Vi
     drawn = ax.tricontourf(x, y, losses.clamp(max=top).numpy(), levels=levels, cmap="cividis", extend="max")
     bar = figure.colorbar(drawn, ax=ax, label="loss (nats); diamond: the ensemble", format="%.2f")
     colour, marker = STYLES["ensemble"]
-    bar.ax.plot([0.5], [ground.ensemble], marker=marker, color=colour, markersize=9)
+    bar.ax.plot([0.5], [ground.ensemble], marker=marker, color=colour, markersize=9, clip_on=False)
     points = (
         ((1 / 3,) * 3, STYLES["merged"], f"merge {measured.at('mean'):.3f}"),
         (state.weights, ("#D55E00", "X"), f"your mixture {state.loss:.3f}"),
@@ -213,7 +213,7 @@ def draw_mixed(ground: Ground, state: Mixed, highest: float | None = None) -> Vi
         ax.annotate(f"expert {n}: {loss:.3f}", CORNERS[n], shift, textcoords="offset points", ha=side)
     ax.set_axis_off()
     ax.set(aspect="equal", ylim=(-0.12, 1.0))
-    ax.legend(frameon=False, loc="upper left", fontsize=8, bbox_to_anchor=(-0.12, 1.05))
+    ax.legend(frameon=False, loc="upper left", fontsize=10, bbox_to_anchor=(-0.12, 1.05))
     figure.set_layout_engine("none")  # nothing here changes its size: laying out would be half of the drawing
     ax.set_position((0.12, 0.02, 0.7, 0.93), which="both")
     ax.set_anchor("W")
@@ -222,9 +222,9 @@ def draw_mixed(ground: Ground, state: Mixed, highest: float | None = None) -> Vi
     lowest, most = (100 * share for share in wilson(state.accuracy, rows))
     readout = (
         f"Weights {', '.join(f'{100 * w:.0f}' for w in state.weights)} %: loss {state.loss:.3f} nats, accuracy "
-        f"{100 * state.accuracy:.0f} % on {rows} rows (95 % interval {lowest:.0f} to {most:.0f}). Alone the experts "
-        f"lose {', '.join(f'{loss:.3f}' for loss in ground.alone)}; merged {measured.at('mean'):.3f}; as an ensemble "
-        f"{ground.ensemble:.3f}."
+        f"{100 * state.accuracy:.0f} % on {rows} rows (95 % interval {lowest:.0f} to {most:.0f}). The losses of the "
+        f"experts alone are {', '.join(f'{loss:.3f}' for loss in ground.alone)}, that of the merge is "
+        f"{measured.at('mean'):.3f}, of the ensemble {ground.ensemble:.3f}."
     )
     alt = (
         f"Triangle of mixtures of three experts ({ground.name}), coloured by loss, {float(losses.min()):.3f} to "

@@ -146,7 +146,7 @@ def draw_band(curves: Curves) -> View:
     below.stackplot(x, own, between, colors=["#BBBBBB", colour], labels=["E[H]: each route's own", "MI: between them"])
     below.set(ylabel="doubt (nats)", xlabel="x", ylim=(0, 0.75))
     for ax in (top, below):
-        ax.legend(frameon=False, fontsize=9, loc="upper left", ncols=3, bbox_to_anchor=(0, 1.18))
+        ax.legend(frameon=False, fontsize=11, loc="upper left", ncols=3, bbox_to_anchor=(0, 1.22))
     seen = (x >= rows.min()) & (x <= rows.max())
     told = "; ".join(
         f"{where} it is {float(whole[chosen].mean()):.3f} nats, {float(between[chosen].mean()):.3f} of it between the "
@@ -209,10 +209,10 @@ def draw_spread(samples: Mapping[str, Tensor], sentence: str, name: str) -> View
         for whole, own, between in (split_doubt(p) for p in samples.values())
     ]
     told = [
-        f"{kind}: {100 * float(p.min()):.0f} to {100 * float(p.max()):.0f} %, {note}"
+        f"{kind} {100 * float(p.min()):.0f} to {100 * float(p.max()):.0f} % ({note} nats)"
         for (kind, p), note in zip(samples.items(), notes, strict=True)
     ]
-    readout = f"“{name}” with {'; '.join(told)}."
+    readout = f"Probability of “{name}”: {'; '.join(told)}."
     alt = f"What several models say of “{sentence}”: {readout}"
     return View(readout, Picture(draw_probabilities(samples, name, notes), alt))
 

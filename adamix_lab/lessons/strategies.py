@@ -47,7 +47,7 @@ class Way(NamedTuple):
 
 WAYS = {
     "merged": Way("one pass with the mean of the experts' weights", 1, lambda a: a.merged[:, None]),
-    "fixed": Way("one pass through expert 1 in every block", 1, lambda a: a.routes[:, a.fixed[:1]]),
+    "fixed": Way("one pass through expert 0 in every block", 1, lambda a: a.routes[:, a.fixed[:1]]),
     "random": Way("one pass through a route drawn at random", 1, lambda a: a.routes),
     "four": Way("four random routes, logits averaged (the paper's ensemble)", 4, paper_ensembles),
     "ensemble": Way("every route, probabilities averaged", None, lambda a: marginal(a.routes)[:, None]),
@@ -106,7 +106,7 @@ def draw_fan(**settings: Any) -> Picture:
 
 
 def draw_violins(runs: Sequence[Answers]) -> Picture:
-    """A violin of all routes for each seed, accuracy and loss, with the merge, expert 1 and the ensemble marked."""
+    """A violin of all routes for each seed, accuracy and loss, with the merge, expert 0 and the ensemble marked."""
     figure, axes = panels(2, 11.0, 4.4)
     told = [_violins(ax, runs, unit) for ax, unit in zip(axes, ("points", "nats"), strict=True)]
     handles = axes[0].get_legend_handles_labels()
@@ -179,9 +179,9 @@ def ask(mixture: MixtureModel, tokenizer: Any, task: Task, sentence: str) -> Ans
 
 
 def draw_asked(answers: Answers, sentence: str, classes: Sequence[str]) -> View:
-    """The last class's probability under each route on a line, below it under expert 1, the ensemble and the merge."""
+    """The last class's probability under each route on a line, below it under expert 0, the ensemble and the merge."""
     routes, merged, name = answers.routes[0, :, -1].exp(), answers.merged[:, -1].exp(), classes[-1]
-    ways = {"random: each route": routes, "fixed: expert 1": routes[:1]}
+    ways = {"random: each route": routes, "fixed: expert 0": routes[:1]}
     ways |= {"ensemble of all": routes.mean(0, keepdim=True), "merged": merged}
     notes = [f"{100 * float(p.mean()):.0f} %" for p in ways.values()]
     agree = int(((routes > 0.5) == (merged > 0.5)).sum())

@@ -161,8 +161,9 @@ class Prediction(Told):
         self.truth: str | None = None
         self._waiting: list[Hidden] = []
         wide = {"style": {"description_width": "initial"}}
-        options = [("choose an answer", None), *((answer, answer) for answer in answers)]
-        self.choice = w.Dropdown(options=options, value=None, description="Your answer", **wide)
+        whole = {"width": "max-content", "max_width": "100%"}  # no answer is cut
+        options = [("choose an answer", ""), *((answer, answer) for answer in answers)]
+        self.choice = w.Dropdown(options=options, description="Your answer", layout=whole, **wide)
         self.entry = w.Text(description="How sure are you (%)", placeholder="0 to 100", continuous_update=False, **wide)
         self.readout = w.HTML()
         self.readout.add_class("adamix-readout")
@@ -183,7 +184,7 @@ class Prediction(Told):
         except LabError as error:
             self._say(str(error))
             return
-        if self.choice.value is None:
+        if not self.choice.value:
             self._say("Now choose an answer.")
         elif probability is None:
             self._say("Now enter how sure you are of it, from 0 to 100 %, and press Enter.")

@@ -295,12 +295,13 @@ def draw_world(curves: Curves, title: str = "", drawn: str = "merge", route: int
         lit = f"expert {taken[0]}" if len(taken) == 1 else f"route ({taken[0]}, {taken[1]})"
         ax.plot(grid, curves.experts[route], color=STYLES["random"][0], linewidth=5, label=lit)
     ax.set(xlim=(grid[0], grid[-1]), ylim=(-0.1, 1.1) if world.classes else (-2.6, 2.6))
+    ax.set_xlabel("x", fontsize=16)
     ax.set_ylabel("probability of class 1" if world.classes else "answer", fontsize=16)
     ax.tick_params(labelsize=14)
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=13.5, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), columnspacing=1.2)
     ax.set_title(title, fontsize=17, pad=62)
-    fix_margins(figure, left=0.1, right=0.98, bottom=0.08, top=0.76 if title else 0.85)
+    fix_margins(figure, left=0.1, right=0.98, bottom=0.13, top=0.76 if title else 0.85)
     readout = " ".join(tell(curves, drawn, lit))
     return View(readout, Picture(figure, f"{title + '. ' if title else ''}Curves over one number. {readout}"))
 
@@ -309,7 +310,7 @@ def tell(curves: Curves, drawn: str, lit: str) -> Iterator[str]:
     """How a world was trained and what was measured of the curves that are drawn, in sentences."""
     world, inside = curves.world, curves.grid.abs() <= EDGE
     number = "One expert was" if world.experts == 1 else f"{world.experts} experts were"
-    apart = "from one start" if world.near == 0 else f"from starts at {world.near:g} of an independent distance"
+    apart = "from one start" if world.near == 0 else f"from starts at distance {world.near:g} (1: independent)"
     how = "together by random routes" if world.together else "apart"
     shared = f"the {world.shared} projection shared" if world.shared else "nothing shared"
     weight = f", consistency {world.consistency:g}" if world.together else ""

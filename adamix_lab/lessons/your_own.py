@@ -179,9 +179,9 @@ def draw_combined(ground: Ground, combination: str, weight: str) -> View:
     same = ", ".join(name for name, value in zip(names, found, strict=True) if value <= CLOSE)
     readout = (
         f"{ground.name}: “{combination}” at weight {weight} for each of {ground.experts} experts gives {norm:.3g} "
-        f"times the update of the mean of factors; the mean of products is {ground.target:.3g} times as large. Largest "
-        f"difference of logits: {found[0]:.2g} of the largest to merge, {found[1]:.2g} to merge_products. Equal to "
-        f"{same or 'neither'} within 1e-5."
+        f"times the update of the mean of factors; the mean of products is {ground.target:.3g} times as large. The "
+        f"logits differ by {found[0]:.2g} of the largest from those of merge, by {found[1]:.2g} from those of "
+        f"merge_products. Equal to {same or 'neither'} within 1e-5."
     )
     return View(readout, Picture(figure, f"How far peft's logits are from those of both merges. {readout}"))
 
@@ -217,10 +217,11 @@ def draw_experts(weight: float | None = None) -> Picture:
     figure, ax = new_figure(6.4, 4.2)
     for arrow, name, style in arrows:
         (x, y), colour, one = arrow.tolist(), STYLES[style][0], style == "fixed"
+        place, side = ((6, -4), "left") if y < x else ((0, 6), "center") if one else ((-6, 6), "right")
         ax.quiver(0, 0, x, y, angles="xy", scale_units="xy", scale=1, width=0.004 if one else 0.009, color=colour)
         if weight is None or not one:  # beside a long arrow the experts' names would lie on one another
-            ax.annotate(name, (x, y), xytext=(-6, 6), textcoords="offset points", color=colour, ha="right")
+            ax.annotate(name, (x, y), xytext=place, textcoords="offset points", color=colour, ha=side)
     longest = max(float(arrow.abs().max()) for arrow, _, _ in arrows)
-    ax.set(xlim=(0, 1.05 * longest), ylim=(0, 1.15 * longest), aspect="equal", xlabel="output 1", ylabel="output 2")
+    ax.set(xlim=(0, 1.3 * longest), ylim=(0, 1.15 * longest), aspect="equal", xlabel="output 1", ylabel="output 2")
     told = ", ".join(f"{name} {float(arrow.norm()):.2f}" for arrow, name, _ in arrows)
     return Picture(figure, f"Updates B A as arrows from one input to two outputs; their lengths: {told}.")

@@ -104,8 +104,8 @@ def test_committed_tables_hold_every_effect(lesson):
 
 
 def test_a_committed_figure_is_what_is_measured_again():
-    measure = maker.measures_of("03")["aspects, apart: merged minus its experts alone, accuracy"]
-    (row,) = effects_table("03", "aspects, apart: merged minus its experts alone", None).rows[:1]
+    measure = maker.measures_of("03")["aspects, trained apart: merged minus its experts alone, accuracy"]
+    (row,) = effects_table("03", "aspects, trained apart: merged minus its experts alone", None).rows[:1]
     assert maker.measure_effect(row["effect"], measure).row()["by_seed"] == row["by_seed"]
 
 
@@ -137,7 +137,7 @@ def test_a_forest_tells_each_line_and_marks_verdicts():
     assert picture._repr_mimebundle_()[0]["text/plain"] == picture.alt
     with pytest.raises(ValueError, match="15 effects: expected 1 to 14"):
         draw_forest(rows * 3)
-    assert "aspects, apart: merged minus its experts alone" in forest("03", "apart:").alt
+    assert "aspects, trained apart: merged minus its experts alone" in forest("03", "apart:").alt
 
 
 def test_an_outcome_is_the_verdict_or_the_side_that_is_shown(tmp_path):

@@ -56,10 +56,10 @@ def test_another_order_of_units_is_the_same_curve_with_a_wall_and_alignment_take
 
 def test_the_segment_explorer_is_driven_to_its_goal():
     widget = segment_explorer()
-    assert widget.last_error is None and "Barrier above the chord: 0.00" in widget.text
+    assert widget.last_error is None and "barrier above the chord is 0.00" in widget.text
     for button, over in (("permute", True), ("align", False), ("far starts", True), ("near starts", False)):
         widget.buttons[button].click()
-        height = float(widget.text.split("chord: ")[1].rstrip("."))
+        height = float(widget.text.split("chord is ")[1].rstrip("."))
         assert (height > 0.1) == over, button
     before = widget.picture.alt
     widget.set(t=0.5)

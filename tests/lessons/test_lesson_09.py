@@ -196,7 +196,7 @@ def test_the_explorer_is_driven():
     before = widget.picture.alt
     widget.buttons["Show me"].click()
     assert widget.picture.alt != before and "Chosen: expert 1, 1 beam" in widget.picture.alt
-    for number, route, beams in ((1, "fixed-0", 1), (10, "anew", 4), (5, "merged", 4)):
+    for number, route, beams in ((1, "expert 0", 1), (10, "a new route every token", 4), (5, "merged", 4)):
         widget.set(number=number, route=route, beams=beams)
         source, texts = written(number, beams)
         assert source == inputs()[number - 1] and f"{source} → “{texts[route]}”" in widget.text

@@ -114,7 +114,7 @@ def test_at_most_three_controls():
 ANSWERS = ("AdaMix", "the other", "not shown")
 
 
-def asked(answer=None, sure=""):
+def asked(answer="", sure=""):
     box = Prediction("Who wins?", answers=ANSWERS)
     box.choice.value, box.entry.value = answer, sure
     return box
@@ -132,8 +132,9 @@ def test_an_answer_comes_with_a_probability():
     for typed, share in (("85", 0.85), (" 85 % ", 0.85), ("85,5", 0.855), ("0", 0.0)):
         box.entry.value = typed
         assert box.probability == pytest.approx(share) and box.value == "AdaMix"
-    box = asked(None, "80")
+    box = asked("", "80")
     assert box.value is None and "choose an answer" in box.text
+    assert box.choice.label == "choose an answer" and box.choice.layout.width == "max-content"  # read whole
     assert box.choice.description == "Your answer" and box.entry.description == "How sure are you (%)"
     data = box._repr_mimebundle_()
     assert data["text/plain"] == "Who wins? (Run the cell to enter a prediction.)"

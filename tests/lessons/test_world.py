@@ -136,7 +136,7 @@ def test_settings_that_fit_no_world_are_refused(settings, told):
 def test_the_picture_says_what_it_draws():
     curves = known(World(layers=2, steps=20, near=1.0))
     view = draw_world(curves, "Two layers", route=6)
-    assert "4 experts were trained together by random routes from starts at 1" in view.readout
+    assert "4 experts were trained together by random routes from starts at distance 1 (1: independent)" in view.readout
     assert "The thick line is route (1, 2)." in view.readout and view.readout in view.picture.alt
     assert f"the merge {curves.errors['merged']:.2f}" in view.readout and all_inside(view.picture.figure)
     assert "merge" not in draw_world(curves, drawn="ensemble").readout
@@ -169,7 +169,7 @@ def test_the_widget_trains_again_at_each_movement():
     widget.buttons["draw a route"].click()
     assert "The thick line is expert" in widget.text and widget.last_error is None
     widget.buttons["far"].click()
-    assert widget.state["near"] == 1.0 and "starts at 1" in widget.text
+    assert widget.state["near"] == 1.0 and "starts at distance 1" in widget.text
     widget = world_explorer("Merge", "See it.", ("drawn", "together", "consistency"), steps=20)
     assert "merge" not in widget.text
     widget.buttons["merge"].click()
