@@ -126,8 +126,9 @@ lesson.forest("03", "alone, accuracy")
 
 # %% [markdown]
 # With the down-projection shared, merge and experts are *alike* in both worlds. On "aspects" adapters trained apart
-# lose 20 to 29 points by merging, AdaMix 3 to 7. On sentences, after 300 small steps, no loss of AdaMix's is shown:
-# the gap is one that experts *can* fall into when they are far apart.
+# lose 20 to 29 points by merging, AdaMix 3 to 7: on each of three seeds, too few for a verdict (*not shown*). On
+# sentences, after 300 small steps, AdaMix's merge loses nothing on average, and adapters trained apart lose five
+# points (*shown*). So the gap is one that experts *can* fall into when they are far apart.
 #
 # ## Why, then, does AdaMix share the up-projection?
 #

@@ -13,7 +13,7 @@
 # %% [markdown]
 # # 04 · Merged, ensemble, random, fixed: four ways to answer
 #
-# Training left four experts in each block, and so many *routes*: one expert for each block. Below, each thin green
+# Training left four experts in each block; a *route* takes one of them in each. Below, each thin green
 # curve is one route of the one-dimensional world. One answer is wanted. **Which one should be given, and what does it
 # cost?** Afterwards you will be able to
 #
@@ -36,7 +36,7 @@ lesson.draw_fan(near=0.4)
 #
 # | way | answer | passes |
 # |---|---|---|
-# | **fixed** | $p(y \mid x, W_1)$, expert 1 in every block | 1 |
+# | **fixed** | $p(y \mid x, W_0)$, expert 0 in every block | 1 |
 # | **random** | $p(y \mid x, W)$ for a route that is drawn | 1 |
 # | **ensemble** | $\frac1R \sum_W p(y \mid x, W)$, the mean over all $R$ routes (Eq. 7) | $R$ |
 # | **merged** | $p(y \mid x, \overline W)$ | 1 |
@@ -90,8 +90,8 @@ better.then(
 lesson.four_ways(runs)
 
 # %% [markdown]
-# The ensemble of all routes runs sixteen passes for one answer, the merge one. **In loss the two are alike here, so the
-# merge is the ensemble's answer at a sixteenth of the cost.** It is not the same answer, though:
+# The ensemble of all routes runs sixteen passes for one answer, the merge one. **In loss the two are *alike* here: the
+# merge answers as well, at a sixteenth of the cost.** It does not give the same answers, though:
 
 # %%
 for run in runs[:3]:

@@ -131,7 +131,7 @@ second.then(lambda: [lesson.forest("05", "sentences: "), lesson.forest("05", "co
 # %% [markdown]
 # AdaMix's merges are *alike* to their ensembles, with either side shared, with consistency and without. Apart, and with
 # nothing shared, the merge is *shown* to lie above it, by 0.17 to 0.19 nats; with one start, by 0.03. Not consistency
-# makes averaging work here: a shared side or one start does. Trained twice as long from one start, the merge lies even
+# makes averaging work here: a shared side or one start does. Trained for 300 steps from one start, the merge lies even
 # *below* its ensemble (*shown*).
 #
 # ## Is it flatness?
@@ -150,7 +150,8 @@ lesson.gaps({"AdaMix": "adamix", "one start": "apart-same-start", "apart": "apar
 # ## Planes and simplices, on one scale
 #
 # Three experts are the corners of a *simplex*, a triangle of mixtures. Mind the scale: on one of its own, each picture
-# would be a mountain. Experts of "aspects", trained longer:
+# would be a mountain. Experts of "aspects", trained longer; the plane's merge is of four experts, the triangle's mean
+# of three:
 
 # %%
 planes = {name: lesson.landscape_of(name, "plane", steps=7, rows=32, device="cpu") for name in ("adamix", "apart")}

@@ -138,8 +138,8 @@ prediction
 
 # %%
 prediction.then(
-    lambda: [lesson.draw_reliability(20), lesson.forest("06", "confidence"), lesson.forest("06", "loss, ")],
-    truth=None,
+    lambda: [lesson.draw_reliability(20), *(lesson.forest("06", about) for about in ("confidence", "Mix minus s"))],
+    lesson.outcome("06", "both rescaled: merged AdaMix minus slow", "the slow adapter", "AdaMix", "not shown"),
 )
 
 # %% [markdown]

@@ -144,8 +144,8 @@ print(f"seeds for ± 1 point: about {lesson.seeds_needed(gaps, 1.0)}")
 # ## Many comparisons, and few rows
 #
 # Compare 20 pairs that do not differ: one of them looks like an effect with a chance of $1 - 0.95^{20} = 64\,\%$. So
-# the 5 % are divided among all comparisons of a family (Bonferroni). **Break it**: judge each line of the dashboard as
-# if it were alone.
+# the 5 % are divided among all comparisons of a family (Bonferroni): hence question 2's interval is wider than ± 1.6.
+# **Break it**: judge each line of the dashboard as if it were alone.
 #
 # In the paper's Table 8, RTE falls from 89.2 to 84.8 % without consistency. RTE's validation set has 277 rows. How many
 # rows make the difference?

@@ -128,7 +128,7 @@ lesson.forest("09")
 at = task.sources.index(lesson.inputs()[5])
 texts = {name: written[at] for name, written in lesson.load_texts().items() if "beams" not in name}
 for name, written in texts.items():
-    print(f"{name:8} {written}")
+    print(f"{lesson.plain(name):23} {written}")
 lesson.draw_slots(task.sources[at], texts)
 
 # %% [markdown]

@@ -51,7 +51,7 @@ print("The ensembles are counted.")
 # %% [markdown]
 # ## 2 · Four ways, four numbers
 #
-# `routes [routes, rows, classes]` are the logits of every route, the first of them that of expert 1 in every block;
+# `routes [routes, rows, classes]` are the logits of every route, the first of them that of expert 0 in every block;
 # `merged [rows, classes]` those of the merge. Return the accuracies as a dict of four floats, `"merged"`, `"fixed"`,
 # `"ensemble"` (the mean of the routes' *probabilities*, then its answer), and `"random"`: what a route that is drawn at
 # random gets right *on average*.
@@ -82,7 +82,7 @@ found = four_ways(routes, merged, labels)
 assert set(found) == {"merged", "fixed", "ensemble", "random"}, f"Names {sorted(found)}: expected the four ways."
 assert found["merged"] == 0, "The merge has logits of its own, and here it is right on none of the rows."
 assert abs(found["fixed"] - 1) < 1e-6, "The first route is right on all three rows."
-print("The merge and expert 1 are right.")
+print("The merge and expert 0 are right.")
 
 # %% check="four-random" points=1
 routes = torch.tensor([[[1.0, 0], [0, 1], [0, 1]], [[1, 0], [1, 0], [1, 0]]])
