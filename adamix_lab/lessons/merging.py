@@ -237,7 +237,8 @@ def ground_of(twin: str = "apart", seed: int = 0, data: str = "aspects") -> Grou
     """The triangle of shipped experts, on the rows that they are judged on."""
     mixture, tokenizer = load_twin(twin, seed, data=data)
     task = load_task("aspects") if data == "aspects" else sentences(data, seed)
-    return prepare(mixture, task, tokenizer, f"{twin} on {data}, seed {seed}")
+    words = {"apart": "trained apart", "down": "down-projection shared", "noisy": "noisy sentences"}
+    return prepare(mixture, task, tokenizer, f"{words.get(twin, twin)}, {words.get(data, data)}, seed {seed}")
 
 
 def mixing_triangle(ground: Ground, highest: float | None = None) -> Explorer:
