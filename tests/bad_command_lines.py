@@ -49,8 +49,9 @@ NAMES = """train --adaptation lroa|train --share sideways|train --opponent full|
     train --task rte --folder nowhere|train --bukcet 1|train extra|trian|--nope|train --lr|evaluate nowhere
     evaluate loop|evaluate|predict nowhere text|predict|posterior nowhere|generate nowhere source
     export nowhere|export broken --format pefft|export|landscape --kind plain|landscape --metric los
-    landscape --stage end|landscape --kind|ablate nowhere.yaml|ablate|report nowhere
-    report empty|report loop|report|presets nope|train-generator
+    posterior moved --task nowhere/task.csv|posterior moved --outside nowhere/task.csv|posterior moved
+    landscape moved --task nowhere/task.csv|landscape --stage end|landscape --kind|ablate nowhere.yaml|ablate
+    report nowhere|report empty|report loop|report|presets nope|train-generator
     train-generator notices --model books-gpt2 --part train|push|push nowhere|classroom grade
     classroom grad|classroom|doctor --clas|generate|landscape --dtype int8|import-experts"""
 FOLDERS = """ablate loop|ablate bad.yaml|ablate bomb.yaml|ablate twice.yaml|ablate text.yaml|ablate broken/adamix.json

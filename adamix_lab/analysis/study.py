@@ -23,6 +23,7 @@ from adamix_lab.core.files import alone, write_atomically, write_text
 from adamix_lab.core.routing import generator_for
 from adamix_lab.fast.tree import check_budget
 from adamix_lab.models.model import MixtureModel
+from adamix_lab.tasks.batches import check_answers, check_labels
 from adamix_lab.tasks.loading import load_task, saved_task
 from adamix_lab.tasks.tasks import Row, Task, hold_out
 from adamix_lab.training.doctor import versions
@@ -78,6 +79,7 @@ def landscape_of(
     batch_size: int = 64,
     dtype: str = "float32",
     device: str | None = None,
+    task: Task | None = None,
     store: Path | None = None,
     say: Say = print,
 ) -> Landscape:
@@ -93,21 +95,25 @@ def landscape_of(
         batch_size: rows a pass.
         dtype: "float32" or "bfloat16".
         device: None takes a GPU if there is one.
+        task: whose rows; None takes the task that they were trained on.
         store: see `evaluate_points`.
         say: takes a line about resuming.
 
-    Raises ValueError for unknown names and a GPU that is not there, FileNotFoundError for other things missing.
+    Raises ValueError for unknown names, a task that the head does not answer, and a GPU that is not there,
+    FileNotFoundError for other things missing.
     """
     one_of("dtype", dtype, ("float32", "bfloat16"))
     device = choose_device(device)
     if name in learners():
         mixture, tokenizer = load_twin(name, seed, stage)
-        task = load_task("aspects")
+        task = task or load_task("aspects")
     elif Path(name).is_dir():
         mixture, tokenizer, config = load_saved(Path(name))
-        task = saved_task(config["notes"])
+        task = task or saved_task(config["notes"])
     else:
         raise unknown("Twin, or folder,", name, learners())
+    check_labels(mixture, task)
+    check_answers(mixture, task)
     points = points_of_kind(kind, mixture, steps, seed)
     mixture = mixture.to(device, getattr(torch, dtype))
     batches = task_batches(task, tokenizer, rows, batch_size)
@@ -179,10 +185,9 @@ class Settings:
 def write_posterior(
     folder: Path,
     out: Path,
+    task: Task,
     settings: Settings | None = None,
-    task: str | None = None,
-    outside: str | None = None,
-    outside_text: Sequence[str] | None = None,
+    outside: Task | None = None,
     members: Sequence[Path] = (),
     say: Say = print,
 ) -> dict[str, DataFrame]:
@@ -192,24 +197,24 @@ def write_posterior(
         folder: as `adamix-lab train` writes it.
         out: for strategies.csv, draws.parquet, convergence.csv, uncertainty.csv, reliability.csv, PNGs with alt texts,
             record.json.
+        task: the one it was trained on.
         settings: how much is looked at.
-        task: the task it was trained on; None takes the name in its notes.
         outside: another task, whose evaluation text is the outside.
-        outside_text: its columns.
         members: folders of single adapters trained apart on the same backbone and task.
         say: takes lines.
 
-    Raises ValueError where all routes are asked for and there are too many: says how many.
+    Raises ValueError for a task that the head does not answer, and where all routes are asked for and there are too
+    many: says how many.
     """
     settings, start = settings or Settings(), time.perf_counter()
     mixture, tokenizer, config = load_saved(folder)
     if settings.routes is None:
         check_budget(mixture.space)
+    check_labels(mixture, task)
+    check_answers(mixture, task)
     notes = config["notes"]
-    inner = saved_task(notes, task)
-    outer = load_task(outside, text=outside_text) if outside else None
-    parts, description = _choose_rows(inner, outer, notes.get("recipe") or {}, settings)
-    say(f"{inner.name}: {description}; {mixture.space.number:,} routes")
+    parts, description = _choose_rows(task, outside, notes.get("recipe") or {}, settings)
+    say(f"{task.name}: {description}; {mixture.space.number:,} routes")
     fixed = _fix_parts(mixture, tokenizer, parts)
     routes = {name: _under_routes(part, settings) for name, part in fixed.items()}
     say(f"routes answered after {time.perf_counter() - start:.0f} s")
@@ -228,14 +233,14 @@ def write_posterior(
         tables["convergence"] = posterior.convergence(inside, merged, draws=draws, seed=seed)
     tables["reliability"] = _reliability(methods)
     record = {
-        "task": inner.name, "outside": outer.name if outer else None, "rows": description,
+        "task": task.name, "outside": outside.name if outside else None, "rows": description,
         "settings": asdict(settings),
         "mixture": {key: config.get(key) for key in ("adaptation", "experts", "share", "tied", "base")},
         "routes": mixture.space.number, "members": len(members), "recipe": notes.get("recipe"),
         "training_rows": notes.get("train_rows"), "interpretation": INTERPRETATION,
         "seconds": round(time.perf_counter() - start, 1), "versions": versions(),
     }  # fmt: skip
-    _write(out, tables, f"{inner.name}, M = {mixture.space.experts}", record)
+    _write(out, tables, f"{task.name}, M = {mixture.space.experts}", record)
     say(tables["strategies"].to_string(index=False, float_format="{:.4f}".format))
     say(tables["uncertainty"].set_index("method").T.to_string(float_format="{:.4f}".format))
     say(f"{INTERPRETATION}\nWritten to {out} after {record['seconds']:.0f} s.")

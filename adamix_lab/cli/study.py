@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from adamix_lab.cli import options
+from adamix_lab.core.files import read_config
 
 
 def posterior(
@@ -32,10 +33,14 @@ def posterior(
 
     --task is the one it was trained on, where that was a folder or file. Rows are seeded samples.
     """
+    from adamix_lab.tasks.loading import load_task, saved_task
+
+    own = saved_task(read_config(folder)["notes"], task)  # rows that are not there are told before torch is imported
+    other = load_task(outside, text=outside_text) if outside else None
     from adamix_lab.analysis.study import Settings, write_posterior
 
     settings = Settings(evaluation_rows, other_rows, draws, token_draws, dropout, routes, seed)
-    write_posterior(folder, out, settings, task, outside, outside_text, member or ())
+    write_posterior(folder, out, own, settings, other, member or ())
 
 
 def landscape(
@@ -43,6 +48,7 @@ def landscape(
         list[str] | None,
         options.argument("Shipped experts, or folders that were saved.", options.is_landscape),
     ] = None,
+    task: Annotated[str | None, options.TASK] = None,
     kind: Annotated[str, options.choice("", "line plane random triangle")] = "plane",
     metric: Annotated[list[str] | None, options.choice("Once each: ", "loss accuracy entropy consistency")] = None,
     seed: Annotated[int, options.SEED] = 0,
@@ -55,12 +61,15 @@ def landscape(
 ) -> None:
     """Loss over lines, planes and mixtures of experts: arrays and pictures; a killed run goes on where it was.
 
-    Rows are the first, by default all. Shipped experts are those of --seed.
+    Rows are the first, by default all. Shipped experts are those of --seed. --task gives other rows, or says
+    where a folder's lie now.
     """
-    from adamix_lab.analysis.study import write_landscapes
+    from adamix_lab.tasks.loading import load_task
 
     settings: dict[str, Any] = {"seed": seed, "stage": stage, "steps": points, "rows": evaluation_rows}
-    settings |= {"batch_size": batch_size, "dtype": dtype}
+    settings |= {"batch_size": batch_size, "dtype": dtype, "task": load_task(task) if task else None}
+    from adamix_lab.analysis.study import write_landscapes
+
     write_landscapes(names or ["adamix"], kind, out, metric or ["loss"], **settings)
 
 

@@ -1,6 +1,7 @@
 """The study: every table and picture of a saved mixture, and what it says about its rows."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -23,14 +24,13 @@ def saved(monkeypatch):
         single = folder.name.startswith("single")
         more = {"experts": 1, "share": None} if single else {"experts": 4 if folder.name == "large" else 2}
         mixture = tiny.shake(tiny_task.mixture(dropout=0.2, **more), seed=len(folder.name))
+        mixture.model.config.id2label = dict(enumerate(TASK.classes))
         fraction = 0.0 if folder.name == "all-seen" else 0.2
         notes = {"task": "tiny", "train_rows": 96, "recipe": {"dev_fraction": fraction, "seed": 5}}
         config = {"adaptation": {}, "experts": 2, "share": ["up"], "base": {}, "notes": notes}
         return mixture.eval(), TOKENIZER, config
 
     monkeypatch.setattr(study, "load_saved", load_saved)
-    monkeypatch.setattr(study, "load_task", lambda source, **more: TASK)
-    monkeypatch.setattr(study, "saved_task", lambda notes, source=None: TASK)
 
 
 def test_it_writes_tables_pictures_with_alt_texts_and_a_record(saved, tmp_path):
@@ -39,7 +39,7 @@ def test_it_writes_tables_pictures_with_alt_texts_and_a_record(saved, tmp_path):
     said = []
     members = [tmp_path / "single-a", tmp_path / "single-bc"]
     tables = write_posterior(
-        tmp_path / "mixture", tmp_path / "out", SMALL, outside="other", members=members, say=said.append
+        tmp_path / "mixture", tmp_path / "out", TASK, SMALL, outside=TASK, members=members, say=said.append
     )
     assert tables.keys() == TABLES
     for name in TABLES:
@@ -74,13 +74,22 @@ def test_temperatures_need_rows_that_training_did_not_see(saved, tmp_path, monke
 
     monkeypatch.setattr(posterior, "fix_batches", watch)
     monkeypatch.setattr(study, "_pictures", lambda tables, title: {})
-    write_posterior(tmp_path / "mixture", tmp_path / "out", SMALL, say=lambda line: None)
+    write_posterior(tmp_path / "mixture", tmp_path / "out", TASK, SMALL, say=lambda line: None)
     dev = [row["sentence"] for row in hold_out(TASK.train, 0.2, 5)[1]]
     assert len(seen) == 2 and set(seen[1]) <= set(dev)
-    tables = write_posterior(tmp_path / "all-seen", tmp_path / "again", SMALL, say=lambda line: None)
+    tables = write_posterior(tmp_path / "all-seen", tmp_path / "again", TASK, SMALL, say=lambda line: None)
     assert "temperature" not in tables["uncertainty"]
     record = json.loads((tmp_path / "again/record.json").read_text())
     assert "no temperatures" in record["rows"] and record["outside"] is None
+
+
+def test_a_task_that_the_head_does_not_answer_is_refused_before_any_work(saved, tmp_path):
+    two = replace(TASK, classes=TASK.classes[:2])
+    turned = replace(TASK, classes=tuple(reversed(TASK.classes)))
+    for task, told in ((two, "expected 2"), (turned, "in this order")):
+        with pytest.raises(ValueError, match=told):
+            write_posterior(tmp_path / "mixture", tmp_path / "out", task, SMALL)
+    assert not (tmp_path / "out").exists()
 
 
 def test_too_many_routes_are_refused_before_any_work_and_can_be_drawn(saved, tmp_path, monkeypatch):
@@ -88,10 +97,10 @@ def test_too_many_routes_are_refused_before_any_work_and_can_be_drawn(saved, tmp
     from adamix_lab.fast.tree import check_budget as study_budget
 
     with pytest.raises(ValueError, match=r"64 routes: expected at most 50.*--routes N"):
-        write_posterior(tmp_path / "large", tmp_path / "out", SMALL)
+        write_posterior(tmp_path / "large", tmp_path / "out", TASK, SMALL)
     assert not (tmp_path / "out").exists()
     few = Settings(rows=10, other_rows=5, draws=4, token_draws=1, dropout=0, routes=9)
-    tables = write_posterior(tmp_path / "large", tmp_path / "out", few, say=lambda line: None)
+    tables = write_posterior(tmp_path / "large", tmp_path / "out", TASK, few, say=lambda line: None)
     assert "convergence" not in tables and "monte-carlo" in set(tables["strategies"]["strategy"])
     assert "routes, all 9 drawn" in set(tables["uncertainty"]["method"])
     assert not (tmp_path / "out/convergence.png").exists()
