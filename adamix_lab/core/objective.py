@@ -59,13 +59,15 @@ class Objective(nn.Module):
         self.task_loss = task_loss or task_loss_of(mixture)
 
     def forward(self, batch: Batch, routes: Tensor) -> Losses:
-        """`batch` with `labels`; `routes` `[views, sites, sides]` (or per example, per token)."""
+        """`batch` with `labels`; `routes` `[views, sites, sides]` (or per example, per token), one view or two."""
         inputs = without_labels(self.mixture.model, batch)
         logits = routed_logits(self.mixture, inputs, routes, self.consistency.views, self.ways)
         return self.losses(logits, batch["labels"])
 
     def losses(self, logits: Tensor, labels: Tensor) -> Losses:
-        """The losses of logits `[views, B, ...]` that are there already."""
+        """The losses of logits `[views, B, ...]` that are there already. Raises ValueError for more than two views."""
+        if len(logits) > 2:
+            raise LabError(f"{len(logits)} views: expected one, or two that are held together.")
         task = self.task_loss(logits[0], labels)
         if len(logits) == 1 or self.consistency.weight == 0:
             nothing = torch.zeros_like(task)

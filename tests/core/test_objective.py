@@ -71,6 +71,11 @@ def test_weight_zero_is_one_view():
     losses.total.backward()
 
 
+def test_a_third_view_would_be_held_to_nothing():
+    with pytest.raises(LabError, match="3 views: expected one, or two"):
+        step(tiny.mixed(tiny.bert(), Bottleneck(4)), views=3)
+
+
 def test_losses_are_returned_not_stored():
     """Nothing on any module holds a tensor of the step: copies, pickles and the next step stay clean."""
     mixture = tiny.mixed(tiny.bert(), Bottleneck(4)).train()
