@@ -32,6 +32,9 @@ FOREIGN = ("PYTHONHOME", "PYTHONPATH", "PIP_USER", "PIP_TARGET", "PIP_PREFIX", "
 NEEDED = "AdaMix Lab needs 3.11 or newer: install one (python.org), and name it: bootstrap.py --python python3.12"
 TRY = """What to try: free disk space (2 GB, 6 with CUDA, as much again for downloads); check the network (HTTPS_PROXY
 behind a proxy); make constraints.txt fit what you changed in pyproject.toml; close what uses .venv. Then try again."""
+BUNDLE = ROOT / "BUNDLE.txt"  # for rooms without network: `adamix-lab classroom bundle`
+if BUNDLE.is_file():
+    TRY = BUNDLE.read_text(encoding="utf-8")  # what it was made for
 
 
 def call(*command: str) -> int:
@@ -100,7 +103,7 @@ def set_up(options: argparse.Namespace) -> None:
     write_state({**wanted, "done": False})
     # --no-compile: byte code is written at the first import of what is used, not now for all of torch.
     pip = [str(PYTHON), "-m", "pip", "install", "--no-compile"]
-    if (ROOT / "BUNDLE.txt").is_file():  # for rooms without network: `adamix-lab classroom bundle`
+    if BUNDLE.is_file():
         steps = [[*pip, "--isolated", "--no-index", "--find-links", "wheels", f"adamix-lab[{extras}]"]]
     else:
         pip += ["-c", "constraints.txt", *(["--extra-index-url", CPU_INDEX] if wanted["cpu"] else [])]

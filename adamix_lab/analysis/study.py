@@ -18,7 +18,7 @@ from adamix_lab.analysis.calibration import Method
 from adamix_lab.analysis.landscape import METRICS, Landscape, Say, evaluate_points, task_batches
 from adamix_lab.analysis.points import Points, experts_of, line, plane, point_of, random_plane, simplex
 from adamix_lab.analysis.posterior import FixedBatches, Samples, merged_sample
-from adamix_lab.core.errors import LabError, one_of, positive, unknown, whole
+from adamix_lab.core.errors import LabError, one_of, unknown, whole
 from adamix_lab.core.files import alone, write_atomically, write_text
 from adamix_lab.core.routing import generator_for
 from adamix_lab.fast.tree import check_budget
@@ -171,14 +171,6 @@ class Settings:
     dropout: int = 16
     routes: int | None = None
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("rows", "other_rows", "draws", "token_draws"):
-            positive(name, getattr(self, name))
-        if self.routes is not None:
-            positive("routes", self.routes)
-        if self.dropout < 0:
-            raise LabError(f"dropout = {self.dropout}: expected a number of samples, or 0 to leave dropout out.")
 
 
 @alone("out")

@@ -28,18 +28,12 @@ import runpy
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-os.chdir(HERE)
+os.chdir(Path(__file__).resolve().parent)
 os.environ["HF_HUB_OFFLINE"] = "1"
 for name in ("PYTHONPATH", "PYTHONHOME"):  # nothing of this laptop's own
     os.environ.pop(name, None)
 sys.argv[1:] = ["run", "-m", "adamix_lab", *sys.argv[1:]]
-try:
-    runpy.run_path("bootstrap.py", run_name="__main__")
-except SystemExit as end:
-    if isinstance(end.code, str):  # the setup has stopped
-        sys.exit(end.code + " " + Path("BUNDLE.txt").read_text(encoding="utf-8"))
-    raise
+runpy.run_path("bootstrap.py", run_name="__main__")
 '''
 
 
