@@ -95,14 +95,8 @@ def grade(
         before = graded.pop(submission.person, {})
         remarks, seconds = tuple(before.get("remarks", ())), 0.0
         if again or before.get("digest") != digest:
-            try:
-                told = _grade_one(grader, submission.person, files, why, assignment, course, released, ran)
-            except NotStarted as problem:
-                write_graded(kept, graded)  # without this person: the next run grades them
-                raise OSError(
-                    f"{submission.name} was not graded: Python did not start on this machine ({problem}). {n - 1} of "
-                    f"{len(submissions)} are graded and kept: run the same command again, with less beside it."
-                ) from problem
+            write_graded(kept, graded)  # without this person: whatever happens now, the next run grades them
+            told = _grade_one(grader, submission, files, why, assignment, course, released, ran)
             remarks, seconds = (*submission.remarks, *told), time.perf_counter() - start
         points = _points(grader, submission.person, assignment, maximum)
         about = {name: getattr(submission, name) for name in ("name", "file", "platform")}
@@ -154,7 +148,7 @@ def _settings(limits: Limits, ran: dict[str, Any]) -> Any:
 
 def _grade_one(
     grader: Any,
-    person: str,
+    submission: Submission,
     files: Mapping[str, bytes],
     why: str,
     assignment: str,
@@ -165,6 +159,7 @@ def _grade_one(
     """Grades one; the remarks. Why not: in the place of what cannot be read stands the released notebook, not run."""
     import nbformat
 
+    person = submission.person
     folder = course / "submitted" / person / assignment
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -183,11 +178,14 @@ def _grade_one(
     ran |= {"why": why, "trouble": None}
     answer = grader.autograde(assignment, person, force=True)
     if ran["trouble"]:
-        raise ran["trouble"]
+        raise OSError(
+            f"{submission.name} was not graded: Python did not start on this machine ({ran['trouble']}). Whoever came "
+            "before is graded and kept: run the same command again, with less beside it."
+        )
     if not answer["success"] and not why:
         words = (answer.get("error") or "nbgrader did not say why").strip().splitlines()
         why = f"Its cells could not be read: {words[-1]}."
-        return [*remarks, *_grade_one(grader, person, files, why, assignment, course, released, ran)]
+        return [*remarks, *_grade_one(grader, submission, files, why, assignment, course, released, ran)]
     done(answer, f"Grading {person}")
     return [*remarks, *ran["remarks"]]
 
