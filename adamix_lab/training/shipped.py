@@ -13,10 +13,9 @@ from typing import Any
 
 from torch import nn
 
-from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.errors import LabError, one_of
 from adamix_lab.core.files import require_file
-from adamix_lab.models.model import MixtureModel, attach
+from adamix_lab.models.model import MixtureModel
 from adamix_lab.models.saving import load, read_config
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.loading import load_task
@@ -98,14 +97,6 @@ def sentences(cell: str, seed: int) -> Task:
     one_of("data", cell, ("noisy", "clean"))
     noise = 0.25 if cell == "noisy" else 0.0
     return load_task("subjectivity", rows=400, seed=seed, label_noise=noise, part="fresh")
-
-
-def untrained_mixture(
-    task: Task, experts: int, share: str | None, seed: int, tied: bool = False
-) -> tuple[MixtureModel, Any]:
-    """MiniLM with untrained experts in the top two blocks; the head starts alike for every seed of one task."""
-    model, tokenizer = load_backbone("minilm", num_labels=task.num_labels, pooling="cls")
-    return attach(model, Bottleneck(16), experts, share, blocks=BLOCKS, seed=seed, tied=tied), tokenizer
 
 
 def load_saved(

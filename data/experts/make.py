@@ -54,7 +54,6 @@ from adamix_lab.training.shipped import (
     learners,
     sentences,
     twin_recipe,
-    untrained_mixture,
 )
 
 HERE = Path(__file__).resolve().parent
@@ -69,6 +68,14 @@ Parts = Iterable[tuple[MixtureModel, Recipe]]
 
 
 # -- training: one mixture, or single adapters one by one, which are then put side by side ------------------------
+
+
+def untrained_mixture(
+    task: Task, experts: int, share: str | None, seed: int, tied: bool = False
+) -> tuple[MixtureModel, Any]:
+    """MiniLM with untrained experts in the top two blocks; the head starts alike for every seed of one task."""
+    model, tokenizer = load_backbone("minilm", num_labels=task.num_labels, pooling="cls")
+    return attach(model, Bottleneck(16), experts, share, blocks=BLOCKS, seed=seed, tied=tied), tokenizer
 
 
 def train_stages(mixture: MixtureModel, task: Task, tokenizer: Any, recipe: Recipe) -> Stages:
