@@ -183,7 +183,8 @@ def _plot_maps(landscapes: Mapping[str, Landscape], metric: str) -> Picture:
             ax.set_axis_off()
         marks, spread = ", ".join(map(" ".join, at.items())), f"{height.min():.3f} to {height.max():.3f}"
         parts.append(f"{name}: {marks}; over the {number} points {spread}")
-    figure.colorbar(drawn, ax=axes, label=UNITS[metric], shrink=0.85, ticks=MaxNLocator(6))
+    ticks = [tick for tick in MaxNLocator(6).tick_values(levels[0], levels[-1]) if levels[0] <= tick <= levels[-1]]
+    figure.colorbar(drawn, ax=axes, label=UNITS[metric], shrink=0.85, ticks=ticks)
     what = f"{metric.capitalize()} over a {landscape.kind} of adapter space"
     return Picture(figure, f"{what}, one colour scale. {'; '.join(parts)}.")
 

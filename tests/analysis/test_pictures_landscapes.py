@@ -35,6 +35,9 @@ def test_every_kind_is_drawn_and_read_out(kind, tmp_path):
     picture = plots.plot_landscapes(both, "accuracy" if kind == "triangle" else "loss")
     path = save_figure(picture.figure, tmp_path / "x.png", picture.alt)
     assert path.read_bytes().startswith(b"\x89PNG") and len(picture.figure.axes) == (1 if kind == "line" else 3)
+    if kind != "line":  # a mark beyond the colours would stand at their end, beside another number
+        low, high = (bar := picture.figure.axes[-1]).get_ylim()
+        assert len(bar.get_yticks()) and all(low <= tick <= high for tick in bar.get_yticks())
     for name, found in both.items():
         mark = found.marks[0]
         assert (
