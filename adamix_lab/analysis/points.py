@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from adamix_lab.core.errors import LabError, positive
+from adamix_lab.core.errors import LabError, positive, whole
 from adamix_lab.core.objective import without_labels
 from adamix_lab.core.views import Batch, by_row, logits_of, repeat
 from adamix_lab.fast.blocks import fanned_logits, fans_out
@@ -211,8 +211,7 @@ def _difference(anchors: Point, n: int) -> Point:
 
 
 def _ticks(start: float, stop: float, steps: int) -> Tensor:
-    if not isinstance(steps, int) or steps < 2:
-        raise LabError(f"steps = {steps}: expected a whole number of at least 2, the points along an axis.")
+    whole("steps", steps, 2)
     return torch.linspace(start, stop, steps, dtype=torch.float64)
 
 

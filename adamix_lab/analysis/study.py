@@ -18,7 +18,7 @@ from adamix_lab.analysis.calibration import Method
 from adamix_lab.analysis.landscape import METRICS, Landscape, Say, evaluate_points, task_batches
 from adamix_lab.analysis.points import Points, experts_of, line, plane, point_of, random_plane, simplex
 from adamix_lab.analysis.posterior import FixedBatches, Samples, merged_sample
-from adamix_lab.core.errors import LabError, one_of, unknown, whole
+from adamix_lab.core.errors import LabError, one_of, unknown
 from adamix_lab.core.files import alone, write_atomically, write_text
 from adamix_lab.core.routing import generator_for
 from adamix_lab.fast.tree import check_budget
@@ -46,9 +46,7 @@ KINDS = {  # name: points along an axis
 def points_of_kind(kind: str, mixture: MixtureModel, steps: int | None = None, seed: int = 0) -> Points:
     """The points of one of the KINDS. Raises ValueError for an unknown kind, and too few experts."""
     one_of("kind of landscape", kind, KINDS)
-    if steps is not None:
-        whole("steps", steps, 2)
-    steps, merged = steps or KINDS[kind], {"merged": point_of(mixture)}
+    steps, merged = KINDS[kind] if steps is None else steps, {"merged": point_of(mixture)}
     if kind == "random":
         return random_plane(merged, generator_for(seed), steps)
     if kind == "line":

@@ -222,8 +222,8 @@ def checked(name: str, kind: str, value: Any) -> Any:
         finite(name, value, 0)
     elif kind.startswith("int"):
         whole(name, value, 0 if name in ("examples", "seed", "sample", "exact") else 1)
-    elif not isinstance(value, bool if kind == "bool" else str):
-        raise LabError(f"{name} = {value!r}: expected {'true or false' if kind == 'bool' else 'a text'}.")
+    elif not isinstance(value, str):
+        raise LabError(f"{name} = {value!r}: expected a text.")
     if name in CHOICES:
         one_of(name, value, CHOICES[name])
     return value
