@@ -109,10 +109,12 @@ def test_too_many_routes_are_refused_before_any_work_and_can_be_drawn(saved, tmp
 @pytest.mark.parametrize("settings", [{"draws": 0}, {"token_draws": 0}, {"routes": 0}, {"dropout": -1}])
 def test_bad_settings_are_named(saved, tmp_path, settings):
     with pytest.raises(ValueError, match=r"draws.* = (0|-1): expected a whole number"):
-        write_posterior(tmp_path / "mixture", tmp_path / "out", replace(SMALL, **settings), say=lambda line: None)
+        write_posterior(tmp_path / "mixture", tmp_path / "out", TASK, replace(SMALL, **settings), say=lambda line: None)
 
 
 @pytest.mark.parametrize("name", ["rows", "other_rows"])
 def test_no_rows_are_refused(saved, tmp_path, name):
     with pytest.raises(ValueError, match="expected at least one"):
-        write_posterior(tmp_path / "mixture", tmp_path / "out", replace(SMALL, **{name: 0}), say=lambda line: None)
+        write_posterior(
+            tmp_path / "mixture", tmp_path / "out", TASK, replace(SMALL, **{name: 0}), say=lambda line: None
+        )
