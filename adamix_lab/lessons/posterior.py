@@ -224,4 +224,6 @@ def spread_explorer(models: Mapping[str, tuple[Any, Any]], task: Task) -> Explor
     def compute(sentence: str) -> tuple[dict[str, Tensor], str]:
         return ask(models, task, sentence), sentence
 
-    return Explorer(**described("text"), compute=compute, draw=lambda said: draw_spread(*said, task.classes[-1]))
+    return Explorer(
+        **described("text"), compute=compute, draw=lambda said: draw_spread(said[0], said[1], task.classes[-1])
+    )

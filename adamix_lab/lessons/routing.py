@@ -154,7 +154,7 @@ def route_explorer(mixture: MixtureModel, tokenizer: Any, classes: Sequence[str]
     return Explorer(
         **described("routes", first=last, second=last),
         compute=lambda sentence, first, second: (answers(sentence), first, second),
-        draw=lambda routed: draw_routed(*routed, classes),
+        draw=lambda routed: draw_routed(routed[0], routed[1], routed[2], classes),
     )
 
 

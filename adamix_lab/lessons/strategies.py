@@ -198,5 +198,5 @@ def agreement_explorer(models: Mapping[str, tuple[MixtureModel, Any]], task: Tas
     return Explorer(
         **described("agreement", experts=choices(models)) | {"shown": {"experts": [*models][-1]}},
         compute=lambda sentence, experts: (ask(*models[experts], task, sentence), sentence),
-        draw=lambda asked: draw_asked(*asked, task.classes),
+        draw=lambda asked: draw_asked(asked[0], asked[1], task.classes),
     )
