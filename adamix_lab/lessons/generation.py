@@ -31,7 +31,6 @@ NAMES = {
     **{f"fixed-{n}": f"expert {n}" for n in range(4)},
     "random": "one random route a text",
     "anew": "a new route every token",
-    "merged": "merged",
 }
 
 
@@ -54,9 +53,9 @@ def explored() -> dict[str, dict[str, list[str]]]:
     return {plain(name): texts for name, texts in load_explored().items()}
 
 
-def written(number: int, beams: int) -> tuple[str, dict[str, str]]:
-    """(an input, counted from 1; what each route writes for it with so many beams, by the route's name in words)."""
-    return inputs()[number - 1], {name: texts[str(beams)][number - 1] for name, texts in explored().items()}
+def written(number: int, route: str, beams: int) -> tuple[str, dict[str, str], str, int]:
+    """(an input, counted from 1; what each route writes for it, by its name in words; the route; the beams)."""
+    return inputs()[number - 1], {name: by[str(beams)][number - 1] for name, by in explored().items()}, route, beams
 
 
 def share(route: str, beams: int) -> float:
@@ -109,11 +108,7 @@ def plain(name: str) -> str:
 
 def decoding_explorer() -> Explorer:
     """The widget of lesson 09, over texts that were written beforehand."""
-    return Explorer(
-        **described("decoding"),
-        compute=lambda number, route, beams: (*written(number, beams), route, beams),
-        draw=lambda seen: draw_written(*seen),
-    )
+    return Explorer(**described("decoding"), compute=written, draw=lambda seen: draw_written(*seen))
 
 
 # -- a table of the paper --------------------------------------------------------------------------------------

@@ -199,8 +199,7 @@ def draw_mixed(ground: Ground, state: Mixed, highest: float | None = None) -> Vi
     levels = torch.linspace(0, top, 15).tolist()
     drawn = ax.tricontourf(x, y, losses.clamp(max=top).numpy(), levels=levels, cmap="cividis", extend="max")
     bar = figure.colorbar(drawn, ax=ax, label="loss (nats); diamond: the ensemble", format="%.2f")
-    colour, marker = STYLES["ensemble"]
-    bar.ax.plot([0.5], [ground.ensemble], marker=marker, color=colour, markersize=9, clip_on=False)
+    bar.ax.plot(0.5, ground.ensemble, STYLES["ensemble"][1], color=STYLES["ensemble"][0], markersize=9, clip_on=False)
     points = (
         ((1 / 3,) * 3, STYLES["merged"], f"merge {measured.at('mean'):.3f}"),
         (state.weights, ("#D55E00", "X"), f"your mixture {state.loss:.3f}"),

@@ -161,9 +161,8 @@ class Prediction(Told):
         self.truth: str | None = None
         self._waiting: list[Hidden] = []
         wide = {"style": {"description_width": "initial"}}
-        whole = {"width": "max-content", "max_width": "100%"}  # no answer is cut
         options = [("choose an answer", ""), *((answer, answer) for answer in answers)]
-        self.choice = w.Dropdown(options=options, description="Your answer", layout=whole, **wide)
+        self.choice = w.Dropdown(options=options, description="Your answer", layout={"width": "max-content"}, **wide)
         self.entry = w.Text(description="How sure are you (%)", placeholder="0 to 100", continuous_update=False, **wide)
         self.readout = w.HTML()
         self.readout.add_class("adamix-readout")

@@ -211,8 +211,7 @@ def draw_experts(weight: float | None = None) -> Picture:
     merged = A.mean() * B.mean(0)
     arrows = [(A[n] * B[n], f"expert {n}", "fixed") for n in range(len(A))] + [(merged, "merge", "merged")]
     if weight is not None:
-        root = weight**0.5
-        combined = (root * A).sum() * (root * B).sum(0)
+        combined = weight * A.sum() * B.sum(0)  # the weight's root on each factor
         arrows.append((combined, f"peft's “linear” at {Fraction(weight)}", "random"))
     figure, ax = new_figure(6.4, 4.2)
     for arrow, name, style in arrows:

@@ -198,7 +198,7 @@ def test_the_explorer_is_driven():
     assert widget.picture.alt != before and "Chosen: expert 1, 1 beam" in widget.picture.alt
     for number, route, beams in ((1, "expert 0", 1), (10, "a new route every token", 4), (5, "merged", 4)):
         widget.set(number=number, route=route, beams=beams)
-        source, texts = written(number, beams)
+        source, texts, *_ = written(number, route, beams)
         assert source == inputs()[number - 1] and f"{source} → “{texts[route]}”" in widget.text
         assert f"{100 * share(route, beams):.0f} % of the slots" in widget.text
     with pytest.raises(ValueError, match=r"beams = 3: expected one of 1, 4"):
