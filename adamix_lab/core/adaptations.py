@@ -107,8 +107,7 @@ class Adaptation:
         kind: the name in configurations.
         sides: what can be shared or routed on its own.
         keeps_input: the frozen layer sees the input unchanged, so that several experts can share its output.
-        reads_input: False if `apply` uses x for nothing but calling base: a cache then keeps base's output alone, and
-            gives it in the place of x, too. True is always right.
+        reads_input: False if `apply` uses x only to call base: a cache keeps base's output alone, for x, too.
 
     >>> LoRA(4).kind, LoRA(4).sides, LoRA(4).config()["rank"]
     ('lora', ('A', 'B'), 4)

@@ -195,8 +195,9 @@ def draw_asked(answers: Answers, sentence: str, classes: Sequence[str]) -> View:
 
 def agreement_explorer(models: Mapping[str, tuple[MixtureModel, Any]], task: Task) -> Explorer:
     """The widget of lesson 04. models: (mixture, tokenizer) by the name that the learner sees."""
+    words = described("agreement", experts=choices(models))
     return Explorer(
-        **described("agreement", experts=choices(models)) | {"shown": {"experts": [*models][-1]}},
+        **words | {"shown": {**words["shown"], "experts": [*models][-1]}},
         compute=lambda sentence, experts: (ask(*models[experts], task, sentence), sentence),
         draw=lambda asked: draw_asked(asked[0], asked[1], task.classes),
     )

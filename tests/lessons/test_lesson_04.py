@@ -94,6 +94,8 @@ def test_the_agreement_explorer_asks_every_route():
     assert f"{agree} of 16 routes say the same" in widget.text
     widget.set(sentence="another one")
     assert "another one" in widget.picture.alt
+    widget.buttons["Show me"].click()
+    assert "“a man walks into a bar”" in widget.picture.alt  # as the sheet has it
 
 
 def test_the_shipped_seeds_are_found():
