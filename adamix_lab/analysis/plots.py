@@ -61,6 +61,8 @@ class Picture:
         """The picture as `<img alt=...>` with its data (PNG, base64; None draws it) inside."""
         return f'<img alt="{html.escape(self.alt)}" src="data:image/png;base64,{data or self._encoded()}"/>'
 
+    _repr_html_ = html
+
     def _encoded(self) -> str:
         return base64.b64encode(png_of(self.figure)).decode()
 

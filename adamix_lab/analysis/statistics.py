@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -212,3 +213,31 @@ def resampled_rows(metric: str, pairs: Sequence[tuple[Any, Any]], labels: Any, d
         ]
         found.append(np.mean(each, axis=0))
     return np.concatenate(found)
+
+
+def line_of(
+    effect: str, unit: str, values: Sequence[float], rows_error: float, comparisons: int, digits: int = 5
+) -> dict[str, str]:
+    """A line of an effect table as text, judged as one of so many comparisons, with so many decimals.
+
+    effect: in words. values: one a seed. rows_error: the root of `rows_variance`. An interval is empty where it cannot
+    be known. Raises ValueError for an unknown unit.
+    """
+    judged = verdict_of(t_interval(values, rows_error**2), unit, comparisons)
+
+    def listed(*numbers: float) -> str:
+        return " ".join("" if math.isnan(number) else f"{number:.{digits}f}" for number in numbers)
+
+    return {
+        "effect": effect,
+        "unit": unit,
+        "mean": listed(fmean(values)),
+        "low": listed(judged.low),
+        "high": listed(judged.high),
+        "verdict": judged.verdict,
+        "possible": judged.possible,
+        "comparisons": str(comparisons),
+        "by_seed": listed(*values),
+        "rows_error": listed(rows_error),
+        "seeds": str(len(values)),
+    }

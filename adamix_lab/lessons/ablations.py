@@ -13,12 +13,12 @@ import numpy as np
 import yaml
 
 from adamix_lab.analysis.plots import Picture, new_figure
-from adamix_lab.analysis.statistics import SMALLEST, t_interval, verdict_of
+from adamix_lab.analysis.statistics import SMALLEST, line_of
 from adamix_lab.core.errors import LabError
 from adamix_lab.experiments.claims import FAILS, HOLDS, OPEN, verdicts_of
-from adamix_lab.experiments.contrasts import REFERENCE, Measure, Scores, Side, minus
+from adamix_lab.experiments.contrasts import REFERENCE, Measure, Scores, minus
 from adamix_lab.experiments.results import CURVES, PREDICTIONS, RESULTS, read_results, variants_of
-from adamix_lab.experiments.settings import BUDGETS, Budget
+from adamix_lab.experiments.settings import BUDGETS
 from adamix_lab.lessons import shared
 from adamix_lab.lessons.answers import load_answers
 from adamix_lab.lessons.controls import choices, described
@@ -63,9 +63,8 @@ def result(number: int) -> tuple[Callable[[], Any], str]:
 # -- the map of what was measured -----------------------------------------------------------------------------
 
 CLIP, ROWS = 7.0, (100, 400, 1000, 2000)
-REAL = ("subjectivity", "reviews")
 NOISE = ", 25% noise"
-TASKS = ("aspects", "subjectivity", "reviews", "mpqa", *(f"{task}{NOISE}" for task in REAL))
+TASKS = ("aspects", "subjectivity", "reviews", "mpqa", f"subjectivity{NOISE}", f"reviews{NOISE}")
 
 
 def measured() -> DataFrame:
@@ -108,18 +107,13 @@ def draw_map(hidden: bool = False) -> Picture:
 # -- results of stored grids, and of the learner's own --------------------------------------------------------------
 
 MEASURES: dict[str, tuple[Measure, str]] = {"points": ("score", "accuracy"), "nats": ("nll", "loss")}
-DEPTHS = (RESULTS, f"*/{RESULTS}", f"*/*/{RESULTS}")  # where a learner's own results are looked for
 SHIPPED = ("cells", "budget", "core")  # in data/results
 
 
 def own_folders(root: Path = Path()) -> dict[str, Path]:
-    """Folders below `root` with results of `adamix-lab ablate`, by their path; a grid's, not those of its runs."""
-    found = sorted({path.parent for depth in DEPTHS for path in root.glob(depth)})
-    return {
-        str(place.relative_to(root)): place
-        for place in found
-        if not (place / "settings.json").is_file()  # a single run's
-    }
+    """Folders at most two below `root` with results of `adamix-lab ablate`, by their path; none of a single run."""
+    found = {path.parent for depth in ("", "*/", "*/*/") for path in root.glob(f"{depth}{RESULTS}")}
+    return {str(place.relative_to(root)): place for place in sorted(found) if not (place / "settings.json").is_file()}
 
 
 def open_results(place: str | Path) -> Scores:
@@ -166,24 +160,13 @@ def compare(scores: Scores, unit: str = "points") -> list[Row]:
             "Nothing can be compared with AdaMix here: expected it and another variant with runs of one seed. Let more "
             "runs finish, or choose other results."
         )
-    return [line_of(effect, unit, values, rows, len(found)) for effect, values, rows in found]
-
-
-def line_of(effect: str, unit: str, values: Sequence[float], rows: float, comparisons: int) -> Row:
-    """A line of an effect table, judged as one of so many comparisons; rows: see `t_interval`."""
-    estimate = t_interval(values, rows)
-    judged = verdict_of(estimate, unit, comparisons)
-    numbers = {"mean": estimate.mean, "low": judged.low, "high": judged.high, "rows_error": math.sqrt(rows)}
-    told = {name: "" if math.isnan(value) else f"{value:.5g}" for name, value in numbers.items()}
-    told |= {"by_seed": " ".join(f"{value:.5g}" for value in values), "seeds": str(len(values))}
-    told |= {"verdict": judged.verdict, "possible": judged.possible, "comparisons": str(comparisons)}
-    return {"effect": effect, "unit": unit, **told}
+    return [line_of(effect, unit, values, math.sqrt(rows), len(found)) for effect, values, rows in found]
 
 
 def judged_alone(line: Row) -> Row:
     """A line as if nothing else had been compared."""
     values = [float(value) for value in line["by_seed"].split()]
-    return line_of(line["effect"], line["unit"], values, float(line["rows_error"]) ** 2, 1)
+    return line_of(line["effect"], line["unit"], values, float(line["rows_error"]), 1)
 
 
 # -- the dashboard ----------------------------------------------------------------------------------------------
@@ -234,11 +217,8 @@ def opponents(root: Path = Path()) -> Explorer:
 
 def accuracies(*names: str) -> list[Any]:
     """Accuracies in % on noisy sentences, an array `[seeds]` a merged learner. Raises ValueError for an unknown one."""
-
-    def of(name: str, seed: int) -> float:
-        return 100 * float(load_answers(name, seed, data="noisy").merged_right.mean())
-
-    return [np.array([of(name, seed) for seed in SENTENCE_SEEDS]) for name in names]
+    runs = [[load_answers(name, seed, data="noisy") for seed in SENTENCE_SEEDS] for name in names]
+    return [np.array([100 * float(run.merged_right.mean()) for run in own]) for own in runs]
 
 
 VERDICTS = {HOLDS: "shown", FAILS: "the opposite is shown", OPEN: "not shown"}
@@ -271,24 +251,6 @@ def detectable(rows: int, disagree: float) -> float:
         disagree: share of rows that exactly one of the two answers rightly.
     """
     return 100 * (1.96 + 0.84) * math.sqrt(disagree / rows)
-
-
-def own_rows(scores: Scores, task: str, variant: str, seed: int, budget: Budget = "steps", unit: str = "points") -> Any:
-    """Of each row of a task, whether a run, merged, answers it rightly ("points", 0.0 and 1.0), or its loss: `[rows]`.
-
-    Raises FileNotFoundError where the run or its predictions are not there.
-    """
-    answers, cell = scores.results.predictions, scores.cell(task, Side(variant), budget)
-    runs = cell.loc[cell["seed"] == seed, "run"]
-    if answers is None or runs.empty:
-        raise FileNotFoundError(
-            f"Predictions of {variant} on {task}, seed {seed}, are not there: expected them in {PREDICTIONS}. Run the "
-            "grid to its end."
-        )
-    own = answers[(answers["run"] == runs.iloc[0]) & (answers["strategy"] == "merged")].sort_values("row")
-    if unit == "nats":
-        return -np.log(np.maximum(own["probability_of_label"].to_numpy(float), 1e-38))
-    return (own["label"] == own["prediction"]).to_numpy(float)
 
 
 def seeds_needed(differences: Sequence[float], smallest: float) -> int:

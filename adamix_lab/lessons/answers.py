@@ -83,6 +83,11 @@ def on_batches(fixed: FixedBatches) -> Answers:
     return Answers(routes.log_probabilities, merged.log_probabilities[:, 0], fixed.labels, routes.routes)
 
 
+def answers_to(mixture: MixtureModel, tokenizer: Any, task: Task, sentence: str) -> Answers:
+    """Every route and the merge on one sentence of the kind that a task has; its label is not known."""
+    return on_batches(fix_batches(mixture, task, tokenizer, [{task.text[0]: sentence}], batch_size=1))
+
+
 def spread(task: Task, rows: int) -> Task:
     """The task with so many of its evaluation rows, spread evenly: they may stand in the order of their classes."""
     return replace(task, evaluation=task.evaluation[:: max(1, len(task.evaluation) // rows)][:rows])

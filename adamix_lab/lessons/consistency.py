@@ -33,13 +33,6 @@ def pairwise_kl(answers: Answers) -> Tensor:
     return ((own.sum(1) * number - cross.sum((1, 2))) / (number * (number - 1))).float()
 
 
-def answer_differently(answers: Answers) -> Tensor:
-    """The share of pairs of routes that give a row different answers, `[rows]`."""
-    number = answers.right.shape[1]
-    ones = answers.routes.argmax(-1).float().sum(1)
-    return 2 * ones * (number - ones) / (number * (number - 1))
-
-
 def agreed_and_wrong(answers: Answers) -> Tensor:
     """Whether all routes give the same answer and it is wrong, `[rows]`, as 0 and 1."""
     return (answers.right.amax(1) == 0).float()

@@ -71,7 +71,7 @@ def described(name: str, **fields: Mapping[str, Any]) -> dict[str, Any]:
     text = (data_root() / "lessons" / "widgets.yaml").read_text(encoding="utf-8")
     found: dict[str, Any] = yaml.safe_load(text)[name]
     if isinstance(made := found.get("controls"), dict):  # else names, of those of one dimension
-        found["controls"] = [_control(name, **each, **fields.get(name, {})) for name, each in made.items()]
+        found["controls"] = [_control(name, **each | fields.get(name, {})) for name, each in made.items()]
     return found
 
 

@@ -25,7 +25,6 @@ from adamix_lab.tasks.tasks import data_root
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import QuadMesh
-    from matplotlib.figure import Figure
     from matplotlib.text import Text
 
 Row = Mapping[str, str]  # a line of a table, by column
@@ -280,7 +279,7 @@ def outline(ax: Axes, row: int, column: int, height: int = 1) -> None:
     ax.add_patch(Rectangle(corner, *size, fill=False, edgecolor=LIT, linewidth=4))
 
 
-def draw_probabilities(samples: Mapping[str, Tensor], name: str, notes: Sequence[str]) -> Figure:
+def draw_probabilities(samples: Mapping[str, Tensor], name: str, notes: Sequence[str], alt: str) -> Picture:
     """A line a kind of samples: the probabilities of a class `[S]` as marks, their mean as a bar, a note at the end."""
     figure, ax = new_figure(8.6, 0.8 * len(samples) + 1.0)
     for n, ((kind, p), note) in enumerate(zip(samples.items(), notes, strict=True)):
@@ -294,4 +293,4 @@ def draw_probabilities(samples: Mapping[str, Tensor], name: str, notes: Sequence
     ax.set(xlim=(-2, 102), ylim=(len(samples) - 0.5, -0.5), xlabel=f"probability of “{name}” (%)")
     ax.grid(axis="x", alpha=0.3)
     ax.spines[["top", "right", "left"]].set_visible(False)
-    return figure
+    return Picture(figure, alt)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Mapping
 from statistics import fmean
+from textwrap import fill
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from adamix_lab.analysis.plots import Picture, new_figure
 from adamix_lab.core.objective import next_token_loss
@@ -23,26 +21,18 @@ from adamix_lab.lessons.drawing import draw_cells, outline
 from adamix_lab.lessons.widgets import Explorer, View
 from adamix_lab.tasks.tasks import data_root
 
-__all__ = ["encode_pairs", "load_writer", "next_token_loss", "score", "write_one"]
+__all__ = ["encode_pairs", "load_texts", "load_writer", "next_token_loss", "score", "write_one"]
 __getattr__ = shared  # what all notebooks use
 
 ANSWERS = ("a route held for the text", "a new route for every token", "neither")
-NAMES = {
-    **{f"fixed-{n}": f"expert {n}" for n in range(4)},
-    "random": "one random route a text",
-    "anew": "a new route every token",
-}
+NAMES = {f"fixed-{n}": f"expert {n}" for n in range(4)}
+NAMES |= {"random": "one random route a text", "anew": "a new route every token"}
 
 
 def inputs() -> list[str]:
     """The ten sources that the explorer shows, spread over the evaluation set."""
     sources = load_generation_task(TASK).sources
     return [sources[n] for n in spread(len(sources), EXPLORED)]
-
-
-def covered(strategy: str, seed: int = 0) -> Tensor:
-    """The share of slots that a writer realised in each evaluation source, `[sources]`."""
-    return torch.tensor(coverage(load_texts(seed)[strategy], load_generation_task(TASK).sources))
 
 
 # -- the explorer -------------------------------------------------------------------------------------------
@@ -83,8 +73,7 @@ def draw_slots(source: str, texts: Mapping[str, str], chosen: str | None = None)
     slots = slots_of(source)
     found = np.array([list(realised(text, slots).values()) for text in texts.values()]).T  # [slots, texts]
     figure, ax = new_figure(1.5 + 1.05 * len(texts), 1.0 + 0.42 * len(slots))
-    rows = [f"{slot}: {value}" for slot, value in slots.items()]
-    columns = [textwrap.fill(plain(name), 12) for name in texts]
+    rows, columns = [f"{slot}: {value}" for slot, value in slots.items()], [fill(plain(name), 12) for name in texts]
     draw_cells(ax, found, rows, columns, -0.2, 1.3, np.where(found, "✓", "–"), "Blues", 13)
     if chosen:
         outline(ax, 0, list(texts).index(chosen), len(slots))
@@ -97,8 +86,7 @@ def draw_slots(source: str, texts: Mapping[str, str], chosen: str | None = None)
 
 def draw_task(task: GenerationTask) -> Picture:
     """What four people wrote for the first input: which slots each of them says."""
-    written = {f"person {n}": text for n, text in enumerate(task.references[0], 1)}
-    return draw_slots(task.sources[0], written)
+    return draw_slots(task.sources[0], {f"person {n}": text for n, text in enumerate(task.references[0], 1)})
 
 
 def plain(name: str) -> str:

@@ -206,9 +206,6 @@ def gaps(twins: Mapping[str, str], rows: int = 16) -> DataFrame:
     return pd.DataFrame.from_dict(found, orient="index").rename_axis("experts")
 
 
-COMMAND = "adamix-lab landscape {twin} --kind {kind} --evaluation-rows 256 --out data/results/landscape"
-
-
 def stored(kind: str, twins: Sequence[str]) -> Picture:
     """Shipped landscapes of a kind on one colour scale.
 
@@ -217,6 +214,6 @@ def stored(kind: str, twins: Sequence[str]) -> Picture:
     found = {}
     for twin in twins:
         path = data_root() / "results" / "landscape" / f"{kind}-{twin}.safetensors"
-        command = COMMAND.format(twin=twin, kind=kind)
+        command = f"adamix-lab landscape {twin} --kind {kind} --evaluation-rows 256 --out data/results/landscape"
         found[twin] = read_landscape(require_file(path, f"a measured landscape. `{command}` makes it."))
     return plot_landscapes(found)

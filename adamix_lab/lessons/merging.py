@@ -23,7 +23,7 @@ from adamix_lab.core.routing import generator_for
 from adamix_lab.core.views import Batch
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.lessons import shared
-from adamix_lab.lessons.answers import Answers, answers_of, changed_twin, spread
+from adamix_lab.lessons.answers import answers_of, changed_twin, spread
 from adamix_lab.lessons.controls import described
 from adamix_lab.lessons.widgets import Explorer, View
 from adamix_lab.lessons.world import World, draw_world, train_world, world_explorer
@@ -92,11 +92,6 @@ def draw_gaps(gaps: Mapping[str, Sequence[float]]) -> Picture:
 
 
 # -- on sentences, as scores: one number a row ------------------------------------------------------------------------
-
-
-def merge_differs(answers: Answers) -> Tensor:
-    """Whether the merge answers otherwise than the average over all routes' probabilities, `[rows]`, as 0 and 1."""
-    return (answers.merged.argmax(-1) != marginal(answers.routes).argmax(-1)).float()
 
 
 def tell_merge(name: str, change: Callable[[Tensors], Tensors], rows: int = 128) -> str:

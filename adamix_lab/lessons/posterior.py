@@ -6,7 +6,7 @@ The shipped mixtures have 16 routes, so the exact average is a mean over what al
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,19 +14,9 @@ from torch import Tensor
 
 from adamix_lab.analysis.calibration import Method, compare_uncertainty, fit_temperature, reliability, tempered
 from adamix_lab.analysis.plots import Picture, panels, plot_convergence, plot_reliability, style_of
-from adamix_lab.analysis.posterior import (
-    FixedBatches,
-    Samples,
-    convergence,
-    dropout_samples,
-    every_route,
-    fix_batches,
-    fixed_experts,
-    marginal,
-    total_variation,
-)
+from adamix_lab.analysis.posterior import Samples, convergence, dropout_samples, fix_batches, marginal
 from adamix_lab.lessons import shared
-from adamix_lab.lessons.answers import Answers, load_answers
+from adamix_lab.lessons.answers import Answers, answers_to, load_answers
 from adamix_lab.lessons.controls import described
 from adamix_lab.lessons.drawing import draw_probabilities
 from adamix_lab.lessons.my_adamix import doubt
@@ -37,6 +27,7 @@ from adamix_lab.tasks.tasks import Task
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+__all__ = ["marginal"]
 __getattr__ = shared  # what all notebooks use
 
 
@@ -49,16 +40,6 @@ def samples_of(answers: Answers) -> tuple[Samples, Samples]:
 def draw_convergence(answers: Answers, name: str, draws: int = 200) -> Picture:
     """How near averages of T drawn routes come to the average over all of them, beside the merge."""
     return plot_convergence(convergence(*samples_of(answers), draws=draws), name)
-
-
-def route_distance(answers: Answers) -> Tensor:
-    """Total variation between one route's answer and the exact marginal, mean over routes, `[rows]`."""
-    return total_variation(answers.routes, marginal(answers.routes).unsqueeze(1)).mean(1)
-
-
-def merge_distance(answers: Answers) -> Tensor:
-    """Total variation between the merge's answer and the exact marginal, `[rows]`."""
-    return total_variation(answers.merged, marginal(answers.routes))
 
 
 def bayes_weights(answers: Answers, rows: Tensor | slice) -> Tensor:
@@ -133,8 +114,7 @@ def split_doubt(p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def draw_band(curves: Curves) -> View:
     """The routes' probability curves with their band, and below what of their doubt is between them."""
-    x, p = curves.grid, curves.experts
-    rows, labels = curves.rows
+    x, p, (rows, labels) = curves.grid, curves.experts, curves.rows
     whole, own, between = split_doubt(p)
     figure, (top, below) = panels(1, 7.6, 5.0, rows=2)
     colour = style_of("random")[0]
@@ -188,16 +168,13 @@ def ask(models: Mapping[str, tuple[Any, Any]], task: Task, sentence: str) -> dic
 
     models: (mixture, tokenizer) of "adamix", and of "apart", whose experts were trained one by one.
     """
-
-    def fixed(name: str, copies: int = 1) -> FixedBatches:
-        mixture, tokenizer = models[name]
-        return fix_batches(mixture, task, tokenizer, [{task.text[0]: sentence}] * copies, batch_size=copies)
-
-    dropped = dropout_samples(fixed("adamix", DRAWS), 1).log_probabilities  # a mask for each copy, in one pass
+    (mixture, tokenizer), rows = models["adamix"], [{task.text[0]: sentence}] * DRAWS
+    adamix, apart = (answers_to(*models[name], task, sentence) for name in ("adamix", "apart"))
+    copies = fix_batches(mixture, task, tokenizer, rows, batch_size=DRAWS)
     samples = {
-        "routes of AdaMix": every_route(fixed("adamix")).log_probabilities[0],
-        "apart: a deep ensemble": fixed_experts(fixed("apart")).log_probabilities[0],
-        "dropout left on (the merge)": dropped[:, 0],
+        "routes of AdaMix": adamix.routes[0],
+        "apart: a deep ensemble": apart.routes[0, apart.fixed],
+        "dropout left on (the merge)": dropout_samples(copies, 1).log_probabilities[:, 0],  # a mask for each copy
     }
     return {kind: log_p[:, -1].exp() for kind, log_p in samples.items()}
 
@@ -214,16 +191,14 @@ def draw_spread(samples: Mapping[str, Tensor], sentence: str, name: str) -> View
     ]
     readout = f"Probability of “{name}”: {'; '.join(told)}."
     alt = f"What several models say of “{sentence}”: {readout}"
-    return View(readout, Picture(draw_probabilities(samples, name, notes), alt))
+    return View(readout, draw_probabilities(samples, name, notes, alt))
 
 
 def spread_explorer(models: Mapping[str, tuple[Any, Any]], task: Task) -> Explorer:
     """The widget of lesson 06. models: as of `ask`."""
-
-    @lru_cache(maxsize=256)
-    def compute(sentence: str) -> tuple[dict[str, Tensor], str]:
-        return ask(models, task, sentence), sentence
-
+    samples = lru_cache(maxsize=256)(partial(ask, models, task))
     return Explorer(
-        **described("text"), compute=compute, draw=lambda said: draw_spread(said[0], said[1], task.classes[-1])
+        **described("text"),
+        compute=lambda sentence: (samples(sentence), sentence, task.classes[-1]),
+        draw=lambda said: draw_spread(*said),
     )

@@ -22,9 +22,7 @@ from adamix_lab.lessons.widgets import Explorer, View
 from adamix_lab.lessons.world import world_explorer
 from adamix_lab.models.model import MixtureModel
 from adamix_lab.tasks.batches import Padding, collate, encode, padding_of
-from adamix_lab.tasks.loading import load_task
 from adamix_lab.tasks.tasks import Row, Task
-from adamix_lab.training.shipped import load_twin
 
 __all__ = ["load_answers"]
 __getattr__ = shared  # what all notebooks use
@@ -47,39 +45,6 @@ def by_construction(values: Tensor, constructions: Sequence[str]) -> tuple[list[
     names = sorted(set(constructions))
     number = torch.tensor([names.index(name) for name in constructions])
     return names, number, torch.stack([values[number == n].mean(0) for n in range(len(names))])
-
-
-def flips(answers: Answers) -> Tensor:
-    """Whether changing one expert in one block changes the answer, `[rows, routes]`, as 0 and 1."""
-    said = answers.routes.argmax(-1)  # [rows, routes]
-    neighbours = (answers.index[:, None, :, 0] != answers.index[None, :, :, 0]).sum(-1) == 1
-    return ((said[:, :, None] != said[:, None, :]) & neighbours).any(-1).float()
-
-
-def specialist_gain(values: Tensor, constructions: Sequence[str]) -> Tensor:
-    """What it pays to choose an expert for each construction rather than one for all, on rows that did not choose.
-
-    The rows are split in two halves; each half chooses for the other. With specialists the gain is above 0; where
-    experts differ by chance alone it is 0 on average.
-
-    Args:
-        values: higher is better, `[rows, M]`.
-        constructions: of each row.
-
-    Returns:
-        The gain on each row, `[rows]`.
-    """
-    _, number, _ = by_construction(values, constructions)
-    half = torch.arange(len(values)) % 2
-    gain = torch.zeros(len(values))
-    for judged in (0, 1):
-        chooses, pays = half != judged, half == judged
-        overall = int(values[chooses].mean(0).argmax())
-        for kind in number.unique():
-            own = int(values[chooses & (number == kind)].mean(0).argmax())
-            here = pays & (number == kind)
-            gain[here] = values[here, own] - values[here, overall]
-    return gain
 
 
 def draw_experts(answers: Answers, rows: Sequence[Row]) -> Picture:
@@ -153,8 +118,8 @@ def route_explorer(mixture: MixtureModel, tokenizer: Any, classes: Sequence[str]
     last = {"high": mixture.space.experts - 1}
     return Explorer(
         **described("routes", first=last, second=last),
-        compute=lambda sentence, first, second: (answers(sentence), first, second),
-        draw=lambda routed: draw_routed(routed[0], routed[1], routed[2], classes),
+        compute=lambda sentence, first, second: (answers(sentence), first, second, classes),
+        draw=lambda routed: draw_routed(*routed),
     )
 
 
@@ -195,34 +160,6 @@ def train_gates(
         return _loads(model, judged, pad)
     finally:
         detach_gates(mixture)
-
-
-def gate_load(seed: int) -> Tensor:
-    """How far the load of a row's construction lies from the mean load, less the same for shuffled rows: `[rows]`.
-
-    Total variation, mean over sites, of balanced gates on AdaMix's experts. Shuffling gives what chance alone does.
-    """
-    loads = _on_adamix(seed, balance=0.1)
-    names = [str(row["construction"]) for row in load_task("aspects").evaluation[: len(loads)]]
-    mixed = torch.randperm(len(names), generator=generator_for(seed)).tolist()
-    return _from_mean(loads, names) - _from_mean(loads, [names[n] for n in mixed])
-
-
-def favourite_share(seed: int) -> Tensor:
-    """Share of each row's tokens that the busiest expert serves without a balancing loss, less 1/M: `[rows]`."""
-    loads = _on_adamix(seed, balance=0.0)  # [rows, sites, M]
-    busiest = loads.mean(0).argmax(-1)
-    return (loads[:, range(len(busiest)), busiest] - 1 / loads.shape[-1]).mean(1)
-
-
-def _on_adamix(seed: int, balance: float) -> Tensor:
-    mixture, tokenizer = load_twin("adamix", seed)
-    return train_gates(mixture, load_task("aspects"), tokenizer, balance=balance, seed=seed)
-
-
-def _from_mean(loads: Tensor, names: Sequence[str]) -> Tensor:
-    _, number, means = by_construction(loads, names)
-    return 0.5 * (means - loads.mean(0)).abs().sum(-1).mean(-1)[number]
 
 
 @torch.no_grad()

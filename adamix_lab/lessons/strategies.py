@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from adamix_lab.analysis.plots import STYLES, Picture, despine, new_figure, panels
-from adamix_lab.analysis.posterior import fix_batches, marginal
+from adamix_lab.analysis.posterior import marginal
 from adamix_lab.core.errors import one_of
 from adamix_lab.core.routing import generator_for
 from adamix_lab.lessons import shared
-from adamix_lab.lessons.answers import Answers, load_answers, on_batches
+from adamix_lab.lessons.answers import Answers, answers_to, load_answers
 from adamix_lab.lessons.controls import choices, described
 from adamix_lab.lessons.drawing import draw_probabilities
 from adamix_lab.lessons.widgets import Explorer, View
@@ -88,10 +88,9 @@ def four_ways(runs: Sequence[Answers]) -> DataFrame:
     """By way of answering and what it runs: its passes, accuracy (%) and loss (nats), means over seeds."""
     import pandas as pd
 
-    routes = runs[0].routes.shape[1]
     lines = {
         f"{name}: {way.runs}": {
-            "passes": way.passes or routes,
+            "passes": way.passes or runs[0].routes.shape[1],
             "accuracy (%)": round(mean_of(runs, name, "points"), 1),
             "loss (nats)": round(mean_of(runs, name, "nats"), 3),
         }
@@ -109,8 +108,7 @@ def draw_violins(runs: Sequence[Answers]) -> Picture:
     """A violin of all routes for each seed, accuracy and loss, with the merge, expert 0 and the ensemble marked."""
     figure, axes = panels(2, 11.0, 4.4)
     told = [_violins(ax, runs, unit) for ax, unit in zip(axes, ("points", "nats"), strict=True)]
-    handles = axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper center", ncols=3, frameon=False, fontsize=11)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False, fontsize=11)
     number = runs[0].routes.shape[1]
     return Picture(figure, f"Violins of {number} routes, one for each of {len(runs)} seeds. {' '.join(told)}")
 
@@ -173,11 +171,6 @@ def lost_rows(answers: Answers, task: Task, most: int = 5) -> DataFrame:
 # -- the widget: a sentence of the learner's own -----------------------------------------------------------
 
 
-def ask(mixture: MixtureModel, tokenizer: Any, task: Task, sentence: str) -> Answers:
-    """What every route and the merge answer to a sentence: answers to one row, whose label nobody knows."""
-    return on_batches(fix_batches(mixture, task, tokenizer, [{task.text[0]: sentence}], batch_size=1))
-
-
 def draw_asked(answers: Answers, sentence: str, classes: Sequence[str]) -> View:
     """The last class's probability under each route on a line, below it under expert 0, the ensemble and the merge."""
     routes, merged, name = answers.routes[0, :, -1].exp(), answers.merged[:, -1].exp(), classes[-1]
@@ -190,7 +183,7 @@ def draw_asked(answers: Answers, sentence: str, classes: Sequence[str]) -> View:
         f"same. They give {100 * float(routes.min()):.0f} to {100 * float(routes.max()):.0f} %, on average {notes[0]}."
     )
     alt = f"Probability of {name} for “{sentence}” under every route. {readout}"
-    return View(readout, Picture(draw_probabilities(ways, name, notes), alt))
+    return View(readout, draw_probabilities(ways, name, notes, alt))
 
 
 def agreement_explorer(models: Mapping[str, tuple[MixtureModel, Any]], task: Task) -> Explorer:
@@ -198,6 +191,6 @@ def agreement_explorer(models: Mapping[str, tuple[MixtureModel, Any]], task: Tas
     words = described("agreement", experts=choices(models))
     return Explorer(
         **words | {"shown": {**words["shown"], "experts": [*models][-1]}},
-        compute=lambda sentence, experts: (ask(*models[experts], task, sentence), sentence),
-        draw=lambda asked: draw_asked(asked[0], asked[1], task.classes),
+        compute=lambda sentence, experts: (answers_to(*models[experts], task, sentence), sentence, task.classes),
+        draw=lambda asked: draw_asked(*asked),
     )

@@ -42,8 +42,8 @@ def table_1() -> DataFrame:
     rows = []
     for row in printed_table(1):
         millions = float(row["parameters"].removesuffix("M"))
-        weighs = f"{4 * millions:,.1f} MB"  # four bytes a number
-        rows.append((row["model"], f"{millions:g} million", weighs, float(row["average"])))
+        # four bytes a number
+        rows.append((row["model"], f"{millions:g} million", f"{4 * millions:,.1f} MB", float(row["average"])))
     return pd.DataFrame(rows, columns=["method", "trained parameters", "in float32", "average of eight tasks"])
 
 

@@ -18,9 +18,6 @@ from typing import Any
 from adamix_lab.analysis.plots import Picture
 from adamix_lab.core.errors import LabError, one_of
 from adamix_lab.lessons.controls import Control, Told, heading, require_ipywidgets
-from adamix_lab.lessons.controls import Number as Number
-from adamix_lab.lessons.controls import Steps as Steps
-from adamix_lab.lessons.controls import Words as Words
 
 State = dict[str, Any]
 
@@ -297,8 +294,6 @@ def html_of(result: Any) -> str:
         return "".join(map(html_of, result))
     if isinstance(result, Explorer):
         return html_of([result.text, result.picture])
-    if isinstance(result, Picture):
-        return result.html()
     if hasattr(result, "_repr_html_"):
         return str(result._repr_html_())
     return f'<p style="white-space: pre-line">{html.escape(str(result))}</p>'

@@ -25,15 +25,9 @@ from adamix_lab.core.mixture import effective
 from adamix_lab.core.routing import RouteSpace, generator_for
 from adamix_lab.experiments.performing import cpu_threads
 from adamix_lab.lessons.controls import described
-from adamix_lab.lessons.widgets import Explorer, Number, State, View
+from adamix_lab.lessons.widgets import Explorer, State, View
 
-HIDES = (
-    "What one dimension hides: a single layer with the down projection shared is merged exactly, and a network is not "
-    "(two layers show it). A curve has no softmax and no wrong labels (two classes have both). Experts that start far "
-    "apart cannot be merged here, while in MiniLM independent small starts are near enough. AdaMix does not beat other "
-    "training here. And the weight of consistency that flattens these curves is not the one that flattens a language "
-    "model."
-)
+HIDES = described("one dimension")["hides"]
 SIDES = {"down": 0, "down_bias": 0, "up": 1, "up_bias": 1}
 SLOPE = 0.4  # of the frozen line
 EDGE = 2.0  # rows lie between -EDGE and EDGE; curves are drawn a little beyond
@@ -354,8 +348,7 @@ def world_explorer(
         fixed: fields of `World`, and "units", "drawn", "route"; a control's start, as it spells it. Others are refused.
     """
     number = fixed.get("experts", 4) ** fixed.get("layers", 1)
-    route = Number("route", "route lit", 0, number - 1, 1, 0)
-    known: dict[str, Any] = {each.name: each for each in (*described("one dimension")["controls"], route)}
+    known = {each.name: each for each in described("one dimension", route={"high": number - 1})["controls"]}
     for name in controls:
         one_of("Control", name, known)
     chosen = [replace(known[name], start=fixed.pop(name, known[name].start)) for name in controls]

@@ -18,7 +18,7 @@ SECONDS = 60  # until a new picture must stand; how long it takes is tests/bench
 
 FRAME = """
 from adamix_lab.analysis.plots import Picture, new_figure
-from adamix_lab.lessons.widgets import Number, Steps, Words
+from adamix_lab.lessons.controls import Number, Steps, Words
 from adamix_lab.lessons.widgets import Explorer, View
 from adamix_lab.lessons.widgets import Prediction
 

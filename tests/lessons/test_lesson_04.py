@@ -84,7 +84,7 @@ def test_the_agreement_explorer_asks_every_route():
     assert (
         widget.last_error is None and "of 16 routes say the same" in widget.text and all_inside(widget.picture.figure)
     )
-    answers, sentence = widget.result
+    answers, sentence, _ = widget.result
     fixed = fix_batches(mixture, TASK, TOKENIZER, [{TASK.text[0]: sentence}], batch_size=1)
     close.assert_close(answers.routes, every_route(fixed).log_probabilities)
     with torch.no_grad():

@@ -23,9 +23,7 @@ from adamix_lab.lessons.posterior import (
     bayes_weights,
     draw_convergence,
     draw_reliability,
-    merge_distance,
     rescaled,
-    route_distance,
     side_by_side,
     split_doubt,
     spread_explorer,
@@ -45,8 +43,8 @@ def mixture(seed=0):
 def test_distances_are_differences_of_probability_for_two_classes():
     answers = tiny_answers.answers(30)
     p = answers.routes[..., 1].exp()
-    close.assert_close(route_distance(answers), (p - p.mean(1, keepdim=True)).abs().mean(1))
-    close.assert_close(merge_distance(answers), (answers.merged[:, 1].exp() - p.mean(1)).abs())
+    close.assert_close(measured.route_distance(answers), (p - p.mean(1, keepdim=True)).abs().mean(1))
+    close.assert_close(measured.merge_distance(answers), (answers.merged[:, 1].exp() - p.mean(1)).abs())
     assert "T = 1 " in draw_convergence(answers, "made up", draws=20).alt
 
 

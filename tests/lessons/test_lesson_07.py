@@ -28,7 +28,6 @@ from adamix_lab.lessons.ablations import (
     open_results,
     opponents,
     own_folders,
-    own_rows,
     seeds_needed,
 )
 from adamix_lab.lessons.checks.exercises import check_detectable, check_paired_interval
@@ -149,11 +148,13 @@ def test_so_many_seeds_are_needed_and_one_less_is_not_enough(spread):
 
 def test_rows_answered_rightly_and_their_loss(answered):
     scores = open_results(answered)
-    right = own_rows(scores, "rte", "AdaMix", 1)
+    right = measures.own_rows(scores, "rte", "AdaMix", 1)
     assert set(right) <= {0.0, 1.0} and len(right) == 200
-    close.assert_close(own_rows(scores, "rte", "AdaMix", 1, unit="nats"), np.full(200, math.log(2)), close.ROUNDED)
+    close.assert_close(
+        measures.own_rows(scores, "rte", "AdaMix", 1, unit="nats"), np.full(200, math.log(2)), close.ROUNDED
+    )
     with pytest.raises(FileNotFoundError, match="seed 9"):
-        own_rows(scores, "rte", "AdaMix", 9)
+        measures.own_rows(scores, "rte", "AdaMix", 9)
 
 
 # -- the lesson ---------------------------------------------------------------------------------------------

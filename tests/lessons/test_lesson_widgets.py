@@ -8,6 +8,7 @@ import tiny
 import tiny_answers
 import tiny_task
 import torch
+from makers import load_maker
 from seen import all_inside
 from tiny_task import one_thread  # noqa: F401
 
@@ -19,13 +20,14 @@ from adamix_lab.lessons import consistency, merging, routing, tour
 from adamix_lab.lessons.answers import answers_of, load_answers, read_answers, write_answers
 from adamix_lab.lessons.consistency import agreed_and_wrong, consistency_dial, measure_dial, pairwise_kl
 from adamix_lab.lessons.merging import mixed, mixing_triangle, prepare
-from adamix_lab.lessons.routing import by_expert, draw_loads, draw_routed, flips, specialist_gain, train_gates
+from adamix_lab.lessons.routing import by_expert, draw_loads, draw_routed, train_gates
 from adamix_lab.models.model import load_trained, trained_tensors
 from adamix_lab.tasks.loading import load_task
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.train import train
 
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
+measures = load_maker("results/effects")
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def test_flips_are_changes_of_one_expert_only():
     labels = torch.zeros(2, dtype=torch.long)
     odds = torch.full((2, 16), -1.0)
     odds[1, 6] = 1.0  # expert 1 then 2: six neighbours, and itself
-    found = flips(tiny_answers.of_odds(odds, labels))
+    found = measures.flips(tiny_answers.of_odds(odds, labels))
     assert found[0].sum() == 0 and found[1].sum() == 7
     assert {n for n in range(16) if found[1, n]} == {6, 4, 5, 7, 2, 10, 14}
 
@@ -70,8 +72,8 @@ def test_the_specialist_gain_finds_specialists_and_nothing_where_there_is_nothin
     specialised = alike.clone()
     specialised[kinds == 0, 1] = 1.0  # expert 1 is for a, expert 2 for b
     specialised[kinds == 1, 2] = 1.0
-    assert specialist_gain(specialised, names).mean() > 0.1
-    assert specialist_gain(alike, names).mean().abs() < 0.03  # 2000 rows drawn
+    assert measures.specialist_gain(specialised, names).mean() > 0.1
+    assert measures.specialist_gain(alike, names).mean().abs() < 0.03  # 2000 rows drawn
 
 
 def test_a_sentence_is_answered_on_every_route_and_flips_are_named():
@@ -129,7 +131,7 @@ def test_agreeing_on_a_wrong_answer():
 
 def test_routes_that_answer_differently_are_counted_by_pairs():
     odds = torch.tensor([[1.0] * 16, [1.0] * 15 + [-1.0], [1.0] * 8 + [-1.0] * 8])
-    found = consistency.answer_differently(tiny_answers.of_odds(odds, torch.zeros(3, dtype=torch.long)))
+    found = measures.answer_differently(tiny_answers.of_odds(odds, torch.zeros(3, dtype=torch.long)))
     close.assert_close(found, torch.tensor([0.0, 2 / 16, 2 * 64 / 240]))
 
 
@@ -263,7 +265,7 @@ def test_a_merge_is_told_after_a_change_of_the_weights(monkeypatch):
 def test_a_merge_that_differs_from_the_ensemble_is_seen():
     answers = tiny_answers.answers(60, noise=2.0)
     together = answers.routes.exp().mean(1).argmax(-1)
-    assert torch.equal(merging.merge_differs(answers), (answers.merged.argmax(-1) != together).float())
+    assert torch.equal(measures.merge_differs(answers), (answers.merged.argmax(-1) != together).float())
 
 
 # -- 00, and what is stored ---------------------------------------------------------------------------------

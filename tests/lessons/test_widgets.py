@@ -5,8 +5,9 @@ import pytest
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
 from adamix_lab.analysis.plots import Picture, new_figure
+from adamix_lab.lessons.controls import Number, Steps, Words
 from adamix_lab.lessons.drawing import Table
-from adamix_lab.lessons.widgets import Explorer, Number, Prediction, Steps, View, Words, brier, html_of
+from adamix_lab.lessons.widgets import Explorer, Prediction, View, brier, html_of
 
 CALLS = []
 

@@ -48,6 +48,8 @@ SITES, SIDES, EXPERTS, STEPS = 3, 2, 4, 400
 
 def check_draw_route(draw: Callable[[int, int, int], Any]) -> None:
     """Checks `draw(seed, step, view)`: a route `[3, 2]` of experts 0 to 3, a function of its three arguments."""
+    from sklearn.metrics import mutual_info_score
+
     first = _route(draw, 0, 0, 0)
     with torch.random.fork_rng(devices=[]):
         torch.rand(7)  # others draw numbers, too
@@ -72,7 +74,7 @@ def check_draw_route(draw: Callable[[int, int, int], Any]) -> None:
     columns = {f"site {s}, side {d}": flat[:, s, d] for s in range(SITES) for d in range(SIDES)}
     views = {f"view {v} of site 0, side 0": drawn[:, v, 0, 0] for v in (0, 1)}
     for (one, a), (other, b) in (*combinations(columns.items(), 2), *combinations(views.items(), 2)):
-        if (shared := _shared_bits(a, b)) > 0.2:
+        if (shared := mutual_info_score(a, b) / math.log(2)) > 0.2:
             cause = "They share a draw: each site, each side (Eq. 4) and each view has one of its own."
             wrong(f"What {one} tells about {other}", "nothing", f"{shared:.1f} bits", cause)
     passed("check_draw_route")
@@ -85,13 +87,6 @@ def _route(draw: Callable[[int, int, int], Any], *numbers: int) -> Tensor:
     if route.is_floating_point() or bool((route < 0).any()) or bool((route >= EXPERTS).any()):
         wrong("A route", f"whole numbers from 0 to {EXPERTS - 1}", route.tolist(), "Experts count from 0.")
     return route.long()
-
-
-def _shared_bits(one: Tensor, other: Tensor) -> float:
-    """Mutual information in bits, from counts."""
-    from sklearn.metrics import mutual_info_score
-
-    return float(mutual_info_score(one, other)) / math.log(2)
 
 
 def check_number_of_routes(count: Callable[[int, int, int], int]) -> None:
@@ -145,7 +140,8 @@ def check_align(align: Callable[[Expert, Expert], Expert]) -> None:
         reference = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
         order = torch.randperm(r, generator=generator).roll(1)
         near = {name: w + noise * torch.randn(w.shape, generator=generator) for name, w in reference.items()}
-        expert = _ordered(near, order)
+        moved = {"down": near["down"][order], "down_bias": near["down_bias"][order], "up": near["up"][:, order]}
+        expert = near | moved
         came = call(align, *({name: w.clone() for name, w in given.items()} for given in (reference, expert)))
         _same_function(came, expert, generator)
         if float((came["down"] - reference["down"]).norm()) > 0.5 * float((expert["down"] - reference["down"]).norm()):
@@ -156,11 +152,6 @@ def check_align(align: Callable[[Expert, Expert], Expert]) -> None:
                 cause = "The permutation was applied again rather than undone: use its inverse."
             wrong(f"Units of {r}, after alignment", "in the reference's order", "another order", cause)
     passed("check_align")
-
-
-def _ordered(expert: Expert, order: Tensor) -> Expert:
-    down, bias, up = expert["down"][order], expert["down_bias"][order], expert["up"][:, order]
-    return {**expert, "down": down, "down_bias": bias, "up": up}
 
 
 def _same_function(came: Expert, expert: Expert, generator: torch.Generator) -> None:
@@ -297,8 +288,7 @@ def check_detectable(smallest: Callable[[int, float], Any]) -> None:
         known = dict(share=right / 100, binomial=right * math.sqrt(1 - disagree), one_error=right / 1.96)
         known |= dict(no_root=196 * disagree / rows, two_models=196 * math.sqrt(0.5) / root)
         what = f"On {rows} rows, {100 * disagree:g} % of which have one right answer"
-        came = call(smallest, rows, disagree)
-        judge("check_detectable", what, right, came, known, tolerance=2e-3)  # 1.96 or 1.959964
+        judge("check_detectable", what, right, call(smallest, rows, disagree), known, tolerance=2e-3)  # or 1.959964
     passed("check_detectable")
 
 
@@ -340,8 +330,7 @@ def check_gated_lora(adaptation: type[Adaptation]) -> None:
     y, (update, second) = x @ frozen.T, (x @ w["A"].T @ w["B"].T for w in (one, other))
     right, what = y + one["gate"] * update, "Two views in one pass, weights [2, ...]"
     known = dict(no_gate=y + update, no_base=one["gate"] * update, all_gated=one["gate"] * (y + update))
-    came = call(made.apply, base, x, one, False)
-    judge("check_gated_lora", "The output", right, came, known, "Wx + gate * (B A x)")
+    judge("check_gated_lora", "The output", right, call(made.apply, base, x, one, False), known, "Wx + gate * (B A x)")
     cause = "A vector [K, out] needs along(update, gate) to meet its K groups of rows."
     both = {name: torch.stack([one[name], other[name]]) for name in shapes}
     try:

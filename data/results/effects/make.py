@@ -25,6 +25,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 import typer
@@ -32,21 +33,31 @@ import yaml
 from torch import Tensor
 
 from adamix_lab.analysis.points import aligned, permuted_copies
-from adamix_lab.analysis.posterior import FixedBatches, Samples, fix_batches, marginal, merged_sample, uncertainty
-from adamix_lab.analysis.statistics import SMALLEST, rows_variance, t_interval, verdict_of
+from adamix_lab.analysis.posterior import (
+    FixedBatches,
+    Samples,
+    fix_batches,
+    marginal,
+    merged_sample,
+    total_variation,
+    uncertainty,
+)
+from adamix_lab.analysis.statistics import SMALLEST, line_of, rows_variance
 from adamix_lab.baselines.making import linear_probe
 from adamix_lab.core.errors import one_of, unknown
 from adamix_lab.core.files import write_text
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.views import Batch
-from adamix_lab.experiments.contrasts import Budget
+from adamix_lab.experiments.contrasts import Budget, Scores, Side
+from adamix_lab.experiments.results import PREDICTIONS
 from adamix_lab.fast.blocks import cut_last_block
 from adamix_lab.generation.comparison import EXPERTS as WRITER_EXPERTS
-from adamix_lab.lessons.ablations import open_results, own_rows
+from adamix_lab.generation.comparison import TASK, load_texts
+from adamix_lab.generation.tasks import coverage, load_generation_task
+from adamix_lab.lessons.ablations import open_results
 from adamix_lab.lessons.answers import Answers, answers_of, changed_twin, load_answers
-from adamix_lab.lessons.generation import covered
-from adamix_lab.lessons.posterior import bayes_weights, merge_distance, rescaled, route_distance, samples_of
-from adamix_lab.lessons.routing import by_expert, flips, specialist_gain
+from adamix_lab.lessons.posterior import bayes_weights, rescaled, samples_of
+from adamix_lab.lessons.routing import by_construction, by_expert, train_gates
 from adamix_lab.lessons.your_own import EXPERTS, fresh_loras, read_loras
 from adamix_lab.models.model import MixtureModel, load_trained, trained_tensors
 from adamix_lab.tasks.backbones import load_backbone
@@ -92,29 +103,10 @@ class Effect:
     family: str = ""
 
     def row(self, comparisons: int = 1) -> dict[str, str]:
-        """The line as text, judged as one of so many comparisons; an interval is empty where it cannot be known."""
+        """The line as text, judged as one of so many comparisons."""
         digits = DIGITS[self.unit]
-        judged = verdict_of(t_interval(self.values, self.rows_error**2), self.unit, comparisons)
-
-        def listed(*values: float) -> str:
-            return " ".join("" if math.isnan(value) else f"{value:.{digits}f}" for value in values)
-
-        return {
-            "effect": self.effect,
-            "unit": self.unit,
-            "mean": listed(statistics.fmean(self.values)),
-            "low": listed(judged.low),
-            "high": listed(judged.high),
-            "verdict": judged.verdict,
-            "possible": judged.possible,
-            "family": self.family,
-            "comparisons": str(comparisons),
-            "by_seed": listed(*self.values),
-            "rows_error": listed(self.rows_error),
-            "seeds": str(len(self.values)),
-            "rows": str(self.rows),
-            "seconds": f"{self.seconds:.1f}",
-        }
+        line = line_of(self.effect, self.unit, self.values, self.rows_error, comparisons, digits)
+        return line | {"family": self.family, "rows": str(self.rows), "seconds": f"{self.seconds:.1f}"}
 
 
 def measure_effect(effect: str, measure: Measure) -> Effect:
@@ -273,6 +265,32 @@ def _constructions() -> list[str]:
     return [str(row["construction"]) for row in load_task("aspects").evaluation]
 
 
+def specialist_gain(values: Tensor, constructions: Sequence[str]) -> Tensor:
+    """What it pays to choose an expert for each construction rather than one for all, on rows that did not choose.
+
+    The rows are split in two halves; each half chooses for the other. With specialists the gain is above 0; where
+    experts differ by chance alone it is 0 on average.
+
+    Args:
+        values: higher is better, `[rows, M]`.
+        constructions: of each row.
+
+    Returns:
+        The gain on each row, `[rows]`.
+    """
+    _, number, _ = by_construction(values, constructions)
+    half = torch.arange(len(values)) % 2
+    gain = torch.zeros(len(values))
+    for judged in (0, 1):
+        chooses, pays = half != judged, half == judged
+        overall = int(values[chooses].mean(0).argmax())
+        for kind in number.unique():
+            own = int(values[chooses & (number == kind)].mean(0).argmax())
+            here = pays & (number == kind)
+            gain[here] = values[here, own] - values[here, overall]
+    return gain
+
+
 def best_from_worst_expert(answers: Answers, site: int) -> Tensor:
     """Accuracy of the expert that half of the rows finds best minus the worst's, on the other half's rows."""
     values = by_expert(answers, answers.right)[:, site]
@@ -286,9 +304,56 @@ def chosen_by_construction(answers: Answers, site: int, unit: str = "points") ->
     return gain if unit == "points" else -gain
 
 
+def flips(answers: Answers) -> Tensor:
+    """Whether changing one expert in one block changes the answer, `[rows, routes]`, as 0 and 1."""
+    said = answers.routes.argmax(-1)  # [rows, routes]
+    neighbours = (answers.index[:, None, :, 0] != answers.index[None, :, :, 0]).sum(-1) == 1
+    return ((said[:, :, None] != said[:, None, :]) & neighbours).any(-1).float()
+
+
 def flipping(answers: Answers) -> Tensor:
     """The share of routes whose answer one changed expert changes, `[rows]`."""
     return flips(answers).mean(1)
+
+
+def answer_differently(answers: Answers) -> Tensor:
+    """The share of pairs of routes that give a row different answers, `[rows]`."""
+    number = answers.right.shape[1]
+    ones = answers.routes.argmax(-1).float().sum(1)
+    return 2 * ones * (number - ones) / (number * (number - 1))
+
+
+def merge_differs(answers: Answers) -> Tensor:
+    """Whether the merge answers otherwise than the average over all routes' probabilities, `[rows]`, as 0 and 1."""
+    return (answers.merged.argmax(-1) != marginal(answers.routes).argmax(-1)).float()
+
+
+def gate_load(seed: int) -> Tensor:
+    """How far the load of a row's construction lies from the mean load, less the same for shuffled rows: `[rows]`.
+
+    Total variation, mean over sites, of balanced gates on AdaMix's experts. Shuffling gives what chance alone does.
+    """
+    loads = _on_adamix(seed, balance=0.1)
+    names = [str(row["construction"]) for row in load_task("aspects").evaluation[: len(loads)]]
+    mixed = torch.randperm(len(names), generator=generator_for(seed)).tolist()
+    return _from_mean(loads, names) - _from_mean(loads, [names[n] for n in mixed])
+
+
+def favourite_share(seed: int) -> Tensor:
+    """Share of each row's tokens that the busiest expert serves without a balancing loss, less 1/M: `[rows]`."""
+    loads = _on_adamix(seed, balance=0.0)  # [rows, sites, M]
+    busiest = loads.mean(0).argmax(-1)
+    return (loads[:, range(len(busiest)), busiest] - 1 / loads.shape[-1]).mean(1)
+
+
+def _on_adamix(seed: int, balance: float) -> Tensor:
+    mixture, tokenizer = load_twin("adamix", seed)
+    return train_gates(mixture, load_task("aspects"), tokenizer, balance=balance, seed=seed)
+
+
+def _from_mean(loads: Tensor, names: Sequence[str]) -> Tensor:
+    _, number, means = by_construction(loads, names)
+    return 0.5 * (means - loads.mean(0)).abs().sum(-1).mean(-1)[number]
 
 
 @lru_cache(maxsize=4)
@@ -341,6 +406,16 @@ def above_ensemble(answers: Answers) -> Tensor:
     return answered(answers, "merged", "nats") - answered(answers, "logits", "nats")
 
 
+def route_distance(answers: Answers) -> Tensor:
+    """Total variation between one route's answer and the exact marginal, mean over routes, `[rows]`."""
+    return total_variation(answers.routes, marginal(answers.routes).unsqueeze(1)).mean(1)
+
+
+def merge_distance(answers: Answers) -> Tensor:
+    """Total variation between the merge's answer and the exact marginal, `[rows]`."""
+    return total_variation(answers.merged, marginal(answers.routes))
+
+
 def merge_minus_route(answers: Answers) -> Tensor:
     """How much farther from the exact marginal the merge is than one drawn route, `[rows]`."""
     return merge_distance(answers) - route_distance(answers)
@@ -387,13 +462,31 @@ def noticing(answers: Answers, which: str, kind: str) -> Tensor:
 
 
 def coverage_by(strategy: str, seed: int) -> Tensor:
-    """Slots realised by a strategy, or by the four experts, each alone, on average ("alone"): `[sources]`."""
-    if strategy == "alone":
-        return torch.stack([covered(f"fixed-{n}", seed) for n in range(WRITER_EXPERTS)]).mean(0)
-    return covered(strategy, seed)
+    """Share of slots realised by a strategy, or by the four experts, each alone, on average ("alone"): `[sources]`."""
+    texts, sources = load_texts(seed), load_generation_task(TASK).sources
+    names = [f"fixed-{n}" for n in range(WRITER_EXPERTS)] if strategy == "alone" else [strategy]
+    return torch.tensor([coverage(texts[name], sources) for name in names]).mean(0)
 
 
 # -- 07: AdaMix minus its opponents, paired by row, on shipped results and on what learners of sentences answer -----
+
+
+def own_rows(scores: Scores, task: str, variant: str, seed: int, budget: Budget = "steps", unit: str = "points") -> Any:
+    """Of each row of a task, whether a run, merged, answers it rightly ("points", 0.0 and 1.0), or its loss: `[rows]`.
+
+    Raises FileNotFoundError where the run or its predictions are not there.
+    """
+    answers, cell = scores.results.predictions, scores.cell(task, Side(variant), budget)
+    runs = cell.loc[cell["seed"] == seed, "run"]
+    if answers is None or runs.empty:
+        raise FileNotFoundError(
+            f"Predictions of {variant} on {task}, seed {seed}, are not there: expected them in {PREDICTIONS}. Run the "
+            "grid to its end."
+        )
+    own = answers[(answers["run"] == runs.iloc[0]) & (answers["strategy"] == "merged")].sort_values("row")
+    if unit == "nats":
+        return -np.log(np.maximum(own["probability_of_label"].to_numpy(float), 1e-38))
+    return (own["label"] == own["prediction"]).to_numpy(float)
 
 
 def ahead(seed: int, results: str, task: str, variant: str, budget: Budget, unit: str) -> Tensor:
