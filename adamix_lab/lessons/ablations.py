@@ -94,9 +94,8 @@ def draw_map(hidden: bool = False) -> Picture:
     texts = [[text(*pair) for pair in zip(*rows, strict=True)] for rows in zip(gaps.values, best.values, strict=True)]
     figure, ax = new_figure(8.6, 3.6)
     names = [name.replace(NOISE, ", ¼ labels wrong") for name in TASKS]
-    columns = [f"{rows:,} rows" for rows in ROWS]
     values, colours = (0 * gaps, "Greys") if hidden else (gaps, "PuOr")
-    draw_cells(ax, values, names, columns, -CLIP, CLIP, texts, colours, 10)
+    draw_cells(ax, values, names, [f"{rows:,} rows" for rows in ROWS], -CLIP, CLIP, texts, colours, 10)
     title = "AdaMix against one adapter" if hidden else "AdaMix minus one adapter, points; one seed: nothing is shown"
     ax.set_title(title, loc="left")
     alt = f"{title}, by data and number of training rows, each at its own best rate and head, 150 steps"
@@ -107,7 +106,6 @@ def draw_map(hidden: bool = False) -> Picture:
 # -- results of stored grids, and of the learner's own --------------------------------------------------------------
 
 MEASURES: dict[str, tuple[Measure, str]] = {"points": ("score", "accuracy"), "nats": ("nll", "loss")}
-SHIPPED = ("cells", "budget", "core")  # in data/results
 
 
 def own_folders(root: Path = Path()) -> dict[str, Path]:
@@ -121,7 +119,7 @@ def open_results(place: str | Path) -> Scores:
 
     Raises FileNotFoundError where there are none; ValueError for files that are not whole or hold something else.
     """
-    folder = data_root() / "results" / place if place in SHIPPED else Path(place)
+    folder = data_root() / "results" / place if place in ("cells", "budget", "core") else Path(place)
     files = [folder / file for file in (RESULTS, PREDICTIONS, CURVES)]
     return _read(folder, tuple(f.stat().st_mtime_ns if f.is_file() else 0 for f in files))
 
