@@ -8,7 +8,7 @@ import results_by_construction as made
 
 from adamix_lab.analysis.statistics import verdict_of
 from adamix_lab.experiments.claims import read_tables
-from adamix_lab.experiments.contrasts import Scores, minus
+from adamix_lab.experiments.contrasts import Scores, Side, minus
 from adamix_lab.experiments.report import differences, report
 from adamix_lab.experiments.results import Results, missing_seeds, read_results, several_runs
 
@@ -85,7 +85,7 @@ def test_every_table_of_the_paper_has_its_printed_differences():
     eight = tables["Table 8"].lines
     assert eight[0].printed["rte"] == 4.4 and eight[1].printed["rte"] == 5.1
     assert tables["Table 2"].columns["qqp_f1"] == ("qqp", "f1")
-    assert str(tables["Table 7"].lines[0].contrast) == "AdaMix − AdaMix, random"
+    assert tables["Table 7"].lines[0].contrast == minus("AdaMix", Side("AdaMix", "random"))
     assert tables["Table 9"].lines[1].printed == {
         "experts": 4,
         "mnli": 0,
