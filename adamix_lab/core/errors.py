@@ -104,7 +104,7 @@ POOLINGS = ("cls", "mean")  # what a classifier's head reads: the family's own p
 # How experts are used at inference (`training.evaluation.answer_by`), and when texts are decoded.
 STRATEGIES = ("merged", "fixed", *(f"fixed-{n}" for n in range(8)), "random", "random-example", "random-token")
 STRATEGIES += ("ensemble", "ensemble-probabilities")
-DECODED = ("merged", "fixed", "fixed-N", "random", "random-example")
+DECODED = ("merged", "fixed", "fixed-0", "random", "random-example")  # or another expert's number: check_decoded
 
 
 @dataclass(frozen=True)

@@ -168,6 +168,8 @@ def test_long_sources_are_cut_to_what_the_model_takes():
     ("change", "message"),
     [
         ({"strategy": "ensemble"}, "Strategy of decoding 'ensemble' is not known; expected one of fixed"),
+        ({"strategy": "fixed-N"}, "Strategy of decoding 'fixed-N' is not known; expected one of fixed, fixed-0"),
+        ({"strategy": "fixed-12"}, "Expert 12 is out of range: expected 0 to 2"),
         ({"strategy": "fixed-3"}, "Expert 3 is out of range: expected 0 to 2"),
         ({"sources": []}, "expected a list of texts, at least one"),
         ({"sources": "name"}, "expected a list of texts, at least one"),
