@@ -50,14 +50,14 @@ def matthews(predictions: Tensor, labels: Tensor, classes: int = 2) -> float:
 
 
 def pearson(predictions: Tensor, labels: Tensor, classes: int = 2) -> float:
-    """Pearson's correlation; nan where it is undefined, as scipy warns."""
+    """Pearson's correlation; nan where it is undefined: of one row, of numbers all the same, or of any not finite."""
     from scipy.stats import pearsonr
 
     return _correlation(pearsonr, predictions, labels)
 
 
 def spearman(predictions: Tensor, labels: Tensor, classes: int = 2) -> float:
-    """Spearman's rank correlation; nan where it is undefined, as scipy warns."""
+    """Spearman's rank correlation; nan where `pearson` is."""
     from scipy.stats import spearmanr
 
     return _correlation(spearmanr, predictions, labels)
@@ -93,7 +93,8 @@ def score(names: Sequence[str], predictions: Tensor, labels: Tensor, classes: in
 
 def _correlation(function: Callable[..., Any], predictions: Tensor, labels: Tensor) -> float:
     a, b = predictions.double().numpy(), labels.double().numpy()
-    return float(function(a, b).statistic) if len(labels) > 1 else math.nan
+    defined = len(labels) > 1 and all(bool(numbers.isfinite().all()) for numbers in (predictions, labels))
+    return float(function(a, b).statistic) if defined else math.nan  # scipy ranks inf, too
 
 
 # -- tables of results ---------------------------------------------------------------------------------------

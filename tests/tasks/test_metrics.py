@@ -44,7 +44,10 @@ def test_undefined_cases():
         with pytest.warns(ConstantInputWarning):
             assert math.isnan(score(["pearson"], predictions, labels)["pearson"])
     assert math.isnan(score(["pearson"], numbers[:1], numbers[:1])["pearson"])  # of one row
-    assert math.isnan(score(["spearman"], numbers * math.nan, numbers)["spearman"])
+    for odd in (math.nan, math.inf, -math.inf):  # a training that diverged has no score
+        diverged = torch.cat([torch.tensor([odd]), numbers[1:]])
+        assert all(map(math.isnan, score(["pearson", "spearman"], diverged, numbers).values()))
+        assert all(map(math.isnan, score(["pearson", "spearman"], numbers, diverged).values()))
 
 
 def test_bad_input(monkeypatch):
