@@ -119,7 +119,7 @@ class Recipe:
         whole("seed", self.seed, 0, SEEDS)
         for check, names in CHECKS.items():
             for name in names.split():
-                if getattr(self, name) is not None:
+                if getattr(self, name) is not getattr(Recipe, name):  # a default, of some None
                     check(name, getattr(self, name))
         for side, rate in self.side_rates.items():
             if not (rate >= 0 and math.isfinite(rate)):

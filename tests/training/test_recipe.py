@@ -29,6 +29,13 @@ def test_plain_values_and_back_through_json():
         ({"off_route": "frozen"}, "Did you mean 'freeze'"),
         ({"patience": 2, "dev_fraction": 0.0}, "expected a dev slice to stop on"),
         ({"accumulate": 9, "batch_size": 8}, "at most one piece a row"),
+        *(
+            ({name: None}, f"{name} = None: expected")
+            for name in (
+                *("batch_size", "lr", "weight_decay", "eps", "warmup", "clip", "seed", "accumulate", "bucket"),
+                *("label_smoothing", "dev_fraction", "checkpoint_every", "log_every"),
+            )
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_refused(settings, says):
