@@ -116,6 +116,8 @@ class _Walk:
             self._grow_at_once(level, part, numbers, some)
 
     def _grow_at_once(self, level: int, states: Tensor, nodes: Tensor, through: Tensor) -> None:
+        if len(nodes) * len(through) > self.groups:  # memory ran out in a part before this one
+            return self._grow(level, states, nodes, through)
         try:
             grown = self.replay.block(level, states, self.routes[level][through])
             answers = self.replay.head(grown) if level == self.replay.levels - 1 else None
