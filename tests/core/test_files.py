@@ -1,7 +1,9 @@
 """Writes that survive, names that stay inside."""
 
+import errno
 import json
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +43,23 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path):
     with pytest.raises(OSError, match=r"No space left on device.*is whole"):
         write_atomically(path, fail)
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["note.txt"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="opens no folders")
+def test_a_new_name_is_synced_with_its_folder(tmp_path, monkeypatch):
+    done, sync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (done.append(stat.S_ISDIR(os.fstat(handle).st_mode)), sync(handle)))
+    monkeypatch.setattr(os, "replace", lambda *paths: (done.append("renamed"), replace(*paths)))
+    write_text(tmp_path / "note.txt", "new")
+    assert done == [False, "renamed", True]
+
+    def refuse(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "no folders here")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    write_text(tmp_path / "note.txt", "newer")
+    assert (tmp_path / "note.txt").read_text() == "newer"
 
 
 def test_folders_are_made_and_text_is_utf_8(tmp_path):
