@@ -219,10 +219,12 @@ def save(
     weights = f"experts-{digest_of(tensors)[:12]}.safetensors"
     config = {**describe(mixture, notes), "weights": weights}
     with locked(folder, wait=60):
+        for left in (*folder.glob(".experts-*"), *folder.glob(f".{CONFIG}.*")):  # a killed save's may take the room
+            left.unlink()
         write_tensors(folder / weights, tensors)
         write_text(folder / CONFIG, json.dumps({**config, "digest": config_digest(config)}, indent=2) + "\n")
-        for old in (*folder.glob("experts-*.safetensors"), *folder.glob(".experts-*"), *folder.glob(f".{CONFIG}.*")):
-            if old.name != weights:  # the former save, and what a killed one left under temporary names
+        for old in folder.glob("experts-*.safetensors"):
+            if old.name != weights:  # the former save's
                 old.unlink()
     return folder
 

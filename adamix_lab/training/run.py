@@ -334,8 +334,10 @@ def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], fac
     The file appears whole or not at all, and older ones go only when it is there.
     """
     path = folder / f"checkpoint-{step:08d}.safetensors"
+    for left in folder.glob(".checkpoint-*"):  # a killed write's, which may take the room that this one needs
+        left.unlink()
     write_record(path, "state", tensors, {**facts, "step": step, "format": FORMAT})
-    for old in (*sorted(folder.glob(_PATTERN))[:-KEEP], *folder.glob(".checkpoint-*")):  # or a killed write's
+    for old in sorted(folder.glob(_PATTERN))[:-KEEP]:
         old.unlink()
     return path
 

@@ -258,6 +258,19 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(tmp_path, monkeypatch):
     assert found.step == 1 and found.facts["n"] == 1 and torch.equal(found.tensors["a"], torch.ones(3))
 
 
+def test_what_a_killed_write_left_goes_before_the_next_one_needs_its_room(tmp_path, monkeypatch):
+    left, write = tmp_path / ".checkpoint-00000001.safetensors.a1b2", files._write_bytes
+
+    def small(path, data):  # a disk with room for one of them
+        if left.exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, data)
+
+    left.write_bytes(b"half")
+    monkeypatch.setattr(files, "_write_bytes", small)
+    assert read_checkpoint(write_checkpoint(tmp_path, 2, {"a": torch.ones(3)}, {"n": 2})).step == 2
+
+
 def test_a_run_on_a_full_disk_goes_on_when_there_is_space(tmp_path, monkeypatch):
     whole, _ = run(None, steps=12)
     real, count = runs.write_record, iter(range(1, 100))
