@@ -64,7 +64,7 @@ def check_experts(value: object, what: str = "experts") -> None:
 def finite(what: str, value: Any, least: float = -math.inf) -> None:
     """Refuses what is no finite number of at least `least`."""
     try:
-        fits = isinstance(value, Real) and math.isfinite(value)
+        fits = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # a whole number that no float holds
         fits = False
     if not fits or value < least:
@@ -74,7 +74,7 @@ def finite(what: str, value: Any, least: float = -math.inf) -> None:
 
 def fraction(what: str, value: float) -> None:
     """Refuses numbers outside [0, 1)."""
-    if not isinstance(value, Real) or not 0 <= value < 1:
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value < 1:
         raise LabError(f"{what} = {value}: expected a number from 0 up to, not including, 1.")
 
 

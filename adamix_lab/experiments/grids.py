@@ -52,11 +52,13 @@ class Search:
         if not isinstance(given, Sequence) or isinstance(given, str) or len(given) < 2:
             raise LabError(f"search: factors = {given!r}: expected a list of two factors or more, such as [0.3, 1, 3].")
         object.__setattr__(self, "factors", tuple(checked("search: factors", "float", factor) for factor in given))
-        if not isinstance(self.stops, Sequence) or not self.stops or not all(0 < share <= 1 for share in self.stops):
+        given = self.stops if isinstance(self.stops, Sequence) and not isinstance(self.stops, str) else ()
+        shares = tuple(sorted(checked("search: stops", "float", share) for share in given))
+        if not shares or not 0 < shares[0] <= shares[-1] <= 1:
             raise LabError(
                 f"search: stops = {self.stops!r}: expected shares above 0, at most 1, such as [0.25, 0.5, 1]."
             )
-        object.__setattr__(self, "stops", tuple(sorted(map(float, self.stops))))
+        object.__setattr__(self, "stops", shares)
 
     def lengths(self, run: Run) -> list[int]:
         """The steps of a run's trials, the longest last; none for a run whose rate is given."""

@@ -68,6 +68,10 @@ def test_rows_and_parts_in_their_order():
         ),
         ({"rows": [{}], "search": {"factors": [1]}}, "factors = .*two factors or more"),
         ({"rows": [{}], "search": {"factors": [1, "x"]}}, "search: factors = 'x': expected a number"),
+        ({"rows": [{}], "search": {"factors": [True, 3]}}, "search: factors = True: expected a number"),
+        ({"rows": [{}], "search": {"factors": [1, 3], "stops": ["a"]}}, "search: stops = 'a': expected a number"),
+        ({"rows": [{}], "search": {"factors": [1, 3], "stops": "1"}}, "search: stops = '1': expected shares"),
+        ({"rows": [{}], "search": {"factors": [1, 3], "stops": [0.5, 2]}}, r"stops = \[0.5, 2\]: expected shares"),
         ({"rows": [{}], "search": {"factor": [1, 2]}}, "Key of search 'factor' is not known.*Did you mean 'factors'"),
     ],
 )
