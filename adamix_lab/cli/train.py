@@ -231,6 +231,8 @@ def import_experts(
         require_file(read, "a LoRA folder that peft wrote, or a checkpoint of the authors' code.")
     if (out / CONFIG).exists() and not overwrite:
         raise FileExistsError(f"{out} holds a mixture already: expected another folder (--out), or --overwrite.")
+    if adapters and alpha is not None:
+        raise LabError(f"alpha = {alpha}: expected none with peft's folders, which hold their own. Leave it out.")
     from adamix_lab.interop.authors import import_authors
     from adamix_lab.interop.peft import import_peft
     from adamix_lab.tasks.backbones import load_backbone

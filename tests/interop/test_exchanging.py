@@ -41,6 +41,8 @@ def test_out_as_experts_and_in_again(base, tmp_path, monkeypatch):
     assert back.mixture.tied and back.space.experts == 3
     again = command("import-experts", *experts, *more)
     assert "holds a mixture already" in again.output
+    scaled = command("import-experts", *experts, *more[:-1], "scaled", "--alpha", 32)
+    assert scaled.exit_code == 2 and "--alpha = 32.0: expected none with peft's folders" in scaled.output
 
 
 def test_the_authors_file_by_the_command(base, tmp_path, monkeypatch):
