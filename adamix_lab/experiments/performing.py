@@ -43,7 +43,7 @@ from adamix_lab.experiments.settings import DEFAULTS, Budget, Engine, Run
 from adamix_lab.models.model import load_trained, trained_tensors
 
 Say = Callable[[str], None]
-LOST = 2  # times in a row that workers are lost without any run ending: then that is told
+LOST = 2  # times in a row that workers are lost without any run ending: then the next job has them to itself
 TIMEOUT = 15  # seconds that a cluster has to answer
 DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 STACKED = ("adamix", "single", "r-drop", "slow", "swa", "ema", "slow-swa", "wide", "houlsby", "pfeiffer")
@@ -68,15 +68,17 @@ def perform_all(runs: Sequence[Run], out: Path, engine: Engine, deadline: float 
         deadline: seconds since the epoch; None has no end.
         say: takes a line for each run that ends.
 
-    Raises LabError where workers are lost again and again, OSError where the disk is full, ConnectionError where the
-    cluster does not answer, ImportError where its package is missing: what is finished stays.
+    A job that loses its worker when it has the workers to itself has failed; others go on.
+
+    Raises OSError where the disk is full, ConnectionError where the cluster does not answer, ImportError where its
+    package is missing: what is finished stays.
     """
     failed: dict[str, str] = {}
     start, ended, lost = time.perf_counter(), 0, 0
     while jobs := jobs_of(runs, out, engine, deadline, failed):
-        before = ended
+        before, alone = ended, lost == LOST
         try:
-            for job, outcomes in hand_out(_begun(jobs, out), engine.workers, engine.cluster):
+            for job, outcomes in hand_out(_begun(jobs[:1] if alone else jobs, out), engine.workers, engine.cluster):
                 for outcome in outcomes:
                     if not finished(out, outcome.run):  # a stack that goes on brings its finished runs, too
                         store(out, outcome, failed)
@@ -86,12 +88,15 @@ def perform_all(runs: Sequence[Run], out: Path, engine: Engine, deadline: float 
                 if len(outcomes) > 1 and all(outcome.files or outcome.error for outcome in outcomes):
                     shutil.rmtree(out / job.name, ignore_errors=True)
         except WorkersLost as error:
-            lost = lost + 1 if ended == before else 0
-            if lost == LOST:
-                raise
+            lost = 0 if alone or ended > before else lost + 1
+            for run in jobs[0].runs if alone else ():
+                if not finished(out, run):
+                    store(out, Outcome(run, error=str(error)), failed)
             say(f"{error} Going on with what is not finished.")
         else:
-            break
+            if not alone:
+                break
+            lost = 0
     return failed
 
 
@@ -193,6 +198,8 @@ def jobs_of(
     """What is left to do. A stack that was under way goes on with the same members: its masks are drawn for them."""
     threads = engine.threads or max(1, (os.cpu_count() or 1) // (1 if engine.cluster else engine.workers))
     driver = os.getpid() if engine.workers > 1 and engine.cluster is None else None
+    # Workers of a cluster may stand in another folder than this process.
+    runs = [replace(run, folder=run.folder and str(Path(run.folder).resolve())) for run in runs]
     jobs = []
     for group in stacks_of(runs, engine.together):
         left = tuple(run for run in group if run.key not in failed and not finished(out, run))

@@ -139,22 +139,28 @@ def test_a_search_that_is_shorter_than_its_runs_warns(base):
         grid_of({**table, "base": {**base, "compute": "best"}})
 
 
-def test_lost_workers_are_replaced_and_told_where_they_are_lost_again(base, tmp_path, monkeypatch):
-    grid, lost = grid_of(tiny_grid.table(base, seeds=1)), [2]
+@pytest.mark.parametrize("culprit", [0, 1, 2])
+def test_a_run_that_loses_its_worker_again_and_again_fails_and_others_go_on(base, tmp_path, monkeypatch, culprit):
+    grid = grid_of(tiny_grid.table(base, seeds=1))
+    fatal, handed = {grid.runs[culprit]}, []
 
     def fragile(jobs, workers, cluster):
-        for job in jobs:
-            if lost and len(list(tmp_path.glob("*/results.parquet"))) == lost[0]:
+        taken = list(jobs)
+        handed.append([job.runs[0] for job in taken])
+        for n, job in enumerate(taken):
+            if fatal & {*handed[-1][n : n + 2]}:  # two workers: what the other has under way is lost with it
                 raise WorkersLost("A worker ended.")
             yield performing.perform(job)
 
+    out, lines = tmp_path, []
     monkeypatch.setattr(performing, "hand_out", fragile)
-    lines: list[str] = []
-    with pytest.raises(WorkersLost, match="A worker ended"):  # twice, and no run ended meanwhile
-        ablate(grid, tmp_path, QUIET, lines.append)
-    assert lines.count("A worker ended. Going on with what is not finished.") == performing.LOST
-    lost.clear()
-    results, failed = ablate(grid, tmp_path, QUIET, lines.append)
+    results, failed = ablate(grid, out, QUIET, lines.append)
+    assert failed == 1 and results["run"].nunique() == 2  # what is finished is gathered and printed
+    assert [line.split()[1] == "failed" for line in listed(grid, out)] == [n == culprit for n in range(3)]
+    assert (out / grid.runs[culprit].key / "error.txt").read_text() == "A worker ended.\n"
+    assert [grid.runs[culprit]] in handed and any(line.endswith(": A worker ended.") for line in lines)
+    fatal.clear()
+    results, failed = ablate(grid, out, QUIET, lines.append)
     assert failed == 0 and results["run"].nunique() == 3
 
 

@@ -110,6 +110,21 @@ def test_a_killed_worker_costs_its_unfinished_part(base, tmp_path, request, kind
     pd.testing.assert_frame_equal(tiny_grid.measured(results), tiny_grid.measured(calm))
 
 
+def fatal(job):
+    if job.runs[0].method == "single":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return perform(job)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_a_run_that_kills_its_worker_fails_and_the_others_go_on(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(performing, "perform", fatal)
+    grid = grid_of(tiny_grid.table(base, seeds=1))
+    results, failed = ablate(grid, tmp_path, Engine(workers=2, threads=1), print)
+    assert failed == 1 and set(results["variant"]) == {"AdaMix", "no sharing"}
+
+
 def workers() -> list[int]:
     """The processes below this one that perform runs: joblib's, or dask's below their nannies."""
     import psutil

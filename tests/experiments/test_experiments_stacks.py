@@ -57,6 +57,13 @@ def test_other_tasks_steps_sizes_and_sharing_are_other_sets():
     assert [len(own) for own in stacks_of(equal, 9)] == [2, 1]  # one view takes more steps for the same operations
 
 
+def test_a_folder_is_named_so_that_workers_elsewhere_find_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = Run(task="rte", folder="rows")
+    (job,) = jobs_of([run], tmp_path, Engine(threads=1))
+    assert job.runs[0].folder == str(tmp_path / "rows") and job.runs[0].key == run.key
+
+
 def test_what_cannot_be_stacked_is_alone():
     for settings in ({"method": "full"}, {"method": "lora"}, {"method": "apart-soup"}, {"routing": "example"}):
         assert [len(own) for own in stacks_of([Run(seed=seed, **settings) for seed in (0, 1)], 2)] == [1, 1]
