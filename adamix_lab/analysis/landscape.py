@@ -155,8 +155,8 @@ def evaluate_points(
         seed: of what the points were drawn with, kept in the notes.
         say: takes a line about resuming.
 
-    Raises ValueError for no batches, other answers than classes, points of another model, or a store of another
-    landscape.
+    Raises ValueError for no batches, other answers than classes, points of another model, a store of another
+    landscape, or batches that are too large for the memory.
     """
     check_batches(mixture, batches)
     check_points(mixture, points.anchors)
@@ -178,9 +178,13 @@ def evaluate_points(
             while landscape.batches[0] == n:
                 try:
                     landscape = landscape.add_batch(*_one_batch(top, points, batch, at_once))
-                except torch.OutOfMemoryError:
+                except torch.OutOfMemoryError as error:
                     if at_once == 1:
-                        raise
+                        rows = len(batch["labels"])
+                        raise LabError(
+                            f"batch_size = {rows}: a single point of so many rows is more than the memory of {device} "
+                            "holds; expected fewer. Take a smaller batch_size."
+                        ) from error
                     at_once //= 2
             if store and (landscape.finished or time.monotonic() - written >= SAVE_EVERY):
                 save_landscape(landscape, store)

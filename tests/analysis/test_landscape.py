@@ -12,6 +12,7 @@ from adamix_lab.analysis import landscape as ls
 from adamix_lab.analysis import points as p
 from adamix_lab.analysis.landscape import read_landscape, save_landscape
 from adamix_lab.core.adaptations import Bottleneck, LoRA
+from adamix_lab.core.errors import LabError
 from adamix_lab.core.merging import merge
 from adamix_lab.core.objective import symmetric_kl
 from adamix_lab.models.model import load_trained
@@ -204,7 +205,7 @@ def test_out_of_memory_takes_fewer_points_a_pass(monkeypatch):
     monkeypatch.setattr(ls, "logits_at", crowded)
     close.assert_close(ls.evaluate_points(mixture, plane, many, at_once=16).sums, whole.sums)
     limit = 0
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(LabError, match=r"batch_size = \d+: a single point.*Take a smaller batch_size"):
         ls.evaluate_points(mixture, plane, many, at_once=2)
 
 
