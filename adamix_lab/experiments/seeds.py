@@ -59,7 +59,8 @@ def train_seeds(
     if method != "adamix":
         recipe = fitted(method, recipe, experts, sides, adaptation.sides)
         named, experts, sides = NAMES.get(method, method), 1, None
-    seeds, parts, start = list(seeds), task.evaluation_tasks(), time.perf_counter()
+    seeds, blocks = list(seeds), blocks and tuple(blocks)
+    parts, start = task.evaluation_tasks(), time.perf_counter()
     results: dict[str, list[list[Evaluation]]] = {part.name: [] for part in parts}
     say(
         f"{task.name}: {len(task.train):,} rows to train on, {len(task.evaluation):,} to be judged on; "

@@ -83,8 +83,11 @@ def test_an_opponent_over_seeds_by_its_word(noisy, tmp_path):
     task, lines = load_task(noisy["task"]), []
     recipe = Recipe(steps=4, batch_size=8, max_length=10)
     found = train_seeds(
-        task, noisy["backbone"], Bottleneck(4), recipe, tmp_path, seeds=(0, 1), method="slow-swa", say=lines.append
-    )
+        task, noisy["backbone"], Bottleneck(4), recipe, tmp_path, seeds=(0, 1), method="slow-swa", say=lines.append,
+        blocks=iter([0]),
+    )  # fmt: skip
+    sites = [json.loads((tmp_path / f"seed{n}" / "adamix.json").read_text())["sites"] for n in (0, 1)]
+    assert sites[0] == sites[1] and len(sites[0]) == 1
     assert "single, lr/M + SWA: Bottleneck" in lines[0] and len(found) == 2
     saved = json.loads((tmp_path / "results.json").read_text())["recipe"]
     assert saved["swa"] == 0.75 and saved["side_rates"] == {"down": 0.25}
