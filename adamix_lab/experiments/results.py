@@ -302,12 +302,14 @@ def variants_of(results: Results) -> list[str]:
 
 
 def variant_called(results: Results, name: str) -> str | None:
-    """The variant with that name, whatever its capitals; else the first of that method (`lora r=8` for `lora`)."""
+    """The variant with that name, whatever its capitals; for `lora` the first of any size (`lora r=8`), too."""
     known = variants_of(results)
     for variant in known:
         if variant.lower() == name.lower():
             return variant
-    return next((variant for variant in known if variant.lower().startswith(f"{name.lower()} r=")), None)
+    if name.lower() != "lora":  # another size of AdaMix is another question
+        return None
+    return next((variant for variant in known if variant.lower().startswith("lora r=")), None)
 
 
 def settings_of(results: Results, name: str, task: str | None = None) -> list[Any]:

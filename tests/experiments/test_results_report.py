@@ -73,6 +73,7 @@ def test_a_contrast_pairs_seeds_and_knows_rows():
 def test_names_are_found_whatever_their_capitals_and_sizes():
     scores = Scores(Results(made.results({"AdaMix": 0.0, "lora r=8": 1.0}, seeds=2)))
     assert scores.on_task(minus("adamix", "LoRA"), "rte").by_seed
+    assert Scores(Results(made.results({"AdaMix r=4": 0.0}, seeds=2))).variant("AdaMix") is None  # another question
 
 
 def test_every_table_of_the_paper_has_its_printed_differences():
