@@ -100,6 +100,8 @@ class Grid:
 def read_grid(path: str | Path, **changes: Any) -> Grid:
     """The grid of a YAML file. `changes` are settings that count for every run, whatever the file says.
 
+    Runs that differ in nothing else are one run then.
+
     path: the file; without a suffix it is the name of a shipped grid, such as `quick` (`data/grids`).
 
     Raises:
@@ -125,7 +127,7 @@ def read_grid(path: str | Path, **changes: Any) -> Grid:
 def narrowed(grid: Grid, tasks: Sequence[str] = (), methods: Sequence[str] = ()) -> Grid:
     """A grid's runs of some of its methods, on tasks in the place of its own (none given: all, and its own).
 
-    Raises ValueError for a method that the grid has not, and an unknown task.
+    Raises ValueError for a method that the grid has not, an unknown task, and one that the runs' folder does not hold.
     """
     for word in methods:
         one_of("Method", word, [run.method for run in grid.runs])
@@ -133,6 +135,12 @@ def narrowed(grid: Grid, tasks: Sequence[str] = (), methods: Sequence[str] = ())
         _check_task(word)
     kept = [run for run in grid.runs if not methods or run.method in methods]
     moved = [replace(run, task=task) for run in kept for task in tasks or (run.task,)]
+    looked = {run.task: Path(run.folder) for run in moved if run.folder is not None and run.task in PAPER_TASKS}
+    if absent := [task for task, folder in looked.items() if not (folder / task).exists()]:
+        raise LabError(
+            f"folder = '{looked[absent[0]]}' does not hold {', '.join(absent)}: expected a folder a task. Name those "
+            "that it holds, each with --task."
+        )
     return replace(grid, runs=tuple({run.key: run for run in moved}.values()))
 
 
@@ -151,7 +159,7 @@ def grid_of(table: Any, **changes: Any) -> Grid:
     seen: dict[str, Run] = {}
     for number, run in enumerate(runs, start=1):
         _check_task(run.task)
-        if (first := seen.setdefault(run.key, run)) is not run:
+        if (first := seen.setdefault(run.key, run)) is not run and not changes:
             raise LabError(
                 f"run {number} ({run}) is the same run as an earlier one ({first}): expected each run once. Settings "
                 "that a method has not (experts of a single adapter, say) tell no runs apart."
@@ -159,7 +167,7 @@ def grid_of(table: Any, **changes: Any) -> Grid:
     search = _mapping("search", table.get("search"))
     for key in search:
         one_of("Key of search", key, [field.name for field in fields(Search)])
-    return Grid(runs, Search(**{"factors": (), **search}) if table.get("search") is not None else None)
+    return Grid(tuple(seen.values()), Search(**{"factors": (), **search}) if table.get("search") is not None else None)
 
 
 def _runs(table: Any, base: Mapping[str, Any], changes: Mapping[str, Any], keys: Sequence[str]) -> Iterator[Run]:

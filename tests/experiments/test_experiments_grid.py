@@ -138,7 +138,19 @@ def test_a_part_of_a_shipped_grid_with_other_settings():
     grid = read_grid("table", steps=7, top_blocks=None)
     runs = narrowed(grid, ["rte", "cola"], ["single"]).runs
     assert [(run.task, run.method, run.steps) for run in runs] == [("rte", "single", 7), ("cola", "single", 7)]
+    assert len(grid.runs) == 40 and len(read_grid("phase", rows=100).runs) < len(read_grid("phase").runs)
     with pytest.raises(ValueError, match=r"Method 'singl' is not known.*Did you mean 'single'"):
         narrowed(grid, methods=["singl"])
     with pytest.raises(ValueError, match=r"Task 'col' is not known.*Did you mean 'cola'"):
         narrowed(grid, ["col"])
+
+
+def test_tasks_that_the_folder_does_not_hold_are_named_beforehand(tmp_path):
+    for task in ("rte", "cola"):
+        (tmp_path / task).mkdir()
+    grid = read_grid("table", folder=str(tmp_path))
+    assert len(narrowed(grid, ["rte", "cola", "aspects"]).runs) == 12
+    with pytest.raises(ValueError, match=r"does not hold sst2, mrpc, .*, mpqa: expected a folder a task.*--task"):
+        narrowed(grid)
+    with pytest.raises(ValueError, match=r"does not hold sst2: "):
+        narrowed(grid, ["rte", "sst2"])
