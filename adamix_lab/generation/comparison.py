@@ -16,7 +16,7 @@ from torch import nn
 from adamix_lab.baselines.making import baseline
 from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.errors import LabError, check_experts, one_of, positive
-from adamix_lab.core.files import CONFIG, alone, read_json, write_text
+from adamix_lab.core.files import CONFIG, alone, read_json, told, write_text
 from adamix_lab.core.merging import merge
 from adamix_lab.core.routing import generator_for
 from adamix_lab.generation.decoding import Decoding, a_route_each, generate_texts, one_route, search, selection_of, trim
@@ -112,7 +112,7 @@ def compare_generators(
         one_of("variant", name, METHODS)
     data = {"pairs": len(task.train), "sources": len(task.evaluation)}
     plain = {**asdict(settings), "recipe": settings.recipe.to_dict()}
-    facts = {"task": task.name, "data": data, "backbone": backbone, "settings": plain}
+    facts = {"task": task.name, "data": data, "backbone": told(backbone), "settings": plain}
     say(
         f"{task.name}: {len(task.train):,} pairs to train on, {len(task.evaluation):,} sources with "
         f"{sum(map(len, task.references)):,} references to be judged on; {backbone}"
@@ -149,7 +149,7 @@ def run_variant(method: str, task: GenerationTask, backbone: str, settings: Sett
             recipe = recipe_of(method, settings)
             train_generator(mixture, task, tokenizer, recipe, folder / "run")
             if mixture.sites:
-                save(mixture, folder, {"task": task.name, "backbone": backbone, "recipe": recipe.to_dict()})
+                save(mixture, folder, {"task": task.name, "backbone": told(backbone), "recipe": recipe.to_dict()})
         seconds = time.perf_counter() - began
         strategies = strategies_of(method)
         rows = [_row(method, strategy, mixture or model, tokenizer, task, settings) for strategy in strategies]

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import tiny
@@ -45,7 +46,7 @@ def done(decoder, tmp_path_factory):
     return folder, records, "\n".join(said)
 
 
-def test_every_variant_is_trained_decoded_and_scored(done):
+def test_every_variant_is_trained_decoded_and_scored(done, decoder):
     folder, records, said = done
     rows = [row for record in records for row in record["rows"]]
     assert [row["title"] for row in rows] == [
@@ -63,6 +64,8 @@ def test_every_variant_is_trained_decoded_and_scored(done):
     record = json.loads((folder / "results.json").read_text())
     assert record["versions"]["torch"] and len(record["variants"]) == 5
     assert record["variants"][0]["settings"]["decoding"]["beams"] == 2
+    written = "".join(path.read_text() for path in folder.rglob("*.json*"))
+    assert f"./{Path(decoder).name}" in written and decoder not in written  # where the decoder lay is private
 
 
 def test_one_view_for_one_module(done):
@@ -99,8 +102,9 @@ def test_finished_variants_are_read_and_killed_ones_done(done, decoder, monkeypa
     (folder / "frozen.json").write_text(json.dumps(records[0]))
 
 
-def test_saved_experts_write_what_the_table_says(done):
+def test_saved_experts_write_what_the_table_says(done, decoder, monkeypatch):
     folder, records, _ = done
+    monkeypatch.chdir(Path(decoder).parent)  # as it was named from there
     mixture, tokenizer = load_generator(folder / "adamix-lora")
     merged, fixed = (row["texts"] for row in records[2]["rows"])
     assert generate_texts(mixture, TASK.sources, tokenizer, SETTINGS.decoding) == merged
@@ -123,7 +127,8 @@ def test_sources_evenly_spread():
         thinned(TASK, 0)
 
 
-def test_the_commands(decoder, tmp_path):
+def test_the_commands(decoder, tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(decoder).parent)
     for part in ("train", "test"):
         (tmp_path / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny_generation.pairs()))
     out = tmp_path / "out"
