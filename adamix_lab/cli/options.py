@@ -89,9 +89,11 @@ OUT = typer.Option(help="Folder for what the command writes.")
 TASK = typer.Option(
     help='"aspects", "subjectivity" or "reviews" (embedded), "rte" and its like, a folder or file, or a Hub name.'
 )
-FOLDER = typer.Option(help="Holds a folder a task (rte, sst2, ...), with its rows; default: the Hub.")
+FOLDER = typer.Option(
+    help="Holds a folder a task (rte, sst2, ...), with its rows; default: the Hub, or as a grid says."
+)
 MODEL = typer.Option(help='"minilm" (embedded), "books-gpt2" (shipped), a local folder, or a Hub name.')
-ROWS = count("So many training rows, the same share of every class; default: all.")
+ROWS = count("So many training rows, the same share of every class; default: all, or as a grid says.")
 EVALUATION_ROWS = count("Only so many evaluation rows.")
 SEED = count("Of everything that is drawn.", 0, SEEDS_END)
 SEEDS = count("A number of seeds, each a run.")

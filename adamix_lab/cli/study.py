@@ -1,4 +1,4 @@
-"""Commands that look at trained experts and that compare: routes, landscapes, grids, baselines, tables, presets."""
+"""Commands that look at trained experts and that compare: routes, landscapes, grids, reports, presets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def posterior(
 ) -> None:
     """Routes as random variables: strategies over many draws, the exact marginal, uncertainty; tables and pictures.
 
-    --task is the one it was trained on, where that was a folder or file. Rows are seeded samples.
+    --task says where the rows of its task lie, if they have moved. Rows are seeded samples.
     """
     from adamix_lab.tasks.loading import load_task, saved_task
 
@@ -94,8 +94,8 @@ def ablate(
 
     Shipped: quick, baselines (all that AdaMix is compared with), table (tasks by methods), few-shot, core, full,
     fairly, phase. --task (once for each), --model, --rows, --evaluation-rows, --folder and --steps take the place of
-    the grid's; of several --method the grid's runs are performed. Left out, --together is 8 where one worker trains top
-    blocks.
+    the grid's. With --method (once for each) only the grid's runs of these methods are performed. Left out, --together
+    is 8 where one worker trains top blocks.
     """
     from adamix_lab.experiments.grids import narrowed, read_grid
     from adamix_lab.experiments.settings import Engine

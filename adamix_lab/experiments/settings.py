@@ -1,4 +1,4 @@
-"""The settings of a run, which decide its numbers: what a grid has many of; and of an engine, which decide none."""
+"""The settings of a run, which decide its numbers: what a grid has many of; and of an engine, which no key has."""
 
 from __future__ import annotations
 
@@ -260,7 +260,7 @@ def with_side(variant: str, method: str, share: str) -> str:
 
 @dataclass(frozen=True)
 class Engine:
-    """Where and how long runs are performed; nothing here decides their numbers.
+    """Where and how long runs are performed: no part of their keys. `threads` and `together` may decide digits.
 
     Attributes:
         workers: processes on this machine; 1 performs runs one by one in this one.
