@@ -129,21 +129,22 @@ def test_out_of_memory_halves_the_chunk_and_says_so(monkeypatch):
         tree_logits(mixture, batch)
 
 
-def test_what_memory_holds_is_learned_once(monkeypatch):
+@pytest.mark.parametrize(("memory", "room", "failed"), [(4, 1, [4, 2]), (8, 5, [8]), (16, 6, [16, 8])])
+def test_what_memory_holds_is_learned_once(monkeypatch, memory, room, failed):
     mixture, batch = tiny.mixed(tiny.bert(), Bottleneck(4), experts=4, share="up"), tiny.batch(rows=4)
     wanted, block, sizes = tree_logits(mixture, batch), Replay.block, []  # the short-cut is tried at its first use
 
-    def small(self, level, states, routes):  # room for 3 groups of 4 rows
+    def small(self, level, states, routes):  # room for so many groups of 4 rows
         sizes.append(len(states) * len(routes) // 4)
-        if sizes[-1] > 3:
+        if sizes[-1] > room:
             raise torch.OutOfMemoryError("full")
         return block(self, level, states, routes)
 
     monkeypatch.setattr(Replay, "block", small)
     with pytest.warns(UserWarning, match="Out of memory"):
-        found = tree_logits(mixture, batch, memory=8 * group_bytes(mixture, batch))
+        found = tree_logits(mixture, batch, memory=memory * group_bytes(mixture, batch))
     close.assert_close(found, wanted)
-    assert [size for size in sizes if size > 3] == [4]  # the first block's four children; then two at once
+    assert [size for size in sizes if size > room] == failed  # each once
 
 
 def test_memory_defaults_to_what_there_is(monkeypatch):
