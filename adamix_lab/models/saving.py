@@ -31,6 +31,7 @@ from adamix_lab.core.files import (
     read_config,
     read_weights,
     safe_join,
+    told,
     write_tensors,
     write_text,
 )
@@ -170,7 +171,7 @@ def describe(mixture: MixtureModel, notes: dict[str, Any] | None = None) -> dict
     """The configuration that `save` writes."""
     import transformers
 
-    model, config = mixture.model, mixture.mixture
+    model, config, source = mixture.model, mixture.mixture, (notes or {}).get("source")
     base_config, trained = getattr(model, "config", None), {*mixture.head_paths, *config.own}
     return {
         "format": FORMAT,
@@ -195,7 +196,7 @@ def describe(mixture: MixtureModel, notes: dict[str, Any] | None = None) -> dict
             "sample": sample(model, trained),
         },
         "versions": {"adamix_lab": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
-        "notes": notes or {},
+        "notes": {**(notes or {}), **({"source": told(source)} if isinstance(source, str) else {})},
     }
 
 
@@ -207,7 +208,7 @@ def save(
     Args:
         mixture: the model, merged or not.
         folder: made if it is not there.
-        notes: plain values kept beside (task, classes, metrics).
+        notes: plain values kept beside (task, classes, metrics); `source`, if an absolute path, as `told` gives it.
         dtype: of the stored tensors, e.g. torch.float16; None keeps theirs.
 
     `adamix_lab.save` writes a model card as well. Raises LabError for values that are not finite (in that dtype),

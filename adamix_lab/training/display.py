@@ -68,9 +68,10 @@ def with_interval(result: Evaluation) -> dict[str, Any]:
 def in_words(row: Mapping[str, Any]) -> dict[str, str]:
     """A row's cells as text: 0.912 with its bounds as "91.2 % (89.3 to 92.8)", other floats in four digits."""
     shown = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in row.items()}
-    if "low" in row:
+    if all(isinstance(row.get(name), int | float) for name in ("accuracy", "low", "high")):
         shown["accuracy"] = f"{100 * row['accuracy']:.1f} % ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
-    return {name: value for name, value in shown.items() if name not in ("low", "high")}
+        del shown["low"], shown["high"]
+    return shown
 
 
 # -- a training run ------------------------------------------------------------------------------------------
