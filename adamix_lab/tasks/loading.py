@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from adamix_lab.core.errors import LabError, one_of, unknown
+from adamix_lab.core.errors import LabError, finite, one_of, positive, unknown, whole
 from adamix_lab.tasks.labels import KINDS, Labels, check_columns, join_labels, number_labels, text_columns
 from adamix_lab.tasks.rows import SUFFIXES, Part, once, read_files, read_hub, read_object
 from adamix_lab.tasks.tasks import (
@@ -92,6 +93,10 @@ def load_task(
     """
     if kind is not None:
         one_of("kind", kind, KINDS)
+    if rows is not None:
+        positive("rows", rows)
+    whole("seed", seed)
+    finite("label_noise", label_noise)
     labels = (label,) if isinstance(label, str) else tuple(label)
     parts, spec, origin = _find(source, text is not None, labels, (config, revision), part)
     columns, read = text_columns(parts[0].rows[0], parts[0].place, text, spec), parts
@@ -132,7 +137,12 @@ def saved_task(notes: Mapping[str, Any], source: str | None = None) -> Task:
             f"{named} is not there: expected the rows that the experts were trained on, seen from the folder in which "
             'they were trained. Run the command there, or say where the rows lie now: task="path".'
         )
-    return load_task(named, **notes.get("options", {}))
+    options = notes.get("options", {})
+    if not isinstance(options, Mapping):
+        raise LabError(f"options = {options!r} in a save's notes: expected load_task's by name. Say task= instead.")
+    for option in options:
+        one_of("Option of load_task, in a save's notes,", option, [*signature(load_task).parameters][1:])
+    return load_task(named, **options)
 
 
 def _drawn(

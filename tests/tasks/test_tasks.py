@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from adamix_lab.core.errors import LabError
 from adamix_lab.tasks import tasks
-from adamix_lab.tasks.loading import load_task
+from adamix_lab.tasks.loading import load_task, saved_task
 from adamix_lab.tasks.tasks import data_root, hold_out
 
 ROWS = [{"sentence": f"sentence {n}", "label": n % 2, "aspect": "x"} for n in range(20)]
@@ -20,6 +21,27 @@ def jsonl(path, rows):
     else:
         path.write_text(text, encoding="utf-8")
     return path
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["a"], r"options = \['a'\] in a save's notes"),
+        ({"folder": "x"}, "Option of load_task, in a save's notes, 'folder' is not known; expected one of"),
+        ({"source": "x"}, "'source' is not known"),
+        ({"rows": "many"}, "rows = 'many': expected a whole number"),
+        ({"seed": "x"}, "seed = 'x': expected a whole number"),
+        ({"label_noise": "much"}, "label_noise = 'much': expected a number"),
+    ],
+)
+def test_options_that_a_save_cannot_mean_are_refused(options, says):
+    with pytest.raises(LabError, match=says):
+        saved_task({"task": "aspects", "options": options})
+
+
+def test_the_options_of_a_task_load_it_again():
+    task = load_task("aspects", rows=20, seed=3, label_noise=0.1)
+    assert saved_task({"task": "aspects", "options": task.options}) == task
 
 
 def test_embedded_task():
