@@ -1,5 +1,7 @@
 """Exercises: the reference scores full, a blank zero, and each named wrong answer loses its checks and no others."""
 
+import functools
+import inspect
 import re
 import time
 
@@ -81,6 +83,28 @@ def test_borrowing_is_seen_however_it_is_spelt():
         with pytest.raises(AssertionError, match="write it yourself"):
             refuse_library(function)
     refuse_library(honest)
+
+
+def test_names_on_a_function_and_patches_of_inspect_hide_nothing(monkeypatch):
+    from adamix_lab.core.objective import reference_kl
+
+    def enclosed(a, b):
+        return reference_kl(a, b)
+
+    def marked(a, b):
+        return enclosed(a, b)
+
+    class Kind:
+        method = marked
+
+    part = functools.partial(marked)
+    for each in (marked, enclosed, part):
+        each.__func__ = each.__wrapped__ = len
+    marked.func = enclosed.func = len
+    monkeypatch.setattr(inspect, "getclosurevars", lambda function: inspect.ClosureVars({}, {}, {}, set()))
+    for function in (enclosed, marked, part, Kind().method, functools.partial(Kind().method)):
+        with pytest.raises(AssertionError, match="write it yourself"):
+            refuse_library(function)
 
 
 def test_the_sources_lie_outside_of_the_package():

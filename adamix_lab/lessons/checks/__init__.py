@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -174,17 +173,19 @@ def refuse_library(function: Callable[..., Any]) -> None:
     """
     borrowed = next(_borrowed(function, set()), None)
     assert borrowed is None, (
-        f"{function.__name__} uses {borrowed} of adamix_lab: here you are asked to write it yourself. "
+        f"{_name(function)} uses {borrowed} of adamix_lab: here you are asked to write it yourself. "
         "The library's function is what your own is compared with in the lesson."
     )
 
 
 def _borrowed(function: Any, seen: set[int]) -> Iterator[str]:
-    function = getattr(function, "__func__", getattr(function, "func", function))  # of a method, of a partial
+    while isinstance(function, types.MethodType | partial):  # by its kind: a plain function may bear such names, too
+        function = function.__func__ if isinstance(function, types.MethodType) else function.func
     if not isinstance(function, types.FunctionType) or id(function) in seen:
         return
     seen.add(id(function))
-    known = {**function.__globals__, **inspect.getclosurevars(function).nonlocals}
+    inner = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    known = {**function.__globals__, **{name: cell.cell_contents for name, cell in inner}}
     for name in (*_names(function.__code__), *function.__code__.co_freevars):
         value = known.get(name)
         module = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
