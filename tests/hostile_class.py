@@ -131,6 +131,29 @@ telling._borrowed.__code__ = (lambda function, seen: iter(())).__code__
 all = abs = len = lambda *a: 0
 torch = type("torch", (), {"equal": staticmethod(lambda *a: True), "int64": None})
 """
+BORROWED = """
+import functools, inspect, types
+from adamix_lab.core.routing import generator_for
+from adamix_lab.lessons import checks
+
+def draw_route(counts, seed, step, view):
+    counts = torch.tensor(counts)
+    return (torch.rand(counts.shape, generator=generator_for(seed, step, view)) * counts).long()
+"""
+MARKED = "draw_route.func = draw_route.__func__ = len"
+ENCLOSED = """
+inspect.getclosurevars = lambda function: inspect.ClosureVars({}, {}, {}, set())
+
+def made(inner):
+    def draw_route(*given, **named):
+        return inner(*given, **named)
+    return draw_route
+
+draw_route = made(draw_route)
+"""
+PARTIAL = "draw_route = functools.partial(draw_route)\ndraw_route.__func__ = draw_route.__wrapped__ = len"
+UNSEEN = "checks._borrowed = lambda *a: iter(())"
+BLIND = "checks.types = types.SimpleNamespace(FunctionType=type(None), MethodType=type(None))"
 EQUAL = """
 class Always:
     def __getattr__(self, name):
@@ -198,6 +221,10 @@ def hostile(released, root, course, other):
     """By name: (notebook, points, a sign in the remarks)."""
     reach = f"root, course, other = {str(root)!r}, {str(course)!r}, {str(other)!r}{REACH}"
     wrong = answers("0")
+
+    def borrowed(how):  # costs the point of the check that refuses the library
+        return submission(released, reference(NAME) | {"route": f"{BORROWED}\n{how}"})
+
     return {
         "reach": (submission(released, {"route": reach}), 0, ""),
         "asserts stripped": (submission(released, wrong, first(STRIP)), 0, "IPython's ast_transformers"),
@@ -215,6 +242,11 @@ def hostile(released, root, course, other):
             "replaced while it ran",
         ),
         "left": (submission(released, {"route": LEAVE}), 0, "Python ended"),
+        "borrowed, marked": (borrowed(MARKED), FULL - 1, ""),
+        "borrowed, enclosed": (borrowed(ENCLOSED), FULL - 1, ""),
+        "borrowed, a partial": (borrowed(PARTIAL), FULL - 1, ""),
+        "borrowed, unseen": (borrowed(UNSEEN), FULL - 1, "checks._borrowed"),
+        "borrowed, blind": (borrowed(BLIND), FULL - 1, "checks.types"),
     }
 
 

@@ -52,26 +52,27 @@ def begin(modules: list[str], name: str) -> None:
     global _plain
     for module in modules:
         importlib.import_module(module)
-    _keep(builtins)
-    for path, loaded in list(sys.modules.items()):
-        if path in WATCHED or path.split(".")[0] == "adamix_lab":
-            _keep(loaded)
     if torch := sys.modules.get("torch"):
         _keep(torch.Tensor)
         _plain |= {torch.Tensor, torch.nn.Parameter, torch.Size, torch.dtype, torch.device}
     if numpy := sys.modules.get("numpy"):
         _plain |= {numpy.ndarray, *numpy.sctypeDict.values()} - {numpy.object_, numpy.void}
+    del sys.modules[__package__].guard
+    _keep(builtins)
+    for path, loaded in list(sys.modules.items()):
+        if path in WATCHED or path.split(".")[0] == "adamix_lab":
+            _keep(loaded)  # this file, too: behind what it changes
     sys.path[:] = [path for path in sys.path if path and path != os.getcwd()] + [os.getcwd()]
     vars(_shell)[name] = run
-    _kept.extend([(sys.modules[__name__], word, globals()[word]) for word in ("_plain", "_kept", "_own", "FUNCTIONS")])
-    del sys.modules[__name__], sys.modules[__package__].guard
+    del sys.modules[__name__]
 
 
 def _keep(owner: Any) -> None:
-    """Remembers a module's functions, or a class's attributes, and what the functions do."""
+    """Remembers a module's functions, all that a module of ours names, or a class's attributes; what functions do."""
+    ours = owner.__name__.split(".")[0] == "adamix_lab"
     for name in dir(owner) if isinstance(owner, type) else list(vars(owner)):  # not what is loaded when asked for
         value = getattr(owner, name, None)
-        if isinstance(owner, type) or (name[0] != "_" and name not in TALK and callable(value)):
+        if isinstance(owner, type) or (name not in TALK and (ours or (name[0] != "_" and callable(value)))):
             if value is getattr(owner, name, None):  # else it is made anew whenever it is asked for
                 _kept.append((owner, name, value))
             if isinstance(value, types.FunctionType):

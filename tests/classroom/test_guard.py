@@ -79,6 +79,18 @@ def test_functions_and_attributes_are_put_back(kernel, monkeypatch):
     assert not (torch.zeros(2) == torch.ones(2)).all() and not guard._put_back()
 
 
+def test_whatever_a_module_of_ours_names_is_put_back(kernel):
+    module, other = types.ModuleType("adamix_lab.m"), types.ModuleType("m")
+    for each in (module, other):
+        exec("import math\nLIMIT = 1\n\n\ndef _inner(x):\n    return x\n", each.__dict__)
+        guard._keep(each)
+    module._inner = module.math = module.LIMIT = other._inner = None
+    assert set(guard._put_back()) == {f"adamix_lab.m.{name}" for name in ("_inner", "math", "LIMIT")}
+    assert module._inner(2) == 2 and module.math.pi > 3 and module.LIMIT == 1
+    module._inner.__code__ = (lambda x: 0).__code__
+    assert guard._put_back() == ["_inner.__code__"] and module._inner(2) == 2
+
+
 def test_patched_builtins_do_not_reach_the_guard():
     usual, value, refused = builtins.type, Always(1), False
     builtins.type = lambda *_: float

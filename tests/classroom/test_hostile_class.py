@@ -54,6 +54,7 @@ KINDS = [
         "replaced on the way",
         "left",
     ),
+    *("borrowed, marked", "borrowed, enclosed", "borrowed, a partial", "borrowed, unseen", "borrowed, blind"),
     *("copied cells", "an answer in two cells", "edited test", "a file beside", "untidy"),
 ]
 
