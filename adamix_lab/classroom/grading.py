@@ -75,8 +75,8 @@ def grade(
             f"{course} has no release of {assignment!r}: expected the course that students got theirs from. Run "
             f"`adamix-lab classroom release {assignment} --course {course.name}` first."
         )
-    ran: dict[str, Any] = {}
     released = nbformat.read(course / "release" / assignment / f"{assignment}.ipynb", as_version=4)
+    ran: dict[str, Any] = {"released": released}
     grader = api(course, _settings(limits, ran))
     # with other tests, everyone is graded anew
     version = hashlib.sha256((course / "source" / assignment / f"{assignment}.ipynb").read_bytes()).hexdigest()
@@ -129,6 +129,7 @@ def _settings(limits: Limits, ran: dict[str, Any]) -> Any:
             """The executed notebook."""
             try:
                 if ran["why"]:
+                    nb = copy.deepcopy(ran["released"])  # nbgrader has put the hidden tests into nb
                     raise Ended(ran["why"])
                 nb, ran["remarks"], _ = run(nb, limits, ran["files"])
             except Ended as end:

@@ -193,6 +193,10 @@ def test_people_of_two_platforms_are_graded_in_one_command(course, released, tmp
     assert done.exit_code == 0, done.output
     pages = course / "feedback" / "pages"
     assert "is not a notebook" in (pages / "Ed Word_105_assignsubmission_file_" / f"{NAME}.html").read_text("utf-8")
+    for person in ("Ed Word_105", "Fo Other_106"):  # the student's version, without what it hides
+        page = (pages / f"{person}_assignsubmission_file_" / f"{NAME}.html").read_text("utf-8")
+        assert "was not run" in page and "HIDDEN" not in page and "refuse_library" not in page
+        assert "hashlib" not in page and "NotImplementedError" in page
     page = (pages / "Cy Deleted_103_assignsubmission_file_" / f"{NAME}.html").read_text("utf-8")
     assert "What happened when" in page and "it was put back and run" in page
     assert 'src="http' not in page and "cdnjs" not in page
