@@ -252,8 +252,14 @@ def detectable(rows: int, disagree: float) -> float:
 
 
 def seeds_needed(differences: Sequence[float], smallest: float) -> int:
-    """About how many seeds make the 95 % interval of a mean difference as narrow as ± the smallest that matters."""
-    from scipy.stats import t
+    """About how many seeds make the 95 % interval of a mean difference as narrow as ± the smallest that matters.
 
+    Raises LabError for fewer than two differences, for infinite ones, and where the smallest is not above 0.
+    """
+    from scipy.stats import norm, t
+
+    if len(differences) < 2 or not np.isfinite(differences).all() or not smallest > 0:
+        raise LabError(f"{differences} and ± {smallest}: expected two finite differences or more, and a width above 0.")
     spread = float(np.std(differences, ddof=1))
-    return next(n for n in itertools.count(2) if t.ppf(0.975, n - 1) * spread / math.sqrt(n) <= smallest)
+    least = int((norm.ppf(0.975) * spread / smallest) ** 2)  # by the normal's quantile, which lies below Student's
+    return next(n for n in itertools.count(max(2, least)) if t.ppf(0.975, n - 1) * spread / math.sqrt(n) <= smallest)

@@ -146,6 +146,15 @@ def test_so_many_seeds_are_needed_and_one_less_is_not_enough(spread):
     assert half(number) <= 1 and (number == 2 or half(number - 1) > 1)
 
 
+def test_many_seeds_are_counted_at_once_and_no_number_is_refused():
+    assert 3.84e8 < seeds_needed([-1.0, 0.0, 1.0], 1e-4) < 3.85e8  # (1.96 / 1e-4)²
+    assert seeds_needed([1.0, 1.0], 0.1) == 2
+    for values, smallest in (([1.0, 2.0], 0.0), ([1.0, 2.0], -1.0), ([1.0, 2.0], math.nan), ([1.0], 1.0), ([], 1.0),
+                             ([1.0, math.nan], 1.0), ([1.0, math.inf], 1.0)):  # fmt: skip
+        with pytest.raises(ValueError, match="expected two finite differences"):
+            seeds_needed(values, smallest)
+
+
 def test_rows_answered_rightly_and_their_loss(answered):
     scores = open_results(answered)
     right = measures.own_rows(scores, "rte", "AdaMix", 1)
