@@ -20,6 +20,7 @@ from adamix_lab.lessons.checks.exercises import (
     check_number_of_routes,
     check_paired_interval,
     check_peft_weight,
+    check_prefix_labels,
 )
 from adamix_lab.lessons.checks.program import STAGES
 
@@ -161,10 +162,50 @@ def test_blanks_errors_and_things_that_are_no_function_are_told(check):
     def broken(*_):
         raise KeyError("oops")
 
+    def leaves(*_):
+        raise SystemExit(3)
+
     for given, told in ((blank, "not written yet"), (broken, "stopped with KeyError"), (lambda *_: None, "return"),
-                        (3, "Expected a function")):  # fmt: skip
+                        (leaves, "stopped with SystemExit"), (3, "Expected a function")):  # fmt: skip
         with pytest.raises(AssertionError, match=told):
             check(given)
+
+
+ODD = {
+    "text": "a route",
+    "a dict": {"a": [1, 2]},
+    "None inside": (None, 1),
+    "ragged": [[1, 2], [3]],
+    "complex": torch.zeros(3, 2, dtype=torch.complex64),
+    "too large": [[2**70, 1]],
+    "an object": object(),
+    "tensors in a list": [torch.zeros(2), torch.zeros(3)],
+    "a dict of lists": {"down": [[1.0]], "down_bias": [1.0], "up": [[1.0]], "up_bias": [1.0]},
+    "a dict of texts": {"down": "a", 3: None},
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize(
+    "check", [check for check, _ in RIGHT if check is not check_gated_lora] + [check_prefix_labels]
+)
+def test_answers_of_another_kind_are_told_in_words(check, odd):
+    with pytest.raises(AssertionError, match="expected"):
+        check(lambda *_: ODD[odd])
+
+
+def test_a_gated_lora_that_answers_with_another_kind_is_told():
+    class Lists(exporting.GatedLoRA):
+        def apply(self, *given):
+            return super().apply(*given).tolist()
+
+    with pytest.raises(AssertionError, match="The output at the start: expected"):
+        check_gated_lora(Lists)
+
+
+@pytest.mark.parametrize("kind", [lambda w: w.tolist(), lambda w: w.numpy(), lambda w: w.double()])
+def test_an_aligned_expert_may_hold_lists_and_arrays(kind):
+    check_align(lambda reference, expert: {name: kind(w) for name, w in align(reference, expert).items()})
 
 
 def test_every_check_is_tested_here_or_beside_its_lesson():

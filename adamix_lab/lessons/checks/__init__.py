@@ -27,7 +27,7 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
             answer = function(*arguments)
     except NotImplementedError:
         raise AssertionError("The function is not written yet: replace `raise NotImplementedError`.") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         shown = ", ".join(_short(argument) for argument in arguments)
         raise AssertionError(
             f"{_name(function)}({shown}) stopped with {type(error).__name__}: {error}. Call it yourself with these "
@@ -61,7 +61,8 @@ BY_HAND = 1e-4
 def alike(found: Any, expected: Any, tolerance: float = BY_HAND) -> bool:
     """Whether two answers are the same: numbers up to a share `tolerance`, tensors up to float32's rounding."""
     if isinstance(expected, Tensor):
-        return found.shape == expected.shape and relative_difference(found, expected) <= REORDERED[torch.float32]
+        comparable = isinstance(found, Tensor) and found.shape == expected.shape
+        return comparable and relative_difference(found, expected) <= REORDERED[torch.float32]
     if isinstance(expected, list):
         return bool(found == expected)
     return relative_difference(found, expected) <= tolerance

@@ -16,7 +16,7 @@ from adamix_lab.core.adaptations import Adaptation, Bottleneck
 from adamix_lab.core.mixture import declared_weights
 from adamix_lab.core.objective import symmetric_kl
 from adamix_lab.core.routing import generator_for
-from adamix_lab.lessons.checks import alike, call, judge, number, passed, several, wrong
+from adamix_lab.lessons.checks import alike, call, judge, number, passed, several, tensor, wrong
 
 # -- lesson 00: counting weights -------------------------------------------------------------------------------------
 
@@ -81,10 +81,10 @@ def check_draw_route(draw: Callable[[int, int, int], Any]) -> None:
 
 
 def _route(draw: Callable[[int, int, int], Any], *numbers: int) -> Tensor:
-    route = torch.as_tensor(call(draw, *numbers))
+    route = tensor(call(draw, *numbers), "A route", (SITES, SIDES))
     if tuple(route.shape) != (SITES, SIDES):
         wrong("A route", f"shape [{SITES}, {SIDES}], an expert for each site and side", list(route.shape))
-    if route.is_floating_point() or bool((route < 0).any()) or bool((route >= EXPERTS).any()):
+    if route.is_floating_point() or route.is_complex() or bool((route < 0).any()) or bool((route >= EXPERTS).any()):
         wrong("A route", f"whole numbers from 0 to {EXPERTS - 1}", route.tolist(), "Experts count from 0.")
     return route.long()
 
@@ -143,6 +143,8 @@ def check_align(align: Callable[[Expert, Expert], Expert]) -> None:
         moved = {"down": near["down"][order], "down_bias": near["down_bias"][order], "up": near["up"][:, order]}
         expert = near | moved
         came = call(align, *({name: w.clone() for name, w in given.items()} for given in (reference, expert)))
+        if isinstance(came, dict):
+            came = {name: tensor(w, f"The weight {name!r}", shapes.get(name, ())).float() for name, w in came.items()}
         _same_function(came, expert, generator)
         if float((came["down"] - reference["down"]).norm()) > 0.5 * float((expert["down"] - reference["down"]).norm()):
             cause = "Compare each unit (row of down, bias, column of up) with each of the reference."
@@ -368,8 +370,7 @@ def check_prefix_labels(labels_of: Callable[[list[int], list[int], int, int], Se
     """
     for source, target in (([5, 6, 7], [8, 9]), ([5], [8, 9, 10]), ([5, 6, 7, 4, 3], [8])):
         ids, before, behind = [*source, 1, *target, 2], len(source) * [IGNORED], [*target, 2]
-        came = call(labels_of, list(source), list(target), 1, 2)
-        came = came.tolist() if hasattr(came, "tolist") else came
+        came = tensor(call(labels_of, list(source), list(target), 1, 2), "The labels", [len(ids)]).tolist()
         if not isinstance(came, list | tuple):
             wrong("The labels", "a list of numbers", type(came).__name__)
         known = dict(source=ids, separator=before + ids[len(source) :], shifted=[*before, *behind, IGNORED])
