@@ -112,7 +112,7 @@ def _pieces(text: str, path: str) -> dict[str, Found]:
     try:
         exec(compile(text, path, "exec"), names)
     except (Exception, SystemExit) as error:
-        told = f"{FILE} stops {_where(error, path)}: nothing of it is used until that is mended."
+        told = f"{FILE} stops {_where(error, path, '')}: nothing of it is used until that is mended."
         return {stage: _library(stage, told) for stage in STAGES}
     found = {}
     for stage, (_, check) in STAGES.items():
@@ -123,19 +123,19 @@ def _pieces(text: str, path: str) -> dict[str, Found]:
         try:
             check(piece)
             found[stage] = Found(piece, True, f"{FILE} passes the check.")
-        except AssertionError as error:
-            inner = error.__cause__
+        except (Exception, SystemExit) as error:
+            inner = error.__cause__ if isinstance(error, AssertionError) else error
             found[stage] = _library(stage, f"{error}" if inner is None else f"`{stage}` stops {_where(inner, path)}.")
             names[stage] = found[stage].piece  # for the pieces that use it
     return found
 
 
-def _where(error: BaseException, path: str) -> str:
+def _where(error: BaseException, path: str, outside: str = "when it is called as the lessons do, ") -> str:
     if isinstance(error, SyntaxError):
         return f"at line {error.lineno}, which Python cannot read ({error.msg})"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
     said = next(iter(str(error).splitlines()), "")
-    return f"{f'at line {lines[-1]} ' if lines else ''}with {type(error).__name__}{said and f': {said}'}"
+    return f"{f'at line {lines[-1]} ' if lines else outside}with {type(error).__name__}{said and f': {said}'}"
 
 
 # -- the program's numbers are the library's --------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """The student's program: the right one passes, each usual mistake is told by its cause, a broken file in words."""
 
+import ast
+import inspect
 import json
 import os
 from pathlib import Path
@@ -10,8 +12,19 @@ import torch
 
 from adamix_lab.lessons import my_adamix, program
 from adamix_lab.lessons.checks import checks_passed, passed
-from adamix_lab.lessons.program import STAGES, check_program, equal_to_library, find, mine, progress
+from adamix_lab.lessons.landscape import small_adamix
+from adamix_lab.lessons.program import (
+    COMPARISONS,
+    STAGES,
+    check_program,
+    equal_to_library,
+    find,
+    insert,
+    mine,
+    progress,
+)
 
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks" / "src"
 REFERENCE = Path(my_adamix.__file__).read_text(encoding="utf-8")
 
 
@@ -163,6 +176,75 @@ def test_each_usual_mistake_is_told_and_the_library_s_piece_used(folder, capsys,
     assert told.startswith("Not yet. ") and cause in told, told
     mine(stage)
     assert not find(stage).own and f"{stage}: the library's. " in capsys.readouterr().out
+
+
+WITHOUT = [
+    ("Layer", "d, r=16, M=4", "d, r, M", "missing 2 required positional arguments: 'r' and 'M'"),
+    ("Layer", "d, r=16, M=4", "d, r=16, M=2", "M of Layer(16), by default: expected 4, but 2 came"),
+    ("random_route", "layers, M=4", "layers, M", "missing 1 required positional argument: 'M'"),
+    ("random_route", "layers, M=4", "layers, M=3", "Shares of the 4 experts"),
+    ("step", "optimiser, weight=1.0", "optimiser, weight", "missing 1 required positional argument: 'weight'"),
+    ("step", "optimiser, weight=1.0", "optimiser, weight=0.0", "The consistency is missing"),
+    ("line", "second, points=11", "second, points", "missing 1 required positional argument: 'points'"),
+    ("line", "second, points=11", "second, points=5", "where no number of points is given"),
+]
+
+
+@pytest.mark.parametrize(("stage", "before", "after", "told"), WITHOUT)
+def test_a_piece_without_its_defaults_is_told(folder, stage, before, after, told):
+    written(folder, REFERENCE, (before, after))
+    found = find(stage)
+    assert not found.own and told in found.why, found.why
+    assert "argument" not in told or "stops when it is called as the lessons do, with TypeError" in found.why
+
+
+def given_to(stage):
+    """How many arguments a piece gets in each of its check's calls."""
+    piece, counts = getattr(my_adamix, stage), set()
+
+    class Layer(my_adamix.Layer):
+        def __init__(self, *given):
+            counts.add(len(given))
+            super().__init__(*given)
+
+    def function(*given):
+        counts.add(len(given))
+        return piece(*given)
+
+    STAGES[stage][1](Layer if stage == "Layer" else function)
+    return counts
+
+
+def test_every_call_that_lessons_make_of_a_piece_is_one_that_its_check_makes():
+    """A starred argument is what `small_adamix` gives: a model, layers, rows, labels."""
+    handed = {"layer": "Layer", "step": "step"}  # as functions of the lessons call what is handed to them
+    sources = [(inspect.getsource(function), handed) for function in (small_adamix, insert)]
+    sources += [(inspect.getsource(compare), {"piece": stage}) for stage, (compare, _) in COMPARISONS.items()]
+    notebooks = [path.read_text(encoding="utf-8") for path in NOTEBOOKS.glob("0*.py")]
+    sources += [(text, {stage: stage for stage in STAGES}) for text in notebooks if "lesson.mine(" in text]
+    made = {stage: set() for stage in STAGES}
+    for text, names in sources:
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", None) in names:
+                assert not node.keywords, ast.unparse(node)
+                number = sum(4 if isinstance(each, ast.Starred) else 1 for each in node.args)
+                made[names[node.func.id]].add(number)
+    assert {stage for stage in STAGES if not made[stage]} <= {"ensemble"}, made  # which a reader calls
+    for stage in STAGES:
+        assert made[stage] <= given_to(stage), (stage, made[stage])
+
+
+def test_a_piece_that_leaves_or_breaks_what_the_check_reads_is_told(folder):
+    written(folder, REFERENCE, ("        return x + F.gelu(x @ A) @ self.B", "        raise SystemExit(1)"),
+            ("def doubt(p):", "def doubt(p):\n    raise SystemExit\n\n\ndef unused(p):"))  # fmt: skip
+    assert "stops at line" in find("Layer").why and "with SystemExit: 1" in find("Layer").why
+    assert "with SystemExit" in find("doubt").why
+    written(
+        folder,
+        REFERENCE,
+        ("    return merged", "    merged.A = None\n    merged.forward = layer.forward\n    return merged"),
+    )
+    assert "`merge_layer` stops" in find("merge_layer").why and find("step").own
 
 
 def test_a_piece_that_fails_is_not_used_by_those_after_it(folder):

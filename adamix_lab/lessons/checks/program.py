@@ -20,7 +20,7 @@ from adamix_lab.lessons.checks import call, judge, number, several, wrong
 
 Piece = Any  # a class or a function of a student
 D, R, M = 6, 2, 4  # width, bottleneck, experts of the layers that are asked
-WEIGHT = 0.7  # of the consistency
+WEIGHT = 0.7  # of the consistency, where it is given
 
 
 def weights_of(layer: Any) -> tuple[Tensor, Tensor]:
@@ -107,17 +107,18 @@ def check_layer(kind: Piece) -> None:
     layer.expert = None
     known, rule = wrong_merges(x, A, B), "x + gelu(x mean(A)) B"
     judge("Layer", "The merge (expert None)", merged, call(layer, x), known, rule)
+    judge("Layer", "M of Layer(16), by default", M, len(call(kind, 16).A), {})
 
 
 def check_random_route(draw: Piece) -> None:
     """Checks `random_route(layers, M=4)`: a list of one expert for each layer."""
     layers = Net().layers * 2
 
-    def many(experts: int, times: int = 300) -> list[Any]:
-        return [draw(layers, experts) for _ in range(times)]
+    def many(*experts: int) -> list[Any]:
+        return [draw(layers, *experts) for _ in range(300)]
 
     many.__name__ = "random_route"
-    routes = call(many, M)
+    routes = call(many)
     for route in routes:
         listed = route.tolist() if isinstance(route, Tensor) else route
         if not isinstance(listed, list | tuple) or len(listed) != len(layers):
@@ -156,13 +157,14 @@ def check_step(step: Piece) -> None:
             return step(*arguments)
 
         seeded.__name__ = "step"
-        given = (net, net.layers, net.batch, net.labels, torch.optim.SGD(A, lr=1.0), WEIGHT)
+        rest, weight = ((WEIGHT,), WEIGHT) if attempt < 3 else ((), 1.0)  # the last goes by the default
+        given = (net, net.layers, net.batch, net.labels, torch.optim.SGD(A, lr=1.0), *rest)
         loss = number(call(seeded, *given), "The loss")
         change = torch.stack([(old.A - new).detach() for old, new in zip(before.layers, A, strict=True)])
         first, second = _views(net)
         same_route = same_route and first == second
-        _check_loss(before.along(first).detach(), before.along(second).detach(), net.labels, loss)
-        _check_change(before, first, second, change)
+        _check_loss(before.along(first).detach(), before.along(second).detach(), net.labels, loss, weight)
+        _check_change(before, first, second, change, weight)
     if same_route:
         raise AssertionError("Both views took the same route in four steps: draw one for each view.")
 
@@ -177,12 +179,12 @@ def _views(net: Net) -> list[list[int | None]]:
     return [route for route, _ in net.seen]
 
 
-def _check_loss(first: Tensor, second: Tensor, labels: Tensor, came: float) -> None:
+def _check_loss(first: Tensor, second: Tensor, labels: Tensor, came: float, weight: float) -> None:
     p, q = first.log_softmax(-1), second.log_softmax(-1)
     task, other = float(F.cross_entropy(first, labels)), float(F.cross_entropy(second, labels))
-    p_q, q_p = (WEIGHT * float(F.kl_div(a, b, reduction="batchmean", log_target=True)) for a, b in ((q, p), (p, q)))
+    p_q, q_p = (weight * float(F.kl_div(a, b, reduction="batchmean", log_target=True)) for a, b in ((q, p), (p, q)))
     agree = 0.5 * (p_q + q_p)
-    terms = dict(no_consistency=0.0, no_weight=agree / WEIGHT, no_half=2 * agree)
+    terms = dict(no_consistency=0.0, no_weight=agree / weight, no_half=2 * agree)
     terms |= dict(p_q=p_q, q_p=q_p, half_p_q=0.5 * p_q, half_q_p=0.5 * q_p)
     terms |= dict(by_class=agree / first.shape[-1], row_sum=agree * len(labels))
     known = {name: task + term for name, term in terms.items()}
@@ -190,10 +192,10 @@ def _check_loss(first: Tensor, second: Tensor, labels: Tensor, came: float) -> N
     judge("step_loss", "The loss", task + agree, came, known, tolerance=1e-5)
 
 
-def _check_change(net: Net, first: Any, second: Any, came: Tensor) -> None:
+def _check_change(net: Net, first: Any, second: Any, came: Tensor, weight: float) -> None:
     def gradient(distance: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         one, two = net.along(first), net.along(second)
-        loss = F.cross_entropy(one, net.labels) + WEIGHT * distance(one, two)
+        loss = F.cross_entropy(one, net.labels) + weight * distance(one, two)
         return torch.stack(torch.autograd.grad(loss, [layer.A for layer in net.layers]))
 
     right = gradient(reference_kl)
@@ -257,6 +259,8 @@ def check_line(line: Piece) -> None:
     known = dict(between=torch.lerp(right[0], right[-1], torch.linspace(0, 1, 5)), turned=right.flip(0))
     known |= dict(no_end=losses(net.layers, 6)[:-1], one_layer=one_layer)
     judge("line", "The losses", right, came, known, "of weights (1 - t) first + t second")
+    came = call(line, net, net.layers, net.batch, net.labels, 1, 3)
+    judge("line", "The losses where no number of points is given", losses(net.layers, 11), came, {}, "11 of them")
 
 
 def check_doubt(doubt: Piece) -> None:
