@@ -92,6 +92,7 @@ def perform_all(runs: Sequence[Run], out: Path, engine: Engine, deadline: float 
             for run in jobs[0].runs if alone else ():
                 if not finished(out, run):
                     store(out, Outcome(run, error=str(error)), failed)
+                    say(f"FAILED {run}, alone with the workers.")
             say(f"{error} Going on with what is not finished.")
         else:
             if not alone:

@@ -158,7 +158,7 @@ def test_a_run_that_loses_its_worker_again_and_again_fails_and_others_go_on(base
     assert failed == 1 and results["run"].nunique() == 2  # what is finished is gathered and printed
     assert [line.split()[1] == "failed" for line in listed(grid, out)] == [n == culprit for n in range(3)]
     assert (out / grid.runs[culprit].key / "error.txt").read_text() == "A worker ended.\n"
-    assert [grid.runs[culprit]] in handed and any(line.endswith(": A worker ended.") for line in lines)
+    assert [grid.runs[culprit]] in handed and f"FAILED {grid.runs[culprit]}, alone with the workers." in lines
     fatal.clear()
     results, failed = ablate(grid, out, QUIET, lines.append)
     assert failed == 0 and results["run"].nunique() == 3
