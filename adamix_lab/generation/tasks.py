@@ -96,7 +96,7 @@ class GenerationTask(Task):
 
     Attributes:
         train: rows `source`, `target`; a source with several targets has several rows.
-        evaluation: rows `source`, `references` (a tuple, at least one), `group` (WebNLG: "seen", "unseen").
+        evaluation: rows `source`, `references` (a tuple, at least one).
     """
 
     text: tuple[str, ...] = ("source",)
@@ -150,23 +150,22 @@ def load_generation_task(
     if rows is not None:
         pairs = sample(pairs, rows, seed)
     judged = group_references(
-        (*_pairs(kind, row, f"{source}, {part}, row {n}"), str(row.get("test_category") or ""))
-        for n, row in enumerate(evaluation, start=1)
+        _pairs(kind, row, f"{source}, {part}, row {n}") for n, row in enumerate(evaluation, start=1)
     )
     if not pairs or not judged:
         raise LabError(f"{source} holds {len(pairs)} pairs to train on and {len(judged)} sources: expected some.")
     return GenerationTask(name or Path(source).name, pairs, judged)
 
 
-def group_references(found: Iterable[tuple[str, Sequence[str], str]]) -> list[Row]:
-    """Evaluation rows of (source, targets, group): one row a source, its references in order.
+def group_references(found: Iterable[tuple[str, Sequence[str]]]) -> list[Row]:
+    """Evaluation rows of (source, targets): one row a source, its references in order.
 
     Sources without a target are left out.
     """
     grouped: dict[str, Row] = {}
-    for source, targets, group in found:
+    for source, targets in found:
         if targets:
-            row = grouped.setdefault(source, {"source": source, "references": (), "group": group})
+            row = grouped.setdefault(source, {"source": source, "references": ()})
             row["references"] += tuple(targets)
     return list(grouped.values())
 
