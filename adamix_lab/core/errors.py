@@ -83,7 +83,7 @@ def extra(name: str) -> Iterator[None]:
     """Around imports of packages that an extra brings. Raises ImportError, with the remedy, where one is missing."""
     try:
         yield
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         remedy = f"run pip install 'adamix-lab[{name}]'."
         raise ImportError(f"This needs {error.name}, which is not installed: {remedy}", name=error.name) from error
 

@@ -253,7 +253,7 @@ def _tab_fields(content: str, separator: str, path: Path, skipped: int, notes: l
 
 def open_parquet(path: Path, remedy: str = "copy it again.") -> Any:
     """A Parquet file, of which nothing but its footer is read. Raises ValueError, with the remedy, for a cut one."""
-    with extra("data"):
+    with extra("analysis"):
         from pyarrow import ArrowException, parquet
     try:
         return parquet.ParquetFile(path, page_checksum_verification=True)
