@@ -39,7 +39,7 @@ SHARED = {
     "label_smoothing_factor": "label_smoothing", "seed": "seed", "max_steps": "steps", "num_train_epochs": "epochs",
 }  # fmt: skip
 # What a recipe may ask `train` for.
-TRAIN_ALONE = ("swa", "ema", "patience", "cache_prefix", "precision", "head_lr", "side_rates", "off_route")
+TRAIN_ALONE = ("swa", "ema", "patience", "cache_prefix", "precision", "head_lr", "side_rates", "off_route", "bucket")
 # What would train or save something else than it says, and what to do instead.
 HUB = "Call adamix_lab.push_to_hub(mixture, NAME) after training: the Trainer would upload other files"
 _INSTEAD = {

@@ -56,7 +56,9 @@ def learners(data: str = "aspects") -> dict[str, Learner]:
     """Who learned the rows "aspects", "noisy" or "clean". Raises ValueError for others."""
     import yaml
 
-    book = yaml.safe_load(require_file(data_root() / "experts" / "learners.yaml", "the shipped experts.").read_text())
+    book = yaml.safe_load(
+        require_file(data_root() / "experts" / "learners.yaml", "the shipped experts.").read_text("utf-8")
+    )
     one_of("data", data, book)
     return {name: Learner(**settings) for name, settings in book[data].items()}
 
@@ -74,7 +76,7 @@ def load_twin(
     ['0']
     """
     one_of("Twin", name, learners(data))
-    one_of("Stage", stage, STAGES)
+    one_of("Stage", stage, STAGES if data == "aspects" else ("late",))
     root = Path(folder or data_root() / "experts")
     place = root / name / f"seed{seed}" / stage if data == "aspects" else root / data / name / f"seed{seed}"
     if not place.is_dir():

@@ -105,5 +105,7 @@ def test_a_setting_of_both_may_be_set_in_either(tmp_path):
         trained(tmp_path, Recipe(lr=1e-3))
     with pytest.raises(ValueError, match="The recipe sets ema, patience: expected what the Trainer has"):
         trained(tmp_path, Recipe(ema=0.9, patience=2))
+    with pytest.raises(ValueError, match="The recipe sets bucket: expected what the Trainer has"):
+        trained(tmp_path, Recipe(bucket=1))  # rows come in the Trainer's order
     with pytest.raises(ValueError, match=r"sets head_lr, off_route: .*optimizers=\(make_optimizer\(mixture, recipe\)"):
         trained(tmp_path, Recipe(head_lr=1e-4, off_route="freeze"))

@@ -83,6 +83,9 @@ def test_unknown_twins_and_stages_are_named(tmp_path):
         load_twin("adamx")
     with pytest.raises(ValueError, match=r"Stage 'end' is not known"):
         load_twin(stage="end")
+    for data in ("noisy", "clean"):
+        with pytest.raises(ValueError, match=r"Stage 'early' is not known; expected one of late"):
+            load_twin("adamix", 20, stage="early", data=data)
     with pytest.raises(FileNotFoundError, match=r"data/experts/make.py"):
         load_twin(folder=tmp_path)
 
