@@ -265,10 +265,8 @@ def _padded(values: list[Tensor], fill: int, side: str) -> Tensor:
 class Batches:
     """Index lists of length-bucketed batches, in an order that depends on (seed, epoch) and on nothing else.
 
-    Works as a PyTorch batch sampler, too: iterating gives the epoch last set. The last batch may be smaller.
+    The last batch may be smaller.
     """
-
-    drop_last = False  # accelerate asks for it when it shards a batch sampler
 
     def __init__(self, examples: Sequence[Example], batch_size: int, seed: int = 0, bucket: int = BUCKET) -> None:
         positive("batch_size", batch_size)
@@ -277,7 +275,6 @@ class Batches:
         self.lengths = [length(example) for example in examples]
         self.batch_size = batch_size
         self.seed = seed
-        self._epoch = 0
         self._order: tuple[int, list[list[int]]] = (-1, [])
 
     def epoch(self, number: int) -> list[list[int]]:
@@ -297,15 +294,8 @@ class Batches:
             self._order = number, self.epoch(number)
         return self._order[1][n]
 
-    def set_epoch(self, number: int) -> None:
-        """Chooses the epoch that iterating gives."""
-        self._epoch = number
-
     def __len__(self) -> int:
         return -(-len(self.lengths) // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.epoch(self._epoch))
 
 
 def sequential(examples: Sequence[Example], batch_size: int, pad: Padding = ZEROS) -> Iterator[tuple[list[int], Batch]]:
