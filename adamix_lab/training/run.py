@@ -1,8 +1,8 @@
 """What surrounds the loop: log rows, looks at the dev slice, the best weights, checkpoints and resuming.
 
-A checkpoint, from which a run goes on bit for bit, is one safetensors file: tensors (weights, best weights, optimiser,
-random generators), and as JSON in its metadata the step, the scores, what the run is, and a checksum over all. One file
-means one rename: a kill at any instant leaves the last two checkpoints, or the last and the one before it, whole.
+A checkpoint, from which a run goes on bit for bit, is one safetensors file: tensors (weights, best and averaged ones,
+optimiser, random generators), and as JSON in its metadata the step, the scores, what the run is, and a checksum over
+all. One file means one rename: a kill at any instant leaves the last two checkpoints whole.
 """
 
 from __future__ import annotations
