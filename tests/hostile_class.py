@@ -154,6 +154,8 @@ draw_route = made(draw_route)
 PARTIAL = "draw_route = functools.partial(draw_route)\ndraw_route.__func__ = draw_route.__wrapped__ = len"
 UNSEEN = "checks._borrowed = lambda *a: iter(())"
 BLIND = "checks.types = types.SimpleNamespace(FunctionType=type(None), MethodType=type(None))"
+SWAPPED = "import sys\nsys.modules[checks.__name__] = types.SimpleNamespace(refuse_library=print)"
+SHADOWED = "checks.next = lambda *a: None"
 EQUAL = """
 class Always:
     def __getattr__(self, name):
@@ -247,6 +249,8 @@ def hostile(released, root, course, other):
         "borrowed, a partial": (borrowed(PARTIAL), FULL - 1, ""),
         "borrowed, unseen": (borrowed(UNSEEN), FULL - 1, "checks._borrowed"),
         "borrowed, blind": (borrowed(BLIND), FULL - 1, "checks.types"),
+        "borrowed, swapped": (borrowed(SWAPPED), FULL - 1, "adamix_lab.lessons.checks had another"),
+        "borrowed, shadowed": (borrowed(SHADOWED), FULL - 1, "checks.next"),
     }
 
 

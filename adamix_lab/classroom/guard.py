@@ -34,6 +34,7 @@ FUNCTIONS = (
 SERIES: tuple[type, ...] = (types.GeneratorType, map, zip, filter, type({}.values()), type({}.items()), type({}.keys()))
 
 _kept: list[tuple[Any, str, Any]] = []  # owner, name, value
+_loaded: list[tuple[str, Any, set[str]]] = []  # path, module, what it names
 _own: dict[str, Any] = {}  # what the course's cells have bound
 _plain = frozenset({bool, int, float, complex, str, bytes, type(None), range})
 _shell: Any = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
@@ -58,13 +59,14 @@ def begin(modules: list[str], name: str) -> None:
     if numpy := sys.modules.get("numpy"):
         _plain |= {numpy.ndarray, *numpy.sctypeDict.values()} - {numpy.object_, numpy.void}
     del sys.modules[__package__].guard
+    _keep(sys.modules.pop(__name__))
     _keep(builtins)
     for path, loaded in list(sys.modules.items()):
         if path in WATCHED or path.split(".")[0] == "adamix_lab":
-            _keep(loaded)  # this file, too: behind what it changes
+            _keep(loaded)
+            _loaded.append((path, loaded, set(vars(loaded))))
     sys.path[:] = [path for path in sys.path if path and path != os.getcwd()] + [os.getcwd()]
     vars(_shell)[name] = run
-    del sys.modules[__name__]
 
 
 def _keep(owner: Any) -> None:
@@ -84,7 +86,14 @@ def _put_back() -> list[str]:
     replaced = [entry for entry in _kept if getattr(entry[0], entry[1], None) is not entry[2]]
     for entry in replaced:
         setattr(*entry)
-    return [f"{owner.__name__}.{name}" for owner, name, _ in replaced]
+    told = [f"{owner.__name__}.{name}" for owner, name, _ in replaced]
+    for path, module, names in _loaded:
+        told += [path] if sys.modules.get(path) is not module else []
+        sys.modules[path] = module
+        for name in (vars(module).keys() & _builtins.keys()) - names:  # it would hide a builtin from the module
+            told.append(f"{path}.{name}")
+            delattr(module, name)
+    return told
 
 
 def strict(value: Any) -> Any:

@@ -3,6 +3,7 @@
 import base64
 import builtins
 import marshal
+import sys
 import types
 from collections import namedtuple
 
@@ -89,6 +90,16 @@ def test_whatever_a_module_of_ours_names_is_put_back(kernel):
     assert module._inner(2) == 2 and module.math.pi > 3 and module.LIMIT == 1
     module._inner.__code__ = (lambda x: 0).__code__
     assert guard._put_back() == ["_inner.__code__"] and module._inner(2) == 2
+
+
+def test_another_module_in_its_place_and_names_that_hide_builtins_go(kernel, monkeypatch):
+    module = types.ModuleType("adamix_lab.m")
+    exec("def first(x):\n    return next(iter(x))", module.__dict__)
+    monkeypatch.setitem(sys.modules, "adamix_lab.m", types.SimpleNamespace(first=lambda x: None))
+    monkeypatch.setattr(guard, "_loaded", [("adamix_lab.m", module, set(vars(module)))])
+    module.next, module.own = lambda x: None, 1
+    assert set(guard._put_back()) == {"adamix_lab.m", "adamix_lab.m.next"} and not guard._put_back()
+    assert sys.modules["adamix_lab.m"] is module and module.first([3]) == 3 and module.own == 1
 
 
 def test_patched_builtins_do_not_reach_the_guard():

@@ -55,6 +55,7 @@ KINDS = [
         "left",
     ),
     *("borrowed, marked", "borrowed, enclosed", "borrowed, a partial", "borrowed, unseen", "borrowed, blind"),
+    *("borrowed, swapped", "borrowed, shadowed"),
     *("copied cells", "an answer in two cells", "edited test", "a file beside", "untidy"),
 ]
 
