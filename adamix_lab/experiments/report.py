@@ -1,6 +1,6 @@
-"""The report of a results folder: verdicts on the paper's claims, its tables beside ours, figures, costs.
+"""The report of a results folder: verdicts on the paper's claims, its tables beside ours, a figure, costs.
 
-`data/paper/report.md` is its text; here is what is filled in. The HTML file is that text with the pictures inside.
+`data/paper/report.md` is its text; here is what is filled in. The HTML file is that text with the picture inside.
 """
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adamix_lab.analysis.plots import STYLES, Picture, panels, save_figure, style_of
+from adamix_lab.analysis.plots import STYLES, Picture, panels, save_figure
 from adamix_lab.analysis.statistics import ALIKE, SHOWN, Estimate, format_interval, verdict_of
 from adamix_lab.core.files import write_text
 from adamix_lab.experiments.claims import (
@@ -35,7 +35,6 @@ from adamix_lab.experiments.contrasts import (
     mean_by_seed,
     mean_estimate,
     minus,
-    task_loss,
 )
 from adamix_lab.experiments.results import (
     Results,
@@ -55,7 +54,6 @@ if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 NOT_RUN = "not run"
-PANELS = 4  # of Figure 7
 COLUMNS = (
     "table", "comparison", "column", "task", "budget", "paper", "difference", "seeds", "low", "high", "p", "on",
 )  # fmt: skip
@@ -66,7 +64,7 @@ COSTS = [
 
 
 def report(folder: Path, out: Path | None = None, say: Callable[[str], None] = print) -> list[Verdict]:
-    """Writes report.md (with pictures), report.html (one file) and differences.csv; prints the verdicts.
+    """Writes report.md (with a picture), report.html (one file) and differences.csv; prints the verdicts.
 
     Args:
         folder: holds results.parquet; predictions.parquet and curves.parquet are used where they are.
@@ -80,22 +78,22 @@ def report(folder: Path, out: Path | None = None, say: Callable[[str], None] = p
     verdicts, by_compute = verdicts_of(scores), verdicts_of(scores, "compute")
     tables = read_tables()
     found = differences(tables, scores)
-    pictures = {number: picture for number, draw in FIGURES.items() if (picture := draw(scores))}
+    picture = figure_5(scores)
     text = read_paper("report.md").format(
         runs=grid(what_was_run(results)),
         provenance=bullets(provenance(results)),
         verdicts=grid(verdict_table(verdicts, by_compute)),
         rules=bullets(read_rules()),
         tables="\n\n".join(table_section(table, scores, found) for table in tables),
-        figures="\n\n".join(figure_section(number, pictures.get(number)) for number in FIGURES),
+        figure=f"![{picture.alt}](figure5.png)" if picture else "Here: not run.",
         opponents=grid(opponents(scores)),
         scores=grid(absolute(scores)),
         costs=grid(costs(results)),
     )
-    for number, picture in pictures.items():
-        save_figure(picture.figure, out / f"figure{number}.png", picture.alt)
+    if picture:
+        save_figure(picture.figure, out / "figure5.png", picture.alt)
     write_text(out / "report.md", text)
-    write_text(out / "report.html", to_html(text, pictures))
+    write_text(out / "report.html", to_html(text, picture))
     write_text(out / "differences.csv", found.drop(columns="on").to_csv(index=False, float_format="%.6g"))
     for verdict in verdicts:
         say(f"{verdict.claim.number:>2}. {verdict.claim.says}: {verdict.verdict}")
@@ -116,22 +114,15 @@ def bullets(lines: Iterable[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def figure_section(number: int, picture: Picture | None) -> str:
-    """A figure of the paper: what the paper says of it, and ours."""
-    said = [row["says"] for row in read_paper("figures.csv") if row["figure"] == str(number)]
-    alt = picture.alt.replace("[", "(").replace("]", ")") if picture else ""
-    shown = f"![{alt}](figure{number}.png)" if picture else "Here: not run."
-    return f"### Figure {number}\n\nThe paper: {'; '.join(said)}.\n\n{shown}"
-
-
-def to_html(text: str, pictures: Mapping[int, Picture]) -> str:
-    """The report as one HTML page: the paragraph before a table is its caption, pictures are inside."""
+def to_html(text: str, picture: Picture | None) -> str:
+    """The report as one HTML page: the paragraph before a table is its caption, the picture is inside."""
     from markdown_it import MarkdownIt
 
     body = MarkdownIt("js-default").render(text)  # "js-default": with tables, and HTML in the text is only text
     body = re.sub(r"<p>([^\n]*)</p>\n<table>", r"<table>\n<caption>\1</caption>", body)
     body = re.sub(r"<tr>\n<td>(.*?)</td>", r'<tr>\n<th scope="row">\1</th>', body).replace("<th>", '<th scope="col">')
-    body = re.sub(r'<img src="figure(\d+)\.png"[^>]*>', lambda tag: pictures[int(tag[1])].html(), body)
+    if picture:
+        body = re.sub(r'<img src="figure5\.png"[^>]*>', lambda _: picture.html(), body)
     return str(read_paper("report.html")).replace("{report}", body)
 
 
@@ -343,60 +334,30 @@ def costs(results: Results) -> DataFrame:
     return found.set_axis(COSTS, axis="columns")
 
 
-# -- the paper's figures from results, each None where runs do not reach -----------------------------------------------
+# -- the paper's Figure 5 from results, None where runs do not reach ---------------------------------------------------
 
 
 def figure_5(scores: Scores) -> Picture | None:
     """What random routing, one expert and the ensemble give beyond the merge (points), a dot a seed, by task."""
-    strategies, told = ("random", "fixed", "ensemble", "exact"), []
+    import pandas as pd
+    import seaborn
+
     found = {
-        (strategy, task): list(on.by_seed.values())
-        for strategy in strategies
+        (task, strategy): [*scores.on_task(minus(Side("AdaMix", strategy), Side("AdaMix")), task).by_seed.values()]
         for task in scores.tasks()
-        if (on := scores.on_task(minus(Side("AdaMix", strategy), Side("AdaMix")), task)).by_seed
+        for strategy in ("random", "fixed", "ensemble", "exact")
     }
-    if not found:
+    data = (
+        pd.Series(found).explode().dropna().rename_axis(["task", "strategy"]).astype(float).reset_index(name="points")
+    )
+    if data.empty:
         return None
-    tasks = list(dict.fromkeys(task for _, task in found))
-    figure, (axes,) = panels(1, max(6.0, 1.6 * len(tasks) + 3), 4.4)
-    for (strategy, task), values in found.items():
-        (colour, marker), place = STYLES[strategy], tasks.index(task) + 0.18 * strategies.index(strategy) - 0.27
-        label = strategy if strategy not in axes.get_legend_handles_labels()[1] else None
-        axes.plot([place] * len(values), values, color=colour, marker=marker, linestyle="", alpha=0.6, label=label)
-        axes.plot([place - 0.06, place + 0.06], [np.mean(values)] * 2, color=colour, linewidth=2)
-        told.append(f"{task}, {strategy} {np.mean(values):+.2f} ({min(values):+.2f} to {max(values):+.2f})")
-    axes.axhline(0, color=STYLES["merged"][0], label="merged")
-    axes.set_xticks(range(len(tasks)), tasks)
-    axes.set_ylabel("points beyond the merge")
-    axes.grid(axis="y", alpha=0.3)
-    figure.legend(loc="outside upper center", ncols=5, frameon=False, fontsize=9)
-    return Picture(figure, "Points beyond the merge, a dot a seed, mean and range: " + "; ".join(told) + ".")
-
-
-def figure_7(scores: Scores) -> Picture | None:
-    """Training losses with and without sharing, mean over seeds, of the first tasks that have both."""
-    curves, table = scores.results.curves, scores.results.table
-    names = [scores.variant(name) for name in ("AdaMix", "no sharing")]
-    if curves is None or None in names:
-        return None
-    runs = table[(table["compute"] == "steps") & (table["examples"] == 0) & table["variant"].isin(names)]
-    joined = curves.merge(runs.drop_duplicates("run")[["run", "task", "variant"]], on="run")
-    means = joined.groupby(["task", "variant", "step"])[task_loss(curves)].mean()
-    shown = [task for task in joined["task"].unique() if means[task].index.unique("variant").size == 2][:PANELS]
-    if not shown:
-        return None
-    told = []
-    figure, axes = panels(len(shown), 4.2 * len(shown) + 1.5, 4.0)
-    for ax, task in zip(axes, shown, strict=True):
-        for variant, line in zip(names, "- --".split(), strict=True):
-            mean = means[task, variant]
-            ax.plot(mean.index, mean, color=style_of(str(variant))[0], linestyle=line, label=str(variant))
-            ends = f"{mean.iloc[0]:.3f} at step {mean.index[0]}, {mean.iloc[-1]:.3f} at the last"
-            told.append(f"{task}, {variant}: {ends}")
-        ax.set(xlabel="step", ylabel="training loss (nats)", title=task)
-        ax.grid(alpha=0.3)
-        ax.legend(frameon=False, fontsize=8)
-    return Picture(figure, "Training loss of the task against steps, mean over seeds: " + "; ".join(told) + ".")
-
-
-FIGURES = {5: figure_5, 7: figure_7}
+    figure, (ax,) = panels(1, max(6.0, 1.6 * data["task"].nunique() + 3), 4.4)
+    colours = {strategy: STYLES[strategy][0] for strategy in data["strategy"].unique()}
+    seaborn.stripplot(data, x="task", y="points", hue="strategy", palette=colours, dodge=True, jitter=False, ax=ax)
+    ax.axhline(0, color=STYLES["merged"][0], label="merged")
+    ax.set(xlabel="", ylabel="points beyond the merge")
+    ax.legend(frameon=False, fontsize=9)
+    told = data.groupby(["task", "strategy"], sort=False)["points"].agg(["mean", "min", "max"]).iterrows()
+    each = "; ".join(f"{', '.join(where)} {mean:+.2f} ({low:+.2f} to {high:+.2f})" for where, (mean, low, high) in told)
+    return Picture(figure, f"Points beyond the merge, a dot a seed, mean and range: {each}.")

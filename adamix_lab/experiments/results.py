@@ -236,7 +236,7 @@ def read_results(folder: Path) -> Results:
         raise LabError(f"{folder / RESULTS} holds no results: expected a row at least. Let a run finish first.")
     parts: dict[str, DataFrame | None] = {}
     notes = []
-    for name, used in ((PREDICTIONS, "intervals over examples"), (CURVES, "training losses (Figure 7, claim 6)")):
+    for name, used in ((PREDICTIONS, "intervals over examples"), (CURVES, "training losses (claim 6)")):
         parts[name] = read_table(folder / name) if (folder / name).is_file() else None
         if parts[name] is None:
             notes.append(f"{name} is not there: {used} are missing.")

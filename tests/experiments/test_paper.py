@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from adamix_lab.experiments.claims import PRINTED, printed, printed_difference, printed_table, read_paper
+from adamix_lab.experiments.claims import PRINTED, printed, printed_difference, printed_table
 from adamix_lab.tasks.tasks import data_root
 
 SHAPES = {
@@ -66,7 +66,6 @@ def test_the_text_s_relative_gains():
 def test_lookups():
     assert printed_difference(8, {"model": "AdaMix"}, {"model": "w/o Consistency"})["rte"] == 4.4
     assert "qqp_accuracy" not in printed(13, model="BitFit")  # an empty cell
-    assert {row["figure"] for row in read_paper("figures.csv")} == {"5", "7"}
     with pytest.raises(ValueError, match="Did you mean 'AdaMix'"):
         printed(8, model="AdaMx")
     with pytest.raises(ValueError, match="Table of the paper"):

@@ -35,7 +35,11 @@ SETTINGS = Settings(RECIPE, Decoding(beams=2, new_tokens=8), experts=3, rank=2, 
 
 @pytest.fixture(scope="module")
 def decoder(tmp_path_factory):
-    return str(tiny_generation.folder(tmp_path_factory.mktemp("decoder")))
+    """Its path; its folder's parent is the working folder, from which saves tell where it lies."""
+    folder = tiny_generation.folder(tmp_path_factory.mktemp("decoder"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(Path(folder).parent)
+        yield str(folder)
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +106,8 @@ def test_finished_variants_are_read_and_killed_ones_done(done, decoder, monkeypa
     (folder / "frozen.json").write_text(json.dumps(records[0]))
 
 
-def test_saved_experts_write_what_the_table_says(done, decoder, monkeypatch):
+def test_saved_experts_write_what_the_table_says(done):
     folder, records, _ = done
-    monkeypatch.chdir(Path(decoder).parent)  # as it was named from there
     mixture, tokenizer = load_generator(folder / "adamix-lora")
     merged, fixed = (row["texts"] for row in records[2]["rows"])
     assert generate_texts(mixture, TASK.sources, tokenizer, SETTINGS.decoding) == merged
