@@ -13,7 +13,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from adamix_lab.core.errors import LabError, finite, one_of, positive, unknown, whole
+from adamix_lab.core.errors import LabError, one_of, positive, unknown, whole
 from adamix_lab.tasks.labels import KINDS, Labels, check_columns, join_labels, number_labels, text_columns
 from adamix_lab.tasks.rows import SUFFIXES, Part, once, read_files, read_hub, read_object
 from adamix_lab.tasks.tasks import (
@@ -24,6 +24,7 @@ from adamix_lab.tasks.tasks import (
     Task,
     TaskSpec,
     balanced,
+    check_noise,
     embedded_folder,
     flip_labels,
     hold_out,
@@ -96,7 +97,7 @@ def load_task(
     if rows is not None:
         positive("rows", rows)
     whole("seed", seed)
-    finite("label_noise", label_noise)
+    check_noise(label_noise)
     labels = (label,) if isinstance(label, str) else tuple(label)
     parts, spec, origin = _find(source, text is not None, labels, (config, revision), part)
     columns, read = text_columns(parts[0].rows[0], parts[0].place, text, spec), parts

@@ -352,13 +352,18 @@ def balanced(rows: Sequence[Row], count: int, seed: int, label: str, classes: Se
     return [rows[n] for n in sorted(picked)]
 
 
+def check_noise(share: Any) -> None:
+    """Refuses shares of wrong labels that are no number from 0 to 0.5."""
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 0.5:
+        raise LabError(f"label_noise = {share!r}: expected a share from 0 to 0.5.")
+
+
 def flip_labels(rows: Sequence[Row], share: float, seed: int, label: str, classes: Sequence[str]) -> list[Row]:
     """The rows with that share of every class given another class, drawn by the seed; `true_label` keeps the right one.
 
     Raises ValueError for a share outside 0 to 0.5, rows without classes, or with a column `true_label` of their own.
     """
-    if not 0 <= share <= 0.5:
-        raise LabError(f"label_noise = {share}: expected a share from 0 to 0.5.")
+    check_noise(share)
     if not classes or isinstance(rows[0][label], list):
         raise LabError(f"label_noise = {share} of labels that are no classes: expected one class a row.")
     if "true_label" in rows[0]:

@@ -31,7 +31,7 @@ def jsonl(path, rows):
         ({"source": "x"}, "'source' is not known"),
         ({"rows": "many"}, "rows = 'many': expected a whole number"),
         ({"seed": "x"}, "seed = 'x': expected a whole number"),
-        ({"label_noise": "much"}, "label_noise = 'much': expected a number"),
+        ({"label_noise": "much"}, "label_noise = 'much': expected a share"),
     ],
 )
 def test_options_that_a_save_cannot_mean_are_refused(options, says):
