@@ -102,7 +102,8 @@ def test_names_on_a_function_and_patches_of_inspect_hide_nothing(monkeypatch):
         each.__func__ = each.__wrapped__ = len
     marked.func = enclosed.func = len
     monkeypatch.setattr(inspect, "getclosurevars", lambda function: inspect.ClosureVars({}, {}, {}, set()))
-    for function in (enclosed, marked, part, Kind().method, functools.partial(Kind().method)):
+    itself = (reference_kl, functools.partial(reference_kl), functools.cache(reference_kl))
+    for function in (enclosed, marked, part, Kind().method, functools.partial(Kind().method), *itself):
         with pytest.raises(AssertionError, match="write it yourself"):
             refuse_library(function)
 

@@ -179,20 +179,19 @@ def refuse_library(function: Callable[..., Any]) -> None:
     )
 
 
-def _borrowed(function: Any, seen: set[int]) -> Iterator[str]:
-    while isinstance(function, types.MethodType | partial):  # by its kind: a plain function may bear such names, too
-        function = function.__func__ if isinstance(function, types.MethodType) else function.func
-    if not isinstance(function, types.FunctionType) or id(function) in seen:
+def _borrowed(value: Any, seen: set[int], name: str = "") -> Iterator[str]:
+    while isinstance(value, types.MethodType | partial):  # by its kind: a plain function may bear such names, too
+        value = value.__func__ if isinstance(value, types.MethodType) else value.func
+    module = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
+    if "adamix_lab" in (place.split(".")[0] for place in (name, module) if isinstance(place, str)):
+        yield name or _name(value)
+    if not isinstance(value, types.FunctionType) or id(value) in seen:
         return
-    seen.add(id(function))
-    inner = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    known = {**function.__globals__, **{name: cell.cell_contents for name, cell in inner}}
-    for name in (*_names(function.__code__), *function.__code__.co_freevars):
-        value = known.get(name)
-        module = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
-        if "adamix_lab" in (place.split(".")[0] for place in (name, module) if isinstance(place, str)):
-            yield name
-        yield from _borrowed(value, seen)
+    seen.add(id(value))
+    inner = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
+    known = {**value.__globals__, **{name: cell.cell_contents for name, cell in inner}}
+    for name in (*_names(value.__code__), *value.__code__.co_freevars):
+        yield from _borrowed(known.get(name), seen, name)
 
 
 def _names(code: types.CodeType) -> Iterator[str]:
