@@ -347,11 +347,10 @@ def figure_5(scores: Scores) -> Picture | None:
         for task in scores.tasks()
         for strategy in ("random", "fixed", "ensemble", "exact")
     }
-    data = (
-        pd.Series(found).explode().dropna().rename_axis(["task", "strategy"]).astype(float).reset_index(name="points")
-    )
-    if data.empty:
+    dots = pd.Series(found).explode().dropna().astype(float)
+    if dots.empty:
         return None
+    data = dots.rename_axis(["task", "strategy"]).reset_index(name="points")
     figure, (ax,) = panels(1, max(6.0, 1.6 * data["task"].nunique() + 3), 4.4)
     colours = {strategy: STYLES[strategy][0] for strategy in data["strategy"].unique()}
     seaborn.stripplot(data, x="task", y="points", hue="strategy", palette=colours, dodge=True, jitter=False, ax=ax)

@@ -181,6 +181,15 @@ def test_views_of_a_comparison_stand_in_the_report(tmp_path):
     assert "| AdaMix (up shared) minus |" in section and "not run" in single[0]  # no temperatures here
 
 
+@pytest.mark.parametrize("examples, strategies", [(30, None), (0, "merged")])
+def test_a_figure_that_no_run_reaches_is_not_drawn(tmp_path, examples, strategies):
+    table = made.results({"AdaMix": 0.0}, seeds=2, tasks=("rte",)).assign(examples=examples)
+    table = table[table["strategy"] == strategies] if strategies else table
+    report(made.write(tmp_path, table, with_rest=False), say=lambda line: None)
+    assert "Here: not run." in (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    assert not (tmp_path / "report" / "figure5.png").exists()
+
+
 def test_the_report_works_from_results_alone(tmp_path):
     folder = made.write(tmp_path / "results", made.results({"AdaMix": 0.0}, seeds=1, tasks=("rte",)), with_rest=False)
     verdicts = report(folder, tmp_path / "elsewhere", say=lambda line: None)
