@@ -220,6 +220,7 @@ def test_config_round_trip(adaptation):
         (lambda: Bottleneck(activation="gelo"), "Did you mean 'gelu'"),
         (lambda: LoRA(slices=((4, 2),)).weights(IN, OUT), r"slice \(4, 2\) does not fit.*0..8"),
         (lambda: LoRA(slices=((0, 4), (3, 8))).weights(IN, OUT), r"slice \(3, 8\) does not fit"),
+        (lambda: LoRA(slices=((4, 4),)).weights(IN, OUT), r"slice \(4, 4\) does not fit"),
         (lambda: LoRA(slices=((0, 9),)).weights(IN, OUT), r"slice \(0, 9\) does not fit"),
         (lambda: adaptation_from({"kind": "lorra"}), "adaptation 'lorra' is not known.*Did you mean 'lora'"),
         (lambda: adaptation_from({}), "adaptation 'None' is not known"),

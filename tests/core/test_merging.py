@@ -221,6 +221,7 @@ def test_a_difference_is_relative_to_the_largest_finite_value():
     infinite = float("inf")
     assert relative_difference([infinite, 0.1], [infinite, 0.2]) == pytest.approx(0.5)
     assert relative_difference([infinite], [infinite]) == 0 and relative_difference(0.25, 0.0) == 0.25
+    assert relative_difference([float("nan"), 4.0], [float("nan"), 4.0]) == 0
     assert relative_difference([infinite, 0.2], [0.1, 0.2]) == relative_difference([float("nan")], [1.0]) == infinite
 
 
@@ -228,6 +229,7 @@ def test_merged_products_are_the_mean_of_the_products():
     mixture = tiny.mixed(tiny.bert(), LoRA(8, alpha=4.0), experts=3, tied=True)  # 24 is more than the width, 16
     merged = merge_products(mixture)
     assert merged.mixture.adaptation == LoRA(24, alpha=12.0) and merged.space.experts == 1
+    assert mixture.mixture.tied and not merged.mixture.tied  # one expert a side has nothing to tie
     for path, layer in mixture.sites.items():
         mean = torch.einsum("mor,mri->oi", layer.experts["B"], layer.experts["A"]).detach().double() / 3
         one = merged.sites[path]

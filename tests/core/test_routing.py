@@ -85,6 +85,8 @@ def test_vertices_and_barycentre():
     assert points.shape == (64, 3, 2, 4) and torch.equal(points.sum(-1), torch.ones(64, 3, 2))
     close.assert_close(points.mean(0)[:, 0], SHARED.barycentre()[:, 0], close.ROUNDED)
     assert torch.equal(SHARED.check_point(points), points)
+    with torch.device("meta"):  # while a large model is built, say
+        assert SHARED.barycentre().device.type == "cpu"
 
 
 # -- the router: a function of (seed, step, view) --------------------------------------------------------

@@ -1,5 +1,6 @@
 """The library's own format: strict, atomic, nothing trusted."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -356,3 +357,10 @@ def test_a_fingerprint_sees_all_of_a_weight_and_nothing_that_trains():
             weight.copy_(before)
         model.classifier.weight.add_(1)
     assert fingerprint(model, {"classifier"}) == fingerprint(model.half(), {"classifier"}) == known
+
+
+def test_the_fingerprint_is_of_64_values_a_weight_and_stays_what_old_saves_hold():
+    model = torch.nn.Linear(10, 10, bias=False).requires_grad_(False)
+    model.weight.copy_(torch.arange(100.0).reshape(10, 10))
+    values = torch.arange(64.0).to(torch.float16).numpy().tobytes()
+    assert fingerprint(model, set()) == hashlib.sha256(b"weight[10, 10]" + values).hexdigest()[:16]

@@ -223,6 +223,9 @@ def test_a_changed_checkpoint_falls_back_and_says_so(tmp_path):
 
 
 def test_a_folder_that_another_run_writes_into_is_left_alone(tmp_path):
+    with files.locked(tmp_path / "new" / "run"):
+        assert (tmp_path / "new" / "run").is_dir()
+    assert not (tmp_path / "new").exists()  # nothing was written after all
     with files.locked(tmp_path), pytest.raises(files.LabError, match=r"Another run writes into .*: expected one at a"):
         run(tmp_path, steps=4)
     assert not list(tmp_path.iterdir())
