@@ -55,7 +55,7 @@ FILES: dict[str, tuple[str, ...]] = {f"adamix_lab/core/{name}.py": () for name i
 _MODELS = "check model saving training_mode"
 TESTS = [path for path in sorted((ROOT / "tests/core").glob("test_*.py")) if path.stem not in ("test_mutation",)]
 TESTS += [ROOT / f"tests/models/test_{name}.py" for name in _MODELS.split()]
-TESTS += [ROOT / f"tests/{name}.py" for name in ("interop/test_export", "interop/test_peft")]
+TESTS += [ROOT / f"tests/{name}.py" for name in ("fast/test_views", "interop/test_export", "interop/test_peft")]
 TESTS += [ROOT / f"tests/analysis/test_{name}.py" for name in ("calibration", "statistics")]
 
 # Mutants that no test had killed before this script was written: always tried, beside the sample.
@@ -76,6 +76,9 @@ EQUIVALENT: dict[str, str] = {
     "merging._weights_at: True -> False": "`selections` gives one for each site; strict=True only says so",
     "calibration.adaptive_ece: confidence.argsort(stable=True) -> confidence.argsort()": "torch's sort is stable "
     "on the CPU, where answers are judged, whether it is asked to be or not",
+    "sites: Path(__file__).with_name('architectures.yaml').read_text(encoding='utf-8') -> "
+    "Path(__file__).with_name('architectures.yaml').read_text()": "the table is ASCII, read alike in "
+    "every encoding that extends it",
 }
 
 _SWAPS: dict[type, type] = {ast.Lt: ast.LtE, ast.Gt: ast.GtE, ast.Eq: ast.NotEq, ast.Add: ast.Sub, ast.Mult: ast.Div}

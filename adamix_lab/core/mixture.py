@@ -325,10 +325,10 @@ class _Reached(Exception):
     """What a pass was run for is there."""
 
 
-def _note(module: nn.Module, args: Any, kwargs: dict[str, Any] | None = None) -> None:
+def _note(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
     if note := here(module, "note"):
         noted, name, last = note
-        noted[name] = args, kwargs or {}
+        noted[name] = args, kwargs
         if last:
             raise _Reached
 

@@ -23,7 +23,7 @@ from adamix_lab.core.errors import Scope as Scope
 def generator_for(seed: int, *indices: int) -> Generator:
     """A CPU generator that is a function of the seed and of indices such as (step, view)."""
     digest = hashlib.sha256(repr((seed, *indices)).encode()).digest()
-    return Generator(device="cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 @dataclass(frozen=True)

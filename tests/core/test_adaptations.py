@@ -7,8 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA, adaptation_from
+from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA, adaptation_from, linear
 from adamix_lab.core.mixture import MixtureLayer, during
 from adamix_lab.core.routing import generator_for
 
@@ -93,6 +94,35 @@ def test_ia3(base):
 def test_bias(base):
     x, w = seeded(ROWS, TOKENS, IN), some_weights(Bias())
     close.assert_close(Bias().apply(base, x, w, False), base(x) + w["bias"], close.ROUNDED)
+
+
+class Operations(TorchDispatchMode):
+    """What torch is asked to do inside, in order, and whether in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("lead", [(), (K,)], ids=str)
+def test_a_bias_costs_no_pass_of_its_own(lead):
+    with torch.no_grad(), Operations() as done:
+        linear(seeded(K * ROWS, IN), seeded(*lead, OUT, IN), seeded(*lead, OUT))
+    assert any("mm" in name or name == "linear" for name in done.names) and "add" not in done.names
+
+
+def test_a_bottleneck_adds_in_place_where_no_gradient_asks(base):
+    adaptation, x = Bottleneck(4), seeded(ROWS, IN)
+    w = some_weights(adaptation)
+    with torch.no_grad(), Operations() as without:
+        adaptation.apply(base, x, w, False)
+    with Operations() as with_gradients:
+        adaptation.apply(base, x, w, False)
+    assert [done.names[-1] for done in (without, with_gradients)] == ["add_", "add"]
 
 
 @pytest.mark.parametrize("adaptation", ADAPTATIONS, ids=ids)

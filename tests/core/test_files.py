@@ -62,6 +62,16 @@ def test_a_new_name_is_synced_with_its_folder(tmp_path, monkeypatch):
     assert (tmp_path / "note.txt").read_text() == "newer"
 
 
+def test_a_write_leaves_no_file_open(tmp_path):
+    def next_handle():  # the lowest that is free
+        os.close(handle := os.dup(0))
+        return handle
+
+    free = next_handle()
+    write_text(tmp_path / "note.txt", "new")
+    assert next_handle() == free
+
+
 def test_folders_are_made_and_text_is_utf_8(tmp_path):
     write_text(tmp_path / "a b" / "ü.txt", "λ")
     assert (tmp_path / "a b" / "ü.txt").read_bytes() == "λ".encode()

@@ -242,6 +242,11 @@ def test_products_without_pairs_are_refused():
         merge_products(tiny.mixed(tiny.bert(), LoRA(2), experts=2))
 
 
+def test_the_products_of_one_expert_are_its_own():
+    mixture, batch = tiny.mixed(tiny.bert(), LoRA(2), experts=1), tiny.batch()
+    close.assert_close(merge_products(mixture)(**batch).logits, mixture(**batch).logits)
+
+
 def test_one_adapter_trained_apart_stacks_to_itself():
     single = trained_tensors(tiny.mixed(tiny.bert(), Bottleneck(4), experts=1))
     stacked = stack_experts([single])

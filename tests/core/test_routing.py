@@ -142,6 +142,7 @@ def test_scopes():
     assert Router(FREE, per="token").route(0, rows=5, tokens=7).shape == (5, 7, 2, 2)
     assert Router(FREE, per="example").views(0, 2, rows=5).shape == (2, 5, 2, 2)
     tokens = Router(replace(FREE, tied=True), per="token").views(0, 3, rows=5, tokens=7)
+    assert [*Router(FREE, per="token").views(0).shape] == [2, 1, 1, 2, 2]  # of one row, of one token
     assert tokens.shape == (3, 5, 7, 2, 2) and len(torch.unique(tokens.flatten(0, 2), dim=0)) > 5
 
 

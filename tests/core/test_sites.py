@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA
-from adamix_lab.core.sites import ARCHITECTURES, find_head, find_sites, new_head
+from adamix_lab.core.sites import ARCHITECTURES, find_head, find_sites, new_head, read_contract, write_contract
 from adamix_lab.models.model import attach, detach
 
 every_family = pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -220,6 +220,21 @@ def test_weights_that_cannot_be_trained_around_are_named():
     cpu_offload(model, torch.device("cpu"))
     with pytest.raises(TypeError, match=r"output\.dense', a Linear, is offloaded.*expected floats in memory"):
         attach(model, Bottleneck(4))
+
+
+def test_a_contract_is_put_back_and_nothing_beside_it():
+    model = tiny.bert()
+    before = read_contract(model)
+    model.config.num_labels, model.num_labels = 7, 7
+    write_contract(model, before)
+    assert read_contract(model) == before and model.num_labels == tiny.LABELS
+    decoder = tiny.gpt2()  # which counts no answers
+    write_contract(decoder, read_contract(decoder))
+    assert not hasattr(decoder, "num_labels")
+    plain = nn.Linear(2, 2)  # without a configuration
+    plain.num_labels = 2
+    write_contract(plain, read_contract(plain))
+    assert plain.num_labels == 2
 
 
 # -- heads --------------------------------------------------------------------------------------

@@ -190,6 +190,8 @@ def test_the_model_inside_is_not_trained_past_the_mixture():
     for inner in (lambda: mixture.model(**batch), lambda: next(iter(mixture.sites.values()))(torch.randn(1, 2, 32))):
         with pytest.raises(ValueError, match=r"trained past them: expected a call of what attach gave"):
             inner()
+    with pytest.raises(ValueError, match="trained past them"):
+        learner(experts=2).model(**batch)
     with mixture.select("merge"):
         merged = mixture.model(**batch).loss
     with torch.no_grad():
