@@ -109,7 +109,7 @@ def independent(mixture: Mixture, batch: Batch, routes: Tensor) -> Tensor:
     if len(selection) > 1 and not (known := mixture.takes_groups(batch)).permitted:
         name = type(mixture.model).__name__
         warnings.warn(
-            f"Each route takes a pass of its own in {name}, with equal results: {known.reason}.", stacklevel=4
+            f"Each route takes a pass of its own in {name}, with equal results: {known.reason}.", stacklevel=5
         )
         return torch.stack([one_view(mixture, batch, route) for route in routes])
     repeated = by_row(batch, lambda value: repeat(value, views))

@@ -30,7 +30,7 @@ from torch.overrides import TorchFunctionMode
 from adamix_lab.core import views as plain
 from adamix_lab.core.mixture import checkpoints_gradients, during, here, hooked
 from adamix_lab.core.sites import ARCHITECTURES, Architecture, model_type, pattern_to_regex
-from adamix_lab.core.views import Batch, Views, Way, independent, logits_of, repeat, rows_of
+from adamix_lab.core.views import Batch, Views, Way, logits_of, repeat, rows_of
 from adamix_lab.models.check import Inputs, a_call_a_route, call, shorter, two_routes, verdict
 from adamix_lab.models.model import MixtureModel
 
@@ -202,15 +202,24 @@ def cut_unchecked(model: nn.Module) -> Iterator[None]:
             raise
 
 
-# -- several views in one call: what lies below the first site runs once and shares its dropout masks --
+# -- several views in one call --
+
+
+def independent(mixture: MixtureModel, batch: Batch, routes: Tensor) -> Tensor:
+    """The core's way, its last block cut: each view has masks of its own everywhere, at the positions that are left.
+
+    A route a token is asked for at every token: then nothing is cut.
+    """
+    with nullcontext() if routes.dim() > 4 else cut_last_block(mixture.model, batch):
+        return plain.independent(mixture, batch, routes)
 
 
 def shared_prefix(mixture: MixtureModel, batch: Batch, routes: Tensor) -> Tensor:
-    """One pass that fans out at the first adapted block; `independent` serves models that are not supported."""
-    if not mixture.mixture.sites:  # a baseline of the model's own weights: nothing fans out, the cut still serves
-        with cut_last_block(mixture.model, batch):
-            return independent(mixture, batch, routes)
-    if routes.dim() != 3 or not fans_out(mixture, batch):
+    """One pass that fans out at the first adapted block: what lies below runs once, and its dropout masks are shared.
+
+    `independent` serves models that are not supported, and baselines without sites.
+    """
+    if not mixture.mixture.sites or routes.dim() != 3 or not fans_out(mixture, batch):
         return independent(mixture, batch, routes)
     return fanned_logits(mixture, batch, routes, len(routes), mixture.model)
 
@@ -245,7 +254,7 @@ def fanned_logits(mixture: MixtureModel, batch: Batch, points: Any, number: int,
         return logits_of(mixture.model(**batch)).unflatten(0, (number, -1))
 
 
-WAYS: dict[str, Way] = {**plain.WAYS, "shared_prefix": shared_prefix}
+WAYS: dict[str, Way] = {**plain.WAYS, "independent": independent, "shared_prefix": shared_prefix}
 
 
 def routed_logits(mixture: MixtureModel, batch: Batch, routes: Tensor, views: Views = "independent") -> Tensor:

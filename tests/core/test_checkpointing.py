@@ -11,6 +11,7 @@ from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.mixture import CarrySelection, checkpoints_gradients, during
 from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.routing import Router
+from adamix_lab.core.views import WAYS as PLAIN
 from adamix_lab.fast.blocks import WAYS
 from adamix_lab.models.model import detach
 
@@ -26,7 +27,7 @@ def checkpoint(model, reentrant):
 
 
 def two_views(name, adaptation, reentrant=None, views="independent", dropout=0.0, **settings):
-    """Gradients of one training step; checkpointed in a mode, or not at all."""
+    """Gradients of one training step; checkpointed in a mode, or not at all (then without any short-cut)."""
     mixture = tiny.mixed(MODELS[name](dropout), adaptation, **settings).train()
     if reentrant is not None:
         checkpoint(mixture.model, reentrant)
@@ -34,7 +35,7 @@ def two_views(name, adaptation, reentrant=None, views="independent", dropout=0.0
     batch = tiny.batch(pad=name == "bert")
     labels = tiny.labels() if name == "bert" else batch["input_ids"]
     torch.manual_seed(0)
-    losses = Objective(mixture, Consistency(views=views), ways=WAYS)(
+    losses = Objective(mixture, Consistency(views=views), ways=PLAIN if reentrant is None else WAYS)(
         {**batch, "labels": labels}, Router(mixture.space).views(0)
     )
     losses.total.backward()

@@ -4,13 +4,18 @@ import close
 import pytest
 import tiny
 import torch
+import torch.nn.functional as F
 
+from adamix_lab.core import views as plain
 from adamix_lab.core.adaptations import IA3, Bottleneck, LoRA
 from adamix_lab.core.routing import Router
 from adamix_lab.core.views import flatten_views
-from adamix_lab.fast.blocks import routed_logits
+from adamix_lab.fast import blocks
+from adamix_lab.fast.blocks import may_absorb, routed_logits
+from adamix_lab.fast.prefix import cached_prefix
 
 WAYS = ["independent", "shared_prefix", "same_dropout"]
+TOKENS = 7  # of a tiny batch
 MODELS = {
     **tiny.FAMILIES,
     "electra": tiny.electra,
@@ -32,8 +37,8 @@ SETTINGS = {
 }
 
 
-def views_and_gradients(mixture, routes, way, batch):
-    logits = routed_logits(mixture, batch, routes, way)
+def views_and_gradients(mixture, routes, way, batch, ways=None):
+    logits = plain.routed_logits(mixture, batch, routes, way, ways or blocks.WAYS)
     weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(9))
     (logits * weights).sum().backward()
     return logits.detach(), tiny.gradients(mixture)
@@ -121,6 +126,71 @@ def test_above_the_prefix_masks_differ(name):
     route = Router(mixture.space).route(0)
     first, second = routed_logits(mixture, tiny.batch(), torch.stack([route, route]), "shared_prefix")
     assert not torch.allclose(first, second)
+
+
+# -- independent views whose last block is cut: one expert and two masks are R-Drop ---------------------------
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra"])
+@pytest.mark.parametrize(
+    ("kind", "bounds"),
+    [(torch.float32, (close.REORDERED, close.GRADIENTS)), (torch.float64, (close.DOUBLE, close.DOUBLE))],
+    ids=str,
+)
+def test_cut_views_are_the_whole_ones(name, kind, bounds):
+    mixture, seen = tiny.mixed(MODELS[name](), Bottleneck(4)).to(kind).train(), []
+    routes, batch = Router(mixture.space, seed=2).views(0), tiny.batch()
+    whole, gradients = views_and_gradients(mixture, routes, "independent", batch, plain.WAYS)
+    last = mixture.model.get_submodule(mixture.mixture.sites[-1])
+    last.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[:2]))
+    logits, found = views_and_gradients(mixture, routes, "independent", batch)
+    assert seen == [(8, 1)]  # every row of both views, at the position that is read
+    close.assert_close(logits, whole, bounds[0])
+    close.assert_all_close(found, gradients, bounds[1])
+
+
+class Masks:
+    """Stands in for dropout: masks by call, row and feature (or row, head and token asked), alike at each position.
+
+    So a whole pass and a cut one meet the same masks where they compute the same thing.
+    """
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, x, p=0.5, training=True, inplace=False):
+        one_query = x.dim() == 3 and x.shape[-1] == TOKENS  # weights of an attention that absorbs, [B, H, T]
+        positions = None if one_query else x.dim() - 2 if x.dim() > 2 else None
+        shape = [size for axis, size in enumerate(x.shape) if axis != positions]
+        keep = torch.rand(shape, generator=torch.Generator().manual_seed(len(self.calls)), dtype=x.dtype) >= p
+        self.calls.append((p, training, shape))
+        return x * (keep if positions is None else keep.unsqueeze(positions)) / (1 - p)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra"])
+def test_cut_views_meet_the_masks_of_whole_ones(name, monkeypatch):
+    """Masks are drawn for each row of each view, in the order and with the rates of the whole model."""
+    adapted = [-1] if name == "distilbert" else [-2, -1]  # one whole block: of -2 the end alone is left, but there
+    mixture = tiny.mixed(MODELS[name](0.3), Bottleneck(4, dropout=0.2), experts=1, blocks=adapted).double().train()
+    top, cache = cached_prefix(mixture)
+    batch, routes = cache(tiny.batch()), Router(mixture.space).views(0)
+    if not hasattr(mixture.model, "set_attn_implementation") or not may_absorb(top.model, batch):
+        pytest.skip("before transformers 4.53 the class of the attention is chosen at the start")
+    found = {}
+    for way, ways in (("cut", None), ("whole", plain.WAYS)):
+        if way == "whole":  # the fused attention draws its masks out of reach
+            mixture.model.set_attn_implementation("eager")
+        views_and_gradients(top, routes, "independent", batch, ways)  # the checks of a first use
+        masks = Masks()
+        monkeypatch.setattr(F, "dropout", masks)
+        found[way] = *views_and_gradients(top, routes, "independent", batch, ways), masks.calls
+        monkeypatch.undo()
+    (logits, gradients, masks), (whole, expected, others) = found["cut"], found["whole"]
+    assert masks == others and {p for p, *_ in masks} == {0.2, 0.3}
+    assert all(training and shape[0] == 8 for _, training, shape in masks)
+    close.assert_close(logits, whole, close.DOUBLE)
+    close.assert_all_close(gradients, expected, close.DOUBLE)
+    assert not close.is_close(logits[0], logits[1])  # one route: the masks alone set the views apart
 
 
 # -- edges and refusals ----------------------------------------------------------------------------------

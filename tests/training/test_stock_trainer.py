@@ -9,9 +9,11 @@ import tiny_task
 import torch
 from tiny_task import one_thread  # noqa: F401
 
+from adamix_lab.core import views
 from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.objective import Consistency, Objective
 from adamix_lab.core.routing import Router
+from adamix_lab.fast.blocks import WAYS
 from adamix_lab.models.model import attach
 from adamix_lab.tasks.batches import Batches, collate, encode
 from adamix_lab.training.train import make_optimizer, set_rate, train
@@ -50,8 +52,11 @@ def stock(folder, mixture, rows=ORDER, **settings):
     )
 
 
-def test_a_loop_of_ones_own_is_train_bit_for_bit():
-    """Fifty steps: weights and losses."""
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_loop_of_ones_own_is_train_bit_for_bit(monkeypatch, cut):
+    """Fifty steps: weights and losses; where `train` cuts the last block, up to roundings."""
+    if not cut:
+        monkeypatch.setitem(WAYS, "independent", views.independent)
     expected, losses = trained()
     mixture, found = tiny_task.mixture().train(), []
     optimizer = make_optimizer(mixture, RECIPE)
@@ -66,7 +71,12 @@ def test_a_loop_of_ones_own_is_train_bit_for_bit():
         found.append(float(loss.detach()))
     apart = tiny_task.apart(tiny_task.weights(mixture), tiny_task.weights(expected))
     print(f"\nafter {STEPS} steps: a loop of one's own and train are {apart} apart")
-    assert apart == 0 and found == losses and int(mixture.draws) == STEPS and int(expected.draws) == 0
+    assert int(mixture.draws) == STEPS and int(expected.draws) == 0
+    if cut:
+        assert apart <= 1e-5
+        close.assert_close(found, losses, close.ROUNDED)
+    else:
+        assert apart == 0 and found == losses
 
 
 def test_the_stock_trainer_is_train(tmp_path):
