@@ -122,6 +122,13 @@ def test_equal_compute(base, tmp_path):
     assert abs(single["operations"] - subject["operations"]) <= single["operations"] / single["steps"] / 2
 
 
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_equal_compute_of_r_drop_is_equal_steps_above_a_cached_prefix(base, blocks):
+    """Two views of AdaMix and two dropout masks compute the same: in the last block one position."""
+    made = prepare(tiny_grid.run(base, method="r-drop", compute="compute", experts=1, top_blocks=blocks))
+    assert made.recipe.steps == base["steps"] and made.recipe.consistency.number == 2
+
+
 def test_few_examples_samples_and_slices(base):
     few = prepare(tiny_grid.run(base, examples=6, seed=1))
     assert len(few.training) == 6 and len(few.task.evaluation) == 30
