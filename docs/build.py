@@ -31,7 +31,7 @@ MISSING = "*In JupyterLab a control stands here. A picture of it in its first st
 PAGES = (
     "docs/*.md",
     "docs/teaching/*.md",
-    "docs/pictures/*",
+    "docs/pictures/*.png",
     "docs/static/*",
     "data/**/README.md",
     "data/results/core/report/*",
