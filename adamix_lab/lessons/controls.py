@@ -27,6 +27,12 @@ STYLE = """<style>
 </style>"""
 
 
+class Sentence(str):
+    """What a cell shows as it is, without quotation marks."""
+
+    __repr__ = str.__str__
+
+
 class Told:
     """What a widget says in words: a live readout, and a text that stands for it where widgets cannot be shown."""
 

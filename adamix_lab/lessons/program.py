@@ -26,6 +26,7 @@ from adamix_lab.core.objective import Objective
 from adamix_lab.lessons import my_adamix
 from adamix_lab.lessons.checks import checks_passed
 from adamix_lab.lessons.checks.program import STAGES, Piece, randomise, weights_of
+from adamix_lab.lessons.controls import Sentence
 from adamix_lab.models.model import MixtureModel, attach
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.training.shipped import BLOCKS
@@ -147,20 +148,6 @@ SENTENCES = (
 BOUND = 1e-6  # of the largest value
 
 
-@dataclass(frozen=True)
-class Equality:
-    """How far the program's numbers are from the library's, as a share of the largest value."""
-
-    stage: str
-    own: bool
-    share: float
-    what: str
-
-    def __repr__(self) -> str:
-        whose = "Your" if self.own else "The program's"
-        return f"{whose} {self.stage} and the library's: {self.what} differ by {self.share:.1g} of the largest value."
-
-
 def insert(model: Any, layer: Piece, blocks: Sequence[int] = BLOCKS) -> list[nn.Module]:
     """Freezes MiniLM but for its head, and puts new layers behind its top blocks; returns these."""
     for parameter in model.base_model.parameters():
@@ -172,8 +159,8 @@ def insert(model: Any, layer: Piece, blocks: Sequence[int] = BLOCKS) -> list[nn.
     return layers
 
 
-def equal_to_library(stage: str) -> Equality:
-    """Compares a piece with the library on MiniLM, in float64, with the same weights and routes.
+def equal_to_library(stage: str) -> Sentence:
+    """Says how far a piece is from the library on MiniLM, in float64, with the same weights and routes.
 
     "Layer": logits of two routes and the merge. "step": the loss and what it changes, against `Objective`.
     "merge_layer": logits against `merge`. Raises ValueError for another stage, and above BOUND.
@@ -195,7 +182,8 @@ def equal_to_library(stage: str) -> Equality:
         share = max(relative_difference(*pair) for pair in compare(found.piece, own, layers, mixture, batch))
     if not share <= BOUND:
         raise LabError(f"{stage}: {what} differ by {share:.2g} of the largest value: expected at most {BOUND:g}.")
-    return Equality(stage, found.own, share, what)
+    whose = "Your" if found.own else "The program's"
+    return Sentence(f"{whose} {stage} and the library's: {what} differ by {share:.1g} of the largest value.")
 
 
 Pairs = Iterator[tuple[Any, Tensor]]  # the program's numbers and the library's

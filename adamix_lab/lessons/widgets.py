@@ -9,15 +9,15 @@ Whatever goes wrong is told in the readout, where the learner looks, and kept in
 from __future__ import annotations
 
 import html
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from adamix_lab.analysis.plots import Picture
 from adamix_lab.core.errors import LabError, one_of
-from adamix_lab.lessons.controls import Control, Told, heading, require_ipywidgets
+from adamix_lab.lessons.controls import Control, Sentence, Told, heading, require_ipywidgets
 
 State = dict[str, Any]
 
@@ -299,28 +299,17 @@ def html_of(result: Any) -> str:
     return f'<p style="white-space: pre-line">{html.escape(str(result))}</p>'
 
 
-@dataclass(frozen=True)
-class Score:
-    """A Brier score over so many predictions, and how many of them were right; nan of none."""
-
-    value: float
-    number: int
-    right: int
-
-    def __repr__(self) -> str:
-        if not self.number:
-            return "No prediction with a probability has met its result yet."
-        return (
-            f"Brier score {self.value:.2f} over {self.number} prediction{'s' if self.number > 1 else ''}, {self.right} "
-            "right. 0 is sure and right each time, 1 sure and wrong; always 50 % gives 0.25."
-        )
-
-
-def brier(predictions: Sequence[Prediction]) -> Score:
+def brier(predictions: Sequence[Prediction]) -> Sentence:
     """The mean of (probability - 1 where the answer was right, else 0) squared, over predictions that met their result.
 
-    (Brier, Monthly Weather Review 78, 1950.)
+    (Brier, Monthly Weather Review 78, 1950.) Told with how many there were, and how many of them were right.
     """
     met = [(each.probability, each.value == each.truth) for each in predictions if each.truth is not None]
     errors = [(probability - right) ** 2 for probability, right in met if probability is not None]
-    return Score(sum(errors) / len(errors) if errors else math.nan, len(errors), sum(right for _, right in met))
+    if not errors:
+        return Sentence("No prediction with a probability has met its result yet.")
+    return Sentence(
+        f"Brier score {fmean(errors):.2f} over {len(errors)} prediction{'s' if len(errors) > 1 else ''}, "
+        f"{sum(right for _, right in met)} right. 0 is sure and right each time, 1 sure and wrong; always 50 % gives "
+        "0.25."
+    )
