@@ -1,4 +1,4 @@
-"""Lesson 07: comparisons to predict, the map, the opponents' dashboard over stored or own results, claims."""
+"""Lesson 07: comparisons to predict, the phase map, the opponents' dashboard over stored or own results, claims."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from adamix_lab.analysis.plots import Picture, new_figure
-from adamix_lab.analysis.statistics import SMALLEST, line_of
+from adamix_lab.analysis.plots import Picture, panels
+from adamix_lab.analysis.statistics import ALIKE, NOT_SHOWN, SHOWN, SMALLEST, line_of
 from adamix_lab.core.errors import LabError
+from adamix_lab.core.files import require_file
 from adamix_lab.experiments.claims import FAILS, HOLDS, OPEN, verdicts_of
 from adamix_lab.experiments.contrasts import REFERENCE, Measure, Scores, minus
 from adamix_lab.experiments.results import CURVES, PREDICTIONS, RESULTS, read_results, variants_of
 from adamix_lab.experiments.settings import BUDGETS
 from adamix_lab.lessons import shared
-from adamix_lab.lessons.answers import load_answers
 from adamix_lab.lessons.controls import choices, described
-from adamix_lab.lessons.drawing import MOST, Row, Table, draw_cells, draw_forest, effects_table, outcome, row_about
+from adamix_lab.lessons.drawing import MOST, Row, Table, draw_forest, effects_table, outcome, row_about
+from adamix_lab.lessons.strategies import seeds_of
 from adamix_lab.lessons.widgets import Explorer, View
 from adamix_lab.lessons.world import world_explorer
 from adamix_lab.tasks.tasks import data_root
-from adamix_lab.training.shipped import SENTENCE_SEEDS
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -36,6 +36,10 @@ __getattr__ = shared  # what all notebooks use
 # -- six comparisons to predict -----------------------------------------------------------------------------------
 
 ANSWERS = ("AdaMix", "the other", "neither")
+MEASURES: dict[str, tuple[Measure, str, str]] = {  # a unit's measure, its name, and where AdaMix is ahead in a forest
+    "points": ("score", "accuracy", "right of 0 AdaMix is ahead"),
+    "nats": ("nll", "loss", "left of 0 AdaMix is ahead: it loses less"),
+}
 
 
 @cache
@@ -60,52 +64,80 @@ def result(number: int) -> tuple[Callable[[], Any], str]:
     return lambda: [draw_forest([row_about("07", effect)]), why], outcome("07", effect, *ANSWERS)
 
 
-# -- the map of what was measured -----------------------------------------------------------------------------
+# -- the phase map ------------------------------------------------------------------------------------------------
 
-CLIP, ROWS = 7.0, (100, 400, 1000, 2000)
-NOISE = ", 25% noise"
-TASKS = ("aspects", "subjectivity", "reviews", "mpqa", f"subjectivity{NOISE}", f"reviews{NOISE}")
+PHASE, PHASE_LR = data_root() / "results" / "phase" / "map.parquet", 2e-3  # the rate at which all of it is measured
+HATCHES = {SHOWN: "", ALIKE: "..", NOT_SHOWN: "///"}
+BOX = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1}  # behind a number, which hatches would cross
+LEGEND = """dose: how often the steps were doubled beyond the single adapter's best stop
+blue: AdaMix is ahead, red: it is behind (striped: not shown, dotted: alike)
+the number: the winner's {}"""
 
 
-def measured() -> DataFrame:
-    """Accuracies (%) of one seed by (task, rows): "single" and "adamix", each with its better head on a slice."""
+def drawn_lines(lines: DataFrame) -> DataFrame:
+    """The lines of a phase map that have a place in its pictures."""
+    return lines[(lines["lr"] == PHASE_LR) & lines["dose"].notna()]
+
+
+def leads(lines: DataFrame) -> Any:
+    """-1, 0 or 1 a line of the phase map: AdaMix is shown behind, neither, shown ahead."""
+    return np.where(lines["verdict"] == SHOWN, np.sign(lines["mean"]), 0).astype(int)
+
+
+def tally(lines: DataFrame) -> str:
+    """How many cells, and how many of them are shown, or alike."""
+    found, alike = list(leads(lines)), list(lines["verdict"]).count(ALIKE)
+    return f"of {len(lines)} cells ahead in {found.count(1)}, behind in {found.count(-1)}, alike in {alike}"
+
+
+def draw_phase(lines: DataFrame) -> View:
+    """AdaMix minus each opponent, a panel: rows and wrong labels downwards, doses to the right.
+
+    lines: `drawn_lines` of the phase map (`data/results/phase/make.py`), of one task and unit.
+    """
+    from matplotlib import colormaps
+
+    (task, unit), by_panel = lines[["task", "unit"]].iloc[0], lines.groupby("panel", sort=False)
+    places, doses = sorted(set(zip(lines["label_noise"], lines["rows"], strict=True))), sorted(set(lines["dose"]))
+    word, digits, told = MEASURES[unit][1], 0 if unit == "points" else 2, []
+    figure, axes = panels(1, 9.0, (0.3 * len(places) + 1) * len(by_panel), len(by_panel))
+    for ax, (panel, own) in zip(axes, by_panel, strict=True):
+        heights = [places.index(place) - 0.5 for place in zip(own["label_noise"], own["rows"], strict=True)]
+        colours = colormaps["RdBu"](0.5 + own["mean"] / SMALLEST[unit] / 10)  # they end at five times what matters
+        hatches, best = [*own["verdict"].map(HATCHES)], own[["mean_first", "mean_second"]].max(axis=1).abs()
+        cells = ax.bar(own["dose"], 1, 1, heights, color=colours, hatch=hatches, edgecolor="#999999")
+        ax.bar_label(cells, best.map(f"{{:.{digits}f}}".format), label_type="center", bbox=BOX, in_layout=False)
+        ax.set(title=panel, xlim=(doses[0] - 0.5, doses[-1] + 0.5), ylim=(len(places) - 0.5, -0.5))
+        ax.set_xticks(doses, [f"{dose:+g}" for dose in doses])
+        ax.set_yticks(range(len(places)), [f"{rows:,} rows, {100 * noise:.0f} % wrong" for noise, rows in places])
+        told.append(f"{panel}: {tally(own)}")
+    axes[-1].set_xlabel(LEGEND.format(word))
+    ends = [
+        f"{line.mean:+.{digits + 1}f} ({line.rows:,} rows, {100 * line.label_noise:.0f} % wrong, dose {line.dose:+g})"
+        for line in lines.sort_values("mean").iloc[[0, -1]].itertuples()
+    ]
+    readout = f"{task}, {word}; AdaMix minus {'; '.join(told)}. Differences in {unit}: between {' and '.join(ends)}."
+    return View(readout, Picture(figure, f"The phase map. {readout}"))
+
+
+def phase_lines(task: str, opponent: str, unit: str) -> DataFrame:
+    """The lines of a panel. Raises FileNotFoundError where there is no map, LabError for what it does not hold."""
     import pandas as pd
 
-    table = pd.read_csv(data_root() / "results" / "heads" / "heads.csv")
-    return table[table["wins"]].pivot_table("accuracy", ["task", "rows"], "method")[["single", "adamix"]].dropna()
+    made = "the phase map. `python data/results/phase/make.py` makes it of finished runs."
+    table = drawn_lines(pd.read_parquet(require_file(PHASE, made)))
+    lines = table[(table["task"] == task) & (table["panel"] == opponent) & (table["unit"] == unit)]
+    if lines.empty:
+        raise LabError(f"{opponent} was not measured on {task}: choose another opponent.")
+    return lines
 
 
-def draw_map(hidden: bool = False) -> Picture:
-    """AdaMix minus a single adapter by task and number of rows, each at its own best; open boxes say so.
-
-    hidden: only which boxes were measured, for those who have not predicted yet.
-    """
-    boxes = measured()
-    gaps = (boxes["adamix"] - boxes["single"]).unstack().reindex(index=TASKS, columns=ROWS)
-    best = boxes.max(axis=1).unstack().reindex(index=TASKS, columns=ROWS)
-    told = [f"{task}, {rows} rows" + ("" if hidden else f": {gaps.loc[task, rows]:+.1f}")
-            for task in TASKS for rows in ROWS if not np.isnan(gaps.loc[task, rows])]  # fmt: skip
-
-    def text(gap: float, height: float) -> str:
-        if np.isnan(gap):
-            return "open"
-        return "measured" if hidden else f"{gap:+.1f}\n(best {height:.0f} %)"
-
-    texts = [[text(*pair) for pair in zip(*rows, strict=True)] for rows in zip(gaps.values, best.values, strict=True)]
-    figure, ax = new_figure(8.6, 3.6)
-    names = [name.replace(NOISE, ", ¼ labels wrong") for name in TASKS]
-    values, colours = (0 * gaps, "Greys") if hidden else (gaps, "PuOr")
-    draw_cells(ax, values, names, [f"{rows:,} rows" for rows in ROWS], -CLIP, CLIP, texts, colours, 10)
-    title = "AdaMix against one adapter" if hidden else "AdaMix minus one adapter, points; one seed: nothing is shown"
-    ax.set_title(title, loc="left")
-    alt = f"{title}, by data and number of training rows, each at its own best rate and head, 150 steps"
-    count = f"{len(told)} of {gaps.size} boxes are measured, the others are open"
-    return Picture(figure, f"{alt}; {count}: {'; '.join(told)}.")
+def phase_map() -> Explorer:
+    """The map of AdaMix against an opponent, on a task and in a unit."""
+    return Explorer(**described("phase"), compute=phase_lines, draw=draw_phase)
 
 
 # -- results of stored grids, and of the learner's own --------------------------------------------------------------
-
-MEASURES: dict[str, tuple[Measure, str]] = {"points": ("score", "accuracy"), "nats": ("nll", "loss")}
 
 
 def own_folders(root: Path = Path()) -> dict[str, Path]:
@@ -141,7 +173,7 @@ def compare(scores: Scores, unit: str = "points") -> list[Row]:
     unit: "points" of the task's metric, or "nats", where a loss counts as it is (less is better). Raises ValueError
     where nothing can be compared.
     """
-    (measure, word), sign = MEASURES[unit], 1 if unit == "points" else -1
+    (measure, word, _), sign = MEASURES[unit], 1 if unit == "points" else -1
     few, own, table = not scores.tasks(), scores.variant(REFERENCE), scores.results.table
     there = set(zip(table["task"], table["variant"], table["compute"], strict=True))
     found: list[tuple[str, list[float], float]] = []
@@ -169,12 +201,7 @@ def judged_alone(line: Row) -> Row:
 
 # -- the dashboard ----------------------------------------------------------------------------------------------
 
-JUDGED = ("with its family", "as if it were alone")
-
-
-def families() -> list[str]:
-    """The families of the lesson's table, in its order."""
-    return list(dict.fromkeys(line["family"] for line in effects_table("07").rows))
+ALONE = "as if it were alone"
 
 
 def lines_of(results: str, unit: str, judged: str, own: Mapping[str, Path]) -> list[Row]:
@@ -185,29 +212,23 @@ def lines_of(results: str, unit: str, judged: str, own: Mapping[str, Path]) -> l
         lines = [line for line in effects_table("07").rows if (line["family"], line["unit"]) == (results, unit)]
     if not lines:
         raise LabError(f"{results} was not measured in {unit}: choose another unit.")
-    return [judged_alone(line) for line in lines] if judged == JUDGED[1] else lines
+    return [judged_alone(line) for line in lines] if judged == ALONE else lines
 
 
 def draw_lines(lines: Sequence[Row]) -> View:
     """The forest of some lines, and in words how many are shown, alike, and not shown."""
     verdicts = [line["verdict"] for line in lines]
     counts = ", ".join(f"{verdicts.count(word)} {word}" for word in dict.fromkeys(verdicts))
-    better = (
-        "right of 0 AdaMix is ahead" if lines[0]["unit"] == "points" else "left of 0 AdaMix is ahead: it loses less"
-    )
     more = f" The first {MOST} are drawn." if len(lines) > MOST else ""
-    readout = f"{len(lines)} comparison{'s' * (len(lines) > 1)}, {counts}; {better}.{more}"
+    readout = f"{len(lines)} comparison{'s' * (len(lines) > 1)}, {counts}; {MEASURES[lines[0]['unit']][2]}.{more}"
     return View(readout, draw_forest(lines[:MOST]))
 
 
 def opponents(root: Path = Path()) -> Explorer:
     """The dashboard: AdaMix minus each opponent, of stored results or of those below a folder of the learner's."""
-    own = own_folders(root)
-    return Explorer(
-        **described("opponents", results=choices([*families(), *own]), unit=choices(SMALLEST), judged=choices(JUDGED)),
-        compute=partial(lines_of, own=own),
-        draw=draw_lines,
-    )
+    own, families = own_folders(root), dict.fromkeys(line["family"] for line in effects_table("07").rows)
+    words = described("opponents", results=choices([*families, *own]))
+    return Explorer(**words, compute=partial(lines_of, own=own), draw=draw_lines)
 
 
 # -- runs to compare by hand, claims, and one dimension --------------------------------------------------------------
@@ -215,8 +236,7 @@ def opponents(root: Path = Path()) -> Explorer:
 
 def accuracies(*names: str) -> list[Any]:
     """Accuracies in % on noisy sentences, an array `[seeds]` a merged learner. Raises ValueError for an unknown one."""
-    runs = [[load_answers(name, seed, data="noisy") for seed in SENTENCE_SEEDS] for name in names]
-    return [np.array([100 * float(run.merged_right.mean()) for run in own]) for own in runs]
+    return [np.array([100 * float(run.merged_right.mean()) for run in seeds_of(name, "noisy")]) for name in names]
 
 
 VERDICTS = {HOLDS: "shown", FAILS: "the opposite is shown", OPEN: "not shown"}

@@ -13,9 +13,9 @@
 # %% [markdown]
 # # 07 · Ablations: when AdaMix wins, when it loses, and what it is made of
 #
-# AdaMix promises to beat the single adapter that it is made of. Does it? The answer is a map: on some data AdaMix is
-# far ahead, on other data far behind, and in most boxes nobody knows yet. You predict six comparisons before you see
-# them, and ask what the wins are made of. Afterwards you will be able to
+# AdaMix promises to beat the single adapter that it is made of. Does it? On some data AdaMix is far ahead, on other data
+# far behind. You predict six comparisons before you see them, ask what the wins are made of, and read a map of many
+# more. Afterwards you will be able to
 #
 # 1. compare two methods in pairs, with an interval and a verdict;
 # 2. say what a win is made of, by opponents that have one part each;
@@ -28,7 +28,7 @@ from IPython.display import display
 
 from adamix_lab.lessons import ablations as lesson
 
-lesson.draw_map(hidden=True)
+lesson.draw_block()
 
 # %% [markdown]
 # ## Predict, then see
@@ -104,14 +104,18 @@ sixth.then(*lesson.result(6))
 # And how good were your probabilities? With $p_k$ for your answer to question $k$, and $y_k = 1$ where it was right,
 # the Brier score is $\frac1K \sum_k (p_k - y_k)^2$: 0 is perfect, and "50 %" gets 0.25 everywhere. **The number to
 # reach: below 0.2.**
+#
+# ## The map
+#
+# The *phase map* compares both at three numbers of rows, shares of wrong labels, and *doses*. Dose 0 is as many steps
+# as are best for the single adapter (by a slice of its training rows); +1 is twice, -1 half as many. There are five
+# seeds; the nine cells of a dose are judged together.
 
 # %%
 print(lesson.brier([first, second, third, fourth, fifth, sixth]))
-lesson.draw_map()
+lesson.phase_map()
 
 # %% [markdown]
-# On the map both sides have their own best rate. No box is *shown*, because one seed decides nothing.
-#
 # ## All opponents
 #
 # Folders of your own that `adamix-lab ablate` wrote beside this notebook stand in the first menu, too.

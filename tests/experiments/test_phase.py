@@ -13,6 +13,7 @@ from makers import DATA, load_maker
 from adamix_lab.experiments import results as stored
 from adamix_lab.experiments.grids import grid_of, read_grid
 from adamix_lab.experiments.results import begin, finish, parquet
+from adamix_lab.lessons.ablations import leads
 
 maker = load_maker("results/phase")
 MENU = {"AdaMix": {}, "single": {"method": "single"}, "single, lr/M": {"method": "slow"}}
@@ -78,7 +79,7 @@ def test_cells_where_adamix_wins_and_where_it_loses(small):
     assert dict(single["verdict"]) == {50: "alike", 100: "shown", 200: "shown"}
     for steps, ahead in AHEAD.items():
         close.assert_close(single.loc[steps, "mean"], 100 * ahead, close.DOUBLE, scale=80)
-    assert list(maker.outcome(single.loc[[50, 100, 200]])) == [0, -1, 1]
+    assert list(leads(single.loc[[50, 100, 200]])) == [0, -1, 1]
     own = points.loc[maker.OWN]  # AdaMix's stop is 200
     assert list(own.index) == [100] and own["first_steps"].item() == 200 and own["verdict"].item() == "shown"
     close.assert_close(own["mean"].item(), 100 * AHEAD[200], close.DOUBLE)

@@ -1,4 +1,4 @@
-"""Lesson 07: comparisons with a known truth, the map, the dashboard driven, cells, claims, bad folders."""
+"""Lesson 07: comparisons with a known truth, the phase map, the dashboard driven, cells, claims, bad folders."""
 
 import html
 import math
@@ -12,19 +12,20 @@ import pytest
 import results_by_construction as made
 from makers import load_maker
 from scipy.stats import t
+from seen import all_inside
 
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
 from adamix_lab.analysis.statistics import t_interval, verdict_of
 from adamix_lab.lessons import ablations
 from adamix_lab.lessons.ablations import (
+    ALONE,
     ANSWERS,
-    JUDGED,
     compare,
     detectable,
-    draw_map,
+    draw_phase,
+    drawn_lines,
     judged_alone,
-    measured,
     open_results,
     opponents,
     own_folders,
@@ -186,12 +187,60 @@ def test_a_cell_is_told_only_after_an_answer_and_a_probability():
     assert still.startswith("<details>") and html.escape(ablations.texts()["questions"][0]["why"]) in still
 
 
-def test_the_map_has_open_boxes_and_hides_what_was_found():
-    boxes = measured()
-    assert len(boxes) >= 16 and boxes.stack().between(0, 100).all()
-    hidden, shown = draw_map(hidden=True), draw_map()
-    assert "reviews, 400 rows: +2.1" in shown.alt and "+2.1" not in hidden.alt and "open" in hidden.alt
-    assert f"{len(boxes)} of 24" in shown.alt
+@pytest.fixture
+def phase(tmp_path, monkeypatch):
+    """A made-up phase map: of 400 rows AdaMix is ahead by 6 points at dose 1, alike at 0, and behind by 4 at -1."""
+    lines = [
+        {"task": task, "panel": panel, "unit": unit, "rows": rows, "label_noise": noise, "lr": lr, "dose": dose,
+         "mean": mean if unit == "points" else 0.02 * mean, "verdict": verdict,
+         "mean_first": 80.0 + mean if unit == "points" else -0.4 + 0.02 * mean,
+         "mean_second": 80.0 if unit == "points" else -0.4}
+        for task in ("subjectivity", "reviews") for panel in ("single", "random routes") for unit in ("points", "nats")
+        for rows, noise in ((400, 0.25), (100, 0.0)) for lr in (2e-3, 6e-3)
+        for dose, mean, verdict in ((-1.0, -4.0, "shown"), (0.0, 0.2, "alike"), (1.0, 6.0, "shown"),
+                                    (2.0, 1.0, "not shown"), (math.nan, 9.0, "shown"))
+    ]  # fmt: skip
+    table = pd.DataFrame(lines)
+    table.to_parquet(path := tmp_path / "map.parquet")
+    monkeypatch.setattr(ablations, "PHASE", path)
+    return table
+
+
+def test_the_phase_map_has_a_colour_a_pattern_and_a_winner_s_score_a_cell(phase):
+    own = drawn_lines(phase[(phase["task"] == "reviews") & (phase["unit"] == "points")])
+    assert len(own) == 2 * 2 * 4 and set(own["lr"]) == {2e-3}
+    view = draw_phase(own)
+    assert "single: of 8 cells ahead in 2, behind in 2, alike in 2; random routes: of 8" in view.readout
+    assert "-4.0 (" in view.readout and "+6.0 (" in view.readout and view.readout in view.picture.alt
+    single, routes = view.picture.figure.axes
+    assert single.get_title() == "single" and "accuracy" in routes.get_xlabel() and all_inside(view.picture.figure)
+    for cell, line in zip(single.patches, own[own["panel"] == "single"].itertuples(), strict=True):
+        red, _, blue, _ = cell.get_facecolor()
+        assert (blue > red) == (line.mean > 0), line
+        assert cell.get_hatch() == {"shown": "", "alike": "..", "not shown": "///"}[line.verdict]
+        assert cell.get_x() + 0.5 == line.dose
+        row = single.get_yticklabels()[round(cell.get_y() + 0.5)].get_text()
+        assert row == f"{line.rows} rows, {100 * line.label_noise:.0f} % wrong"
+    assert {text.get_text() for text in single.texts} == {"80", "86", "81"}  # the winner's, not AdaMix's
+
+
+def test_the_phase_map_is_driven_and_says_what_it_lacks(phase, monkeypatch, tmp_path):
+    widget = ablations.phase_map()
+    assert widget.last_error is None and widget.text.startswith("subjectivity, accuracy; AdaMix minus single: of 8")
+    widget.set(task="reviews", opponent="random routes", unit="nats")
+    assert "reviews, loss" in widget.text and "-0.080" in widget.text
+    assert {text.get_text() for text in widget.picture.figure.axes[0].texts} == {"0.40", "0.28", "0.38"}
+    widget.set(opponent="AdaMix, down shared")
+    assert "was not measured on reviews" in widget.text
+    monkeypatch.setattr(ablations, "PHASE", tmp_path / "none.parquet")
+    lacks = ablations.phase_map()
+    assert "none.parquet is not there" in lacks.text and "data/results/phase/make.py" in lacks.text
+    assert "fault" not in lacks.text and "img" not in lacks._repr_mimebundle_()["text/html"]
+
+
+def test_the_widget_offers_the_panels_of_the_maker(phase):
+    maker, widget = load_maker("results/phase"), ablations.phase_map()
+    assert set(widget.controls["opponent"].values) == set(maker.PANELS)
 
 
 def test_the_dashboard_is_driven(folder, tmp_path):
@@ -203,15 +252,17 @@ def test_the_dashboard_is_driven(folder, tmp_path):
     before = widget.picture.alt
     widget.set(unit="nats")
     assert "left of 0" in widget.text and widget.picture.alt != before
-    for family in ablations.families():
+    families = [family for family in widget.controls["results"].values if family not in ("mine", "broken")]
+    assert len(families) > 3
+    for family in families:
         widget.set(results=family, unit="points")
         assert widget.last_error is None, (family, widget.text)
     widget.set(results="30 examples", unit="nats")
     assert "was not measured in nats" in widget.text
-    widget.set(results="mine", unit="points", judged=JUDGED[0])
+    widget.set(results="mine", unit="points", judged="with its family")
     assert "12 comparisons" in widget.text and "AdaMix minus no sharing" in widget.picture.alt
     together = widget.picture.alt
-    widget.set(judged=JUDGED[1])
+    widget.set(judged=ALONE)
     assert widget.last_error is None and widget.picture.alt != together
     widget.set(results="broken")
     assert "not a whole Parquet" in widget.text and "fault of the widget" not in widget.text

@@ -14,29 +14,25 @@ from dataclasses import replace
 from itertools import product
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import typer
-from matplotlib import colormaps
-from matplotlib.patches import Rectangle
 
-from adamix_lab.analysis.plots import Picture, panels, save_figure
-from adamix_lab.analysis.statistics import ALIKE, SHOWN, verdict_of
+from adamix_lab.analysis.plots import save_figure
+from adamix_lab.analysis.statistics import verdict_of
 from adamix_lab.core.files import write_text
 from adamix_lab.experiments.contrasts import Scores, Side, minus, task_loss
 from adamix_lab.experiments.grids import Grid, read_grid
 from adamix_lab.experiments.results import Results, gather, read_results
+from adamix_lab.lessons.ablations import draw_phase, drawn_lines, tally
 
 PLACE = ["task", "rows", "label_noise", "lr"]
 CELL = [*PLACE, "steps"]
-LR, FAMILY, CLIP = 2e-3, 9, 5.0  # rate of the pictures; comparisons in a family; points at which the colours end
+FAMILY = 9  # comparisons
 EXPERTS = {"AdaMix": 4, "AdaMix M=2": 2, "AdaMix M=8": 8}
 OWN, ROUTES = "each at its own stop", "random routes"
 PANELS = ("single", "single + SWA", ROUTES, "single, lr/M", OWN, "AdaMix, down shared")  # any M has the first three
-ALT = """AdaMix minus each opponent on {}: wrong labels against rows, opponents downwards, doses to the right. Blue is \
-ahead, red behind, colours end at 5 points; stripes: not shown, dots: alike; the number is the winner's accuracy."""
 
 
 def read(runs: Path) -> Results:
@@ -99,37 +95,6 @@ def table_of(results: Results, plan: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def outcome(table: pd.DataFrame) -> Any:
-    """-1, 0 or 1 a line: shown behind, neither, shown ahead."""
-    return np.where(table["verdict"] == SHOWN, np.sign(table["mean"]), 0).astype(int)
-
-
-def draw(table: pd.DataFrame, task: str) -> Picture:
-    """Wrong labels against rows, a panel an opponent and dose."""
-    own = table[(table["task"] == task) & (table["lr"] == LR) & (table["unit"] == "points") & table["dose"].notna()]
-    rows, noise, doses = (sorted(set(own[name])) for name in ("rows", "label_noise", "dose"))
-    figure, axes = panels(len(doses), 2.1 * len(doses), 1.8 * len(PANELS), len(PANELS))
-    for ax, (panel, dose) in zip(axes, product(PANELS, doses), strict=True):
-        for line in own[(own["panel"] == panel) & (own["dose"] == dose)].itertuples():
-            x, y = rows.index(line.rows), noise.index(line.label_noise)
-            look = {"hatch": {SHOWN: "", ALIKE: ".."}.get(line.verdict, "///"), "edgecolor": "#999999"}
-            look["facecolor"] = colormaps["RdBu"](0.5 + line.mean / CLIP / 2)
-            ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, **look))
-            best, box = max(line.mean_first, line.mean_second), {"facecolor": "white", "alpha": 0.8, "lw": 0, "pad": 1}
-            ax.text(x, y, f"{best:.0f}", ha="center", va="center", bbox=box)
-        ax.set_title(f"{panel}\ndose {dose:+g}", fontsize=8)
-        ax.set(xlim=(-0.5, len(rows) - 0.5), xticks=range(len(rows)), xticklabels=rows)
-        ax.set(ylim=(-0.5, len(noise) - 0.5), yticks=range(len(noise)), yticklabels=[f"{each:.0%}" for each in noise])
-    counts = "; ".join(f"{panel}: {tally(own[own['panel'] == panel])}" for panel in PANELS)
-    return Picture(figure, f"{ALT.format(task)} {counts}.")
-
-
-def tally(lines: pd.DataFrame) -> str:
-    """How many cells, and how many of them are shown, or alike."""
-    found, alike = list(outcome(lines)), list(lines["verdict"]).count(ALIKE)
-    return f"of {len(lines)} cells ahead in {found.count(1)}, behind in {found.count(-1)}, alike in {alike}"
-
-
 def decides(table: pd.DataFrame) -> str:
     """One sentence: what AdaMix's advantage over the single adapter goes with, and what is left against the others."""
     by = {panel: table[(table["panel"] == panel) & (table["unit"] == "points")] for panel in PANELS}
@@ -150,8 +115,9 @@ def main(runs: Path = Path("runs/phase"), out: Path = Path(__file__).parent) -> 
     table = table_of(results, plan)
     table.to_parquet(out / "map.parquet", index=False)
     write_text(out / "stops.csv", stops.to_csv(index=False, float_format="%.4g", lineterminator="\n"))
-    for task in dict.fromkeys(table["task"][table["dose"].notna()]):
-        save_figure((picture := draw(table, task)).figure, out / f"{task}.png", picture.alt)
+    drawn = drawn_lines(table[table["unit"] == "points"])
+    for task, lines in drawn.groupby("task", sort=False):
+        save_figure((picture := draw_phase(lines).picture).figure, out / f"{task}.png", picture.alt)
     left = dict(Counter(plan["panel"]) - Counter(table["panel"][table["unit"] == "points"])) or "none"
     doses = f"{plan['dose'].notna().sum()} of {len(plan)} comparisons have a dose. Missing by panel: {left}."
     write_text(out / "map.txt", f"{decides(table)}\n{doses}\n")

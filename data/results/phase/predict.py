@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import typer
-from make import CELL, LR, PLACE, outcome, planned, read, table_of
+from make import CELL, PLACE, planned, read, table_of
 
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import write_text
 from adamix_lab.experiments.grids import read_grid
+from adamix_lab.lessons.ablations import PHASE_LR, leads
 
 HERE = Path(__file__).parent
 KEY = [*CELL, "panel", "experts"]
@@ -37,7 +38,7 @@ def axes_of(lines: pd.DataFrame, rule: str) -> Any:
     if rule == "training loss":
         return lines[["fit"]].to_numpy(float) / 0.1
     dose = lines["dose"] - np.log2(lines["experts"] / 4)
-    return np.stack([dose, np.log2(lines["rows"]) / 2, lines["label_noise"] / 0.2, np.log(lines["lr"] / LR)], 1)
+    return np.stack([dose, np.log2(lines["rows"]) / 2, lines["label_noise"] / 0.2, np.log(lines["lr"] / PHASE_LR)], 1)
 
 
 def predicted(table: pd.DataFrame, cells: pd.DataFrame, rule: str) -> pd.DataFrame:
@@ -46,7 +47,7 @@ def predicted(table: pd.DataFrame, cells: pd.DataFrame, rule: str) -> pd.DataFra
     for panel, where in zip(cells["panel"], axes_of(cells, rule), strict=True):
         near = table[(table["panel"] == panel) & (table["unit"] == "points")]
         weight = np.exp(-0.5 * ((axes_of(near, rule) - where) ** 2).sum(1))
-        chances = (weight @ (outcome(near)[:, None] == SIGNS) + (SIGNS == 0)) / (weight.sum() + 1)
+        chances = (weight @ (leads(near)[:, None] == SIGNS) + (SIGNS == 0)) / (weight.sum() + 1)
         mean = weight @ near["mean"] / (weight.sum() + 1)
         lines.append([mean, *chances, SIGNS[chances.argmax()], chances.max()])
     return pd.DataFrame(lines, cells.index, ["said", *CHANCES, "sign", "probability"])
@@ -83,7 +84,7 @@ def score(runs: Path = Path("runs/phase-test"), out: Path = HERE) -> None:
     found = found[found["unit"] == "points"].merge(said[[*KEY, "said", *CHANCES]], "left", KEY)
     rules = {"the map": found, "always not shown": found.assign(said=0.0, behind=0.0, neither=1.0, ahead=0.0)}
     rules |= {rule: predicted(table, found, rule) for rule in ("epochs", "training loss")}
-    happened, lines = outcome(found)[:, None] == SIGNS, []
+    happened, lines = leads(found)[:, None] == SIGNS, []
     for rule, own in rules.items():
         brier = ((own[CHANCES].to_numpy(float) - happened) ** 2).sum(1).mean()
         lines.append(
