@@ -13,9 +13,9 @@
 # %% [markdown]
 # # 07 · Ablations: when AdaMix wins, when it loses, and what it is made of
 #
-# AdaMix promises to beat the single adapter that it is made of. Does it? On some data AdaMix is far ahead, on other data
-# far behind. You predict six comparisons before you see them, ask what the wins are made of, and read a map of many
-# more. Afterwards you will be able to
+# AdaMix promises to beat the single adapter that it is made of. Does it? On some data AdaMix is far ahead, on other
+# data far behind. You predict six comparisons before you see them, ask what the wins are made of, and read a map of
+# many more. Afterwards you will be able to
 #
 # 1. compare two methods in pairs, with an interval and a verdict;
 # 2. say what a win is made of, by opponents that have one part each;
