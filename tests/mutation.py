@@ -76,6 +76,30 @@ EQUIVALENT: dict[str, str] = {
     "merging._weights_at: True -> False": "`selections` gives one for each site; strict=True only says so",
     "calibration.adaptive_ece: confidence.argsort(stable=True) -> confidence.argsort()": "torch's sort is stable "
     "on the CPU, where answers are judged, whether it is asked to be or not",
+    "calibration.adaptive_ece: True -> False": "as above",
+    'mixture.MixtureLayer: property(lambda self: self.base.weight, doc="The frozen layer\'s weight.") -> '
+    "property(lambda self: self.base.weight)": "a docstring",
+    "mixture.MixtureLayer: property(lambda self: getattr(self.base, 'bias', None), "
+    'doc="The frozen layer\'s bias, or None.") -> '
+    "property(lambda self: getattr(self.base, 'bias', None))": "a docstring",
+    "mixture.MixtureLayer: property(lambda self: sizes(self.base)[1], doc='Width of the output.') -> "
+    "property(lambda self: sizes(self.base)[1])": "a docstring",
+    "mixture.MixtureLayer.extra_repr: zip(self.adaptation.sides, self.counts(), strict=True) -> "
+    "zip(self.adaptation.sides, self.counts())": "`counts` gives one for each side; strict=True only says so",
+    "mixture.MixtureLayer.extra_repr: True -> False": "as above",
+    "merging._weights_at: zip(mixture.sites.items(), mixture.selections(point), strict=True) -> "
+    "zip(mixture.sites.items(), mixture.selections(point))": "`selections` gives one for each site",
+    "views.one_view: zip(route, rows, strict=True) -> zip(route, rows)": "there is a row for each route",
+    "views.one_view: True -> False": "as above",
+    "objective.Objective.losses: nothing + torch.nan -> nothing - torch.nan": "NaN either way",
+    "objective.cross_entropy: F.cross_entropy(flat, labels.flatten(), ignore_index=IGNORED, "
+    "label_smoothing=smoothing) -> "
+    "F.cross_entropy(flat, labels.flatten(), label_smoothing=smoothing)": "torch's own default is the same number",
+    "sites._in_blocks: 0 -> 1": "the largest of it and a block's number plus one",
+    "sites.new_head: torch.random.fork_rng(devices=[]) -> torch.random.fork_rng()": "GPUs' generators are put "
+    "back, too, which nothing has used",
+    "files: TypeVar('F', bound=Callable[..., Any]) -> TypeVar('F')": "for type checkers alone",
+    "merging: TypeVar('M', bound=Mixture) -> TypeVar('M')": "for type checkers alone",
     "sites: Path(__file__).with_name('architectures.yaml').read_text(encoding='utf-8') -> "
     "Path(__file__).with_name('architectures.yaml').read_text()": "the table is ASCII, read alike in "
     "every encoding that extends it",

@@ -37,7 +37,7 @@ def random_case(rows=500, classes=3, sharp=2.0, seed=0):
 def test_by_hand():
     log_p, labels = binary([0.9, 0.9, 0.6, 0.6]), torch.tensor([0, 1, 0, 0])
     # bins of a tenth: (0.8, 0.9] holds confidence 0.9, accuracy 0.5; (0.5, 0.6] confidence 0.6, accuracy 1
-    assert ece(log_p, labels, 10) == pytest.approx(0.5 * 0.4 + 0.5 * 0.4)
+    assert ece(log_p, labels, 10) == pytest.approx(0.5 * 0.4 + 0.5 * 0.4, rel=1e-12)  # in double precision
     assert adaptive_ece(log_p, labels, 2) == pytest.approx(0.4)
     assert brier(log_p, labels) == pytest.approx((2 * 0.01 + 2 * 0.81 + 2 * 2 * 0.16) / 4)
     assert nll(log_p, labels) == pytest.approx(-(math.log(0.9) + math.log(0.1) + 2 * math.log(0.6)) / 4)
@@ -45,6 +45,7 @@ def test_by_hand():
 
 def test_bins_are_closed_on_the_right_and_hold_one():
     assert ece(binary([1.0, 1.0]), torch.tensor([0, 1]), 10) == pytest.approx(0.5)
+    assert ece(binary([0.9, 0.95]), torch.tensor([0, 1]), 10) == pytest.approx(0.5 * 0.1 + 0.5 * 0.95)  # two bins
     table = reliability(binary([1.0, 0.95, 0.75, 0.5]), torch.tensor([0, 0, 1, 0]), bins=4)
     assert table[["low", "high", "count"]].values.tolist() == [[0.25, 0.5, 1], [0.5, 0.75, 1], [0.75, 1.0, 2]]
     assert table["accuracy"].tolist() == [1, 0, 1]

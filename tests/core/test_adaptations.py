@@ -1,6 +1,7 @@
 """Each adaptation by its formula, one set of weights or K of them, its start, and its fold."""
 
 import math
+from dataclasses import FrozenInstanceError, replace
 
 import close
 import pytest
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA, adaptation_from, linear
+from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA, Weight, adaptation_from, linear, zeros
 from adamix_lab.core.mixture import MixtureLayer, during
 from adamix_lab.core.routing import generator_for
 
@@ -130,6 +131,14 @@ def test_base_is_called_once(base, adaptation):
     calls = []
     adaptation.apply(lambda x: calls.append(1) or base(x), seeded(ROWS, IN), some_weights(adaptation), True)
     assert calls == [1]
+
+
+@pytest.mark.parametrize("value", [Weight((2,), "up", zeros), *ADAPTATIONS], ids=ids)
+def test_settings_are_values(value):
+    """Nobody changes another's, and a copy with the same settings is equal."""
+    with pytest.raises(FrozenInstanceError):
+        value.shape = (3,)
+    assert replace(value) == value
 
 
 # -- K sets of weights at once -------------------------------------------------------------------------

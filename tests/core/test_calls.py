@@ -10,7 +10,7 @@ import tiny
 import torch
 
 from adamix_lab.core.adaptations import Bottleneck, LoRA
-from adamix_lab.core.mixture import during, here, states
+from adamix_lab.core.mixture import checkpoints_gradients, during, here, noting, states
 from adamix_lab.core.routing import Router
 from adamix_lab.fast.blocks import cut_last_block, routed_logits
 from adamix_lab.fast.prefix import prefix_states
@@ -192,3 +192,25 @@ def test_a_layer_keeps_no_selection():
     for name in ("selection", "enabled", "fan_out"):
         with pytest.raises(AttributeError):
             setattr(layer, name, None)
+
+
+def test_blocks_that_note_nest():
+    layer, x = torch.nn.Linear(2, 2), torch.ones(1, 2)
+    with noting({"outer": layer}) as outer:
+        with noting({"inner": layer}) as inner:
+            layer(x)
+        assert list(inner) == ["inner"] and not outer  # the inner block's own
+        layer(x)
+        with noting({"inner": layer}):
+            pass
+        outer.clear()
+        layer(x)
+        assert list(outer) == ["outer"]
+    assert not layer._forward_pre_hooks
+
+
+def test_a_model_that_recomputes_nothing_is_known():
+    model = tiny.bert()
+    assert not checkpoints_gradients(torch.nn.Linear(2, 2)) and not checkpoints_gradients(model)
+    model.gradient_checkpointing_enable()
+    assert checkpoints_gradients(model)

@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from adamix_lab.core.files import (
     alone,
     check_weights,
     check_written,
+    config_digest,
     digest_of,
     locked,
     parse_json,
@@ -60,6 +62,14 @@ def test_a_new_name_is_synced_with_its_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", refuse)
     write_text(tmp_path / "note.txt", "newer")
     assert (tmp_path / "note.txt").read_text() == "newer"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no modes")
+def test_a_file_is_written_beside_its_place_and_everybody_may_read_it(tmp_path):
+    seen = []
+    write_atomically(tmp_path / "note.txt", lambda temporary: (seen.append(temporary), temporary.write_text("new")))
+    assert seen[0].parent == tmp_path and seen[0].name.startswith(".note.txt.")  # hidden, and known by its name
+    assert stat.S_IMODE((tmp_path / "note.txt").stat().st_mode) == 0o644
 
 
 def test_a_write_leaves_no_file_open(tmp_path):
@@ -152,6 +162,34 @@ def test_a_folder_has_one_writer_at_a_time_in_whatever_process(tmp_path):
     with locked(tmp_path, wait=10):
         pass
     assert write("x", out=tmp_path) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks of folders")
+@pytest.mark.parametrize(("wait", "sleeps"), [({}, 0), ({"wait": 0.1}, 2), ({"wait": 0.12}, 3)])
+def test_the_second_writer_waits_as_long_as_it_was_told_to(tmp_path, monkeypatch, wait, sleeps):
+    slept = []
+    monkeypatch.setattr(time, "monotonic", lambda: sum(slept))
+    monkeypatch.setattr(time, "sleep", slept.append)
+    with locked(tmp_path), pytest.raises(ValueError, match="Another run"), locked(tmp_path, **wait):
+        pass
+    assert slept == [0.05] * sleeps
+
+
+def test_a_system_without_locks_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with locked(tmp_path / "new"):
+        write_text(tmp_path / "new" / "note.txt", "there")
+
+
+def test_json_is_read_as_utf_8_whatever_the_system_has(tmp_path, monkeypatch):
+    plain, asked = Path.read_text, []
+    monkeypatch.setattr(Path, "read_text", lambda path, **how: (asked.append(how), plain(path, **how))[1])
+    write_text(tmp_path / "a.json", '{"a": "ü"}')
+    assert read_json(tmp_path / "a.json", "") == {"a": "ü"} and asked == [{"encoding": "utf-8"}]
+
+
+def test_the_order_of_settings_changes_no_digest():
+    assert config_digest({"a": 1, "b": 2, "digest": "x"}) == config_digest({"b": 2, "a": 1})
 
 
 def test_folders_of_folders_are_made_and_a_missing_file_is_said_to_be_missing(tmp_path):

@@ -35,7 +35,7 @@ def test_merge_is_the_mean_of_the_weights_and_leaves_one_expert(adaptation, shar
     for (name, stacked), (_, one) in zip(mixture.expert_parameters(), merged.expert_parameters(), strict=True):
         assert one.shape[0] == 1, name
         close.assert_close(one[0], stacked.mean(0), close.ROUNDED)
-    assert merged.space.number == 1
+    assert merged.space.number == 1 and (merged.mixture.experts, merged.mixture.share) == (1, ())
 
 
 def test_merge_shares_the_frozen_weights_and_leaves_the_mixture_alone():
@@ -50,6 +50,14 @@ def test_merge_shares_the_frozen_weights_and_leaves_the_mixture_alone():
             parameter.zero_()
     after = trained_tensors(mixture)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_no_weight_of_the_merged_model_is_the_mixtures():
+    mixture = tiny.mixed(tiny.bert(), Bottleneck(4), experts=4, share="up")
+    theirs = {p.data_ptr() for _, p in [*mixture.expert_parameters(), *mixture.head_parameters()]}
+    for point in (None, mixture.space.fixed(1), mixture.space.barycentre()):
+        merged = merge(mixture, point)
+        assert theirs.isdisjoint(p.data_ptr() for _, p in [*merged.expert_parameters(), *merged.head_parameters()])
 
 
 def test_detaching_the_merged_model_leaves_the_mixture_frozen():
@@ -121,6 +129,15 @@ def test_folding_gives_a_plain_model_with_equal_logits(build, adaptation, share)
     plain = fold(mixture)
     close.assert_close(logits(plain), logits(mixture))
     assert not [name for name in plain.state_dict() if "experts" in name or ".base." in name]
+
+
+def test_what_was_folded_is_frozen_and_the_head_is_the_plain_models_own():
+    mixture = tiny.mixed(tiny.bert(), LoRA(4), experts=2, share="B")
+    plain = fold(mixture)
+    folded = [p for path in mixture.sites for p in plain.get_submodule(path).parameters()]
+    assert len(folded) == 2 * len(mixture.sites) and not any(p.requires_grad for p in folded)
+    theirs = {p.data_ptr() for p in mixture.parameters() if p.requires_grad}
+    assert theirs.isdisjoint(p.data_ptr() for p in plain.parameters())
 
 
 def test_a_folded_model_is_saved_by_the_base_library(tmp_path):
@@ -201,6 +218,20 @@ def test_the_merge_gap_is_a_share_of_what_the_experts_change_together():
             by_hand = (output(layer, x, None) - expected).norm() / (expected - layer.base(x)).norm()
             close.assert_close(gaps[path], by_hand, close.TRAINED)  # a small difference of large outputs
     assert set(merge_gap(attach(tiny.bert(), LoRA(2)), batch).values()) == {0.0}  # B is 0: nothing is changed yet
+    with mixture.select(mixture.space.fixed(2)):
+        assert merge_gap(mixture, batch) == gaps  # in the merged pass, whatever is around it
+
+
+def test_the_merge_gap_of_a_small_change_is_as_large_a_share():
+    mixture, batch = tiny.mixed(tiny.bert(), Bottleneck(4, "relu", 0.5), experts=3, share="up").double(), tiny.batch()
+    gaps = merge_gap(mixture.train(), batch)  # without dropout: expert outputs are compared
+    with torch.no_grad():
+        for layer in mixture.sites.values():
+            layer.experts["up"] *= 1e-2
+            layer.experts["up_bias"] *= 1e-2
+    first, *_ = mixture.sites  # whose inputs stay as they were
+    assert gaps[first] > 0.01
+    close.assert_close(merge_gap(mixture, batch)[first], gaps[first], close.TRAINED)
 
 
 def test_the_merge_gap_goes_over_256_routes_a_site_at_most():

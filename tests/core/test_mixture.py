@@ -222,3 +222,16 @@ def test_printed_form():
 def test_moving_and_casting():
     made = layer(Bottleneck(4)).double()
     assert made(x().double()).dtype == torch.float64
+
+
+def test_an_adaptation_that_asks_nothing_of_the_frozen_layer_answers_in_its_own_dtype():
+    class Instead(Adaptation):
+        kind, sides = "instead", ("all",)
+
+        def weights(self, in_features, out_features):
+            return {"w": Weight((out_features, in_features), "all", zeros)}
+
+        def apply(self, base, x, w, training):
+            return (x @ w["w"].T).double()
+
+    assert layer(Instead())(x()).dtype == torch.double

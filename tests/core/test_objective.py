@@ -1,5 +1,7 @@
 """The objective: task loss on the first view, consistency between the two, everything returned."""
 
+from types import SimpleNamespace
+
 import close
 import pytest
 import tiny
@@ -9,6 +11,7 @@ import torch.nn.functional as F
 from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.objective import (
+    IGNORED,
     Consistency,
     Objective,
     agreement,
@@ -17,8 +20,10 @@ from adamix_lab.core.objective import (
     mean_squared_loss,
     next_token_loss,
     predicts_next,
+    reads_labels,
     reference_kl,
     task_loss_of,
+    without_labels,
 )  # fmt: skip
 from adamix_lab.core.routing import Router
 from adamix_lab.fast.blocks import WAYS
@@ -245,3 +250,19 @@ def test_smoothing_spreads_a_share_of_each_label_evenly():
     log_p = logits.log_softmax(-1)
     by_hand = -(0.9 * log_p[range(6), labels] + 0.1 * log_p.mean(-1)).mean()
     close.assert_close(cross_entropy(logits, labels, smoothing=0.1), by_hand, close.ROUNDED)
+
+
+def test_a_row_without_a_label_is_refused_and_a_token_without_one_is_left_out():
+    logits = torch.zeros(2, 3)
+    with pytest.raises(LabError, match="Label -100 is outside the 3 classes"):
+        cross_entropy(logits, torch.tensor([0, IGNORED]))
+    close.assert_close(cross_entropy(logits[None], torch.tensor([[0, IGNORED]])), torch.tensor(3.0).log())
+
+
+@pytest.mark.parametrize(("pad", "filled"), [(4, 4), (None, 0)])
+def test_labels_are_shifted_behind_the_token_that_starts_a_text(pad, filled):
+    config = SimpleNamespace(decoder_start_token_id=9, pad_token_id=pad, is_encoder_decoder=True)
+    whisper_like = SimpleNamespace(config=config, get_output_embeddings=lambda: 0)
+    labels = torch.tensor([[5, 6, 7], [8, IGNORED, IGNORED]])
+    assert without_labels(whisper_like, {"labels": labels})["decoder_input_ids"].tolist() == [[9, 5, 6], [9, 8, filled]]
+    assert not reads_labels(torch.nn.Linear(2, 2))

@@ -75,6 +75,12 @@ def test_enumeration_is_complete_and_ordered():
     assert torch.equal(SHARED.check(routes), routes)
 
 
+def test_enumeration_goes_to_4096_routes_unless_told_otherwise():
+    assert len(RouteSpace(((4096,),)).enumerate()) == 4096
+    with pytest.raises(ValueError, match=r"4097 routes are too many to enumerate \(limit 4096\)"):
+        RouteSpace(((4097,),)).enumerate()
+
+
 def test_enumeration_has_a_limit():
     with pytest.raises(ValueError, match=r"16777216 routes are too many to enumerate \(limit 4096\).*share a side"):
         RouteSpace(((4, 4),) * 6).enumerate()
@@ -142,7 +148,9 @@ def test_scopes():
     assert Router(FREE, per="token").route(0, rows=5, tokens=7).shape == (5, 7, 2, 2)
     assert Router(FREE, per="example").views(0, 2, rows=5).shape == (2, 5, 2, 2)
     tokens = Router(replace(FREE, tied=True), per="token").views(0, 3, rows=5, tokens=7)
-    assert [*Router(FREE, per="token").views(0).shape] == [2, 1, 1, 2, 2]  # of one row, of one token
+    assert [*Router(FREE, per="token").views(0).shape] == [2, 1, 1, 2, 2]  # two views, one row, one token
+    assert [*Router(FREE, per="token").route(0).shape] == [1, 1, 2, 2]
+    assert Router(FREE) == Router(FREE, seed=0) and torch.equal(Router(FREE).route(3), Router(FREE).views(3)[0])
     assert tokens.shape == (3, 5, 7, 2, 2) and len(torch.unique(tokens.flatten(0, 2), dim=0)) > 5
 
 

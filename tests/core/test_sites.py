@@ -1,12 +1,26 @@
 """Where adaptations go: the right sites of known models, patterns for any other, near misses named."""
 
+from dataclasses import FrozenInstanceError
+
 import pytest
 import tiny
 import torch
 from torch import nn
 
 from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA
-from adamix_lab.core.sites import ARCHITECTURES, find_head, find_sites, new_head, read_contract, write_contract
+from adamix_lab.core.sites import (
+    ARCHITECTURES,
+    Architecture,
+    class_names,
+    count_answers,
+    declare,
+    find_head,
+    find_sites,
+    head_pooling,
+    new_head,
+    read_contract,
+    write_contract,
+)
 from adamix_lab.models.model import attach, detach
 
 every_family = pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -222,6 +236,34 @@ def test_weights_that_cannot_be_trained_around_are_named():
         attach(model, Bottleneck(4))
 
 
+def test_of_an_architecture_nothing_is_assumed():
+    known = Architecture("layers", "mlp.down")
+    with pytest.raises(FrozenInstanceError):
+        known.fused = True
+    assert not (known.fused or known.fans_out or known.prompts)
+    assert known.patterns("ffn") == ["layers.*.mlp.down"] and known.patterns("ffn", "query") == []
+
+
+def test_names_of_classes_are_those_that_somebody_gave():
+    model = tiny.bert()
+    assert class_names(model) == () and class_names(nn.Linear(2, 2)) == ()
+    declare(model, "classes", ["no", "yes", "who knows"])
+    assert class_names(model) == ("no", "yes", "who knows") and head_pooling(model) == "cls"
+    declare(nn.Linear(2, 2), "classes", ["no", "yes"])  # which has no configuration to say it in
+    before = read_contract(model)
+    declare(model, "spans", ["no"])  # answers that nobody names
+    assert read_contract(model) == before
+
+
+def test_answers_are_counted_where_the_head_counts_them():
+    model = tiny.bert()
+    model.config.num_labels = 7
+    assert count_answers(model) == tiny.LABELS  # as the model was built
+    del model.num_labels
+    assert count_answers(model) == 7  # BART and T5 look it up
+    assert count_answers(tiny.gpt2()) is None and tiny.gpt2().config.num_labels == 2  # a head of another kind
+
+
 def test_a_contract_is_put_back_and_nothing_beside_it():
     model = tiny.bert()
     before = read_contract(model)
@@ -252,6 +294,22 @@ def test_a_new_head_has_the_build_of_the_old():
     again = new_head(model, find_head(model), 5, torch.Generator().manual_seed(0))["classifier"]
     assert torch.equal(fresh.out_proj.weight, again.out_proj.weight)
     assert model.classifier.out_proj.out_features == tiny.LABELS  # the old one is left alone
+
+
+def test_what_knows_no_start_of_its_own_starts_small():
+    """A part without `reset_parameters` in a model without `_init_weights`: matrices small, vectors one, biases 0."""
+
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale, self.bias = nn.Parameter(torch.full((7,), 5.0)), nn.Parameter(torch.full((7,), 5.0))
+            self.matrix = nn.Parameter(torch.full((40, 50), 5.0), requires_grad=False)
+
+    fresh = new_head(nn.Linear(2, 2), {"own": Own()}, None, torch.Generator().manual_seed(0))["own"]
+    assert fresh.scale.tolist() == [1] * 7 and fresh.bias.tolist() == [0] * 7 and fresh.matrix.requires_grad
+    assert float(fresh.matrix.detach().std()) == pytest.approx(0.02, rel=0.1)
+    other = new_head(nn.Linear(2, 2), {"own": Own()}, None, torch.Generator().manual_seed(1))["own"]
+    assert not torch.equal(fresh.matrix, other.matrix)
 
 
 def test_a_hidden_layer_as_wide_as_there_are_answers_keeps_its_width():

@@ -1,5 +1,8 @@
 """Two routed views in one call, three ways: the same function with dropout off; named differences with dropout on."""
 
+import warnings
+from types import SimpleNamespace
+
 import close
 import pytest
 import tiny
@@ -8,6 +11,7 @@ import torch.nn.functional as F
 
 from adamix_lab.core import views as plain
 from adamix_lab.core.adaptations import IA3, Bottleneck, LoRA
+from adamix_lab.core.objective import without_labels
 from adamix_lab.core.routing import Router
 from adamix_lab.core.views import flatten_views
 from adamix_lab.fast import blocks
@@ -232,6 +236,18 @@ def test_routes_that_do_not_fit(way):
     for routes, message in cases:
         with pytest.raises(ValueError, match=message):
             routed_logits(mixture, tiny.batch(), routes, way)
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_passes_of_their_own_are_told_where_there_are_several(views):
+    mixture = tiny.mixed(tiny.t5(), Bottleneck(4), targets="encoder.block.*.layer.1.DenseReluDense.wo")
+    mixture.takes_groups = lambda batch: SimpleNamespace(permitted=False, reason="for a test")
+    batch, routes = without_labels(mixture.model, tiny.inputs(mixture.model)), Router(mixture.space).views(0, views)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        logits = routed_logits(mixture, batch, routes)
+    assert len(logits) == views and len(told) == views - 1
+    assert all("of its own in T5" in str(one.message) and one.filename == __file__ for one in told)
 
 
 def test_rows_that_do_not_fit():

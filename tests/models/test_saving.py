@@ -166,6 +166,12 @@ def test_a_truncated_file_is_refused(tmp_path):
         ({"sites": "bert"}, "expected a list of names"),
         ({"sites": ["bert.encoder.**"]}, "is a pattern"),
         ({"base": {}}, "fingerprint .*expected None"),
+        ({"notes": ["a"]}, r"has notes = \['a'\]: expected a dict of names"),
+        ({"seed": 2**63}, r"has seed = 9\d{18}: expected a whole number"),
+        ({"seed": -(2**63) - 1}, r"has seed = -9\d{18}: expected a whole number"),
+        ({"draws": 2**63}, r"has draws = 9\d{18}: expected a whole number"),
+        ({"draws": -1}, "has draws = -1: expected a whole number"),
+        ({"draws": 0.5}, "has draws = 0.5: expected a whole number"),
     ],
 )
 def test_a_configuration_that_disagrees_is_refused(tmp_path, change, message):
@@ -174,6 +180,24 @@ def test_a_configuration_that_disagrees_is_refused(tmp_path, change, message):
     (tmp_path / CONFIG).write_text(json.dumps({**config, **change}))
     with pytest.raises(ValueError, match=message):
         load(tiny.bert(), tmp_path)
+
+
+def test_the_largest_numbers_and_what_earlier_versions_wrote_are_read(tmp_path):
+    saved(tmp_path)
+    config = {name: value for name, value in read_by_hand(tmp_path).items() if name not in ("digest", "classes")}
+
+    def read(**change):
+        (tmp_path / CONFIG).write_text(json.dumps({**config, **change}))
+        return read_config(tmp_path)
+
+    for numbers in ({"seed": -(2**63), "draws": 2**63 - 1}, {"seed": 2**63 - 1, "draws": 0}):
+        assert read(**numbers).items() >= numbers.items()
+    named = {"classes": ["no", "yes", "who knows"]}
+    assert read(notes=named)["classes"] == named["classes"]
+    assert read(notes=named, num_labels=2)["classes"] == [] and read(notes={"classes": "abc"})["classes"] == []
+    (tmp_path / CONFIG).write_text("[1]")
+    with pytest.raises(ValueError, match=r"has format \[1\]: expected 1"):
+        read_config(tmp_path)
 
 
 def test_a_changed_configuration_and_changed_weights_are_noticed(tmp_path):
@@ -364,3 +388,6 @@ def test_the_fingerprint_is_of_64_values_a_weight_and_stays_what_old_saves_hold(
     model.weight.copy_(torch.arange(100.0).reshape(10, 10))
     values = torch.arange(64.0).to(torch.float16).numpy().tobytes()
     assert fingerprint(model, set()) == hashlib.sha256(b"weight[10, 10]" + values).hexdigest()[:16]
+    model.weight = torch.nn.Parameter(torch.arange(128.0)[:, None], requires_grad=False)
+    every_other = torch.arange(0.0, 128.0, 2).to(torch.float16).numpy().tobytes()
+    assert fingerprint(model, set()) == hashlib.sha256(b"weight[128, 1]" + every_other).hexdigest()[:16]
