@@ -19,7 +19,7 @@ from adamix_lab.core.errors import LabError, positive, whole
 from adamix_lab.core.objective import without_labels
 from adamix_lab.core.views import Batch, by_row, logits_of, repeat
 from adamix_lab.fast.blocks import fanned_logits, fans_out
-from adamix_lab.fast.prefix import shallow_copy
+from adamix_lab.fast.prefix import shallow_copy, with_module
 from adamix_lab.models.model import MixtureModel
 
 Point = dict[str, Tensor]
@@ -262,12 +262,9 @@ def with_heads(mixture: MixtureModel, points: Point) -> MixtureModel:
     if not any(name.startswith("head.") for name in points):
         return mixture
     served = shallow_copy(mixture)
-    served.model = shallow_copy(mixture.model)
     for path, module in mixture.head.items():
-        weights = {
-            name: points[f"head.{path}.{name}"].to(parameter.dtype) for name, parameter in module.named_parameters()
-        }
-        setattr(served.model, path, StackedHead(module, weights))
+        weights = {name: points[f"head.{path}.{name}"].to(p.dtype) for name, p in module.named_parameters()}
+        served.model = with_module(served.model, path, StackedHead(module, weights))
     return served
 
 

@@ -8,7 +8,7 @@ both cases, with stand-ins for the parts that are cached.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -64,7 +64,7 @@ def above_prefix(mixture: MixtureModel) -> tuple[MixtureModel, Cache]:
     blocks = [*(StandIn() for _ in range(plan.first)), *plan.blocks[plan.first :]]
     if end is not None:
         blocks[plan.first] = BlockEnd(plan.family, end)
-    top.model = owner = with_blocks(mixture.model, plan, blocks)
+    top.model = owner = with_module(mixture.model, plan.path, nn.ModuleList(blocks))
     for part in plan.path.split(".")[:-1]:
         owner = getattr(owner, part)
         if hasattr(owner, "embeddings"):
@@ -78,14 +78,14 @@ def above_prefix(mixture: MixtureModel) -> tuple[MixtureModel, Cache]:
     return top, cache
 
 
-def with_blocks(model: Any, plan: BlockPlan, blocks: Sequence[nn.Module]) -> Any:
-    """The model with other blocks, in a shallow copy that shares every other module."""
+def with_module(model: Any, path: str, module: nn.Module) -> Any:
+    """The model with another module at a path, in a shallow copy that shares every other module."""
     top = owner = shallow_copy(model)
-    *parts, last = plan.path.split(".")
+    *parts, last = path.split(".")
     for part in parts:
         setattr(owner, part, shallow_copy(getattr(owner, part)))
         owner = getattr(owner, part)
-    setattr(owner, last, nn.ModuleList(blocks))
+    setattr(owner, last, module)
     return top
 
 

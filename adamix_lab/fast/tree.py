@@ -20,7 +20,7 @@ from adamix_lab.core.mixture import during, evaluating, noting
 from adamix_lab.core.routing import RouteSpace
 from adamix_lab.core.views import Batch, repeat, routed_logits, rows_of
 from adamix_lab.fast.blocks import BlockPlan, cut_last_block, may_cut, only_at_end, plan_blocks, widened
-from adamix_lab.fast.prefix import StandIn, with_blocks
+from adamix_lab.fast.prefix import StandIn, with_module
 from adamix_lab.models.check import Inputs, call, verdict
 from adamix_lab.models.model import MixtureModel
 
@@ -221,7 +221,7 @@ class Replay:
         """Logits `[N, B, C]` of the last block's output `[N * B, T', d]`: the head reads position 0."""
         copies = len(states) // rows_of(self.batch)
         first = {name: repeat(value[:, :1], copies) for name, value in self.batch.items()}
-        model = with_blocks(self.mixture.model, self.plan, [StandIn(states[:, :1])])
+        model = with_module(self.mixture.model, self.plan.path, nn.ModuleList([StandIn(states[:, :1])]))
         logits: Tensor = model(**first).logits
         return logits.unflatten(0, (copies, -1))
 
@@ -240,7 +240,7 @@ def capture(mixture: MixtureModel, batch: Batch, asked: nn.Module | None = None)
         return None
     adapted = [StandIn() for _ in plan.blocks[plan.first :]]
     with noting(dict(enumerate(adapted)), last=adapted[-1]) as noted:
-        with_blocks(mixture.model, plan, [*plan.blocks[: plan.first], *adapted])(**batch)
+        with_module(mixture.model, plan.path, plan.blocks[: plan.first].extend(adapted))(**batch)
     calls = [(args[1:], kwargs) for args, kwargs in noted.values()]
     return Replay(mixture, plan, batch, noted[0][0][0], calls)
 

@@ -129,3 +129,20 @@ def test_lora_points():
     mixture = tiny.mixed(tiny.bert(), LoRA(2), experts=2, share="B")
     corners = {f"e{n}": p.point_of(mixture, mixture.space.fixed(n), head=False) for n in range(2)}
     assert p.line(corners, 3).weights(0, 3).keys() == corners["e0"].keys()
+
+
+def test_a_head_that_lies_inside_the_base_moves_with_the_points(tmp_path):
+    """A pooler that the files lacked trains along, and its path has several parts."""
+    tiny.bert(cls="BertForMaskedLM").save_pretrained(tmp_path)
+    base = type(tiny.bert()).from_pretrained(tmp_path, num_labels=tiny.LABELS)
+    mixture, batch = tiny.mixed(base, Bottleneck(4), experts=2).eval(), tiny.batch()
+    assert "bert.pooler" in mixture.head_paths
+    here = p.point_of(mixture)
+    there = {name: weight + 0.3 * ("pooler" in name) for name, weight in here.items()}
+    with torch.no_grad():
+        found = p.logits_at(mixture, batch, p.stack_points([here, there]))
+        close.assert_close(found[0], mixture(**batch).logits)
+        for name, parameter in mixture.head_parameters():
+            parameter.copy_(there[f"head.{name}"])
+        close.assert_close(found[1], mixture(**batch).logits)
+    assert not close.is_close(found[0], found[1])
