@@ -204,9 +204,8 @@ def member_samples(members: Sequence[FixedBatches]) -> Samples:
     """
     if not members:
         raise LabError("No members were given: expected at least one model trained apart.")
-    for member in members[1:]:
-        if not torch.equal(member.labels, members[0].labels):
-            raise LabError("The members' rows differ: expected the same rows for each (fix_batches).")
+    if not all(torch.equal(member.labels, members[0].labels) for member in members):
+        raise LabError("The members' rows differ: expected the same rows for each (fix_batches).")
     logits = torch.cat([merged_sample(member).logits for member in members], 1)
     return Samples(logits, members[0].labels)
 

@@ -162,7 +162,7 @@ def format_interval(values: Any, digits: int = 1) -> str:
 def weighted_metric(name: str, predictions: Any, labels: Any, weights: Any) -> Any:
     """A metric of rows that count so often: `[draws]` of predictions and labels `[rows]`, weights `[draws, rows]`.
 
-    The metrics of `adamix_lab.tasks.metrics`, from sums; undefined ones are 0, as there. Raises KeyError for another.
+    The metrics of `adamix_lab.tasks.metrics`, from sums; undefined ones are 0. Raises KeyError for another.
     """
     total = weights.sum(1)
     if name == "accuracy":
@@ -186,7 +186,7 @@ def weighted_metric(name: str, predictions: Any, labels: Any, weights: Any) -> A
     if name == "f1":
         each = _quotient(2 * right, found + there)
         if classes.max() >= 2:
-            return each.mean(0)
+            return each.sum(0) / ((found + there) > 0).sum(0)  # the mean over those that were drawn
         return each[list(classes).index(1)] if 1 in classes else np.zeros(len(weights))
     raise KeyError(name)
 

@@ -17,7 +17,7 @@ from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.core.errors import LabError, check_experts, one_of
 from adamix_lab.core.merging import stack_experts
 from adamix_lab.models.model import MixtureModel, attach, load_trained, shared_sides, trained_tensors
-from adamix_lab.models.saving import OWN, check_base, load, read_saved
+from adamix_lab.models.saving import OWN, check_base, check_head, fill, load, read_saved
 from adamix_lab.tasks.batches import allowed_length, encode, padding_of, sequential
 from adamix_lab.tasks.tasks import Task, hold_out
 from adamix_lab.training.evaluation import Evaluation, evaluate, judge
@@ -130,10 +130,10 @@ def load_baseline(model: nn.Module, folder: str | Path) -> MixtureModel:
     kind = config["adaptation"]
     if kind.get("kind") != OWN:
         return load(model, folder)
-    made = baseline(kind["baseline"], model, **kind["settings"])
+    check_head(model, config)
+    made = baseline(kind["baseline"], model, config["seed"], **kind["settings"])
     check_base(made.model, config["base"], {*made.head_paths, *made.mixture.own})
-    load_trained(made, tensors)
-    return made
+    return fill(made, config, tensors)
 
 
 # -- soup --------------------------------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ def features(
     examples = encode(rows, task, tokenizer, allowed_length(max_length, model, tokenizer))
     base = model.base_model
     out: list[Tensor] = [torch.empty(0)] * len(examples)
-    for indices, batch in sequential(examples, 64, padding_of(tokenizer)):
+    for indices, batch in sequential(examples, 64, padding_of(tokenizer)._replace(side="right")):  # positions count
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         states = base(**inputs).last_hidden_state  # type: ignore[operator]
         pooled = mean_of_tokens(states, batch["attention_mask"])
@@ -243,7 +243,7 @@ def linear_probe(
     if not task.regression and (missing := set(range(len(task.classes))) - set(y.tolist())):
         name = task.classes[min(missing)]
         raise LabError(f"Class {name!r} of {task.name!r} has no training row: expected one at least. Take more rows.")
-    true = torch.tensor([row["true_label"] for row in task.train]) if oracle else None
+    true = torch.tensor([row.get("true_label", row[task.label]) for row in task.train]) if oracle else None
     answers = _probed(x, y, x_test, choose_c(x, y, task.regression, true), task.regression)
     return judge("linear probe", 1, answers, gold, task.metrics, task.kind)
 

@@ -25,7 +25,7 @@ from adamix_lab.core.adaptations import (
     normal,
     zeros,
 )
-from adamix_lab.core.errors import LabError, extra, positive, unknown
+from adamix_lab.core.errors import LabError, extra, unknown
 from adamix_lab.core.mixture import constant
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.sites import (
@@ -284,12 +284,6 @@ class UniPELT(Adaptation):
 
     kind: ClassVar[str] = "unipelt"
     sides: ClassVar[tuple[str, ...]] = ("down", "up")
-
-    def __post_init__(self) -> None:
-        positive("bottleneck size", self.size)
-        positive("LoRA rank", self.rank)
-        if self.slices is not None:  # JSON gives lists
-            object.__setattr__(self, "slices", tuple((int(a), int(b)) for a, b in self.slices))
 
     def at(self, path: str) -> Adaptation:
         """The gated adapter where the feed-forward part ends, gated LoRA elsewhere."""

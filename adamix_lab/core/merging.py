@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from adamix_lab.core.adaptations import LoRA
 from adamix_lab.core.errors import LabError
-from adamix_lab.core.mixture import MixtureLayer, noting
+from adamix_lab.core.mixture import MixtureLayer, base_parameters, noting
 from adamix_lab.core.routing import RouteSpace
+from adamix_lab.core.sites import READ_MARK
 from adamix_lab.core.views import Batch, Mixture
 
 M = TypeVar("M", bound=Mixture)
@@ -74,7 +75,7 @@ def weighted(space: RouteSpace, weights: Sequence[float]) -> Tensor:
     if len(weights) != space.experts:
         raise LabError(f"{len(weights)} weights were given: expected {space.experts}, one an expert.")
     point = torch.tensor([float(w) for w in weights])
-    if (point < 0).any() or abs(float(point.sum()) - 1) > 1e-4:
+    if not (point >= 0).all() or abs(float(point.sum()) - 1) > 1e-4:
         raise LabError(f"Weights {list(weights)} are no mixture: expected numbers of at least 0 that sum to 1.")
     return point.expand(*space.shape, -1).clone()
 
@@ -105,12 +106,15 @@ def fold(mixture: Mixture, point: Tensor | None = None) -> nn.Module:
         if len(names := uses[id(layer.weight)]) > 1:
             raise LabError(f"{path} is tied ({', '.join(names)}): expected a weight alone. Export a merged adapter.")
         folded[path] = _folded_layer(layer, weights)
-    kept = {id(t): t for t in [*mixture.model.parameters(), *mixture.model.buffers()]}
+    kept = {id(t): t for t in [*mixture.model.parameters(), *mixture.model.buffers()] if not t.requires_grad}
     plain = copy.deepcopy(mixture.model, kept)
     for path, module in folded.items():
         plain.set_submodule(path, module.train(mixture.training))
     for path, module in mixture.head.items():
         plain.set_submodule(path, copy.deepcopy(module))
+    marks = {name: getattr(parameter, READ_MARK, False) for name, parameter in base_parameters(mixture.model)}
+    for name, parameter in plain.named_parameters():  # a copy of a tensor loses them
+        setattr(parameter, READ_MARK, marks.get(name, any(marks.values())))
     mixture.restore(plain)
     return plain
 

@@ -205,6 +205,17 @@ def checkpoints_gradients(model: nn.Module) -> bool:
     return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
+def base_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """(name, parameter) of all weights but the experts', named as they are without mixtures."""
+    sites = [f"{path}." for path, module in model.named_modules() if isinstance(module, MixtureLayer)]
+    for name, parameter in model.named_parameters():
+        site = next((site for site in sites if name.startswith(site)), None)
+        if site is None:
+            yield name, parameter
+        elif name.startswith(f"{site}base."):
+            yield site + name.removeprefix(f"{site}base."), parameter
+
+
 def declared_weights(adaptation: Adaptation, in_features: int, out_features: int) -> dict[str, Weight]:
     """The adaptation's weights, checked against its sides. Raises ValueError where the two disagree."""
     declared = adaptation.weights(in_features, out_features)

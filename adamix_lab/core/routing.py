@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import math
 from dataclasses import dataclass
+from operator import index
 
 import torch
 from torch import Generator, Tensor
@@ -21,8 +22,9 @@ from adamix_lab.core.errors import Scope as Scope
 
 
 def generator_for(seed: int, *indices: int) -> Generator:
-    """A CPU generator that is a function of the seed and of indices such as (step, view)."""
-    digest = hashlib.sha256(repr((seed, *indices)).encode()).digest()
+    """A CPU generator that is a function of the seed and of indices such as (step, view), numpy's and torch's too."""
+    numbers = (n if isinstance(n, int) else index(n) for n in (seed, *indices))  # of numpy they are written otherwise
+    digest = hashlib.sha256(repr(tuple(numbers)).encode()).digest()
     return Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
@@ -72,14 +74,15 @@ class RouteSpace:
         """The route that takes one expert everywhere (its index is 0 on shared sides)."""
         if not 0 <= expert < self.experts:
             raise LabError(f"Expert {expert} is out of range: expected 0 to {self.experts - 1} (they count from 0).")
-        return torch.tensor(self.counts, device="cpu").sub(1).clamp(max=expert)
+        return torch.tensor(self.counts, dtype=torch.long, device="cpu").reshape(self.shape).sub(1).clamp(max=expert)
 
     def enumerate(self, limit: int = 4096) -> Tensor:
         """Every route `[number, sites, sides]`, in lexicographic order. Raises ValueError above the limit."""
         if self.number > limit:
             given = f"{self.number} routes are too many to enumerate (limit {limit})"
             raise LabError(f"{given}: adapt fewer blocks, share a side, or draw routes at random.")
-        return torch.tensor(list(itertools.product(*self._choices())), device="cpu").reshape(-1, *self.shape)
+        routes = list(itertools.product(*self._choices()))
+        return torch.tensor(routes, dtype=torch.long, device="cpu").reshape(self.number, *self.shape)
 
     def check(self, route: Tensor) -> Tensor:
         """The route itself if it fits. Raises ValueError for a wrong shape, kind of number, or expert."""

@@ -242,7 +242,8 @@ def head_kind(model: nn.Module) -> str | None:
 
 def head_pooling(model: nn.Module) -> str:
     """What a classifier's head reads, as `load_backbone` names it: "mean", or "cls", the place of the family's own."""
-    return pooling_named(type(model).__name__)
+    inner = getattr(model, "get_base_model", lambda: model)()  # peft's class lies around it
+    return pooling_named(type(inner).__name__)
 
 
 def pooling_named(name: str) -> str:

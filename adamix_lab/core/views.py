@@ -130,8 +130,7 @@ def same_dropout(mixture: Mixture, batch: Batch, routes: Tensor) -> Tensor:
     device = next(mixture.parameters()).device
     outputs = []
     for n, route in enumerate(routes):
-        last = n == len(routes) - 1
-        with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=not last):
+        with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=n < len(routes) - 1):
             outputs.append(one_view(mixture, batch, route))
     return torch.stack(outputs)
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from adamix_lab.core.adaptations import Adaptation, Bottleneck, LoRA
 from adamix_lab.core.errors import MOST_EXPERTS, LabError
+from adamix_lab.core.files import require_file
 from adamix_lab.models.model import MixtureModel, attach, check_fit, load_trained
 from adamix_lab.models.saving import declared_shapes
 
@@ -153,9 +154,7 @@ def read_pickle(path: str | Path) -> dict[str, Tensor]:
     Raises FileNotFoundError, and ValueError for what is no state dict, would run code, or claims more than the file
     holds: sizes are looked at on the meta device, before any memory is taken.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there: expected a checkpoint that torch.save wrote.")
+    path = require_file(Path(path), "a checkpoint that torch.save wrote.")
     if not zipfile.is_zipfile(path):
         raise LabError(
             f"{path} is not in PyTorch's zip format: expected a checkpoint of torch 1.6 or newer. If you trust it, "

@@ -54,12 +54,8 @@ def identity(model: nn.Module) -> tuple[Any, ...]:
         return (*own, *[build(child) for child in module._modules.values() if child is not None])
 
     config, first = getattr(model, "config", None), next(model.parameters())
-    return (
-        build(model),
-        repr(getattr(config, "__dict__", config)) if config else weakref.ref(model),
-        first.dtype,
-        first.device.type,
-    )
+    settings = repr(getattr(config, "__dict__", config)) if config else weakref.ref(model)
+    return build(model), settings, first.dtype, first.device.type
 
 
 @torch.compiler.disable
@@ -320,11 +316,8 @@ def run(module: nn.Module) -> bool:
 
 def made_up(model: nn.Module) -> Iterator[Inputs]:
     """Small inputs by the names that `forward` takes: tokens, and for what else it needs tokens or states."""
-    names, config, first = (
-        inspect.signature(model.forward).parameters,
-        getattr(model, "config", None),
-        next(model.parameters()),
-    )
+    names = inspect.signature(model.forward).parameters
+    config, first = getattr(model, "config", None), next(model.parameters())
     end, size = (getattr(config, name, None) for name in ("eos_token_id", "vocab_size"))
     ids = torch.tensor([[3, 4, 5, end if isinstance(end, int) else 2]], device=first.device) % (size or 6)
     text = {"input_ids": ids, "attention_mask": torch.ones_like(ids)} if "input_ids" in names else {}

@@ -12,8 +12,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from adamix_lab.core.adaptations import Adaptation
-from adamix_lab.core.errors import LabError, check_experts, one_of
-from adamix_lab.core.mixture import MixtureLayer, release_carry
+from adamix_lab.core.errors import LabError, check_experts, one_of, positive
+from adamix_lab.core.mixture import MixtureLayer, base_parameters, release_carry
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.routing import RouteSpace, generator_for
 from adamix_lab.core.sites import (
@@ -142,9 +142,8 @@ class MixtureModel(Wrapping):
 
     def own_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """(name, parameter) of the base's own weights that train along: none but in baselines."""
-        named = ((name.replace(".base.", "."), p) for name, p in self.model.named_parameters())
         own = set(self.mixture.own)
-        return ((name, p) for name, p in named if name in own)
+        return ((name, p) for name, p in base_parameters(self.model) if name in own)
 
     def takes_groups(self, batch: Mapping[str, Any]) -> Verdict:
         """Whether K groups of rows may have K routes in one call, and why not; tried once, on two rows of a batch."""
@@ -159,6 +158,8 @@ class MixtureModel(Wrapping):
             raise LabError(f"Task {name!r} exists already: expected a new name; use switch({name!r}).")
         if self.mixture.own:
             raise LabError(f"Task {name!r} needs a frozen base, and some of its own weights train. Use another model.")
+        if num_labels is not None:
+            positive("num_labels", num_labels)
         if num_labels and not self.head_paths:
             given = f"num_labels = {num_labels}, but the model trains no head"
             raise LabError(f"{given}: expected a sequence classifier (train_head=True), or no num_labels.")

@@ -35,7 +35,7 @@ from adamix_lab.core.files import (
     write_tensors,
     write_text,
 )
-from adamix_lab.core.mixture import declared_weights, sizes
+from adamix_lab.core.mixture import base_parameters, declared_weights, sizes
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.sites import (
     Kind,
@@ -95,15 +95,14 @@ def frozen_weights(model: nn.Module, trained: set[str]) -> Iterator[tuple[str, T
 
     trained: paths of modules, and names of parameters, that are left out.
     """
-    for name, parameter in sorted(model.named_parameters()):
-        plain = name.replace(".base.", ".")
-        if ".experts." in name or plain in trained or any(plain.startswith(f"{path}.") for path in trained):
+    for name, parameter in sorted(base_parameters(model)):
+        if name in trained or any(name.startswith(f"{path}.") for path in trained):
             continue
         if parameter.is_meta:
             raise LabError(
-                f"{plain} is offloaded or empty: expected weights in memory, all of them, to know the base by."
+                f"{name} is offloaded or empty: expected weights in memory, all of them, to know the base by."
             )
-        yield plain, parameter.detach()
+        yield name, parameter.detach()
 
 
 def fingerprint(model: nn.Module, trained: set[str]) -> str:
@@ -269,13 +268,7 @@ def load(model: nn.Module, folder: str | Path, any_base: bool = False) -> Mixtur
             f"{folder} holds the baseline {config['adaptation'].get('baseline', kind)!r}, which {what}: expected a "
             "mixture. Load it by adamix_lab.baselines.load_baseline(model, folder)."
         )
-    labels, count = config.get("num_labels"), count_answers(model)
-    if labels is not None and count not in (None, labels):
-        given = f"The model answers {count} labels"
-        raise LabError(f"{given}: expected {labels}, as trained. Load it with num_labels={labels}.")
-    if (trained := config["base"].get("pooling", "cls")) != (pooling := head_pooling(model)):
-        given = f"The model's head is of pooling {pooling!r}"
-        raise LabError(f"{given}: expected {trained!r}, as trained. Load it with pooling={trained!r}.")
+    check_head(model, config)
     if not any_base:
         check_base(model, config["base"], set(config["head"]))
     attached = (model, adaptation_from(config["adaptation"]), config["experts"], config["share"], config["sites"])
@@ -287,9 +280,25 @@ def load(model: nn.Module, folder: str | Path, any_base: bool = False) -> Mixtur
     # Before anything is allocated: the weights, whose file is as large as they are, say what there is.
     check_fit(declared_shapes(*attached, head), tensors)
     mixture = attach(*attached, train_head=head, tied=tied, seed=config["seed"], objective=objective)
+    return fill(mixture, config, tensors)
+
+
+def check_head(model: nn.Module, config: Mapping[str, Any]) -> None:
+    """Raises ValueError where the model's head has other answers, or reads another place, than the one that trained."""
+    labels, count = config.get("num_labels"), count_answers(model)
+    if labels is not None and count not in (None, labels):
+        given = f"The model answers {count} labels"
+        raise LabError(f"{given}: expected {labels}, as trained. Load it with num_labels={labels}.")
+    if (trained := config["base"].get("pooling", "cls")) != (pooling := head_pooling(model)):
+        given = f"The model's head is of pooling {pooling!r}"
+        raise LabError(f"{given}: expected {trained!r}, as trained. Load it with pooling={trained!r}.")
+
+
+def fill(mixture: MixtureModel, config: Mapping[str, Any], tensors: dict[str, Tensor]) -> MixtureModel:
+    """What was attached, with the weights of a save, its count of draws, and what its answers mean."""
     mixture.draws.fill_(config["draws"])
     load_trained(mixture, tensors)
-    if head:
-        kind = config["answers"] if config["answers"] in get_args(Kind) else answer_kind(model)
-        declare(model, kind, config["classes"])
+    if config["head"]:
+        kind = config["answers"] if config["answers"] in get_args(Kind) else answer_kind(mixture.model)
+        declare(mixture.model, kind, config["classes"])
     return mixture

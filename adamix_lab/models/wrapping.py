@@ -123,9 +123,7 @@ class Wrapping(Mixture):
         elif isinstance(selection, Mapping):
             with self.select(selection):
                 groups = max((layer.groups() for layer in self.sites.values()), default=1)
-        if groups == 1:
-            return
-        if not (known := self.takes_groups({**self._named(inputs), **batch})).permitted:
+        if groups > 1 and not (known := self.takes_groups({**self._named(inputs), **batch})).permitted:
             raise LabError(
                 f"{type(self.model).__name__} does not take {groups} routes in one call ({known.reason}): expected one "
                 "route, [sites, sides]. routed_logits calls it for each view, or example, by itself; tokens cannot."
@@ -181,7 +179,7 @@ class Wrapping(Mixture):
 
     def generate(self, *args: Any, selection: ModelSelection = None, **settings: Any) -> Tensor:
         """The base model's `generate` under one selection for the whole sequence; without one, the merge."""
-        self._check_groups(selection, args, settings)
+        self._check_groups(here(self, "selection") if selection is None else selection, args, settings)
         with self.select(selection):
             return self.model.generate(*args, **settings)  # type: ignore[no-any-return]
 

@@ -169,3 +169,12 @@ def test_a_verdict_says_what_it_leaves_possible():
 )
 def test_an_interval_that_ends_on_a_bound_holds_it(low, high, verdict):
     assert verdict_of(Estimate((low + high) / 2, low, high, 0.04, 5), "points").verdict == verdict
+
+
+def test_a_class_that_no_draw_holds_does_not_count_in_its_f1():
+    labels, answers = np.array([0.0, 0, 1, 1, 2, 2]), np.array([0.0, 1, 1, 1, 2, 0])
+    weights = np.array([[2.0, 1, 2, 1, 0, 0], [1, 1, 1, 1, 1, 1]])  # the first holds two classes of three
+    found = weighted_metric("f1", answers, labels, weights)
+    for row, value in zip(weights, found, strict=True):
+        repeated = [torch.tensor(np.repeat(x, row.astype(int))).long() for x in (answers, labels)]
+        close.assert_close(value, metrics.f1(*repeated, classes=3), close.DOUBLE)

@@ -24,10 +24,12 @@ from adamix_lab.core.adaptations import ADAPTATIONS
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.merging import merge
 from adamix_lab.core.objective import Objective
+from adamix_lab.core.sites import answer_kind, class_names
 from adamix_lab.core.views import WAYS as PLAIN
 from adamix_lab.fast.blocks import WAYS, plan_blocks, routed_logits
 from adamix_lab.models.model import detach, load_trained, trained_parameters, trained_tensors
 from adamix_lab.models.saving import load
+from adamix_lab.tasks.pooling import MeanForSequenceClassification
 from adamix_lab.training.evaluation import evaluate
 from adamix_lab.training.report import parameter_report, save
 from adamix_lab.training.train import make_optimizer, train
@@ -361,3 +363,31 @@ def test_the_soup_is_the_mean_of_adapters_trained_apart():
 def test_lora_in_some_blocks_only():
     sites = baseline("lora", tiny.bert(), blocks=[-1]).sites
     assert len(sites) == 2 and all(".layer.2." in path for path in sites)
+
+
+@pytest.mark.parametrize("name", ["full", "prefix", "single"])
+def test_what_answers_mean_comes_back_with_a_baseline(name, tmp_path):
+    made = baseline(name, tiny.bert(problem_type="multi_label_classification"), seed=4)
+    made.config.id2label = {0: "red", 1: "green", 2: "blue"}
+    back = load_baseline(tiny.bert(), save(made, tmp_path))
+    assert answer_kind(back.model) == "labels" and class_names(back.model) == ("red", "green", "blue")
+    assert back.mixture.seed == 4
+
+
+@pytest.mark.parametrize("name", ["full", "bitfit", "single"])
+def test_a_head_that_reads_another_place_is_refused(name, tmp_path):
+    mean = MeanForSequenceClassification(tiny.bert().config).eval()
+    folder = save(baseline(name, mean), tmp_path)
+    with pytest.raises(LabError, match="of pooling 'cls': expected 'mean', as trained"):
+        load_baseline(tiny.bert(), folder)
+
+
+def test_a_layer_named_base_trains_as_any_other():
+    net = torch.nn.ModuleDict({"inner": torch.nn.ModuleDict({"base": torch.nn.Linear(2, 2)})})
+    assert [name for name, _ in baseline("full", net).own_parameters()] == ["inner.base.weight", "inner.base.bias"]
+
+
+@pytest.mark.parametrize("strategy", ["fixed", "random", "random-token", "ensemble"])
+def test_every_strategy_is_the_one_answer_of_a_baseline_without_sites(strategy):
+    one, other = evaluate(baseline("full", tiny.bert()), task(), tokenizer(), ["merged", strategy])
+    close.assert_close(other.log_probabilities, one.log_probabilities)

@@ -124,3 +124,18 @@ def test_a_class_without_rows_is_named_and_too_few_rows_choose_nothing():
 def test_a_regression_takes_a_penalty_too():
     x = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
     assert choose_c(x, x @ torch.ones(5), regression=True) == max(PENALTIES)
+
+
+def test_features_are_the_same_whichever_side_a_tokenizer_pads():
+    """The tiny BERT counts positions from the first place: padding before a sentence would move it."""
+    left = tiny_task.tokenizer()
+    left.padding_side = "left"
+    for found, expected in zip(
+        *(features(tiny.bert(), TASK, each, TASK.train) for each in (left, TOKENIZER)), strict=True
+    ):
+        assert torch.equal(found, expected)
+
+
+def test_an_oracle_of_labels_that_nobody_made_wrong_is_the_probe():
+    probe, oracle = (linear_probe(tiny.bert(), TASK, TOKENIZER, oracle=asked) for asked in (False, True))
+    assert torch.equal(probe.log_probabilities, oracle.log_probabilities)

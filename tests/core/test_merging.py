@@ -5,6 +5,7 @@ import pytest
 import tiny
 import torch
 
+from adamix_lab.baselines.making import baseline
 from adamix_lab.core.adaptations import IA3, Bias, Bottleneck, LoRA
 from adamix_lab.core.merging import (
     REORDERED,
@@ -282,3 +283,38 @@ def test_one_adapter_trained_apart_stacks_to_itself():
     single = trained_tensors(tiny.mixed(tiny.bert(), Bottleneck(4), experts=1))
     stacked = stack_experts([single])
     assert single.keys() == stacked.keys() and all(torch.equal(single[name], stacked[name]) for name in single)
+
+
+@pytest.mark.parametrize("weights", [[float("nan"), 1.0], [float("nan")] * 2, [float("inf"), float("-inf")]])
+def test_weights_that_are_no_numbers_are_no_mixture(weights):
+    with pytest.raises(ValueError, match="no mixture"):
+        weighted(attach(tiny.bert(), Bias(), experts=2).space, weights)
+
+
+@pytest.mark.parametrize("name", ["full", "bitfit"])
+def test_a_fold_keeps_what_was_trained_when_the_mixture_comes_off(name):
+    mixture = baseline(name, tiny.bert())
+    with torch.no_grad():
+        for _, parameter in mixture.own_parameters():
+            parameter.add_(0.1)
+    trained, plain = logits(mixture), fold(mixture)
+    detach(mixture)
+    assert torch.equal(logits(plain), trained)
+
+
+@pytest.mark.parametrize("read", [True, False])
+@pytest.mark.parametrize("first", [LoRA(2), Bias(), IA3(True)], ids=["lora", "bias", "ia3"])
+def test_what_was_folded_is_frozen_in_the_next_mixture(first, read, tmp_path):
+    """transformers marks what it read from files; a weight without its mark is taken for a drawn one, which trains."""
+    model = tiny.bert()
+    if read:
+        model.save_pretrained(tmp_path)
+        model = type(model).from_pretrained(tmp_path)
+    again = attach(fold(tiny.mixed(model, first, experts=2)), Bottleneck(4))
+    assert again.head_paths == ("classifier",) and len(again.sites) == tiny.LAYERS
+
+
+def test_what_no_file_held_trains_on_in_the_next_mixture(tmp_path):
+    tiny.bert(cls="BertForMaskedLM").save_pretrained(tmp_path)
+    model = type(tiny.bert()).from_pretrained(tmp_path, num_labels=tiny.LABELS)
+    assert attach(fold(tiny.mixed(model, LoRA(2))), Bottleneck(4)).head_paths == ("classifier", "bert.pooler")

@@ -4,6 +4,7 @@ import itertools
 from dataclasses import FrozenInstanceError, replace
 
 import close
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -215,3 +216,18 @@ def test_spaces_are_values():
 
 def test_a_model_without_sites_has_one_route_and_one_expert():
     assert RouteSpace(()).experts == 1 and RouteSpace(()).number == 1
+
+
+def test_fixed_and_enumerated_routes_of_a_model_without_sites():
+    space = RouteSpace(())
+    assert torch.equal(space.check(space.fixed(0)), torch.zeros(0, 0).long())
+    assert torch.equal(space.check(space.enumerate()), torch.zeros(1, 0, 0).long())
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, torch.tensor])
+def test_a_number_is_the_same_seed_whatever_holds_it(kind):
+    expected = Router(FREE, seed=3).views(5)
+    assert torch.equal(Router(FREE, seed=kind(3)).views(5), expected)
+    assert torch.equal(Router(FREE, seed=3).views(kind(5)), expected)
+    with pytest.raises(TypeError, match="float"):
+        generator_for(0.5)

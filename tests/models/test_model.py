@@ -275,3 +275,24 @@ def test_layers_are_what_they_say():
         "bert.encoder.layer.0.output.dense.down",
         "bert.encoder.layer.0.output.dense.down_bias",
     ]
+
+
+@pytest.mark.parametrize("number", [0, -1, 2.0, True])
+def test_a_task_of_no_classes_is_refused_before_anything_changes(number):
+    mixture = attach(tiny.bert(), Bottleneck(4))
+    with pytest.raises(ValueError, match="num_labels = "):
+        mixture.add_task("other", number)
+    assert mixture.tasks == ["default"] and mixture.config.num_labels == tiny.LABELS
+
+
+def test_generate_inside_select_asks_whether_routes_may_share_a_call():
+    from transformers import XLNetConfig, XLNetLMHeadModel
+
+    settings = {"vocab_size": tiny.VOCABULARY, "d_model": 16, "n_layer": 2, "n_head": 2, "d_inner": 32}
+    model = tiny.build(XLNetLMHeadModel, XLNetConfig, **settings)
+    mixture = tiny.mixed(model, Bottleneck(4), experts=2, targets="ff.layer_2")
+    routes = torch.stack([mixture.space.fixed(0), mixture.space.fixed(1)])
+    ids = tiny.batch(2, 6)["input_ids"]  # tokens stand first: two groups of six rows would mix them
+    for selection in (routes, None):
+        with mixture.select(routes), pytest.raises(ValueError, match="does not take 2 routes in one call"):
+            mixture.generate(ids, selection=selection, max_new_tokens=2, do_sample=False)

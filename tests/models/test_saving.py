@@ -17,7 +17,7 @@ from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.files import CONFIG, read_config
 from adamix_lab.core.objective import Consistency
 from adamix_lab.models.model import attach, detach
-from adamix_lab.models.saving import fingerprint, load, save
+from adamix_lab.models.saving import fingerprint, load, sample, save
 
 
 def saved(folder, adaptation=None, **more):
@@ -391,3 +391,22 @@ def test_the_fingerprint_is_of_64_values_a_weight_and_stays_what_old_saves_hold(
     model.weight = torch.nn.Parameter(torch.arange(128.0)[:, None], requires_grad=False)
     every_other = torch.arange(0.0, 128.0, 2).to(torch.float16).numpy().tobytes()
     assert fingerprint(model, set()) == hashlib.sha256(b"weight[128, 1]" + every_other).hexdigest()[:16]
+
+
+def test_experts_and_layers_named_base_of_the_model_itself_belong_to_the_base():
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    model = tiny.build(
+        MixtralForCausalLM, MixtralConfig, vocab_size=tiny.VOCABULARY, hidden_size=16, intermediate_size=32,
+        num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, num_local_experts=2,
+    )  # fmt: skip
+    model.model.norm.base = torch.nn.Linear(2, 2)
+    names = [name for name, _ in model.named_parameters()]
+    assert any(".experts." in name for name in names) and any(".base." in name for name in names)
+    plain = fingerprint(model, set())
+    assert [*sample(model, set())] == sorted(names)
+    mixture = tiny.mixed(model, LoRA(2), experts=2, targets="self_attn.q_proj")
+    assert [*sample(model, set())] == sorted(names) and fingerprint(mixture.model, set()) == plain
+    with torch.no_grad():
+        model.get_parameter(next(name for name in names if ".mlp.experts." in name)).add_(1)
+    assert fingerprint(model, set()) != plain
