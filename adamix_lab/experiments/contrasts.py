@@ -258,11 +258,6 @@ def training_losses(results: Results) -> DataFrame:
     rows = results.table.drop_duplicates("run")
     if (curves := results.curves) is None:
         return rows.iloc[:0]
-    means = rows["run"].map(curves.groupby("run")[task_loss(curves)].mean())
+    means = rows["run"].map(curves.groupby("run")["task_loss"].mean())
     rows = rows.assign(strategy="merged", metric=TRAINING_LOSS, primary=False, value=means)
     return rows[means.notna()]
-
-
-def task_loss(curves: DataFrame) -> str:
-    """The column of a run's curve that holds the loss of the task: without consistency, where it was logged apart."""
-    return "task_loss" if "task_loss" in curves.columns and curves["task_loss"].notna().any() else "loss"

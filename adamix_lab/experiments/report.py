@@ -13,10 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from adamix_lab.analysis.plots import STYLES, Picture, panels, save_figure
-from adamix_lab.analysis.statistics import ALIKE, SHOWN, Estimate, format_interval, verdict_of
+from adamix_lab.analysis.statistics import ALIKE, SHOWN, Estimate, verdict_of
 from adamix_lab.core.files import write_text
 from adamix_lab.experiments.claims import (
     Table,
@@ -39,6 +37,9 @@ from adamix_lab.experiments.contrasts import (
 from adamix_lab.experiments.results import (
     Results,
     frame,
+    in_points,
+    in_words,
+    measures,
     missing_seeds,
     read_results,
     score_cells,
@@ -46,7 +47,6 @@ from adamix_lab.experiments.results import (
     several_runs,
     tasks_of,
     variant_called,
-    with_sides,
 )
 from adamix_lab.experiments.settings import BUDGETS, with_side
 
@@ -88,6 +88,7 @@ def report(folder: Path, out: Path | None = None, say: Callable[[str], None] = p
         figure=f"![{picture.alt}](figure5.png)" if picture else "Here: not run.",
         opponents=grid(opponents(scores)),
         scores=grid(absolute(scores)),
+        measures=grid(measures(results.table)),
         costs=grid(costs(results)),
     )
     if picture:
@@ -133,9 +134,7 @@ def what_was_run(results: Results) -> DataFrame:
     """Variants by task: seeds and steps; the variants that the claims need and nobody ran are listed as not run."""
     import pandas as pd
 
-    runs = results.table.drop_duplicates("run")
-    few = runs["examples"].map(lambda examples: f", {examples} examples" if examples else "")
-    runs = with_sides(runs.assign(budget=runs["compute"].map(BUDGETS) + few))
+    runs = in_words(results.table.drop_duplicates("run"))
     cells = {
         key: f"{own['seed'].nunique()} seeds x {listed(sorted(set(own['steps'])))} steps"
         for key, own in runs.groupby(["variant", "budget", "task"], sort=False)
@@ -307,11 +306,9 @@ def _signed(value: float) -> str:
 
 def absolute(scores: Scores) -> DataFrame:
     """Each variant's own scores, at every strategy it was judged by."""
-    table = scores.results.table[scores.results.table["primary"]]
-    few = np.where(table["examples"] > 0, ", few examples", "")
-    table = with_sides(table.assign(budget=table["compute"].map(BUDGETS) + few))
+    table = in_words(scores.results.table[scores.results.table["primary"]])
     names = ["variant", "strategy", "budget"]
-    cells = score_cells(table, [*names, "task"], lambda values: f"{format_interval(values)}, n = {len(values)}")
+    cells = score_cells(table, [*names, "task"], lambda values: f"{in_points(values)}, n = {len(values)}")
     heads = {task: f"{task} ({metric})" for task, metric in scores.primary.items()}
     return by_task(cells, names, tasks_of(scores.results)).rename(columns={"strategy": "answers by", **heads})
 
@@ -320,7 +317,7 @@ def costs(results: Results) -> DataFrame:
     """Parameters, and time and operations of training relative to AdaMix on the same tasks."""
     budget = next(name for name in BUDGETS if name in set(results.table["compute"]))
     runs = results.table[(results.table["compute"] == budget) & (results.table["examples"] == 0)]
-    runs = with_sides(runs.drop_duplicates("run"))
+    runs = in_words(runs.drop_duplicates("run"))
     names = ["steps", "seconds", "operations", "evaluation_seconds"]
     medians = runs.groupby(["variant", "task"], sort=False)[names].median()
     own = results.table.loc[results.table["variant"] == variant_called(results, REFERENCE), "run"]

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from adamix_lab.analysis.calibration import fit_temperature
+from adamix_lab.analysis.calibration import adaptive_ece, fit_temperature
 from adamix_lab.analysis.statistics import format_interval
 from adamix_lab.core.errors import LabError, extra, near_misses
 from adamix_lab.core.files import require_file, safe_join, write_atomically, write_text
@@ -122,12 +122,14 @@ def task_name(run: Run) -> str:
 
 
 def metric_rows(result: Evaluation, further: str = "", held_out: bool = False) -> list[dict[str, Any]]:
-    """The task's metrics, its own first (`primary`), and the loss; those of further rows carry their name.
+    """The task's metrics, its own first (`primary`), loss and calibration; those of further rows carry their name.
 
     held_out: rows of a slice of train; of the merge on them the temperature that fits them, too.
     """
     suffix = f", {further}" if further else ""
     values = {**result.main_metrics, "loss": result.loss}
+    if result.kind == "classes" and result.strategy != "alone":  # of adapters trained apart its answers are one's
+        values["adaptive_ece"] = adaptive_ece(result.log_probabilities, result.labels)
     if held_out and result.log_probabilities.shape[-1] > 1 and math.isfinite(result.loss):
         values["temperature"] = fit_temperature(result.log_probabilities, result.labels.long())
     return [
@@ -335,8 +337,7 @@ def missing_seeds(results: Results) -> list[str]:
 
 def several_runs(results: Results) -> list[str]:
     """Where one variant has several runs of a seed (other rates, steps, or numbers of examples), a line each."""
-    runs = results.table.drop_duplicates("run")
-    runs = runs.assign(few=runs["examples"] > 0)
+    runs = results.table.drop_duplicates("run").assign(few=lambda runs: runs["examples"] > 0)
     lines = []
     for (task, variant), part in runs.groupby(["task", "variant"], sort=False):
         if part.groupby(["compute", "few", "seed"])["run"].nunique().max() > 1:
@@ -352,42 +353,51 @@ def unit(metric: str) -> str:
     return " %" if metric.partition(",")[0] in ("accuracy", "f1") else ""
 
 
-def with_sides(table: DataFrame) -> DataFrame:
-    """The table with variants as a reader is told them: AdaMix with the side that it shares."""
-    columns = zip(table["variant"], table["method"], table["share"], strict=True)
-    return table.assign(variant=[with_side(*each) for each in columns])
+def in_words(table: DataFrame) -> DataFrame:
+    """The table as a reader is told it: AdaMix with the side that it shares, and what is equal (`budget`)."""
+    sides = table[["variant", "method", "share"]].to_numpy()
+    few = (", " + table["examples"].astype(str) + " examples").where(table["examples"] > 0, "")
+    return table.assign(variant=[with_side(*each) for each in sides], budget=table["compute"].map(BUDGETS) + few)
 
 
-def score_cells(table: DataFrame, names: Sequence[str], show: Callable[[Any], str] = format_interval) -> Series[Any]:
-    """Scores times 100 by the columns `names`: mean and 95 % t-interval over seeds.
+def in_points(values: Any) -> str:
+    """A metric's values times 100, as `format_interval` has them."""
+    return format_interval(100 * values)
 
-    A run's draws of random routes are one value. show: makes a cell of the values, one a seed.
-    """
-    by_seed = (100 * table["value"]).groupby([table[name] for name in (*names, "seed")], sort=False).mean()
+
+def score_cells(table: DataFrame, names: Sequence[str], show: Callable[[Any], str] = in_points) -> Series[Any]:
+    """Cells by the columns `names`, as `show` makes them of the values, one a seed (a run's random draws are one)."""
+    by_seed = table["value"].groupby([table[name] for name in (*names, "seed")], sort=False).mean()
     return by_seed.groupby(level=list(names), sort=False).agg(show)
 
 
-def summary(results: DataFrame) -> str:
-    """A table for each task (with examples and budget): its own metric of each strategy, and what a run costs.
+def measures(results: DataFrame) -> DataFrame:
+    """All that was measured of the merge, a row a task, budget and variant: metrics times 100, losses in nats.
 
-    Where there are several tasks, all metrics of the merged models stand at the end.
+    A second row, "scaled", is at the temperature that fits a slice of the training rows, where a search held one out.
+    Cells are empty of what a run did not measure.
     """
-    results, lines = with_sides(results), []
-    own = results[results["primary"]]
-    for (task, examples, compute), part in own.groupby(["task", "examples", "compute"], sort=False):
+    table = in_words(results[results["strategy"].isin(("merged", "scaled"))])
+    names, small = ["task", "budget", "variant", "strategy", "metric"], table["metric"].str.contains("loss|temperature")
+    cells = [score_cells(table[~small], names), score_cells(table[small], names, partial(format_interval, digits=3))]
+    wide = _pandas().concat(cells).unstack(fill_value="", sort=False)
+    return wide[list(table["metric"].unique())].reset_index().sort_values(["task", "budget"], kind="stable")
+
+
+def summary(results: DataFrame) -> str:
+    """A table for each task and budget: its own metric of each strategy, and what a run costs.
+
+    All that was measured of the merged models stands at the end.
+    """
+    own, lines = in_words(results[results["primary"]]), []
+    for (task, budget), part in own.groupby(["task", "budget"], sort=False):
         metric = part["metric"].iloc[0]
-        few = f", {examples} examples" if examples else ""
-        more = "" if compute == "steps" else f", {BUDGETS[compute]}"
-        lines += ["", f"{task}{few}{more}: {metric} x 100{' (%)' if unit(metric) else ''}"]
+        lines += ["", f"{task}, {budget}: {metric} x 100{' (%)' if unit(metric) else ''}"]
         costs = part.groupby("variant", sort=False).agg(
             seeds=("seed", "nunique"), steps=("steps", "first"), seconds=("seconds", "mean"),
             trained=("trained", "first"), stored=("stored", "first"), inference=("inference", "first"),
         )  # fmt: skip
         scores = score_cells(part, ["variant", "strategy"]).unstack(sort=False)
         lines.append(scores.join(costs.map("{:,.0f}".format)).to_string(na_rep="", index_names=False))
-    if own["task"].nunique() > 1:
-        merged = results[(results["strategy"] == "merged") & ~results["metric"].str.startswith("loss")]
-        names = ["task", "what is equal", "metric", "variant"]
-        cells = score_cells(merged.assign(**{names[1]: merged["compute"].map(BUDGETS)}), names).unstack(sort=False)
-        lines += ["", "all tasks, merged, x 100", cells.to_string(na_rep="", sparsify=False)]
+    lines += ["", "merged: metrics x 100, losses in nats", measures(results).to_string(index=False)]
     return "\n".join(lines)

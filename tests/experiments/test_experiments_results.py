@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
+from adamix_lab.analysis.calibration import adaptive_ece, nll, scores, tempered
 from adamix_lab.experiments import results as stored
 from adamix_lab.experiments.results import (
     begin,
@@ -14,6 +16,7 @@ from adamix_lab.experiments.results import (
     finish,
     finished,
     gather,
+    metric_rows,
     parquet,
     read_results,
     read_table,
@@ -21,6 +24,7 @@ from adamix_lab.experiments.results import (
 )
 from adamix_lab.experiments.settings import Run
 from adamix_lab.tasks.tasks import data_root
+from adamix_lab.training.evaluation import judge
 
 
 def made(run: Run, rows: int = 3, first: float = 0.0) -> dict[str, bytes]:
@@ -177,13 +181,40 @@ def test_a_file_name_that_leaves_the_folder_is_refused(out):
         finish(out / Run().key, {"../x": b""})
 
 
-def test_the_summary_has_a_table_a_task_and_one_of_all(out):
+def test_the_summary_has_a_table_a_task_and_one_of_all_that_was_measured(out):
     results = gather(out)
     text = stored.summary(results)
-    assert "accuracy x 100 (%)" in text and "50.0 ± 0.0" in text and "all tasks" not in text
+    assert "accuracy x 100 (%)" in text and "50.0 ± 0.0" in text
     other = results.assign(task="rte", metric="accuracy", seed=0, value=0.75)
     text = stored.summary(pd.concat([results, other.iloc[:1]]))
-    assert text.splitlines()[-1].split() == ["rte", "equal", "steps", "accuracy", "75.0"]
+    assert text.splitlines()[-1].split() == ["rte", "equal", "steps", "AdaMix", "merged", "75.0"]
+
+
+def test_calibration_is_measured_of_classes_that_one_model_answers():
+    log_p = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+    labels = torch.arange(40) % 3
+
+    def measured(*evaluation):
+        return {row["metric"]: row["value"] for row in metric_rows(judge(*evaluation))}
+
+    assert measured("merged", 1, log_p, labels) == {
+        "accuracy": scores(log_p, labels)["accuracy"],
+        "loss": pytest.approx(nll(log_p, labels)),
+        "adaptive_ece": adaptive_ece(log_p, labels),
+    }
+    flatter = adaptive_ece((log_p / 2).log_softmax(-1), labels)
+    assert measured("scaled", 1, tempered(log_p, 2.0), labels)["adaptive_ece"] == pytest.approx(flatter)
+    assert "adaptive_ece" not in measured("alone", 4, log_p, labels)  # a mean over models, with the first one's answers
+    assert "adaptive_ece" not in measured("merged", 1, log_p[:, :1], labels.float())
+
+
+def test_results_from_before_calibration_are_told_as_they_are(out):
+    older = gather(out)
+    told = stored.measures(older)
+    assert list(told["accuracy"]) == ["50.0 ± 0.0"] and "adaptive_ece" not in told
+    newer = older.assign(variant="single", metric="adaptive_ece", primary=False, value=0.125)
+    both = stored.measures(pd.concat([older, newer])).set_index("variant")
+    assert both.loc["AdaMix", "adaptive_ece"] == "" and both.loc["single", "adaptive_ece"] == "12.5 ± 0.0"
 
 
 def test_a_run_whose_table_was_deleted_is_not_finished(tmp_path):

@@ -216,5 +216,6 @@ def test_further_rows_are_judged_merged(base, tmp_path):
         run = tiny_grid.run(base, task="mnli", folder=str(tmp_path / "data"), method=method)
         tables = done(run, tmp_path / "out")
         merged = tables["results"].query("strategy == 'merged'")
-        assert list(merged["metric"]) == ["accuracy", "loss", "accuracy, mismatched", "loss, mismatched"]
-        assert list(merged["primary"]) == [True, False, False, False] and len(tables["predictions"]) == 20
+        own = ["accuracy", "loss", "adaptive_ece"]
+        assert list(merged["metric"]) == [*own, *(f"{name}, mismatched" for name in own)]
+        assert list(merged["primary"]) == [True, *[False] * 5] and len(tables["predictions"]) == 20

@@ -102,9 +102,9 @@ def test_the_table_of_tasks_by_methods(data, backbone, tmp_path):
     assert set(zip(results["task"], results["method"], strict=True)) == {(t, m) for t in tasks for m in methods}
     assert {"matthews", "pearson", "spearman", "accuracy", "accuracy, mismatched"} < set(results["metric"])
     assert (results["trained"] >= results["stored"]).all() and (results["stored"] > 0).all()
-    last = said[said.index("all tasks") :].splitlines()
-    assert "linear probe" in last[1]
-    assert any(line.startswith("mnli") and "accuracy, mismatched" in line for line in last)
+    heads, *last = said[said.index("merged: metrics x 100") :].splitlines()[1:]
+    assert all(name in heads for name in ("matthews", "spearman", "accuracy, mismatched", "adaptive_ece"))
+    assert any("mnli" in line and "linear probe" in line for line in last)
 
 
 def test_few_shot_runs_over_seeds(data, backbone, tmp_path):
@@ -112,4 +112,4 @@ def test_few_shot_runs_over_seeds(data, backbone, tmp_path):
     said = command("ablate", "few-shot", *options, "--method", "probe", "--method", "adamix")
     results = pd.read_parquet(tmp_path / "results.parquet")
     assert set(results["seed"]) == set(range(5)) and set(results["examples"]) == {30} and {*results["steps"]} == {0, 8}
-    assert "cola, 30 examples: matthews x 100" in said and "±" in said
+    assert "cola, equal steps, 30 examples: matthews x 100" in said and "±" in said

@@ -11,8 +11,9 @@ from adamix_lab.core.adaptations import Bottleneck
 from adamix_lab.experiments import running
 from adamix_lab.experiments.ablation import ablate
 from adamix_lab.experiments.grids import grid_of
+from adamix_lab.experiments.results import measures
 from adamix_lab.experiments.seeds import train_seeds
-from adamix_lab.experiments.settings import Engine
+from adamix_lab.experiments.settings import BUDGETS, Engine
 from adamix_lab.tasks.loading import load_task
 from adamix_lab.training.recipe import Recipe
 
@@ -55,6 +56,12 @@ def test_three_views_and_an_oracle_of_one_comparison(noisy, tmp_path):
     assert set(results["task"]) == {f"{noisy['task']}, {noisy['rows']} rows, 25% noise"}
     scaled = results[results["strategy"] == "scaled"]
     assert set(scaled["compute"]) == {"best", "oracle"}
+    told = measures(results)  # accuracy, NLL and calibration of each, and once more where a slice fitted a temperature
+    assert list(told.columns) == ["task", "budget", "variant", "strategy", "accuracy", "loss", "adaptive_ece"]
+    assert len(told) == 8 + 4 and (told[["accuracy", "loss", "adaptive_ece"]] != "").all(axis=None)
+    assert sorted(told.loc[told["strategy"] == "scaled", "budget"].unique()) == sorted(
+        BUDGETS[view] for view in ("best", "oracle")
+    )
     text = "\n".join(lines)
     for view in ("equal rate and steps", "each at its own best", "by true labels (an oracle)", "equal compute"):
         assert view in text

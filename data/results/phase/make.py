@@ -22,7 +22,7 @@ import typer
 from adamix_lab.analysis.plots import save_figure
 from adamix_lab.analysis.statistics import verdict_of
 from adamix_lab.core.files import write_text
-from adamix_lab.experiments.contrasts import Scores, Side, minus, task_loss
+from adamix_lab.experiments.contrasts import Scores, Side, minus
 from adamix_lab.experiments.grids import Grid, read_grid
 from adamix_lab.experiments.results import Results, gather, read_results
 from adamix_lab.lessons.ablations import draw_phase, drawn_lines, tally
@@ -75,7 +75,7 @@ def planned(grid: Grid, stops: pd.DataFrame) -> pd.DataFrame:
 def table_of(results: Results, plan: pd.DataFrame) -> pd.DataFrame:
     """The lines of the plan that all seeds have, judged, in points and in nats."""
     table, curves = results.table[results.table["judged_on"] != "slice"], results.curves
-    losses = curves.groupby("run")[task_loss(curves)].agg(lambda each: each.tail(5).mean())
+    losses = curves.groupby("run")["task_loss"].agg(lambda each: each.tail(5).mean())
     single = table[table["variant"] == "single"].drop_duplicates("run")
     fit = single["run"].map(losses).groupby([single[name] for name in CELL]).mean()
     named = table.assign(task=table[PLACE].astype(str).agg(", ".join, axis=1), compute="steps")
