@@ -103,12 +103,15 @@ def collect(
     if not source.exists():
         raise FileNotFoundError(f"{source} is not there: expected a folder of submissions, or the platform's zip file.")
     files = list(_zipped(source, source) if source.is_file() else _folder(source))
+    files = list(_expanded(_without_root(files, source.stem, tell), tell))
+    chance = _by_chance(files)
     handed: dict[tuple[str, str], list[Submission]] = {}
-    for file in _expanded(_without_root(files, source.stem, tell), tell):
-        if len(file.place.parts) == 1 and not _of_platform(file.place) and file.place.suffix not in (".ipynb", ".zip"):
+    for file in files:
+        match = None if file.place in chance else _of_platform(file.place)
+        if len(file.place.parts) == 1 and not match and file.place.suffix not in (".ipynb", ".zip"):
             tell(f"{file.place} belongs to nobody: it was left aside.")
             continue
-        submission = _submission(file, due)
+        submission = _submission(file, due, match)
         handed.setdefault((submission.person, submission.platform), []).append(submission)
     if not handed:
         raise FileNotFoundError(f"{source} holds no files: expected notebooks, in folders or zip files by person.")
@@ -159,8 +162,8 @@ def _expanded(files: Sequence[File], tell: Callable[[str], None]) -> Iterator[Fi
             yield file  # that person is told, and all others are graded
             continue
         loose = len(file.place.parts) == 1 and not _of_platform(file.place)
-        owners = {_owner(f.place) for f in inside if f.place.suffix == ".ipynb"}
-        if loose and (len(owners) > 1 or any(_of_platform(f.place) for f in inside)):
+        owners = {_owner(f.place, _of_platform(f.place)) for f in inside if f.place.suffix == ".ipynb"}
+        if loose and (len(owners) > 1 or any(MOODLE.match(f.place.parts[0]) for f in inside)):
             yield from inside
         else:
             yield from (replace(f, place=_beside(file.place, f.place.name)) for f in inside)
@@ -232,15 +235,23 @@ def _of_platform(place: PurePosixPath) -> re.Match[str] | None:
     return MOODLE.match(place.parts[0]) or CANVAS.match(place.name)
 
 
-def _owner(place: PurePosixPath) -> str:
+def _by_chance(files: Sequence[File]) -> set[PurePosixPath]:
+    """Files that are called as Canvas calls them by chance: numbers, such as a date, that other people's have, too."""
+    named = [(f.place, match) for f in files if (match := _of_platform(f.place)) and match.re is CANVAS]
+    people = {(n, match[n], place.parent, match["name"]) for place, match in named for n in ("id", "upload")}
+    shared = Counter((n, number) for n, number, *_ in people)
+    return {place for place, match in named if max(shared[n, match[n]] for n in ("id", "upload")) > 1}
+
+
+def _owner(place: PurePosixPath, match: re.Match[str] | None) -> str:
     """Whose a file is by its name: one of a platform, or the folder, or the file."""
-    if match := _of_platform(place):
+    if match:
         return match["id"]
     return place.parts[0] if len(place.parts) > 1 else place.stem
 
 
-def _submission(file: File, due: datetime.datetime | None) -> Submission:
-    place, match, person = file.place, _of_platform(file.place), _owner(file.place)
+def _submission(file: File, due: datetime.datetime | None, match: re.Match[str] | None) -> Submission:
+    place, person = file.place, _owner(file.place, match)
     platform = "plain" if match is None else "canvas" if match.re is CANVAS else "moodle"
     late = (due is not None and file.when > due) or bool(platform == "canvas" and match and match["late"])
     own, attempt = (match["file"] if match else "") or place.name, 0

@@ -55,6 +55,29 @@ def test_a_folder_around_all_is_nobody(tmp_path, files, names):
     assert set(people(zipped(tmp_path / "handed.zip", dict.fromkeys(files, "{}")))[0]) == names
 
 
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (("ada_2024_11_30.ipynb", "bob_2024_11_30.ipynb"), {"ada_2024_11_30", "bob_2024_11_30"}),  # a date
+        (("ada_30_11_2024.ipynb", "bob_29_11_2024.ipynb"), {"ada_30_11_2024", "bob_29_11_2024"}),
+        (("ada_1_01_routing.ipynb", "bob_2_01_routing.ipynb"), {"ada_1_01_routing", "bob_2_01_routing"}),  # a group
+        (("ada/hw_2024_11_30.ipynb", "bob/hw_2024_11_29.ipynb", "eve/x.ipynb"), {"ada", "bob", "eve"}),
+        (("ada_2024_11_30.ipynb", "turing_345_678_x.ipynb", "noether_346_679_x.ipynb", "bob_2024_11_30.ipynb"), None),
+    ],
+)
+def test_a_number_that_two_people_share_is_no_id_of_canvas(tmp_path, files, names):
+    handed, _ = people(zipped(tmp_path / "z.zip", dict.fromkeys(files, "{}")))
+    assert set(handed) == (names or {"ada_2024_11_30", "bob_2024_11_30", "turing", "noether"})
+    assert {s.platform for name, s in handed.items() if name in ("turing", "noether")} <= {"canvas"}
+
+
+def test_whoever_zipped_a_file_with_a_date_is_who_the_zip_file_names(tmp_path):
+    for name in ("ada", "bob"):
+        zipped(tmp_path / f"{name}.zip", {"hw_2024_11_30.ipynb": name})
+    handed, _ = people(tmp_path)
+    assert {name: [*s.read().values()] for name, s in handed.items()} == {"ada": [b"ada"], "bob": [b"bob"]}
+
+
 def test_a_bad_entry_costs_nobody_else(tmp_path):
     path = zipped(tmp_path / "z.zip", {f"{name}/x.ipynb": f"of {name}" for name in ("crc", "locked", "odd", "good")})
     patched(path, "crc/x.ipynb", 16, 0xDEAD)
