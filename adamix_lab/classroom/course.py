@@ -58,6 +58,11 @@ def done(answer: dict[str, Any], what: str) -> None:
         raise LabError(f"{what} failed in nbgrader: {words[-1] if words else 'it did not say why'}.")
 
 
+def cell_names(notebook: Any) -> set[str]:
+    """What nbgrader calls the cells of a built notebook."""
+    return {cell.metadata.nbgrader.grade_id for cell in notebook.cells}
+
+
 def release(name: str, course: Path, folder: Path | None = None) -> tuple[Path, Path]:
     """Makes the student's and the instructor's version of an assignment: the two files.
 
@@ -69,14 +74,17 @@ def release(name: str, course: Path, folder: Path | None = None) -> tuple[Path, 
 
     notebook, maker = build(name, folder), api(course)
     source, solution = (course / part / name / f"{name}.ipynb" for part in ("source", "solution"))
-    source.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(notebook, source)
-    answer = maker.generate_assignment(name, force=True)
-    if not answer["success"] and "submissions associated" in (answer.get("error") or ""):
+    with maker.gradebook as book:
+        handed_in = book.assignment_submissions(name)
+    # before anything changes: nbgrader refuses it, too, but first removes the version that students have
+    if handed_in and source.is_file() and cell_names(notebook) != cell_names(nbformat.read(source, as_version=4)):
         raise LabError(
             f"{name} has submissions in {course / 'gradebook'} and its cells have changed since: expected the cells "
             "that students were given. Give a new --course folder for the new version."
         )
+    source.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, source)
+    answer = maker.generate_assignment(name, force=True)
     done(answer, f"The release of {name}")
     solution.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, solution)

@@ -154,6 +154,53 @@ def test_a_release_has_stubs_and_neither_solutions_nor_hidden_tests(course, rele
     assert sum(points_of(NAME).values()) == FULL
 
 
+OWN = """# %% [markdown]
+# Count.
+
+# %% answer="count" minutes=1 difficulty=1 aims="x"
+def count():
+    ### BEGIN SOLUTION
+    return 3
+    ### END SOLUTION
+
+# %% check="count-one" points=1
+assert count() == 3
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "refused"),
+    [
+        ('\n# %% check="count-two" points=2\nassert count() < 4\n', True),
+        ("\n# %% [markdown]\n# More text.\n", True),
+        ("assert count() != 4\n", False),  # the same cells with another test: everyone is graded anew
+    ],
+)
+def test_a_release_with_other_cells_is_refused_before_anything_is_lost(tmp_path, monkeypatch, more, refused):
+    from adamix_lab.classroom.course import release
+
+    monkeypatch.setattr(grading, "run", run_here)
+    sources, own, handed = tmp_path / "src", tmp_path / "own", tmp_path / "handed"
+    sources.mkdir()
+    (sources / f"{NAME}.py").write_text(OWN)
+    _, solution = release(NAME, own, sources)
+    handed.mkdir()
+    shutil.copyfile(solution, handed / "ada.ipynb")
+    assert grade(own, handed).exit_code == 0 and rows(own)["ada"]["points"] == "1"
+    files = {
+        path: path.read_bytes() for part in ("source", "release", "solution") for path in (own / part).rglob("*.*")
+    }
+    (sources / f"{NAME}.py").write_text(OWN + more)
+    if not refused:
+        release(NAME, own, sources)
+        assert "unchanged" not in grade(own, handed).output
+        return
+    with pytest.raises(ValueError, match=r"has submissions in .* new --course folder"):
+        release(NAME, own, sources)
+    assert {path: path.read_bytes() for path in files} == files
+    assert "(unchanged)" in grade(own, handed).output and rows(own)["ada"]["points"] == "1"
+
+
 def test_people_of_two_platforms_are_graded_in_one_command(course, released, tmp_path, monkeypatch):
     monkeypatch.setattr(grading, "run", run_here)
     right = reference(NAME)
