@@ -192,7 +192,9 @@ def evaluate_points(
     return landscape
 
 
-def task_batches(task: Task, tokenizer: Any, rows: int | None = None, batch_size: int = 64) -> list[Batch]:
+def task_batches(
+    task: Task, tokenizer: Any, rows: int | None = None, batch_size: int = 64, max_length: int = 128
+) -> list[Batch]:
     """The first rows of a task's evaluation set as fixed batches with labels, longest rows first.
 
     Raises ValueError for an empty evaluation set, or a task that is not one of classes.
@@ -202,7 +204,7 @@ def task_batches(task: Task, tokenizer: Any, rows: int | None = None, batch_size
     chosen = task.evaluation[:rows]
     if not chosen:
         raise LabError(f"The evaluation set of {task.name!r} is empty ({rows = }): expected at least one row.")
-    examples = encode(chosen, task, tokenizer)
+    examples = encode(chosen, task, tokenizer, max_length)
     return [batch for _, batch in sequential(examples, batch_size, padding_of(tokenizer))]
 
 

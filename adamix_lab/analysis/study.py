@@ -17,17 +17,17 @@ from adamix_lab.analysis import calibration, plots, posterior
 from adamix_lab.analysis.calibration import Method
 from adamix_lab.analysis.landscape import METRICS, Landscape, Say, evaluate_points, task_batches
 from adamix_lab.analysis.points import Points, experts_of, line, plane, point_of, random_plane, simplex
-from adamix_lab.analysis.posterior import FixedBatches, Samples, merged_sample
+from adamix_lab.analysis.posterior import FixedBatches, Samples, fix_batches, merged_sample
 from adamix_lab.core.errors import LabError, one_of, unknown
 from adamix_lab.core.files import alone, write_atomically, write_text
 from adamix_lab.core.routing import generator_for
 from adamix_lab.fast.tree import check_budget
 from adamix_lab.models.model import MixtureModel
-from adamix_lab.tasks.batches import check_answers, check_labels
+from adamix_lab.tasks.batches import allowed_length, check_answers, check_labels
 from adamix_lab.tasks.loading import load_task, saved_task
 from adamix_lab.tasks.tasks import Row, Task, hold_out
 from adamix_lab.training.doctor import versions
-from adamix_lab.training.shipped import learners, load_saved, load_twin
+from adamix_lab.training.shipped import learners, load_saved, load_twin, trained_length
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -103,10 +103,11 @@ def landscape_of(
     one_of("dtype", dtype, ("float32", "bfloat16"))
     device = choose_device(device)
     if name in learners():
-        mixture, tokenizer = load_twin(name, seed, stage)
+        (mixture, tokenizer), longest = load_twin(name, seed, stage), None
         task = task or load_task("aspects")
     elif Path(name).is_dir():
         mixture, tokenizer, config = load_saved(Path(name))
+        longest = trained_length(config)
         task = task or saved_task(config["notes"])
     else:
         raise unknown("Twin, or folder,", name, learners())
@@ -114,7 +115,7 @@ def landscape_of(
     check_answers(mixture, task)
     points = points_of_kind(kind, mixture, steps, seed)
     mixture = mixture.to(device, getattr(torch, dtype))
-    batches = task_batches(task, tokenizer, rows, batch_size)
+    batches = task_batches(task, tokenizer, rows, batch_size, allowed_length(longest, mixture.model, tokenizer))
     return evaluate_points(mixture, points, batches, store, seed=seed, say=say)
 
 
@@ -205,12 +206,13 @@ def write_posterior(
     notes = config["notes"]
     parts, description = _choose_rows(task, outside, notes.get("recipe") or {}, settings)
     say(f"{task.name}: {description}; {mixture.space.number:,} routes")
-    fixed = _fix_parts(mixture, tokenizer, parts)
+    longest = trained_length(config)
+    fixed = _fix_parts(mixture, tokenizer, parts, longest)
     routes = {name: _under_routes(part, settings) for name, part in fixed.items()}
     say(f"routes answered after {time.perf_counter() - start:.0f} s")
     methods = _methods(fixed, routes, settings)
     if members:
-        apart = [_fix_parts(*load_saved(member)[:2], parts) for member in members]
+        apart = [_fix_parts(*load_saved(member)[:2], parts, longest) for member in members]
         methods["single adapter, one"] = Method({name: merged_sample(part) for name, part in apart[0].items()})
         samples = {name: posterior.member_samples([member[name] for member in apart]) for name in parts}
         methods[f"apart, {len(members)} trained"] = Method(samples, len(members))
@@ -258,8 +260,8 @@ def _choose_rows(inner: Task, outer: Task | None, recipe: Mapping[str, Any], set
     return parts, sentence
 
 
-def _fix_parts(mixture: MixtureModel, tokenizer: Any, parts: Parts) -> dict[str, FixedBatches]:
-    return {name: posterior.fix_batches(mixture, task, tokenizer, rows) for name, (task, rows) in parts.items()}
+def _fix_parts(mixture: MixtureModel, tokenizer: Any, parts: Parts, most: int | None) -> dict[str, FixedBatches]:
+    return {name: fix_batches(mixture, task, tokenizer, rows, max_length=most) for name, (task, rows) in parts.items()}
 
 
 def _under_routes(part: FixedBatches, settings: Settings) -> Samples:

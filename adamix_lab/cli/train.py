@@ -97,13 +97,14 @@ def evaluate(
     data = saved_task(read_config(folder)["notes"], task)
     from adamix_lab.experiments.seeds import SHOWN, over_seeds
     from adamix_lab.training.evaluation import evaluate as compare
-    from adamix_lab.training.shipped import load_saved
+    from adamix_lab.training.shipped import load_saved, trained_length
 
-    mixture, tokenizer, _ = load_saved(folder)
+    mixture, tokenizer, config = load_saved(folder)
     print(data.report)
     for part in data.evaluation_tasks():
         print(part.name)
-        print(over_seeds([compare(mixture, part, tokenizer, strategy or SHOWN, seed)]))
+        found = compare(mixture, part, tokenizer, strategy or SHOWN, seed, max_length=trained_length(config))
+        print(over_seeds([found]))
 
 
 def predict(
@@ -113,7 +114,7 @@ def predict(
 ) -> None:
     """Class probabilities of sentences, or the numbers of a regression."""
     from adamix_lab.training.evaluation import predict as answer
-    from adamix_lab.training.shipped import load_saved
+    from adamix_lab.training.shipped import load_saved, trained_length
 
     mixture, tokenizer, config = load_saved(folder)
     inputs: list[Any] = texts
@@ -123,7 +124,8 @@ def predict(
                 f"{len(texts)} texts were given to a task of pairs: expected an even number, first and second in turn."
             )
         inputs = list(zip(texts[::2], texts[1::2], strict=True))
-    for given, said in zip(inputs, answer(mixture, tokenizer, inputs, strategy).said(), strict=True):
+    found = answer(mixture, tokenizer, inputs, strategy, max_length=trained_length(config))
+    for given, said in zip(inputs, found.said(), strict=True):
         print(f"{said}  {' | '.join(given) if isinstance(given, tuple) else given}")
 
 
@@ -179,10 +181,10 @@ def generate(
     new_tokens: Annotated[int, options.NEW_TOKENS] = 64,
 ) -> None:
     """Writes a text for each source."""
-    from adamix_lab.generation.comparison import load_generator
     from adamix_lab.generation.decoding import Decoding, generate_texts
+    from adamix_lab.training.shipped import load_saved
 
-    mixture, tokenizer = load_generator(folder)
+    mixture, tokenizer, _ = load_saved(folder)
     for text in generate_texts(mixture, sources, tokenizer, Decoding(beams=beams, new_tokens=new_tokens), strategy):
         print(text)
 

@@ -6,7 +6,8 @@ and with none, one seed for rows, wrong labels and training.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -90,8 +91,8 @@ def load_twin(
 def twin_recipe(twin: Learner, seed: int, steps: int | None = None) -> Recipe:
     """The recipe of "aspects", the same for all, with what sets the twin apart."""
     recipe = preset("laptop-minilm-aspects").recipe
-    consistency = replace(recipe.consistency, weight=twin.consistency)
-    return replace(recipe, seed=seed, steps=steps or recipe.steps, consistency=consistency, checkpoint_every=0)
+    settings = {"seed": seed, "steps": steps or recipe.steps, "checkpoint_every": 0}
+    return recipe.with_options(consistency=twin.consistency, **settings)
 
 
 def sentences(cell: str, seed: int) -> Task:
@@ -99,6 +100,12 @@ def sentences(cell: str, seed: int) -> Task:
     one_of("data", cell, ("noisy", "clean"))
     noise = 0.25 if cell == "noisy" else 0.0
     return load_task("subjectivity", rows=400, seed=seed, label_noise=noise, part="fresh")
+
+
+def trained_length(config: Mapping[str, Any]) -> int | None:
+    """Tokens a row in the training of a saved folder, by its configuration; None where its notes do not say it."""
+    recipe = config["notes"].get("recipe")
+    return recipe.get("max_length") if isinstance(recipe, Mapping) else None
 
 
 def load_saved(

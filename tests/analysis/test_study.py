@@ -68,11 +68,11 @@ def test_temperatures_need_rows_that_training_did_not_see(saved, tmp_path, monke
     seen = []
     real = posterior.fix_batches
 
-    def watch(mixture, task, tokenizer, rows):
+    def watch(mixture, task, tokenizer, rows, **more):
         seen.append([row["sentence"] for row in rows])
-        return real(mixture, task, tokenizer, rows)
+        return real(mixture, task, tokenizer, rows, **more)
 
-    monkeypatch.setattr(posterior, "fix_batches", watch)
+    monkeypatch.setattr(study, "fix_batches", watch)
     monkeypatch.setattr(study, "_pictures", lambda tables, title: {})
     write_posterior(tmp_path / "mixture", tmp_path / "out", TASK, SMALL, say=lambda line: None)
     dev = [row["sentence"] for row in hold_out(TASK.train, 0.2, 5)[1]]

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import bad_command_lines
+import close
 import pyarrow
 import pytest
 import typer
@@ -23,6 +24,7 @@ from adamix_lab.cli import main as cli
 from adamix_lab.cli.boundary import as_options
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.objective import Consistency
+from adamix_lab.tasks.batches import TextsCut
 from adamix_lab.training.recipe import Recipe, preset
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,6 +55,43 @@ def test_train_prints_a_table_of_strategies_over_seeds(trained):
     assert "±" in out and all(name in out for name in ("merged", "random-token", "ensemble"))
     record = json.loads((folder / "out/results.json").read_text())
     assert {row["seed"] for row in record["rows"]} == {0, 1} and record["versions"]["torch"]
+
+
+def test_what_was_trained_on_short_rows_is_read_on_rows_as_short(tmp_path, monkeypatch):
+    """The table of `train` again, by `evaluate`, `posterior` and `landscape`; a row's beginning tells its class."""
+    import pandas as pd
+    import tiny
+    import tiny_task
+
+    monkeypatch.chdir(tmp_path)
+    tiny.bert().save_pretrained("base")
+    tiny_task.tokenizer().save_pretrained("base")
+    rng, rows = random.Random(0), []
+    for n in range(80):
+        words = rng.choices((tiny_task.BAD, tiny_task.GOOD)[n % 2], k=3) + rng.choices(tiny_task.PLAIN, k=20)
+        rows.append({"text": " ".join(words), "label": n % 2})
+    Path("rows.json").write_text(json.dumps(rows))
+    told = {}
+    for words in (
+        "train --task rows.json --model base --out out --steps 30 --max-length 6 --lr 0.01 --size 4 --experts 2",
+        "evaluate out/seed0",
+        "posterior out/seed0 --draws 2 --token-draws 1 --dropout 0 --out posterior",
+        "landscape out/seed0 --kind line --points 3 --out landscape",
+    ):
+        with pytest.warns(TextsCut, match="longer than max_length = 6"):
+            done = CliRunner().invoke(cli.app, words.split())
+        assert done.exit_code == 0, done.output
+        told[words.split()[0]] = done.output
+    merged = [
+        next(line for line in told[name].splitlines() if line.startswith("merged ")) for name in ("train", "evaluate")
+    ]
+    assert merged[0] == merged[1]
+    record = json.loads(Path("out/results.json").read_text())["rows"][0]
+    table = pd.read_csv("posterior/strategies.csv").iloc[0]
+    close.assert_close(float(table["accuracy"]), record["accuracy"], close.ROUNDED)
+    with pytest.warns(TextsCut, match="longer than max_length = 6"):
+        done = CliRunner().invoke(cli.app, ["predict", "out/seed0", rows[0]["text"]])
+    assert done.exit_code == 0, done.output
 
 
 def test_no_file_of_a_training_names_an_absolute_path(trained):
