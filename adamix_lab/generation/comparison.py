@@ -15,18 +15,18 @@ from torch import nn
 
 from adamix_lab.baselines.making import baseline
 from adamix_lab.core.adaptations import Bottleneck, LoRA
-from adamix_lab.core.errors import LabError, check_experts, one_of, positive
+from adamix_lab.core.errors import LabError, one_of, positive
 from adamix_lab.core.files import CONFIG, alone, read_json, told, write_text
 from adamix_lab.core.merging import merge
 from adamix_lab.core.routing import generator_for
 from adamix_lab.generation.decoding import Decoding, a_route_each, generate_texts, one_route, search, selection_of, trim
 from adamix_lab.generation.scores import score, table
 from adamix_lab.generation.tasks import METHODS, GenerationTask
-from adamix_lab.generation.training import check_decoder, one_view, prompts, separators, train_generator
+from adamix_lab.generation.training import check_decoder, prompts, separators, train_generator
 from adamix_lab.models.model import MixtureModel, attach
 from adamix_lab.tasks.backbones import load_backbone
 from adamix_lab.tasks.batches import TextsCut
-from adamix_lab.tasks.tasks import data_root
+from adamix_lab.tasks.tasks import data_root, rows_digest
 from adamix_lab.training.doctor import versions
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.report import save
@@ -55,16 +55,8 @@ class Settings:
     dropout: float = 0.1
     size: int = 8
 
-    def __post_init__(self) -> None:
-        check_experts(self.experts)
-
 
 SHOWN = ("frozen", "lora", "adamix-lora", "full")
-
-
-def strategies_of(method: str) -> tuple[str, ...]:
-    """How a method is decoded, a row of the table each."""
-    return ("merged", "fixed") if method.startswith("adamix") else ("merged",)
 
 
 def attach_method(method: str, model: nn.Module, settings: Settings) -> MixtureModel | None:
@@ -84,7 +76,7 @@ def attach_method(method: str, model: nn.Module, settings: Settings) -> MixtureM
 
 def recipe_of(method: str, settings: Settings) -> Recipe:
     """The settings' recipe as a method takes it: two views of several experts, full fine-tuning's own rate."""
-    recipe = settings.recipe if method.startswith("adamix") else one_view(settings.recipe)
+    recipe = settings.recipe if method.startswith("adamix") else settings.recipe.with_options(consistency=0.0)
     return replace(recipe, lr=(recipe.head_lr if method == "full" else None) or recipe.lr, head_lr=None)
 
 
@@ -110,7 +102,9 @@ def compare_generators(
     """
     for name in variants:
         one_of("variant", name, METHODS)
-    data = {"pairs": len(task.train), "sources": len(task.evaluation)}
+    data: dict[str, Any] = {"pairs": len(task.train), "sources": len(task.evaluation)}
+    parts = (task.train, task.label), (task.evaluation, "references")
+    data["sha256"] = [rows_digest(rows, (*task.text, column)) for rows, column in parts]
     plain = {**asdict(settings), "recipe": settings.recipe.to_dict()}
     facts = {"task": task.name, "data": data, "backbone": told(backbone), "settings": plain}
     say(
@@ -151,7 +145,7 @@ def run_variant(method: str, task: GenerationTask, backbone: str, settings: Sett
             if mixture.sites:
                 save(mixture, folder, {"task": task.name, "backbone": told(backbone), "recipe": recipe.to_dict()})
         seconds = time.perf_counter() - began
-        strategies = strategies_of(method)
+        strategies = ("merged", "fixed") if method.startswith("adamix") else ("merged",)  # a row of the table each
         rows = [_row(method, strategy, mixture or model, tokenizer, task, settings) for strategy in strategies]
     said = sorted({str(warning.message) for warning in caught if issubclass(warning.category, TextsCut)})
     return {"rows": rows, "trained_parameters": trained, "seconds": seconds, "cut": said, "versions": versions()}
@@ -203,13 +197,6 @@ def thinned(task: GenerationTask, sources: int | None) -> GenerationTask:
     return replace(task, evaluation=[task.evaluation[n] for n in spread(len(task.evaluation), sources)])
 
 
-def load_generator(folder: Path) -> tuple[MixtureModel, Any]:
-    """(merged or unmerged mixture, tokenizer) of a folder that `compare_generators` saved experts in."""
-    mixture, tokenizer, _ = load_saved(folder)
-    check_decoder(mixture.model, 2)
-    return mixture, tokenizer
-
-
 def _done(path: Path, facts: Record) -> Record | None:
     if not path.is_file():
         return None
@@ -249,19 +236,16 @@ def place_of(seed: int = 0, folder: Path | None = None) -> Path:
 
 def load_writer(seed: int = 0, folder: Path | None = None) -> tuple[MixtureModel, Any]:
     """(mixture in evaluation mode, tokenizer) of shipped experts. Raises as `place_of`."""
-    return load_generator(place_of(seed, folder))
+    return load_saved(place_of(seed, folder))[:2]
 
 
 @lru_cache(maxsize=16)
-def load_texts(seed: int = 0, folder: Path | None = None) -> dict[str, list[str]]:
-    """What shipped experts wrote for every evaluation source, by strategy. Raises as `place_of`."""
-    return json.loads((place_of(seed, folder) / TEXTS).read_text(encoding="utf-8"))
+def load_texts(seed: int = 0, folder: Path | None = None, file: str = TEXTS) -> dict[str, Any]:
+    """What shipped experts wrote for every evaluation source, by strategy. Raises as `place_of`.
 
-
-@lru_cache(maxsize=4)
-def load_explored(folder: Path | None = None) -> dict[str, dict[str, list[str]]]:
-    """What ten sources became, by route and number of beams (as text). Raises as `place_of`."""
-    return json.loads((place_of(0, folder) / EXPLORED_TEXTS).read_text(encoding="utf-8"))
+    file: EXPLORED_TEXTS has what ten sources became, by route and number of beams (as text).
+    """
+    return json.loads((place_of(seed, folder) / file).read_text(encoding="utf-8"))
 
 
 def write_one(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import torch
@@ -134,11 +135,7 @@ def _search(
         pad_token_id=end,
         logits_processor=_processors(settings, width),
     )
-    return [_until(row, ends) for row in made[:, width:].tolist()]
-
-
-def _until(tokens: list[int], ends: Sequence[int]) -> list[int]:
-    return next((tokens[:n] for n, token in enumerate(tokens) if token in ends), tokens)
+    return [[*takewhile(lambda token: token not in ends, row)] for row in made[:, width:].tolist()]
 
 
 def _processors(settings: Decoding, written_from: int) -> Any:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adamix_lab.core.errors import Kind, LabError, extra, one_of, positive, unknown
-from adamix_lab.tasks.rows import SUFFIXES, read_file, split_file
+from adamix_lab.core.errors import Kind, LabError, one_of, positive, unknown
+from adamix_lab.tasks.rows import PARQUET, Part, read_files, read_hub
 from adamix_lab.tasks.tasks import EMBEDDED_TEXTS, Row, Task, embedded_folder, sample
 
 METHODS = {  # what `comparison` trains: titles in its table
@@ -87,7 +87,6 @@ HUB = {  # name: (data set, configuration, as its parquet branch has it)
     "webnlg": ("webnlg-challenge/web_nlg", "webnlg_challenge_2017"),
     "dart": ("Yale-LILY/dart", "default"),
 }
-PARQUET = "refs/convert/parquet"  # the branch where the Hub keeps data sets that once had a script as plain files
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ def load_generation_task(
     one_of("part", part, ("test", "validation"))
     if rows is not None:
         positive("rows", rows)
-    train, evaluation = (_read(source, wanted) for wanted in ("train", part))
+    train, evaluation = (found.rows for found in _read(source, part))
     kind = _kind(train[0], source)
     pairs = [
         {"source": text, "target": target}
@@ -229,39 +228,18 @@ def _pairs(kind: str, row: Mapping[str, Any], where: str) -> Pairs:
 # -- where rows come from ----------------------------------------------------------------------------------
 
 
-def _read(source: str | Path, part: str) -> Sequence[Row]:
+def _read(source: str | Path, part: str) -> list[Part]:
+    """Train, and what is judged on."""
     folder = embedded_folder(str(source)) if str(source) in EMBEDDED_TEXTS else Path(source)
     if folder.is_dir():
-        if found := split_file(folder, part):
-            return read_file(found).rows
-        there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
-        raise FileNotFoundError(
-            f"{folder} holds {there}: expected one {part} file, {part}.jsonl.gz say (any of {', '.join(SUFFIXES)})."
-        )
+        return read_files(folder, (part,))
     if str(source) in HUB:
         data, configuration = HUB[str(source)]
-        return hub_rows(data, part, configuration, PARQUET)
+        return read_hub(data, configuration, (part,), PARQUET)
     if isinstance(source, str) and len(folder.parts) == 2 and not folder.is_absolute():
-        return hub_rows(source, part)
+        return read_hub(source, None, (part,))
     error = unknown("Generation task", source, [*EMBEDDED_TEXTS, *HUB])
     raise LabError(f"{error} Or give the path of a folder with train.* and {part}.*, or a Hub name owner/data.")
-
-
-def hub_rows(data: str, part: str, configuration: str | None = None, revision: str | None = None) -> Sequence[Row]:
-    """One part of a data set through `datasets`, from the Hub or its cache. Raises OSError where it is not to be had.
-
-    data: a Hub name, or a folder of parquet files laid out like one.
-    """
-    with extra("data"):
-        import datasets
-    try:
-        return list(datasets.load_dataset(data, data_dir=configuration, revision=revision, split=part))
-    except (OSError, ValueError, RuntimeError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise OSError(
-            f"Data set {data!r}, {part}, could not be loaded ({first}). Expected a Hub name of parquet files that is "
-            "in the cache or can be fetched. Without network give a local folder with train.jsonl and test.jsonl."
-        ) from error
 
 
 # -- slot coverage: which values of a meaning representation stand in a text that was written for it -----------------

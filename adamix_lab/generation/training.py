@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ import torch
 from torch import nn
 
 from adamix_lab.core.errors import LabError, positive
-from adamix_lab.core.objective import predicts_next
+from adamix_lab.core.objective import IGNORED, predicts_next
 from adamix_lab.models.model import MixtureModel
-from adamix_lab.tasks.batches import IGNORED, Example, TextsCut, positions
+from adamix_lab.tasks.batches import Example, TextsCut, positions
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.run import History
@@ -135,8 +134,3 @@ def train_generator(
     recipe = recipe or Recipe()
     check_decoder(mixture.model, recipe.max_length or 1)
     return train(mixture, task, tokenizer, recipe, folder, None, progress, on_step, encode_pairs)
-
-
-def one_view(recipe: Recipe) -> Recipe:
-    """The recipe without consistency: what a single module and full fine-tuning train with."""
-    return replace(recipe, consistency=replace(recipe.consistency, weight=0.0))

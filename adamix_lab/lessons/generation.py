@@ -11,7 +11,7 @@ import numpy as np
 
 from adamix_lab.analysis.plots import Picture, new_figure
 from adamix_lab.core.objective import next_token_loss
-from adamix_lab.generation.comparison import EXPLORED, TASK, load_explored, load_texts, load_writer, spread, write_one
+from adamix_lab.generation.comparison import EXPLORED, EXPLORED_TEXTS, TASK, load_texts, load_writer, spread, write_one
 from adamix_lab.generation.scores import score
 from adamix_lab.generation.tasks import GenerationTask, coverage, load_generation_task, realised, slots_of
 from adamix_lab.generation.training import encode_pairs
@@ -40,7 +40,7 @@ def inputs() -> list[str]:
 
 def explored() -> dict[str, dict[str, list[str]]]:
     """What was written for the ten inputs, by the way's name in words and its beams."""
-    return {plain(name): texts for name, texts in load_explored().items()}
+    return {plain(name): texts for name, texts in load_texts(file=EXPLORED_TEXTS).items()}
 
 
 def written(number: int, route: str, beams: int) -> tuple[str, dict[str, str], str, int]:

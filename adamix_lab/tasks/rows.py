@@ -25,6 +25,7 @@ from adamix_lab.core.errors import LabError, extra
 from adamix_lab.tasks.tasks import Row, plain
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".jsonl.gz", ".json.gz", ".csv.gz", ".tsv.gz", ".parquet")
+PARQUET = "refs/convert/parquet"  # the branch where the Hub keeps data sets that once had a script as plain files
 Fields = Iterator[tuple[int, int, list[str]]]  # first and last line of a row, and its fields
 
 
@@ -340,7 +341,7 @@ def read_hub(
 
     Args:
         hub: "owner/name".
-        config: of a data set that has several.
+        config: of a data set that has several; of the branch PARQUET the folder.
         splits: besides "train"; none given: the first of validation and test that is there.
         revision: a branch, tag or commit; None takes main.
 
@@ -366,7 +367,7 @@ def read_hub(
             f"Data set {name} could not be loaded ({_cause(error)}). Expected a data set of Parquet, JSON or CSV files "
             "on the Hub (no loading script) that is in the cache or can be fetched. Check the name, the revision and "
             "the network and run it again: whole files are kept. Without network, give a folder with train.* and "
-            "validation.* files."
+            f"{splits[0] if splits else 'validation'}.* files."
         ) from error
     finally:
         datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = offline
@@ -378,9 +379,10 @@ def _hub_splits(hub: str, config: str | None, splits: Sequence[str], revision: s
     import datasets
     from huggingface_hub import constants
 
-    builder = datasets.load_dataset_builder(hub, config, revision=revision)
+    which = {"data_dir" if revision == PARQUET else "name": config}
+    builder = datasets.load_dataset_builder(hub, revision=revision, **which)
     commit = re.fullmatch(r"[0-9a-f]{40}", revision or "")
-    if revision not in (None, builder.hash) and (commit or constants.HF_HUB_OFFLINE):
+    if revision not in (None, PARQUET, builder.hash) and (commit or constants.HF_HUB_OFFLINE):
         # Without network, datasets takes whatever the cache holds, of any revision.
         raise FileNotFoundError(f"the cache holds commit {builder.hash}; give that as the revision, or none")
     builder.download_and_prepare()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
+import json
 import os
 import random
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -175,6 +177,12 @@ def plain(value: Any) -> Any:
     if type(value).__name__ in ("NAType", "NaTType"):
         return None
     return plain(value.tolist()) if hasattr(value, "tolist") else value
+
+
+def rows_digest(rows: Iterable[Row], columns: Sequence[str]) -> str:
+    """A short hash of some columns of rows, by which they are known again."""
+    text = "".join(json.dumps([row[name] for name in columns]) for row in rows)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def text_of(row: Mapping[str, Any], column: str, place: str) -> str:

@@ -7,8 +7,6 @@ The rest is what any loop needs: the best weights on a slice of train, a log, ch
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import json
 import os
 import platform
 from collections import defaultdict
@@ -44,7 +42,7 @@ from adamix_lab.tasks.batches import (
     sequential,
     to_device,
 )
-from adamix_lab.tasks.tasks import Task, hold_out
+from adamix_lab.tasks.tasks import Row, Task, hold_out, rows_digest
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.run import History, Run
 
@@ -96,7 +94,8 @@ def train(
     declare_task(mixture, task, encoder)
     accelerator = start_accelerator(recipe)
     student, examples, dev, pad = prepare_data(mixture.to(accelerator.device), task, tokenizer, recipe, encoder)
-    identity = identify(mixture, task) if folder is not None else None
+    chosen_on = task.evaluation if recipe.choose_on == "evaluation" else ()
+    identity = identify(mixture, task, chosen_on) if folder is not None else None
     # of several processes the main one writes
     lock = locked(Path(folder)) if folder is not None and accelerator.is_main_process else nullcontext()
     try:
@@ -187,14 +186,14 @@ def declare_task(mixture: MixtureModel, task: Task, encoder: Encoder = encode) -
     declare(model, kind, task.classes if len(task.classes) == count_answers(model) else ())
 
 
-def identify(mixture: MixtureModel, task: Task) -> dict[str, Any]:
-    """Plain values that say which model learns from which rows; a checkpoint of others is refused."""
+def identify(mixture: MixtureModel, task: Task, chosen_on: Sequence[Row] = ()) -> dict[str, Any]:
+    """Plain values that say which model learns from, and is chosen on, which rows; another's checkpoint is refused."""
     from adamix_lab.models.saving import describe
 
     attached = describe(mixture)
     model = {name: attached[name] for name in ("adaptation", "experts", "share", "sites", "head", "num_labels")}
-    rows = "".join(json.dumps([row[name] for name in (*task.text, task.label)]) for row in task.train)
-    data = {"rows": len(task.train), "sha256": hashlib.sha256(rows.encode()).hexdigest()[:16]}
+    digest = rows_digest([*task.train, *chosen_on], (*task.text, task.label))
+    data = {"rows": len(task.train), "sha256": digest}
     return {"model": {**model, "base": attached["base"]["fingerprint"]}, "data": data}
 
 
@@ -266,7 +265,8 @@ def prepare_data(
     rows, dev_rows = task.train, task.evaluation
     if recipe.choose_on == "slice":
         together = task.text if task.generates else ()
-        rows, dev_rows = hold_out(task.train, recipe.dev_fraction, recipe.seed, task.label, together)
+        label = task.label if task.kind == "classes" else ""  # whole numbers to be met are no classes
+        rows, dev_rows = hold_out(task.train, recipe.dev_fraction, recipe.seed, label, together)
     longest = allowed_length(recipe.max_length, mixture.model, tokenizer)
     examples = encoder(rows, task, tokenizer, longest)
     dev = encoder(dev_rows, task, tokenizer, longest) if dev_rows else []

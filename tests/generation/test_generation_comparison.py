@@ -17,13 +17,13 @@ from adamix_lab.generation.comparison import (
     SHOWN,
     Settings,
     compare_generators,
-    load_generator,
     spread,
     thinned,
 )
 from adamix_lab.generation.decoding import Decoding, generate_texts
 from adamix_lab.generation.tasks import METHODS
 from adamix_lab.training.recipe import Recipe
+from adamix_lab.training.shipped import load_saved
 
 pytest.importorskip("sacrebleu")
 TASK = tiny_generation.task()
@@ -100,6 +100,10 @@ def test_finished_variants_are_read_and_killed_ones_done(done, decoder, monkeypa
     ]
     with pytest.raises(ValueError, match=r"frozen.json holds results of another settings.*Choose another folder"):
         compare_generators(TASK, decoder, replace(SETTINGS, rank=3), folder, SHOWN, lambda text: None)
+    pair, asked = TASK.train[0] | {"target": "other words"}, TASK.evaluation[0] | {"references": ("other words",)}
+    for rows in ({"train": [pair, *TASK.train[1:]]}, {"evaluation": [asked, *TASK.evaluation[1:]]}):  # as many, others
+        with pytest.raises(ValueError, match="holds results of another data"):
+            compare_generators(replace(TASK, **rows), decoder, SETTINGS, folder, ["frozen"], lambda text: None)
     (folder / "frozen.json").write_text("{")
     with pytest.raises(ValueError, match=r"frozen.json is not JSON.*Remove the file"):
         compare_generators(TASK, decoder, SETTINGS, folder, ["frozen"], lambda text: None)
@@ -108,7 +112,7 @@ def test_finished_variants_are_read_and_killed_ones_done(done, decoder, monkeypa
 
 def test_saved_experts_write_what_the_table_says(done):
     folder, records, _ = done
-    mixture, tokenizer = load_generator(folder / "adamix-lora")
+    mixture, tokenizer = load_saved(folder / "adamix-lora")[:2]
     merged, fixed = (row["texts"] for row in records[2]["rows"])
     assert generate_texts(mixture, TASK.sources, tokenizer, SETTINGS.decoding) == merged
     assert generate_texts(mixture, TASK.sources, tokenizer, SETTINGS.decoding, "fixed") == fixed

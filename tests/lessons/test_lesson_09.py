@@ -164,7 +164,7 @@ def test_writers_are_made_once_and_described(tmp_path, monkeypatch):
     maker.make(tmp_path, seeds=(0,), steps=1, say=said.append)
     assert len(said) == 2 and said[0] == said[1] and "merged" in said[0]
     mixture, tokenizer = comparison.load_writer(folder=tmp_path)
-    texts, explored = comparison.load_texts(folder=tmp_path), comparison.load_explored(folder=tmp_path)
+    texts, explored = (comparison.load_texts(folder=tmp_path, file=file) for file in ("texts.json", "explored.json"))
     assert {len(each) for each in texts.values()} == {3} and set(texts) == set(short["STRATEGIES"])
     assert set(explored) == set(comparison.ROUTES) and explored["merged"].keys() == {"1", "2"}
     for strategy, seed in (("anew", 1), ("fixed-0", 0)):
