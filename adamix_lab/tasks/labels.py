@@ -154,9 +154,10 @@ def _tell(values: Sequence[Any], place: str, kind: str | None) -> Labels:
         return Labels("numbers", f"the labels are numbers ({why})")
     if kind == "labels":
         raise LabError(f"{place}, row 1: label {values[0]!r}: expected a list of labels, or several label columns.")
-    if kind is None and _hold_missing(values, whole):
+    others = {str(value).lower() for value, number in zip(values, whole, strict=True) if number is None}
+    if kind is None and others and others <= MISSING and set(whole) > {None}:  # whole numbers, but for such as "NA"
         _refuse_first(values, whole, place, "a whole number, as in other rows, or a label that is there")
-    names = sorted({str(value) for value in values})
+    names = sorted(set(map(_named, values)))
     if kind is None:
         _refuse_packed(names, place)
     numbered = kind is None and None not in whole
@@ -181,9 +182,10 @@ def _refuse_single(names: Sequence[str], place: str, rows: int) -> None:
 
 def _refuse_packed(names: Sequence[str], place: str) -> None:
     """Raises ValueError for names that hold a number, or several names, in a form that other programs write."""
-    if all(re.fullmatch(r"-?[0-9]+,[0-9]+", name) for name in names):
-        dotted = names[0].replace(",", ".")
-        raise LabError(f"{place} has labels such as {names[0]!r}: expected decimal points. Write {dotted}.")
+    commas = [name for name in names if set(name.split(",")) - set(names)]  # parts that are no names themselves
+    if commas and all(re.fullmatch(r"-?[0-9]+(,[0-9]+)?", name) for name in names):
+        dotted = commas[0].replace(",", ".")
+        raise LabError(f"{place} has labels such as {commas[0]!r}: expected decimal points. Write {dotted}.")
     for name in names:
         if re.fullmatch(r"""(["']).+\1""", name):
             raise LabError(
@@ -198,29 +200,28 @@ def _refuse_packed(names: Sequence[str], place: str) -> None:
             )
 
 
-def _hold_missing(values: Sequence[Any], whole: Sequence[int | None]) -> bool:
-    """Whether all labels are whole numbers, but for such as "NA"."""
-    others = {str(value).lower() for value, number in zip(values, whole, strict=True) if number is None}
-    return len(others) > 0 and others <= MISSING and any(number is not None for number in whole)
-
-
 def _tell_lists(values: Sequence[list[Any]], place: str, kind: str | None) -> Labels:
     """The same of lists: names or class ids that hold of a row, 0 or 1 for each class, or several numbers."""
     items = [item for value in values for item in value]
     even = len({len(value) for value in values}) == 1 and len(values[0]) > 1
     if kind == "classes" or not items or len({isinstance(item, str) for item in items}) > 1:
         raise LabError(f"{place}, row 1: label {str(values[0])[:60]}: expected lists of names, or of numbers.")
+    if unfit := next((item for item in items if not isinstance(item, str | int | float)), None):
+        raise LabError(f"{place}: a list of labels holds {str(unfit)[:60]}: expected names or numbers.")
     if isinstance(items[0], str):
         names = sorted(set(items))
         if even and {name.lower() for name in names} <= {"0", "1", "true", "false"}:
             raise LabError(f"{place}, row 1: label {str(values[0])[:60]}: expected 0 and 1 as numbers, not as text.")
         return Labels("labels", "the labels are lists of names", tuple(names))
     ones, whole = even and set(items) <= {0, 1}, [_whole(item) for item in items]
-    if kind == "numbers" or (even and None in whole):
+    if not even and (kind == "numbers" or None in whole):
+        raise LabError(
+            f"{place}: labels are lists of one, or lists of numbers of several lengths: expected as many a row."
+        )
+    # class ids are not written with a point
+    if kind == "numbers" or (kind is None and even and not ones and float in map(type, items)):
         names = [str(n) for n in range(len(values[0]))]
         return Labels("numbers", f"the labels are lists of {len(names)} numbers", tuple(names))
-    if None in whole:
-        raise LabError(f"{place}: labels are lists of numbers of several lengths: expected class ids, or one length.")
     if ones:
         names = [str(n) for n in range(len(values[0]))]
         return Labels("labels", f"the labels are lists of {len(names)} zeros and ones", tuple(names))
@@ -256,7 +257,7 @@ def _reader(found: Labels, bounds: tuple[float, float] | None, several: bool) ->
     def one(value: Any, where: str) -> int | None:
         if isinstance(value, str) and value in table:
             return table[value]
-        return numbers.get(_whole(value)) if numbers else table.get(str(value))  # type: ignore[arg-type]
+        return numbers.get(_whole(value)) if numbers else table.get(_named(value))  # type: ignore[arg-type]
 
     def many(value: list[Any], where: str) -> list[float] | None:
         if not numbers and value and not isinstance(value[0], str):  # 0 or 1 for each class
@@ -281,6 +282,11 @@ def _whole(value: Any) -> int | None:
         found = WHOLE.fullmatch(value)
         return int(found[1]) if found else None
     return int(value) if type(value) in (int, float) and value == int(value) else None
+
+
+def _named(value: Any) -> str:
+    """A label as a name: the numbers 1.0 and 1 are one, for pandas makes floats of a column that lacks a value."""
+    return str(value if isinstance(value, str) or _whole(value) is None else _whole(value))
 
 
 def _number(value: Any) -> float | None:

@@ -108,6 +108,8 @@ def load_task(
         check_columns(each, columns, labels)
     column = labels[0] if len(labels) == 1 else join_labels(parts, labels)
     found = number_labels(parts, column, spec, kind)
+    if len(labels) > 1 and found.ids:
+        raise LabError(f"label = {labels}: expected 0 or 1 in each of several columns of labels.")
     found = found._replace(classes=labels) if len(labels) > 1 else found
     if len(parts) == 1:
         parts = _slice(parts[0], seed, column)
@@ -183,7 +185,7 @@ def _report(task: Task, read: Sequence[Part], unused: Sequence[str], why: str, n
 
 
 def _holders(rows: Sequence[Row], label: str, number: int) -> int:
-    return sum(row[label][number] if isinstance(row[label], list) else row[label] == number for row in rows)
+    return sum(int(row[label][number]) if isinstance(row[label], list) else row[label] == number for row in rows)
 
 
 def _doubts(task: Task) -> Iterator[str]:

@@ -403,10 +403,15 @@ def test_names_and_numbers_of_classes(labels, classes):
         ([0, 1, [1]], "row 3: label [1]"),
         ([0.5, float("inf")], "row 2: no label (inf)"),
         (["0,5", "1,0", "2,5"], "expected decimal points. Write 0.5"),
+        (["1,5", "2", "0,5", "3"], "expected decimal points. Write 0.5"),
+        (["1", "2", "1,2"], "'1,2', several in one"),
         (["joy", "fear", "joy|fear"], "'joy|fear', several in one"),
         (["['a']", "['b']"], "several in one"),
         ([["a"], ["b", 3]], "expected lists of names, or of numbers"),
         ([[0.5], [0.5, 1]], "lists of numbers of several lengths"),
+        ([[0.5], [1.5]], "labels are lists of one"),
+        ([[[0, 1], [2, 3]], [[1, 1], [0, 0]]], "holds [0, 1]: expected names or numbers"),
+        ([["a", {"b": 1}], ["c", "d"]], "expected lists of names, or of numbers"),
         ([[0, 5], [1]], "without gaps"),
         ([{"a": 1}, {"a": 2}], "row 1: label {'a': 1}"),
         (["0 1 1", "1 0 0"], "several in one"),
@@ -421,6 +426,28 @@ def test_names_and_numbers_of_classes(labels, classes):
 )
 def test_labels_that_are_refused(labels, says):
     refused(lambda: load_task(table_of(labels)), says)
+
+
+def test_a_number_is_one_class_in_either_type():
+    mixed = load_task(table_of([1, 2, 1.0, 2.0] * 3), kind="classes")
+    assert mixed.classes == ("1", "2")
+    splits = {"train": table_of([1, 2] * 4), "test": table_of([2.0, 1.0])}  # pandas, where a label had been missing
+    assert [row["label"] for row in load_task(splits, kind="classes").evaluation] == [1, 0]
+    assert load_task(table_of(["1", "1.0"] * 4), kind="classes").classes == ("1", "1.0")  # names in writing
+
+
+@pytest.mark.parametrize("columns", [([0, 1, 2, 1], [2, 0, 1, 0]), ([0, 1, 2, 0], [1, 2, 0, 2], [2, 0, 1, 1])])
+def test_several_columns_of_whole_numbers_are_numbers(columns):
+    names = "xyz"[: len(columns)]
+    rows = [
+        {"text": f"a {n}", **dict(zip(names, row, strict=True))} for n, row in enumerate(zip(*columns, strict=True))
+    ]
+    task = load_task(rows, label=tuple(names))
+    assert task.kind == "numbers" and task.classes == tuple(names)
+    assert sorted(row[task.label] for row in [*task.train, *task.evaluation]) == sorted(
+        map(list, zip(*columns, strict=True))
+    )
+    refused(lambda: load_task(rows, label=tuple(names), kind="labels"), "expected 0 or 1 in each of several columns")
 
 
 def test_the_kind_may_be_said():
