@@ -26,9 +26,10 @@ import torch
 from torch import Tensor
 
 from adamix_lab.core.errors import LabError, extra
+from adamix_lab.core.files import write_text
 from adamix_lab.experiments import running
 from adamix_lab.experiments.batched import train_batched
-from adamix_lab.experiments.results import RESULTS, SETTINGS, WORK, begin, fail, finish, finished, unit
+from adamix_lab.experiments.results import ERROR, RESULTS, SETTINGS, WORK, begin, finish, finished, unit
 from adamix_lab.experiments.running import (
     OnStep,
     Outcome,
@@ -117,7 +118,7 @@ def store(out: Path, outcome: Outcome, failed: dict[str, str]) -> None:
         finish(out / outcome.run.key, outcome.files)
     elif outcome.error:
         failed[outcome.run.key] = outcome.error.strip().splitlines()[-1]
-        fail(out / outcome.run.key, outcome.error)
+        write_text(out / outcome.run.key / ERROR, outcome.error.rstrip() + "\n")
 
 
 def progress(runs: Sequence[Run], out: Path, failed: int, seconds: float) -> str:

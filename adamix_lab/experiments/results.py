@@ -70,11 +70,6 @@ def finish(place: Path, files: Mapping[str, bytes]) -> None:
     shutil.rmtree(place / WORK, ignore_errors=True)
 
 
-def fail(place: Path, error: str) -> None:
-    """Keeps an error's text in the run's folder."""
-    write_text(place / ERROR, error.rstrip() + "\n")
-
-
 def finished(out: Path, run: Run) -> bool:
     """Whether the run's tables are there."""
     return all((out / run.key / name).is_file() for name in COLUMNS)

@@ -224,10 +224,8 @@ def recipe_of(run: Run, task: Task) -> Recipe:
     own: dict[str, Any] = {name: getattr(run, name) for name in names}
     own |= {"lr": run.lr or 0.0, "per": run.routing, "dev_fraction": 0.0, "checkpoint_every": EVERY}
     recipe = fitted(run.method, Recipe(**own), run.experts, run.share)
-    consistency = replace(recipe.consistency, weight=run.consistency)
-    if task.regression:
-        consistency = replace(consistency, kind="mse")
-    return replace(recipe, consistency=consistency)
+    kind = "mse" if task.regression else recipe.consistency.kind
+    return recipe.with_options(consistency=run.consistency, consistency_kind=kind)
 
 
 def equal_steps(run: Run, own: int) -> int:
@@ -251,14 +249,11 @@ _KEPT: OrderedDict[tuple[Any, ...], list[Example]] = OrderedDict()
 def _remembered(key: tuple[Any, ...], make: Callable[[], list[Example]]) -> list[Example]:
     if key not in _KEPT:
         _KEPT[key] = make()
-        while len(_KEPT) > 2 and sum(map(_bytes, _KEPT.values())) > KEPT:  # a run needs two: to train, to judge
+        # a run needs two: to train, to judge
+        while len(_KEPT) > 2 and sum(t.nbytes for rows in _KEPT.values() for row in rows for t in row.values()) > KEPT:
             _KEPT.popitem(last=False)
     _KEPT.move_to_end(key)
     return _KEPT[key]
-
-
-def _bytes(examples: list[Example]) -> int:
-    return sum(tensor.nbytes for example in examples for tensor in example.values())
 
 
 # -- training ----------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from adamix_lab.core.errors import LabError, positive
 from adamix_lab.core.mixture import evaluating
-from adamix_lab.core.objective import predicts_next, reads_labels
+from adamix_lab.core.objective import IGNORED, predicts_next, reads_labels
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.sites import PROBLEM_TYPES, answer_kind, class_names, count_answers
 from adamix_lab.core.views import Batch
@@ -23,7 +23,6 @@ Example = dict[str, Tensor]
 Encoder = Callable[[Sequence[Mapping[str, Any]], Task, Any, int], list[Example]]
 
 BUCKET = 32  # batches that are sorted by length together: less padding, and still a random order
-IGNORED = -100  # pads labels that come one a token
 TOKENS = 128  # where nobody says otherwise
 _TABLES = ("position_embeddings", "position_embedding", "embed_positions", "wpe")  # names of tables of positions
 

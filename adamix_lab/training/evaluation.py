@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 
 from adamix_lab.core.errors import STRATEGIES, LabError, one_of
 from adamix_lab.core.mixture import evaluating
-from adamix_lab.core.objective import IGNORED, without_labels
+from adamix_lab.core.objective import IGNORED, check_label_range, without_labels
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.sites import Kind, answer_kind, class_names
 from adamix_lab.core.views import Batch, logits_of, one_view
@@ -116,6 +116,7 @@ def judge(
     elif kind == "labels":
         loss = F.binary_cross_entropy(answers.double().exp(), labels.double())
     else:
+        check_label_range(labels, answers.shape[-1])
         loss = F.nll_loss(answers, labels)
     return Evaluation(strategy, accuracy, float(loss), passes, answers, labels, values, kind)
 
@@ -262,7 +263,6 @@ def predict(
     >>> predict(mixture, tokenizer, ["w1 w2", "w3"]).shape  # two texts, three classes
     torch.Size([2, 3])
     """
-    one_of("Strategy", strategy, STRATEGIES)
     if not isinstance(texts, Iterable):
         raise LabError(
             f"texts of type {type(texts).__name__}: expected a sentence, or a list of sentences or pairs. "

@@ -8,6 +8,7 @@ import random
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +199,19 @@ def test_another_model_is_refused_by_name(tmp_path):
     rows = tiny_task.task(seed=5)
     with pytest.raises(ValueError, match=r"data.sha256 was"):
         train(tiny_task.mixture(), rows, tiny_task.tokenizer(), recipe, tmp_path, progress=False)
+
+
+def test_other_rows_to_choose_on_are_refused_where_they_are_the_reported_ones(tmp_path):
+    task = tiny_task.task()
+    other = replace(task, evaluation=task.evaluation[:20])
+    for choose_on, place in (("evaluation", tmp_path / "a"), ("slice", tmp_path / "b")):
+        recipe = tiny_task.recipe(**(SETTINGS | {"steps": 4, "choose_on": choose_on}))
+        train(tiny_task.mixture(), task, tiny_task.tokenizer(), recipe, place, progress=False)
+        if choose_on == "slice":  # then they decide nothing
+            train(tiny_task.mixture(), other, tiny_task.tokenizer(), recipe, place, progress=False)
+            continue
+        with pytest.raises(ValueError, match=r"data.sha256 was"):
+            train(tiny_task.mixture(), other, tiny_task.tokenizer(), recipe, place, progress=False)
 
 
 def test_a_truncated_checkpoint_falls_back_and_says_so(tmp_path):

@@ -175,6 +175,10 @@ def test_bad_input_is_named(mixture):
         with pytest.raises(ValueError, match="expected"):
             predict(mixture, tokenizer, texts)
     assert predict(mixture, tokenizer, [""]).shape == (1, 3)
+    for label in (3, -1, -100):
+        rows = [*task.evaluation[:-1], {**task.evaluation[-1], "label": label}]
+        with pytest.raises(ValueError, match=f"Label {label} is outside the 3 classes"):
+            evaluate(mixture, replace(task, evaluation=rows), tokenizer)
     with pytest.raises(ValueError, match="Expert 7 is out of range: expected 0 to 2"):
         evaluate(mixture, task, tokenizer, ["fixed-7"])
 

@@ -12,9 +12,10 @@ from tiny_task import one_thread  # noqa: F401
 
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.routing import Router
+from adamix_lab.tasks.tasks import Task
 from adamix_lab.training import train as training
 from adamix_lab.training.run import read_log
-from adamix_lab.training.train import train
+from adamix_lab.training.train import prepare_data, train
 
 ROOT = Path(__file__).resolve().parents[2]
 TASK, TOKENIZER = tiny_task.task(), tiny_task.tokenizer()
@@ -75,6 +76,15 @@ def test_selection_keeps_the_best_weights():
         batch = TOKENIZER(row["sentence"], return_tensors="pt")
         right += int(mixture(**batch).logits.argmax() == row["label"])
     assert right / len(dev) == pytest.approx(best["dev"]["accuracy"])
+
+
+@pytest.mark.parametrize("numbers", [range(96), [n // 2 for n in range(96)], [n / 7 for n in range(96)]])
+def test_whole_numbers_to_be_met_are_no_classes_of_the_dev_slice(numbers):
+    rows = [{**row, "label": number} for row, number in zip(TASK.train, numbers, strict=True)]
+    task = Task("numbers", rows, rows, ("sentence",))
+    recipe = tiny_task.recipe(steps=1, dev_fraction=0.25, consistency=Consistency(1.0, "mse"))
+    _, train_rows, dev_rows, _ = prepare_data(tiny_task.mixture(), task, TOKENIZER, recipe)
+    assert (len(train_rows), len(dev_rows)) == (72, 24)
 
 
 def test_early_stop():
