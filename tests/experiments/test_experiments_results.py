@@ -10,9 +10,9 @@ import torch
 
 from adamix_lab.analysis.calibration import adaptive_ece, nll, scores, tempered
 from adamix_lab.experiments import results as stored
+from adamix_lab.experiments.performing import store
 from adamix_lab.experiments.results import (
     begin,
-    fail,
     finish,
     finished,
     gather,
@@ -22,6 +22,7 @@ from adamix_lab.experiments.results import (
     read_table,
     state,
 )
+from adamix_lab.experiments.running import Outcome
 from adamix_lab.experiments.settings import Run
 from adamix_lab.tasks.tasks import data_root
 from adamix_lab.training.evaluation import judge
@@ -66,7 +67,7 @@ def test_states(out):
     place = begin(out, run)
     (place / "work").mkdir()
     assert state(out, run) == "waiting"
-    fail(place, "Traceback\nValueError: too much\n")
+    store(out, Outcome(run, error="Traceback\nValueError: too much\n"), {})
     assert state(out, run) == "failed" and "too much" in (place / "error.txt").read_text()
     finish(place, made(run))
     assert state(out, run) == "finished"
