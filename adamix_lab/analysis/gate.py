@@ -79,8 +79,7 @@ class SwitchLayer(nn.Module):
             route = torch.tensor([min(expert, count - 1) for count in self.layer.counts()], device=x.device)
             adapted = self.layer.adaptation.apply(base, x, self.layer.weights(route), self.training)
             change = torch.where((choice == expert)[..., None], adapted - y, change)
-        record = _OPEN.get()
-        if record is not None:
+        if (record := _OPEN.get()) is not None:
             record.choices.append(choice.detach())
             record.probabilities.append(probabilities)
         return (y + chosen[..., None] * change).to(y.dtype)

@@ -265,9 +265,8 @@ def check_batches(mixture: MixtureModel, batches: Sequence[Batch]) -> None:
     """Raises ValueError for no batches, batches without labels, and models of anything but classes."""
     if not batches:
         raise LabError("There are no batches: expected at least one with labels. Is the validation set empty?")
-    for n, batch in enumerate(batches):
-        if "labels" not in batch:
-            raise LabError(f"Batch {n} has no labels: expected rows with answers, which the loss is measured on.")
+    if lacking := [n for n, batch in enumerate(batches) if "labels" not in batch]:
+        raise LabError(f"Batch {lacking[0]} has no labels: expected rows with answers, which the loss is measured on.")
     if (kind := answer_kind(mixture.model)) != "classes":
         raise LabError(f"The model answers with {kind}: expected classes, one a row.")
 

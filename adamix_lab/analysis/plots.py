@@ -37,8 +37,7 @@ STYLES: dict[str, tuple[str, str]] = {
 }
 PREFIXES = {name: name for name in STYLES}
 PREFIXES |= {"adamix": "merged", "no-consistency": "random", "unshared-tied": "ensemble", "routes": "ensemble"}
-PREFIXES |= {"no-sharing": "ensemble"}
-PREFIXES |= {"aligned": "fixed", "one start": "random", "permuted": "exact"}
+PREFIXES |= {"no-sharing": "ensemble", "aligned": "fixed", "one start": "random", "permuted": "exact"}
 
 
 def style_of(name: str) -> tuple[str, str]:

@@ -162,9 +162,8 @@ def derivatives(mixture: MixtureModel, batch: Batch, points: Point, directions: 
 
 def losses(logits: Tensor, gold: Tensor) -> Tensor:
     """Cross-entropy `[K, B]` of logits `[K, B, C]`."""
-    number = len(logits)
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return F.cross_entropy(wide.flatten(0, 1), gold.repeat(number), reduction="none").view(number, -1)
+    return F.cross_entropy(wide.flatten(0, 1), gold.repeat(len(logits)), reduction="none").view(len(logits), -1)
 
 
 def variance(logits: Tensor, values: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ from adamix_lab.core.sites import (
     default_targets,
     find_head,
     find_sites,
+    head_pooling,
     known_patterns,
     model_type,
     pattern_to_regex,
@@ -125,7 +126,12 @@ def all_weights(model: nn.Module, head: Head) -> list[str]:
 
 @own_weights
 def prefix(model: nn.Module, head: Head, seed: int, tokens: int = 20) -> Prepared:
-    """Prefix tuning: learned keys and values before every layer's own, without the two-layer network above them."""
+    """Prefix tuning: learned keys and values before every layer's own, without the two-layer network above them.
+
+    Raises ValueError for a head on the mean of all tokens, which peft would leave out.
+    """
+    if head_pooling(model) == "mean":
+        raise LabError('prefix: peft goes past a head on the mean of all tokens: expected pooling="cls". Use "prompt".')
     return _prompted(model, head, seed, "PrefixTuningConfig", tokens)
 
 
@@ -133,13 +139,17 @@ def prefix(model: nn.Module, head: Head, seed: int, tokens: int = 20) -> Prepare
 def prompt(model: nn.Module, head: Head, seed: int, tokens: int = 20) -> Prepared:
     """Prompt tuning: learned embeddings before the sentence's. BERT's pooler then reads the first of them, as in peft.
 
-    Raises ValueError for language models, whose logits would be longer than their labels.
+    Raises ValueError for language models, whose logits would be longer than their labels, and for decoders'
+    classifiers, which look for padding among tokens: they would answer at the end of it.
     """
     if not head:
         raise LabError(
             "prompt lengthens the sequence, so a language model's logits would not fit its labels: expected a "
             'classifier. Use "prefix" for generation.'
         )
+    family = ARCHITECTURES.get(model_type(model))
+    if head_pooling(model) == "cls" and family and family.prompts and not family.cut:
+        raise LabError('prompt: a head at the last token sees no padding in embeddings: expected BERT. Use "prefix".')
     return _prompted(model, head, seed, "PromptTuningConfig", tokens)
 
 

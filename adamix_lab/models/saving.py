@@ -99,9 +99,7 @@ def frozen_weights(model: nn.Module, trained: set[str]) -> Iterator[tuple[str, T
         if name in trained or any(name.startswith(f"{path}.") for path in trained):
             continue
         if parameter.is_meta:
-            raise LabError(
-                f"{name} is offloaded or empty: expected weights in memory, all of them, to know the base by."
-            )
+            raise LabError(f"{name} is offloaded or empty: expected weights in memory, which the base is known by.")
         yield name, parameter.detach()
 
 

@@ -391,3 +391,28 @@ def test_a_layer_named_base_trains_as_any_other():
 def test_every_strategy_is_the_one_answer_of_a_baseline_without_sites(strategy):
     one, other = evaluate(baseline("full", tiny.bert()), task(), tokenizer(), ["merged", strategy])
     close.assert_close(other.log_probabilities, one.log_probabilities)
+
+
+@pytest.mark.parametrize("build", [tiny.gpt2, tiny.llama])
+def test_virtual_tokens_do_not_make_a_decoder_answer_at_padding(build):
+    """Among embeddings its head sees no padding: the answer to a sentence would hang on the longest of its batch."""
+    with pytest.raises(ValueError, match="prompt: a head at the last token sees no padding"):
+        baseline("prompt", decoder(build))
+    made, batch = baseline("prefix", decoder(build)).eval(), tiny.batch()
+    batch["input_ids"] *= batch["attention_mask"]  # padding is token 0
+    short = {name: value[-1:, :5] for name, value in batch.items()}
+    with torch.no_grad():
+        close.assert_close(made(**batch).logits[-1:], made(**short).logits)
+
+
+def decoder(build):
+    name = {tiny.gpt2: "GPT2", tiny.llama: "Llama"}[build]
+    return build(cls=f"{name}ForSequenceClassification")
+
+
+def test_virtual_tokens_and_a_head_on_the_mean():
+    config = tiny.bert().config
+    with pytest.raises(ValueError, match="prefix: peft goes past a head on the mean"):
+        baseline("prefix", MeanForSequenceClassification(config))
+    made = baseline("prompt", MeanForSequenceClassification(config)).eval()
+    assert made(**tiny.batch()).logits.shape == (4, tiny.LABELS)
