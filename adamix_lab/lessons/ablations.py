@@ -15,7 +15,6 @@ import yaml
 from adamix_lab.analysis.plots import Picture, panels
 from adamix_lab.analysis.statistics import ALIKE, NOT_SHOWN, SHOWN, SMALLEST, line_of
 from adamix_lab.core.errors import LabError
-from adamix_lab.core.files import require_file
 from adamix_lab.experiments.claims import FAILS, HOLDS, OPEN, verdicts_of
 from adamix_lab.experiments.contrasts import REFERENCE, Measure, Scores, minus
 from adamix_lab.experiments.results import CURVES, PREDICTIONS, RESULTS, read_results, variants_of
@@ -121,11 +120,12 @@ def draw_phase(lines: DataFrame) -> View:
 
 
 def phase_lines(task: str, opponent: str, unit: str) -> DataFrame:
-    """The lines of a panel. Raises FileNotFoundError where there is no map, LabError for what it does not hold."""
+    """The lines of a panel. Raises LabError where there is no map, and for what it does not hold."""
     import pandas as pd
 
-    made = "the phase map. `python data/results/phase/make.py` makes it of finished runs."
-    table = drawn_lines(pd.read_parquet(require_file(PHASE, made)))
+    if not PHASE.is_file():
+        raise LabError("There is no phase map yet: `python data/results/phase/make.py` makes it of finished runs.")
+    table = drawn_lines(pd.read_parquet(PHASE))
     lines = table[(table["task"] == task) & (table["panel"] == opponent) & (table["unit"] == unit)]
     if lines.empty:
         raise LabError(f"{opponent} was not measured on {task}: choose another opponent.")

@@ -24,7 +24,7 @@
 # 2. train AdaMix beside a single adapter, and say who wins when;
 # 3. name the opponent that a fair comparison needs.
 #
-# *Fifty minutes in class; a minute of computing on two CPU cores. No network, no GPU.*
+# *Fifty minutes in class; a minute of computing. No network, no GPU.*
 
 # %%
 from adamix_lab import Recipe, baseline, load_backbone, load_task, parameter_report, train
@@ -48,10 +48,10 @@ lesson.draw_block(route=(2, 0))
 lesson.table_1()
 
 # %% [markdown]
-# Table 1 has as few weights as one small adapter, and the best average, above even *full fine-tuning*, which trains
+# AdaMix has as few weights as one small adapter, and the best average, above even *full fine-tuning*, which trains
 # every weight (RoBERTa-large, eight tasks; the other rows were copied from earlier papers).
 #
-# The paper, and articles, say "from 355MB to 0.8MB". Meant are *million weights*. A weight takes four bytes, so 0.8
+# The paper and articles say "from 355MB to 0.8MB". Meant are *million weights*. A weight takes four bytes, so 0.8
 # million take 3.2 MB; and the head, the last layer, which names the class, is not counted.
 #
 # ## Four curves
@@ -107,15 +107,15 @@ ahead.then(lambda: [watch.picture(), lesson.forest("00", "a single adapter,")], 
 
 # %% [markdown]
 # One *seed*, one draw of all that is random, decides nothing; so below your two runs stand ten seeds. A line is a mean
-# difference with its interval. *Shown*: the interval leaves out 0. *Alike*: it lies within what is too small to matter.
-# All else is *not shown*.
+# difference with its interval. *Alike*: it lies within what is too small to matter. *Shown*: it does not, and leaves
+# out 0. All else is *not shown*.
 #
-# At the same rate, on wrong labels, AdaMix is ahead. With right labels hardly any accuracy is left of it, but some
-# loss, which punishes being sure and wrong.
+# At the same rate, on wrong labels, AdaMix is ahead. With right labels no lead in accuracy is shown, but one in loss,
+# which punishes being sure and wrong.
 #
 # ## Where would you stop?
 #
-# Nobody must train for 300 steps. Drag either stop.
+# Nobody has to train for 300 steps. Drag either stop.
 
 # %%
 lesson.stop_explorer()
@@ -144,7 +144,7 @@ left.then(
 )
 
 # %% [markdown]
-# The gap is gone: small steps and an average give one adapter what the mixture gave. And a *linear probe*, a plain
+# The lead is gone: small steps and an average give one adapter what the mixture gave. And a *linear probe*, a plain
 # classifier on what the frozen model says, is right more often than both. Both are true: at one rate AdaMix wins by
 # far, and whoever tunes the rate does not see it (lesson 07).
 #

@@ -24,7 +24,7 @@
 # 2. say, with numbers, whether the experts have become specialists;
 # 3. tell a drawn route from a learned gate.
 #
-# *Fifty minutes in class; half a minute of computing on two CPU cores. No network, no GPU.*
+# *Fifty minutes in class; half a minute of computing. No network, no GPU.*
 
 # %%
 from adamix_lab import Router, load_backbone, load_task, load_twin
@@ -112,7 +112,7 @@ mixture, tokenizer = load_twin("adamix", seed=20, data="noisy")
 lesson.route_explorer(mixture, tokenizer, ("subjective", "objective"))
 
 # %% [markdown]
-# Which is AdaMix's? In training each in turn, then the merge's (lesson 03).
+# Which answer is AdaMix's? In training each in turn, then the merge's (lesson 03).
 #
 # ## How often does an expert move?
 #
@@ -151,7 +151,7 @@ gain.then(
 )
 
 # %% [markdown]
-# Rows differ a lot, columns, the experts, much less, and some of that is chance.
+# Rows differ a lot. Columns, the experts, differ much less, and some of that is chance.
 # Each expert sees every kind of sentence, and nothing rewards it for being different. No gain is shown; where the
 # verdict is *alike*, a gain that matters is ruled out.
 #

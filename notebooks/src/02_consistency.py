@@ -51,16 +51,16 @@ lesson.draw_views()
 # %%
 alone = lesson.Prediction(
     "At weight 300, what do the four experts say?",
-    answers=("the truth, all alike", "nearly the same everywhere, all alike", "as before"),
+    answers=("the truth, all alike", "little: one curve, nearly flat", "as before"),
 )
 alone
 
 # %%
-alone.then(lesson.fan_explorer, "nearly the same everywhere, all alike")
+alone.then(lesson.fan_explorer, "little: one curve, nearly flat")
 
 # %% [markdown]
-# Each movement trains anew. The fan closes early and keeps closing; from about 10 on the curves flatten, too. The
-# cheapest way to agree is to say little. (One dimension hides where AdaMix wins.)
+# Each movement trains anew. The fan closes early, by weight 10; from about 100 on the curves flatten, too.
+# The cheapest way to agree is to say little. (One dimension hides where AdaMix wins.)
 #
 # ## The step, written by you
 #
@@ -128,7 +128,7 @@ sentences.then(lambda: lesson.forest("02", "sentences, a random route"))
 # agreement slows learning down, and a slow learner learns fewer wrong labels by heart. Lesson 07 tests that with
 # smaller steps.
 #
-# Where labels are right and steps many ("aspects", made-up reviews), the same weights cost accuracy:
+# Where labels are right and steps many ("aspects", made-up reviews), weight 100 costs accuracy (*shown*):
 
 # %%
 lesson.forest("02", "aspects, a random route")

@@ -127,13 +127,13 @@ lesson.forest("03", "alone, accuracy")
 # %% [markdown]
 # With the down-projection shared, merge and experts are *alike* in both worlds. On "aspects" adapters trained apart
 # lose 20 to 29 points by merging, AdaMix 3 to 7: on each of three seeds, too few for a verdict (*not shown*). On
-# sentences, after 300 small steps, AdaMix's merge loses nothing on average, and adapters trained apart lose five
+# sentences, after 300 steps, AdaMix's merge loses nothing on average, and adapters trained apart, for 150, lose five
 # points (*shown*). So the gap is one that experts *can* fall into when they are far apart.
 #
 # ## Why, then, does AdaMix share the up-projection?
 #
 # The paper compares both sides in its Table 11, on two large tasks: 90.9 and 97.1 with up shared, 90.8 and 97.1 with
-# down shared. Alike. And on few sentences with wrong labels?
+# down shared: nearly equal. And on few sentences with wrong labels?
 
 # %%
 cost = lesson.Prediction(

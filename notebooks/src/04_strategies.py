@@ -90,8 +90,8 @@ better.then(
 lesson.four_ways(runs)
 
 # %% [markdown]
-# The ensemble of all routes runs sixteen passes for one answer, the merge one. **In loss the two are *alike* here: the
-# merge answers as well, at a sixteenth of the cost.** It does not give the same answers, though:
+# The ensemble of all routes runs sixteen passes for one answer, the merge one. **The two are *alike* here: the merge
+# answers as well, at a sixteenth of the cost.** It does not give the same answers, though:
 
 # %%
 for run in runs[:3]:

@@ -14,7 +14,7 @@
 # # 05 · The loss landscape between experts
 #
 # Two adapters of the one-dimensional world fit the same rows equally well (green). Their averaged weights (blue) fit
-# nothing. AdaMix averages weights all the time, and loses almost nothing.
+# nothing. AdaMix averages weights, too, and loses almost nothing.
 #
 # **Why does averaging work here, and not there?** Afterwards you will be able to
 #
@@ -130,9 +130,9 @@ second.then(lambda: [lesson.forest("05", "sentences: "), lesson.forest("05", "co
 
 # %% [markdown]
 # AdaMix's merges are *alike* to their ensembles, with either side shared, with consistency and without. Apart, and with
-# nothing shared, the merge is *shown* to lie above it, by 0.17 to 0.19 nats; with one start, by 0.03. Not consistency
-# makes averaging work here: a shared side or one start does. Trained for 300 steps from one start, the merge lies even
-# *below* its ensemble (*shown*).
+# nothing shared, the merge is *shown* to lie above it, by 0.17 to 0.19 nats; with one start, by 0.03. Averaging works
+# here because of a shared side or one start, not because of consistency. Trained for 300 steps from one start, the
+# merge lies even *below* its ensemble (*shown*).
 #
 # ## Is it flatness?
 #
@@ -207,7 +207,8 @@ lesson.stored("random", ["adamix", "apart"])
 # %% [markdown]
 # ## Further: the made-up task
 #
-# On "aspects", after 1,400 steps at a higher rate, experts have moved farther, and AdaMix's merge pays, too:
+# On "aspects", after 1,400 steps at a higher rate, experts have moved farther. Without consistency the merge pays for
+# it (*shown*); with it three seeds are too few for a verdict:
 
 # %%
 lesson.forest("05", "aspects: ")

@@ -40,7 +40,7 @@ lesson.draw_band(lesson.band("AdaMix", consistency=0, noise=0.1)).picture
 lesson.band_explorer()
 
 # %% [markdown]
-# With clean labels all routes are sure beyond the rows, and all of the same. A band tells where routes were *trained*
+# With clean labels all routes are sure beyond the rows, and all say the same. A band tells where routes were *trained*
 # to differ, and nothing was trained out there.
 #
 # ## What would a posterior need?
@@ -120,8 +120,8 @@ lesson.forest("06", "deep ensemble of four, trained apart, minus")
 
 # %% [markdown]
 # **Here AdaMix loses**: at equal compute the deep ensemble is *shown* to be more accurate, by 2.1 points (0.8
-# to 3.3), at four passes an answer; their losses are *alike*. So is the doubt between its members and that between
-# AdaMix's routes: both below 0.02 nats.
+# to 3.3), at four passes an answer; their losses are *alike*. So are the doubts between its members and between
+# AdaMix's routes, both below 0.02 nats.
 #
 # ## Calibration
 #

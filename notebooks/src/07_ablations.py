@@ -35,8 +35,8 @@ lesson.draw_block()
 #
 # Each question compares two ways of training adapters in MiniLM. AdaMix is merged at the end, so that both cost the
 # same when they answer. Choose a winner, or *neither*, and say how sure you are. These rules were written before the
-# runs. *Shown*: the 95 % interval of the difference leaves 0 out. *Alike*: the interval lies within ± 1 point (or 0.02
-# nats of loss), which is too little to matter. *Not shown*: anything else. *Neither* stands for the last two.
+# runs. *Alike*: the 95 % interval of the difference lies within ± 1 point (or 0.02 nats of loss), too little to matter.
+# *Shown*: it does not, and leaves 0 out. *Not shown*: anything else. *Neither*: alike or not shown.
 #
 # **1.** 2,000 sentences from film reviews; a quarter of their labels were made wrong. Both sides get the same learning
 # rate and 300 steps of 16 sentences, which are 2.4 passes over the rows.

@@ -248,8 +248,8 @@ print(lesson.brier([prediction]))
 #
 # so that it moves all experts alike: alone, it trains one adapter, written as a mean of four. Slimmable networks have
 # done the like ([in-place distillation](https://arxiv.org/abs/1903.05134)). In pilots with three and four seeds it was
-# as good as the experts on made-up sentences, and no better than a single adapter with wrong labels; the product has
-# not measured it. The question for you: is anything left over a single adapter with averaged weights (lesson 07)?
+# as good as the experts on made-up sentences, and no better than a single adapter with wrong labels; this library
+# has not measured it. The question for you: is anything left over a single adapter with averaged weights (lesson 07)?
 
 # %%
 mixture.zero_grad()

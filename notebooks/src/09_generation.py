@@ -116,8 +116,9 @@ for strategy in ("merged", "random", "random", "anew", "anew"):
 lesson.forest("09")
 
 # %% [markdown]
-# *Alike* is a finding: whether a route is held makes less than one point here. *Not shown* is none: with three seeds,
-# one of which learned less, larger differences are possible. Nothing of this is known for other decoders or tasks.
+# *Alike* is a finding: whether a route is held makes a difference of less than one point here. *Not shown* is none:
+# with three seeds, one of which learned less, larger differences are possible. Nothing of this is known for other
+# decoders or tasks.
 #
 # ## Break it: look at one text
 #

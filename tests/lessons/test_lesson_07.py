@@ -234,7 +234,7 @@ def test_the_phase_map_is_driven_and_says_what_it_lacks(phase, monkeypatch, tmp_
     assert "was not measured on reviews" in widget.text
     monkeypatch.setattr(ablations, "PHASE", tmp_path / "none.parquet")
     lacks = ablations.phase_map()
-    assert "none.parquet is not there" in lacks.text and "data/results/phase/make.py" in lacks.text
+    assert "There is no phase map yet" in lacks.text and "data/results/phase/make.py" in lacks.text
     assert "fault" not in lacks.text and "img" not in lacks._repr_mimebundle_()["text/html"]
 
 
