@@ -1,7 +1,7 @@
 """What a training step and an inference pass cost, as ratios measured side by side.
 
     python tests/benchmarks/step.py            32 tokens, float32; 15 rounds
-    python tests/benchmarks/step.py --quick    7 rounds, under a minute
+    python tests/benchmarks/step.py --quick    5 rounds, under a minute
 
 AdaMix is a bottleneck adapter of 16 in every block of MiniLM (M = 4, shared up-projection), two views a step, one
 shared prefix. It stands beside peft's LoRA (r = 8 on query and value), and its merge beside the bare model.
@@ -119,7 +119,7 @@ def absorbing(rows: int, rounds: int) -> dict[str, float]:
 def main(quick: bool = False, rounds: int = 15, out: Path | None = None) -> None:
     """Ratios and milliseconds as one JSON object."""
     keep_freed_memory()  # as `train` does: all ways profit alike
-    rounds = 7 if quick else rounds
+    rounds = 5 if quick else rounds
     top = {f"{rows} rows": absorbing(rows, rounds) for rows in (16, 32)}
     report({"batch": BATCH, "length": LENGTH, "rounds": rounds, **measure(rounds), "top_two": top}, out)
 
