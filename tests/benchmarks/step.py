@@ -8,7 +8,8 @@ shared prefix. It stands beside peft's LoRA (r = 8 on query and value), and its 
 
 `top_two` are steps as `train` takes them, adapters in the top two blocks above a cached prefix, 16 and 32 rows of 32
 tokens: the last attention absorbs keys and values, over the same with both made (CPU time). `share_of_...` is of the
-absorbed step's operations; `difference_of_logits` and `..._gradients` are relative to the largest.
+absorbed step's operations; `difference_of_logits` and `..._gradients` are relative to the largest. In float32 either
+way is about as far from float64 as from the other (gradients at 16 rows: 0.9e-6, up to 1.4e-6 for keys that are made).
 """
 
 from __future__ import annotations
