@@ -20,7 +20,7 @@ from adamix_lab.experiments.contrasts import REFERENCE, Measure, Scores, minus
 from adamix_lab.experiments.results import CURVES, PREDICTIONS, RESULTS, read_results, variants_of
 from adamix_lab.experiments.settings import BUDGETS
 from adamix_lab.lessons import shared
-from adamix_lab.lessons.controls import choices, described
+from adamix_lab.lessons.controls import Sentence, choices, described
 from adamix_lab.lessons.drawing import MOST, Row, Table, draw_forest, effects_table, outcome, row_about
 from adamix_lab.lessons.strategies import seeds_of
 from adamix_lab.lessons.widgets import Explorer, View
@@ -120,11 +120,9 @@ def draw_phase(lines: DataFrame) -> View:
 
 
 def phase_lines(task: str, opponent: str, unit: str) -> DataFrame:
-    """The lines of a panel. Raises LabError where there is no map, and for what it does not hold."""
+    """The lines of a panel. Raises LabError for one that the map does not hold."""
     import pandas as pd
 
-    if not PHASE.is_file():
-        raise LabError("There is no phase map yet: `python data/results/phase/make.py` makes it of finished runs.")
     table = drawn_lines(pd.read_parquet(PHASE))
     lines = table[(table["task"] == task) & (table["panel"] == opponent) & (table["unit"] == unit)]
     if lines.empty:
@@ -132,8 +130,10 @@ def phase_lines(task: str, opponent: str, unit: str) -> DataFrame:
     return lines
 
 
-def phase_map() -> Explorer:
-    """The map of AdaMix against an opponent, on a task and in a unit."""
+def phase_map() -> Explorer | Sentence:
+    """The map of AdaMix against an opponent, on a task and in a unit; where it is not made yet, words that say so."""
+    if not PHASE.is_file():
+        return Sentence("There is no phase map yet: `python data/results/phase/make.py` makes it of finished runs.")
     return Explorer(**described("phase"), compute=phase_lines, draw=draw_phase)
 
 

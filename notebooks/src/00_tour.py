@@ -51,7 +51,7 @@ lesson.table_1()
 # AdaMix has as few weights as one small adapter, and the best average, above even *full fine-tuning*, which trains
 # every weight (RoBERTa-large, eight tasks; the other rows were copied from earlier papers).
 #
-# The paper and articles say "from 355MB to 0.8MB". Meant are *million weights*. A weight takes four bytes, so 0.8
+# The paper and articles say "from 355MB to 0.8MB". They mean *million weights*. A weight takes four bytes, so 0.8
 # million take 3.2 MB; and the head, the last layer, which names the class, is not counted.
 #
 # ## Four curves
@@ -107,8 +107,8 @@ ahead.then(lambda: [watch.picture(), lesson.forest("00", "a single adapter,")], 
 
 # %% [markdown]
 # One *seed*, one draw of all that is random, decides nothing; so below your two runs stand ten seeds. A line is a mean
-# difference with its interval. *Alike*: it lies within what is too small to matter. *Shown*: it does not, and leaves
-# out 0. All else is *not shown*.
+# difference with its 95 % interval. *Alike*: it lies within what is too small to matter. *Shown*: it does not, and
+# leaves out 0. All else is *not shown*.
 #
 # At the same rate, on wrong labels, AdaMix is ahead. With right labels no lead in accuracy is shown, but one in loss,
 # which punishes being sure and wrong.

@@ -47,8 +47,8 @@ side.then(lesson.sides_explorer, "the down-projection")
 
 # %% [markdown]
 # **A correction, in bold.** Earlier versions of this lesson taught that the shared up-projection is what makes the
-# merge work. *That was wrong.* It is the side that leaves a gap. Write the mean over all routes of one bottleneck
-# down, with $f$ the GELU between the two projections:
+# merge work. *That was wrong.* It is the side that leaves a gap. Write down the mean over all routes of one
+# bottleneck, with $f$ the GELU between the two projections:
 #
 # $$\frac1{M^2} \sum_{i,j} f(x A_i)\, B_j \;=\; \Big( \frac1M \sum_i f(x A_i) \Big)\, \bar B .$$
 #

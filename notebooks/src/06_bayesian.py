@@ -47,7 +47,7 @@ lesson.band_explorer()
 #
 # A Bayesian keeps a distribution over weights, $p(W \mid \text{rows})$, and averages answers over it. The paper reads
 # routes like that ([Gal & Ghahramani, 2016](https://arxiv.org/abs/1506.02142), did the same for dropout masks), with
-# $q(W)$ uniform over routes. Fitting such a $q$ to a posterior means to minimise
+# $q(W)$ uniform over routes. Fitting such a $q$ to a posterior means minimising
 #
 # $$-\mathbb{E}_{q(W)} \log p(\text{rows} \mid W) + \mathrm{KL}\bigl(q(W) \,\|\, p(W)\bigr).$$
 #

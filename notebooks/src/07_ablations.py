@@ -113,7 +113,12 @@ sixth.then(*lesson.result(6))
 
 # %%
 print(lesson.brier([first, second, third, fourth, fifth, sixth]))
-lesson.phase_map()
+doses = lesson.Prediction(
+    "At which doses is AdaMix shown ahead of the single adapter most often?",
+    answers=("below 0", "at 0", "above 0", "at none"),
+)
+display(doses)
+doses.then(lesson.phase_map)
 
 # %% [markdown]
 # ## All opponents
