@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import math
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -28,7 +29,7 @@ from adamix_lab.fast.tree import free_memory, group_bytes
 from adamix_lab.models.model import MixtureModel
 from adamix_lab.models.saving import describe
 from adamix_lab.tasks.batches import encode, padding_of, sequential, to_device
-from adamix_lab.tasks.tasks import Task
+from adamix_lab.tasks.tasks import Row, Task
 from adamix_lab.training.doctor import versions
 from adamix_lab.training.evaluation import try_cached_prefix
 
@@ -193,19 +194,28 @@ def evaluate_points(
 
 
 def task_batches(
-    task: Task, tokenizer: Any, rows: int | None = None, batch_size: int = 64, max_length: int = 128
+    task: Task, tokenizer: Any, rows: int | None = None, batch_size: int = 64, max_length: int = 128, model: Any = None
 ) -> list[Batch]:
-    """The first rows of a task's evaluation set as fixed batches with labels, longest rows first.
+    """Rows of a task's evaluation set as fixed batches with labels, longest rows first.
+
+    rows: so many, always the same; None takes all. model: asked for the side of the padding, where the tokenizer pads
+    on the left.
 
     Raises ValueError for an empty evaluation set, or a task that is not one of classes.
     """
     if task.kind != "classes":
         raise LabError(f"Task {task.name!r} asks for {task.kind}: expected classes.")
-    chosen = task.evaluation[:rows]
+    chosen = sample(task.evaluation, rows, random.Random(0))
     if not chosen:
         raise LabError(f"The evaluation set of {task.name!r} is empty ({rows = }): expected at least one row.")
     examples = encode(chosen, task, tokenizer, max_length)
-    return [batch for _, batch in sequential(examples, batch_size, padding_of(tokenizer))]
+    return [batch for _, batch in sequential(examples, batch_size, padding_of(tokenizer, model))]
+
+
+def sample(rows: Sequence[Row], most: int | None, rng: random.Random) -> list[Row]:
+    """So many rows, drawn, in their order (a set may stand in the order of its classes); None: all of them."""
+    most = len(rows) if most is None else min(most, len(rows))
+    return [rows[n] for n in sorted(rng.sample(range(len(rows)), most))]
 
 
 def _one_batch(mixture: MixtureModel, points: Points, batch: Batch, at_once: int) -> tuple[Tensor, int]:

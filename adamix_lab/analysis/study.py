@@ -15,7 +15,7 @@ import torch
 
 from adamix_lab.analysis import calibration, plots, posterior
 from adamix_lab.analysis.calibration import Method
-from adamix_lab.analysis.landscape import METRICS, Landscape, Say, evaluate_points, task_batches
+from adamix_lab.analysis.landscape import METRICS, Landscape, Say, evaluate_points, sample, task_batches
 from adamix_lab.analysis.points import Points, experts_of, line, plane, point_of, random_plane, simplex
 from adamix_lab.analysis.posterior import FixedBatches, Samples, fix_batches, merged_sample
 from adamix_lab.core.errors import LabError, one_of, unknown
@@ -81,7 +81,7 @@ def landscape_of(
     store: Path | None = None,
     say: Say = print,
 ) -> Landscape:
-    """The landscape of a shipped twin, or of a saved folder, on the first rows of its task's evaluation set.
+    """The landscape of a shipped twin, or of a saved folder, on rows of its task's evaluation set.
 
     Args:
         name: of a twin, or a folder that `save` wrote.
@@ -89,7 +89,7 @@ def landscape_of(
         seed: of the twin, and of random directions.
         stage: of the twin's training.
         steps: points along an axis.
-        rows: of the evaluation set; None takes all.
+        rows: so many of the evaluation set, always the same; None takes all.
         batch_size: rows a pass.
         dtype: "float32" or "bfloat16".
         device: None takes a GPU if there is one.
@@ -115,7 +115,8 @@ def landscape_of(
     check_answers(mixture, task)
     points = points_of_kind(kind, mixture, steps, seed)
     mixture = mixture.to(device, getattr(torch, dtype))
-    batches = task_batches(task, tokenizer, rows, batch_size, allowed_length(longest, mixture.model, tokenizer))
+    longest = allowed_length(longest, mixture.model, tokenizer)
+    batches = task_batches(task, tokenizer, rows, batch_size, longest, mixture.model)
     return evaluate_points(mixture, points, batches, store, seed=seed, say=say)
 
 
@@ -243,19 +244,16 @@ def _choose_rows(inner: Task, outer: Task | None, recipe: Mapping[str, Any], set
     """The task and the rows of each part, and a sentence that says what they are."""
     rng = random.Random(settings.seed)
 
-    def sample(rows: Sequence[Row], most: int) -> list[Row]:
-        return [rows[n] for n in sorted(rng.sample(range(len(rows)), min(most, len(rows))))]
-
-    parts = {"inside": (inner, sample(inner.evaluation, settings.rows))}
+    parts = {"inside": (inner, sample(inner.evaluation, settings.rows, rng))}
     sentence = f"{len(parts['inside'][1])} of {len(inner.evaluation)} evaluation rows"
     if fraction := recipe.get("dev_fraction"):
         _, dev = hold_out(inner.train, fraction, recipe.get("seed", 0), inner.label)
-        parts["held_out"] = inner, sample(dev, settings.other_rows)
+        parts["held_out"] = inner, sample(dev, settings.other_rows, rng)
         sentence += f", {len(parts['held_out'][1])} held out of training for temperatures"
     else:
         sentence += ", none held out of training: no temperatures"
     if outer is not None:
-        parts["outside"] = outer, sample(outer.evaluation, settings.other_rows)
+        parts["outside"] = outer, sample(outer.evaluation, settings.other_rows, rng)
         sentence += f", {len(parts['outside'][1])} of {outer.name} ({' + '.join(outer.text)}) as the outside"
     return parts, sentence
 

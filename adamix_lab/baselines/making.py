@@ -215,11 +215,10 @@ def features(
     from adamix_lab.tasks.pooling import mean_of_tokens
 
     examples = encode(rows, task, tokenizer, allowed_length(max_length, model, tokenizer))
-    base = model.base_model
     out: list[Tensor] = [torch.empty(0)] * len(examples)
     for indices, batch in sequential(examples, 64, padding_of(tokenizer)._replace(side="right")):  # positions count
         inputs = {name: value for name, value in batch.items() if name != "labels"}
-        states = base(**inputs).last_hidden_state  # type: ignore[operator]
+        states = model.base_model(**inputs).last_hidden_state  # type: ignore[operator]
         pooled = mean_of_tokens(states, batch["attention_mask"])
         for index, row in zip(indices, pooled, strict=True):
             out[index] = row

@@ -61,7 +61,7 @@ def landscape(
 ) -> None:
     """Loss over lines, planes and mixtures of experts: arrays and pictures; a killed run goes on where it was.
 
-    Rows are the first, by default all. Shipped experts are those of --seed. --task gives other rows, or says
+    Rows are drawn, by default all. Shipped experts are those of --seed. --task gives other rows, or says
     where a folder's lie now.
     """
     from adamix_lab.tasks.loading import load_task

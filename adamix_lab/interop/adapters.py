@@ -139,9 +139,8 @@ def load_adapters(base: nn.Module, folder: Path) -> nn.Module:
         down, bias, up, up_bias = (tensors.pop(f"{place}.{said['name']}.{part}") for part in PARTS.values())
         if down.shape[0] != size:
             raise LabError(f"{place} holds a bottleneck of {down.shape[0]}: expected {size}, as the loader reckons.")
-        base.get_submodule(path).register_forward_hook(
-            _bottleneck_hook(config["non_linearity"], down, bias, up, up_bias)
-        )
+        hook = _bottleneck_hook(config["non_linearity"], down, bias, up, up_bias)
+        base.get_submodule(path).register_forward_hook(hook)
     if tensors:
         raise LabError(f"The folder holds weights that no block takes: {sorted(tensors)[:3]}.")
     if (folder / HEAD_CONFIG).is_file():

@@ -168,8 +168,7 @@ def read_peft(folder: str | Path) -> PeftLoRA:
     """
     folder = Path(folder)
     config = _read_config(folder / CONFIG)
-    kind = config.get("peft_type")
-    if kind != "LORA":
+    if (kind := config.get("peft_type")) != "LORA":
         raise LabError(f"{folder} holds {kind!r}: expected a LoRA (peft_type LORA).")
     if given := [name for name in _UNSUPPORTED if config.get(name)]:
         raise LabError(f"{folder} sets {', '.join(given)}: expected plain LoRA with one rank and one alpha.")

@@ -32,6 +32,20 @@ def test_batches_of_a_task_and_an_empty_evaluation_set():
         landscape.task_batches(replace(task, evaluation=[]), tokenizer)
 
 
+def test_rows_of_a_sorted_set_are_of_every_class_and_padding_is_where_the_head_does_not_read():
+    """Embedded sentences stand in the order of their classes: the first of them would be of one class."""
+    task, tokenizer = tiny_task.task(rows=96), tiny_task.tokenizer()
+    by_class = replace(task, evaluation=sorted(task.evaluation, key=lambda row: row["label"]))
+    for rows in (1, 12, 30, 31, None):
+        batches = landscape.task_batches(by_class, tokenizer, rows)
+        labels = [int(label) for batch in batches for label in batch["labels"]]
+        assert len(labels) == min(rows or 30, 30) and (rows == 1 or {*labels} == {0, 1, 2})
+    tokenizer.padding_side = "left"
+    with pytest.warns(UserWarning, match="padded on the right"):
+        (batch,) = landscape.task_batches(task, tokenizer, model=tiny_task.mixture().model)
+    assert bool(batch["attention_mask"][:, 0].all())
+
+
 def test_shipped_experts_are_drawn_and_a_second_call_computes_nothing(tmp_path):
     names, said = ["adamix", "apart"], []
     settings = {"steps": 3, "rows": 16, "say": said.append}
