@@ -238,8 +238,7 @@ class TaskSpec:
 
 
 def _spec(known: Mapping[str, Any]) -> TaskSpec:
-    settings: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in known.items()}
-    return TaskSpec(**settings)
+    return TaskSpec(**{key: tuple(v) if isinstance(v, list) else v for key, v in known.items()})  # type: ignore[arg-type]
 
 
 _KNOWN = yaml.safe_load(Path(__file__).with_name("known.yaml").read_text(encoding="utf-8"))

@@ -39,7 +39,8 @@ SHARED = {
     "label_smoothing_factor": "label_smoothing", "seed": "seed", "max_steps": "steps", "num_train_epochs": "epochs",
 }  # fmt: skip
 # What a recipe may ask `train` for.
-TRAIN_ALONE = ("swa", "ema", "patience", "cache_prefix", "precision", "head_lr", "side_rates", "off_route", "bucket")
+TRAIN_ALONE = "swa ema patience cache_prefix precision head_lr side_rates off_route bucket batch_size".split()
+TRAIN_ALONE += "accumulate warmup warmup_steps max_length dev_fraction choose_on evaluate_every".split()
 # What would train or save something else than it says, and what to do instead.
 HUB = "Call adamix_lab.push_to_hub(mixture, NAME) after training: the Trainer would upload other files"
 _INSTEAD = {
@@ -227,7 +228,8 @@ def agreed_recipe(args: TrainingArguments, recipe: Recipe, was_given: bool = Tru
 
     What one of them leaves at its default is the other's. Raises ValueError for a setting that differs in both.
     """
-    if asked := [name for name in TRAIN_ALONE if getattr(recipe, name) != getattr(Recipe(), name)]:
+    own = {"batch_size": args.per_device_train_batch_size, "dev_fraction": 0.0}  # what the Trainer does of these
+    if asked := [n for n in TRAIN_ALONE if getattr(recipe, n) not in (getattr(Recipe(), n), own.get(n))]:
         raise LabError(
             f"The recipe sets {', '.join(asked)}: expected what the Trainer has. Use train, or its arguments; "
             "optimizers=(make_optimizer(mixture, recipe), None) has a recipe's rates and off_route."

@@ -104,8 +104,7 @@ def sentences(cell: str, seed: int) -> Task:
 
 def trained_length(config: Mapping[str, Any]) -> int | None:
     """Tokens a row in the training of a saved folder, by its configuration; None where its notes do not say it."""
-    recipe = config["notes"].get("recipe")
-    return recipe.get("max_length") if isinstance(recipe, Mapping) else None
+    return (config["notes"].get("recipe") or {}).get("max_length")  # type: ignore[no-any-return]
 
 
 def load_saved(

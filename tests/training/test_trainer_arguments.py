@@ -107,5 +107,9 @@ def test_a_setting_of_both_may_be_set_in_either(tmp_path):
         trained(tmp_path, Recipe(ema=0.9, patience=2))
     with pytest.raises(ValueError, match="The recipe sets bucket: expected what the Trainer has"):
         trained(tmp_path, Recipe(bucket=1))  # rows come in the Trainer's order
+    ignored = {"batch_size": 5, "accumulate": 2, "warmup": 0.5, "warmup_steps": 3, "max_length": 7, "dev_fraction": 0.3}
+    for name, value in {**ignored, "choose_on": "evaluation", "evaluate_every": 2}.items():
+        with pytest.raises(ValueError, match=f"The recipe sets {name}: expected what the Trainer has"):
+            trained(tmp_path, Recipe(**{name: value}))
     with pytest.raises(ValueError, match=r"sets head_lr, off_route: .*optimizers=\(make_optimizer\(mixture, recipe\)"):
         trained(tmp_path, Recipe(head_lr=1e-4, off_route="freeze"))
