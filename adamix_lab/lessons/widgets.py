@@ -293,7 +293,7 @@ def html_of(result: Any) -> str:
     if isinstance(result, list | tuple):
         return "".join(map(html_of, result))
     if isinstance(result, Explorer):
-        return html_of([result.text, result.picture])
+        return html_of([result.plain, result.picture])
     if hasattr(result, "_repr_html_"):
         return str(result._repr_html_())
     return f'<p style="white-space: pre-line">{html.escape(str(result))}</p>'

@@ -14,6 +14,7 @@ and links are the core's; all else is the whole lesson's.
 from __future__ import annotations
 
 import csv
+import html
 import os
 import re
 import sys
@@ -41,7 +42,7 @@ def counts(path: Path) -> dict[str, Any]:
     core = cells[: further[0]] if further else cells
     text = "\n".join(cell.source for cell in core if cell.cell_type == "markdown")
     outputs = [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
-    told = [str(output.get("data", {}).get("text/plain", "")) for output in outputs]
+    told = [html.unescape(output.get("data", {}).get("text/html", "")) for output in outputs]
     figures = [output for output in outputs if "image/png" in output.get("data", {})]
     alts = [output.get("metadata", {}).get("image/png", {}).get("alt", "") for output in figures]
     code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
@@ -53,7 +54,7 @@ def counts(path: Path) -> dict[str, Any]:
         "drawings": len(figures),
         "alt texts": sum(len(alt) >= 40 for alt in alts),
         "links": len(set(re.findall(r"\]\((https?://[^)]+)\)", text))),
-        "predictions": sum("Run the cell to enter a prediction" in each for each in told),
+        "predictions": str(outputs).count("Run the cell to enter a prediction"),
         "widgets": sum(WIDGET in each for each in told),
         "the hand changes": [
             moved for each in told for moved in re.findall(r"\(your hand changes: (.+?)\): run", each)

@@ -170,7 +170,8 @@ def test_a_still_is_folded_away_where_no_widget_can_be_shown():
 def test_a_widget_may_be_the_result_and_faults_are_told(widget):
     box = asked("AdaMix", "50")
     assert box.then(lambda: widget).box.children[1] is widget.box
-    assert "number 2" in html_of(widget) and 'alt="A line at 2."' in html_of(widget)
+    still = html_of(widget)
+    assert "number 2" in still and "run the cell to use it" in still and 'alt="A line at 2."' in still
     assert html_of(Table([])).startswith("<table>")
     failed = box.then(lambda: {}["x"])
     assert "KeyError" in failed.text and "not yours" in failed.text and not failed.opened
