@@ -131,6 +131,15 @@ def test_input_gradients_are_asked_for_where_needed_and_given_back():
     assert not detach(mixture).get_input_embeddings()._forward_hooks
 
 
+def test_input_gradients_that_somebody_else_asked_for_stay_when_ours_go():
+    mixture = tiny.mixed(tiny.bert(), Bottleneck(4)).train()
+    checkpoint(mixture.model, reentrant=True)
+    mixture.model.disable_input_require_grads()
+    mixture.model.enable_input_require_grads()
+    mixture(selection="merge", **tiny.batch()).logits.sum().backward()
+    assert len(detach(mixture).get_input_embeddings()._forward_hooks) == 1
+
+
 def test_a_checkpoint_that_says_nothing_of_its_mode_counts_as_reentrant():
     """`torch.utils.checkpoint.checkpoint` itself, set by an older transformers or by hand."""
     mixture = tiny.mixed(tiny.bert(), Bottleneck(4)).train()

@@ -250,6 +250,8 @@ def test_smoothing_spreads_a_share_of_each_label_evenly():
     log_p = logits.log_softmax(-1)
     by_hand = -(0.9 * log_p[range(6), labels] + 0.1 * log_p.mean(-1)).mean()
     close.assert_close(cross_entropy(logits, labels, smoothing=0.1), by_hand, close.ROUNDED)
+    of_a_model = task_loss_of(tiny.mixed(tiny.bert(), Bottleneck(4)), smoothing=0.1)
+    close.assert_close(of_a_model(logits, labels), by_hand, close.ROUNDED)
 
 
 def test_a_row_without_a_label_is_refused_and_a_token_without_one_is_left_out():
