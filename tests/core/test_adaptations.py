@@ -133,7 +133,7 @@ def test_base_is_called_once(base, adaptation):
     assert calls == [1]
 
 
-@pytest.mark.parametrize("value", [Weight((2,), "up", zeros), *ADAPTATIONS], ids=ids)
+@pytest.mark.parametrize("value", [Weight((2,), "up", zeros), *ADAPTATIONS], ids=lambda value: type(value).__name__)
 def test_settings_are_values(value):
     """Nobody changes another's, and a copy with the same settings is equal."""
     with pytest.raises(FrozenInstanceError):
