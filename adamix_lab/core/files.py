@@ -10,7 +10,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import wraps
+from functools import cache, wraps
+from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -67,7 +68,19 @@ def _sync_folder(folder: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """A text file, UTF-8, written atomically."""
-    write_atomically(path, lambda temporary: _write_bytes(temporary, text.encode()))
+    write_atomically(path, methodcaller("write_bytes", text.encode()))
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, computed once a process for as long as the file does not change."""
+    status = path.stat()
+    return _sha256(str(path.resolve()), status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _sha256(path: str, size: int, changed: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def require_file(path: Path, expected: str) -> Path:
@@ -147,16 +160,12 @@ def parse_json(text: str, place: str, expected: str) -> Any:
         raise LabError(f"{place} is not JSON ({error}): expected {expected}") from error
 
 
-def _write_bytes(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
-
-
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """A safetensors file, written atomically. Equal tensors give equal bytes."""
     from safetensors.torch import save
 
     data = save({k: v.detach().cpu().contiguous() for k, v in sorted(tensors.items())}, dict(metadata or {}) or None)
-    write_atomically(path, lambda temporary: _write_bytes(temporary, data))
+    write_atomically(path, methodcaller("write_bytes", data))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

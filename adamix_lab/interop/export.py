@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from adamix_lab.core.adaptations import Adaptation
 from adamix_lab.core.errors import LabError, one_of
-from adamix_lab.core.files import MANIFEST, read_json, write_text
+from adamix_lab.core.files import MANIFEST, read_json, sha256_of, write_text
 from adamix_lab.core.merging import fold, merge
 from adamix_lab.core.mixture import evaluating
 from adamix_lab.core.sites import answer_kind, class_names, declare, head_kind, head_pooling, read_contract
 from adamix_lab.core.views import logits_of
 from adamix_lab.interop import adapters, checking
 from adamix_lab.interop.peft import FILES as PEFT_FILES
-from adamix_lab.interop.peft import load_with_peft, sha256_of, write_experts, write_peft
+from adamix_lab.interop.peft import load_with_peft, write_experts, write_peft
 from adamix_lab.models.model import MixtureModel
 from adamix_lab.models.saving import describe
 from adamix_lab.tasks.backbones import quiet_transformers

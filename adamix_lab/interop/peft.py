@@ -7,7 +7,6 @@ q and v) becomes one LoRA of k times the rank, whose B has blocks and zero rows 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 from adamix_lab.core.adaptations import IA3, LoRA
 from adamix_lab.core.errors import MOST_EXPERTS, LabError, extra, finite
-from adamix_lab.core.files import MANIFEST, check_weights, read_json, read_tensors, write_tensors, write_text
+from adamix_lab.core.files import MANIFEST, check_weights, read_json, read_tensors, sha256_of, write_tensors, write_text
 from adamix_lab.core.mixture import MixtureLayer, sizes
 from adamix_lab.core.sites import drawn_modules, head_kind
 from adamix_lab.interop.authors import read_pickle
@@ -220,11 +219,6 @@ def check_files(folder: Path, names: Iterable[str]) -> None:
                 f"{folder / name} was changed since it was exported: expected what {path.name} tells of it. Export "
                 f"again, or remove {path.name}."
             )
-
-
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def import_peft(model: nn.Module, folders: str | Path | Sequence[str | Path]) -> MixtureModel:

@@ -7,20 +7,19 @@ The decoder "books-gpt2" lies in `data/backbones`, with a card that says how sma
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from adamix_lab.core.errors import POOLINGS, LabError, one_of, positive, unknown
+from adamix_lab.core.files import sha256_of
 from adamix_lab.core.routing import generator_for
 from adamix_lab.core.sites import (
     READ_MARK,
@@ -92,7 +91,7 @@ def find_minilm() -> Path:
         spec = importlib.util.find_spec(module)  # finds without importing: the package asks for much
         for place in (spec and spec.submodule_search_locations) or ():
             folder = _unpacked(Path(place) / inside)
-            found = weights_sha256(folder) if (folder / WEIGHTS).is_file() else "none: there is no such file"
+            found = sha256_of(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else "none: there is no such file"
             if found != MINILM_SHA256:
                 raise LabError(
                     f"{folder / WEIGHTS} has sha256 {found}: expected {MINILM_SHA256}. The file is damaged or not the "
@@ -125,19 +124,6 @@ def _unpacked(model: Path) -> Path:
                 f"written, with 100 MB free; or unpack it by hand, and let {MINILM_VARIABLE} name the folder."
             ) from error
     return folder
-
-
-def weights_sha256(folder: Path) -> str:
-    """The sha256 of a folder's weights, computed once a process for as long as the file does not change."""
-    path = folder / WEIGHTS
-    status = path.stat()
-    return _sha256(str(path), status.st_size, status.st_mtime_ns)
-
-
-@lru_cache
-def _sha256(path: str, size: int, changed: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_backbone(

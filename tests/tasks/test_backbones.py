@@ -12,6 +12,7 @@ import tiny_task
 import torch
 from safetensors.torch import load_file
 
+from adamix_lab.core import files
 from adamix_lab.core.files import write_tensors
 from adamix_lab.core.sites import head_pooling
 from adamix_lab.tasks import backbones
@@ -34,9 +35,9 @@ def minilm() -> Path:
 
 def test_the_embedded_minilm_is_the_published_one(minilm, monkeypatch):
     assert (minilm / "config.json").is_file()
-    before = backbones._sha256.cache_info().misses
+    before = files._sha256.cache_info().misses
     find_minilm()
-    assert backbones._sha256.cache_info().misses == before  # hashed once a process
+    assert files._sha256.cache_info().misses == before  # hashed once a process
     monkeypatch.setattr(backbones, "MINILM_SHA256", "0" * 64)
     with pytest.raises(ValueError, match=r"expected 0000.*force-reinstall"):
         find_minilm()
