@@ -23,24 +23,30 @@ from adamix_lab.classroom.submissions import Submission
 from adamix_lab.core.errors import LabError, extra
 from adamix_lab.core.files import alone, read_json, write_text
 
+ABOUT = ("name", "platform", "number", "late")  # what is kept of a submission, and stands in the tables
+
 
 @dataclass(frozen=True)
 class Marked:
     """One person's result.
 
     Attributes:
-        submission: that counts.
+        person, name, platform, number, late: as in `Submission`.
         points: by check.
         maximum: of each check.
         remarks: what happened, in words.
-        seconds: that grading took; 0 where nothing had changed since the last time.
+        seconds: that grading took; 0 where nothing had changed, None where nothing was handed in this time.
     """
 
-    submission: Submission
+    person: str
+    name: str
+    platform: str
+    number: str
+    late: bool
     points: dict[str, float]
     maximum: dict[str, float]
     remarks: tuple[str, ...]
-    seconds: float
+    seconds: float | None = None
 
     @property
     def total(self) -> float:
@@ -55,13 +61,11 @@ class Marked:
 
 @alone("course")
 def grade(
-    submissions: Sequence[Submission],
-    assignment: str,
-    course: Path,
-    limits: Limits,
-    again: bool = False,
+    submissions: Sequence[Submission], assignment: str, course: Path, limits: Limits, again: bool = False
 ) -> list[Marked]:
     """Grades one submission a person, and prints a line of progress each.
+
+    Returns the results of everyone who has been graded in this course, now or before, in the order of their ids.
 
     Raises FileNotFoundError where the assignment has not been released in this course.
     """
@@ -83,7 +87,7 @@ def grade(
     kept = course / "marks" / f"{assignment}.json"
     graded = read_graded(kept) if kept.is_file() else {}
     tests = [cell.metadata.nbgrader for cell in released.cells if cell.metadata.nbgrader.grade]
-    marked, maximum = [], {test.grade_id: float(test.points) for test in tests}
+    maximum, took = {test.grade_id: float(test.points) for test in tests}, dict[str, float]()
     for n, submission in enumerate(submissions, 1):
         start = time.perf_counter()
         try:
@@ -93,19 +97,27 @@ def grade(
         handed = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
         digest = hashlib.sha256(repr((version, handed, submission.remarks, why)).encode()).hexdigest()
         before = graded.pop(submission.person, {})
-        remarks, seconds = tuple(before.get("remarks", ())), 0.0
+        remarks, seconds = before.get("remarks", ()), 0.0
         if again or before.get("digest") != digest:
             write_graded(kept, graded)  # without this person: whatever happens now, the next run grades them
             told = _grade_one(grader, submission, files, why, assignment, course, released, ran)
             remarks, seconds = (*submission.remarks, *told), time.perf_counter() - start
-        points = _points(grader, submission.person, assignment, maximum)
-        about = {name: getattr(submission, name) for name in ("name", "file", "platform")}
+        about = {name: getattr(submission, name) for name in (*ABOUT, "file")}
         graded[submission.person] = {**about, "digest": digest, "remarks": remarks}
         write_graded(kept, graded)  # a killed run goes on from here
-        marked.append(Marked(submission, points, maximum, remarks, seconds))
+        took[submission.person] = seconds
+        with grader.gradebook as book:
+            total = sum(_points(book, submission.person, assignment, maximum).values())
         how = f"{seconds:.1f} s" if seconds else "unchanged"
-        print(f"{n:3d}/{len(submissions)}  {submission.name}: {marked[-1].total:g} of {marked[-1].best:g} ({how})")
-    return marked
+        print(f"{n:3d}/{len(submissions)}  {submission.name}: {total:g} of {sum(maximum.values()):g} ({how})")
+    with grader.gradebook as book:
+        return [
+            Marked(
+                person, **{name: entry[name] for name in ABOUT}, points=_points(book, person, assignment, maximum),
+                maximum=maximum, remarks=tuple(entry["remarks"]), seconds=took.get(person),
+            )
+            for person, entry in sorted(graded.items())
+        ]  # fmt: skip
 
 
 def _bound(source: str) -> set[str]:
@@ -255,10 +267,9 @@ def _grade_id(cell: Any) -> str:
     return str(marks.get("grade_id", "")) if isinstance(marks, dict) else ""
 
 
-def _points(grader: Any, person: str, assignment: str, maximum: dict[str, float]) -> dict[str, float]:
-    with grader.gradebook as book:
-        grades = book.find_submission_notebook(assignment, assignment, person).grades
-        found = {grade.name: float(grade.score or 0) for grade in grades}
+def _points(book: Any, person: str, assignment: str, maximum: dict[str, float]) -> dict[str, float]:
+    grades = book.find_submission_notebook(assignment, assignment, person).grades
+    found = {grade.name: float(grade.score or 0) for grade in grades}
     return {name: found.get(name, 0.0) for name in maximum}
 
 
@@ -274,4 +285,5 @@ def read_graded(path: Path) -> dict[str, Any]:
     needed = {"name", "file", "platform", "remarks"}
     if not isinstance(known, dict) or not all(isinstance(e, dict) and needed <= e.keys() for e in known.values()):
         raise LabError(f"{path} holds something else: expected {expected}")
-    return known
+    # earlier versions kept neither: an id begins with the platform's, and that someone was late stands in a remark
+    return {person: {"number": person.partition("-")[0], "late": False, **entry} for person, entry in known.items()}

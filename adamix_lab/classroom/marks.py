@@ -20,7 +20,7 @@ def write_marks(marked: Sequence[Marked], assignment: str, folder: Path) -> list
     written = [folder / f"{assignment}.csv"]
     write_text(written[0], table(marked))
     for platform, make in (("moodle", moodle), ("canvas", canvas)):
-        of_it = [m for m in marked if m.submission.platform == platform]
+        of_it = [m for m in marked if m.platform == platform]
         if of_it:
             written.append(folder / f"{assignment}-{platform}.csv")
             write_text(written[-1], make(of_it, assignment))
@@ -33,8 +33,7 @@ def table(marked: Sequence[Marked]) -> str:
     head = ["person", "name", "points", "of", "late", *checks, "remarks"]
     rows = []
     for m in marked:
-        late = "late" if m.submission.late else ""
-        about = [m.submission.person, m.submission.name, f"{m.total:g}", f"{m.best:g}", late]
+        about = [m.person, m.name, f"{m.total:g}", f"{m.best:g}", "late" if m.late else ""]
         rows.append([*about, *(f"{m.points[check]:g}" for check in checks), " ".join(m.remarks)])
     return _csv([head, *rows])
 
@@ -42,8 +41,7 @@ def table(marked: Sequence[Marked]) -> str:
 def moodle(marked: Sequence[Marked], assignment: str) -> str:
     """CSV as Moodle's offline grading worksheet has it: people by their number, grade, feedback comments."""
     head = ["Identifier", "Full name", "Grade", "Maximum Grade", "Feedback comments"]
-    people = [(m, m.submission) for m in marked]
-    rows = [[f"Participant {s.number}", s.name, f"{m.total:g}", f"{m.best:g}", " ".join(m.remarks)] for m, s in people]
+    rows = [[f"Participant {m.number}", m.name, f"{m.total:g}", f"{m.best:g}", " ".join(m.remarks)] for m in marked]
     return _csv([head, *rows])
 
 
@@ -51,7 +49,7 @@ def canvas(marked: Sequence[Marked], assignment: str) -> str:
     """CSV as Canvas's gradebook imports it: people by their ID, a column named after the assignment."""
     head = ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", assignment]
     best = ["    Points Possible", "", "", "", "", f"{marked[0].best:g}"]
-    rows = [[m.submission.name, m.submission.number, "", "", "", f"{m.total:g}"] for m in marked]
+    rows = [[m.name, m.number, "", "", "", f"{m.total:g}"] for m in marked]
     return _csv([head, best, *rows])
 
 

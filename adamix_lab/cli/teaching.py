@@ -62,9 +62,10 @@ def grade(
         return
     print("\n".join(isolation(limits, trust)))
     marked = mark(people, name, course, limits, again)
+    print(f"Graded now: {sum(bool(m.seconds) for m in marked)}; in the table: {len(marked)}.")
     for path in write_marks(marked, name, course / "marks"):
         print(path)
-    odd += [f"{m.submission.name}: {' '.join(m.remarks)}" for m in marked if m.remarks]
+    odd += [f"{m.name}: {' '.join(m.remarks)}" for m in marked if m.remarks and m.seconds is not None]
     print("\n".join(["Odd:", *odd] if odd else ["Nothing was odd."]))
 
 

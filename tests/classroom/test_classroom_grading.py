@@ -249,6 +249,63 @@ def test_people_of_two_platforms_are_graded_in_one_command(course, released, tmp
     assert 'src="http' not in page and "cdnjs" not in page
 
 
+def test_late_submissions_join_the_marks_of_those_before(course, released, tmp_path, monkeypatch):
+    """Each file holds everybody, with the points that stand in the gradebook, and says how many were graded now."""
+    from adamix_lab.classroom.course import api
+
+    monkeypatch.setattr(grading, "run", run_here)
+    own, first, late = (tmp_path / name for name in ("own", "first", "late"))
+    shutil.copytree(course, own)
+    shutil.rmtree(own / "marks", ignore_errors=True)
+    blank, full = submission(released, {}), submission(released, reference(NAME))
+    moodle(first / "moodle.zip", {"Ada Early": (blank,), "Bo Early": (blank, "")})
+    (first / f"cylate_LATE_201_999_{NAME}.ipynb").write_text(blank, encoding="utf-8")
+    (first / "di.ipynb").write_text(blank, encoding="utf-8")
+    assert "Graded now: 4; in the table: 4." in grade(own, first).output
+    head = (own / "marks" / f"{NAME}.csv").read_text("utf-8").splitlines()[0]
+    with api(own).gradebook as book:
+        book.find_grade("number-one", NAME, NAME, "101").manual_score = 1
+        book.db.commit()
+
+    late.mkdir()
+    (late / f"Ed Late_107_assignsubmission_file_{NAME}.ipynb").write_text(full, encoding="utf-8")
+    (late / f"Bo Early_102_assignsubmission_file_{NAME}.ipynb").write_text(full, encoding="utf-8")
+    done = grade(own, late, "--due", "2001-01-01")
+    assert done.exit_code == 0 and "Graded now: 2; in the table: 5." in done.output
+    assert "Graded now: 0; in the table: 5." in grade(own, late, "--due", "2001-01-01").output
+    found = rows(own)
+    points = {name: (float(row["points"]), row["late"]) for name, row in found.items()}
+    before = {"Ada Early": (1, ""), "cylate": (0, "late"), "di": (0, "")}
+    assert points == before | {"Bo Early": (FULL, "late"), "Ed Late": (FULL, "late")}
+    assert (own / "marks" / f"{NAME}.csv").read_text("utf-8").splitlines()[0] == head
+    numbers = [line.split(",")[0] for line in (own / "marks" / f"{NAME}-moodle.csv").read_text("utf-8").splitlines()]
+    assert sorted(numbers[1:]) == ["Participant 101", "Participant 102", "Participant 107"]
+    assert "cylate,201," in (own / "marks" / f"{NAME}-canvas.csv").read_text("utf-8")
+
+
+def test_marks_of_an_earlier_version_keep_their_people(course, released, tmp_path, monkeypatch):
+    """Neither number nor late stood there: an id begins with the number, and the remark still says who was late."""
+    monkeypatch.setattr(grading, "run", run_here)
+    own, handed = tmp_path / "own", tmp_path / "handed"
+    shutil.copytree(course, own)
+    shutil.rmtree(own / "marks", ignore_errors=True)
+    moodle(handed / "moodle.zip", {"Ada Early": (submission(released, {}),)})
+    (handed / f"cylate_LATE_101_999_{NAME}.ipynb").write_text(submission(released, {}), encoding="utf-8")
+    assert grade(own, handed).exit_code == 0
+    kept = own / "marks" / f"{NAME}.json"
+    graded = json.loads(kept.read_text("utf-8"))
+    assert all(re.fullmatch(r"101-[0-9a-f]{4}", person) for person in graded)  # two platforms, one number
+    for entry in graded.values():
+        del entry["number"], entry["late"]
+    kept.write_text(json.dumps(graded), encoding="utf-8")
+    (tmp_path / "later").mkdir()
+    (tmp_path / "later" / "di.ipynb").write_text(submission(released, {}), encoding="utf-8")
+    assert "in the table: 3." in grade(own, tmp_path / "later").output
+    assert "Participant 101,Ada Early" in (own / "marks" / f"{NAME}-moodle.csv").read_text("utf-8")
+    assert "cylate,101," in (own / "marks" / f"{NAME}-canvas.csv").read_text("utf-8")
+    assert "It came late." in rows(own)["cylate"]["remarks"]
+
+
 def test_a_preview_says_who_was_found_and_runs_nothing(course, released, tmp_path, monkeypatch):
     monkeypatch.setattr(grading, "run", lambda *_: pytest.fail("something ran"))
     people = {f"Student {n:02d}": (submission(released, {}),) for n in range(28)}
@@ -294,13 +351,13 @@ def test_a_machine_that_does_not_start_python_costs_nobody_points(course, releas
     with pytest.raises(OSError, match="lee was not graded: Python did not start"):
         grading.grade(grading_input(tmp_path), NAME, course, grading.Limits())
     monkeypatch.setattr(grading, "run", run_here)
-    (marked,) = grading.grade(grading_input(tmp_path), NAME, course, grading.Limits())
+    (marked,) = [m for m in grading.grade(grading_input(tmp_path), NAME, course, grading.Limits()) if m.name == "lee"]
     assert marked.total == FULL and marked.seconds > 0
     monkeypatch.setattr(grading, "run", fails)
     with pytest.raises(OSError, match="lee was not graded"):
         grading.grade(grading_input(tmp_path), NAME, course, grading.Limits(), again=True)
     monkeypatch.setattr(grading, "run", run_here)
-    (marked,) = grading.grade(grading_input(tmp_path), NAME, course, grading.Limits())
+    (marked,) = [m for m in grading.grade(grading_input(tmp_path), NAME, course, grading.Limits()) if m.name == "lee"]
     assert marked.total == FULL and marked.seconds > 0  # what failed is not taken for graded
 
 

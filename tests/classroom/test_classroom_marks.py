@@ -1,19 +1,16 @@
 """Tables that platforms import."""
 
 import csv
-import datetime
 import io
 
 import pytest
 
 from adamix_lab.classroom.marks import Marked, canvas, moodle, table, write_marks
-from adamix_lab.classroom.submissions import Submission
 
 
 def marked(name, points, platform="moodle", number="7", remarks=()):
-    when = datetime.datetime(2026, 1, 1)
-    submission = Submission(name.lower(), name, platform, number, "x.ipynb", (), False, (1, 0, when))
-    return Marked(submission, {"a": points, "b": 0.0}, {"a": 3.0, "b": 1.0}, remarks, 1.0)
+    about = {"person": name.lower(), "name": name, "platform": platform, "number": number, "late": False}
+    return Marked(**about, points={"a": points, "b": 0.0}, maximum={"a": 3.0, "b": 1.0}, remarks=remarks)
 
 
 def rows(text):
