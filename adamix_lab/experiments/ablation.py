@@ -22,15 +22,7 @@ from adamix_lab.core.errors import LabError
 from adamix_lab.core.files import alone, write_text
 from adamix_lab.experiments.grids import Grid, Search
 from adamix_lab.experiments.performing import Say, duration, perform_all
-from adamix_lab.experiments.results import (
-    RESULTS,
-    finished,
-    gather,
-    read_table,
-    state,
-    summary,
-    task_name,
-)
+from adamix_lab.experiments.results import RESULTS, finished, gather, read_table, state, summary, task_name
 from adamix_lab.experiments.running import SLICE, TRUE
 from adamix_lab.experiments.settings import BUDGETS, Engine, Run
 

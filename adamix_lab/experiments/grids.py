@@ -135,11 +135,10 @@ def narrowed(grid: Grid, tasks: Sequence[str] = (), methods: Sequence[str] = ())
         _check_task(word)
     kept = [run for run in grid.runs if not methods or run.method in methods]
     moved = [replace(run, task=task) for run in kept for task in tasks or (run.task,)]
-    looked = {run.task: Path(run.folder) for run in moved if run.folder is not None and run.task in PAPER_TASKS}
-    if absent := [task for task, folder in looked.items() if not (folder / task).exists()]:
+    if absent := {run.task: run.folder for run in moved if isinstance(run.source, Path) and not run.source.exists()}:
         raise LabError(
-            f"folder = '{looked[absent[0]]}' does not hold {', '.join(absent)}: expected a folder a task. Name those "
-            "that it holds, each with --task."
+            f"folder = '{next(iter(absent.values()))}' does not hold {', '.join(absent)}: expected a folder a task. "
+            "Name those that it holds, each with --task."
         )
     return replace(grid, runs=tuple({run.key: run for run in moved}.values()))
 

@@ -29,17 +29,8 @@ from adamix_lab.core.errors import LabError, extra
 from adamix_lab.core.files import write_text
 from adamix_lab.experiments import running
 from adamix_lab.experiments.batched import train_batched
-from adamix_lab.experiments.results import ERROR, RESULTS, SETTINGS, WORK, begin, finish, finished, unit
-from adamix_lab.experiments.running import (
-    OnStep,
-    Outcome,
-    Prepared,
-    Trained,
-    curve_rows,
-    judged,
-    perform_run,
-    prepare,
-)
+from adamix_lab.experiments.results import ERROR, RESULTS, SETTINGS, WORK, begin, check_files, finish, finished, unit
+from adamix_lab.experiments.running import OnStep, Outcome, Prepared, Trained, curve_rows, judged, perform_run, prepare
 from adamix_lab.experiments.settings import DEFAULTS, Budget, Engine, Run
 from adamix_lab.models.model import load_trained, trained_tensors
 
@@ -71,9 +62,10 @@ def perform_all(runs: Sequence[Run], out: Path, engine: Engine, deadline: float 
 
     A job that loses its worker when it has the workers to itself has failed; others go on.
 
-    Raises OSError where the disk is full, ConnectionError where the cluster does not answer, ImportError where its
-    package is missing: what is finished stays.
+    Raises LabError where rows have changed (`check_files`), OSError where the disk is full, ConnectionError where the
+    cluster does not answer, ImportError where its package is missing: what is finished stays.
     """
+    check_files(runs, out)
     failed: dict[str, str] = {}
     start, ended, lost = time.perf_counter(), 0, 0
     while jobs := jobs_of(runs, out, engine, deadline, failed):

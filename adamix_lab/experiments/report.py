@@ -16,24 +16,8 @@ from typing import TYPE_CHECKING, Any
 from adamix_lab.analysis.plots import STYLES, Picture, panels, save_figure
 from adamix_lab.analysis.statistics import ALIKE, SHOWN, Estimate, verdict_of
 from adamix_lab.core.files import write_text
-from adamix_lab.experiments.claims import (
-    Table,
-    Verdict,
-    listed,
-    read_paper,
-    read_rules,
-    read_tables,
-    verdicts_of,
-)
-from adamix_lab.experiments.contrasts import (
-    REFERENCE,
-    OnTask,
-    Scores,
-    Side,
-    mean_by_seed,
-    mean_estimate,
-    minus,
-)
+from adamix_lab.experiments.claims import Table, Verdict, listed, read_paper, read_rules, read_tables, verdicts_of
+from adamix_lab.experiments.contrasts import REFERENCE, OnTask, Scores, Side, mean_by_seed, mean_estimate, minus
 from adamix_lab.experiments.results import (
     Results,
     frame,

@@ -1,6 +1,6 @@
 """Results on disk: a folder a run, and the tidy tables that gather all of them; reading, checking, printing them.
 
-    OUT/KEY/settings.json      what the run is
+    OUT/KEY/settings.json      what the run is, and the digests of files that it reads rows from
     OUT/KEY/work/              checkpoints and log while it is under way
     OUT/KEY/error.txt          what went wrong, if anything
     OUT/KEY/*.parquet          its results, predictions and curves
@@ -28,9 +28,10 @@ import torch
 
 from adamix_lab.analysis.calibration import adaptive_ece, fit_temperature
 from adamix_lab.analysis.statistics import format_interval
-from adamix_lab.core.errors import LabError, extra, near_misses
-from adamix_lab.core.files import require_file, safe_join, write_atomically, write_text
+from adamix_lab.core.errors import LabError, extra
+from adamix_lab.core.files import read_json, require_file, safe_join, sha256_of, write_atomically, write_text
 from adamix_lab.experiments.settings import BUDGETS, Run, with_side
+from adamix_lab.tasks.loading import files_of
 from adamix_lab.training.doctor import versions
 from adamix_lab.training.evaluation import Evaluation
 
@@ -45,18 +46,49 @@ COLUMNS = {
     CURVES: "run step loss task_loss consistency",
 }
 SETTINGS, WORK, ERROR = "settings.json", "work", "error.txt"
+FILES = "files"  # in the settings
 
 
 # -- a run's folder ----------------------------------------------------------------------------------------------
 
 
 def begin(out: Path, run: Run) -> Path:
-    """The run's folder, with its settings in it for who looks there."""
+    """The run's folder, with its settings in it, and with what its files of rows are known by (`check_files`)."""
     place = out / run.key
-    if not (place / SETTINGS).is_file():
+    if not finished(out, run):
         settings = {name: value for name, value in asdict(run).items() if name != "folder"}  # where rows lay is private
-        write_text(place / SETTINGS, json.dumps(settings, indent=1) + "\n")
+        write_text(place / SETTINGS, json.dumps({**settings, FILES: files_now(run)}, indent=1) + "\n")
     return place
+
+
+def files_now(run: Run) -> dict[str, str]:
+    """The files that a run's rows lie in: the first digits of the sha256 of each, by name.
+
+    None for an embedded task, one from the Hub, and where the run itself will say what is wrong with them.
+    """
+    try:
+        return {path.name: sha256_of(path)[:16] for path in files_of(run.source, run.part)}
+    except (LabError, OSError):
+        return {}
+
+
+def check_files(runs: Sequence[Run], out: Path) -> None:
+    """Raises LabError where a run in `out`, finished or under way, began with other rows than its task's files hold.
+
+    What failed begins anew with the rows of now. Earlier versions told no digests: their runs are taken as they are.
+    """
+    now = {(run.task, run.part): run for run in runs}
+    for path in sorted(out.glob(f"*/{SETTINGS}")):
+        known = read_json(path, "what a run began with. Delete its folder.")
+        run, told = now.get((known.get("task"), known.get("part"))), known.get(FILES)
+        if run is None or not told or (path.parent / ERROR).is_file():
+            continue
+        for name, digest in files_now(run).items():
+            if told.get(name) != digest:
+                raise LabError(
+                    f"{name} ({run.source}) changed since run {path.parent.name} in {out} read it: expected it as it "
+                    "was. Put it back, or give another --out for the rows of now."
+                )
 
 
 def finish(place: Path, files: Mapping[str, bytes]) -> None:
@@ -267,10 +299,8 @@ def read_table(path: Path) -> DataFrame:
         ) from error
     missing = [name for name in COLUMNS[path.name].split() if name not in table.columns]
     if missing:
-        close = near_misses(missing[0], table.columns)
-        hint = f" {missing[0]!r} may be what it calls {close[0]!r}." if close else ""
         raise LabError(
-            f"{path} lacks {', '.join(missing)}: expected results of this version of AdaMix Lab.{hint} "
+            f"{path} lacks {', '.join(missing)}: expected results of this version of AdaMix Lab. "
             "Gather them again with the version that reads them."
         )
     return table

@@ -22,7 +22,7 @@ from adamix_lab.analysis.posterior import marginal
 from adamix_lab.baselines.making import baseline, costs, ensemble, fitted, linear_probe, mean_of, train_apart
 from adamix_lab.core.errors import LabError
 from adamix_lab.core.views import Batch
-from adamix_lab.experiments.results import tables
+from adamix_lab.experiments.results import files_now, tables
 from adamix_lab.experiments.settings import DEFAULTS, Run, settings_of
 from adamix_lab.fast.prefix import cached_prefix
 from adamix_lab.fast.tree import tree_logits
@@ -39,7 +39,7 @@ from adamix_lab.tasks.batches import (
     to_device,
 )
 from adamix_lab.tasks.loading import load_task
-from adamix_lab.tasks.tasks import PAPER_TASKS, Task, balanced, few_shot, flip_labels, hold_out, subsample
+from adamix_lab.tasks.tasks import Task, balanced, few_shot, flip_labels, hold_out, subsample
 from adamix_lab.training.evaluation import Evaluation, IndexedBatch, evaluate_batches, judge
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.report import step_operations
@@ -126,7 +126,7 @@ def prepare(run: Run) -> Prepared:
     device = next(mixture.parameters()).device
     sites = tuple(mixture.sites) if cache else ()
     shared = (run.backbone, run.max_length, sites)
-    judged_on = _source(run) if run.judged_on == "slice" else (run.task, run.folder, run.part, run.evaluation_rows)
+    judged_on = _source(run) if run.judged_on == "slice" else (*_source(run)[:2], run.part, run.evaluation_rows)
 
     def encoded(name: str, rows: Any, *source: Any) -> list[Example]:
         def make() -> list[Example]:
@@ -166,13 +166,13 @@ def task_of(run: Run) -> Task:
 
 def _source(run: Run) -> tuple[Any, ...]:
     seed = run.seed if run.sample is None else run.sample
-    return run.task, run.folder, run.rows, run.label_noise, seed, run.part, run.evaluation_rows, run.judged_on
+    files = tuple(files_now(run).items())  # rows that a process keeps are not those of files that changed since
+    return run.source, files, run.rows, run.label_noise, seed, run.part, run.evaluation_rows, run.judged_on
 
 
 @lru_cache(maxsize=2)
 def _loaded(*source: Any) -> Task:
-    task, folder, rows, label_noise, seed, part, evaluation_rows, judged_on = source
-    place = Path(folder) / task if folder is not None and task in PAPER_TASKS else task
+    place, _, rows, label_noise, seed, part, evaluation_rows, judged_on = source
     found = load_task(place, part=part)
     if rows is not None and rows < len(found.train):  # a grid's rows are at most so many: its tasks differ in size
         found = replace(found, train=balanced(found.train, rows, seed, found.label, found.classes))

@@ -7,10 +7,12 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from adamix_lab.baselines import BASELINES, METHODS
 from adamix_lab.core.errors import POOLINGS, LabError, finite, one_of, positive, whole
+from adamix_lab.tasks.tasks import PAPER_TASKS
 from adamix_lab.training.recipe import Recipe
 
 Budget = Literal["steps", "rate", "best", "oracle", "compute"]
@@ -170,6 +172,11 @@ class Run:
         values = {name: value for name, value in asdict(self).items() if name not in ("folder", "variant")}
         text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def source(self) -> str | Path:
+        """Where the rows lie, as `load_task` takes it."""
+        return Path(self.folder) / self.task if self.folder is not None and self.task in PAPER_TASKS else self.task
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], where: str = "a run") -> Run:

@@ -15,7 +15,7 @@ from typing import Any
 
 from adamix_lab.core.errors import LabError, one_of, positive, unknown, whole
 from adamix_lab.tasks.labels import KINDS, Labels, check_columns, join_labels, number_labels, text_columns
-from adamix_lab.tasks.rows import SUFFIXES, Part, once, read_files, read_hub, read_object
+from adamix_lab.tasks.rows import SUFFIXES, Part, once, read_files, read_hub, read_object, row_files
 from adamix_lab.tasks.tasks import (
     EMBEDDED,
     PAPER_TASKS,
@@ -229,6 +229,18 @@ def _find(
                 f"{parts[0].place}. Bring it into that order (align_labels_with_mapping of datasets)."
             )
     return parts, spec or (TaskSpec(classes=names) if names else None), origin
+
+
+def files_of(source: str | Path, part: str | None = None) -> list[Path]:
+    """The files that `load_task(source, part=part)` reads; none of an embedded task, of the Hub's, and where none lie.
+
+    Raises as `load_task` does for a folder without them.
+    """
+    path = Path(source)
+    if str(source) in EMBEDDED or _on_hub(source) or not path.exists():
+        return []
+    spec = PAPER_TASKS.get(path.name)
+    return row_files(path, (part,) if part is not None else spec.splits if spec else ())
 
 
 def _on_hub(source: str | Path) -> bool:

@@ -82,10 +82,13 @@ def read_files(path: Path, splits: Sequence[str] = ()) -> list[Part]:
 
     Raises FileNotFoundError for a folder without them, ValueError for two files of one split, or as `read_file` does.
     """
-    return [read_file(file) for file in (_split_files(path, splits) if path.is_dir() else [path])]
+    return [read_file(file) for file in row_files(path, splits)]
 
 
-def _split_files(folder: Path, splits: Sequence[str]) -> list[Path]:
+def row_files(folder: Path, splits: Sequence[str] = ()) -> list[Path]:
+    """The files that `read_files` reads, and raises for."""
+    if not folder.is_dir():
+        return [folder]
     names = [splits[0], splits[0].removesuffix("_matched")] if splits else ["validation", "test"]
     train, evaluation = split_file(folder, "train"), next(filter(None, (split_file(folder, n) for n in names)), None)
     if train is None or evaluation is None:

@@ -4,21 +4,25 @@ import json
 import multiprocessing
 import os
 import random
+import re
+import shutil
 import signal
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import tiny_grid
 from tiny_task import one_thread  # noqa: F401
 
+from adamix_lab.core.files import sha256_of
 from adamix_lab.experiments import performing, running
 from adamix_lab.experiments.ablation import ablate, listed
 from adamix_lab.experiments.grids import grid_of
 from adamix_lab.experiments.performing import WorkersLost
-from adamix_lab.experiments.results import read_table
+from adamix_lab.experiments.results import begin, files_now, read_table
 from adamix_lab.experiments.settings import Engine
 
 QUIET = Engine(threads=1)
@@ -72,6 +76,102 @@ def test_a_run_whose_results_are_deleted_is_made_anew_and_the_others_stay(base, 
     second, _ = ablate(grid, tmp_path, QUIET, lambda _: None)
     pd.testing.assert_frame_equal(tiny_grid.measured(first), tiny_grid.measured(second))
     assert other.stat().st_mtime_ns == kept
+
+
+def own_rows(base, folder):
+    """A grid of two runs on rows of one's own, beside each other: a single file, and a folder."""
+    lines = [line for path in sorted(Path(base["task"]).glob("*.jsonl")) for line in path.read_text().splitlines(True)]
+    (folder / "own.jsonl").write_text("".join(lines))
+    shutil.copytree(base["task"], folder / "rows")
+    tasks = [str(folder / "own.jsonl"), str(folder / "rows")]
+    return grid_of({"base": {**base, "steps": 2}, "axes": {"task": tasks}})
+
+
+def test_finished_runs_are_not_reported_for_rows_that_were_edited_since(base, tmp_path):
+    grid, out = own_rows(base, tmp_path), tmp_path / "out"
+    first, _ = ablate(grid, out, QUIET, lambda _: None)
+    for name in ("own.jsonl", "rows/train.jsonl", "rows/validation.jsonl"):
+        path = tmp_path / name
+        before = path.read_bytes()
+        path.write_bytes(before.replace(b'"label": 0', b'"label": 1', 1))
+        with pytest.raises(
+            ValueError,
+            match=rf"{path.name} \({re.escape(str(tmp_path))}.*\) changed since run .* read it.*another --out",
+        ):
+            ablate(grid, out, QUIET, lambda _: None)
+        other = grid_of(
+            {"base": {**base, "task": grid.runs["/" in name].task, "steps": 2}, "rows": [{"method": "single"}]}
+        )
+        with pytest.raises(ValueError, match="expected it as it was"):  # its table would stand beside it
+            ablate(other, out, QUIET, lambda _: None)
+        path.write_bytes(before)  # at another time, the same
+    kept = [run.key for run in grid.runs]
+    again, failed = ablate(grid, out, QUIET, lambda _: None)
+    assert failed == 0 and set(again["run"]) == set(kept)
+    pd.testing.assert_frame_equal(again, first)  # seconds and dates, too: nothing was performed
+
+
+def test_other_files_than_a_run_read_are_named(base, tmp_path):
+    grid, out = own_rows(base, tmp_path), tmp_path / "out"
+    ablate(grid, out, QUIET, lambda _: None)
+    (tmp_path / "rows" / "notes.csv").write_text("not read")
+    ablate(grid, out, QUIET, lambda _: None)
+    (tmp_path / "rows" / "validation.jsonl").rename(tmp_path / "rows" / "test.jsonl")
+    with pytest.raises(ValueError, match=r"test.jsonl .* changed since run"):
+        ablate(grid, out, QUIET, lambda _: None)
+    shutil.rmtree(tmp_path / "rows")  # nothing there that could be something else
+    assert ablate(grid, out, QUIET, lambda _: None)[1] == 0
+
+
+def test_the_same_process_reads_edited_rows_anew(base, tmp_path):
+    grid, path = own_rows(base, tmp_path), tmp_path / "own.jsonl"
+    ablate(grid, tmp_path / "out", QUIET, lambda _: None)
+    path.write_text("".join(path.read_text().splitlines(True)[:40]))
+    ablate(grid, tmp_path / "other", QUIET, lambda _: None)
+    judged = [len(read_table(tmp_path / out / grid.runs[0].key / "predictions.parquet")) for out in ("out", "other")]
+    assert judged[1] < judged[0]
+
+
+def test_what_failed_or_came_from_an_earlier_version_goes_on(base, tmp_path):
+    grid, out, path = own_rows(base, tmp_path), tmp_path / "out", tmp_path / "own.jsonl"
+    whole = path.read_text()
+    path.write_text(whole + "{\n")
+    assert ablate(grid, out, QUIET, lambda _: None)[1] == 1
+    path.write_text(whole)
+    assert ablate(grid, out, QUIET, lambda _: None)[1] == 0  # with the digest of now
+    known = {run.key: json.loads((out / run.key / "settings.json").read_text()) for run in grid.runs}
+    assert known[grid.runs[0].key]["files"] == {"own.jsonl": sha256_of(path)[:16]}
+    for key, settings in known.items():
+        del settings["files"]
+        (out / key / "settings.json").write_text(json.dumps(settings))
+    path.write_text(whole.replace('"label": 0', '"label": 1', 1))
+    assert ablate(grid, out, QUIET, lambda _: None)[1] == 0
+
+
+def test_a_stack_under_way_does_not_go_on_with_other_rows(base, tmp_path, monkeypatch):
+    """Its checkpoint knows how many rows there were, and not which."""
+    monkeypatch.setattr(running, "EVERY", 1)
+    own_rows(base, tmp_path)
+    path, out = tmp_path / "own.jsonl", tmp_path / "out"
+    grid = grid_of({"base": {**base, "task": str(path), "steps": 3}, "axes": {"seed": [0, 1]}})
+    for run in grid.runs:
+        begin(out, run)
+    (job,) = performing.jobs_of(grid.runs, out, Engine(threads=1, together=2), deadline=1.0)
+    performing.perform(job)  # stops behind its first checkpoint
+    assert list((out / job.name).rglob("checkpoint-*"))
+    path.write_text(path.read_text().replace('"label": 0', '"label": 1', 1))
+    with pytest.raises(ValueError, match=r"own.jsonl .* changed since run"):
+        ablate(grid, out, Engine(threads=1, together=2), lambda _: None)
+
+
+def test_shipped_tasks_have_no_files_and_large_ones_are_read_once(base, tmp_path, monkeypatch):
+    assert files_now(tiny_grid.run(base, task="aspects")) == files_now(tiny_grid.run(base, task="rte")) == {}
+    assert files_now(tiny_grid.run(base, task="owner/name")) == files_now(tiny_grid.run(base, task="no/file.csv")) == {}
+    shutil.copytree(base["task"], tmp_path / "rte")
+    inside = tiny_grid.run(base, task="rte", folder=str(tmp_path))
+    assert inside.key == tiny_grid.run(base, task="rte").key and len(files_now(inside)) == 2
+    monkeypatch.setattr("hashlib.file_digest", lambda *_: pytest.fail("read again"))
+    assert len(files_now(inside)) == 2
 
 
 def test_a_failed_run_tells_its_error_and_stops_no_other(base, tmp_path):
