@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache, wraps
-from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -68,7 +67,11 @@ def _sync_folder(folder: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """A text file, UTF-8, written atomically."""
-    write_atomically(path, methodcaller("write_bytes", text.encode()))
+    write_atomically(path, lambda temporary: _write_bytes(temporary, text.encode()))
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
 
 
 def sha256_of(path: Path) -> str:
@@ -165,7 +168,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     from safetensors.torch import save
 
     data = save({k: v.detach().cpu().contiguous() for k, v in sorted(tensors.items())}, dict(metadata or {}) or None)
-    write_atomically(path, methodcaller("write_bytes", data))
+    write_atomically(path, lambda temporary: _write_bytes(temporary, data))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

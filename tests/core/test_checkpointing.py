@@ -134,7 +134,8 @@ def test_input_gradients_are_asked_for_where_needed_and_given_back():
 def test_input_gradients_that_somebody_else_asked_for_stay_when_ours_go():
     mixture = tiny.mixed(tiny.bert(), Bottleneck(4)).train()
     checkpoint(mixture.model, reentrant=True)
-    mixture.model.disable_input_require_grads()
+    if hasattr(mixture.model, "_require_grads_hook"):  # transformers 4.57 does not add it by itself
+        mixture.model.disable_input_require_grads()
     mixture.model.enable_input_require_grads()
     mixture(selection="merge", **tiny.batch()).logits.sum().backward()
     assert len(detach(mixture).get_input_embeddings()._forward_hooks) == 1

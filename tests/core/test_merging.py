@@ -316,5 +316,6 @@ def test_what_was_folded_is_frozen_in_the_next_mixture(first, read, tmp_path):
 
 def test_what_no_file_held_trains_on_in_the_next_mixture(tmp_path):
     tiny.bert(cls="BertForMaskedLM").save_pretrained(tmp_path)
-    model = type(tiny.bert()).from_pretrained(tmp_path, num_labels=tiny.LABELS)
-    assert attach(fold(tiny.mixed(model, LoRA(2))), Bottleneck(4)).head_paths == ("classifier", "bert.pooler")
+    folded, plain = (type(tiny.bert()).from_pretrained(tmp_path, num_labels=tiny.LABELS) for _ in range(2))
+    heads = attach(plain, Bottleneck(4)).head_paths  # transformers 5 marks the pooler, which the files lack
+    assert attach(fold(tiny.mixed(folded, LoRA(2))), Bottleneck(4)).head_paths == heads and "classifier" in heads
