@@ -300,8 +300,8 @@ def read_table(path: Path) -> DataFrame:
     missing = [name for name in COLUMNS[path.name].split() if name not in table.columns]
     if missing:
         raise LabError(
-            f"{path} lacks {', '.join(missing)}: expected results of this version of AdaMix Lab. "
-            "Gather them again with the version that reads them."
+            f"{path} lacks {', '.join(missing)}: expected results of this version of AdaMix Lab, not "
+            f"{list(table.columns)}. Gather them again with the version that reads them."
         )
     return table
 

@@ -27,7 +27,7 @@ def test_bad_folders_are_refused(tmp_path):
     with pytest.raises(ValueError, match="not a whole Parquet file"):
         read_results(folder)
     made.results(EFFECTS, seeds=2).rename(columns={"variant": "variants"}).to_parquet(folder / "results.parquet")
-    with pytest.raises(ValueError, match="lacks variant: expected results of this version"):
+    with pytest.raises(ValueError, match=r"lacks variant: .*'variants'"):
         read_results(folder)
     made.results(EFFECTS, seeds=2).iloc[:0].to_parquet(folder / "results.parquet")
     with pytest.raises(ValueError, match="no results"):
