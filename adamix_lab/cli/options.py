@@ -15,15 +15,7 @@ import typer
 
 from adamix_lab.cli.boundary import Command
 from adamix_lab.core.errors import SEEDS as SEEDS_END
-from adamix_lab.core.errors import (
-    STRATEGIES,
-    LabError,
-    check_decoded,
-    check_experts,
-    one_of,
-    unknown,
-    whole,
-)
+from adamix_lab.core.errors import STRATEGIES, LabError, check_decoded, check_experts, one_of, unknown, whole
 from adamix_lab.core.files import read_config, require_file
 
 Check = Callable[[str, Any], object]  # (name, value): raises LabError

@@ -45,8 +45,7 @@ def posterior(
 
 def landscape(
     names: Annotated[
-        list[str] | None,
-        options.argument("Shipped experts, or folders that were saved.", options.is_landscape),
+        list[str] | None, options.argument("Shipped experts, or folders that were saved.", options.is_landscape)
     ] = None,
     task: Annotated[str | None, options.TASK] = None,
     kind: Annotated[str, options.choice("", "line plane random triangle")] = "plane",

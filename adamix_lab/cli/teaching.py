@@ -70,11 +70,7 @@ def grade(
 
 
 @classroom.command(cls=Command)
-def feedback(
-    name: Name,
-    course: Course = Path("runs/course"),
-    out: Annotated[Path | None, options.OUT] = None,
-) -> None:
+def feedback(name: Name, course: Course = Path("runs/course"), out: Annotated[Path | None, options.OUT] = None) -> None:
     """Writes a page a person: points, what failed and why, and what happened when the notebook ran.
 
     By default in COURSE/feedback/pages.

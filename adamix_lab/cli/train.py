@@ -172,8 +172,7 @@ def train_generator(
 
 def generate(
     folder: Annotated[
-        Path,
-        options.argument("Experts that train-generator saved: OUT/adamix-lora, say.", options.is_saved),
+        Path, options.argument("Experts that train-generator saved: OUT/adamix-lora, say.", options.is_saved)
     ],
     sources: Annotated[list[str], typer.Argument(help='Sources as in training: "name : Aromi | Type : pub".')],
     strategy: Annotated[str, options.DECODED] = "merged",

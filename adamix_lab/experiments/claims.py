@@ -220,11 +220,7 @@ def read_claims() -> list[Claim]:
 
 
 def _part(
-    says: str,
-    contrast: dict[str, float],
-    measure: Measure = "score",
-    few_shot: bool = False,
-    **more: Any,
+    says: str, contrast: dict[str, float], measure: Measure = "score", few_shot: bool = False, **more: Any
 ) -> Part:
     terms = tuple((float(weight), Side.named(name)) for name, weight in contrast.items())
     return Part(says, Contrast(terms, measure, few_shot), **more)

@@ -176,12 +176,7 @@ def a_route_each(space: RouteSpace, seed: int = 0) -> RouteAt:
 
 @torch.no_grad()
 def search(
-    mixture: MixtureModel,
-    prompt: Sequence[int],
-    end: int,
-    route_at: RouteAt,
-    beams: int = 1,
-    new_tokens: int = 40,
+    mixture: MixtureModel, prompt: Sequence[int], end: int, route_at: RouteAt, beams: int = 1, new_tokens: int = 40
 ) -> Hypothesis:
     """The best text after one prompt.
 

@@ -194,8 +194,7 @@ class Wrapping(Mixture):
         ("can_generate", "get_input_embeddings", "get_output_embeddings", "prepare_decoder_input_ids_from_labels"),
     )
     gradient_checkpointing_enable, gradient_checkpointing_disable, is_gradient_checkpointing = map(
-        of_the_model,
-        ("gradient_checkpointing_enable", "gradient_checkpointing_disable", "is_gradient_checkpointing"),
+        of_the_model, ("gradient_checkpointing_enable", "gradient_checkpointing_disable", "is_gradient_checkpointing")
     )
     activation_checkpointing_enable, activation_checkpointing_disable = map(  # their later names
         of_the_model, ("activation_checkpointing_enable", "activation_checkpointing_disable")

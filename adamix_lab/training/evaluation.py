@@ -96,12 +96,7 @@ class Evaluation:
 
 
 def judge(
-    strategy: str,
-    passes: int,
-    answers: Tensor,
-    labels: Tensor,
-    metrics: Sequence[str] = (),
-    kind: Kind | None = None,
+    strategy: str, passes: int, answers: Tensor, labels: Tensor, metrics: Sequence[str] = (), kind: Kind | None = None
 ) -> Evaluation:
     """The evaluation of log-probabilities `[rows, C]`, or of a regression's numbers `[rows, C]`.
 
