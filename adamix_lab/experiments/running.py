@@ -32,6 +32,7 @@ from adamix_lab.tasks.batches import (
     Example,
     Padding,
     allowed_length,
+    cache_examples,
     collate,
     encode,
     padding_of,
@@ -44,7 +45,7 @@ from adamix_lab.training.evaluation import Evaluation, IndexedBatch, evaluate_ba
 from adamix_lab.training.recipe import Recipe
 from adamix_lab.training.report import step_operations
 from adamix_lab.training.run import read_log
-from adamix_lab.training.train import cache_examples, identify, start_accelerator, train_examples
+from adamix_lab.training.train import identify, start_accelerator, train_examples
 
 SLICE = 0.2  # of the training rows, where a run is judged on them
 TRUE = "true labels"  # the further rows of a noisy slice: the same rows as they were before

@@ -309,6 +309,19 @@ def sequential(examples: Sequence[Example], batch_size: int, pad: Padding = ZERO
         yield indices, collate([examples[n] for n in indices], pad)
 
 
+def cache_examples(examples: list[Example], cache: Any, device: torch.device, pad: Padding) -> list[Example]:
+    """The examples with the states `[T, d]` that enter the first adapted block in the place of their tokens."""
+    kept: list[Example] = [{} for _ in examples]
+    for indices, batch in sequential(examples, 64, pad):
+        states = cache(to_device(batch, device))["inputs_embeds"].cpu()
+        for n, state in zip(indices, states, strict=True):
+            rest = {name: value for name, value in examples[n].items() if name in ("attention_mask", "labels")}
+            tokens = length(examples[n])
+            state = state[-tokens:] if pad.side == "left" else state[:tokens]
+            kept[n] = {"inputs_embeds": state.clone(), **rest}
+    return kept
+
+
 # -- how long a row may be: the positions that a model has, and what a caller asks for ---------------------------
 
 

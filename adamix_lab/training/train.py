@@ -33,13 +33,13 @@ from adamix_lab.tasks.batches import (
     Example,
     Padding,
     allowed_length,
+    cache_examples,
     check_labels,
     collate,
     encode,
     labelled,
     length,
     padding_of,
-    sequential,
     to_device,
 )
 from adamix_lab.tasks.tasks import Row, Task, hold_out, rows_digest
@@ -281,19 +281,6 @@ def prepare_data(
         both = cache_examples([*examples, *dev], cache, device, pad)
         examples, dev = both[: len(examples)], both[len(examples) :]
     return mixture, examples, dev, pad
-
-
-def cache_examples(examples: list[Example], cache: Any, device: torch.device, pad: Padding) -> list[Example]:
-    """The examples with the states `[T, d]` that enter the first adapted block in the place of their tokens."""
-    kept: list[Example] = [{} for _ in examples]
-    for indices, batch in sequential(examples, 64, pad):
-        states = cache(to_device(batch, device))["inputs_embeds"].cpu()
-        for n, state in zip(indices, states, strict=True):
-            rest = {name: value for name, value in examples[n].items() if name in ("attention_mask", "labels")}
-            tokens = length(examples[n])
-            state = state[-tokens:] if pad.side == "left" else state[:tokens]
-            kept[n] = {"inputs_embeds": state.clone(), **rest}
-    return kept
 
 
 # -- the optimiser, and what becomes of experts that a step's routes leave out -------------------------------------

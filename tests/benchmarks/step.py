@@ -33,9 +33,9 @@ from adamix_lab.fast import blocks
 from adamix_lab.fast.blocks import WAYS
 from adamix_lab.fast.prefix import cached_prefix
 from adamix_lab.tasks.backbones import load_backbone
-from adamix_lab.tasks.batches import ZEROS, collate
+from adamix_lab.tasks.batches import ZEROS, cache_examples, collate
 from adamix_lab.training.recipe import Recipe
-from adamix_lab.training.train import cache_examples, keep_freed_memory, start_accelerator, train_examples
+from adamix_lab.training.train import keep_freed_memory, start_accelerator, train_examples
 
 BATCH, LENGTH, STEPS = 32, 32, 6
 PARTS = {
