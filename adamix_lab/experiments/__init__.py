@@ -3,11 +3,5 @@
 from adamix_lab.core import lazy_names
 
 __all__, __getattr__ = lazy_names(
-    __name__,
-    {
-        "settings": "Run",
-        "ablation": "ablate",
-        "grids": "read_grid",
-        "results": "read_results",
-    },
+    __name__, {"settings": "Run", "ablation": "ablate", "grids": "read_grid", "results": "read_results"}
 )

@@ -7,10 +7,5 @@ site, `tree` goes through every route at once.
 from adamix_lab.core import lazy_names
 
 __all__, __getattr__ = lazy_names(
-    __name__,
-    {
-        "blocks": "routed_logits shared_prefix",
-        "prefix": "cached_prefix",
-        "tree": "tree_logits",
-    },
+    __name__, {"blocks": "routed_logits shared_prefix", "prefix": "cached_prefix", "tree": "tree_logits"}
 )
