@@ -117,7 +117,7 @@ class StackedRuns:
             for recipe in recipes
         ]
         self.orders = [
-            Batches(own, recipe.batch_size, recipe.seed, recipe.bucket)
+            Batches(own, recipe.batch_size, recipe.seed, recipe.bucket, recipe.cached_passes or 1)
             for own, recipe in zip(examples, recipes, strict=True)
         ]
         self.routers = [Router(student.space, recipe.seed) for recipe in recipes]

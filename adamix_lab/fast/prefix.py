@@ -22,14 +22,15 @@ from adamix_lab.fast.blocks import BlockPlan, plan_blocks
 from adamix_lab.models.check import Inputs, Verdict, a_call_a_route, verdict
 from adamix_lab.models.model import MixtureModel
 
-Cache = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+Cache = Callable[..., dict[str, Tensor]]
 
 
 def cached_prefix(mixture: MixtureModel) -> tuple[MixtureModel, Cache]:
     """The mixture from its first site on, sharing every weight, and what caches a batch for it.
 
     The second value turns `input_ids` into `inputs_embeds` (the cached states); the first takes those. The prefix runs
-    in evaluation mode: its dropout is off. Raises ValueError for families not supported, and where a check fails.
+    in evaluation mode, its dropout off; with `dropout=True` each call of the second value draws masks anew, as a
+    training step does. Raises ValueError for families not supported, and where a check fails.
     """
     permitted, reason = may_cache(mixture)
     if not permitted:
@@ -70,10 +71,10 @@ def above_prefix(mixture: MixtureModel) -> tuple[MixtureModel, Cache]:
         if hasattr(owner, "embeddings"):
             owner.embeddings = PassThrough()
 
-    def cache(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def cache(batch: dict[str, Tensor], dropout: bool = False) -> dict[str, Tensor]:
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         kept = {name: value for name, value in batch.items() if name in ("attention_mask", "labels")}
-        return {"inputs_embeds": prefix_states(mixture, plan, inputs), **kept}
+        return {"inputs_embeds": prefix_states(mixture, plan, inputs, dropout), **kept}
 
     return top, cache
 
@@ -96,14 +97,15 @@ def block_end(mixture: MixtureModel, plan: BlockPlan) -> nn.Module | None:
     return plan.blocks[plan.first].get_submodule(plan.family.end)
 
 
-def prefix_states(mixture: MixtureModel, plan: BlockPlan, batch: dict[str, Tensor]) -> Tensor:
-    """The states below the first site: evaluation mode, no gradients.
+def prefix_states(mixture: MixtureModel, plan: BlockPlan, batch: dict[str, Tensor], dropout: bool = False) -> Tensor:
+    """The states below the first site, without gradients: in evaluation mode, or as in training, with dropout.
 
     `[B, T, d]` entering the first adapted block, or `[B, T, 2d]`: the site's frozen output beside the residual.
     """
     end = block_end(mixture, plan)
     place = end if end is not None else plan.blocks[plan.first]
     with torch.no_grad(), evaluating(mixture):
+        mixture.train(dropout)
         with noting({"place": place}, last=place) as noted:
             mixture.model(**batch)
         (states, *rest), _ = noted["place"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ Encoder = Callable[[Sequence[Mapping[str, Any]], Task, Any, int], list[Example]]
 
 BUCKET = 32  # batches that are sorted by length together: less padding, and still a random order
 TOKENS = 128  # where nobody says otherwise
+CACHED = 512 * 10**6  # bytes that several cached passes may take
 _TABLES = ("position_embeddings", "position_embedding", "embed_positions", "wpe")  # names of tables of positions
 
 
@@ -264,14 +266,19 @@ def _padded(values: list[Tensor], fill: int, side: str) -> Tensor:
 class Batches:
     """Index lists of length-bucketed batches, in an order that depends on (seed, epoch) and on nothing else.
 
-    The last batch may be smaller.
+    The last batch may be smaller. Where each row stands in `examples` several times, pass behind pass
+    (`cache_passes`), step s takes the rows of pass s mod `passes`.
     """
 
-    def __init__(self, examples: Sequence[Example], batch_size: int, seed: int = 0, bucket: int = BUCKET) -> None:
+    def __init__(
+        self, examples: Sequence[Example], batch_size: int, seed: int = 0, bucket: int = BUCKET, passes: int = 1
+    ) -> None:
         positive("batch_size", batch_size)
         positive("bucket", bucket)
-        self.bucket = bucket
-        self.lengths = [length(example) for example in examples]
+        if len(examples) % passes:
+            raise LabError(f"{len(examples)} examples in {passes} passes: expected as many in each. See cache_passes.")
+        self.bucket, self.passes = bucket, passes
+        self.lengths = [length(example) for example in examples[: len(examples) // passes]]
         self.batch_size = batch_size
         self.seed = seed
         self._order: tuple[int, list[list[int]]] = (-1, [])
@@ -291,7 +298,7 @@ class Batches:
         number, n = divmod(step, len(self))
         if self._order[0] != number:
             self._order = number, self.epoch(number)
-        return self._order[1][n]
+        return [step % self.passes * len(self.lengths) + row for row in self._order[1][n]]
 
     def __len__(self) -> int:
         return -(-len(self.lengths) // self.batch_size)
@@ -319,6 +326,23 @@ def cache_examples(examples: list[Example], cache: Any, device: torch.device, pa
             tokens = length(examples[n])
             state = state[-tokens:] if pad.side == "left" else state[:tokens]
             kept[n] = {"inputs_embeds": state.clone(), **rest}
+    return kept
+
+
+def cache_passes(examples: list[Example], cache: Any, device: torch.device, pad: Padding, passes: int) -> list[Example]:
+    """The examples behind the frozen prefix with dropout, `passes` times one after another, each with masks of its own.
+
+    Raises ValueError where they take more than 512 MB.
+    """
+    kept: list[Example] = []
+    for _ in range(passes):
+        kept += cache_examples(examples, partial(cache, dropout=True), device, pad)
+        size = sum(example["inputs_embeds"].nbytes for example in kept[: len(examples)])
+        if passes * size > CACHED:
+            raise LabError(
+                f"cached_passes = {passes} of {size / 1e6:.0f} MB each: expected {CACHED // 10**6} MB together. "
+                f"Take {max(1, CACHED // size)} or fewer, fewer rows or a lower max_length, or cache_prefix = False."
+            )
     return kept
 
 

@@ -39,7 +39,9 @@ SHARED = {
     "label_smoothing_factor": "label_smoothing", "seed": "seed", "max_steps": "steps", "num_train_epochs": "epochs",
 }  # fmt: skip
 # What a recipe may ask `train` for.
-TRAIN_ALONE = "swa ema patience cache_prefix precision head_lr side_rates off_route bucket batch_size".split()
+TRAIN_ALONE = (
+    "swa ema patience cache_prefix cached_passes precision head_lr side_rates off_route bucket batch_size".split()
+)
 TRAIN_ALONE += "accumulate warmup warmup_steps max_length dev_fraction choose_on evaluate_every".split()
 # What would train or save something else than it says, and what to do instead.
 HUB = "Call adamix_lab.push_to_hub(mixture, NAME) after training: the Trainer would upload other files"

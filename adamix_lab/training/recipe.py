@@ -27,7 +27,8 @@ EITHER = {"steps": "epochs", "epochs": "steps", "warmup": "warmup_steps"}
 CONSISTENCY = {"consistency": "weight", "consistency_kind": "kind", "consistency_views": "views"}
 
 CHECKS: dict[Callable[[str, Any], None], str] = {
-    positive: "steps evaluate_every patience batch_size accumulate max_length bucket log_every warmup_steps",
+    positive: "steps evaluate_every patience batch_size accumulate max_length bucket log_every warmup_steps "
+    "cached_passes",
     partial(finite, least=0): "lr head_lr weight_decay eps clip checkpoint_every",
     fraction: "warmup dev_fraction label_smoothing",
 }
@@ -69,6 +70,8 @@ class Recipe:
             the average is what is looked at and kept. None averages nothing.
         ema: the same with weights that fall by this factor a step back, such as 0.99, over all steps (EMA).
         cache_prefix: compute what lies below the first adapted block once, without dropout, and train from there.
+        cached_passes: compute it so many times instead, with dropout, 512 MB at most. A step takes one of these passes,
+            the next one the next, all views of a step the same.
         off_route: "drift": experts off the route get zero gradients and still move by momentum and decay, as in the
             reference; "freeze": they and their moments rest.
         checkpoint_every: steps between checkpoints where there is a folder; 0 writes one at the end only.
@@ -106,6 +109,7 @@ class Recipe:
     swa: float | None = None
     ema: float | None = None
     cache_prefix: bool = False
+    cached_passes: int | None = None
     off_route: OffRoute = "drift"
     checkpoint_every: int = 100
     log_every: int = 10
@@ -131,6 +135,11 @@ class Recipe:
             raise LabError(
                 f"patience = {self.patience} with dev_fraction = 0: expected a dev slice to stop on. "
                 "Set dev_fraction, or leave patience out."
+            )
+        if self.cached_passes and not self.cache_prefix:
+            raise LabError(
+                f"cached_passes = {self.cached_passes} with cache_prefix = False: expected a prefix that is cached. "
+                "Set cache_prefix, or leave cached_passes out: without a cache every step has dropout of its own."
             )
         if self.accumulate > self.batch_size:
             raise LabError(

@@ -377,7 +377,8 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
 
 def check_same_run(saved: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
     """Refuses to go on with another run. Raises ValueError that names each difference."""
-    old, new = flatten(saved), flatten(json.loads(json.dumps(now)))
+    earlier = {**saved, "recipe": {**Recipe().to_dict(), **saved.get("recipe", {})}}  # settings that came since
+    old, new = flatten(earlier), flatten(json.loads(json.dumps(now)))
     differing = [
         f"{name} was {old.get(name, 'absent')!r}, is {new.get(name, 'absent')!r}"
         for name in sorted(old.keys() | new.keys())

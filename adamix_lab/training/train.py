@@ -34,6 +34,7 @@ from adamix_lab.tasks.batches import (
     Padding,
     allowed_length,
     cache_examples,
+    cache_passes,
     check_labels,
     collate,
     encode,
@@ -143,7 +144,7 @@ def train_examples(
     task_loss = task_loss or task_loss_of(mixture, recipe.label_smoothing)
     objective = Objective(mixture, recipe.consistency, task_loss, WAYS)
     objective, optimizer = accelerator.prepare(objective, make_optimizer(mixture, recipe))
-    batches = Batches(examples, recipe.batch_size, recipe.seed, recipe.bucket)
+    batches = Batches(examples, recipe.batch_size, recipe.seed, recipe.bucket, recipe.cached_passes or 1)
     router = Router(mixture.space, recipe.seed, recipe.per)
     total = recipe.total_steps(len(batches))
     run = Run(accelerator, objective, optimizer, recipe, dev, pad, folder, identity)
@@ -261,7 +262,10 @@ def keep_freed_memory() -> bool:
 def prepare_data(
     mixture: MixtureModel, task: Task, tokenizer: Any, recipe: Recipe, encoder: Encoder = encode
 ) -> tuple[MixtureModel, list[Example], list[Example], Padding]:
-    """(what is trained, training examples, dev examples, padding): tokenised, or cached up to the first block."""
+    """(what is trained, training examples, dev examples, padding): tokenised, or cached up to the first block.
+
+    With `cached_passes` the training examples stand there so many times, each time under dropout masks of its own.
+    """
     rows, dev_rows = task.train, task.evaluation
     if recipe.choose_on == "slice":
         together = task.text if task.generates else ()
@@ -278,6 +282,9 @@ def prepare_data(
 
         device = next(mixture.parameters()).device
         mixture, cache = cached_prefix(mixture)
+        if recipe.cached_passes:
+            dev = cache_examples(dev, cache, device, pad)
+            return mixture, cache_passes(examples, cache, device, pad, recipe.cached_passes), dev, pad
         both = cache_examples([*examples, *dev], cache, device, pad)
         examples, dev = both[: len(examples)], both[len(examples) :]
     return mixture, examples, dev, pad

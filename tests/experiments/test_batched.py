@@ -86,7 +86,7 @@ def test_a_stack_makes_no_keys_and_values_in_its_last_block(monkeypatch):
     assert rows[-2:] == 2 * [5 * made[0].batch_size]  # two views, two and one
 
 
-@pytest.mark.parametrize("common", [{}, {"cache_prefix": True}], ids=str)
+@pytest.mark.parametrize("common", [{}, {"cache_prefix": True}, {"cache_prefix": True, "cached_passes": 3}], ids=str)
 def test_three_runs_that_differ_equal_the_same_runs_alone(common):
     weights, losses = compare(**common)
     assert max(weights, losses) <= close.TRAINED.share

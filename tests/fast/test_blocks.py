@@ -239,6 +239,32 @@ def test_caching_leaves_the_mixture_alone(name):
     assert mixture.model.get_input_embeddings() is not None
 
 
+@every_cut
+@pytest.mark.parametrize("adaptation", [Bottleneck(4), LoRA(2)], ids=["ffn", "qv"])
+def test_a_prefix_with_dropout_is_what_a_training_step_computes_there(name, adaptation):
+    mixture = tiny.mixed(CUT[name](dropout=0.3), adaptation, blocks=[-2, -1])
+    _, cache = cached_prefix(mixture)
+    first = plan_blocks(mixture).blocks[plan_blocks(mixture).first]
+    entering = []
+    first.register_forward_pre_hook(
+        lambda module, args, kwargs: entering.append([*args, *kwargs.values()][0]), with_kwargs=True
+    )
+    torch.manual_seed(3)
+    mixture.train()(selection="merge", **tiny.batch())
+    noted = len(entering)
+    torch.manual_seed(3)
+    mixture.eval()
+    states = cache(tiny.batch(), dropout=True)["inputs_embeds"]
+    torch.manual_seed(4)
+    other = cache(tiny.batch(), dropout=True)["inputs_embeds"]
+    plain = cache(tiny.batch())["inputs_embeds"]
+    assert not mixture.training and not torch.equal(states, other) and not torch.equal(states, plain)
+    close.assert_close(entering[noted], entering[0])  # what enters the first adapted block, under the same masks
+    if states.shape[-1] == tiny.WIDTH:  # cached up to that block
+        close.assert_close(states, entering[0])
+    assert not states.requires_grad
+
+
 def test_the_prefix_runs_without_dropout_and_modes_come_back():
     mixture = tiny.mixed(tiny.bert(dropout=0.5), Bottleneck(4), blocks=[-1]).train()
     mixture.model.bert.embeddings.eval()

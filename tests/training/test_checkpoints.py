@@ -172,6 +172,33 @@ def test_the_frozen_off_route_optimiser_resumes_too(tmp_path):
     assert tiny_task.apart(tiny_task.weights(whole), tiny_task.weights(resumed)) == 0
 
 
+def test_cached_passes_are_drawn_again_alike(tmp_path):
+    settings = {"steps": 12, "cache_prefix": True, "cached_passes": 3, "checkpoint_every": 5}
+    whole = cached_run(None, **settings)
+    cached_run(tmp_path, **settings)
+    for path in sorted(tmp_path.glob("checkpoint-*"))[1:]:
+        path.unlink()  # go back to step 10
+    resumed = cached_run(tmp_path, **settings)
+    assert tiny_task.apart(tiny_task.weights(whole), tiny_task.weights(resumed)) == 0
+
+
+def cached_run(folder, **settings):
+    mixture = tiny_task.mixture(0.3, blocks=(-2, -1))
+    train(mixture, tiny_task.task(), tiny_task.tokenizer(), tiny_task.recipe(**settings), folder, progress=False)
+    return mixture
+
+
+def test_a_checkpoint_without_a_setting_that_came_since_has_its_default():
+    from adamix_lab.training.recipe import Recipe
+
+    now = {"recipe": Recipe(steps=8, side_rates={"down": 0.5}).to_dict(), "processes": 1}
+    earlier = {name: value for name, value in now["recipe"].items() if name not in ("cached_passes", "ema")}
+    runs.check_same_run({**now, "recipe": earlier}, now, Path("checkpoint"))
+    other = {**now, "recipe": Recipe(steps=8, side_rates={"down": 0.5}, ema=0.9).to_dict()}
+    with pytest.raises(ValueError, match=r"recipe.ema was None, is 0.9"):
+        runs.check_same_run({**now, "recipe": earlier}, other, Path("checkpoint"))
+
+
 def test_only_the_last_two_are_kept(tmp_path):
     run(tmp_path, steps=12)
     assert [p.name for p in sorted(tmp_path.glob("checkpoint-*"))] == [

@@ -12,6 +12,8 @@ from tiny_task import one_thread  # noqa: F401
 
 from adamix_lab.core.objective import Consistency
 from adamix_lab.core.routing import Router
+from adamix_lab.tasks import batches
+from adamix_lab.tasks.batches import Batches
 from adamix_lab.tasks.tasks import Task
 from adamix_lab.training import train as training
 from adamix_lab.training.run import read_log
@@ -122,6 +124,68 @@ def test_the_cached_prefix_changes_nothing_without_dropout(views):
     close.assert_close(from_states.best["dev"]["loss"], history.best["dev"]["loss"])
     batch = TOKENIZER(["w1 w12"], return_tensors="pt")  # the model itself is whole again
     close.assert_close(cached(**batch).logits, plain(**batch).logits, close.TRAINED)
+
+
+TWO_BLOCKS = {"blocks": (-2, -1)}
+
+
+def test_cached_passes_have_masks_of_their_own_and_steps_take_them_in_turn():
+    recipe, mixture = tiny_task.recipe(cache_prefix=True, cached_passes=3), tiny_task.mixture(0.3, **TWO_BLOCKS)
+    _, made, _, _ = prepare_data(mixture, TASK, TOKENIZER, recipe)
+    rows, states = len(TASK.train), [example["inputs_embeds"] for example in made]
+    assert len(made) == 3 * rows and all(len(states[n]) == len(states[n + rows]) for n in range(rows))
+    differing = [not torch.equal(states[n], states[n + rows * k]) for n in range(rows) for k in (1, 2)]
+    assert all(differing)
+    assert [int(example["labels"]) for example in made] == 3 * [row["label"] for row in TASK.train]
+    order, plain = Batches(made, 8, seed=0, passes=3), Batches(made[:rows], 8, seed=0)
+    assert len(order) == len(plain) == 12
+    for step in range(30):
+        assert [n - step % 3 * rows for n in order.at(step)] == plain.at(step)
+    with pytest.raises(ValueError, match="287 examples in 3 passes"):
+        Batches(made[1:], 8, passes=3)
+
+
+def test_a_step_learns_from_the_pass_whose_turn_it_is(monkeypatch):
+    seen, loop = [], training.collate
+    monkeypatch.setattr(training, "collate", lambda rows, pad: (seen.append(rows), loop(rows, pad))[1])
+    run(mixture=tiny_task.mixture(0.3, **TWO_BLOCKS), cache_prefix=True, cached_passes=2, steps=24)
+    first, second = ({id(row["inputs_embeds"]) for rows in seen[n::2] for row in rows} for n in (0, 1))
+    assert first and second and not first & second
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+def test_without_dropout_several_passes_are_one(passes):
+    settings = {"cache_prefix": True, "dev_fraction": 0.2, "steps": 20, **GENTLE}
+    one, history = run(mixture=tiny_task.mixture(**TWO_BLOCKS), **settings)
+    several, again = run(mixture=tiny_task.mixture(**TWO_BLOCKS), cached_passes=passes, **settings)
+    assert difference(one, several) <= close.TRAINED.share
+    close.assert_close(again.best["dev"]["loss"], history.best["dev"]["loss"])
+
+
+def test_cached_passes_are_a_function_of_the_seed():
+    def trained(passes=2):
+        return run(mixture=tiny_task.mixture(0.3, **TWO_BLOCKS), cache_prefix=True, cached_passes=passes)[0]
+
+    first = trained()
+    torch.manual_seed(5)
+    assert difference(first, trained()) == 0
+    assert difference(first, trained(passes=3)) > 1e-5
+
+
+def test_cached_passes_beyond_the_memory_are_refused_with_how_many_fit(monkeypatch):
+    settings = {"mixture": tiny_task.mixture(0.1, **TWO_BLOCKS), "cache_prefix": True}
+    _, made, _, _ = prepare_data(settings["mixture"], TASK, TOKENIZER, tiny_task.recipe(cache_prefix=True))
+    monkeypatch.setattr(batches, "CACHED", 5 * sum(example["inputs_embeds"].nbytes for example in made))
+    with pytest.raises(ValueError, match=r"cached_passes = 6 of .* Take 5 or fewer"):
+        run(cached_passes=6, **settings)
+    run(cached_passes=5, **settings)
+
+
+def test_cached_passes_ask_for_a_cache():
+    with pytest.raises(ValueError, match="cached_passes = 4 with cache_prefix = False"):
+        tiny_task.recipe(cached_passes=4)
+    with pytest.raises(ValueError, match="cached_passes = 0"):
+        tiny_task.recipe(cache_prefix=True, cached_passes=0)
 
 
 def test_bfloat16_on_the_cpu_and_another_precision_after_it():
