@@ -131,6 +131,8 @@ class Judged:
     @property
     def possible(self) -> str:
         """What the interval leaves possible, in words."""
+        if math.isnan(self.estimate.mean):
+            return "a value is not a number (NaN): a training broke down, or a measure is undefined there"
         if math.isnan(self.estimate.p):
             one = self.estimate.number == 1
             return "one seed decides nothing" if one else "every seed gives the same number: no spread to judge by"

@@ -14,13 +14,14 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from adamix_lab.core.adaptations import IA3, LoRA
-from adamix_lab.core.errors import MOST_EXPERTS, LabError, extra, finite
+from adamix_lab.core.errors import MOST_EXPERTS, LabError, extra, finite, fraction
 from adamix_lab.core.files import MANIFEST, check_weights, read_json, read_tensors, sha256_of, write_tensors, write_text
 from adamix_lab.core.mixture import MixtureLayer, sizes
 from adamix_lab.core.sites import drawn_modules, head_kind
@@ -153,6 +154,7 @@ class PeftLoRA:
     factors: dict[str, tuple[Tensor, Tensor]]
     heads: dict[str, Tensor]
     base: str = ""  # the name of the model it was trained on
+    dropout: float = 0.0  # in front of A, while it trains
 
     @property
     def shape(self) -> dict[str, Any]:
@@ -205,7 +207,9 @@ def read_peft(folder: str | Path) -> PeftLoRA:
     if not sides:
         raise LabError(f"{folder} holds no LoRA factors: expected keys like {PREFIX}PATH.lora_A.weight.")
     factors = {path: (pair["A"], pair["B"]) for path, pair in sides.items()}
-    return PeftLoRA(rank, scale, factors, heads, config.get("base_model_name_or_path") or "")
+    named, rate = config.get("base_model_name_or_path") or "", config.get("lora_dropout") or 0.0
+    fraction(f"{folder} has lora_dropout", rate)
+    return PeftLoRA(rank, scale, factors, heads, named, rate)
 
 
 def check_files(folder: Path, names: Iterable[str]) -> None:
@@ -227,7 +231,7 @@ def import_peft(model: nn.Module, folders: str | Path | Sequence[str | Path]) ->
     Args:
         model: the base they were trained on.
         folders: one, or M of them, of one rank and the same target modules. Scales may differ: B takes up the
-            difference.
+            difference. To train on, they have the mean of their dropout rates.
 
     Returns:
         The mixture in evaluation mode. Heads in the folders are averaged (they must all have one, or none).
@@ -247,7 +251,8 @@ def import_peft(model: nn.Module, folders: str | Path | Sequence[str | Path]) ->
                     f"{folder} has {what} {given}: expected {expected}, as {folders[0]}. Experts of one mixture have "
                     "one shape."
                 )
-    adaptation = LoRA(rank=first.rank, alpha=first.scale * first.rank)
+    rate = fmean(one.dropout for one in read)
+    adaptation = LoRA(rank=first.rank, alpha=first.scale * first.rank, dropout=rate)
     _check_shapes(model, first)
     _warn_of_base(model, read)
     mixture = attach(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -147,6 +148,12 @@ def train_examples(
     batches = Batches(examples, recipe.batch_size, recipe.seed, recipe.bucket, recipe.cached_passes or 1)
     router = Router(mixture.space, recipe.seed, recipe.per)
     total = recipe.total_steps(len(batches))
+    if (warm := recipe.warmup_steps or 0) >= total:
+        highest = recipe.lr * recipe.rate(total - 1, total)
+        warnings.warn(
+            f"warmup_steps = {warm} in a run of {total} steps: the rate rises to {highest:.3g} and never reaches lr = "
+            f"{recipe.lr:g}. Lower warmup_steps, or give warmup, a share of the run.", stacklevel=3,
+        )  # fmt: skip
     run = Run(accelerator, objective, optimizer, recipe, dev, pad, folder, identity)
     first = run.start(total, every=recipe.evaluate_every or len(batches))
 

@@ -30,6 +30,8 @@ def test_t_interval_and_p_are_scipys():
     close.assert_close((found.low, found.high, found.p), (interval.low, interval.high, known.pvalue), close.DOUBLE)
     one = t_interval([2.0])
     assert one.number == 1 and np.isnan(one.low) and np.isnan(one.p)
+    broken = verdict_of(t_interval([1.0, math.nan, 2.0]), "points")
+    assert broken.verdict == "not shown" and "NaN" in broken.possible
     assert t_interval([0.0, 0.0]).p == 1.0 and np.isnan(t_interval([1.0, 1.0]).p)
     with pytest.raises(ValueError, match="at least one"):
         t_interval([])

@@ -103,6 +103,21 @@ def test_what_was_imported_and_merged_leaves_again(folders, tmp_path):
     assert torch.equal(tiny.logits(back), tiny.logits(merged))
 
 
+def test_dropout_in_front_of_a_comes_along_as_the_mean_of_the_folders(tmp_path):
+    rates = [0.1, 0.1, 0.4]
+    folders = [stock(tmp_path / str(n), n, lora_dropout=rate) for n, rate in enumerate(rates)]
+    assert import_peft(tiny.bert(), folders[:2]).mixture.adaptation.dropout == 0.1
+    mixture = import_peft(tiny.bert(), folders)
+    assert mixture.mixture.adaptation.dropout == pytest.approx(0.2)
+    route = mixture.space.fixed(0)
+    first, second = (mixture.train()(**tiny.batch(), selection=route).logits for _ in range(2))
+    assert not torch.equal(first, second)  # masks of its own: the base has no dropout
+    config = json.loads((folders[0] / "adapter_config.json").read_text())
+    (folders[0] / "adapter_config.json").write_text(json.dumps(config | {"lora_dropout": 1.5}))
+    with pytest.raises(ValueError, match=r"lora_dropout = 1.5"):
+        import_peft(tiny.bert(), folders)
+
+
 def test_heads_are_averaged_and_scales_may_differ(tmp_path):
     folders = [stock(tmp_path / "a", 0, alpha=8), stock(tmp_path / "b", 1, alpha=2, use_rslora=True)]
     mixture = import_peft(tiny.bert(), folders)

@@ -2,6 +2,7 @@ import json
 import math
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import close
@@ -93,6 +94,16 @@ def test_early_stop():
     _, history = run(steps=40, lr=0.0, dev_fraction=0.2, evaluate_every=2, patience=3)
     assert history.stopped_early and history.steps == 8  # one look that counts, three without improvement
     assert history.best["step"] == 2
+
+
+@pytest.mark.parametrize("warm, told", [(12, "0.00458"), (24, "0.00229"), (11, None)])
+def test_a_warm_up_as_long_as_the_run_is_told(warm, told):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run(steps=12, warmup_steps=warm)
+    texts = [str(each.message) for each in caught if "warmup_steps" in str(each.message)]
+    assert len(texts) == (told is not None)
+    assert told is None or f"rises to {told} and never reaches lr = 0.005" in texts[0]
 
 
 def test_without_a_dev_slice_the_last_weights_stay():
