@@ -25,10 +25,7 @@ import generated  # noqa: E402
 SEED = 20220524
 
 ASPECTS = "film food staff room".split()
-ADJECTIVES = {
-    1: "good great excellent lovely wonderful",
-    0: "bad terrible awful horrible poor",
-}
+ADJECTIVES = {1: "good great excellent lovely wonderful", 0: "bad terrible awful horrible poor"}
 PAST_VERBS = {
     1: "loved adored enjoyed liked admired praised appreciated",
     0: "hated disliked despised detested regretted loathed criticized",
