@@ -73,6 +73,7 @@ BASELINES: dict[str, Baseline] = {
     "wide": Baseline("making.wide", ("size", "experts", "blocks")),
     "apart-soup": Baseline("making.apart_soup", ("size", "experts", "blocks")),
     "adamix": Baseline("making.adamix", SHARED, consistency=TWO_ROUTES),
+    "adamix-lora": Baseline("making.adamix_lora", ("rank", *SHARED[1:]), consistency=TWO_ROUTES, folds=True),
 }
 METHODS = (*BASELINES, "probe")  # of a grid: these, and a linear probe, which takes no steps
 ONE_ADAPTER = tuple(name for name, each in BASELINES.items() if each.maker in ("making.single", "making.slow"))

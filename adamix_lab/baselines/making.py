@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from adamix_lab.baselines import get_baseline
 from adamix_lab.baselines.methods import Blocks
-from adamix_lab.core.adaptations import Bottleneck
+from adamix_lab.core.adaptations import Bottleneck, LoRA
 from adamix_lab.core.errors import LabError, check_experts, one_of
 from adamix_lab.core.merging import stack_experts
 from adamix_lab.models.model import MixtureModel, attach, load_trained, shared_sides, trained_tensors
@@ -55,6 +55,13 @@ def adamix(model: nn.Module, size: int = 16, experts: int = EXPERTS, share: Side
     return attach(model, Bottleneck(size), experts, share, **placed)
 
 
+def adamix_lora(
+    model: nn.Module, rank: int = 8, experts: int = EXPERTS, share: Side = "B", **placed: Any
+) -> MixtureModel:
+    """M LoRA experts with one B; "up" and "down", as a grid names sides, are B and A."""
+    return attach(model, LoRA(rank), experts, {"up": "B", "down": "A"}.get(str(share), share), **placed)
+
+
 def apart_soup(model: nn.Module, size: int = 16, experts: int = EXPERTS, **placed: Any) -> MixtureModel:
     """The place of M single adapters trained apart: nothing shared, tied. `train_apart` trains and fills it."""
     return attach(model, Bottleneck(size), experts, tied=True, **placed)
@@ -67,7 +74,7 @@ def baseline(name: str, model: nn.Module, seed: int = 0, **settings: Any) -> Mix
         name: full, head, bitfit, houlsby, pfeiffer, lora, prefix, prompt, ia3, unipelt; the controls single, wide,
             apart-soup (trained by `train_apart`), and those that a recipe sets apart from single: r-drop, swa and ema
             (averages of its weights over steps), slow (1/M of the rate on the side that AdaMix routes), slow-swa;
-            adamix. Train each with `fitted(name, recipe)`.
+            adamix and adamix-lora. Train each with `fitted(name, recipe)`.
         model: a Hugging Face model with or without a head.
         seed: of what is drawn.
         settings: the baseline's own, e.g. `rank=4` for lora, `tokens=10` for prefix, `size=48` for adapters.

@@ -38,7 +38,7 @@ Say = Callable[[str], None]
 LOST = 2  # times in a row that workers are lost without any run ending: then the next job has them to itself
 TIMEOUT = 15  # seconds that a cluster has to answer
 DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
-STACKED = ("adamix", "single", "r-drop", "slow", "swa", "ema", "slow-swa", "wide", "houlsby", "pfeiffer")
+STACKED = "adamix adamix-lora lora single r-drop slow swa ema slow-swa wide houlsby pfeiffer".split()
 # What runs of a stack may differ in.
 OWN = ("variant", "seed", "lr", "head_lr", "weight_decay", "label_smoothing", "swa", "ema", "bucket", "temperature")
 

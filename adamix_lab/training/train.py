@@ -149,11 +149,10 @@ def train_examples(
     router = Router(mixture.space, recipe.seed, recipe.per)
     total = recipe.total_steps(len(batches))
     if (warm := recipe.warmup_steps or 0) >= total:
-        highest = recipe.lr * recipe.rate(total - 1, total)
-        warnings.warn(
-            f"warmup_steps = {warm} in a run of {total} steps: the rate rises to {highest:.3g} and never reaches lr = "
-            f"{recipe.lr:g}. Lower warmup_steps, or give warmup, a share of the run.", stacklevel=3,
-        )  # fmt: skip
+        text = (
+            f"warmup_steps = {warm} in a run of {total} steps: the rate never reaches lr = {recipe.lr:g}. Lower it, or "
+        )
+        warnings.warn(text + "give warmup, a share of the run.", stacklevel=3)
     run = Run(accelerator, objective, optimizer, recipe, dev, pad, folder, identity)
     first = run.start(total, every=recipe.evaluate_every or len(batches))
 

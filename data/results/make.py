@@ -25,9 +25,8 @@ def pack(runs: Path, tables: Path) -> None:
     """Gathers the finished runs and trials of a folder into tables."""
     for part in (place for place in (runs, runs / TRIALS) if any(place.glob(f"*/{RESULTS}"))):
         gather(part)
-        (to := tables / part.relative_to(runs)).mkdir(parents=True, exist_ok=True)
         for name in COLUMNS:
-            shutil.copyfile(part / name, to / name)
+            write_atomically(tables / part.relative_to(runs) / name, partial(shutil.copyfile, part / name))
 
 
 @app.command()
@@ -35,10 +34,7 @@ def unpack(tables: Path, runs: Path) -> None:
     """Makes a folder a run again; one that is finished there already stays as it is."""
     for part in (place for place in (tables, tables / TRIALS) if (place / RESULTS).is_file()):
         to, every = runs / part.relative_to(tables), {name: read_table(part / name) for name in COLUMNS}
-        for run in every[RESULTS]["run"].unique():
-            if (to / run / RESULTS).is_file():
-                continue
-            (to / run).mkdir(parents=True, exist_ok=True)
+        for run in (each for each in every[RESULTS]["run"].unique() if not (to / each / RESULTS).is_file()):
             for name in reversed(COLUMNS):  # results last: with them it is finished
                 own = every[name][every[name]["run"] == run]
                 write_atomically(to / run / name, partial(own.to_parquet, index=False, write_page_checksum=True))

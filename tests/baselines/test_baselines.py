@@ -44,6 +44,7 @@ COUNTS = {  # trained, stored, at inference on the tiny BERT, by hand
     "houlsby": (2 * L * ADAPTER + HEAD,) * 3,
     "pfeiffer": (L * ADAPTER + HEAD,) * 3,
     "lora": (L * 2 * 8 * 2 * W + HEAD, L * 2 * 8 * 2 * W + HEAD, HEAD),
+    "adamix-lora": (L * 2 * 8 * (4 + 1) * W + HEAD, L * 2 * 8 * 2 * W + HEAD, HEAD),  # four A, one B
     "prefix": (20 * L * 2 * W + HEAD,) * 3,
     "prompt": (20 * W + HEAD,) * 3,
     "ia3": (L * (2 * W + INNER) + HEAD, L * (2 * W + INNER) + HEAD, HEAD),

@@ -42,6 +42,15 @@ def test_the_slow_side_is_the_one_that_adamix_routes(share, rates):
     assert {side for side, number in zip(("down", "up"), routed, strict=True) if number == 8} == rates.keys()
 
 
+@pytest.mark.parametrize(("share", "counts"), [("up", [4, 1]), ("B", [4, 1]), ("down", [1, 4]), (None, [4, 4])])
+def test_adamix_of_loras_shares_the_side_that_a_grid_or_lora_names(share, counts):
+    mixture = baseline("adamix-lora", tiny.bert(), share=share)
+    assert mixture.mixture.adaptation == LoRA(8) and list(mixture.space.counts[0]) == counts
+    assert fitted("adamix-lora", Recipe()).consistency.weight == 1.0
+    with pytest.raises(ValueError, match="left"):
+        baseline("adamix-lora", tiny.bert(), share="left")
+
+
 def test_a_slow_adapter_is_the_single_one_and_moves_less_on_that_side():
     single, slow = (baseline(name, tiny.bert(), seed=3) for name in ("single", "slow"))
     start = tiny_task.weights(single)

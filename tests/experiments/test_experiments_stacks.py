@@ -126,6 +126,18 @@ def test_opponents_and_averages_are_stacked_too(base, tmp_path):
         close.assert_close(values[0].tolist(), values[1].tolist(), close.TRAINED)
 
 
+@pytest.mark.parametrize("method", ["adamix-lora", "lora"])
+@pytest.mark.parametrize("share", ["up", "down"])
+def test_loras_are_stacked_too(base, tmp_path, method, share):
+    common = {**base, "steps": 12, "lr": 4e-4, "method": method, "size": 4, "share": share}
+    runs = [tiny_grid.run(common, seed=seed) for seed in (0, 1)]
+    assert len(stacks_of(runs, 2)) == 1
+    for run, found in zip(runs, outcomes_of(runs, tmp_path / "together"), strict=True):
+        (alone,) = outcomes_of([run], tmp_path / "alone")
+        values = [pd.read_parquet(io.BytesIO(each.files["results.parquet"]))["value"] for each in (found, alone)]
+        close.assert_close(values[0].tolist(), values[1].tolist(), close.TRAINED)
+
+
 def test_few_examples_are_each_runs_own(base, tmp_path):
     runs = [tiny_grid.run(base, examples=9, seed=seed, steps=6, lr=4e-4) for seed in (0, 1)]
     for run, found in zip(runs, outcomes_of(runs, tmp_path / "together"), strict=True):

@@ -96,14 +96,13 @@ def test_early_stop():
     assert history.best["step"] == 2
 
 
-@pytest.mark.parametrize("warm, told", [(12, "0.00458"), (24, "0.00229"), (11, None)])
+@pytest.mark.parametrize("warm, told", [(12, True), (24, True), (11, False)])
 def test_a_warm_up_as_long_as_the_run_is_told(warm, told):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         run(steps=12, warmup_steps=warm)
     texts = [str(each.message) for each in caught if "warmup_steps" in str(each.message)]
-    assert len(texts) == (told is not None)
-    assert told is None or f"rises to {told} and never reaches lr = 0.005" in texts[0]
+    assert len(texts) == told and all(f"warmup_steps = {warm} in a run of 12 steps" in text for text in texts)
 
 
 def test_without_a_dev_slice_the_last_weights_stay():
