@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from adamix_lab.baselines import BASELINES
+from adamix_lab.experiments.claims import read_paper
 from adamix_lab.experiments.grids import grid_of, narrowed, read_grid
 from adamix_lab.experiments.settings import Run
 from adamix_lab.tasks.tasks import PAPER_TASKS
@@ -101,7 +102,7 @@ def test_yaml_reads_small_rates_as_words_and_the_grid_takes_them_as_numbers():
 def test_the_shipped_grids_are_whole():
     grids = {path.stem: read_grid(path) for path in GRIDS.glob("*.yaml")}
     assert read_grid(Path("quick")) == grids["quick"]
-    names = "quick core budget full baselines cells fairly table few-shot tour phase phase-test"
+    names = "quick core budget full baselines cells fairly table few-shot tour phase phase-test measured"
     assert grids.keys() == set(names.split())
     assert len(grids["budget"].runs) == 20 and len(grids["tour"].runs) == 4
     assert len(grids["quick"].runs) == 12 and {run.task for run in grids["quick"].runs} == {"aspects"}
@@ -118,7 +119,14 @@ def test_the_shipped_grids_are_whole():
     compared = grids["baselines"].runs
     assert {run.method for run in compared} == {*BASELINES, "probe"} and len(compared) == 2 * len(BASELINES)
     assert all(run.lr == BASELINES[run.method].lr for run in compared if run.method != "probe")
+    measured = grids["measured"]
+    wanted = read_paper("claims.yaml")["claims"]
+    sides = {name.split(", ")[0] for claim in wanted for part in claim["parts"] for name in part["contrast"]}
+    assert sides <= {run.variant for run in measured.runs} and {run.draws for run in measured.runs} == {1, 10}
+    assert {run.task for run in measured.runs} == {"subjectivity", "reviews", "mrpc", "sst2", "mpqa"}
+    assert all(run.part == ("fresh" if run.label_noise else None) for run in measured.runs)
     fair = grids["fairly"]
+    assert measured.search == fair.search
     assert {run.part for run in fair.runs} == {"fresh"} and {run.seed for run in fair.runs} == set(range(20, 30))
     views = {run.compute for run in fair.runs if run.label_noise and run.variant == "AdaMix"}
     assert views == {"rate", "best", "oracle", "compute"}
