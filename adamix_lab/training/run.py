@@ -377,12 +377,12 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
 
 def check_same_run(saved: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
     """Refuses to go on with another run. Raises ValueError that names each difference."""
-    earlier = {**saved, "recipe": {**Recipe().to_dict(), **saved.get("recipe", {})}}  # settings that came since
-    old, new = flatten(earlier), flatten(json.loads(json.dumps(now)))
+    old, new = flatten(saved), flatten(json.loads(json.dumps(now)))
+    was = {**flatten({"recipe": Recipe().to_dict()}), **old}  # settings that came since had their defaults
     differing = [
-        f"{name} was {old.get(name, 'absent')!r}, is {new.get(name, 'absent')!r}"
+        f"{name} was {was.get(name, 'absent')!r}, is {new.get(name, 'absent')!r}"
         for name in sorted(old.keys() | new.keys())
-        if name not in MAY_DIFFER and old.get(name, "absent") != new.get(name, "absent")
+        if name not in MAY_DIFFER and was.get(name, "absent") != new.get(name, "absent")
     ]
     if differing:
         raise LabError(

@@ -89,7 +89,8 @@ def test_every_method_runs(base, tmp_path, method):
     assert row["trained"] >= row["stored"] >= row["inference"] > 0 and row["seconds"] > 0
     assert (row["operations"] == 0) == (method == "probe")
     several = {"merged", "fixed", "random", "ensemble", "exact"}
-    strategies = {"adamix": several, "apart-soup": several | {"alone", "ensemble of them"}}.get(method, {"merged"})
+    own = {"adamix": several, "adamix-lora": several, "apart-soup": several | {"alone", "ensemble of them"}}
+    strategies = own.get(method, {"merged"})
     assert set(results["strategy"]) == strategies == set(tables["predictions"]["strategy"])
     assert results[results["primary"]]["metric"].unique() == ["accuracy"]
     assert row["steps"] == {"apart-soup": 4, "probe": 0}.get(method, 2)

@@ -65,7 +65,7 @@ def test_a_folder_is_named_so_that_workers_elsewhere_find_it(tmp_path, monkeypat
 
 
 def test_what_cannot_be_stacked_is_alone():
-    for settings in ({"method": "full"}, {"method": "lora"}, {"method": "apart-soup"}, {"routing": "example"}):
+    for settings in ({"method": "full"}, {"method": "ia3"}, {"method": "apart-soup"}, {"routing": "example"}):
         assert [len(own) for own in stacks_of([Run(seed=seed, **settings) for seed in (0, 1)], 2)] == [1, 1]
     assert len(stacks_of([Run(method="single", seed=seed) for seed in (0, 1)], 2)) == 1
 

@@ -139,7 +139,7 @@ def test_predict_takes_what_holds_texts_and_names_its_answers(mixture):
     for texts in (frame, rows, frame["text"], iter(sentences)):
         again = predict(mixture, tokenizer, texts)
         assert torch.equal(again, found) and again.labels == named
-    assert torch.equal(predict(mixture, tokenizer, rows[1]), found[1:2])
+    close.assert_close(predict(mixture, tokenizer, rows[1]), found[1:2])  # other batches, other sums
     assert predict(mixture, tokenizer, frame.rename(columns={"text": "said"}), text="said").labels == named
     pairs = predict(mixture, tokenizer, [("w0", "w5"), ("w1", "w9")])
     table = pandas.DataFrame({"premise": ["w0", "w1"], "hypothesis": ["w5", "w9"]})
