@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import results_by_construction as made
-from makers import load_maker
+from makers import DATA, load_maker
 from scipy.stats import t
 from seen import all_inside
 
@@ -188,6 +188,9 @@ def test_a_cell_is_told_only_after_an_answer_and_a_probability():
     assert still.startswith("<details>") and html.escape(ablations.texts()["questions"][0]["why"]) in still
 
 
+SOURCE = DATA.parent / "notebooks" / "src" / "07_ablations.py"
+
+
 @pytest.fixture
 def phase(tmp_path, monkeypatch):
     """A made-up phase map: of 400 rows AdaMix is ahead by 6 points at dose 1, alike at 0, and behind by 4 at -1."""
@@ -236,6 +239,20 @@ def test_the_phase_map_is_driven_and_says_what_it_lacks(phase, monkeypatch, tmp_
     monkeypatch.setattr(ablations, "PHASE", tmp_path / "none.parquet")
     lacks = ablations.phase_map()
     assert "There is no phase map yet" in html_of(lacks) and "data/results/phase/make.py" in lacks
+
+
+def test_what_the_lesson_says_of_the_shipped_map_is_so():
+    table = drawn_lines(pd.read_parquet(ablations.PHASE))
+    table = table[table["unit"] == "points"].assign(lead=ablations.leads(table[table["unit"] == "points"]))
+    single, own = (table[table["panel"] == panel] for panel in ("single", "each at its own stop"))
+    ahead, behind = single[single["lead"] == 1], single[single["lead"] == -1]
+    assert (len(single), len(ahead), len(behind)) == (92, 3, 8) and not own["lead"].any()
+    assert (ahead["dose"] > 0).all() and (ahead["label_noise"] > 0).all() and (behind["dose"] <= 0).all()
+    told = " ".join(SOURCE.read_text(encoding="utf-8").replace("\n#", "").split())
+    assert (
+        "in three of the map's 92 cells, all above dose 0 and with wrong labels; behind in eight, none above 0" in told
+    )
+    assert 'doses.then(lesson.phase_map, "above 0")' in told
 
 
 def test_the_widget_offers_the_panels_of_the_maker(phase):
