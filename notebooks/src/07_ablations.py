@@ -13,9 +13,8 @@
 # %% [markdown]
 # # 07 · Ablations: when AdaMix wins, when it loses, and what it is made of
 #
-# AdaMix promises to beat the single adapter that it is made of. Does it? On some data AdaMix is far ahead, on other
-# data far behind. You predict six comparisons, ask what the wins are made of, and read a map of many more. Afterwards
-# you will be able to
+# AdaMix promises to beat the single adapter that it is made of. Does it? You predict six comparisons, ask what the wins
+# are made of, and read a map of many more. Afterwards you will be able to
 #
 # 1. compare two methods in pairs, with an interval and a verdict;
 # 2. say what a win is made of, by opponents that have one part each;
@@ -70,8 +69,8 @@ third.then(*lesson.result(3))
 # $$\bar\theta = \frac{1}{T - t_0} \sum_{t > t_0} \theta_t .$$
 #
 # The first opponent is a single adapter that trains with $\eta/M$ on the side that AdaMix routes, and averages its last
-# 75 % of steps. It has no routes and no experts. The second, a *linear probe*, has no adapter: it is a regularised
-# logistic regression on MiniLM's frozen sentence vectors; a slice of the training rows chose how strongly.
+# 75 % of steps. The second, a *linear probe*, has no adapter: it is a regularised logistic regression on MiniLM's frozen
+# sentence vectors; a slice of the training rows chose how strongly.
 
 # %%
 fourth = lesson.Prediction(lesson.question(4), answers=lesson.ANSWERS)
@@ -123,11 +122,11 @@ doses.then(lesson.phase_map, "above 0")
 # %% [markdown]
 # ## All opponents
 #
-# In accuracy, AdaMix is *shown* ahead of the single adapter in three of the map's 92 cells, all above dose 0 and with
-# wrong labels; behind in eight, none above 0. (In loss: ahead in 27, again all above 0, behind in eleven.) At each
-# method's own stop no difference in accuracy is shown.
+# In accuracy, AdaMix is *shown* ahead of the single adapter in three of 92 cells, all above dose 0 and with wrong labels;
+# behind in eight, none above 0. (In loss: ahead in 27, all above 0, behind in 11.) At each method's own stop no
+# difference in accuracy is shown.
 #
-# Folders that your own `adamix-lab ablate` wrote stand in the first menu, too.
+# Your own `adamix-lab ablate` folders stand in the first menu.
 
 # %%
 dashboard = lesson.opponents()
@@ -170,8 +169,6 @@ for disagree in (0.1, 0.2):
     print(f"two models that disagree on {disagree:.0%} of the rows: four tests of five see {least:.1f} points")
 
 # %% [markdown]
-# Such a difference is at the edge of what these rows can show.
-#
 # ## What is claimed
 #
 # The paper's twelve claims, judged on stored runs, and nine sentences of two popular articles of 2025, in short:
@@ -206,8 +203,7 @@ lesson.attempt(lesson.check_detectable, smallest)
 # ## Where the library has it
 #
 # Intervals and verdicts: `adamix_lab/analysis/statistics.py`; opponents: `adamix_lab/baselines/`. `adamix-lab ablate
-# GRID.yaml` runs a grid of your own (`data/grids/README.md`). In the assignment you write the opponent that catches
-# AdaMix.
+# GRID.yaml` runs a grid of your own (`data/grids/README.md`).
 #
 # ## You can now
 #
