@@ -69,8 +69,8 @@ third.then(*lesson.result(3))
 # $$\bar\theta = \frac{1}{T - t_0} \sum_{t > t_0} \theta_t .$$
 #
 # The first opponent is a single adapter that trains with $\eta/M$ on the side that AdaMix routes, and averages its last
-# 75 % of steps. The second, a *linear probe*, has no adapter: it is a regularised logistic regression on MiniLM's frozen
-# sentence vectors; a slice of the training rows chose how strongly.
+# 75 % of steps. The second, a *linear probe*, has no adapter: it is a regularised logistic regression on MiniLM's
+# frozen sentence vectors; a slice of the training rows chose how strongly.
 
 # %%
 fourth = lesson.Prediction(lesson.question(4), answers=lesson.ANSWERS)
@@ -122,8 +122,8 @@ doses.then(lesson.phase_map, "above 0")
 # %% [markdown]
 # ## All opponents
 #
-# In accuracy, AdaMix is *shown* ahead of the single adapter in three of 92 cells, all above dose 0 and with wrong labels;
-# behind in eight, none above 0. (In loss: ahead in 27, all above 0, behind in 11.) At each method's own stop no
+# In accuracy, AdaMix is *shown* ahead of the single adapter in three of 92 cells, all above dose 0 and with wrong
+# labels; behind in eight, none above 0. (In loss: ahead in 27, all above 0, behind in 11.) At each method's own stop no
 # difference in accuracy is shown.
 #
 # Your own `adamix-lab ablate` folders stand in the first menu.
