@@ -13,7 +13,7 @@ from pathlib import Path
 
 import typer
 
-from adamix_lab.core.files import write_atomically
+from adamix_lab.core.files import safe_join, write_atomically
 from adamix_lab.experiments.ablation import TRIALS
 from adamix_lab.experiments.results import COLUMNS, RESULTS, gather, read_table
 
@@ -36,8 +36,8 @@ def unpack(tables: Path, runs: Path) -> None:
         to, every = runs / part.relative_to(tables), {name: read_table(part / name) for name in COLUMNS}
         for run in (each for each in every[RESULTS]["run"].unique() if not (to / each / RESULTS).is_file()):
             for name in reversed(COLUMNS):  # results last: with them it is finished
-                own = every[name][every[name]["run"] == run]
-                write_atomically(to / run / name, partial(own.to_parquet, index=False, write_page_checksum=True))
+                write = every[name][every[name]["run"] == run].to_parquet
+                write_atomically(safe_join(to, run) / name, partial(write, index=False, write_page_checksum=True))
 
 
 if __name__ == "__main__":

@@ -59,3 +59,13 @@ def test_what_is_finished_where_tables_are_unpacked_stays(begun, tmp_path):
     maker.unpack(tables, tmp_path)
     assert (tmp_path / run / RESULTS).read_bytes() == b"mine" and not (tmp_path / run / CURVES).exists()
     assert len(list(tmp_path.glob(f"*/{CURVES}"))) == 2
+
+
+def test_a_table_whose_run_lies_elsewhere_writes_nothing_there(begun, tmp_path):
+    _, _, tables, _ = begun
+    for name in (RESULTS, PREDICTIONS, CURVES):
+        (tmp_path / "tables").mkdir(exist_ok=True)
+        pd.read_parquet(tables / name).assign(run="../outside").to_parquet(tmp_path / "tables" / name)
+    with pytest.raises(ValueError, match="outside"):
+        maker.unpack(tmp_path / "tables", tmp_path / "runs")
+    assert not (tmp_path / "outside").exists()
