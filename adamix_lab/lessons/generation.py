@@ -103,6 +103,6 @@ def decoding_explorer() -> Explorer:
 
 
 def e2e_scores() -> dict[str, dict[str, float]]:
-    """Scores on E2E of the small decoder, trained in four ways, by way: `data/results/e2e.json`."""
-    record = json.loads((data_root() / "results" / "e2e.json").read_text(encoding="utf-8"))
+    """Scores on E2E of the small decoder, trained in four ways, by way: `data/results/archive/e2e.json`."""
+    record = json.loads((data_root() / "results" / "archive" / "e2e.json").read_text(encoding="utf-8"))
     return {line["title"]: line["scores"] for variant in record["variants"] for line in variant["rows"]}
