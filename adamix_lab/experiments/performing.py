@@ -39,8 +39,9 @@ LOST = 2  # times in a row that workers are lost without any run ending: then th
 TIMEOUT = 15  # seconds that a cluster has to answer
 DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 STACKED = "adamix adamix-lora lora single r-drop slow swa ema slow-swa wide houlsby pfeiffer".split()
+SINGLE = "single r-drop slow swa ema slow-swa".split()  # one adapter each, trained by other recipes: of one shape
 # What runs of a stack may differ in.
-OWN = ("variant", "seed", "lr", "head_lr", "weight_decay", "label_smoothing", "swa", "ema", "bucket", "temperature")
+OWN = "variant seed label_noise lr head_lr weight_decay label_smoothing swa ema bucket temperature".split()
 
 # Training seeds torch's, numpy's and Python's global generators: one run a process at a time.
 _TRAINING = threading.Lock()
@@ -204,12 +205,16 @@ def jobs_of(
 
 
 def stacks_of(runs: Iterable[Run], most: int) -> list[tuple[Run, ...]]:
-    """The runs in stacks of equal shape, of at most `most`, in the order of their first members."""
+    """The runs in stacks of equal shape, of at most `most`, in the order of their first members.
+
+    Runs of one seed have batches of equal lengths: where they fill more than half of a stack, no other seed joins them.
+    """
     stacks: list[list[Run]] = []
     unfilled: dict[object, list[Run]] = {}
     for run in runs:
         own = unfilled.get(shape(run))
-        if own is None or len(own) >= most:
+        seeds = {each.seed for each in own or ()}
+        if own is None or len(own) >= most or (2 * len(own) > most and len(seeds) == 1 and run.seed not in seeds):
             own = unfilled[shape(run)] = []
             stacks.append(own)
         own.append(run)
@@ -227,7 +232,7 @@ def shape(run: Run) -> object:
     # One view or two: each run its own. But equal compute gives one view more steps.
     views = run.consistency > 0 if run.compute == "compute" else None
     budget: Budget = "compute" if run.compute == "compute" else "steps"
-    own = {name: DEFAULTS[name] for name in OWN}
+    own = {name: DEFAULTS[name] for name in OWN} | {"method": "single" if run.method in SINGLE else run.method}
     return views, replace(run, **own, consistency=0.0, compute=budget)
 
 
@@ -240,10 +245,8 @@ def perform(job: Job) -> tuple[Job, list[Outcome]]:
     work = job.work
     try:
         with _TRAINING, cpu_threads(job.threads):
-            if len(job.runs) > 1:
-                outcomes = perform_stack(job.runs, work, job.check)
-            else:
-                outcomes = [perform_run(job.runs[0], work, job.check)]
+            many = len(job.runs) > 1
+            outcomes = perform_stack(job.runs, work, job.check) if many else [perform_run(job.runs[0], work, job.check)]
     except Stopped:
         return job, [Outcome(run) for run in job.runs]
     except Exception as error:
@@ -308,9 +311,8 @@ def hand_out(jobs: Iterable[Job], workers: int = 1, cluster: str | None = None) 
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     with connected(cluster) if cluster else nullcontext():
-        parallel = Parallel(
-            -1 if cluster else workers, return_as="generator_unordered", pre_dispatch="n_jobs", batch_size=1
-        )
+        most = -1 if cluster else workers
+        parallel = Parallel(most, return_as="generator_unordered", pre_dispatch="n_jobs", batch_size=1)
         try:
             yield from parallel(delayed(perform)(job) for job in jobs)
         except Exception as error:

@@ -50,6 +50,22 @@ def test_runs_of_equal_shape_are_together_whatever_their_seed_rate_and_consisten
     assert all(len(own) == 1 for own in stacks_of(runs, 1))
 
 
+def test_single_adapters_are_of_one_shape_and_a_seed_keeps_its_stack():
+    opponents = ["single", "slow", "swa", "slow-swa", "ema", "r-drop"]
+    runs = [
+        Run(method=method, seed=seed, label_noise=noise)
+        for seed in (0, 1)
+        for noise in (0, 0.25)
+        for method in opponents
+    ]
+    own = [[run for run in runs if run.seed == seed] for seed in (0, 1)]
+    # four of eight are filled up with the next seed's, five of seven are not
+    assert stacks_of(runs, 8) == [tuple(own[0][:8]), (*own[0][8:], *own[1][:4]), tuple(own[1][4:])]
+    assert stacks_of(runs, 7) == [tuple(own[0][:7]), tuple(own[0][7:]), tuple(own[1][:7]), tuple(own[1][7:])]
+    assert len(stacks_of([Run(seed=seed) for seed in range(8)], 8)) == 1  # a run a seed: seeds are joined
+    assert len(stacks_of([Run(), Run(method="single"), Run(method="wide")], 8)) == 3
+
+
 def test_other_tasks_steps_sizes_and_sharing_are_other_sets():
     changes = [{}, {"steps": 7}, {"size": 8}, {"share": "none"}, {"batch_size": 8}, {"task": "rte"}, {"dropout": 0.0}]
     assert [len(own) for own in stacks_of([Run(**each) for each in changes], 9)] == [1] * len(changes)
@@ -119,7 +135,9 @@ def test_with_dropout_off_each_run_equals_the_run_alone(base, tmp_path):
 def test_opponents_and_averages_are_stacked_too(base, tmp_path):
     common = {**base, "steps": 12, "lr": 4e-4, "method": "slow-swa"}
     runs = [tiny_grid.run(common), tiny_grid.run(common, seed=1, swa=0.5, label_smoothing=0.1)]
-    assert len(stacks_of(runs, 2)) == 1
+    others = ("single", "slow", "swa", "ema", "r-drop")
+    runs += [tiny_grid.run({**common, "method": method, "label_noise": 0.25}) for method in others]
+    assert len(stacks_of(runs, 7)) == 1
     for run, found in zip(runs, outcomes_of(runs, tmp_path / "together"), strict=True):
         (alone,) = outcomes_of([run], tmp_path / "alone")
         values = [pd.read_parquet(io.BytesIO(each.files["results.parquet"]))["value"] for each in (found, alone)]
