@@ -139,6 +139,21 @@ def test_predictions_are_made_once_of_a_whole_map_and_are_scored(small, predict,
     assert scores.loc["the map", "error"] < scores.loc["always not shown", "error"]
 
 
+def test_the_shipped_score_is_that_of_the_frozen_predictions(predict):
+    said, found = (pd.read_csv(DATA / "results" / "phase" / name) for name in ("predictions.csv", "test.csv"))
+    found = found[found["unit"] == "points"].merge(said[[*predict.KEY, "said", *predict.CHANCES]], "left", predict.KEY)
+    assert len(found) == len(said) == 104 and set(found["seeds"]) == {10} and found["said"].notna().all()
+    scores = pd.read_csv(DATA / "results" / "phase" / "score.csv").set_index("rule")
+    happened = leads(found)[:, None] == predict.SIGNS
+    brier = ((found[predict.CHANCES].to_numpy(float) - happened) ** 2).sum(1).mean()
+    error = (found["mean"] - found["said"]).abs().mean()
+    assert scores.loc["the map", ["brier", "error"]].tolist() == pytest.approx([brier, error], rel=1e-3)  # four digits
+    # what lesson 07 says of them
+    assert scores.loc["the map", "brier"] < scores.loc["always not shown", "brier"]
+    assert scores.loc[["epochs", "training loss"], "brier"].min() <= scores.loc["the map", "brier"]
+    assert scores.loc[["epochs", "training loss"], "error"].max() <= scores.loc["the map", "error"]
+
+
 def test_fewer_experts_are_looked_up_at_a_larger_dose_and_another_task_has_the_mean_of_stops(predict):
     stops = [
         ["subjectivity", 400, 0.25, 2e-3, "single", 50, 0.5, False],

@@ -1,7 +1,7 @@
 """Predictions of cells that the phase map has not seen, frozen before these are run, and how they did.
 
     python data/results/phase/predict.py make     # predictions.csv, of the finished map (`make.py`) alone; once
-    python data/results/phase/predict.py score --runs runs/phase-test     # score.csv, of the runs of phase-test
+    python data/results/phase/predict.py score --runs runs/phase-test     # test.csv and score.csv, of phase-test's runs
 
 `predictions.csv` has a line a cell and panel of `data/grids/phase-test.yaml`: `said`, the mean difference in points;
 the chances that it is shown `behind`, shown `ahead`, or `neither`; the likeliest of them as `sign`, with its
@@ -81,6 +81,7 @@ def score(runs: Path = Path("runs/phase-test"), out: Path = HERE) -> None:
     """Scores the frozen predictions and the simple rules on the finished cells."""
     table, said = pd.read_parquet(out / "map.parquet"), pd.read_csv(out / "predictions.csv")
     found = table_of(read(runs), cells_of_test(pd.read_csv(out / "stops.csv")))
+    write_text(out / "test.csv", found.to_csv(index=False, float_format="%.4g", lineterminator="\n"))
     found = found[found["unit"] == "points"].merge(said[[*KEY, "said", *CHANCES]], "left", KEY)
     rules = {"the map": found, "always not shown": found.assign(said=0.0, behind=0.0, neither=1.0, ahead=0.0)}
     rules |= {rule: predicted(table, found, rule) for rule in ("epochs", "training loss")}
