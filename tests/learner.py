@@ -90,3 +90,26 @@ def buttons(widget: Any) -> list[Any]:
 def show_me(widget: Any) -> None:
     """A click on the button, which has a mark before its name once its kernel is gone."""
     widget.get_by_role("button", name="Show me").click()
+
+
+def predict(page: Any) -> None:
+    """Answers all predictions with the first answer and "50": results that wait for it open."""
+    for box in page.locator(".adamix-prediction").all():
+        box.locator("select").select_option(index=1)
+        type_into(box.locator("input"), "50")
+
+
+IDLE = """
+from adamix_lab.analysis.plots import Picture
+from adamix_lab.lessons.controls import Number
+from adamix_lab.lessons.widgets import Explorer, View
+
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+
+class Pixel(Picture):
+    def html(self, data=None):
+        return super().html(PIXEL)
+
+Explorer("Nothing computed, nothing drawn", "", [Number("n", "n", 0, 20, 1, 2)], lambda n: n,
+         lambda n: View(str(n), Pixel(None, str(n))), {"n": 2})
+"""  # a widget whose wait is the machine's own round trip

@@ -114,7 +114,7 @@ def draw_dial(table: DataFrame, weight: float, seed: int | str) -> View:
     axes[2].axhline(math.log(2), color="0.4", linestyle="--", label="always one half")
     axes[0].set_yscale("log")
     axes[0].yaxis.set_major_formatter("{x:g}")
-    axes[0].yaxis.set_minor_formatter("")
+    axes[0].minorticks_off()
     at = list(shown.index).index(weight)
     for ax, label in zip(axes, ("KL of two routes (nats)", "accuracy (%)", "loss (nats)"), strict=True):
         ax.axvspan(at - 0.25, at + 0.25, color="#0072B2", alpha=0.15)
