@@ -2,7 +2,7 @@
 
     python tests/benchmarks/latency.py                     every lesson, ten states a slider (or of the buttons)
     python tests/benchmarks/latency.py 03_merging          one
-    python tests/benchmarks/latency.py --quick             02_consistency, three states a slider
+    python tests/benchmarks/latency.py --quick             09_generation, three states a slider
     python tests/benchmarks/latency.py --screenshots DIR   a picture of each widget besides, as JupyterLab shows it
 
 Computing and drawing are measured by the widget itself (`Explorer.seconds`); the whole way in the page, from the
@@ -33,7 +33,7 @@ import lab_server  # noqa: E402
 import learner  # noqa: E402
 import nbformat  # noqa: E402
 
-QUICK = "02_consistency"
+QUICK = "09_generation"
 ARM = """(place) => {
   const before = place.querySelector('img')?.alt;
   let start;
