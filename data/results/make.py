@@ -27,6 +27,8 @@ def pack(runs: Path, tables: Path) -> None:
         gather(part)
         for name in COLUMNS:
             write_atomically(tables / part.relative_to(runs) / name, partial(shutil.copyfile, part / name))
+            if part != runs:  # a table there would be taken for that of a run called "search"
+                (part / name).unlink()
 
 
 @app.command()

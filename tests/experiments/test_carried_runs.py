@@ -1,5 +1,7 @@
 """Runs as committed tables, and as folders again: a grid goes on where it stood."""
 
+import shutil
+
 import pandas as pd
 import pytest
 from makers import load_maker
@@ -49,6 +51,16 @@ def test_a_grid_goes_on_from_tables_with_the_runs_that_are_left(begun, tmp_path,
         kept, before = (pd.read_parquet(folder / name) for folder in (tmp_path / "runs", tables))
         own = kept[kept["run"] != last.key].reset_index(drop=True)
         pd.testing.assert_frame_equal(own, before)
+
+
+def test_a_grid_is_packed_again_and_goes_on_where_it_was_packed(begun, tmp_path):
+    grid, first, tables, last = begun
+    shutil.copytree(first, tmp_path / "runs")
+    maker.pack(tmp_path / "runs", tmp_path / "tables")
+    again = [pd.read_parquet(folder / RESULTS) for folder in (tmp_path / "tables", tables)]
+    pd.testing.assert_frame_equal(*again)
+    results, failed = ablation.ablate(grid, tmp_path / "runs", Engine(), lambda line: None)
+    assert not failed and set(results["run"]) == {*again[0]["run"], last.key}
 
 
 def test_what_is_finished_where_tables_are_unpacked_stays(begun, tmp_path):
