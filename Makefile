@@ -27,9 +27,9 @@ lab: ## open the notebooks in JupyterLab
 test: ## the quick tests (no network, at most ten minutes)
 	@$(CHORE) -m pytest $(BOTH_CORES) -m "not slow and not browser and not matrix"
 
-test-slow: ## what `make test` leaves out, the browser's tests last, one at a time
+test-slow: ## what `make test` leaves out, the browser's tests last, two at a time
 	@$(CHORE) -m pytest $(BOTH_CORES) -m "slow and not browser and not matrix"
-	@$(CHORE) -m pytest -m "browser and not matrix"
+	@$(CHORE) -m pytest -n 2 --dist worksteal -m "browser and not matrix"
 
 test-all: test test-slow ## all tests but those of `make matrix`
 
