@@ -50,10 +50,13 @@ def unpack(tables: Path, runs: Path) -> None:
 def compare(tables: Path) -> None:
     """Writes comparisons.csv: AdaMix minus each other variant, by task, view and measure, each of these a family."""
     scores, rows = Scores(read_results(tables)), []
+    reference = scores.variant(REFERENCE)
+    if reference is None:
+        raise typer.BadParameter(f"{tables} has no runs of AdaMix: expected some, which the others are compared with.")
     for (task, view), part in scores.results.table.groupby(["task", "compute"], sort=False):
-        others = [name for name in part["variant"].unique() if name != REFERENCE]
+        others = [name for name in part["variant"].unique() if name != reference]
         for measure, strategy in (("score", "merged"), ("nll", "merged"), ("nll", "scaled")):
-            sides = {name: minus(Side(REFERENCE, strategy), Side(name, strategy), measure=measure) for name in others}
+            sides = {name: minus(Side(reference, strategy), Side(name, strategy), measure=measure) for name in others}
             found = {name: scores.on_task(contrast, task, view) for name, contrast in sides.items()}
             family = {name: on for name, on in found.items() if on.by_seed}
             for name, on in family.items():

@@ -4,6 +4,7 @@ import shutil
 
 import pandas as pd
 import pytest
+import typer
 from makers import load_maker
 
 from adamix_lab.experiments import ablation
@@ -96,3 +97,12 @@ def test_comparisons_are_differences_of_seeds_that_both_have(begun):
         assert row["seeds"] == len(own) == 1  # the other seed lacks the last run
         assert row["difference"] == pytest.approx((own["AdaMix"] - own["single"]).mean(), rel=1e-4, abs=1e-6)
         assert row["adamix"] - row["other"] == pytest.approx(row["difference"], rel=1e-4, abs=1e-3)
+
+
+def test_tables_without_adamix_are_refused(begun, tmp_path):
+    _, _, tables, _ = begun
+    table = pd.read_parquet(tables / RESULTS)
+    table[table["variant"] != "AdaMix"].to_parquet(tmp_path / RESULTS)
+    with pytest.raises(typer.BadParameter, match="no runs of AdaMix"):
+        maker.compare(tmp_path)
+    assert not (tmp_path / "comparisons.csv").exists()
