@@ -34,7 +34,7 @@ PAGES = (
     "docs/pictures/*.png",
     "docs/static/*",
     "data/**/README.md",
-    "data/results/core/report/*",
+    "data/results/**/report/*",
 )
 TOP = ("ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
@@ -143,14 +143,15 @@ def index_page(there: list[Path], lessons: list[Path]) -> str:
     """What the site begins with: the README's first lines, and the contents."""
     names = [path.relative_to(ROOT).with_suffix("").as_posix() for path in there if path.suffix == ".md"]
     guides = ("docs/learn", "docs/teach", "docs/research", "docs/use", "docs/api")
-    own = ("data/results/README", "data/results/core/report/report")
+    reports = [name for name in names if name.startswith("data/results/") and name.endswith("/report/report")]
+    own = ("data/results/README", *reports)
     intro = (ROOT / "README.md").read_text(encoding="utf-8").split("\n\n")[1]
     return INDEX.format(
         intro=intro,
         lessons="\n".join(f"notebooks/{path.stem}" for path in lessons),
         teaching="\n".join(name for name in names if name.startswith("docs/teaching/")),
         pages="\n".join(n for n in names if n.startswith("docs/") and n.count("/") == 1 and n not in guides),
-        report="\n".join(name for name in names if name == own[1]),
+        report="\n".join(reports),
         cards="\n".join(name for name in names if name.startswith("data/") and name not in own),
     )
 

@@ -8,7 +8,8 @@ is turned round, so that more is better everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -26,6 +27,11 @@ Measure = Literal["score", "nll", "loss"]
 TRAINING_LOSS = "training loss"
 DRAWS_FOR_BEST = 10  # random draws a run needs before the best of them means something
 REFERENCE = "AdaMix"  # its operations are what "equal compute" means, so its rows of equal steps serve there, too
+AGAINST: dict[str, tuple[Measure, str]] = {  # what AdaMix is compared with others in: a measure, and how both answer
+    "points": ("score", "merged"),
+    "nats": ("nll", "merged"),
+    "nats at fitted temperatures": ("nll", "scaled"),
+}
 
 
 @dataclass(frozen=True)
@@ -175,6 +181,22 @@ class Scores:
         by_seed = {seed: sum(weight * own[seed] for weight, own in sides) for seed in seeds}
         answers = self._paired_answers(contrast, task, budget, seeds)
         return OnTask(task, by_seed, self._rows_variance(contrast, task, answers) if answers else None)
+
+    def against_each(
+        self, measures: Sequence[str] = tuple(AGAINST), few_shot: bool = False
+    ) -> Iterator[tuple[str, Budget, str, str, OnTask]]:
+        """Task, view, measure, other, and AdaMix minus each other variant, where they have a seed in common.
+
+        measures: of AGAINST. AdaMix's equal steps serve as its equal compute, too.
+        """
+        own, table = self.variant(REFERENCE), self.results.table
+        for (task, view), part in table[(table["examples"] > 0) == few_shot].groupby(["task", "compute"], sort=False):
+            for name, other in itertools.product(measures, part["variant"].unique()):
+                measure, strategy = AGAINST[name]
+                sides = Side(REFERENCE, strategy), Side(other, strategy)
+                on = self.on_task(minus(*sides, measure=measure, few_shot=few_shot), task, view)
+                if other != own and on.by_seed:
+                    yield task, view, name, other, on
 
     def absent(self, contrast: Contrast, task: str, budget: Budget = "steps") -> list[str]:
         """The sides that have no value on a task."""

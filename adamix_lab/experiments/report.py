@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from adamix_lab.analysis.plots import STYLES, Picture, panels, save_figure
 from adamix_lab.analysis.statistics import ALIKE, SHOWN, Estimate, verdict_of
 from adamix_lab.core.files import write_text
 from adamix_lab.experiments.claims import Table, Verdict, listed, read_paper, read_rules, read_tables, verdicts_of
-from adamix_lab.experiments.contrasts import REFERENCE, OnTask, Scores, Side, mean_by_seed, mean_estimate, minus
+from adamix_lab.experiments.contrasts import AGAINST, REFERENCE, Scores, Side, mean_by_seed, mean_estimate, minus
 from adamix_lab.experiments.results import (
     Results,
     frame,
@@ -29,18 +30,15 @@ from adamix_lab.experiments.results import (
     score_cells,
     settings_of,
     several_runs,
-    tasks_of,
     variant_called,
 )
-from adamix_lab.experiments.settings import BUDGETS, with_side
+from adamix_lab.experiments.settings import BUDGETS
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 NOT_RUN = "not run"
-COLUMNS = (
-    "table", "comparison", "column", "task", "budget", "paper", "difference", "seeds", "low", "high", "p", "on",
-)  # fmt: skip
+COLUMNS = "table comparison column task budget paper difference seeds low high p on".split()
 COSTS = [
     "variant", "trained", "stored", "at inference", "steps", "training seconds", "training operations",
     "evaluation seconds",
@@ -48,7 +46,7 @@ COSTS = [
 
 
 def report(folder: Path, out: Path | None = None, say: Callable[[str], None] = print) -> list[Verdict]:
-    """Writes report.md (with a picture), report.html (one file) and differences.csv; prints the verdicts.
+    """Writes report.md (with a picture), report.html (one file), differences.csv and comparisons.csv; prints verdicts.
 
     Args:
         folder: holds results.parquet; predictions.parquet and curves.parquet are used where they are.
@@ -61,7 +59,7 @@ def report(folder: Path, out: Path | None = None, say: Callable[[str], None] = p
     scores, out = Scores(results), out or folder / "report"
     verdicts, by_compute = verdicts_of(scores), verdicts_of(scores, "compute")
     tables = read_tables()
-    found = differences(tables, scores)
+    found, against = differences(tables, scores), comparisons(scores)
     picture = figure_5(scores)
     text = read_paper("report.md").format(
         runs=grid(what_was_run(results)),
@@ -70,7 +68,7 @@ def report(folder: Path, out: Path | None = None, say: Callable[[str], None] = p
         rules=bullets(read_rules()),
         tables="\n\n".join(table_section(table, scores, found) for table in tables),
         figure=f"![{picture.alt}](figure5.png)" if picture else "Here: not run.",
-        opponents=grid(opponents(scores)),
+        opponents=grid(opponents(against, scores)),
         scores=grid(absolute(scores)),
         measures=grid(measures(results.table)),
         costs=grid(costs(results)),
@@ -79,7 +77,8 @@ def report(folder: Path, out: Path | None = None, say: Callable[[str], None] = p
         save_figure(picture.figure, out / "figure5.png", picture.alt)
     write_text(out / "report.md", text)
     write_text(out / "report.html", to_html(text, picture))
-    write_text(out / "differences.csv", found.drop(columns="on").to_csv(index=False, float_format="%.6g"))
+    for name, table in (("differences", found.drop(columns="on")), ("comparisons", against)):
+        write_text(out / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
     for verdict in verdicts:
         say(f"{verdict.claim.number:>2}. {verdict.claim.says}: {verdict.verdict}")
     say(f"written: {out / 'report.md'}, {out / 'report.html'}")
@@ -125,14 +124,14 @@ def what_was_run(results: Results) -> DataFrame:
     }
     wanted = read_paper("claims.yaml")["wanted"]
     absent = {(name, "", ""): NOT_RUN for name in wanted if variant_called(results, name) is None}
-    return by_task(pd.Series({**cells, **absent}), ["variant", "budget"], tasks_of(results))
+    return side_by_side(pd.Series({**cells, **absent}), ["variant", "budget"], results.table["task"].unique())
 
 
-def by_task(cells: Series[Any], names: Sequence[str], tasks: Sequence[str]) -> DataFrame:
-    """Cells whose last index is the task as a table with a column a task; what is not there was not run."""
-    long = cells.rename_axis([*names, "task"]).rename("cell").reset_index()
-    wide = long.pivot_table(index=list(names), columns="task", values="cell", aggfunc="first", sort=False)
-    return wide.reindex(columns=list(tasks)).fillna(NOT_RUN).reset_index()
+def side_by_side(cells: Series[Any], names: Sequence[str], columns: Sequence[str]) -> DataFrame:
+    """Cells whose last index is a column as a table with these columns; what is not there was not run."""
+    long = cells.rename_axis([*names, "column"]).rename("cell").reset_index()
+    wide = long.pivot_table(index=list(names), columns="column", values="cell", aggfunc="first", sort=False)
+    return wide.reindex(columns=list(columns)).astype(object).fillna(NOT_RUN).reset_index()
 
 
 def provenance(results: Results) -> list[str]:
@@ -228,9 +227,7 @@ def table_section(table: Table, scores: Scores, found: DataFrame) -> str:
             part = own[own["budget"] == budget]
             if budget != "steps" and part.empty:
                 continue
-            cells = {
-                c: estimate_cell(on.estimate, verdict) for c, on, verdict in part[["column", "on", "verdict"]].values
-            }
+            cells = {c: estimate_cell(on.estimate, v) for c, on, v in part[["column", "on", "verdict"]].values}
             there = list(part["on"])
             cells["mean"] = estimate_cell(mean_estimate(there)) if mean_by_seed(there) else NOT_RUN
             shown = [cells.get(column, NOT_RUN) for column in (*columns, "mean")]
@@ -240,8 +237,9 @@ def table_section(table: Table, scores: Scores, found: DataFrame) -> str:
     return "\n\n".join([*parts, grid(frame(rows, heads)), *filter(None, [table.remark])])
 
 
-def estimate_cell(estimate: Estimate, verdict: str = "", digits: int = 1) -> str:
+def estimate_cell(estimate: Estimate, verdict: str = "", unit: str = "points") -> str:
     """`+0.3 (-0.2 to +0.8), n = 5`, with a star where a difference is shown, and "≈" where the two are alike."""
+    digits = 1 if unit == "points" else 3
     mean, low, high = (f"{value:+.{digits}f}" for value in (estimate.mean, estimate.low, estimate.high))
     if estimate.number == 1:
         return f"{mean}, n = 1"
@@ -249,36 +247,33 @@ def estimate_cell(estimate: Estimate, verdict: str = "", digits: int = 1) -> str
     return f"{mean}{mark} ({low} to {high}), n = {estimate.number}"
 
 
-def opponents(scores: Scores) -> DataFrame:
-    """AdaMix minus each other variant, task by task and view by view: points, nats, nats at fitted temperatures.
+def comparisons(scores: Scores) -> DataFrame:
+    """AdaMix minus each other variant, a row a task, view, measure and variant; more is better, as points or nats.
 
-    Each column of a task and view is a family of its own: its intervals are corrected for all variants in it.
+    Bounds and verdicts are corrected for all variants of a task, view and measure (`family`: how many).
     """
-    reference, found = variant_called(scores.results, REFERENCE), scores.results.table
-    names = {each: with_side(each, *own) for each, *own in found[["variant", "method", "share"]].to_numpy()}
-    rows = []
-    for (task, budget), part in found[found["examples"] == 0].groupby(["task", "compute"], sort=False):
-        others = [name for name in dict.fromkeys(part["variant"]) if name != reference]
-        columns = []
-        for measure, strategy in (("score", "merged"), ("nll", "merged"), ("nll", "scaled")):
-            sides = [minus(Side(reference or "", strategy), Side(name, strategy), measure=measure) for name in others]
-            on = [scores.on_task(contrast, task, budget) for contrast in sides]
-            there = sum(bool(each.by_seed) for each in on)
-            columns.append([_judged_cell(each, measure, there) for each in on])
-        rows += [
-            (task, BUDGETS[budget], names[name], *cells)
-            for name, *cells in zip(others, *columns, strict=True)
-            if any(cell != NOT_RUN for cell in cells)
-        ]
-    against = f"{names.get(reference or '', REFERENCE)} minus"
-    return frame(rows, ["task", "what is equal", against, "points", "nats", "nats at fitted temperatures"])
+    found = list(scores.against_each())
+    families, rows = Counter(where[:3] for where in found), []
+    for task, view, measure, other, on in found:
+        judged = verdict_of(on.estimate, measure if measure == "points" else "nats", families[task, view, measure])
+        numbers = (len(on.by_seed), judged.comparisons, on.estimate.mean, judged.low, judged.high)
+        rows.append((task, view, measure, other, *numbers, judged.verdict))
+    return frame(rows, "task view measure against seeds family difference low high verdict".split())
 
 
-def _judged_cell(on: OnTask, measure: str, family: int) -> str:
-    if not on.by_seed:
-        return NOT_RUN
-    unit, digits = ("points", 1) if measure == "score" else ("nats", 3)
-    return estimate_cell(on.estimate, verdict_of(on.estimate, unit, family).verdict, digits)
+def opponents(found: DataFrame, scores: Scores) -> DataFrame:
+    """The `comparisons` with their measures side by side."""
+    table = scores.results.table
+    names = dict(zip(table["variant"], in_words(table)["variant"], strict=True))
+    against = f"{names.get(scores.variant(REFERENCE) or '', REFERENCE)} minus"
+    cells = [
+        estimate_cell(Estimate(row.difference, row.low, row.high, math.nan, row.seeds), row.verdict, row.measure)
+        for row in found.itertuples()
+    ]
+    index = [found["task"], found["view"].map(BUDGETS), found["against"].map(names), found["measure"]]
+    return side_by_side(
+        found.assign(cell=cells).set_index(index)["cell"], ["task", "what is equal", against], list(AGAINST)
+    )
 
 
 def _signed(value: float) -> str:
@@ -294,7 +289,9 @@ def absolute(scores: Scores) -> DataFrame:
     names = ["variant", "strategy", "budget"]
     cells = score_cells(table, [*names, "task"], lambda values: f"{in_points(values)}, n = {len(values)}")
     heads = {task: f"{task} ({metric})" for task, metric in scores.primary.items()}
-    return by_task(cells, names, tasks_of(scores.results)).rename(columns={"strategy": "answers by", **heads})
+    return side_by_side(cells, names, scores.results.table["task"].unique()).rename(
+        columns={"strategy": "answers by", **heads}
+    )
 
 
 def costs(results: Results) -> DataFrame:

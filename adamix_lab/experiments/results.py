@@ -318,25 +318,15 @@ def _pandas() -> Any:
     return pandas
 
 
-def tasks_of(results: Results) -> list[str]:
-    """Every task, in the order of the file."""
-    return list(dict.fromkeys(results.table["task"]))
-
-
-def variants_of(results: Results) -> list[str]:
-    """Every variant, in the order of the file."""
-    return list(dict.fromkeys(results.table["variant"]))
-
-
 def variant_called(results: Results, name: str) -> str | None:
-    """The variant with that name, whatever its capitals; for `lora` the first of any size (`lora r=8`), too."""
-    known = variants_of(results)
-    for variant in known:
-        if variant.lower() == name.lower():
-            return variant
-    if name.lower() != "lora":  # another size of AdaMix is another question
-        return None
-    return next((variant for variant in known if variant.lower().startswith("lora r=")), None)
+    """The variant with that name, whatever its capitals; for `lora` the first of any size (`lora r=8`), too.
+
+    Another size of AdaMix is another question.
+    """
+    lower = {str(variant): str(variant).lower() for variant in results.table["variant"].unique()}
+    same = [variant for variant in lower if lower[variant] == name.lower()]
+    sizes = [variant for variant in lower if name.lower() == "lora" and lower[variant].startswith("lora r=")]
+    return next(iter(same + sizes), None)
 
 
 def settings_of(results: Results, name: str, task: str | None = None) -> list[Any]:

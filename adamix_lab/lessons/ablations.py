@@ -16,8 +16,8 @@ from adamix_lab.analysis.plots import Picture, panels
 from adamix_lab.analysis.statistics import ALIKE, NOT_SHOWN, SHOWN, SMALLEST, line_of
 from adamix_lab.core.errors import LabError
 from adamix_lab.experiments.claims import FAILS, HOLDS, OPEN, verdicts_of
-from adamix_lab.experiments.contrasts import REFERENCE, Measure, Scores, minus
-from adamix_lab.experiments.results import CURVES, PREDICTIONS, RESULTS, read_results, variants_of
+from adamix_lab.experiments.contrasts import Scores
+from adamix_lab.experiments.results import CURVES, PREDICTIONS, RESULTS, read_results
 from adamix_lab.experiments.settings import BUDGETS
 from adamix_lab.lessons import shared
 from adamix_lab.lessons.controls import Sentence, choices, described
@@ -35,9 +35,9 @@ __getattr__ = shared  # what all notebooks use
 # -- six comparisons to predict -----------------------------------------------------------------------------------
 
 ANSWERS = ("AdaMix", "the other", "neither")
-MEASURES: dict[str, tuple[Measure, str, str]] = {  # a unit's measure, its name, and where AdaMix is ahead in a forest
-    "points": ("score", "accuracy", "right of 0 AdaMix is ahead"),
-    "nats": ("nll", "loss", "left of 0 AdaMix is ahead: it loses less"),
+MEASURES = {  # by unit: a measure's name, and where AdaMix is ahead in a forest
+    "points": ("accuracy", "right of 0 AdaMix is ahead"),
+    "nats": ("loss", "left of 0 AdaMix is ahead: it loses less"),
 }
 
 
@@ -98,7 +98,7 @@ def draw_phase(lines: DataFrame) -> View:
 
     (task, unit), by_panel = lines[["task", "unit"]].iloc[0], lines.groupby("panel", sort=False)
     places, doses = sorted(set(zip(lines["label_noise"], lines["rows"], strict=True))), sorted(set(lines["dose"]))
-    word, digits, told = MEASURES[unit][1], 0 if unit == "points" else 2, []
+    word, digits, told = MEASURES[unit][0], 0 if unit == "points" else 2, []
     figure, axes = panels(1, 9.0, (0.3 * len(places) + 1) * len(by_panel), len(by_panel))
     for ax, (panel, own) in zip(axes, by_panel, strict=True):
         heights = [places.index(place) - 0.5 for place in zip(own["label_noise"], own["rows"], strict=True)]
@@ -173,24 +173,18 @@ def compare(scores: Scores, unit: str = "points") -> list[Row]:
     unit: "points" of the task's metric, or "nats", where a loss counts as it is (less is better). Raises ValueError
     where nothing can be compared.
     """
-    (measure, word, _), sign = MEASURES[unit], 1 if unit == "points" else -1
-    few, own, table = not scores.tasks(), scores.variant(REFERENCE), scores.results.table
-    there = set(zip(table["task"], table["variant"], table["compute"], strict=True))
-    found: list[tuple[str, list[float], float]] = []
-    for task, other, budget in itertools.product(scores.tasks(few), variants_of(scores.results), BUDGETS):
-        # AdaMix's equal steps serve as its equal compute, too: one side at least has runs of this budget
-        run = any((task, name, budget) in there for name in (own, other))
-        if other != own and run:
-            on = scores.on_task(minus(REFERENCE, other, measure=measure, few_shot=few), task, budget)
-            if on.by_seed:
-                effect = f"{task}, {word} at {BUDGETS[budget]}: AdaMix minus {other}"
-                found.append((effect, [sign * value for value in on.by_seed.values()], on.rows_variance or 0.0))
+    word, sign = MEASURES[unit][0], 1 if unit == "points" else -1
+    found = list(scores.against_each([unit], few_shot=not scores.tasks()))
     if not found:
         raise LabError(
             "Nothing can be compared with AdaMix here: expected it and another variant with runs of one seed. Let more "
             "runs finish, or choose other results."
         )
-    return [line_of(effect, unit, values, math.sqrt(rows), len(found)) for effect, values, rows in found]
+    lines: list[Row] = []
+    for task, view, _, other, on in found:
+        effect, rows = f"{task}, {word} at {BUDGETS[view]}: AdaMix minus {other}", math.sqrt(on.rows_variance or 0.0)
+        lines.append(line_of(effect, unit, [sign * value for value in on.by_seed.values()], rows, len(found)))
+    return lines
 
 
 def judged_alone(line: Row) -> Row:
@@ -220,7 +214,7 @@ def draw_lines(lines: Sequence[Row]) -> View:
     verdicts = [line["verdict"] for line in lines]
     counts = ", ".join(f"{verdicts.count(word)} {word}" for word in dict.fromkeys(verdicts))
     more = f" The first {MOST} are drawn." if len(lines) > MOST else ""
-    readout = f"{len(lines)} comparison{'s' * (len(lines) > 1)}, {counts}; {MEASURES[lines[0]['unit']][2]}.{more}"
+    readout = f"{len(lines)} comparison{'s' * (len(lines) > 1)}, {counts}; {MEASURES[lines[0]['unit']][1]}.{more}"
     return View(readout, draw_forest(lines[:MOST]))
 
 

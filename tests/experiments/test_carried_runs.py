@@ -4,7 +4,6 @@ import shutil
 
 import pandas as pd
 import pytest
-import typer
 from makers import load_maker
 
 from adamix_lab.experiments import ablation
@@ -82,27 +81,3 @@ def test_a_table_whose_run_lies_elsewhere_writes_nothing_there(begun, tmp_path):
     with pytest.raises(ValueError, match="outside"):
         maker.unpack(tmp_path / "tables", tmp_path / "runs")
     assert not (tmp_path / "outside").exists()
-
-
-def test_comparisons_are_differences_of_seeds_that_both_have(begun):
-    _, _, tables, _ = begun
-    maker.compare(tables)
-    found = pd.read_csv(tables / "comparisons.csv").set_index(["against", "measure"])
-    assert list(found.index) == [("single", "score"), ("single", "nll")] and set(found["family"]) == {1}
-    table = pd.read_parquet(tables / RESULTS)
-    for (_, measure), row in found.iterrows():
-        metric, scale = ("accuracy", 100) if measure == "score" else ("loss", -1)
-        own = table[(table["strategy"] == "merged") & (table["metric"] == metric)]
-        own = scale * own.pivot(index="seed", columns="variant", values="value").dropna()
-        assert row["seeds"] == len(own) == 1  # the other seed lacks the last run
-        assert row["difference"] == pytest.approx((own["AdaMix"] - own["single"]).mean(), rel=1e-4, abs=1e-6)
-        assert row["adamix"] - row["other"] == pytest.approx(row["difference"], rel=1e-4, abs=1e-3)
-
-
-def test_tables_without_adamix_are_refused(begun, tmp_path):
-    _, _, tables, _ = begun
-    table = pd.read_parquet(tables / RESULTS)
-    table[table["variant"] != "AdaMix"].to_parquet(tmp_path / RESULTS)
-    with pytest.raises(typer.BadParameter, match="no runs of AdaMix"):
-        maker.compare(tmp_path)
-    assert not (tmp_path / "comparisons.csv").exists()

@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 import results_by_construction as made
 
-from adamix_lab.analysis.statistics import verdict_of
+from adamix_lab.analysis.statistics import t_interval, verdict_of
 from adamix_lab.experiments.claims import read_tables
 from adamix_lab.experiments.contrasts import Scores, Side, minus
-from adamix_lab.experiments.report import differences, report
+from adamix_lab.experiments.report import comparisons, differences, opponents, report
 from adamix_lab.experiments.results import Results, missing_seeds, read_results, several_runs
 
 EFFECTS = {"AdaMix": 2.0, "single": 0.0, "no consistency": 1.0, "no sharing": 2.0}
@@ -105,6 +105,31 @@ def test_the_correction_runs_over_a_whole_table_and_budget():
         assert len(rows) == 3 * lines
         expected = [verdict_of(on.estimate, "points", len(rows)).verdict for on in rows["on"]]
         assert rows["verdict"].tolist() == expected
+
+
+def test_adamix_is_compared_with_each_other_over_the_seeds_of_both():
+    table = made.results({**EFFECTS, "full": -1.0}, seeds=4, compute=("full",))
+    table = table[~((table["variant"] == "single") & (table["seed"] == 2))]
+    found = comparisons(Scores(Results(table)))
+    for (task, view, measure), family in found.groupby(["task", "view", "measure"]):
+        others = {"full"} | ({"single", "no consistency", "no sharing"} if view == "steps" else set())
+        assert set(family["against"]) == others and set(family["family"]) == {len(others)}, (task, view, measure)
+    assert set(found["measure"]) == {"points", "nats"} and len(found) == 3 * 2 * (4 + 1)
+    of_rte = found[(found["task"] == "rte") & (found["view"] == "steps") & (found["against"] == "single")]
+    own = table[(table["task"] == "rte") & (table["strategy"] == "merged") & table["primary"] & (table["seed"] != 2)]
+    own = own[own["compute"] == "steps"].pivot(index="seed", columns="variant", values="value")
+    gaps = 100 * (own["AdaMix"] - own["single"]).to_numpy()
+    judged, (row,) = verdict_of(t_interval(gaps), "points", 4), of_rte[of_rte["measure"] == "points"].to_dict("records")
+    assert row["seeds"] == 3 and row["verdict"] == judged.verdict
+    assert [row["difference"], row["low"], row["high"]] == pytest.approx(
+        [gaps.mean(), judged.low, judged.high], rel=1e-6
+    )
+
+
+def test_what_has_no_adamix_or_nothing_beside_it_is_compared_with_nothing():
+    for effects in ({"single": 0.0, "full": 1.0}, {"AdaMix": 0.0}):
+        scores = Scores(Results(made.results(effects)))
+        assert comparisons(scores).empty and opponents(comparisons(scores), scores).empty
 
 
 # -- the whole report --------------------------------------------------------------------------------------------
