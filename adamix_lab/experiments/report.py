@@ -46,7 +46,7 @@ COSTS = [
 
 
 def report(folder: Path, out: Path | None = None, say: Callable[[str], None] = print) -> list[Verdict]:
-    """Writes report.md (with a picture), report.html (one file), differences.csv and comparisons.csv; prints verdicts.
+    """Writes report.md (with a picture), report.html (one file) and its tables as .csv; prints the verdicts.
 
     Args:
         folder: holds results.parquet; predictions.parquet and curves.parquet are used where they are.
@@ -57,14 +57,14 @@ def report(folder: Path, out: Path | None = None, say: Callable[[str], None] = p
     """
     results = read_results(folder)
     scores, out = Scores(results), out or folder / "report"
-    verdicts, by_compute = verdicts_of(scores), verdicts_of(scores, "compute")
-    tables = read_tables()
+    verdicts, tables = verdicts_of(scores), read_tables()
+    claims = verdict_table(verdicts, verdicts_of(scores, "compute"))
     found, against = differences(tables, scores), comparisons(scores)
     picture = figure_5(scores)
     text = read_paper("report.md").format(
         runs=grid(what_was_run(results)),
         provenance=bullets(provenance(results)),
-        verdicts=grid(verdict_table(verdicts, by_compute)),
+        verdicts=grid(claims),
         rules=bullets(read_rules()),
         tables="\n\n".join(table_section(table, scores, found) for table in tables),
         figure=f"![{picture.alt}](figure5.png)" if picture else "Here: not run.",
@@ -77,7 +77,7 @@ def report(folder: Path, out: Path | None = None, say: Callable[[str], None] = p
         save_figure(picture.figure, out / "figure5.png", picture.alt)
     write_text(out / "report.md", text)
     write_text(out / "report.html", to_html(text, picture))
-    for name, table in (("differences", found.drop(columns="on")), ("comparisons", against)):
+    for name, table in (("claims", claims), ("differences", found.drop(columns="on")), ("comparisons", against)):
         write_text(out / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
     for verdict in verdicts:
         say(f"{verdict.claim.number:>2}. {verdict.claim.says}: {verdict.verdict}")
@@ -170,7 +170,7 @@ def verdict_table(verdicts: Sequence[Verdict], by_compute: Sequence[Verdict]) ->
         (str(v.claim.number), v.claim.says, v.claim.source, v.verdict, _at_compute(c), f"{v.why} {v.claim.remark}")
         for v, c in zip(verdicts, by_compute, strict=True)
     ]
-    return frame(rows, ["", "claim", "where", "at equal steps", "at equal compute", "why (at equal steps)"])
+    return frame(rows, ["number", "claim", "where", "at equal steps", "at equal compute", "why (at equal steps)"])
 
 
 def _at_compute(verdict: Verdict) -> str:

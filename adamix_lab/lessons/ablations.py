@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ import yaml
 from adamix_lab.analysis.plots import Picture, panels
 from adamix_lab.analysis.statistics import ALIKE, NOT_SHOWN, SHOWN, SMALLEST, line_of
 from adamix_lab.core.errors import LabError
-from adamix_lab.experiments.claims import FAILS, HOLDS, OPEN, verdicts_of
+from adamix_lab.experiments.claims import FAILS, HOLDS, OPEN
 from adamix_lab.experiments.contrasts import Scores
 from adamix_lab.experiments.results import CURVES, PREDICTIONS, RESULTS, read_results
 from adamix_lab.experiments.settings import BUDGETS
@@ -237,11 +238,10 @@ VERDICTS = {HOLDS: "shown", FAILS: "the opposite is shown", OPEN: "not shown"}
 
 
 def claims() -> Table:
-    """The paper's claims and the articles' sentences, each with its verdict."""
-    paper = [
-        {"who": "paper", "says": found.claim.says, "verdict": VERDICTS[found.verdict], "lesson": "07"}
-        for found in verdicts_of(open_results("core"))
-    ]
+    """The paper's claims, as the stored report judges them, and the articles' sentences, each with its verdict."""
+    with (data_root() / "results" / "core" / "report" / "claims.csv").open(encoding="utf-8", newline="") as file:
+        judged = [(row["claim"], VERDICTS[row["at equal steps"]]) for row in csv.DictReader(file)]
+    paper = [{"who": "paper", "says": says, "verdict": verdict, "lesson": "07"} for says, verdict in judged]
     return Table([*paper, *({"who": "article", **each} for each in texts()["sentences"])], tuple(paper[0]))
 
 

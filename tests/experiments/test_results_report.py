@@ -7,10 +7,11 @@ import pytest
 import results_by_construction as made
 
 from adamix_lab.analysis.statistics import t_interval, verdict_of
-from adamix_lab.experiments.claims import read_tables
+from adamix_lab.experiments.claims import read_tables, verdicts_of
 from adamix_lab.experiments.contrasts import Scores, Side, minus
 from adamix_lab.experiments.report import comparisons, differences, opponents, report
 from adamix_lab.experiments.results import Results, missing_seeds, read_results, several_runs
+from adamix_lab.tasks.tasks import data_root
 
 EFFECTS = {"AdaMix": 2.0, "single": 0.0, "no consistency": 1.0, "no sharing": 2.0}
 
@@ -233,3 +234,14 @@ def test_the_command(tmp_path):
     done = CliRunner().invoke(app, ["report", str(folder), "--out", str(tmp_path / "out")])
     assert done.exit_code == 0 and "12. With 30 labelled" in done.output
     assert (tmp_path / "out" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    "stored", sorted((data_root() / "results").glob("**/report/claims.csv")), ids=lambda path: path.parents[1].name
+)
+def test_stored_verdicts_are_those_of_the_stored_runs(stored):
+    scores = Scores(read_results(stored.parents[1]))
+    claims = pd.read_csv(stored)
+    assert claims["at equal steps"].tolist() == [found.verdict for found in verdicts_of(scores)]
+    text = (stored.parent / "report.md").read_text(encoding="utf-8")
+    assert all(f"| {row.number} | {row.claim} |" in text for row in claims.itertuples())
