@@ -271,9 +271,8 @@ def opponents(found: DataFrame, scores: Scores) -> DataFrame:
         for row in found.itertuples()
     ]
     index = [found["task"], found["view"].map(BUDGETS), found["against"].map(names), found["measure"]]
-    return side_by_side(
-        found.assign(cell=cells).set_index(index)["cell"], ["task", "what is equal", against], list(AGAINST)
-    )
+    lines = found.assign(cell=cells).set_index(index)["cell"]
+    return side_by_side(lines, ["task", "what is equal", against], list(AGAINST))
 
 
 def _signed(value: float) -> str:

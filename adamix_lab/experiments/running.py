@@ -166,7 +166,8 @@ def task_of(run: Run) -> Task:
 
 
 def _source(run: Run) -> tuple[Any, ...]:
-    seed = run.seed if run.sample is None else run.sample
+    drawn = run.rows is not None or run.label_noise  # else every seed has the same rows, which are kept once
+    seed = (run.seed if run.sample is None else run.sample) if drawn else None
     files = tuple(files_now(run).items())  # rows that a process keeps are not those of files that changed since
     return run.source, files, run.rows, run.label_noise, seed, run.part, run.evaluation_rows, run.judged_on
 

@@ -116,6 +116,16 @@ def test_rows_that_runs_are_judged_on_are_encoded_once_and_a_slice_for_each_samp
     assert len(running._KEPT) == 3 + 2 + 3  # of the noisy slice its true labels, too
 
 
+def test_all_rows_of_a_task_are_encoded_once_for_all_seeds_and_drawn_ones_for_each(base, monkeypatch):
+    for settings, kept in (({}, 1), ({"judged_on": "slice"}, 1), ({"rows": 30}, 2), ({"label_noise": 0.3}, 2)):
+        monkeypatch.setattr(running, "_KEPT", OrderedDict())
+        whole = {"rows": None, "sample": None, "label_noise": 0.0, **settings}
+        first, second = (prepare(tiny_grid.run(base, seed=seed, **whole)) for seed in (0, 1))
+        assert sum("train" in key for key in running._KEPT) == kept and (first.training is second.training) == (
+            kept == 1
+        )
+
+
 def test_equal_compute(base, tmp_path):
     subject = done(tiny_grid.run(base, experts=4), tmp_path)["results"].iloc[0]
     single = done(tiny_grid.run(base, method="single", compute="compute"), tmp_path)["results"].iloc[0]
