@@ -319,14 +319,11 @@ def _pandas() -> Any:
 
 
 def variant_called(results: Results, name: str) -> str | None:
-    """The variant with that name, whatever its capitals; for `lora` the first of any size (`lora r=8`), too.
-
-    Another size of AdaMix is another question.
-    """
+    """The variant with that name, whatever its capitals; for `lora` the first of any size (`lora r=8`), too."""
     lower = {str(variant): str(variant).lower() for variant in results.table["variant"].unique()}
     same = [variant for variant in lower if lower[variant] == name.lower()]
     sizes = [variant for variant in lower if name.lower() == "lora" and lower[variant].startswith("lora r=")]
-    return next(iter(same + sizes), None)
+    return next(iter(same + sizes), None)  # another size of AdaMix is another question
 
 
 def settings_of(results: Results, name: str, task: str | None = None) -> list[Any]:
