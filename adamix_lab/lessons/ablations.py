@@ -140,6 +140,8 @@ def phase_map() -> Explorer | Sentence:
 
 # -- results of stored grids, and of the learner's own --------------------------------------------------------------
 
+SHIPPED = "cells archive/budget archive/core".split()
+
 
 def own_folders(root: Path = Path()) -> dict[str, Path]:
     """Folders at most two below `root` with results of `adamix-lab ablate`, by their path; none of a single run."""
@@ -148,11 +150,11 @@ def own_folders(root: Path = Path()) -> dict[str, Path]:
 
 
 def open_results(place: str | Path) -> Scores:
-    """The results of a folder, or of shipped ones ("cells", "budget", "core"), looked up by what is compared.
+    """The results of a folder, or of shipped ones (SHIPPED), looked up by what is compared.
 
     Raises FileNotFoundError where there are none; ValueError for files that are not whole or hold something else.
     """
-    folder = data_root() / "results" / place if place in ("cells", "budget", "core") else Path(place)
+    folder = data_root() / "results" / place if place in SHIPPED else Path(place)
     files = [folder / file for file in (RESULTS, PREDICTIONS, CURVES)]
     return _read(folder, tuple(f.stat().st_mtime_ns if f.is_file() else 0 for f in files))
 
@@ -239,7 +241,7 @@ VERDICTS = {HOLDS: "shown", FAILS: "the opposite is shown", OPEN: "not shown"}
 
 def claims() -> Table:
     """The paper's claims, as the stored report judges them, and the articles' sentences, each with its verdict."""
-    with (data_root() / "results" / "core" / "report" / "claims.csv").open(encoding="utf-8", newline="") as file:
+    with (data_root() / "results/archive/core/report/claims.csv").open(encoding="utf-8", newline="") as file:
         judged = [(row["claim"], VERDICTS[row["at equal steps"]]) for row in csv.DictReader(file)]
     paper = [{"who": "paper", "says": says, "verdict": verdict, "lesson": "07"} for says, verdict in judged]
     return Table([*paper, *({"who": "article", **each} for each in texts()["sentences"])], tuple(paper[0]))

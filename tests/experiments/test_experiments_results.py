@@ -125,7 +125,7 @@ def test_half_of_a_gathered_table_is_told_and_made_anew(out):
 
 def test_results_of_an_earlier_version_are_read():
     """The shipped grids: their runs had keys of another kind."""
-    for name, runs in (("core", 60), ("budget", 20)):
+    for name, runs in (("archive/core", 60), ("archive/budget", 20)):
         results = read_results(data_root() / "results" / name)
         assert results.table["run"].nunique() == runs and results.notes == ()
         assert len(results.predictions) and len(results.curves)
