@@ -102,7 +102,7 @@ def test_yaml_reads_small_rates_as_words_and_the_grid_takes_them_as_numbers():
 def test_the_shipped_grids_are_whole():
     grids = {path.stem: read_grid(path) for path in GRIDS.glob("*.yaml")}
     assert read_grid(Path("quick")) == grids["quick"]
-    names = "quick core budget full baselines cells fairly table few-shot tour phase phase-test measured"
+    names = "quick core budget full baselines cells fairly table few-shot tour phase phase-test measured edges"
     assert grids.keys() == set(names.split())
     assert len(grids["budget"].runs) == 20 and len(grids["tour"].runs) == 4
     assert len(grids["quick"].runs) == 12 and {run.task for run in grids["quick"].runs} == {"aspects"}
