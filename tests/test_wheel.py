@@ -94,8 +94,8 @@ def test_the_wheel_holds_what_is_read_and_no_solution(built):
             n for n in names if n.startswith(("adamix_lab/_data", "adamix_lab/_notebooks")) and n.endswith(".py")
         ]
         wanted = "py.typed classroom/enter.sh _data/aspects/train.jsonl _data/presets.yaml _data/paper/claims.yaml"
-        wanted += " _notebooks/00_tour.ipynb _notebooks/exercises/00_tour.ipynb _data/results/cells/results.parquet"
-        wanted += " training/card.md training/extras.yaml core/architectures.yaml tasks/known.yaml"
+        wanted += " _notebooks/00_tour.ipynb _notebooks/exercises/00_tour.ipynb training/card.md training/extras.yaml"
+        wanted += " core/architectures.yaml tasks/known.yaml _data/results/measured/report/claims.csv"
         assert {f"adamix_lab/{name}" for name in wanted.split()} <= names
         assert not [name for name in names if b"BEGIN SOLUTION" in wheel.read(name) and "_notebooks" in name]
         assert sum(info.compress_size for info in wheel.infolist()) < 50e6

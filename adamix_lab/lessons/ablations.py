@@ -16,7 +16,6 @@ import yaml
 from adamix_lab.analysis.plots import Picture, panels
 from adamix_lab.analysis.statistics import ALIKE, NOT_SHOWN, SHOWN, SMALLEST, line_of
 from adamix_lab.core.errors import LabError
-from adamix_lab.experiments.claims import FAILS, HOLDS, OPEN
 from adamix_lab.experiments.contrasts import Scores
 from adamix_lab.experiments.results import CURVES, PREDICTIONS, RESULTS, read_results
 from adamix_lab.experiments.settings import BUDGETS
@@ -140,7 +139,7 @@ def phase_map() -> Explorer | Sentence:
 
 # -- results of stored grids, and of the learner's own --------------------------------------------------------------
 
-SHIPPED = "cells archive/budget archive/core".split()
+SHIPPED = "cells measured archive/budget archive/core".split()
 
 
 def own_folders(root: Path = Path()) -> dict[str, Path]:
@@ -236,13 +235,10 @@ def accuracies(*names: str) -> list[Any]:
     return [np.array([100 * float(run.merged_right.mean()) for run in seeds_of(name, "noisy")]) for name in names]
 
 
-VERDICTS = {HOLDS: "shown", FAILS: "the opposite is shown", OPEN: "not shown"}
-
-
 def claims() -> Table:
     """The paper's claims, as the stored report judges them, and the articles' sentences, each with its verdict."""
-    with (data_root() / "results/archive/core/report/claims.csv").open(encoding="utf-8", newline="") as file:
-        judged = [(row["claim"], VERDICTS[row["at equal steps"]]) for row in csv.DictReader(file)]
+    with (data_root() / "results/measured/report/claims.csv").open(encoding="utf-8", newline="") as file:
+        judged = [(row["claim"], row["at equal steps"]) for row in csv.DictReader(file)]
     paper = [{"who": "paper", "says": says, "verdict": verdict, "lesson": "07"} for says, verdict in judged]
     return Table([*paper, *({"who": "article", **each} for each in texts()["sentences"])], tuple(paper[0]))
 

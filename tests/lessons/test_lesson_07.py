@@ -17,6 +17,7 @@ from seen import all_inside
 pytest.importorskip("ipywidgets", reason="the notebooks extra is not installed")
 
 from adamix_lab.analysis.statistics import t_interval, verdict_of
+from adamix_lab.experiments.claims import FAILS, HOLDS, OPEN
 from adamix_lab.lessons import ablations
 from adamix_lab.lessons.ablations import (
     ALONE,
@@ -292,7 +293,24 @@ def test_claims_have_verdicts_of_one_vocabulary():
     rows = ablations.claims().rows
     paper = [row for row in rows if row["who"] == "paper"]
     assert len(paper) == 12 and len(rows) == 21
-    assert {row["verdict"] for row in paper} <= {"shown", "the opposite is shown", "not shown"}
+    assert {row["verdict"] for row in paper} <= {HOLDS, FAILS, OPEN}
+
+
+def test_what_is_said_of_others_and_of_consistency_is_so():
+    table = pd.read_csv(DATA / "results" / "measured" / "report" / "comparisons.csv")
+    table = table[(table["view"] == "steps") & (table["measure"] == "points")].assign(
+        lead=lambda lines: np.where(lines["verdict"] == "shown", np.sign(lines["difference"]), 0)
+    )
+    others = "single|single, lr/M|single + SWA|single + EMA|single, lr/M + SWA|r-drop|lora|linear probe".split("|")
+    lead = table.loc[table["against"].isin(others), "lead"]
+    told = {sentence["says"]: sentence["verdict"] for sentence in ablations.texts()["sentences"]}
+    said = told["it beats all others, with 30 examples, too"]
+    assert f"of {len(lead)} comparisons on five tasks ahead in {sum(lead > 0)}, behind in {sum(lead < 0)};" in said
+    few = ablations.row_about("07", "SST-2, 30 examples, accuracy: AdaMix minus linear probe")
+    assert (few["verdict"], float(few["mean"]) < 0) == ("shown", "a probe is ahead on SST-2" in said)
+    claims = pd.read_csv(DATA / "results" / "measured" / "report" / "claims.csv").set_index("number")
+    assert "alike" in claims.loc[5, "why (at equal steps)"]
+    assert "alike without it" in told["consistency counteracts instability"]
 
 
 def test_accuracies_are_of_the_same_seeds():

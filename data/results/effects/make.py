@@ -165,7 +165,7 @@ def measures_of(lesson: str) -> dict[str, Measure]:
 
 def seeds_of(entry: Mapping[str, Any]) -> Sequence[int]:
     """The seeds of what an entry measures; those that are not stored are left out later."""
-    if entry.get("results") == "cells" or "data" in entry:
+    if entry.get("results") in ("cells", "measured") or "data" in entry:
         return SENTENCE_SEEDS
     return RESULTS if "results" in entry else ASPECTS
 
