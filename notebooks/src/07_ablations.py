@@ -126,8 +126,7 @@ doses.then(lesson.phase_map, "above 0")
 # labels; behind in eight, none above 0. (In loss: ahead in 27, all above 0, behind in 11.) At each method's own stop no
 # difference in accuracy is shown.
 #
-# *Measured* in the first menu: 600 steps on five tasks, ten seeds, each method's rate searched at that length. Your own
-# `adamix-lab ablate` folders stand there, too.
+# Your own `adamix-lab ablate` folders stand in the first menu.
 
 # %%
 dashboard = lesson.opponents()
@@ -172,9 +171,8 @@ for disagree in (0.1, 0.2):
 # %% [markdown]
 # ## What is claimed
 #
-# The paper's twelve claims, judged on runs of five tasks by rules written before (why: `data/results/measured/report`).
-# One *does not hold* where a part is shown to be wrong, or both sides are alike. Then nine sentences of two popular
-# articles of 2025, in short:
+# The paper's twelve claims, judged on stored runs (why: `data/results/measured/report`), and nine sentences of two
+# popular articles of 2025, in short:
 
 # %%
 lesson.claims()
