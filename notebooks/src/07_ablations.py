@@ -171,8 +171,7 @@ for disagree in (0.1, 0.2):
 # %% [markdown]
 # ## What is claimed
 #
-# The paper's twelve claims, judged on stored runs (why: `data/results/measured/report`), and nine sentences of two
-# popular articles of 2025, in short:
+# The paper's twelve claims, judged on stored runs, and nine sentences of two popular articles of 2025, in short:
 
 # %%
 lesson.claims()
